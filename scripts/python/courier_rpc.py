@@ -1,0 +1,145 @@
+"""Courier's commands for SPDK's RPC client: `rpc.py --plugin courier_rpc COMMAND`.
+
+The folder that holds this file has to be on PYTHONPATH. The commands, their options and their
+help are all made from the table COMMANDS; an option that is not given is not sent, so that the
+target's own default holds.
+"""
+
+import argparse
+import ipaddress
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a method, and the option (or argument) that sets it."""
+
+    name: str
+    help: str
+    short: str | None = None
+    kind: type | None = str  # None: a flag that is sent as true
+    choices: tuple[str, ...] | None = None
+    required: bool = False
+    positional: bool = False
+
+    def add_to(self, parser):
+        """Adds the option to an argparse parser."""
+        if self.positional:
+            optional = {} if self.required else {"nargs": "?"}
+            parser.add_argument(self.name, type=self.kind, choices=self.choices, help=self.help, **optional)
+            return
+        flags = ["--" + self.name.replace("_", "-")]
+        if self.short:
+            flags.insert(0, self.short)
+        if self.kind is None:
+            parser.add_argument(*flags, dest=self.name, help=self.help, action="store_true", default=None)
+        else:
+            parser.add_argument(*flags, dest=self.name, help=self.help, type=self.kind,
+                                choices=self.choices, required=self.required)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One RPC method."""
+
+    method: str
+    help: str
+    parameters: tuple[Parameter, ...]
+
+
+def unsigned(text):
+    """A whole number that is not negative, decimal or with the prefix 0x."""
+    value = int(text, 0)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
+def nsid(text):
+    """A namespace id: 1 to 0xfffffffe, as the NVMe specification has it."""
+    value = int(text, 0)
+    if not 1 <= value <= 0xFFFFFFFE:
+        raise argparse.ArgumentTypeError(f"a namespace id is 1 to 0xfffffffe, not {text}")
+    return value
+
+
+def address(text):
+    """An IPv4 or IPv6 address; host names are not looked up by the target."""
+    try:
+        ipaddress.ip_address(text.split("%", 1)[0])
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an IPv4 or IPv6 address") from None
+    return text
+
+
+COMMANDS = (
+    Command(
+        "courier_pool_create",
+        "Connect to a storage pool: an NVMe-oF subsystem whose namespaces bdevs can forward to",
+        (
+            Parameter("name", "Name of the pool, free to choose", "-b", required=True),
+            Parameter("trtype", "Transport to the pool", "-t", choices=("rdma", "tcp"), required=True),
+            Parameter("traddr", "IP address of the pool", "-a", kind=address, required=True),
+            Parameter("subnqn", "NQN of the subsystem there", "-n", required=True),
+            Parameter("adrfam", "Address family of --traddr. Default: ipv4", "-f", choices=("ipv4", "ipv6")),
+            Parameter("trsvcid", "Port of the pool. Default: 4420", "-s"),
+            Parameter("hostnqn", "NQN to appear as towards the pool. Default: one made by SPDK", "-q"),
+            Parameter("hostaddr", "Own IP address to connect from. Default: the routing table's", "-i", kind=address),
+            Parameter("hostsvcid", "Own port to connect from. Default: any", "-c"),
+            Parameter("hdgst", "TCP only: protect headers with a digest", "-e", kind=None),
+            Parameter("ddgst", "TCP only: protect data with a digest", "-d", kind=None),
+            Parameter("num_io_queues", "Most I/O queues to ask the pool for", kind=unsigned),
+            Parameter("io_queue_size", "Entries of an I/O queue", kind=unsigned),
+            Parameter("io_queue_requests", "Requests to hold ready per I/O queue", kind=unsigned),
+            Parameter("keep_alive_timeout_ms", "Keep-alive time-out in milliseconds; 0 sends none", kind=unsigned),
+            Parameter("connect_timeout_ms", "How long to wait for the connection, in milliseconds", kind=unsigned),
+        ),
+    ),
+    Command(
+        "courier_pool_get",
+        "Show the storage pools: state of the connection and namespaces found",
+        (Parameter("name", "Name of the pool. Default: all", "-b"),),
+    ),
+    Command(
+        "courier_pool_delete",
+        "Disconnect from a storage pool and forget it",
+        (Parameter("name", "Name of the pool", required=True, positional=True),),
+    ),
+    Command(
+        "bdev_courier_create",
+        "Make a bdev that forwards its I/O to one namespace of a storage pool",
+        (
+            Parameter("name", "Name of the bdev, free to choose", "-b", required=True),
+            Parameter("pool", "Name of the pool, as given to courier_pool_create", "-p", required=True),
+            Parameter("nsid", "Namespace id in the pool", "-n", kind=nsid, required=True),
+        ),
+    ),
+    Command(
+        "bdev_courier_delete",
+        "Delete a bdev that bdev_courier_create made",
+        (Parameter("name", "Name of the bdev", required=True, positional=True),),
+    ),
+)
+
+
+def parameters_given(command, args):
+    """What the user gave, as the method's parameters."""
+    given = {parameter.name: getattr(args, parameter.name) for parameter in command.parameters}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def run(command, args):
+    """Calls the method with what was given, and prints its result as rpc.py does: a bare string, or JSON."""
+    result = args.client.call(command.method, parameters_given(command, args))
+    if result is not None:  # None: the client of --dry-run, which has printed the request
+        print(result if isinstance(result, str) else json.dumps(result, indent=2))
+
+
+def spdk_rpc_plugin_initialize(subparsers):
+    """Called by rpc.py once the plugin is loaded: adds a sub-command per method."""
+    for command in COMMANDS:
+        parser = subparsers.add_parser(command.method, help=command.help, description=command.help)
+        for parameter in command.parameters:
+            parameter.add_to(parser)
+        parser.set_defaults(func=lambda args, command=command: run(command, args))
