@@ -1,0 +1,160 @@
+# Shared by every script here: messages, phases with their time, packages, the cache, and clean-up.
+# Sourced, never run. Every script that sources it gets `set -euo pipefail` and an EXIT trap that
+# runs what `at_exit` was given, newest first.
+# shellcheck shell=bash
+set -euo pipefail
+
+COURIER_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Everything that is expensive to make lives here, outside the checkout: SPDK, QEMU, the guest.
+COURIER_CACHE=${COURIER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/courier}
+# DPDK's build and SPDK's RPC client want Debian's Python, not one that a version manager put first.
+PATH=/usr/bin:/usr/sbin:/bin:/sbin:$PATH
+export COURIER_ROOT COURIER_CACHE PATH
+
+SCRIPT_NAME=$(basename "$0")
+PHASE_NAME=
+PHASE_START=0
+SCRIPT_START=$SECONDS
+PHASE_LOG=()
+AT_EXIT=()
+
+say() { printf '%s\n' "$*" >&2; }
+warn() { printf '%s: warning: %s\n' "$SCRIPT_NAME" "$*" >&2; }
+
+# die MESSAGE: says what is wrong and leaves with exit status 1. A script that must end with a line of
+# its own (demo.sh) defines on_die.
+die() {
+    printf '%s: %s\n' "$SCRIPT_NAME" "$*" >&2
+    if declare -F on_die >/dev/null; then on_die "$*"; fi
+    exit 1
+}
+
+# phase NAME: ends the phase before it, printing how long that took, and begins NAME.
+phase() {
+    phase_end
+    PHASE_NAME=$1
+    PHASE_START=$SECONDS
+    say "==> $PHASE_NAME"
+}
+
+phase_end() {
+    [ -n "$PHASE_NAME" ] || return 0
+    local took=$((SECONDS - PHASE_START))
+    say "    $PHASE_NAME: ${took} s"
+    PHASE_LOG+=("$(printf '%5d s  %s' "$took" "$PHASE_NAME")")
+    PHASE_NAME=
+}
+
+# phase_summary: the time of every phase and of the whole.
+phase_summary() {
+    phase_end
+    [ ${#PHASE_LOG[@]} -eq 0 ] || printf '    %s\n' "${PHASE_LOG[@]}" >&2
+    say "    $(printf '%5d s  in all' $((SECONDS - SCRIPT_START)))"
+}
+
+# at_exit COMMAND...: run COMMAND when the script ends, however it ends.
+at_exit() { AT_EXIT+=("$(printf '%q ' "$@")"); }
+
+run_at_exit() {
+    local status=$? i
+    trap - EXIT
+    set +e
+    for ((i = ${#AT_EXIT[@]} - 1; i >= 0; i--)); do eval "${AT_EXIT[i]}"; done
+    exit "$status"
+}
+trap run_at_exit EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+need_root() {
+    [ "$(id -u)" -eq 0 ] || die "must run as root (hugepages, mounts and apt-get need it); you are $(id -un). Try: sudo $0"
+}
+
+# need_packages PACKAGE...: installs the Debian packages that are missing, and nothing when none is.
+need_packages() {
+    local missing=() p
+    for p in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "these packages are missing and apt-get is not here to install them: ${missing[*]}. Courier's scripts need Debian 12 or 13"
+    need_root
+    say "    installing packages: ${missing[*]}"
+    local log
+    log=$(mktemp)
+    if ! DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1; then
+        apt-get update >>"$log" 2>&1 || {
+            tail -n 5 "$log" >&2
+            die "no network to the package mirror: apt-get update failed (its last lines are above)"
+        }
+        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >>"$log" 2>&1 || {
+            tail -n 15 "$log" >&2
+            die "apt-get could not install: ${missing[*]} (its last lines are above)"
+        }
+    fi
+    rm -f "$log"
+}
+
+# run_logged FILE COMMAND...: COMMAND with its output in FILE; on failure its last lines are shown.
+run_logged() {
+    local log=$1
+    shift
+    if ! "$@" >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        die "failed: $* (the last lines of $log are above)"
+    fi
+}
+
+# debian_mirror: the URI of Debian's main archive, as this machine's own apt is configured.
+debian_mirror() {
+    local uri
+    uri=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        sed -n 's/^Debian|//p' | head -n 1)
+    if [ -z "$uri" ]; then
+        apt-get update >/dev/null 2>&1 || die "no network to the package mirror: apt-get update failed"
+        uri=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+            sed -n 's/^Debian|//p' | head -n 1)
+    fi
+    [ -n "$uri" ] || die "this machine's apt knows no Debian archive (apt-get indextargets lists none with the label Debian); add one to its sources"
+    printf '%s\n' "${uri%/}"
+}
+
+# The keys that Debian signs its archive with.
+DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# need_hugepages MIB: makes sure that MIB of 2 MiB hugepages are free and a hugetlbfs is mounted; both are
+# put back at exit as they were found.
+need_hugepages() {
+    local pages=$((($1 + 1) / 2)) dir=/sys/kernel/mm/hugepages/hugepages-2048kB free total short
+    [ -w "$dir/nr_hugepages" ] || die "no hugepages: $dir/nr_hugepages is not there or not writable; SPDK needs 2 MiB hugepages (kernel built with CONFIG_HUGETLBFS, and root)"
+    free=$(cat "$dir/free_hugepages")
+    total=$(cat "$dir/nr_hugepages")
+    if [ "$free" -lt "$pages" ]; then
+        short=$((pages - free))
+        echo $((total + short)) >"$dir/nr_hugepages"
+        free=$(cat "$dir/free_hugepages")
+        at_exit drop_hugepages "$short"
+        [ "$free" -ge "$pages" ] || die "no hugepages: $1 MiB are needed, the kernel could free only $((free * 2)) MiB; free some memory, or reserve them at boot with hugepages=$pages"
+    fi
+    if ! grep -qs ' hugetlbfs ' /proc/mounts; then
+        mkdir -p /dev/hugepages
+        mount -t hugetlbfs -o pagesize=2M none /dev/hugepages || die "cannot mount hugetlbfs on /dev/hugepages; SPDK needs it"
+        at_exit umount /dev/hugepages
+    fi
+}
+
+drop_hugepages() {
+    local file=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+    echo $(($(cat "$file") > $1 ? $(cat "$file") - $1 : 0)) >"$file"
+}
+
+# spdk_library_path DIR: where the shared libraries of the SPDK in DIR (a tree or a prefix) lie. The stock tools
+# carry no run path; give it to a process of theirs as LD_LIBRARY_PATH, and to nothing else.
+spdk_library_path() {
+    local dir path=
+    for dir in "$1/build/lib" "$1/dpdk/build/lib" "$1/build/libvfio-user/usr/local/lib" "$1/isa-l/.libs" \
+        "$1/isa-l-crypto/.libs" "$1/lib"; do
+        if [ -d "$dir" ]; then path="$path${path:+:}$dir"; fi
+    done
+    printf '%s\n' "$path"
+}

@@ -1,0 +1,17 @@
+/* What of SPDK is bound. Only public headers. */
+#include <spdk/stdinc.h>
+#include <spdk/bdev.h>
+#include <spdk/bdev_module.h>
+#include <spdk/env.h>
+#include <spdk/event.h>
+#include <spdk/init.h>
+#include <spdk/json.h>
+#include <spdk/jsonrpc.h>
+#include <spdk/log.h>
+#include <spdk/nvme.h>
+#include <spdk/rpc.h>
+#include <spdk/thread.h>
+#include <spdk/version.h>
+
+#include "shim.h"
+#include "shim_app.h"
