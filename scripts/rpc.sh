@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# SPDK's RPC client with Courier's commands in it: every argument goes to rpc.py. For example
+#   scripts/rpc.sh -s /var/tmp/spdk.sock courier_pool_get
+#   scripts/rpc.sh --help
+set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+spdk=$("$here/install-spdk.sh" --print-dir)
+for client in "$spdk"/{scripts/rpc.py,bin/spdk-rpc,bin/rpc.py,libexec/spdk/scripts/rpc.py,share/spdk/scripts/rpc.py}; do
+    [ -e "$client" ] || continue
+    # Debian's Python first: the client wants no more than that.
+    PATH=/usr/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$here/python${PYTHONPATH:+:$PYTHONPATH}" \
+        exec python3 "$client" --plugin courier_rpc "$@"
+done
+echo "rpc.sh: no rpc.py (or bin/spdk-rpc) in the SPDK in use, $spdk; point SPDK_DIR at SPDK's source tree, whose scripts/rpc.py it is" >&2
+exit 1
