@@ -122,20 +122,16 @@ debian_mirror() {
 # The keys that Debian signs its archive with.
 DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# need_hugepages MIB: makes sure that MIB of 2 MiB hugepages are free and a hugetlbfs is mounted; both are
-# put back at exit as they were found.
+# need_hugepages MIB: reserves MIB of 2 MiB hugepages on top of those that are there, so that no other process's
+# are taken, and mounts a hugetlbfs if there is none; both are put back at exit. Where the kernel cannot
+# free as much memory, hugepages that are there and free will do.
 need_hugepages() {
-    local pages=$((($1 + 1) / 2)) dir=/sys/kernel/mm/hugepages/hugepages-2048kB free total short
+    local pages=$((($1 + 1) / 2)) dir=/sys/kernel/mm/hugepages/hugepages-2048kB added free
     [ -w "$dir/nr_hugepages" ] || die "no hugepages: $dir/nr_hugepages is not there or not writable; SPDK needs 2 MiB hugepages (kernel built with CONFIG_HUGETLBFS, and root)"
+    added=$(change_hugepages "$pages")
+    at_exit drop_hugepages "$added"
     free=$(cat "$dir/free_hugepages")
-    total=$(cat "$dir/nr_hugepages")
-    if [ "$free" -lt "$pages" ]; then
-        short=$((pages - free))
-        echo $((total + short)) >"$dir/nr_hugepages"
-        free=$(cat "$dir/free_hugepages")
-        at_exit drop_hugepages "$short"
-        [ "$free" -ge "$pages" ] || die "no hugepages: $1 MiB are needed, the kernel could free only $((free * 2)) MiB; free some memory, or reserve them at boot with hugepages=$pages"
-    fi
+    [ "$free" -ge "$pages" ] || die "no hugepages: $1 MiB are needed, the kernel could free only $((free * 2)) MiB; free some memory, or reserve them at boot with hugepages=$pages"
     if ! grep -qs ' hugetlbfs ' /proc/mounts; then
         mkdir -p /dev/hugepages
         mount -t hugetlbfs -o pagesize=2M none /dev/hugepages || die "cannot mount hugetlbfs on /dev/hugepages; SPDK needs it"
@@ -143,10 +139,20 @@ need_hugepages() {
     fi
 }
 
-drop_hugepages() {
-    local file=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
-    echo $(($(cat "$file") > $1 ? $(cat "$file") - $1 : 0)) >"$file"
+# change_hugepages PAGES: adds PAGES (takes them away, if negative); prints by how many the number changed. One at a time:
+# the kernel has no operation for it but reading the number and writing another.
+change_hugepages() {
+    local file=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages before lock
+    mkdir -p "$COURIER_CACHE"
+    exec {lock}>"$COURIER_CACHE/hugepages.lock"
+    flock "$lock"
+    before=$(cat "$file")
+    echo $((before + $1 > 0 ? before + $1 : 0)) >"$file"
+    printf '%s\n' $(($(cat "$file") - before))
+    exec {lock}>&-
 }
+
+drop_hugepages() { change_hugepages "-$1" >/dev/null; }
 
 # spdk_library_path DIR: where the shared libraries of the SPDK in DIR (a tree or a prefix) lie. The stock tools
 # carry no run path; give it to a process of theirs as LD_LIBRARY_PATH, and to nothing else.

@@ -7,9 +7,11 @@ here=$(dirname "$(realpath "$0")")
 spdk=$("$here/install-spdk.sh" --print-dir)
 for client in "$spdk"/{scripts/rpc.py,bin/spdk-rpc,bin/rpc.py,libexec/spdk/scripts/rpc.py,share/spdk/scripts/rpc.py}; do
     [ -e "$client" ] || continue
-    # Debian's Python first: the client wants no more than that.
-    PATH=/usr/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$here/python${PYTHONPATH:+:$PYTHONPATH}" \
-        exec python3 "$client" --plugin courier_rpc "$@"
+    export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$here/python${PYTHONPATH:+:$PYTHONPATH}"
+    # Debian's Python first, not one that a version manager put before it.
+    export PATH=/usr/bin:$PATH
+    # shellcheck disable=SC2093 # the rest is for when there is none
+    exec python3 "$client" --plugin courier_rpc "$@"
 done
 echo "rpc.sh: no rpc.py (or bin/spdk-rpc) in the SPDK in use, $spdk; point SPDK_DIR at SPDK's source tree, whose scripts/rpc.py it is" >&2
 exit 1

@@ -1,0 +1,347 @@
+#!/usr/bin/env bash
+# The main job end to end: a VM's fio runs on a remote NVMe-oF pool that Courier forwards to.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage() {
+    cat <<'TEXT'
+Usage: scripts/demo.sh [--runtime S] [--transport tcp] [--keep] [--stop] [--help]
+
+Runs a Linux guest in QEMU whose fio reads and writes an NVMe drive; behind the drive is Courier, and
+behind Courier a storage pool in another process, on NVMe/TCP. Installs what is missing (packages,
+SPDK, a guest) into Courier's cache, builds Courier, prints a table of the guest's fio jobs and, as its
+last line, `demo: PASS` or `demo: FAIL (reason)`. Needs root, 1.5 GiB for hugepages and as much
+for the guest. Leaves no process, mount or hugepage behind.
+
+  --runtime S       seconds for each of the five fio jobs (5)
+  --transport tcp   what the pool speaks (tcp is the only one so far)
+  --keep            leave all of it up, and print how to reach the guest
+  --stop            stop what --keep left up
+  --middle stock    for comparison: SPDK's own spdk_tgt and bdev_nvme in Courier's place
+  --help            this text
+
+Environment:
+  SPDK_DIR        use this SPDK (a built tree or an installed prefix) and build none
+  COURIER_CACHE   the cache (default: ~/.cache/courier)
+TEXT
+}
+
+POOL_NQN=nqn.2024-01.io.courier:internal-pool
+DRIVE_NQN=nqn.2024-01.io.courier:drive0
+POOL_MIB=128
+PATTERN_OFFSET_MIB=64
+PATTERN_MIB=8
+# What the two SPDK processes take, with the smaller pools of spdk_config: the pool 510 MiB, the middle 390.
+HUGEPAGES_MIB=1024
+KEPT=$COURIER_CACHE/demo-kept
+
+# --- the verdict ---------------------------------------------------------------------------------------------
+
+PASSED='' REASON=''
+on_die() { REASON=$1; }
+
+# shellcheck disable=SC2317 # run by at_exit
+verdict() {
+    if [ -n "$PASSED" ]; then
+        echo "demo: PASS"
+    else
+        echo "demo: FAIL (${REASON:-it was interrupted, or failed in ${PHASE_NAME:-the beginning}})"
+    fi
+}
+
+# --- processes -----------------------------------------------------------------------------------------------
+
+# Whatever ends this script, ends them; but not with --keep.
+tied() {
+    if [ -n "$KEEP" ]; then printf '%s\n' setsid; else printf '%s\n' setpriv --pdeathsig "$1" --; fi
+}
+
+# An spdk_tgt serves iSCSI too, and sets 370 MiB aside for it; and memory for 65,535 bdev I/Os at once.
+spdk_config() {
+    cat <<'TEXT'
+{"subsystems": [
+  {"subsystem": "bdev", "config": [{"method": "bdev_set_options", "params": {
+    "bdev_io_pool_size": 16383, "bdev_io_cache_size": 256}}]},
+  {"subsystem": "iscsi", "config": [{"method": "iscsi_set_options", "params": {
+    "max_sessions": 1, "pdu_pool_size": 64, "immediate_data_pool_size": 64, "data_out_pool_size": 64}}]}
+]}
+TEXT
+}
+
+# launch NAME PROGRAM CORE LIBRARIES OPTION...: starts an SPDK process whose socket, log and pid are WORK/NAME.*, and waits
+# until it answers.
+launch() {
+    local name=$1 program=$2 core=$3 libraries=$4 command i
+    shift 4
+    mapfile -t command < <(tied TERM)
+    env LD_LIBRARY_PATH="$libraries" "${command[@]}" "$program" -m "[$core]" -r "$WORK/$name.sock" \
+        --disable-cpumask-locks --no-pci --iova-mode va --json "$WORK/spdk.json" --json-ignore-init-errors "$@" </dev/null >"$WORK/$name.log" 2>&1 &
+    echo $! >"$WORK/$name.pid"
+    at_exit end "$name"
+    for ((i = 0; i < 300; i++)); do
+        alive "$name" || died "$name"
+        if [ -S "$WORK/$name.sock" ] && rpc "$name" -t 30 framework_wait_init >/dev/null 2>&1; then return 0; fi
+        sleep 0.1
+    done
+    died "$name"
+}
+
+alive() { tr '\0' ' ' 2>/dev/null <"/proc/$(cat "$WORK/$1.pid")/cmdline" | grep -qF "$WORK/$1.sock"; }
+
+died() {
+    say "--- the last lines of $1's log:"
+    tail -n 15 "$WORK/$1.log" >&2
+    die "the $1 process did not come up, or died (its last lines are above)"
+}
+
+# end NAME: ends a process that this script, or the one that was told to --keep, started.
+end() {
+    local pid i
+    [ -e "$WORK/$1.pid" ] && alive "$1" || return 0
+    pid=$(cat "$WORK/$1.pid")
+    kill -TERM "$pid" 2>/dev/null
+    for ((i = 0; i < 100; i++)); do
+        alive "$1" || return 0
+        sleep 0.1
+    done
+    warn "the $1 process did not end in 10 s; it is killed"
+    kill -KILL "$pid" 2>/dev/null
+}
+
+# rpc NAME COMMAND...: an RPC to the process NAME.
+rpc() {
+    local name=$1
+    shift
+    SPDK_DIR=$SPDK "$COURIER_ROOT/scripts/rpc.sh" -s "$WORK/$name.sock" "$@"
+}
+
+# must_rpc NAME COMMAND...: the same, and the end of the demo if it fails.
+must_rpc() {
+    rpc "$@" >"$WORK/rpc.log" 2>&1 || {
+        cat "$WORK/rpc.log" >&2
+        alive "$1" || died "$1"
+        die "the $1 process refused: ${*:2} (its answer is above)"
+    }
+}
+
+# --- the chain -----------------------------------------------------------------------------------------------
+
+prepare() {
+    phase "packages"
+    need_root
+    need_packages python3 util-linux
+    "$COURIER_ROOT/scripts/install-spdk.sh" || die "SPDK could not be installed (why is above)"
+    "$COURIER_ROOT/scripts/install-guest.sh" || die "the guest could not be made (why is above)"
+    SPDK=$("$COURIER_ROOT/scripts/install-spdk.sh" --print-dir)
+    LIBRARIES=$(spdk_library_path "$SPDK")
+    BIN=$SPDK/build/bin
+    [ -x "$BIN/spdk_tgt" ] || BIN=$SPDK/bin
+    [ -x "$BIN/spdk_tgt" ] || die "the SPDK in use, $SPDK, has no spdk_tgt in build/bin or bin"
+    if [ "$MIDDLE" = courier ]; then
+        phase "courier: cargo build --release"
+        # A toolchain of rustup's before an older one of Debian's.
+        PATH=$HOME/.cargo/bin:$PATH command -v cargo >/dev/null || die "cargo is not here; install a Rust toolchain (https://rustup.rs)"
+        (cd "$COURIER_ROOT" && PATH=$HOME/.cargo/bin:$PATH cargo build --release --quiet) || die "cargo build --release failed (why is above)"
+    fi
+    phase "hugepages"
+    need_hugepages $HUGEPAGES_MIB
+}
+
+# The first and the last core that this process may use, for the pool and the middle: each polls on its own; the
+# guest's processors take what they are given of both. (On two cores that was quicker than either process in
+# SPDK's interrupt mode, and than both on one core.)
+choose_cores() {
+    local list
+    list=$(sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status)
+    POOL_CORE=${list%%[,-]*}
+    MIDDLE_CORE=${list##*[,-]}
+}
+
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+start_pool() {
+    PORT=$(free_port)
+    launch pool "$BIN/spdk_tgt" "$POOL_CORE" "$LIBRARIES"
+    must_rpc pool bdev_malloc_create -b Disk $POOL_MIB 512
+    must_rpc pool nvmf_create_transport -t TCP
+    must_rpc pool nvmf_create_subsystem $POOL_NQN -a -s POOL0001
+    must_rpc pool nvmf_subsystem_add_ns $POOL_NQN Disk
+    must_rpc pool nvmf_subsystem_add_listener $POOL_NQN -t TCP -f ipv4 -a 127.0.0.1 -s "$PORT"
+}
+
+start_middle() {
+    local bdev
+    mkdir "$WORK/drive"
+    if [ "$MIDDLE" = stock ]; then
+        launch middle "$BIN/spdk_tgt" "$MIDDLE_CORE" "$LIBRARIES"
+        must_rpc middle bdev_nvme_attach_controller -b Pool -t TCP -f ipv4 -a 127.0.0.1 -s "$PORT" -n $POOL_NQN
+        bdev=Pooln1
+    else
+        launch middle "$COURIER_ROOT/target/release/courier_tgt" "$MIDDLE_CORE" "$LIBRARIES"
+        must_rpc middle courier_pool_create -b pool0 -t tcp -f ipv4 -a 127.0.0.1 -s "$PORT" -n $POOL_NQN
+        must_rpc middle bdev_courier_create -b Courier0 -p pool0 -n 1
+        bdev=Courier0
+    fi
+    must_rpc middle nvmf_create_transport -t VFIOUSER
+    must_rpc middle nvmf_create_subsystem $DRIVE_NQN -a -s DRIVE0001 -d Courier
+    must_rpc middle nvmf_subsystem_add_ns $DRIVE_NQN $bdev
+    must_rpc middle nvmf_subsystem_add_listener $DRIVE_NQN -t VFIOUSER -a "$WORK/drive" -s 0
+}
+
+# shellcheck disable=SC2317 # run by at_exit
+stop_vm() { "$COURIER_ROOT/scripts/vm.sh" stop --vm "$WORK/vm"; }
+
+start_vm() {
+    local command pid
+    mapfile -t command < <(tied KILL)
+    at_exit stop_vm
+    if [ -n "$KEEP" ]; then
+        "$COURIER_ROOT/scripts/vm.sh" start --vm "$WORK/vm" --socket-dir "$WORK/drive" || die "the guest did not boot (its console is above)"
+        return
+    fi
+    "${command[@]}" "$COURIER_ROOT/scripts/vm.sh" serve --vm "$WORK/vm" --socket-dir "$WORK/drive" >"$WORK/vm.ready" &
+    pid=$!
+    until grep -qs ready "$WORK/vm.ready"; do
+        kill -0 $pid 2>/dev/null || die "the guest did not boot (its console is above)"
+        sleep 0.1
+    done
+}
+
+# in_guest SCRIPT SECONDS ASSIGNMENT...: runs a script of scripts/guest with some variables set; its files come
+# back into WORK/out.
+in_guest() {
+    local script=$1 seconds=$2 status=0
+    shift 2
+    { printf '%s\n' "$@"; cat "$COURIER_ROOT/scripts/guest/$script"; } >"$WORK/script"
+    "$COURIER_ROOT/scripts/vm.sh" exec --vm "$WORK/vm" --script "$WORK/script" --out "$WORK/out" --timeout "$seconds" >&2 || status=$?
+    return $status
+}
+
+run_fio() {
+    local status=0
+    in_guest fio-jobs.sh $((180 + 10 * RUNTIME)) RUNTIME="$RUNTIME" || status=$?
+    FIO_STATUS=$status
+    [ "$status" -ne 124 ] || die "the guest's fio jobs did not end in time"
+    [ "$status" -ne 125 ] || die "the guest died during its fio jobs"
+    [ "$status" -ne 10 ] || die "the guest sees no drive"
+}
+
+# The guest's data, read from the pool past Courier by a tool of SPDK's: that it is where it should be, too.
+check_pool() {
+    local config=$WORK/dd.json image=$WORK/dd.img
+    cat >"$config" <<TEXT
+{"subsystems": [{"subsystem": "bdev", "config": [{"method": "bdev_nvme_attach_controller", "params": {
+  "name": "Pool", "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": "$PORT",
+  "subnqn": "$POOL_NQN"}}]}]}
+TEXT
+    env LD_LIBRARY_PATH="$LIBRARIES" timeout 60 "$BIN/spdk_dd" -m "[$MIDDLE_CORE]" --no-huge -s 400 --disable-cpumask-locks \
+        -r "$WORK/dd.sock" --json "$config" --ib Pooln1 --of "$image" --bs 1048576 \
+        --skip $PATTERN_OFFSET_MIB --count $PATTERN_MIB >"$WORK/dd.log" 2>&1 || {
+        tail -n 15 "$WORK/dd.log" >&2
+        die "spdk_dd could not read the pool (its last lines are above)"
+    }
+    [ "$(sha256sum <"$image" | cut -d ' ' -f 1)" = "$(cat "$WORK/out/sha256")" ] ||
+        die "the pool, read past Courier, does not hold what the guest wrote"
+}
+
+check_data() {
+    in_guest pattern.sh 120 OFFSET_MIB=$PATTERN_OFFSET_MIB MIB=$PATTERN_MIB || die "the guest read back other data than it wrote (why is above)"
+    check_pool
+    if grep -aqF "$POOL_NQN" "$WORK/out/id-ctrl" "$WORK/out/id-ns"; then die "the guest can see the pool's NQN"; fi
+}
+
+print_results() {
+    echo
+    echo "An unmodified Linux guest's NVMe drive -> ${MIDDLE/courier/Courier} -> NVMe/TCP -> the pool ($RUNTIME s per job):"
+    echo
+    python3 "$COURIER_ROOT/scripts/python/fio_table.py" "$WORK/out"
+    echo
+    echo "sha256 of $PATTERN_MIB MiB written by the guest, read back by it, and read from the pool past ${MIDDLE/courier/Courier}: the same"
+    echo "the pool's NQN in what the drive tells the guest: not there"
+    echo
+}
+
+# --- --keep and --stop ---------------------------------------------------------------------------------------
+
+# What would have been done at the end is written down for --stop.
+keep() {
+    { declare -p WORK SPDK; declare -p AT_EXIT; } >"$WORK/kept"
+    ln -sfn "$WORK" "$KEPT"
+    AT_EXIT=("${AT_EXIT[0]}")
+    cat <<TEXT
+The guest is up. To reach it:
+  scripts/vm.sh shell --vm $WORK/vm          a root shell in it; leave it with Ctrl-]
+  scripts/vm.sh exec --vm $WORK/vm --script FILE     run a script in it
+  scripts/rpc.sh -s $WORK/middle.sock courier_pool_get       ask Courier
+  scripts/rpc.sh -s $WORK/pool.sock bdev_get_iostat          ask the pool
+To stop it all:
+  scripts/demo.sh --stop
+
+TEXT
+}
+
+stop_kept() {
+    need_root
+    [ -e "$KEPT/kept" ] || die "there is nothing to stop: no demo was left up with --keep"
+    # shellcheck source=/dev/null
+    . "$KEPT/kept"
+    at_exit rm -f "$KEPT"
+    unset 'AT_EXIT[0]'
+    AT_EXIT=("${AT_EXIT[@]}")
+    say "    stopping the demo in $WORK"
+}
+
+# --- main ----------------------------------------------------------------------------------------------------
+
+RUNTIME=5 MIDDLE=courier KEEP='' STOP='' TRANSPORT=tcp
+at_exit verdict
+while [ $# -gt 0 ]; do
+    case $1 in
+        --keep) KEEP=1; shift; continue ;;
+        --stop) STOP=1; shift; continue ;;
+        -h | --help) usage; AT_EXIT=(); exit 0 ;;
+    esac
+    case $1 in
+        --runtime | --transport | --middle) [ $# -ge 2 ] || die "$1 wants a value; see --help" ;;
+        *) usage >&2; die "unknown option '$1'" ;;
+    esac
+    case $1 in
+        --runtime) RUNTIME=$2 ;;
+        --transport) TRANSPORT=$2 ;;
+        --middle) MIDDLE=$2 ;;
+    esac
+    shift 2
+done
+[[ $RUNTIME =~ ^[1-9][0-9]{0,4}$ ]] || die "--runtime wants whole seconds from 1 to 99999, not '$RUNTIME'"
+[ "$TRANSPORT" = tcp ] || die "--transport: only tcp is there so far, not '$TRANSPORT'"
+[[ $MIDDLE = courier || $MIDDLE = stock ]] || die "--middle is courier or stock, not '$MIDDLE'"
+
+if [ -n "$STOP" ]; then
+    AT_EXIT=()
+    stop_kept
+    exit 0
+fi
+if [ -e "$KEPT/kept" ]; then die "a demo is still up that was left so with --keep; stop it first: scripts/demo.sh --stop"; fi
+
+prepare
+choose_cores
+WORK=$(mktemp -d "${TMPDIR:-/tmp}/courier-demo.XXXXXX")
+at_exit rm -rf "$WORK"
+spdk_config >"$WORK/spdk.json"
+phase "the pool: SPDK's spdk_tgt on NVMe/TCP"
+start_pool
+phase "the middle: $MIDDLE"
+start_middle
+phase "the guest boots"
+start_vm
+phase "the guest's fio jobs"
+run_fio
+phase "data, end to end"
+check_data
+phase_summary
+print_results
+[ "$FIO_STATUS" -eq 0 ] || die "a fio job failed, or its data did not verify (see the table)"
+if [ -n "$KEEP" ]; then keep; fi
+PASSED=1
