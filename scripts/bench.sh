@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Measures Courier against SPDK's own initiator: prepares the machine, then runs scripts/python/courier_bench.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# All three processes' memory (scripts/python/courier_bench/rig.py), and a little more.
+HUGEPAGES_MIB=3200
+BENCH_PID=
+
+# bench ARGUMENT...: becomes the Python program that measures.
+bench() {
+    export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$COURIER_ROOT/scripts/python"
+    exec python3 -m courier_bench "$@"
+}
+
+# link_tools SPDK FOLDER: puts SPDK's spdk_tgt and bdevperf into FOLDER, linked statically. courier_tgt is
+# linked so, too; a rival out of shared libraries would pay for its calls between them.
+link_tools() {
+    local spdk=$1 folder=$2 vfio_user=$1/build/libvfio-user/usr/local/lib place archives
+    for place in app/spdk_tgt/spdk_tgt.o examples/bdev/bdevperf/bdevperf.o; do
+        [ -e "$spdk/$place" ] || die "'$spdk' is not a built SPDK tree (no $place in it); the bench links its tools from one. Point SPDK_DIR at such a tree, or unset it"
+    done
+    archives=$folder/archives
+    mkdir -p "$archives"
+    # The linker takes a shared library where it finds one beside the archive: show it a folder without.
+    for place in "$spdk"/{build,dpdk/build}/lib "$spdk"/isa-l{,-crypto}/.libs "$vfio_user"; do
+        find "$place" -maxdepth 1 -name '*.a' -exec ln -sf -t "$archives" {} + 2>/dev/null || true
+    done
+    link_tool "$spdk/app/spdk_tgt" "$folder/spdk_tgt"
+    link_tool "$spdk/examples/bdev/bdevperf" "$folder/bdevperf"
+}
+
+# link_tool SOURCES PROGRAM: SPDK's own make rule, told where to look first and where to write to.
+link_tool() {
+    run_logged "$folder/$(basename "$2").log" flock "$folder" \
+        make -C "$1" CONFIG_SHARED=n "CC=${CC:-gcc} -L$archives -Wl,-rpath,$vfio_user" "APP=$2"
+}
+
+# The bench ends its SPDK processes itself; it is given the time for that.
+# shellcheck disable=SC2317 # run by at_exit
+stop_bench() {
+    if [ -n "$BENCH_PID" ] && kill -TERM "$BENCH_PID" 2>/dev/null; then wait "$BENCH_PID"; fi
+}
+
+BUILD=1
+for option; do
+    case $option in
+        -h | --help | --list) need_packages python3; bench "$@" ;;
+        --self) BUILD= ;;
+    esac
+done
+
+need_root
+need_packages python3
+mkdir -p "$COURIER_CACHE"
+exec 8>"$COURIER_CACHE/bench.lock"
+flock -n 8 || die "another bench is running on this machine; two would measure each other"
+(bench --list "$@" >/dev/null) || exit 2 # a mistake in the options is better told now than after the build
+"$COURIER_ROOT/scripts/install-spdk.sh"
+spdk=$("$COURIER_ROOT/scripts/install-spdk.sh" --print-dir)
+phase "stock spdk_tgt and bdevperf, linked statically"
+tools=$COURIER_CACHE/bench-tools-$(printf '%s' "$spdk" | sha256sum | cut -c 1-10)
+link_tools "$spdk" "$tools"
+if [ -n "$BUILD" ]; then
+    phase "courier: cargo build --release"
+    command -v cargo >/dev/null || die "cargo is not on PATH; install a Rust toolchain (https://rustup.rs), or measure stock against itself with --self"
+    (cd "$COURIER_ROOT" && cargo build --release --bin courier_tgt) || die "cargo build failed (see above)"
+fi
+# Pages that are free now may be meant for somebody who starts SPDK processes while the bench runs.
+free_pages=$(cat /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages 2>/dev/null || echo 0)
+need_hugepages $((HUGEPAGES_MIB + 2 * free_pages))
+
+phase "bench"
+at_exit stop_bench
+# In the background, so that a signal to this script is acted on at once.
+bench --tools "$tools" --courier-tgt "${CARGO_TARGET_DIR:-$COURIER_ROOT/target}/release/courier_tgt" "$@" &
+BENCH_PID=$!
+status=0
+wait "$BENCH_PID" || status=$?
+BENCH_PID=
+exit "$status"

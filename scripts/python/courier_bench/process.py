@@ -1,0 +1,126 @@
+"""One SPDK process: started with a log file and an RPC socket of its own, stopped, and cleaned up after."""
+
+import ctypes
+import glob
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+from .rpc import RpcClient
+
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 15.0
+LOG_LINES = 15
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class ProcessFailed(Exception):
+    """The process did not start, has gone, or does not answer. The message ends with the tail of its log."""
+
+
+class SpdkProcess:
+    """A running SPDK application."""
+
+    def __init__(self, name, program, workdir, core, memory_mib, options=()):
+        """Starts `program` on `core` and waits until it is ready for every RPC."""
+        self.name = name
+        self.core = core
+        self.socket = os.path.join(workdir, f"{name}.sock")
+        self.log = os.path.join(workdir, f"{name}.log")
+        self._rpc = None
+        argv = [program, "-m", f"[{core}]", "-s", str(memory_mib), "-r", self.socket,
+                "--no-pci", "--disable-cpumask-locks", *options]
+        with open(self.log, "wb") as log:
+            # A session of its own: Ctrl-C is for the bench, which then stops its processes in order.
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                             start_new_session=True, preexec_fn=_die_with_parent)
+        self.pid = self._process.pid
+        try:
+            self._connect()
+            self.call("framework_wait_init", timeout=START_TIMEOUT)
+        except BaseException:
+            self.stop()
+            raise
+
+    def call(self, method, params=None, timeout=30.0):
+        """Calls an RPC method. Raises RpcError for its error, ProcessFailed when no answer comes."""
+        try:
+            return self._rpc.call(method, params, timeout)
+        except TimeoutError:
+            raise self._failed(f"gave no answer to {method} within {timeout:.0f} s") from None
+        except OSError as error:
+            raise self._failed(f"went away during {method} ({error})") from None
+
+    def busy_and_idle_cycles(self):
+        """Cycles that the reactor has spent so far in pollers that had work, and in those that had none."""
+        reactors = self.call("framework_get_reactors")["reactors"]
+        reactor = next(reactor for reactor in reactors if reactor["lcore"] == self.core)
+        return reactor["busy"], reactor["idle"]
+
+    def cpu_seconds(self):
+        """Processor time of all its threads so far."""
+        with open(f"/proc/{self.pid}/stat", encoding="ascii", errors="replace") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def signal(self, number):
+        """Sends the process a signal."""
+        self._process.send_signal(number)
+
+    def stop(self):
+        """Ends the process and removes what it leaves when it has to be killed. May be called twice."""
+        if self._rpc:
+            self._rpc.close()
+            self._rpc = None
+        if self._process.poll() is None:
+            self.signal(signal.SIGTERM)
+            self.signal(signal.SIGCONT)  # a suspended process would not see the other signal
+            try:
+                self._process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        _remove_leftovers(self.pid)
+
+    def _connect(self):
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                self._rpc = RpcClient(self.socket)
+                return
+            except OSError:
+                if self._process.poll() is not None:
+                    raise self._failed("did not start") from None
+                if time.monotonic() > deadline:
+                    raise self._failed(f"opened no RPC socket within {START_TIMEOUT:.0f} s") from None
+                time.sleep(0.02)
+
+    def _failed(self, what):
+        try:
+            status = self._process.wait(1.0)
+            what += f"; killed by signal {-status}" if status < 0 else f"; exit status {status}"
+        except subprocess.TimeoutExpired:
+            what += "; it still runs"
+        with open(self.log, encoding="utf-8", errors="replace") as log:
+            tail = "".join("    " + line for line in log.readlines()[-LOG_LINES:])
+        return ProcessFailed(f"{self.name} {what}. The end of {self.log}:\n{tail.rstrip()}")
+
+
+def _die_with_parent():
+    """In the child: be killed with the bench, even if that is killed in a way that it cannot handle."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _remove_leftovers(pid):
+    """DPDK names its files after the process; the pages of a file that stays are lost to everybody else."""
+    with open("/proc/mounts", encoding="utf-8") as mounts:
+        huge = [line.split()[1] for line in mounts if line.split()[2] == "hugetlbfs"]
+    for folder in huge:
+        for path in glob.glob(os.path.join(folder, f"spdk_pid{pid}map_*")):
+            os.unlink(path)
+    for path in glob.glob(f"/dev/shm/*_trace.pid{pid}"):
+        os.unlink(path)
+    shutil.rmtree(f"/var/run/dpdk/spdk_pid{pid}", ignore_errors=True)
