@@ -66,12 +66,13 @@ if [ -n "$BUILD" ]; then
     command -v cargo >/dev/null || die "cargo is not on PATH; install a Rust toolchain (https://rustup.rs), or measure stock against itself with --self"
     (cd "$COURIER_ROOT" && cargo build --release --bin courier_tgt) || die "cargo build failed (see above)"
 fi
-# Pages that are free now may be meant for somebody who starts SPDK processes while the bench runs.
-free_pages=$(cat /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages 2>/dev/null || echo 0)
-need_hugepages $((HUGEPAGES_MIB + 2 * free_pages))
+need_hugepages "$HUGEPAGES_MIB"
 
 phase "bench"
 at_exit stop_bench
+# One signal ends the bench; those that follow must not cut its clean-up short.
+trap 'trap "" INT TERM HUP; exit 130' INT
+trap 'trap "" INT TERM HUP; exit 143' TERM HUP
 # In the background, so that a signal to this script is acted on at once.
 bench --tools "$tools" --courier-tgt "${CARGO_TARGET_DIR:-$COURIER_ROOT/target}/release/courier_tgt" "$@" &
 BENCH_PID=$!

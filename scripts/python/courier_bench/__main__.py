@@ -56,16 +56,14 @@ def main(argv=None):
     if args.list:
         list_cases()
         return 0
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     workdir = tempfile.mkdtemp(prefix="courier-bench.")
     try:
         status = run(args, workdir)
     except (ProcessFailed, MeasurementFailed, RpcError, OSError) as error:
         print(f"bench: {error}\nbench: the logs of all processes are kept in {workdir}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("bench: interrupted", file=sys.stderr)
-        status = 130
     except BaseException:
         shutil.rmtree(workdir, ignore_errors=True)
         raise
@@ -146,8 +144,12 @@ def _two_cores(text):
     return first, second
 
 
-def _terminated(signum, _frame):
-    raise SystemExit(128 + signum)
+def _end(number, _frame):
+    """Ends the bench by way of its clean-up, which a second signal must not cut short (it takes seconds at most)."""
+    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, lambda *_: None)
+    print("bench: interrupted", file=sys.stderr)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
