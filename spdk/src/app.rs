@@ -1,0 +1,166 @@
+//! Starting and stopping an SPDK application.
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::ptr;
+use std::sync::Mutex;
+
+use spdk_sys as sys;
+
+use crate::Errno;
+
+/// An option of the application's own beside SPDK's, each with a value.
+#[derive(Debug, Clone, Copy)]
+pub struct AppOption {
+    /// The letter.
+    pub flag: u8,
+    /// What the value is called in the usage, such as `<file>`.
+    pub value: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// An option that was given, and its value.
+pub type Given = (u8, OsString);
+
+/// How an application begins.
+#[derive(Debug, Clone, Copy)]
+pub struct App {
+    /// Its name in SPDK's log.
+    pub name: &'static CStr,
+    /// Options beside SPDK's.
+    pub options: &'static [AppOption],
+}
+
+/// The options of the application that runs: SPDK's parser gives its callbacks no context.
+static OPTIONS: Mutex<(&[AppOption], Vec<Given>)> = Mutex::new((&[], Vec::new()));
+
+impl App {
+    /// Parses `arguments` (the first is the program), starts SPDK, calls `started` on the application's thread with
+    /// the application's own options that were given, and returns when the application has been stopped. A process
+    /// can do this once.
+    ///
+    /// `started` stops the application with an error; that and SPDK's own errors give a failing exit code.
+    pub fn run<S>(&self, arguments: impl IntoIterator<Item = OsString>, started: S) -> ExitCode
+    where
+        S: FnOnce(&[Given]) -> Result<(), Errno> + 'static,
+    {
+        // SPDK keeps pointers into the arguments for as long as the application runs; so does getopt.
+        let mut argv: Vec<*mut c_char> = arguments
+            .into_iter()
+            .filter_map(|argument| CString::new(argument.as_bytes()).ok())
+            .map(CString::into_raw)
+            .collect();
+        let Ok(argc) = c_int::try_from(argv.len()) else { return ExitCode::FAILURE };
+        argv.push(ptr::null_mut());
+        let getopt: String = self.options.iter().flat_map(|option| [char::from(option.flag), ':']).collect();
+        let Ok(getopt) = CString::new(getopt) else { return ExitCode::FAILURE };
+        if let Ok(mut options) = OPTIONS.lock() {
+            *options = (self.options, Vec::new());
+        }
+
+        let mut opts = sys::spdk_app_opts::default();
+        // SAFETY: `opts` is as large as it is said to be; `argv` ends with a null and outlives the application, as do
+        // the strings in it; the callbacks are what SPDK expects.
+        let parsed = unsafe {
+            sys::spdk_app_opts_init(&raw mut opts, size_of::<sys::spdk_app_opts>());
+            opts.name = self.name.as_ptr();
+            sys::spdk_app_parse_args(
+                argc,
+                argv.as_mut_ptr(),
+                &raw mut opts,
+                getopt.as_ptr(),
+                ptr::null(),
+                Some(parse),
+                Some(usage),
+            )
+        };
+        match parsed {
+            sys::spdk_app_parse_args_rvals::SPDK_APP_PARSE_ARGS_SUCCESS => {}
+            sys::spdk_app_parse_args_rvals::SPDK_APP_PARSE_ARGS_HELP => return ExitCode::SUCCESS,
+            _ => return ExitCode::FAILURE,
+        }
+
+        let given = OPTIONS.lock().map(|mut options| std::mem::take(&mut options.1)).unwrap_or_default();
+        let begin: Box<Begin> = Box::new(Cell::new(Some(Box::new(move || started(&given)))));
+        // SAFETY: `begin` outlives the call, which returns after the application has stopped; it is used on the
+        // application's thread, within the call.
+        let rc = unsafe {
+            let rc = sys::spdk_app_start(&raw mut opts, Some(call_started), (&raw const *begin).cast_mut().cast());
+            sys::spdk_app_fini();
+            rc
+        };
+        if rc == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+type Begin = Cell<Option<Box<dyn FnOnce() -> Result<(), Errno>>>>;
+
+unsafe extern "C" fn call_started(ctx: *mut c_void) {
+    // SAFETY: `run` gave SPDK this pointer and waits for the application.
+    let begin = unsafe { &*ctx.cast::<Begin>() };
+    if let Some(Err(error)) = begin.take().map(|started| started()) {
+        log::error!("the application could not start: {error}");
+        // SAFETY: called on the application's thread.
+        unsafe { sys::spdk_app_stop(error.negated()) };
+    }
+}
+
+unsafe extern "C" fn parse(flag: c_int, value: *mut c_char) -> c_int {
+    let Ok(mut options) = OPTIONS.lock() else { return -libc::EINVAL };
+    let Ok(flag) = u8::try_from(flag) else { return -libc::EINVAL };
+    if value.is_null() || !options.0.iter().any(|option| option.flag == flag) {
+        return -libc::EINVAL;
+    }
+    // SAFETY: getopt gives the value of an option that has one as a string.
+    let value = unsafe { CStr::from_ptr(value) }.to_bytes().to_vec();
+    options.1.push((flag, OsString::from_vec(value)));
+    0
+}
+
+unsafe extern "C" fn usage() {
+    let Ok(options) = OPTIONS.lock() else { return };
+    for option in options.0 {
+        println!(" -{} {:<26} {}", char::from(option.flag), option.value, option.help);
+    }
+}
+
+/// Ends the application: its subsystems are shut down, then [`App::run`] returns, with success if `result` is.
+pub fn stop(result: Result<(), Errno>) {
+    // SAFETY: may be called from any thread while an application runs; a second call is ignored.
+    unsafe { sys::spdk_app_stop(result.err().map_or(0, Errno::negated)) };
+}
+
+/// The version of SPDK that this was built with, such as 26.1.0.
+#[must_use]
+pub fn spdk_version() -> String {
+    format!("{}.{:02}.{}", sys::SPDK_VERSION_MAJOR, sys::SPDK_VERSION_MINOR, sys::SPDK_VERSION_PATCH)
+}
+
+/// Whether this SPDK has targets that create sockets of their own: vhost, or vfio-user's virtio devices.
+#[must_use]
+pub fn has_socket_dir() -> bool {
+    // SAFETY: tells a fact of the build.
+    unsafe { sys::courier_shim_has_socket_dir() != 0 }
+}
+
+/// Where those targets create their sockets.
+///
+/// # Errors
+/// `INVAL` for a path with a NUL or one that is too long, `NOTSUP` where there are no such targets.
+pub fn set_socket_dir(dir: &Path) -> Result<(), Errno> {
+    let dir = CString::new(dir.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: SPDK copies the path.
+    Errno::check(unsafe { sys::courier_shim_set_socket_dir(dir.as_ptr()) })
+}
+
+/// Writes this process' number into `file`, as a line.
+///
+/// # Errors
+/// What writing the file gave.
+pub fn write_pid_file(file: impl Into<PathBuf>) -> std::io::Result<()> {
+    std::fs::write(file.into(), format!("{}\n", std::process::id()))
+}

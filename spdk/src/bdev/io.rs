@@ -1,0 +1,507 @@
+//! An I/O of the bdev layer's, and how it travels as an NVMe command.
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use libc::iovec;
+use spdk_sys as sys;
+
+use super::{Device, IoType};
+use crate::Errno;
+use crate::io_device::context;
+use crate::nvme::{Command, Completion, DSM_DEALLOCATE, DsmRange, Fused, Payload, QueuePair, Rejected, Sqe, Status};
+use crate::thread::{NotSend, send_raw};
+
+/// How an I/O ended, apart from NVMe's own status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoStatus {
+    /// It did what it was asked.
+    Success,
+    /// It failed.
+    Failed,
+    /// It was aborted.
+    Aborted,
+    /// Something that comes back was used up: the bdev layer tries again.
+    NoMem,
+}
+
+/// What travels with an I/O in the bdev layer's own memory.
+pub(super) struct Context {
+    first: Payload,
+    second: Payload,
+    /// The data of a Dataset Management command, and how it is described.
+    range: DsmRange,
+    range_iov: iovec,
+    pair: Pair,
+}
+
+/// How far a fused pair has come.
+#[derive(Clone, Copy)]
+struct Pair {
+    outstanding: u8,
+    failure: Option<Completion>,
+}
+
+/// An I/O that must be completed once. One that is dropped fails.
+pub struct BdevIo<D: Device> {
+    raw: NonNull<sys::spdk_bdev_io>,
+    _device: PhantomData<*const D>,
+    _stays: NotSend,
+}
+
+impl<D: Device> BdevIo<D> {
+    /// # Safety
+    /// `raw` must be an I/O that was submitted to a device of `D`'s, or taken from a `BdevIo`, on this thread.
+    #[inline]
+    pub(super) unsafe fn from_raw(raw: NonNull<sys::spdk_bdev_io>) -> Self {
+        Self { raw, _device: PhantomData, _stays: PhantomData }
+    }
+
+    /// Gives up the duty to complete it.
+    #[inline]
+    fn take(self) -> NonNull<sys::spdk_bdev_io> {
+        std::mem::ManuallyDrop::new(self).raw
+    }
+
+    #[inline]
+    fn as_ptr(&self) -> *mut sys::spdk_bdev_io {
+        self.raw.as_ptr()
+    }
+
+    /// The part of SPDK's I/O that is the module's. Not initialised at first.
+    #[inline]
+    fn context(&self) -> *mut Context {
+        // SAFETY: the structure is followed by as many bytes as the module asked for, aligned to a cache line.
+        unsafe { (&raw mut (*self.as_ptr()).driver_ctx).cast() }
+    }
+
+    #[inline]
+    fn block(&self) -> &sys::spdk_bdev_io_block_params {
+        // SAFETY: every variant of the union is plain data of the same memory, which SPDK zeroes or fills in.
+        unsafe { &(*self.as_ptr()).u.bdev }
+    }
+
+    #[inline]
+    fn passthru(&self) -> &sys::spdk_bdev_io_nvme_passthru_params {
+        // SAFETY: as above.
+        unsafe { &(*self.as_ptr()).u.nvme_passthru }
+    }
+
+    /// Its kind.
+    #[must_use]
+    #[inline]
+    pub fn io_type(&self) -> IoType {
+        // SAFETY: the I/O is live.
+        IoType::from_raw(u32::from(unsafe { (*self.as_ptr()).type_ }))
+    }
+
+    /// The device that it was sent to.
+    #[must_use]
+    #[inline]
+    pub fn device(&self) -> &D {
+        // SAFETY: a bdev outlives its I/Os, and this one's is of `D`'s.
+        unsafe { super::device::device_of(self.as_ptr()) }
+    }
+
+    /// The channel that it was sent on.
+    #[must_use]
+    #[inline]
+    pub fn channel(&self) -> &D::Channel {
+        // SAFETY: a channel outlives its I/Os; it is one that the device gave.
+        unsafe { &**context::<D::Channel>(sys::spdk_bdev_io_get_io_channel(self.as_ptr())) }
+    }
+
+    /// The first block.
+    #[must_use]
+    #[inline]
+    pub fn offset_blocks(&self) -> u64 {
+        self.block().offset_blocks
+    }
+
+    /// The number of blocks.
+    #[must_use]
+    #[inline]
+    pub fn num_blocks(&self) -> u64 {
+        self.block().num_blocks
+    }
+
+    /// Whether it is a read that wants a buffer from the bdev layer.
+    #[must_use]
+    #[inline]
+    pub fn wants_buffer(&self) -> bool {
+        let block = self.block();
+        // SAFETY: SPDK gives `iovcnt` elements at `iovs`, or null.
+        block.iovs.is_null() || block.iovcnt < 1 || unsafe { (*block.iovs).iov_base.is_null() }
+    }
+
+    /// Has the bdev layer give it a buffer of `len` bytes; then it is submitted again.
+    pub fn get_buffer(self, len: u64) {
+        unsafe extern "C" fn got<D: Device>(
+            ch: *mut sys::spdk_io_channel,
+            io: *mut sys::spdk_bdev_io,
+            success: bool,
+        ) {
+            let Some(raw) = NonNull::new(io) else { return };
+            // SAFETY: the I/O that was given up below comes back once, with its channel.
+            unsafe {
+                let io = BdevIo::<D>::from_raw(raw);
+                if success {
+                    let device = super::device::device_of::<D>(raw.as_ptr());
+                    device.submit(&**context::<D::Channel>(ch), io);
+                } else {
+                    io.complete(IoStatus::Failed);
+                }
+            }
+        }
+        let raw = self.take();
+        // SAFETY: the I/O is live, and comes back to `got`.
+        unsafe { sys::spdk_bdev_io_get_buf(raw.as_ptr(), Some(got::<D>), len) };
+    }
+
+    /// Completes it.
+    #[inline]
+    pub fn complete(self, status: IoStatus) {
+        use sys::spdk_bdev_io_status as s;
+        let status = match status {
+            IoStatus::Success => s::SPDK_BDEV_IO_STATUS_SUCCESS,
+            IoStatus::Failed => s::SPDK_BDEV_IO_STATUS_FAILED,
+            IoStatus::Aborted => s::SPDK_BDEV_IO_STATUS_ABORTED,
+            IoStatus::NoMem => s::SPDK_BDEV_IO_STATUS_NOMEM,
+        };
+        // SAFETY: the I/O is live, completed once, on its thread.
+        unsafe { sys::spdk_bdev_io_complete(self.take().as_ptr(), status) };
+    }
+
+    /// Completes it with an NVMe status.
+    #[inline]
+    pub fn complete_nvme(self, cdw0: u32, status: Status) {
+        let (sct, sc) = (i32::from(status.sct), i32::from(status.sc));
+        // SAFETY: as above.
+        unsafe { sys::spdk_bdev_io_complete_nvme_status(self.take().as_ptr(), cdw0, sct, sc) };
+    }
+
+    /// Completes a command that was rejected: what comes back is tried again by the bdev layer.
+    pub fn complete_rejected(self, errno: Errno) {
+        self.complete(if errno == Errno::NOMEM { IoStatus::NoMem } else { IoStatus::Failed });
+    }
+
+    /// Makes it ready for a way over other threads, which ends on this one.
+    #[must_use]
+    pub fn carrier(self) -> Carrier<D> {
+        Carrier(Some(self.take()), PhantomData)
+    }
+
+    /// Sends it as a read, write or compare, whose data is its own scatter-gather list.
+    ///
+    /// # Errors
+    /// See [`Rejected`].
+    #[inline]
+    pub fn send_blocks(self, qpair: &QueuePair, nsid: u32, block_size: u32) -> Result<(), Rejected<Self>> {
+        let block = self.block();
+        let Some((blocks, len)) = transfer(block.num_blocks, block_size) else {
+            return Err(Rejected { errno: Errno::INVAL, command: self });
+        };
+        let slba = block.offset_blocks;
+        let sqe = match self.io_type() {
+            IoType::Read => Sqe::read(nsid, slba, blocks, block.dif_check_flags),
+            // SAFETY: both words are plain data, zero unless the sender gave them.
+            IoType::Write => unsafe {
+                Sqe::write(nsid, slba, blocks, block.dif_check_flags | block.nvme_cdw12.raw)
+                    .with_cdw13(block.nvme_cdw13.raw)
+            },
+            _ => Sqe::compare(nsid, slba, blocks, block.dif_check_flags),
+        };
+        let metadata = block.md_buf;
+        // SAFETY: the I/O's list, buffers and metadata stay until it is completed; the context is the module's.
+        unsafe {
+            let payload = Payload::new(block.iovs, usize::try_from(block.iovcnt).unwrap_or(0));
+            (&raw mut (*self.context()).first).write(payload);
+            qpair.submit::<_, false>(&sqe, len, metadata, self)
+        }
+    }
+
+    /// Sends a compare-and-write as a fused pair. [`Device::completed`] hears of each of the two; see
+    /// [`fused_done`](Self::fused_done).
+    ///
+    /// # Errors
+    /// See [`Rejected`]. If the second of the pair is rejected after the first was taken, the queue pair is
+    /// disconnected, which completes the first: this is no error here.
+    pub fn send_fused(self, qpair: &QueuePair, nsid: u32, block_size: u32) -> Result<(), Rejected<Self>> {
+        let block = self.block();
+        let Some((blocks, len)) = transfer(block.num_blocks, block_size) else {
+            return Err(Rejected { errno: Errno::INVAL, command: self });
+        };
+        // Nothing may come between the two, so both must find a request.
+        if qpair.is_live() && qpair.free_requests() < 2 {
+            return Err(Rejected { errno: Errno::NOMEM, command: self });
+        }
+        let (slba, flags, metadata) = (block.offset_blocks, block.dif_check_flags, block.md_buf);
+        let compare = Sqe::compare(nsid, slba, blocks, flags).fused(Fused::First);
+        let write = Sqe::write(nsid, slba, blocks, flags).fused(Fused::Second);
+        // SAFETY: as for `send_blocks`, for both lists. The second handle is for the second command: two completions
+        // come, and `fused_done` lets only the last of them complete the I/O.
+        unsafe {
+            let context = self.context();
+            let count = |n: i32| usize::try_from(n).unwrap_or(0);
+            (&raw mut (*context).first).write(Payload::new(block.iovs, count(block.iovcnt)));
+            (&raw mut (*context).second).write(Payload::new(block.fused_iovs, count(block.fused_iovcnt)));
+            (&raw mut (*context).pair).write(Pair { outstanding: 2, failure: None });
+            let twin = Self::from_raw(self.raw);
+            if let Err(rejected) = qpair.submit::<_, false>(&compare, len, metadata, self) {
+                std::mem::forget(twin);
+                return Err(rejected);
+            }
+            if let Err(rejected) = qpair.submit::<_, true>(&write, len, metadata, twin) {
+                let context = rejected.command.context();
+                (*context).pair.outstanding = 1;
+                (*context).pair.failure = Some(Completion::of(0, Status::INTERNAL_ERROR));
+                std::mem::forget(rejected.command);
+                qpair.disconnect();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of the completion of one of a fused pair. The I/O and the pair's outcome, once both are there.
+    #[must_use]
+    pub fn fused_done(self, completion: Completion) -> Option<(Self, Completion)> {
+        // SAFETY: `send_fused` initialised the pair.
+        let pair = unsafe { &mut (*self.context()).pair };
+        pair.outstanding = pair.outstanding.saturating_sub(1);
+        if !completion.is_success() && pair.failure.is_none_or(|earlier| is_failed_fused(earlier.status())) {
+            pair.failure = Some(completion);
+        }
+        if pair.outstanding > 0 {
+            std::mem::forget(self);
+            return None;
+        }
+        let outcome = pair.failure.unwrap_or(completion);
+        Some((self, outcome))
+    }
+
+    /// Sends a write zeroes.
+    ///
+    /// # Errors
+    /// See [`Rejected`].
+    pub fn send_write_zeroes(self, qpair: &QueuePair, nsid: u32) -> Result<(), Rejected<Self>> {
+        let block = self.block();
+        let Some((blocks, _)) = transfer(block.num_blocks, 1) else {
+            return Err(Rejected { errno: Errno::INVAL, command: self });
+        };
+        let sqe = Sqe::write_zeroes(nsid, block.offset_blocks, blocks, 0);
+        // SAFETY: there is no data.
+        unsafe { qpair.submit::<_, false>(&sqe, 0, ptr::null_mut(), self) }
+    }
+
+    /// Sends a flush.
+    ///
+    /// # Errors
+    /// See [`Rejected`].
+    pub fn send_flush(self, qpair: &QueuePair, nsid: u32) -> Result<(), Rejected<Self>> {
+        // SAFETY: there is no data.
+        unsafe { qpair.submit::<_, false>(&Sqe::flush(nsid), 0, ptr::null_mut(), self) }
+    }
+
+    /// Sends an unmap as a Dataset Management command with one range, which lies in the I/O itself.
+    ///
+    /// # Errors
+    /// See [`Rejected`].
+    pub fn send_unmap(self, qpair: &QueuePair, nsid: u32) -> Result<(), Rejected<Self>> {
+        let block = self.block();
+        let Ok(blocks) = u32::try_from(block.num_blocks) else {
+            return Err(Rejected { errno: Errno::INVAL, command: self });
+        };
+        let range = DsmRange { attributes: 0, blocks, slba: block.offset_blocks };
+        let sqe = Sqe::dataset_management(nsid, 1, DSM_DEALLOCATE);
+        let context = self.context();
+        // SAFETY: the context is the module's and stays until the I/O is completed; so does what points into it.
+        unsafe {
+            (&raw mut (*context).range).write(range);
+            let iov = iovec { iov_base: (&raw mut (*context).range).cast(), iov_len: size_of::<DsmRange>() };
+            (&raw mut (*context).range_iov).write(iov);
+            (&raw mut (*context).first).write(Payload::new(&raw const (*context).range_iov, 1));
+            qpair.submit::<_, false>(&sqe, 16, ptr::null_mut(), self)
+        }
+    }
+
+    /// Sends an NVMe I/O command that was passed through, for namespace `nsid`.
+    ///
+    /// # Errors
+    /// See [`Rejected`]; `INVAL` for more than `max_transfer` bytes, or metadata of the wrong length.
+    pub fn send_passthru(self, qpair: &QueuePair, nsid: u32, max_transfer: u32) -> Result<(), Rejected<Self>> {
+        let params = self.passthru();
+        let len = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer);
+        let Some(len) = len else {
+            return Err(Rejected { errno: Errno::INVAL, command: self });
+        };
+        let sqe = Sqe(params.cmd).for_namespace(nsid);
+        let metadata = if self.io_type() == IoType::NvmeIo { ptr::null_mut() } else { params.md_buf };
+        let (list, count, buffer) = (params.iovs, usize::try_from(params.iovcnt).unwrap_or(0), params.buf);
+        let by_list = self.io_type() == IoType::NvmeIovMd;
+        let context = self.context();
+        // SAFETY: as for `send_blocks` and `send_unmap`.
+        unsafe {
+            let payload = if by_list {
+                Payload::new(list, count)
+            } else {
+                (&raw mut (*context).range_iov).write(iovec { iov_base: buffer, iov_len: params.nbytes });
+                Payload::new(&raw const (*context).range_iov, 1)
+            };
+            (&raw mut (*context).first).write(payload);
+            qpair.submit::<_, false>(&sqe, len, metadata, self)
+        }
+    }
+
+    /// An NVMe admin command that was passed through, its buffer and its length in bytes. The buffer stays valid until
+    /// the I/O is completed.
+    #[must_use]
+    pub fn admin_command(&self) -> (Sqe, *mut c_void, usize) {
+        let params = self.passthru();
+        (Sqe(params.cmd), params.buf, params.nbytes)
+    }
+
+    /// The I/O that this one is to abort, by the pointer that its commands carry.
+    #[must_use]
+    pub fn abort_target(&self) -> Option<NonNull<c_void>> {
+        // SAFETY: the union is plain data; this is an abort.
+        NonNull::new(unsafe { (*self.as_ptr()).u.abort.bio_to_abort }).map(NonNull::cast)
+    }
+
+    /// Whether `owner` names this I/O.
+    #[must_use]
+    pub fn is(&self, owner: NonNull<c_void>) -> bool {
+        self.raw.cast() == owner
+    }
+}
+
+/// Whether the status is that of a command whose partner failed: "command aborted due to failed fused command", Ah.
+fn is_failed_fused(status: Status) -> bool {
+    status.sct == 0 && status.sc == 0x0a
+}
+
+/// Blocks as a command counts them, of which 0 stands for 65,536, and bytes.
+#[inline]
+fn transfer(blocks: u64, block_size: u32) -> Option<(u16, u32)> {
+    if blocks == 0 || blocks > 0x1_0000 {
+        return None;
+    }
+    let len = u32::try_from(blocks.checked_mul(u64::from(block_size))?).ok()?;
+    Some(((blocks & 0xffff) as u16, len))
+}
+
+// SAFETY: the raw pointer is the I/O's own, the payloads lie in it, and the bdev layer keeps lists and buffers until
+// the I/O is completed. Two of a fused pair share a pointer; `fused_done` counts them.
+unsafe impl<D: Device> Command for BdevIo<D> {
+    #[inline]
+    fn into_raw(self) -> NonNull<c_void> {
+        self.take().cast()
+    }
+
+    #[inline]
+    unsafe fn from_raw(raw: NonNull<c_void>) -> Self {
+        // SAFETY: the caller gives back what `into_raw` gave.
+        unsafe { Self::from_raw(raw.cast()) }
+    }
+
+    #[inline]
+    unsafe fn payload(raw: NonNull<c_void>, second: bool) -> NonNull<Payload> {
+        let io = std::mem::ManuallyDrop::new(Self { raw: raw.cast(), _device: PhantomData, _stays: PhantomData });
+        let context = io.context();
+        // SAFETY: the context lies in the I/O, which is live.
+        unsafe {
+            let payload = if second { &raw mut (*context).second } else { &raw mut (*context).first };
+            NonNull::new_unchecked(payload)
+        }
+    }
+
+    #[inline]
+    fn complete(self, completion: Completion, second: bool) {
+        D::completed(self, completion, second);
+    }
+}
+
+impl<D: Device> Drop for BdevIo<D> {
+    fn drop(&mut self) {
+        log::error!("an I/O was dropped before it was completed; it fails");
+        // SAFETY: the I/O is live and was not completed.
+        unsafe {
+            sys::spdk_bdev_io_complete(self.as_ptr(), sys::spdk_bdev_io_status::SPDK_BDEV_IO_STATUS_FAILED);
+        }
+    }
+}
+
+impl<D: Device> std::fmt::Debug for BdevIo<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BdevIo").field("raw", &self.raw).field("type", &self.io_type()).finish()
+    }
+}
+
+/// An I/O on its way between threads: it can be used on its own thread only, to which this brings it. One that is
+/// dropped on the way fails there.
+#[derive(Debug)]
+pub struct Carrier<D: Device>(Option<NonNull<sys::spdk_bdev_io>>, PhantomData<fn() -> D>);
+
+// SAFETY: the I/O is not touched but on its own thread, to which `send` brings it.
+unsafe impl<D: Device> Send for Carrier<D> {}
+
+impl<D: Device> Carrier<D> {
+    /// Calls `f` with the I/O on the thread that it was submitted on.
+    pub fn deliver(mut self, f: impl FnOnce(BdevIo<D>) + Send + 'static) {
+        self.send(f);
+    }
+
+    fn send(&mut self, f: impl FnOnce(BdevIo<D>) + Send + 'static) {
+        struct Arrived<D>(NonNull<sys::spdk_bdev_io>, PhantomData<fn() -> D>);
+        // SAFETY: as for `Carrier`.
+        unsafe impl<D> Send for Arrived<D> {}
+        impl<D: Device> Arrived<D> {
+            /// # Safety
+            /// To be called on the I/O's thread.
+            unsafe fn unpack(self) -> BdevIo<D> {
+                // SAFETY: the I/O was given up by `carrier`, and comes back once.
+                unsafe { BdevIo::from_raw(self.0) }
+            }
+        }
+        let Some(raw) = self.0.take() else { return };
+        let arrived = Arrived::<D>(raw, PhantomData);
+        // SAFETY: a thread with an I/O under way does not exit; the closure runs on it.
+        let sent = unsafe {
+            let thread = NonNull::new(sys::spdk_bdev_io_get_thread(raw.as_ptr()));
+            thread.ok_or(Errno::NXIO).and_then(|thread| send_raw(thread, move || f(arrived.unpack())))
+        };
+        if let Err(error) = sent {
+            log::error!("an I/O could not be brought back to its thread: {error}");
+        }
+    }
+}
+
+impl<D: Device> Drop for Carrier<D> {
+    fn drop(&mut self) {
+        self.send(|io| io.complete(IoStatus::Failed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transfers_are_counted_as_commands_count_them() {
+        assert_eq!(transfer(1, 512), Some((1, 512)));
+        assert_eq!(transfer(0x1_0000, 4096), Some((0, 0x1000_0000)));
+    }
+
+    #[test]
+    fn transfers_that_no_command_can_carry_are_refused() {
+        assert_eq!(transfer(0, 512), None);
+        assert_eq!(transfer(0x1_0001, 512), None);
+        assert_eq!(transfer(0x1_0000, u32::MAX), None);
+    }
+
+    #[test]
+    fn the_failure_of_the_pair_is_told_from_its_echo() {
+        assert!(is_failed_fused(Status { sct: 0, sc: 0x0a, dnr: false }));
+        assert!(!is_failed_fused(Status { sct: 2, sc: 0x85, dnr: false }));
+    }
+}

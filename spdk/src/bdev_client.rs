@@ -1,0 +1,300 @@
+//! Opening a bdev and sending it I/O: what a front end or a test does.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CString, c_int, c_void};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+
+use libc::iovec;
+use spdk_sys as sys;
+
+use crate::Errno;
+use crate::dma::DmaBuf;
+use crate::nvme::Status;
+use crate::thread::{NotSend, on_app_thread, on_spdk_thread};
+
+/// Something that happened to an open bdev.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BdevEvent {
+    /// It is being removed: close it soon.
+    Removed,
+    /// Its size changed.
+    Resized,
+}
+
+type Events = Box<dyn Fn(BdevEvent)>;
+
+/// An open bdev.
+pub struct BdevDesc {
+    raw: NonNull<sys::spdk_bdev_desc>,
+    /// A leaked box, which SPDK's event callback uses.
+    events: NonNull<Events>,
+    _stays: NotSend,
+}
+
+impl BdevDesc {
+    /// Opens the bdev of that name for reading and writing. `events` is called on this thread.
+    ///
+    /// # Errors
+    /// `NODEV` when there is none, `PERM` when another module has claimed it or off the application's thread.
+    pub fn open(name: &str, events: impl Fn(BdevEvent) + 'static) -> Result<Self, Errno> {
+        unsafe extern "C" fn event(kind: u32, _: *mut sys::spdk_bdev, ctx: *mut c_void) {
+            // SAFETY: `ctx` is the box below, which lives until the bdev is closed.
+            let events = unsafe { &*ctx.cast::<Events>() };
+            match kind {
+                sys::spdk_bdev_event_type::SPDK_BDEV_EVENT_REMOVE => events(BdevEvent::Removed),
+                sys::spdk_bdev_event_type::SPDK_BDEV_EVENT_RESIZE => events(BdevEvent::Resized),
+                _ => {}
+            }
+        }
+        if !on_app_thread() {
+            return Err(Errno::PERM);
+        }
+        let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        let events: NonNull<Events> = NonNull::from(Box::leak(Box::new(Box::new(events) as Events)));
+        let mut raw = ptr::null_mut();
+        // SAFETY: the callback expects the box.
+        let rc = unsafe {
+            sys::spdk_bdev_open_ext(name.as_ptr(), true, Some(event), events.as_ptr().cast(), &raw mut raw)
+        };
+        match (Errno::check(rc), NonNull::new(raw)) {
+            (Ok(()), Some(raw)) => Ok(Self { raw, events, _stays: PhantomData }),
+            (result, _) => {
+                // SAFETY: SPDK did not take the box.
+                drop(unsafe { Box::from_raw(events.as_ptr()) });
+                Err(result.err().unwrap_or(Errno::NODEV))
+            }
+        }
+    }
+
+    fn bdev(&self) -> *mut sys::spdk_bdev {
+        // SAFETY: an open bdev stays where it is.
+        unsafe { sys::spdk_bdev_desc_get_bdev(self.raw.as_ptr()) }
+    }
+
+    /// Bytes of a block.
+    #[must_use]
+    pub fn block_size(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { sys::spdk_bdev_get_block_size(self.bdev()) }
+    }
+
+    /// Number of blocks.
+    #[must_use]
+    pub fn num_blocks(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { sys::spdk_bdev_get_num_blocks(self.bdev()) }
+    }
+
+    /// The calling thread's channel to the bdev.
+    ///
+    /// # Errors
+    /// `PERM` off any SPDK thread, `NOMEM` when the bdev gives no channel.
+    pub fn channel(self: &Rc<Self>) -> Result<BdevChannel, Errno> {
+        if !on_spdk_thread() {
+            return Err(Errno::PERM);
+        }
+        // SAFETY: the bdev is open.
+        let raw = NonNull::new(unsafe { sys::spdk_bdev_get_io_channel(self.raw.as_ptr()) }).ok_or(Errno::NOMEM)?;
+        Ok(BdevChannel { raw, desc: Rc::clone(self) })
+    }
+}
+
+impl Drop for BdevDesc {
+    fn drop(&mut self) {
+        // SAFETY: opened and closed on the same thread, once; no event comes after that.
+        unsafe {
+            sys::spdk_bdev_close(self.raw.as_ptr());
+            drop(Box::from_raw(self.events.as_ptr()));
+        }
+    }
+}
+
+/// A thread's way to an open bdev.
+pub struct BdevChannel {
+    raw: NonNull<sys::spdk_io_channel>,
+    desc: Rc<BdevDesc>,
+}
+
+impl Drop for BdevChannel {
+    fn drop(&mut self) {
+        // SAFETY: this value is one reference, put back on its thread.
+        unsafe { sys::spdk_put_io_channel(self.raw.as_ptr()) };
+    }
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Read into the request's pieces.
+    Read,
+    /// Write from them.
+    Write,
+    /// Compare with them.
+    Compare,
+    /// Compare with the first half of the pieces, then write from the second.
+    CompareAndWrite,
+    /// Deallocate.
+    Unmap,
+    /// Write zeroes.
+    WriteZeroes,
+    /// Flush.
+    Flush,
+    /// Reset the bdev.
+    Reset,
+}
+
+type Done = Box<dyn Fn(&Rc<Request>, Result<(), Status>)>;
+
+/// An I/O that can be sent again and again: its buffer, how that is cut into pieces, and who hears of its end.
+pub struct Request {
+    buffer: RefCell<DmaBuf>,
+    pieces: Box<[iovec]>,
+    done: Done,
+    busy: Cell<bool>,
+}
+
+impl Request {
+    /// A request whose data lies in `buffer` from `start` on, in consecutive pieces of the given lengths in bytes.
+    ///
+    /// # Errors
+    /// `INVAL` when the pieces go past the buffer's end.
+    pub fn new(
+        buffer: DmaBuf,
+        start: usize,
+        lengths: &[usize],
+        done: impl Fn(&Rc<Self>, Result<(), Status>) + 'static,
+    ) -> Result<Rc<Self>, Errno> {
+        let mut at = start;
+        let mut pieces = Vec::with_capacity(lengths.len());
+        for &len in lengths {
+            let end = at.checked_add(len).filter(|&end| end <= buffer.len()).ok_or(Errno::INVAL)?;
+            let base = buffer.as_ptr().wrapping_add(at).cast_mut();
+            pieces.push(iovec { iov_base: base.cast(), iov_len: len });
+            at = end;
+        }
+        Ok(Rc::new(Self {
+            buffer: RefCell::new(buffer),
+            pieces: pieces.into_boxed_slice(),
+            done: Box::new(done),
+            busy: Cell::new(false),
+        }))
+    }
+
+    /// Calls `f` with the buffer.
+    ///
+    /// # Errors
+    /// `BUSY` while the request is under way.
+    pub fn with_buffer<R>(&self, f: impl FnOnce(&mut [u8]) -> R) -> Result<R, Errno> {
+        if self.busy.get() {
+            return Err(Errno::BUSY);
+        }
+        self.buffer.try_borrow_mut().map(|mut buffer| f(&mut buffer)).map_err(|_| Errno::BUSY)
+    }
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request").field("pieces", &self.pieces.len()).field("busy", &self.busy.get()).finish()
+    }
+}
+
+impl std::fmt::Debug for BdevDesc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("BdevDesc").field(&self.raw).finish()
+    }
+}
+
+impl std::fmt::Debug for BdevChannel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("BdevChannel").field(&self.raw).finish()
+    }
+}
+
+impl BdevChannel {
+    /// Sends `request` as `op` on `blocks` blocks from `offset`. It is kept, and its end is told to it, on this thread.
+    ///
+    /// # Errors
+    /// `BUSY` when it is under way already, `NOMEM` when the bdev layer is out of I/Os, `INVAL` for blocks past the
+    /// bdev's end.
+    pub fn send(&self, op: Op, offset: u64, blocks: u64, request: &Rc<Request>) -> Result<(), Errno> {
+        if request.busy.replace(true) {
+            return Err(Errno::BUSY);
+        }
+        let ctx = Rc::into_raw(Rc::clone(request)).cast_mut().cast();
+        let (desc, ch, call) = (self.desc.raw.as_ptr(), self.raw.as_ptr(), Some(done as Callback));
+        let pieces = request.pieces.as_ptr().cast_mut();
+        let count = c_int::try_from(request.pieces.len()).unwrap_or(0);
+        let half = request.pieces.len() / 2;
+        let half_count = c_int::try_from(half).unwrap_or(0);
+        // SAFETY: the bdev is open, this is the channel's thread, and the request, with its pieces and its buffer, is kept
+        // by the count in `ctx` until `done`.
+        let rc = unsafe {
+            match op {
+                Op::Read => sys::spdk_bdev_readv_blocks(desc, ch, pieces, count, offset, blocks, call, ctx),
+                Op::Write => sys::spdk_bdev_writev_blocks(desc, ch, pieces, count, offset, blocks, call, ctx),
+                Op::Compare => sys::spdk_bdev_comparev_blocks(desc, ch, pieces, count, offset, blocks, call, ctx),
+                Op::CompareAndWrite => sys::spdk_bdev_comparev_and_writev_blocks(
+                    desc,
+                    ch,
+                    pieces,
+                    half_count,
+                    pieces.add(half),
+                    count - half_count,
+                    offset,
+                    blocks,
+                    call,
+                    ctx,
+                ),
+                Op::Unmap => sys::spdk_bdev_unmap_blocks(desc, ch, offset, blocks, call, ctx),
+                Op::WriteZeroes => sys::spdk_bdev_write_zeroes_blocks(desc, ch, offset, blocks, call, ctx),
+                Op::Flush => sys::spdk_bdev_flush_blocks(desc, ch, offset, blocks, call, ctx),
+                Op::Reset => sys::spdk_bdev_reset(desc, ch, call, ctx),
+            }
+        };
+        Errno::check(rc).inspect_err(|_| {
+            // SAFETY: SPDK did not take the count.
+            drop(unsafe { Rc::from_raw(ctx.cast::<Request>().cast_const()) });
+            request.busy.set(false);
+        })
+    }
+
+    /// Asks the bdev to abort what `request` has under way; `by` is told how that went.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send); `NOTSUP` when the bdev cannot abort.
+    pub fn abort(&self, request: &Rc<Request>, by: &Rc<Request>) -> Result<(), Errno> {
+        if by.busy.replace(true) {
+            return Err(Errno::BUSY);
+        }
+        let target = Rc::as_ptr(request).cast_mut().cast();
+        let ctx = Rc::into_raw(Rc::clone(by)).cast_mut().cast();
+        // SAFETY: as for `send`; the target is compared, not followed.
+        let rc = unsafe {
+            sys::spdk_bdev_abort(self.desc.raw.as_ptr(), self.raw.as_ptr(), target, Some(done as Callback), ctx)
+        };
+        Errno::check(rc).inspect_err(|_| {
+            // SAFETY: SPDK did not take the count.
+            drop(unsafe { Rc::from_raw(ctx.cast::<Request>().cast_const()) });
+            by.busy.set(false);
+        })
+    }
+}
+
+type Callback = unsafe extern "C" fn(*mut sys::spdk_bdev_io, bool, *mut c_void);
+
+unsafe extern "C" fn done(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
+    // SAFETY: the count that was given with the I/O, which ends once.
+    let request = unsafe { Rc::from_raw(ctx.cast::<Request>().cast_const()) };
+    let (mut cdw0, mut sct, mut sc) = (0, 0, 0);
+    // SAFETY: the I/O is live until it is freed here.
+    unsafe {
+        sys::spdk_bdev_io_get_nvme_status(io, &raw mut cdw0, &raw mut sct, &raw mut sc);
+        sys::spdk_bdev_free_io(io);
+    }
+    request.busy.set(false);
+    let part = |value: c_int| u8::try_from(value).unwrap_or(u8::MAX);
+    let result = if success { Ok(()) } else { Err(Status { sct: part(sct), sc: part(sc), dnr: false }) };
+    (request.done)(&request, result);
+}

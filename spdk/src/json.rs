@@ -1,0 +1,161 @@
+//! JSON between SPDK's own representation and `serde_json`.
+
+use std::slice;
+
+use serde::Serialize;
+use serde_json::{Map, Number, Value};
+use spdk_sys as sys;
+
+use crate::Errno;
+
+/// SPDK's parser allows 64 levels; what is deeper cannot come from it.
+const MAX_DEPTH: usize = 64;
+
+/// A place in JSON output of SPDK's where values can be written.
+#[derive(Debug)]
+pub struct JsonWriter {
+    raw: *mut sys::spdk_json_write_ctx,
+}
+
+impl JsonWriter {
+    /// # Safety
+    /// `raw` must be valid for as long as the writer is used.
+    pub(crate) unsafe fn from_raw(raw: *mut sys::spdk_json_write_ctx) -> Self {
+        Self { raw }
+    }
+
+    /// Writes one value.
+    ///
+    /// # Errors
+    /// `INVAL` when `value` cannot be written as JSON, `IO` when SPDK cannot take it.
+    pub fn value(&mut self, value: &impl Serialize) -> Result<(), Errno> {
+        let text = serde_json::to_string(value).map_err(|_| Errno::INVAL)?;
+        // SAFETY: the writer is valid, and copies the text, which is complete JSON.
+        let rc = unsafe { sys::spdk_json_write_val_raw(self.raw, text.as_ptr().cast(), text.len()) };
+        if rc == 0 { Ok(()) } else { Err(Errno::IO) }
+    }
+
+    /// Writes a name and its value, within an object.
+    ///
+    /// # Errors
+    /// As for [`value`](Self::value).
+    pub fn named(&mut self, name: &str, value: &impl Serialize) -> Result<(), Errno> {
+        // SAFETY: the writer is valid, and copies the name.
+        let rc = unsafe { sys::spdk_json_write_name_raw(self.raw, name.as_ptr().cast(), name.len()) };
+        if rc != 0 {
+            return Err(Errno::IO);
+        }
+        self.value(value)
+    }
+}
+
+/// The value that begins at `token`.
+///
+/// # Safety
+/// `token` must be null or the start of a complete value as SPDK's parser made it.
+pub(crate) unsafe fn parse(token: *const sys::spdk_json_val) -> Option<Value> {
+    if token.is_null() {
+        return None;
+    }
+    // SAFETY: the caller vouches for the first token; a container's `len` counts the tokens between its ends.
+    let count = unsafe {
+        match (*token).type_ {
+            OBJECT | ARRAY => usize::try_from((*token).len).ok()?.checked_add(2)?,
+            _ => 1,
+        }
+    };
+    // SAFETY: as above.
+    let mut tokens = unsafe { slice::from_raw_parts(token, count) }.iter();
+    next(&mut tokens, 0)
+}
+
+const OBJECT: u32 = sys::spdk_json_val_type::SPDK_JSON_VAL_OBJECT_BEGIN;
+const ARRAY: u32 = sys::spdk_json_val_type::SPDK_JSON_VAL_ARRAY_BEGIN;
+
+fn next(tokens: &mut slice::Iter<'_, sys::spdk_json_val>, depth: usize) -> Option<Value> {
+    use sys::spdk_json_val_type as kind;
+    if depth > MAX_DEPTH {
+        return None;
+    }
+    let token = tokens.next()?;
+    match token.type_ {
+        kind::SPDK_JSON_VAL_NULL => Some(Value::Null),
+        kind::SPDK_JSON_VAL_TRUE => Some(Value::Bool(true)),
+        kind::SPDK_JSON_VAL_FALSE => Some(Value::Bool(false)),
+        kind::SPDK_JSON_VAL_NUMBER => serde_json::from_str::<Number>(&text(token)).ok().map(Value::Number),
+        kind::SPDK_JSON_VAL_STRING => Some(Value::String(text(token))),
+        kind::SPDK_JSON_VAL_ARRAY_BEGIN => {
+            let mut items = Vec::new();
+            while tokens.as_slice().first()?.type_ != kind::SPDK_JSON_VAL_ARRAY_END {
+                items.push(next(tokens, depth + 1)?);
+            }
+            tokens.next();
+            Some(Value::Array(items))
+        }
+        kind::SPDK_JSON_VAL_OBJECT_BEGIN => {
+            let mut members = Map::new();
+            loop {
+                let name = tokens.next()?;
+                if name.type_ == kind::SPDK_JSON_VAL_OBJECT_END {
+                    return Some(Value::Object(members));
+                }
+                members.insert(text(name), next(tokens, depth + 1)?);
+            }
+        }
+        _ => None,
+    }
+}
+
+fn text(token: &sys::spdk_json_val) -> String {
+    let Ok(len) = usize::try_from(token.len) else { return String::new() };
+    if token.start.is_null() {
+        return String::new();
+    }
+    // SAFETY: names, strings and numbers have `len` bytes at `start`, in the buffer that SPDK parsed.
+    let bytes = unsafe { slice::from_raw_parts(token.start.cast::<u8>(), len) };
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(kind: u32, len: usize, text: &str) -> sys::spdk_json_val {
+        sys::spdk_json_val {
+            start: text.as_ptr().cast_mut().cast(),
+            len: u32::try_from(len).unwrap_or_default(),
+            type_: kind,
+        }
+    }
+
+    #[test]
+    fn nested_tokens_become_the_value_they_stand_for() {
+        use sys::spdk_json_val_type as kind;
+        let tokens = [
+            token(kind::SPDK_JSON_VAL_OBJECT_BEGIN, 6, "{"),
+            token(kind::SPDK_JSON_VAL_NAME, 1, "a"),
+            token(kind::SPDK_JSON_VAL_ARRAY_BEGIN, 2, "["),
+            token(kind::SPDK_JSON_VAL_NUMBER, 2, "12"),
+            token(kind::SPDK_JSON_VAL_TRUE, 4, "true"),
+            token(kind::SPDK_JSON_VAL_ARRAY_END, 0, "]"),
+            token(kind::SPDK_JSON_VAL_NAME, 1, "b"),
+            token(kind::SPDK_JSON_VAL_OBJECT_END, 0, "}"),
+        ];
+        // The last name has no value: what is cut short is refused.
+        // SAFETY: the array holds as many tokens as its first one says.
+        assert_eq!(unsafe { parse(tokens.as_ptr()) }, None);
+
+        let mut whole = tokens;
+        whole[6] = token(kind::SPDK_JSON_VAL_OBJECT_END, 0, "}");
+        whole[0].len = 5;
+        // SAFETY: as above.
+        let value = unsafe { parse(whole.as_ptr()) };
+        assert_eq!(value, Some(serde_json::json!({ "a": [12, true] })));
+    }
+
+    #[test]
+    fn no_parameters_are_none() {
+        // SAFETY: null is allowed.
+        assert_eq!(unsafe { parse(std::ptr::null()) }, None);
+    }
+}

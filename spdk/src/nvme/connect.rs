@@ -1,0 +1,127 @@
+//! Connecting to a controller without blocking.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use spdk_sys as sys;
+
+use super::transport::is_available;
+use super::{Ctrlr, CtrlrOptions, TransportId, TransportIdError};
+use crate::thread::NotSend;
+
+/// Why a controller could not be connected. What SPDK knows beyond that stands in its log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectFailed {
+    /// An option is not valid.
+    #[error(transparent)]
+    Option(#[from] TransportIdError),
+    /// SPDK has no such transport, or the machine has no device for it.
+    #[error("this SPDK or this machine has no transport of that type")]
+    NoTransport,
+    /// The attempt could not be begun.
+    #[error("the connection could not be begun")]
+    NotBegun,
+    /// The controller did not answer, or refused.
+    #[error("the controller did not answer, or refused")]
+    Refused,
+}
+
+/// An attempt to connect, to be polled until it has an outcome. One that is dropped before leaves what it
+/// has begun to the process' end, since SPDK cannot call it off.
+#[derive(Debug)]
+pub struct Connect {
+    probe: Option<NonNull<sys::spdk_nvme_probe_ctx>>,
+    attempt: Box<Attempt>,
+    _stays: NotSend,
+}
+
+/// What SPDK's callbacks fill in.
+struct Attempt {
+    opts: sys::spdk_nvme_ctrlr_opts,
+    ctrlr: Cell<*mut sys::spdk_nvme_ctrlr>,
+}
+
+impl std::fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attempt").field("ctrlr", &self.ctrlr.get()).finish_non_exhaustive()
+    }
+}
+
+impl Connect {
+    /// Begins to connect. The thread that calls this, and polls, is the controller's home.
+    ///
+    /// # Errors
+    /// An option that is not valid, a transport that is not there.
+    pub fn start(trid: &TransportId, options: &CtrlrOptions) -> Result<Self, ConnectFailed> {
+        let attempt = Box::new(Attempt { opts: options.to_raw()?, ctrlr: Cell::new(ptr::null_mut()) });
+        if !is_available(trid) {
+            return Err(ConnectFailed::NoTransport);
+        }
+        // SAFETY: `attempt` stays in its box until the probe is over, see `poll` and `drop`; the callbacks expect it.
+        let probe = unsafe {
+            sys::spdk_nvme_probe_async_ext(
+                &raw const trid.0,
+                (&raw const *attempt).cast_mut().cast(),
+                Some(take_options),
+                Some(attached),
+                Some(failed),
+                None,
+            )
+        };
+        let probe = NonNull::new(probe).ok_or(ConnectFailed::NotBegun)?;
+        Ok(Self { probe: Some(probe), attempt, _stays: PhantomData })
+    }
+
+    /// Goes on connecting. `None` as long as there is no outcome.
+    pub fn poll(&mut self) -> Option<Result<Ctrlr, ConnectFailed>> {
+        if let Some(probe) = self.probe {
+            // SAFETY: the probe is live until this returns something other than -EAGAIN, and frees itself then.
+            if unsafe { sys::spdk_nvme_probe_poll_async(probe.as_ptr()) } == -libc::EAGAIN {
+                return None;
+            }
+            self.probe = None;
+        }
+        let ctrlr = self.attempt.ctrlr.replace(ptr::null_mut());
+        Some(NonNull::new(ctrlr).map_or(Err(ConnectFailed::Refused), |raw| {
+            // SAFETY: SPDK attached the controller for this attempt, on this thread, and nobody else has it.
+            Ok(unsafe { Ctrlr::from_raw(raw) })
+        }))
+    }
+}
+
+impl Drop for Connect {
+    fn drop(&mut self) {
+        if self.probe.is_some() {
+            // SPDK may still read the options, so they are left where they are.
+            let attempt = Attempt { opts: self.attempt.opts, ctrlr: Cell::new(ptr::null_mut()) };
+            std::mem::forget(std::mem::replace(&mut self.attempt, Box::new(attempt)));
+            log::warn!("an attempt to connect to a controller was dropped before its outcome");
+        }
+    }
+}
+
+unsafe extern "C" fn take_options(
+    ctx: *mut c_void,
+    _: *const sys::spdk_nvme_transport_id,
+    opts: *mut sys::spdk_nvme_ctrlr_opts,
+) -> bool {
+    // SAFETY: `ctx` is the attempt, and `opts` SPDK's place for the options.
+    unsafe { *opts = (*ctx.cast::<Attempt>()).opts };
+    true
+}
+
+unsafe extern "C" fn attached(
+    ctx: *mut c_void,
+    _: *const sys::spdk_nvme_transport_id,
+    ctrlr: *mut sys::spdk_nvme_ctrlr,
+    _: *const sys::spdk_nvme_ctrlr_opts,
+) {
+    // SAFETY: `ctx` is the attempt.
+    unsafe { (*ctx.cast::<Attempt>()).ctrlr.set(ctrlr) };
+}
+
+unsafe extern "C" fn failed(_: *mut c_void, _: *const sys::spdk_nvme_transport_id, rc: c_int) {
+    log::debug!("SPDK could not attach a controller: {rc}");
+}

@@ -1,0 +1,352 @@
+//! Poll groups and I/O queue pairs: what a thread needs to do I/O on controllers.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+
+use spdk_sys as sys;
+
+use super::command::{done, next_sge, reset_sgl};
+use super::{Command, Completion, CtrlrRef, Rejected, Sqe};
+use crate::thread::{NotSend, on_spdk_thread};
+use crate::{Errno, thread};
+
+/// What happened to a queue pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QpairEvent {
+    /// It takes commands now.
+    Connected,
+    /// It takes no commands any more. Those that were under way have been completed as
+    /// [lost with their queue](super::Status::is_queue_lost). The queue pair is of no further use.
+    Disconnected,
+}
+
+/// A thread's queue pairs, polled together.
+pub struct PollGroup(Rc<Group>);
+
+struct Group {
+    raw: *mut sys::spdk_nvme_poll_group,
+    qpairs: RefCell<Vec<Rc<Inner>>>,
+    /// How many of them are not connected yet.
+    connecting: Cell<usize>,
+}
+
+struct Inner {
+    /// Null once it is freed.
+    raw: Cell<*mut sys::spdk_nvme_qpair>,
+    /// The same while it takes commands, null otherwise: the one thing that the hot path asks.
+    live: Cell<*mut sys::spdk_nvme_qpair>,
+    /// Counted in its group as not connected yet.
+    connecting: Cell<bool>,
+    /// Told to disconnect.
+    closing: Cell<bool>,
+    ctrlr: CtrlrRef,
+    requests: u32,
+    events: RefCell<Option<Box<dyn Fn(QpairEvent)>>>,
+    /// What must outlive the queue pair.
+    keep: RefCell<Option<Box<dyn Any>>>,
+}
+
+impl PollGroup {
+    /// A group for this thread.
+    ///
+    /// # Errors
+    /// `PERM` off any SPDK thread, `NOMEM` when SPDK cannot make it.
+    pub fn new() -> Result<Self, Errno> {
+        if !on_spdk_thread() {
+            return Err(Errno::PERM);
+        }
+        let mut group = Rc::new(Group {
+            raw: ptr::null_mut(),
+            qpairs: RefCell::new(Vec::new()),
+            connecting: Cell::new(0),
+        });
+        let ctx = Rc::as_ptr(&group).cast_mut().cast();
+        // SAFETY: the context is the group, which outlives SPDK's, see its `drop`. No accel functions are given.
+        let raw = unsafe { sys::spdk_nvme_poll_group_create(ctx, ptr::null_mut()) };
+        if raw.is_null() {
+            return Err(Errno::NOMEM);
+        }
+        // The address stays the same: this is the only reference.
+        Rc::get_mut(&mut group).ok_or(Errno::INVAL)?.raw = raw;
+        Ok(Self(group))
+    }
+
+    /// Makes a queue pair and begins to connect it. `events` hears of it on this thread, from within
+    /// [`poll`](Self::poll).
+    ///
+    /// # Errors
+    /// `NXIO` when the controller takes no more queue pairs or the connection could not be begun.
+    pub fn connect(
+        &self,
+        ctrlr: &CtrlrRef,
+        events: impl Fn(QpairEvent) + 'static,
+    ) -> Result<QueuePair, Errno> {
+        let mut opts = sys::spdk_nvme_io_qpair_opts::default();
+        // SAFETY: `opts` is as large as it is said to be; the controller is live while it is referred to.
+        let raw = unsafe {
+            sys::spdk_nvme_ctrlr_get_default_io_qpair_opts(ctrlr.as_ptr(), &raw mut opts, size_of_val(&opts));
+            opts.create_only = true;
+            opts.async_mode = true;
+            sys::spdk_nvme_ctrlr_alloc_io_qpair(ctrlr.as_ptr(), &raw const opts, size_of_val(&opts))
+        };
+        if raw.is_null() {
+            return Err(Errno::NXIO);
+        }
+        // SAFETY: the queue pair is new and this thread's; it is freed here if it cannot be used.
+        unsafe {
+            if sys::spdk_nvme_poll_group_add(self.0.raw, raw) != 0
+                || sys::spdk_nvme_ctrlr_connect_io_qpair(ctrlr.as_ptr(), raw) != 0
+            {
+                sys::spdk_nvme_ctrlr_free_io_qpair(raw);
+                return Err(Errno::NXIO);
+            }
+        }
+        let inner = Rc::new(Inner {
+            raw: Cell::new(raw),
+            live: Cell::new(ptr::null_mut()),
+            connecting: Cell::new(true),
+            closing: Cell::new(false),
+            ctrlr: ctrlr.clone(),
+            requests: opts.io_queue_requests,
+            events: RefCell::new(Some(Box::new(events))),
+            keep: RefCell::new(None),
+        });
+        self.0.qpairs.borrow_mut().push(Rc::clone(&inner));
+        self.0.connecting.set(self.0.connecting.get() + 1);
+        Ok(QueuePair { inner, _stays: PhantomData })
+    }
+
+    /// Sends what waits, completes what has come, on all queue pairs. The number of completions.
+    #[inline]
+    pub fn poll(&self) -> usize {
+        // SAFETY: the group is live and this thread's.
+        let count = unsafe { sys::spdk_nvme_poll_group_process_completions(self.0.raw, 0, Some(disconnected)) };
+        if self.0.connecting.get() > 0 {
+            self.0.note_connected();
+        }
+        usize::try_from(count).unwrap_or(0)
+    }
+}
+
+impl Group {
+    #[cold]
+    fn note_connected(&self) {
+        let connected: Vec<_> = self
+            .qpairs
+            .borrow()
+            .iter()
+            // SAFETY: a queue pair in the list is not freed yet.
+            .filter(|inner| inner.connecting.get() && unsafe { sys::spdk_nvme_qpair_is_connected(inner.raw.get()) })
+            .cloned()
+            .collect();
+        for inner in connected {
+            self.no_longer_connecting(&inner);
+            if !inner.closing.get() {
+                inner.live.set(inner.raw.get());
+                inner.tell(QpairEvent::Connected);
+            }
+        }
+    }
+
+    fn no_longer_connecting(&self, inner: &Inner) {
+        if inner.connecting.replace(false) {
+            self.connecting.set(self.connecting.get().saturating_sub(1));
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.raw.is_null() {
+            return;
+        }
+        // SAFETY: `keep` makes the group outlive its queue pairs; SPDK refuses to destroy one that still has some.
+        let rc = unsafe { sys::spdk_nvme_poll_group_destroy(self.raw) };
+        if rc != 0 {
+            log::error!("a poll group could not be destroyed: {}", -rc);
+        }
+    }
+}
+
+unsafe extern "C" fn disconnected(qpair: *mut sys::spdk_nvme_qpair, ctx: *mut c_void) {
+    // SAFETY: the context is the group, which is being polled.
+    let group = unsafe { &*ctx.cast::<Group>() };
+    let found = group.qpairs.borrow().iter().position(|inner| inner.raw.get() == qpair);
+    let Some(at) = found else { return };
+    let inner = group.qpairs.borrow_mut().swap_remove(at);
+    group.no_longer_connecting(&inner);
+    inner.live.set(ptr::null_mut());
+    inner.raw.set(ptr::null_mut());
+    // SAFETY: SPDK allows freeing a queue pair from within this callback.
+    unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(qpair) };
+    inner.tell(QpairEvent::Disconnected);
+    if let Some(keep) = inner.keep.take() {
+        // It may hold the group that is being polled, which must not go before the poll is over.
+        if thread::defer(move || drop(keep)).is_err() {
+            log::error!("what a queue pair kept could not be let go");
+        }
+    }
+}
+
+/// An I/O queue pair on its thread. Dropping it disconnects it.
+pub struct QueuePair {
+    inner: Rc<Inner>,
+    _stays: NotSend,
+}
+
+impl Inner {
+    fn tell(&self, event: QpairEvent) {
+        let events = self.events.take();
+        if let Some(events) = events {
+            events(event);
+            // The end of a queue pair is told once.
+            if event != QpairEvent::Disconnected {
+                self.events.replace(Some(events));
+            }
+        }
+    }
+
+    fn disconnect(&self) {
+        self.live.set(ptr::null_mut());
+        let raw = self.raw.get();
+        if !self.closing.replace(true) && !raw.is_null() {
+            // SAFETY: the queue pair is not freed yet, and this is its thread.
+            unsafe { sys::spdk_nvme_ctrlr_disconnect_io_qpair(raw) };
+        }
+    }
+}
+
+impl QueuePair {
+    /// Whether it takes commands.
+    #[must_use]
+    #[inline]
+    pub fn is_live(&self) -> bool {
+        !self.inner.live.get().is_null()
+    }
+
+    /// Begins to disconnect; [`QpairEvent::Disconnected`] follows.
+    pub fn disconnect(&self) {
+        self.inner.disconnect();
+    }
+
+    /// Disconnects, with no more events, and drops `keep` once the queue pair is gone.
+    pub fn close(self, keep: Box<dyn Any>) {
+        self.inner.events.take();
+        if !self.inner.raw.get().is_null() {
+            self.inner.keep.replace(Some(keep));
+        }
+    }
+
+    /// How many commands could be given now without one being rejected for want of a request.
+    #[must_use]
+    pub fn free_requests(&self) -> u32 {
+        let raw = self.inner.live.get();
+        if raw.is_null() {
+            return 0;
+        }
+        // SAFETY: the queue pair is live, and this is its thread.
+        self.inner.requests.saturating_sub(unsafe { sys::spdk_nvme_qpair_get_num_outstanding_reqs(raw) })
+    }
+
+    /// Gives a command, with `len` bytes of data that its owner's payload describes and metadata at `metadata` (or
+    /// null). `SECOND` marks the second command of a fused pair, whose data is the owner's second payload.
+    ///
+    /// # Errors
+    /// See [`Rejected`]; the owner comes back.
+    ///
+    /// # Safety
+    /// `metadata` must be null, or valid until the command completes.
+    #[inline]
+    pub unsafe fn submit<C: Command, const SECOND: bool>(
+        &self,
+        sqe: &Sqe,
+        len: u32,
+        metadata: *mut c_void,
+        command: C,
+    ) -> Result<(), Rejected<C>> {
+        let Some(qpair) = NonNull::new(self.inner.live.get()) else {
+            return Err(Rejected { errno: Errno::NXIO, command });
+        };
+        let ctrlr = self.inner.ctrlr.as_ptr();
+        // SPDK takes a mutable pointer, but copies.
+        let cmd = (&raw const sqe.0).cast_mut();
+        let raw = command.into_raw();
+        let ctx = raw.as_ptr();
+        let call = Some(done::<C, SECOND> as unsafe extern "C" fn(*mut c_void, *const sys::spdk_nvme_cpl));
+        // SAFETY: `raw` was made above.
+        let flat = if len == 0 { Some(ptr::null_mut()) } else { unsafe { C::payload(raw, SECOND).as_ref() }.single() };
+        // SAFETY: queue pair and controller are live, this is the queue pair's thread; the payload and the metadata stay
+        // valid until `done`, as `Command` and the caller promise.
+        let rc = unsafe {
+            match flat {
+                Some(buffer) if metadata.is_null() => {
+                    sys::spdk_nvme_ctrlr_cmd_io_raw(ctrlr, qpair.as_ptr(), cmd, buffer, len, call, ctx)
+                }
+                Some(buffer) => sys::spdk_nvme_ctrlr_cmd_io_raw_with_md(
+                    ctrlr,
+                    qpair.as_ptr(),
+                    cmd,
+                    buffer,
+                    len,
+                    metadata,
+                    call,
+                    ctx,
+                ),
+                None => sys::spdk_nvme_ctrlr_cmd_iov_raw_with_md(
+                    ctrlr,
+                    qpair.as_ptr(),
+                    cmd,
+                    len,
+                    metadata,
+                    call,
+                    ctx,
+                    Some(reset_sgl::<C, SECOND>),
+                    Some(next_sge::<C, SECOND>),
+                ),
+            }
+        };
+        if rc == 0 {
+            return Ok(());
+        }
+        // SAFETY: SPDK did not take the command, so it is still ours.
+        let command = unsafe { C::from_raw(raw) };
+        Err(Rejected { errno: Errno::check(rc).err().unwrap_or(Errno::IO), command })
+    }
+
+    /// Asks the controller to abort what `owner` has under way here. `done` is called on the controller's home thread.
+    ///
+    /// # Errors
+    /// `NOENT` when there is no such command here, `NXIO` when the queue pair is not connected.
+    pub fn abort<F>(&self, owner: NonNull<c_void>, done: F) -> Result<(), Errno>
+    where
+        F: FnOnce(Completion) + Send + 'static,
+    {
+        let raw = self.inner.live.get();
+        if raw.is_null() {
+            return Err(Errno::NXIO);
+        }
+        self.inner.ctrlr.abort(raw, owner, done)
+    }
+}
+
+impl Drop for QueuePair {
+    fn drop(&mut self) {
+        self.inner.disconnect();
+    }
+}
+
+impl std::fmt::Debug for PollGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PollGroup").field("qpairs", &self.0.qpairs.borrow().len()).finish()
+    }
+}
+
+impl std::fmt::Debug for QueuePair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueuePair").field("raw", &self.inner.raw.get()).field("live", &self.is_live()).finish()
+    }
+}

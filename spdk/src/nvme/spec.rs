@@ -1,0 +1,269 @@
+//! Submission and completion queue entries.
+
+use spdk_sys as sys;
+
+/// A submission queue entry (section 3.3.3.1): 64 bytes. Its command identifier and data pointer are the
+/// initiator's to fill in.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Sqe(pub(crate) sys::spdk_nvme_cmd);
+
+/// Whether a command is one of a fused pair (section 3.4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fused {
+    /// It stands alone.
+    No,
+    /// The first of the pair.
+    First,
+    /// The second, which must be the very next command in the queue.
+    Second,
+}
+
+/// Attribute of Dataset Management (NVM command set 3.2.3): the ranges need not be kept.
+pub const DSM_DEALLOCATE: u32 = 1 << 2;
+
+impl Sqe {
+    fn new(opcode: u32, nsid: u32) -> Self {
+        let mut cmd = sys::spdk_nvme_cmd::default();
+        cmd.set_opc(u16::try_from(opcode & 0xff).unwrap_or_default());
+        cmd.nsid = nsid;
+        Self(cmd)
+    }
+
+    /// A command on `blocks` logical blocks from `slba`; `flags` go to the upper half of CDW12 (protection checks,
+    /// FUA).
+    #[inline]
+    fn on_blocks(opcode: u32, nsid: u32, slba: u64, blocks: u16, flags: u32) -> Self {
+        let mut sqe = Self::new(opcode, nsid);
+        // The low and the high half of the 64-bit address.
+        sqe.0.__bindgen_anon_1.cdw10 = (slba & 0xffff_ffff) as u32;
+        sqe.0.__bindgen_anon_2.cdw11 = (slba >> 32) as u32;
+        sqe.0.__bindgen_anon_3.cdw12 = u32::from(blocks.wrapping_sub(1)) | (flags & 0xffff_0000);
+        sqe
+    }
+
+    /// Read (NVM command set 3.2.4). `blocks` of 0 stands for 65,536, as for all commands on blocks.
+    #[must_use]
+    #[inline]
+    pub fn read(nsid: u32, slba: u64, blocks: u16, flags: u32) -> Self {
+        Self::on_blocks(sys::spdk_nvme_nvm_opcode::SPDK_NVME_OPC_READ, nsid, slba, blocks, flags)
+    }
+
+    /// Write (NVM command set 3.2.6).
+    #[must_use]
+    #[inline]
+    pub fn write(nsid: u32, slba: u64, blocks: u16, flags: u32) -> Self {
+        Self::on_blocks(sys::spdk_nvme_nvm_opcode::SPDK_NVME_OPC_WRITE, nsid, slba, blocks, flags)
+    }
+
+    /// Compare (NVM command set 3.2.1).
+    #[must_use]
+    #[inline]
+    pub fn compare(nsid: u32, slba: u64, blocks: u16, flags: u32) -> Self {
+        Self::on_blocks(sys::spdk_nvme_nvm_opcode::SPDK_NVME_OPC_COMPARE, nsid, slba, blocks, flags)
+    }
+
+    /// Write Zeroes (NVM command set 3.2.8).
+    #[must_use]
+    pub fn write_zeroes(nsid: u32, slba: u64, blocks: u16, flags: u32) -> Self {
+        Self::on_blocks(sys::spdk_nvme_nvm_opcode::SPDK_NVME_OPC_WRITE_ZEROES, nsid, slba, blocks, flags)
+    }
+
+    /// Flush (section 7.1).
+    #[must_use]
+    pub fn flush(nsid: u32) -> Self {
+        Self::new(sys::spdk_nvme_nvm_opcode::SPDK_NVME_OPC_FLUSH, nsid)
+    }
+
+    /// Dataset Management (NVM command set 3.2.3) with `ranges` (1 to 256) [`DsmRange`]s as its data.
+    #[must_use]
+    pub fn dataset_management(nsid: u32, ranges: u16, attributes: u32) -> Self {
+        let mut sqe = Self::new(sys::spdk_nvme_nvm_opcode::SPDK_NVME_OPC_DATASET_MANAGEMENT, nsid);
+        sqe.0.__bindgen_anon_1.cdw10 = u32::from(ranges.wrapping_sub(1)) & 0xff;
+        sqe.0.__bindgen_anon_2.cdw11 = attributes;
+        sqe
+    }
+
+    /// The same command with a CDW13 (dataset management hints, directives).
+    #[must_use]
+    #[inline]
+    pub fn with_cdw13(mut self, cdw13: u32) -> Self {
+        self.0.__bindgen_anon_4.cdw13 = cdw13;
+        self
+    }
+
+    /// The same command as one of a fused pair.
+    #[must_use]
+    pub fn fused(mut self, fused: Fused) -> Self {
+        self.0.set_fuse(match fused {
+            Fused::No => 0,
+            Fused::First => 1,
+            Fused::Second => 2,
+        });
+        self
+    }
+
+    /// The same command for another namespace: an identifier that the sender knows is replaced by the pool's.
+    #[must_use]
+    pub fn for_namespace(mut self, nsid: u32) -> Self {
+        self.0.nsid = nsid;
+        self
+    }
+
+    /// The opcode.
+    #[must_use]
+    pub fn opcode(&self) -> u8 {
+        u8::try_from(self.0.opc()).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Sqe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sqe").field("opcode", &self.opcode()).field("nsid", &self.0.nsid).finish_non_exhaustive()
+    }
+}
+
+/// A range of Dataset Management (NVM command set figure 39): 16 bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DsmRange {
+    /// Context attributes.
+    pub attributes: u32,
+    /// Logical blocks.
+    pub blocks: u32,
+    /// The first logical block.
+    pub slba: u64,
+}
+
+/// The status of a completed command (section 3.3.3.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Status code type.
+    pub sct: u8,
+    /// Status code.
+    pub sc: u8,
+    /// Do not retry.
+    pub dnr: bool,
+}
+
+impl Status {
+    /// Generic command status 0h.
+    pub const SUCCESS: Self = Self { sct: 0, sc: 0, dnr: false };
+    /// Generic command status 6h: an internal error.
+    pub const INTERNAL_ERROR: Self = Self { sct: 0, sc: 6, dnr: false };
+    /// Generic command status 8h: the queue that the command was in is gone.
+    pub const ABORTED_SQ_DELETION: Self = Self { sct: 0, sc: 8, dnr: false };
+
+    /// Whether the command did what it was asked.
+    #[must_use]
+    pub fn is_success(self) -> bool {
+        self.sct == 0 && self.sc == 0
+    }
+
+    /// Whether the command was lost with its queue, not refused by the controller: it may be sent again.
+    #[must_use]
+    pub fn is_queue_lost(self) -> bool {
+        self.sct == 0 && self.sc == Self::ABORTED_SQ_DELETION.sc && !self.dnr
+    }
+}
+
+/// What is kept of a completion queue entry (section 3.3.3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// The command's result.
+    pub cdw0: u32,
+    raw_status: u16,
+}
+
+impl Completion {
+    /// # Safety
+    /// `raw` must point to a completion.
+    #[inline]
+    pub(crate) unsafe fn from_raw(raw: *const sys::spdk_nvme_cpl) -> Self {
+        // SAFETY: the caller vouches for `raw`; the status is 16 bits in every variant of the union.
+        unsafe { Self { cdw0: (*raw).cdw0, raw_status: (*raw).__bindgen_anon_1.status_raw } }
+    }
+
+    /// A completion of one's own making.
+    #[must_use]
+    pub fn of(cdw0: u32, status: Status) -> Self {
+        let raw_status = u16::from_le_bytes([status.sc, status.sct & 0x07]) << 1 | u16::from(status.dnr) << 15;
+        Self { cdw0, raw_status }
+    }
+
+    /// Whether the command did what it was asked.
+    #[must_use]
+    #[inline]
+    pub fn is_success(&self) -> bool {
+        // Bit 0 is the phase; status code and type are the eleven above it.
+        self.raw_status & 0x0ffe == 0
+    }
+
+    /// The status in parts.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let [low, high] = (self.raw_status >> 1).to_le_bytes();
+        Status { sct: high & 0x07, sc: low, dnr: self.raw_status & 0x8000 != 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn completion(raw_status: u16) -> Completion {
+        Completion { cdw0: 0, raw_status }
+    }
+
+    #[test]
+    fn status_fields_are_taken_from_their_bits() {
+        // Type 2h, code 85h (compare failure), do not retry, phase 1.
+        let status = completion(0x8000 | (0x2 << 9) | (0x85 << 1) | 1).status();
+        assert_eq!(status, Status { sct: 2, sc: 0x85, dnr: true });
+    }
+
+    #[test]
+    fn a_completion_of_ones_own_making_has_the_status_that_was_given() {
+        let status = Status { sct: 3, sc: 0x71, dnr: true };
+        assert_eq!(Completion::of(0, status).status(), status);
+    }
+
+    #[test]
+    fn the_phase_bit_is_no_failure() {
+        assert!(completion(1).is_success());
+        assert!(completion(0).status().is_success());
+        assert!(!completion(0x8 << 1).is_success());
+    }
+
+    #[test]
+    fn a_lost_queue_is_told_from_a_refusal() {
+        assert!(completion(0x8 << 1).status().is_queue_lost());
+        assert!(!completion(0x8000 | (0x8 << 1)).status().is_queue_lost());
+        assert!(!completion(0x2 << 1).status().is_queue_lost());
+    }
+
+    #[test]
+    fn block_commands_hold_address_and_zero_based_count() {
+        let sqe = Sqe::read(3, 0x1_2345_6789, 8, 0xffff_ffff);
+        assert_eq!(sqe.opcode(), 2);
+        assert_eq!(sqe.0.nsid, 3);
+        // SAFETY: every variant of these unions is 32 bits.
+        unsafe {
+            assert_eq!(sqe.0.__bindgen_anon_1.cdw10, 0x2345_6789);
+            assert_eq!(sqe.0.__bindgen_anon_2.cdw11, 1);
+            assert_eq!(sqe.0.__bindgen_anon_3.cdw12, 0xffff_0007);
+        }
+    }
+
+    #[test]
+    fn fused_commands_are_marked() {
+        assert_eq!(Sqe::compare(1, 0, 1, 0).fused(Fused::First).0.fuse(), 1);
+        assert_eq!(Sqe::write(1, 0, 1, 0).fused(Fused::Second).0.fuse(), 2);
+    }
+
+    #[test]
+    fn a_dsm_range_has_the_layout_of_the_specification() {
+        assert_eq!(size_of::<DsmRange>(), 16);
+        assert_eq!(std::mem::offset_of!(DsmRange, slba), 8);
+    }
+}

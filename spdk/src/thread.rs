@@ -1,0 +1,146 @@
+//! SPDK threads and messages between them.
+//!
+//! An SPDK thread is a unit of scheduling that a reactor runs; it may move from one core to another, so
+//! `thread_local!` does not follow it. State of the application's thread lives in an [`AppCell`].
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_void};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use spdk_sys as sys;
+
+use crate::Errno;
+
+/// A marker for what must stay on the SPDK thread that made it: neither `Send` nor `Sync`.
+pub type NotSend = PhantomData<*mut ()>;
+
+/// Whether the caller runs on the application's thread, where RPC methods run and bdevs are registered.
+#[must_use]
+pub fn on_app_thread() -> bool {
+    // SAFETY: a null thread asks about the current one, which may also be none.
+    unsafe { sys::spdk_thread_is_app_thread(ptr::null_mut()) }
+}
+
+/// Whether the caller runs on any SPDK thread.
+#[must_use]
+pub fn on_spdk_thread() -> bool {
+    // SAFETY: reads a thread-local variable of SPDK's.
+    unsafe { !sys::spdk_get_thread().is_null() }
+}
+
+/// Calls `f` on the application's thread, later. `f` is called and dropped there.
+///
+/// # Errors
+/// `NXIO` when no application runs, `NOMEM` when SPDK is out of messages; `f` is dropped here then.
+pub fn send_to_app<F: FnOnce() + Send + 'static>(f: F) -> Result<(), Errno> {
+    // SAFETY: returns a pointer to the thread that lives as long as the application, or null.
+    let app = NonNull::new(unsafe { sys::spdk_thread_get_app_thread() }).ok_or(Errno::NXIO)?;
+    // SAFETY: the application's thread outlives every other.
+    unsafe { send_raw(app, f) }
+}
+
+/// Calls `f` on this SPDK thread once the current message or poll is over. `f` may hold what must stay on the thread.
+///
+/// # Errors
+/// `NXIO` off any SPDK thread, `NOMEM` when SPDK is out of messages; `f` is dropped here then.
+pub fn defer<F: FnOnce() + 'static>(f: F) -> Result<(), Errno> {
+    // SAFETY: reads a thread-local variable of SPDK's.
+    let current = NonNull::new(unsafe { sys::spdk_get_thread() }).ok_or(Errno::NXIO)?;
+    // SAFETY: the current thread is alive; what is sent to it never leaves it.
+    unsafe { send_raw(current, f) }
+}
+
+/// # Safety
+/// `thread` must be alive, and `f` must be `Send` unless `thread` is the current one.
+pub(crate) unsafe fn send_raw<F: FnOnce() + 'static>(thread: NonNull<sys::spdk_thread>, f: F) -> Result<(), Errno> {
+    unsafe extern "C" fn call<F: FnOnce()>(ctx: *mut c_void) {
+        // SAFETY: `ctx` is the box that was given to SPDK below, which passes it on exactly once.
+        let f = unsafe { Box::from_raw(ctx.cast::<F>()) };
+        f();
+    }
+    let boxed = Box::into_raw(Box::new(f));
+    // SAFETY: the caller vouches for the thread; `call` takes the box.
+    let rc = unsafe { sys::spdk_thread_send_msg(thread.as_ptr(), Some(call::<F>), boxed.cast()) };
+    Errno::check(rc).inspect_err(|_| {
+        // SAFETY: SPDK did not take the message, so the box is still ours.
+        drop(unsafe { Box::from_raw(boxed) });
+    })
+}
+
+/// An SPDK thread that this value keeps alive. Dropping it makes the thread exit once its pollers and channels
+/// are gone.
+#[derive(Debug)]
+pub struct OwnedThread(NonNull<sys::spdk_thread>);
+
+// SAFETY: messages may be sent to a thread from anywhere, and only this value ends it.
+unsafe impl Send for OwnedThread {}
+// SAFETY: as above; sending is safe from several threads at once.
+unsafe impl Sync for OwnedThread {}
+
+impl OwnedThread {
+    /// Makes a thread that may run on core `core` only.
+    ///
+    /// # Errors
+    /// `INVAL` for a name that holds a NUL, `NOMEM` when SPDK cannot make it.
+    pub fn on_core(name: &str, core: u32) -> Result<Self, Errno> {
+        let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        let mut cores = sys::spdk_cpuset::default();
+        // SAFETY: `cores` and `name` are valid for the calls; SPDK copies both.
+        let thread = unsafe {
+            sys::spdk_cpuset_set_cpu(&raw mut cores, core, true);
+            sys::spdk_thread_create(name.as_ptr(), &raw const cores)
+        };
+        NonNull::new(thread).map(Self).ok_or(Errno::NOMEM)
+    }
+
+    /// Calls `f` on this thread, later. `f` is called and dropped there.
+    ///
+    /// # Errors
+    /// `NOMEM` when SPDK is out of messages; `f` is dropped here then.
+    pub fn send<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), Errno> {
+        // SAFETY: `self` keeps the thread alive.
+        unsafe { send_raw(self.0, f) }
+    }
+}
+
+impl Drop for OwnedThread {
+    fn drop(&mut self) {
+        let exit = || {
+            // SAFETY: runs on the thread that is to exit.
+            unsafe { sys::spdk_thread_exit(sys::spdk_get_thread()) };
+        };
+        if let Err(error) = self.send(exit) {
+            log::error!("an SPDK thread could not be told to exit: {error}");
+        }
+    }
+}
+
+/// A value that only the application's thread touches: the place for registries of a module.
+pub struct AppCell<T>(RefCell<T>);
+
+// SAFETY: `with` lets only the application's thread at the value, and SPDK's messages order what that
+// thread does on one core before what it does on another.
+unsafe impl<T> Sync for AppCell<T> {}
+
+impl<T> AppCell<T> {
+    /// A cell that holds `value`, for a `static`.
+    pub const fn new(value: T) -> Self {
+        Self(RefCell::new(value))
+    }
+
+    /// Calls `f` with the value.
+    ///
+    /// # Panics
+    /// Off the application's thread.
+    pub fn with<R>(&self, f: impl FnOnce(&RefCell<T>) -> R) -> R {
+        assert!(on_app_thread(), "state of the application's thread was asked for elsewhere");
+        f(&self.0)
+    }
+}
+
+impl<T> std::fmt::Debug for AppCell<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AppCell")
+    }
+}
