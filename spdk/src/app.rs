@@ -1,7 +1,7 @@
 //! Starting and stopping an SPDK application.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,6 +15,8 @@ use crate::Errno;
 /// An option of the application's own beside SPDK's, each with a value.
 #[derive(Debug, Clone, Copy)]
 pub struct AppOption {
+    /// What to do with the value before SPDK starts, if anything.
+    pub early: Option<fn(&OsStr) -> Result<(), Errno>>,
     /// The letter.
     pub flag: u8,
     /// What the value is called in the usage, such as `<file>`.
@@ -112,12 +114,17 @@ unsafe extern "C" fn call_started(ctx: *mut c_void) {
 unsafe extern "C" fn parse(flag: c_int, value: *mut c_char) -> c_int {
     let Ok(mut options) = OPTIONS.lock() else { return -libc::EINVAL };
     let Ok(flag) = u8::try_from(flag) else { return -libc::EINVAL };
-    if value.is_null() || !options.0.iter().any(|option| option.flag == flag) {
+    let Some(option) = options.0.iter().find(|option| option.flag == flag && !value.is_null()) else {
         return -libc::EINVAL;
-    }
+    };
+    let early = option.early;
     // SAFETY: getopt gives the value of an option that has one as a string.
-    let value = unsafe { CStr::from_ptr(value) }.to_bytes().to_vec();
-    options.1.push((flag, OsString::from_vec(value)));
+    let value = OsString::from_vec(unsafe { CStr::from_ptr(value) }.to_bytes().to_vec());
+    if let Some(Err(error)) = early.map(|early| early(&value)) {
+        eprintln!("-{} {}: {error}", char::from(flag), value.display());
+        return error.negated();
+    }
+    options.1.push((flag, value));
     0
 }
 

@@ -36,6 +36,12 @@ impl<F: ChannelFactory> Clone for IoDevice<F> {
     }
 }
 
+impl<F: ChannelFactory> std::fmt::Debug for IoDevice<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("IoDevice").field(&self.key()).finish()
+    }
+}
+
 impl<F: ChannelFactory> IoDevice<F> {
     /// Registers `shared` as an I/O device. It stays registered until [`unregister`](Self::unregister).
     ///

@@ -174,8 +174,13 @@ unsafe impl<D: Sync> Sync for Node<D> {}
 unsafe impl<D: Send> Send for Node<D> {}
 
 /// A registered device.
-#[derive(Clone)]
 pub struct Bdev<D: Device>(Arc<Node<D>>);
+
+impl<D: Device> Clone for Bdev<D> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 impl<D: Device> Bdev<D> {
     /// Registers `device` with the bdev layer.

@@ -10,7 +10,7 @@ use spdk_sys as sys;
 use super::{Device, IoType};
 use crate::Errno;
 use crate::io_device::context;
-use crate::nvme::{Command, Completion, DSM_DEALLOCATE, DsmRange, Fused, Payload, QueuePair, Rejected, Sqe, Status};
+use crate::nvme::{Command, Completion, CtrlrRef, DSM_DEALLOCATE, DsmRange, Fused, Payload, QueuePair, Rejected, Sqe, Status};
 use crate::thread::{NotSend, send_raw};
 
 /// How an I/O ended, apart from NVMe's own status.
@@ -186,6 +186,24 @@ impl<D: Device> BdevIo<D> {
         self.complete(if errno == Errno::NOMEM { IoStatus::NoMem } else { IoStatus::Failed });
     }
 
+    /// Submits it to its device once more.
+    pub fn resubmit(self) {
+        // SAFETY: the bdev and the channel outlive the I/O.
+        let (device, channel) = unsafe {
+            let raw = self.as_ptr();
+            let channel = &**context::<D::Channel>(sys::spdk_bdev_io_get_io_channel(raw));
+            (super::device::device_of::<D>(raw), channel)
+        };
+        device.submit(channel, self);
+    }
+
+    /// Calls `f` with the channel that it was sent on, and the I/O.
+    pub fn with_channel(self, f: impl FnOnce(&D::Channel, Self)) {
+        // SAFETY: the channel outlives the I/O, and the call: the caller is in the middle of using either.
+        let channel = unsafe { &**context::<D::Channel>(sys::spdk_bdev_io_get_io_channel(self.as_ptr())) };
+        f(channel, self);
+    }
+
     /// Makes it ready for a way over other threads, which ends on this one.
     #[must_use]
     pub fn carrier(self) -> Carrier<D> {
@@ -353,12 +371,22 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
-    /// An NVMe admin command that was passed through, its buffer and its length in bytes. The buffer stays valid until
-    /// the I/O is completed.
-    #[must_use]
-    pub fn admin_command(&self) -> (Sqe, *mut c_void, usize) {
+    /// Sends an NVMe admin command that was passed through, and completes the I/O with its outcome. It fails if the
+    /// command carries more than `max_transfer` bytes or is not taken.
+    pub fn send_admin(self, ctrlr: &CtrlrRef, max_transfer: u32) {
         let params = self.passthru();
-        (Sqe(params.cmd), params.buf, params.nbytes)
+        let (sqe, buffer) = (Sqe(params.cmd), params.buf);
+        let Some(len) = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer) else {
+            return self.complete(IoStatus::Failed);
+        };
+        let carrier = self.carrier();
+        let done = move |completion: Completion| {
+            carrier.deliver(move |io| io.complete_nvme(completion.cdw0, completion.status()));
+        };
+        // SAFETY: the buffer stays until the I/O is completed, which `done` does, or the carrier if it is dropped.
+        if let Err(error) = unsafe { ctrlr.admin(&sqe, buffer, len, done) } {
+            log::debug!("an admin command was not taken: {error}");
+        }
     }
 
     /// The I/O that this one is to abort, by the pointer that its commands carry.

@@ -228,6 +228,15 @@ impl QueuePair {
         !self.inner.live.get().is_null()
     }
 
+    /// Whether its connection stands. Unlike [`is_live`](Self::is_live) this is exact while commands are completed because
+    /// the connection was lost.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        let raw = self.inner.live.get();
+        // SAFETY: a live queue pair is not freed.
+        !raw.is_null() && unsafe { sys::spdk_nvme_qpair_is_connected(raw) }
+    }
+
     /// Begins to disconnect; [`QpairEvent::Disconnected`] follows.
     pub fn disconnect(&self) {
         self.inner.disconnect();

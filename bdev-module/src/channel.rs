@@ -1,0 +1,284 @@
+//! A reactor's way to a pool: its queue pair, and the I/O that waits while there is none.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use spdk::Errno;
+use spdk::bdev::{BdevIo, IoStatus};
+use spdk::io_device::{Advance, ChannelFactory, IoChannel, IoDevice};
+use spdk::nvme::{CtrlrRef, PollGroup, QpairEvent, QueuePair};
+use spdk::poller::{Poll, Poller};
+use spdk::thread::send_to_app;
+
+use crate::disk::Disk;
+use crate::registry;
+
+/// The I/O device whose channels are the reactors' poll groups: one for all pools, so that one system call serves all
+/// connections of a reactor.
+#[derive(Debug)]
+pub struct Reactors;
+
+/// A reactor's poll group and the poller that drives it.
+#[derive(Debug)]
+pub struct Reactor {
+    group: Rc<PollGroup>,
+    _poller: Poller,
+}
+
+impl ChannelFactory for Reactors {
+    type Channel = Reactor;
+
+    fn create(&self) -> Result<Reactor, Errno> {
+        let group = Rc::new(PollGroup::new()?);
+        let polled = Rc::clone(&group);
+        let poll = move || if polled.poll() > 0 { Poll::Busy } else { Poll::Idle };
+        let poller = Poller::register("courier_io", Duration::ZERO, poll)?;
+        Ok(Reactor { group, _poller: poller })
+    }
+}
+
+/// What all reactors share of a pool.
+#[derive(Debug)]
+pub struct PoolShared {
+    name: String,
+    reactors: IoDevice<Reactors>,
+    /// The controller, while queue pairs may be asked of it.
+    ctrlr: Mutex<Option<CtrlrRef>>,
+    /// I/O that finds no connection fails, instead of being held.
+    failing: AtomicBool,
+    /// How often the connection was lost or reset.
+    pub(crate) losses: AtomicU64,
+    /// I/Os that were held because there was no connection.
+    pub(crate) held: AtomicU64,
+    /// I/Os that were sent again because their connection was lost.
+    pub(crate) resent: AtomicU64,
+}
+
+impl PoolShared {
+    pub(crate) fn new(name: &str, reactors: IoDevice<Reactors>, ctrlr: CtrlrRef) -> Self {
+        Self {
+            name: name.to_owned(),
+            reactors,
+            ctrlr: Mutex::new(Some(ctrlr)),
+            failing: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
+        }
+    }
+
+    /// The pool's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The controller, if the pool is connected.
+    pub(crate) fn ctrlr(&self) -> Option<CtrlrRef> {
+        self.ctrlr.lock().ok()?.clone()
+    }
+
+    pub(crate) fn set_ctrlr(&self, ctrlr: Option<CtrlrRef>) {
+        if let Ok(mut current) = self.ctrlr.lock() {
+            *current = ctrlr;
+        }
+    }
+
+    pub(crate) fn set_failing(&self, failing: bool) {
+        self.failing.store(failing, Ordering::Release);
+    }
+
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
+    }
+}
+
+/// The shared part as the factory of its channels.
+#[derive(Debug)]
+pub struct PoolDevice(pub(crate) Arc<PoolShared>);
+
+impl ChannelFactory for PoolDevice {
+    type Channel = PoolChannel;
+
+    fn create(&self) -> Result<PoolChannel, Errno> {
+        let link = Rc::new(Link {
+            shared: Arc::clone(&self.0),
+            reactor: RefCell::new(Some(self.0.reactors.channel()?)),
+            qpair: RefCell::new(None),
+            waiting: RefCell::new(VecDeque::new()),
+            walk: RefCell::new(None),
+            leaving: Cell::new(false),
+        });
+        if let Some(ctrlr) = self.0.ctrlr() {
+            link.connect(&ctrlr)?;
+        }
+        Ok(PoolChannel(link))
+    }
+}
+
+/// A reactor's channel to a pool.
+#[derive(Debug)]
+pub struct PoolChannel(Rc<Link>);
+
+#[derive(Debug)]
+struct Link {
+    shared: Arc<PoolShared>,
+    /// Taken only when the channel goes.
+    reactor: RefCell<Option<IoChannel<Reactor>>>,
+    qpair: RefCell<Option<QueuePair>>,
+    waiting: RefCell<VecDeque<BdevIo<Disk>>>,
+    /// The pool's walk over its channels, when it waits for the queue pair to come or go.
+    walk: RefCell<Option<Advance>>,
+    leaving: Cell<bool>,
+}
+
+impl Link {
+    fn connect(self: &Rc<Self>, ctrlr: &CtrlrRef) -> Result<(), Errno> {
+        let reactor = self.reactor.borrow();
+        let group = &reactor.as_ref().ok_or(Errno::NXIO)?.group;
+        let link: Weak<Self> = Rc::downgrade(self);
+        let events = move |event| {
+            if let Some(link) = link.upgrade() {
+                link.on_event(event);
+            }
+        };
+        let qpair = group.connect(ctrlr, events)?;
+        self.qpair.replace(Some(qpair));
+        Ok(())
+    }
+
+    fn on_event(&self, event: QpairEvent) {
+        let walk = self.walk.take();
+        match event {
+            QpairEvent::Connected => {
+                self.drain(BdevIo::resubmit);
+                if let Some(walk) = walk {
+                    walk.go_on(Ok(()));
+                }
+            }
+            QpairEvent::Disconnected => {
+                self.qpair.take();
+                match walk {
+                    // Told to go, it went; told to come, it did not.
+                    Some(walk) => walk.go_on(if self.leaving.get() { Ok(()) } else { Err(Errno::NXIO) }),
+                    None => self.report_lost(),
+                }
+            }
+        }
+        if self.shared.is_failing() {
+            self.drain(|io| io.complete(IoStatus::Failed));
+        }
+    }
+
+    fn report_lost(&self) {
+        let name = self.shared.name.clone();
+        let report = move || {
+            if let Some(pool) = registry::find(&name) {
+                pool.connection_lost("an I/O queue was disconnected");
+            }
+        };
+        if let Err(error) = send_to_app(report) {
+            log::error!("pool '{}': the loss of a queue could not be reported: {error}", self.shared.name);
+        }
+    }
+
+    /// Takes out everything that waits and gives it to `f`, which may make some of it wait again.
+    fn drain(&self, f: impl Fn(BdevIo<Disk>)) {
+        let waiting = self.waiting.take();
+        for io in waiting {
+            f(io);
+        }
+    }
+}
+
+impl PoolChannel {
+    /// Calls `f` with the queue pair. `None` when there is none.
+    #[inline]
+    pub(crate) fn with_qpair<R>(&self, f: impl FnOnce(&QueuePair) -> R) -> Option<R> {
+        self.0.qpair.borrow().as_ref().map(f)
+    }
+
+    /// An I/O found no connection: it is held until there is one, or fails if the pool has been given up.
+    #[cold]
+    pub(crate) fn hold(&self, io: BdevIo<Disk>) {
+        if self.0.shared.is_failing() {
+            return io.complete(IoStatus::Failed);
+        }
+        self.0.shared.held.fetch_add(1, Ordering::Relaxed);
+        self.0.waiting.borrow_mut().push_back(io);
+    }
+
+    /// Takes an I/O that waits, by the pointer that names it.
+    pub(crate) fn take_waiting(&self, owner: NonNull<c_void>) -> Option<BdevIo<Disk>> {
+        let mut waiting = self.0.waiting.borrow_mut();
+        let at = waiting.iter().position(|io| io.is(owner))?;
+        waiting.remove(at)
+    }
+
+    /// A step of a walk: the queue pair goes, then the walk goes on. What waits of a disk that is being reset is aborted.
+    pub(crate) fn disconnect(&self, walk: Advance) {
+        let link = &self.0;
+        self.complete_waiting(|io| io.device().is_resetting(), IoStatus::Aborted);
+        link.leaving.set(true);
+        let waits = link.qpair.borrow().is_some();
+        if waits {
+            link.walk.replace(Some(walk));
+            self.with_qpair(QueuePair::disconnect);
+        } else {
+            walk.go_on(Ok(()));
+        }
+    }
+
+    /// A step of a walk: a queue pair comes, then the walk goes on.
+    pub(crate) fn connect(&self, ctrlr: &CtrlrRef, walk: Advance) {
+        let link = &self.0;
+        link.leaving.set(false);
+        let live = self.with_qpair(QueuePair::is_live);
+        let result = match live {
+            Some(true) => return walk.go_on(Ok(())),
+            Some(false) => Ok(()),
+            None => link.connect(ctrlr),
+        };
+        match result {
+            Ok(()) => drop(link.walk.replace(Some(walk))),
+            Err(error) => walk.go_on(Err(error)),
+        }
+    }
+
+    /// A step of a walk: everything that waits fails.
+    pub(crate) fn fail_waiting(&self, walk: Advance) {
+        self.complete_waiting(|_| true, IoStatus::Failed);
+        walk.go_on(Ok(()));
+    }
+
+    fn complete_waiting(&self, which: impl Fn(&BdevIo<Disk>) -> bool, status: IoStatus) {
+        for io in self.0.waiting.take() {
+            if which(&io) {
+                io.complete(status);
+            } else {
+                self.0.waiting.borrow_mut().push_back(io);
+            }
+        }
+    }
+}
+
+impl Drop for PoolChannel {
+    fn drop(&mut self) {
+        // The bdev layer lets go of a channel when nothing is under way; what still waits is a fault of somebody's.
+        self.0.drain(|io| io.complete(IoStatus::Aborted));
+        let reactor = self.0.reactor.take();
+        if let Some(qpair) = self.0.qpair.take() {
+            // The poll group must outlive the queue pair, which takes a moment to go.
+            qpair.close(Box::new(reactor));
+        }
+        if let Some(walk) = self.0.walk.take() {
+            walk.go_on(Ok(()));
+        }
+    }
+}

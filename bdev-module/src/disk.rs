@@ -1,0 +1,379 @@
+//! A namespace of a pool as a bdev.
+
+use std::fmt::Write as _;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde_json::json;
+use spdk::Errno;
+use spdk::bdev::{Bdev, BdevInfo, BdevIo, Device, IoStatus, IoType, Protection};
+use spdk::io_device::{IoChannel, IoDevice};
+use spdk::json::JsonWriter;
+use spdk::nvme::{Completion, Limits, NamespaceInfo, QueuePair, Rejected, Status};
+use spdk::thread::send_to_app;
+
+use crate::channel::{PoolChannel, PoolDevice};
+use crate::params::BdevParams;
+use crate::{module, registry};
+
+/// The most blocks of a Write Zeroes command, whose count is 16 bits.
+const MAX_WRITE_ZEROES: u32 = 65_536;
+
+/// A namespace of a pool, which takes I/O from the bdev layer.
+#[derive(Debug)]
+pub struct Disk {
+    params: BdevParams,
+    device: IoDevice<PoolDevice>,
+    nsid: u32,
+    block_size: u32,
+    limits: Limits,
+    identity: Identity,
+    /// A reset of this disk is under way: what is lost with its queue is aborted, not sent again.
+    resetting: AtomicBool,
+    /// I/Os that were rejected for want of a request and tried again by the bdev layer.
+    out_of_requests: AtomicU64,
+}
+
+/// By what a namespace is known from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    block_size: u32,
+    metadata_size: u32,
+    uuid: Option<[u8; 16]>,
+    nguid: Option<[u8; 16]>,
+    eui64: Option<[u8; 8]>,
+}
+
+impl Identity {
+    pub(crate) fn of(info: &NamespaceInfo) -> Self {
+        Self {
+            block_size: info.block_size,
+            metadata_size: info.metadata_size,
+            uuid: info.uuid,
+            nguid: info.nguid,
+            eui64: info.eui64,
+        }
+    }
+
+    /// A UUID for the bdev: the namespace's own, or else one of its other names.
+    fn bdev_uuid(&self) -> Option<[u8; 16]> {
+        self.uuid.or(self.nguid).or_else(|| {
+            let eui64 = self.eui64?;
+            let mut uuid = [0; 16];
+            uuid[8..].copy_from_slice(&eui64);
+            Some(uuid)
+        })
+    }
+}
+
+impl Disk {
+    /// Registers the bdev that `params` asks for.
+    ///
+    /// # Errors
+    /// See [`Bdev::register`]; `INVAL` for a namespace that is no block device of the NVM command set.
+    pub(crate) fn register(
+        params: &BdevParams,
+        device: IoDevice<PoolDevice>,
+        limits: &Limits,
+        info: &NamespaceInfo,
+    ) -> Result<Bdev<Self>, Errno> {
+        if !info.nvm_command_set || info.block_size == 0 {
+            return Err(Errno::INVAL);
+        }
+        let disk = Self {
+            params: params.clone(),
+            device,
+            nsid: info.nsid,
+            block_size: info.block_size,
+            limits: *limits,
+            identity: Identity::of(info),
+            resetting: AtomicBool::new(false),
+            out_of_requests: AtomicU64::new(0),
+        };
+        let geometry = geometry(&params.name, limits, info);
+        Bdev::register(module::handle()?, &geometry, disk)
+    }
+
+    /// The namespace's identifier in the pool.
+    #[must_use]
+    pub fn nsid(&self) -> u32 {
+        self.nsid
+    }
+
+    /// The name of the bdev.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.params.name
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn set_resetting(&self, resetting: bool) {
+        self.resetting.store(resetting, Ordering::Release);
+    }
+
+    pub(crate) fn is_resetting(&self) -> bool {
+        self.resetting.load(Ordering::Acquire)
+    }
+
+    fn reset(&self, io: BdevIo<Self>) {
+        let (pool, nsid, io) = (self.params.pool.clone(), self.nsid, io.carrier());
+        let request = move || match registry::find(&pool) {
+            Some(pool) => pool.reset(nsid, move |done| {
+                let status = if done { IoStatus::Success } else { IoStatus::Failed };
+                io.deliver(move |io| io.complete(status));
+            }),
+            None => io.deliver(|io| io.complete(IoStatus::Failed)),
+        };
+        if let Err(error) = send_to_app(request) {
+            log::error!("bdev '{}': a reset could not be begun: {error}", self.name());
+        }
+    }
+
+    fn abort(channel: &PoolChannel, io: BdevIo<Self>) {
+        let Some(target) = io.abort_target() else { return io.complete(IoStatus::Failed) };
+        if let Some(waiting) = channel.take_waiting(target) {
+            waiting.complete(IoStatus::Aborted);
+            return io.complete(IoStatus::Success);
+        }
+        let carrier = io.carrier();
+        let done = move |completion: Completion| {
+            // Base specification 5.1: bit 0 of the result is cleared if the command was aborted.
+            let aborted = completion.is_success() && completion.cdw0 & 1 == 0;
+            let status = if aborted { IoStatus::Success } else { IoStatus::Failed };
+            carrier.deliver(move |io| io.complete(status));
+        };
+        // A carrier that comes to nothing fails its I/O: that is the answer where there is nothing to abort.
+        if let Some(Err(error)) = channel.with_qpair(|qpair| qpair.abort(target, done)) {
+            log::debug!("nothing was aborted: {error}");
+        }
+    }
+
+    fn admin(&self, io: BdevIo<Self>) {
+        match self.device.shared().0.ctrlr() {
+            Some(ctrlr) => io.send_admin(&ctrlr, self.limits.max_transfer),
+            None => io.complete(IoStatus::Failed),
+        }
+    }
+
+    /// What becomes of an I/O that the queue pair did not take.
+    #[cold]
+    fn rejected(channel: &PoolChannel, rejected: Rejected<BdevIo<Self>>) {
+        let Rejected { errno, command: io } = rejected;
+        match errno {
+            Errno::NXIO => channel.hold(io),
+            Errno::NOMEM => {
+                io.device().out_of_requests.fetch_add(1, Ordering::Relaxed);
+                io.complete(IoStatus::NoMem);
+            }
+            errno => {
+                log::error!("bdev '{}': an I/O could not be sent: {errno}", io.device().name());
+                io.complete(IoStatus::Failed);
+            }
+        }
+    }
+
+    /// What becomes of an I/O whose command failed.
+    #[cold]
+    fn failed(io: BdevIo<Self>, completion: Completion) {
+        let status = completion.status();
+        if !status.is_queue_lost() {
+            return io.complete_nvme(completion.cdw0, status);
+        }
+        if io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
+            return io.complete_nvme(completion.cdw0, status);
+        }
+        if io.device().is_resetting() {
+            return io.complete(IoStatus::Aborted);
+        }
+        io.device().device.shared().0.resent.fetch_add(1, Ordering::Relaxed);
+        io.with_channel(PoolChannel::hold);
+    }
+}
+
+impl Device for Disk {
+    type Channel = PoolChannel;
+
+    fn channel(&self) -> Result<IoChannel<PoolChannel>, Errno> {
+        self.device.channel()
+    }
+
+    fn supports(&self, io_type: IoType) -> bool {
+        match io_type {
+            IoType::Read
+            | IoType::Write
+            | IoType::Flush
+            | IoType::Reset
+            | IoType::Abort
+            | IoType::NvmeAdmin
+            | IoType::NvmeIo => true,
+            IoType::NvmeIoMd | IoType::NvmeIovMd => self.identity.metadata_size != 0,
+            IoType::Unmap => self.limits.dataset_management,
+            IoType::WriteZeroes => self.limits.write_zeroes,
+            IoType::Compare => self.limits.compare,
+            IoType::CompareAndWrite => self.limits.compare_and_write,
+            IoType::Other(_) => false,
+        }
+    }
+
+    #[inline]
+    fn submit(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+        match io.io_type() {
+            IoType::Read if io.wants_buffer() => {
+                let len = io.num_blocks().saturating_mul(u64::from(self.block_size));
+                return io.get_buffer(len);
+            }
+            IoType::Flush if !self.limits.volatile_write_cache => return io.complete(IoStatus::Success),
+            IoType::Reset => return self.reset(io),
+            IoType::Abort => return Self::abort(channel, io),
+            IoType::NvmeAdmin => return self.admin(io),
+            IoType::Other(_) => return io.complete(IoStatus::Failed),
+            _ => {}
+        }
+        let mut io = Some(io);
+        let sent = channel.with_qpair(|qpair| {
+            let Some(io) = io.take() else { return Ok(()) };
+            match io.io_type() {
+                IoType::Read | IoType::Write | IoType::Compare => io.send_blocks(qpair, self.nsid, self.block_size),
+                IoType::CompareAndWrite => io.send_fused(qpair, self.nsid, self.block_size),
+                IoType::WriteZeroes => io.send_write_zeroes(qpair, self.nsid),
+                IoType::Unmap => io.send_unmap(qpair, self.nsid),
+                IoType::Flush => io.send_flush(qpair, self.nsid),
+                _ => io.send_passthru(qpair, self.nsid, self.limits.max_transfer),
+            }
+        });
+        match (sent, io) {
+            (Some(Err(rejected)), _) => Self::rejected(channel, rejected),
+            (None, Some(io)) => channel.hold(io),
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn completed(io: BdevIo<Self>, completion: Completion, _second: bool) {
+        let (io, completion) = if io.io_type() == IoType::CompareAndWrite {
+            match io.fused_done(completion) {
+                Some(both) => both,
+                None => return,
+            }
+        } else {
+            (io, completion)
+        };
+        if completion.is_success() {
+            io.complete_nvme(completion.cdw0, Status::SUCCESS);
+        } else {
+            Self::failed(io, completion);
+        }
+    }
+
+    fn describe(&self, out: &mut JsonWriter) {
+        let text = json!({
+            "pool": self.params.pool,
+            "nsid": self.nsid,
+            "uuid": self.identity.uuid.map(|id| hex(&id, &[4, 6, 8, 10])),
+            "nguid": self.identity.nguid.map(|id| hex(&id, &[])),
+            "eui64": self.identity.eui64.map(|id| hex(&id, &[])),
+            "max_transfer_bytes": self.limits.max_transfer,
+            "volatile_write_cache": self.limits.volatile_write_cache,
+        });
+        if let Err(error) = out.named("courier", &text) {
+            log::error!("bdev '{}' could not be described: {error}", self.name());
+        }
+    }
+
+    fn write_config(&self, out: &mut JsonWriter) {
+        if let Err(error) = out.value(&json!({ "method": "bdev_courier_create", "params": self.params })) {
+            log::error!("bdev '{}' could not be written to the configuration: {error}", self.name());
+        }
+    }
+
+    fn write_stats(&self, out: &mut JsonWriter) {
+        let shared = &self.device.shared().0;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let text = json!({
+            "out_of_requests": count(&self.out_of_requests),
+            "pool_losses": count(&shared.losses),
+            "pool_held": count(&shared.held),
+            "pool_resent": count(&shared.resent),
+        });
+        if let Err(error) = out.named("courier", &text) {
+            log::error!("the statistics of bdev '{}' could not be written: {error}", self.name());
+        }
+    }
+
+    fn reset_stats(&self) {
+        self.out_of_requests.store(0, Ordering::Relaxed);
+    }
+
+    fn destructed(&self) {
+        let (pool, nsid) = (self.params.pool.clone(), self.nsid);
+        let forget = move || {
+            if let Some(pool) = registry::find(&pool) {
+                pool.forget_disk(nsid);
+            }
+        };
+        if let Err(error) = send_to_app(forget) {
+            log::error!("bdev '{}' could not be forgotten: {error}", self.name());
+        }
+    }
+}
+
+/// What the bdev layer must know of a namespace.
+fn geometry(name: &str, limits: &Limits, info: &NamespaceInfo) -> BdevInfo {
+    let data_size = if info.metadata_interleaved {
+        info.block_size.saturating_sub(info.metadata_size)
+    } else {
+        info.block_size
+    };
+    let atomic_blocks = u32::from(info.nawupf.unwrap_or(limits.awupf)).max(1);
+    let granularity = info.preferred.map_or(1, |[granularity, ..]| granularity);
+    let acwu = if limits.compare_and_write { info.nacwu.unwrap_or(limits.acwu) } else { 0 };
+    BdevInfo {
+        name: name.to_owned(),
+        product_name: "Courier disk",
+        block_size: info.block_size,
+        physical_block_size: data_size.saturating_mul(atomic_blocks.min(granularity)),
+        blocks: info.blocks,
+        uuid: Identity::of(info).bdev_uuid(),
+        write_cache: limits.volatile_write_cache,
+        max_rw_blocks: max_rw_blocks(limits.max_transfer, info.block_size),
+        max_segment_bytes: limits.max_transfer,
+        max_segments: u32::from(limits.max_sges).max(1),
+        io_boundary: info.optimal_io_boundary,
+        max_unmap_blocks: u32::MAX,
+        max_write_zeroes_blocks: if limits.write_zeroes { MAX_WRITE_ZEROES } else { 0 },
+        acwu,
+        preferred: info.preferred,
+        metadata_size: info.metadata_size,
+        metadata_interleaved: info.metadata_interleaved,
+        protection: protection(info),
+    }
+}
+
+fn protection(info: &NamespaceInfo) -> Option<Protection> {
+    /// Base specification figure 97: protection information is type 1, 2 or 3.
+    const KINDS: RangeInclusive<u32> = 1..=3;
+    let (kind, at_start) = info.protection;
+    let present = info.metadata_size != 0 && KINDS.contains(&kind);
+    present.then_some(Protection { kind, at_start, format: info.protection_format })
+}
+
+/// The most blocks that a command can carry.
+fn max_rw_blocks(max_transfer: u32, block_size: u32) -> u32 {
+    max_transfer.checked_div(block_size).unwrap_or(0).clamp(1, 65_536)
+}
+
+/// Bytes in hexadecimal, with a dash before each of the given places.
+fn hex(bytes: &[u8], dashes: &[usize]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2 + dashes.len());
+    for (at, byte) in bytes.iter().enumerate() {
+        if dashes.contains(&at) {
+            text.push('-');
+        }
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}

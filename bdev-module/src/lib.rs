@@ -1,0 +1,35 @@
+//! Storage pools over NVMe-oF, and the bdev module `courier` that forwards I/O to them.
+//!
+//! # The way of an I/O
+//! The bdev layer gives it to a [`disk`] on some reactor. The disk makes an NVMe command of it and puts that on
+//! the queue pair of the [`channel`] that this reactor has to the pool; the payload's scatter-gather list goes along as
+//! it is. The reactor's poll group sends it, receives the completion and calls back; the disk completes the I/O.
+//! Nothing on that way locks, allocates or leaves the reactor.
+//!
+//! # The parts
+//! | module | what | where it runs |
+//! |---|---|---|
+//! | [`params`] | what the RPCs take, checked | anywhere |
+//! | [`rpc`] | the RPC methods | application's thread |
+//! | [`registry`] | the pools by name | application's thread |
+//! | [`pool`] | a pool's controller: connect, recover, delete; its namespaces | application's thread |
+//! | [`channel`] | a reactor's queue pair to a pool, and what waits for it | each reactor |
+//! | [`disk`] | a namespace of a pool as a bdev | each reactor |
+//!
+//! # When the pool is away
+//! What was under way or comes in meanwhile is held, and sent once the pool is back; see [`params::PoolParams`] for how
+//! long. A reset asked for through one bdev aborts that bdev's I/O only.
+//!
+//! # What it does not do
+//! More than one path to a pool; zoned namespaces; verification of protection information by the host; the copy
+//! command.
+
+pub mod channel;
+pub mod disk;
+mod module;
+pub mod params;
+pub mod pool;
+pub mod registry;
+pub mod rpc;
+
+pub use module::register;

@@ -1,0 +1,67 @@
+//! The module as SPDK's bdev layer knows it.
+
+use std::ffi::CStr;
+
+use once_cell::sync::OnceCell;
+use serde_json::json;
+use spdk::Errno;
+use spdk::bdev::{FiniDone, Module, ModuleHandle, register_module};
+use spdk::io_device::IoDevice;
+use spdk::json::JsonWriter;
+use spdk::thread::AppCell;
+
+use crate::channel::Reactors;
+use crate::{registry, rpc};
+
+static MODULE: OnceCell<ModuleHandle> = OnceCell::new();
+
+/// The reactors' poll groups, while the bdev layer is up.
+static REACTORS: AppCell<Option<IoDevice<Reactors>>> = AppCell::new(None);
+
+/// Makes the bdev module and its RPC methods known to SPDK. To be called before SPDK starts; a second call does
+/// nothing.
+pub fn register() {
+    MODULE.get_or_init(|| {
+        rpc::register();
+        register_module::<Courier>()
+    });
+}
+
+/// The module, to register bdevs with.
+pub(crate) fn handle() -> Result<ModuleHandle, Errno> {
+    MODULE.get().copied().ok_or(Errno::NODEV)
+}
+
+/// The reactors' poll groups.
+pub(crate) fn reactors() -> Result<IoDevice<Reactors>, Errno> {
+    REACTORS.with(|reactors| reactors.borrow().clone()).ok_or(Errno::NODEV)
+}
+
+struct Courier;
+
+impl Module for Courier {
+    const NAME: &'static CStr = c"courier";
+
+    fn init() -> Result<(), Errno> {
+        spdk::log::init();
+        let device = IoDevice::register("courier_reactors", Reactors)?;
+        REACTORS.with(|reactors| reactors.replace(Some(device)));
+        Ok(())
+    }
+
+    fn fini(done: FiniDone) {
+        registry::delete_all(move || match REACTORS.with(|reactors| reactors.take()) {
+            Some(device) => device.unregister(move || drop(done)),
+            None => drop(done),
+        });
+    }
+
+    fn write_config(out: &mut JsonWriter) {
+        for pool in registry::all() {
+            let call = json!({ "method": "courier_pool_create", "params": pool.params() });
+            if let Err(error) = out.value(&call) {
+                log::error!("pool '{}' could not be written to the configuration: {error}", pool.name());
+            }
+        }
+    }
+}

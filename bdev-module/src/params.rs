@@ -1,0 +1,428 @@
+//! The parameters of the RPC methods: their names are SPDK's where SPDK has them.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+use spdk::nvme::{AddressFamily, CtrlrOptions, TransportId, TransportType};
+
+/// The well-known discovery subsystem, which holds no namespaces (base specification 1.5.2 of NVMe over Fabrics).
+const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
+
+/// The most bytes of an NVMe qualified name (base specification 4.5).
+const MAX_NQN: usize = 223;
+
+/// A parameter that is not valid: what was wrong, with the value, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(String);
+
+/// A fabric, as it is written in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trtype {
+    /// NVMe/TCP.
+    #[serde(alias = "TCP")]
+    Tcp,
+    /// NVMe over RDMA.
+    #[serde(alias = "RDMA")]
+    Rdma,
+}
+
+impl Trtype {
+    fn to_spdk(self) -> TransportType {
+        match self {
+            Self::Tcp => TransportType::Tcp,
+            Self::Rdma => TransportType::Rdma,
+        }
+    }
+}
+
+/// An address family, as it is written in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Adrfam {
+    /// Internet protocol version 4.
+    #[default]
+    #[serde(alias = "IPv4")]
+    Ipv4,
+    /// Internet protocol version 6.
+    #[serde(alias = "IPv6")]
+    Ipv6,
+}
+
+impl Adrfam {
+    fn to_spdk(self) -> AddressFamily {
+        match self {
+            Self::Ipv4 => AddressFamily::Ipv4,
+            Self::Ipv6 => AddressFamily::Ipv6,
+        }
+    }
+}
+
+/// What `courier_pool_create` takes, and `save_config` writes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolParams {
+    /// The name that the operator calls the pool by.
+    pub name: String,
+    /// The fabric.
+    pub trtype: Trtype,
+    /// The address of the target.
+    pub traddr: String,
+    /// The family of the address.
+    #[serde(default)]
+    pub adrfam: Adrfam,
+    /// The port of the target.
+    #[serde(default = "default_trsvcid")]
+    pub trsvcid: String,
+    /// The internal name of the pool: the NVMe qualified name of its subsystem.
+    pub subnqn: String,
+    /// The NVMe qualified name that the pool knows this host by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostnqn: Option<String>,
+    /// The address to connect from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostaddr: Option<String>,
+    /// The port to connect from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostsvcid: Option<String>,
+    /// Digests over TCP headers.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub hdgst: bool,
+    /// Digests over TCP data.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ddgst: bool,
+    /// The most I/O queues to ask the target for, one per reactor that uses the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_io_queues: Option<u32>,
+    /// The depth of an I/O queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_queue_size: Option<u32>,
+    /// Requests that each I/O queue has; those beyond its depth wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_queue_requests: Option<u32>,
+    /// Keep-alive time-out in milliseconds; 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive_timeout_ms: Option<u32>,
+    /// Retransmissions of the transport (RDMA).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport_retry_count: Option<u8>,
+    /// ACK time-out of the transport, as an exponent of two (RDMA: of 4.096 µs; TCP: of a millisecond).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport_ack_timeout: Option<u8>,
+    /// How long to wait for the first connection, in milliseconds.
+    #[serde(default = "default_connect_timeout_ms")]
+    pub connect_timeout_ms: u32,
+    /// Seconds between attempts to connect to a pool that is away.
+    #[serde(default = "default_reconnect_delay_sec")]
+    pub reconnect_delay_sec: u32,
+    /// Seconds after which a pool that is away is given up and its I/O fails; -1 for never.
+    #[serde(default = "default_ctrlr_loss_timeout_sec")]
+    pub ctrlr_loss_timeout_sec: i32,
+    /// Seconds after which I/O to a pool that is away fails instead of being held; 0 for never.
+    #[serde(default)]
+    pub fast_io_fail_timeout_sec: u32,
+}
+
+fn default_trsvcid() -> String {
+    "4420".to_owned()
+}
+
+fn default_connect_timeout_ms() -> u32 {
+    10_000
+}
+
+fn default_reconnect_delay_sec() -> u32 {
+    2
+}
+
+fn default_ctrlr_loss_timeout_sec() -> i32 {
+    -1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl PoolParams {
+    /// Checks everything that can be checked without the network.
+    ///
+    /// # Errors
+    /// The first parameter that is not valid.
+    pub fn check(&self) -> Result<(), Invalid> {
+        check_name("name", &self.name)?;
+        check_address("traddr", &self.traddr, self.adrfam)?;
+        check_port("trsvcid", &self.trsvcid)?;
+        check_nqn("subnqn", &self.subnqn)?;
+        if self.subnqn == DISCOVERY_NQN {
+            return Err(Invalid("subnqn is the discovery subsystem, which holds no namespaces; give the pool's own".to_owned()));
+        }
+        if let Some(hostnqn) = &self.hostnqn {
+            check_nqn("hostnqn", hostnqn)?;
+        }
+        if let Some(hostaddr) = &self.hostaddr {
+            check_address("hostaddr", hostaddr, self.adrfam)?;
+        }
+        if let Some(hostsvcid) = &self.hostsvcid {
+            check_port("hostsvcid", hostsvcid)?;
+        }
+        if self.trtype == Trtype::Rdma && (self.hdgst || self.ddgst) {
+            return Err(Invalid("hdgst and ddgst are digests of NVMe/TCP; RDMA has none".to_owned()));
+        }
+        check_range("num_io_queues", self.num_io_queues, 1, 65_535)?;
+        check_range("io_queue_size", self.io_queue_size, 2, 65_536)?;
+        check_range("io_queue_requests", self.io_queue_requests, 2, 1 << 20)?;
+        if let (Some(requests), Some(size)) = (self.io_queue_requests, self.io_queue_size)
+            && requests < size
+        {
+            return Err(Invalid(format!("io_queue_requests is {requests}; it must not be below io_queue_size, {size}")));
+        }
+        if self.keep_alive_timeout_ms != Some(0) {
+            check_range("keep_alive_timeout_ms", self.keep_alive_timeout_ms, 1_000, 3_600_000)?;
+        }
+        check_range("transport_retry_count", self.transport_retry_count.map(u32::from), 0, 7)?;
+        check_range("transport_ack_timeout", self.transport_ack_timeout.map(u32::from), 0, 31)?;
+        check_range("connect_timeout_ms", Some(self.connect_timeout_ms), 1, 600_000)?;
+        check_range("reconnect_delay_sec", Some(self.reconnect_delay_sec), 1, 3_600)?;
+        self.check_loss()
+    }
+
+    fn check_loss(&self) -> Result<(), Invalid> {
+        let (loss, fast) = (self.ctrlr_loss_timeout_sec, self.fast_io_fail_timeout_sec);
+        if loss < -1 {
+            return Err(Invalid(format!("ctrlr_loss_timeout_sec is {loss}; it must be -1 (never) or a number of seconds")));
+        }
+        match u32::try_from(loss) {
+            Ok(loss) if fast > loss => Err(Invalid(format!(
+                "fast_io_fail_timeout_sec is {fast}; it must not be above ctrlr_loss_timeout_sec, {loss}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the pool is.
+    ///
+    /// # Errors
+    /// A part that is too long for SPDK.
+    pub fn transport_id(&self) -> Result<TransportId, Invalid> {
+        TransportId::new(self.trtype.to_spdk(), self.adrfam.to_spdk(), &self.traddr, &self.trsvcid, &self.subnqn)
+            .map_err(|error| Invalid(error.to_string()))
+    }
+
+    /// How to connect to it.
+    #[must_use]
+    pub fn ctrlr_options(&self) -> CtrlrOptions {
+        CtrlrOptions {
+            hostnqn: self.hostnqn.clone(),
+            src_addr: self.hostaddr.clone(),
+            src_svcid: self.hostsvcid.clone(),
+            num_io_queues: self.num_io_queues,
+            io_queue_size: self.io_queue_size,
+            io_queue_requests: self.io_queue_requests,
+            keep_alive_timeout_ms: self.keep_alive_timeout_ms,
+            transport_retry_count: self.transport_retry_count,
+            transport_ack_timeout: self.transport_ack_timeout,
+            fabrics_connect_timeout_us: Some(u64::from(self.connect_timeout_ms).saturating_mul(1_000)),
+            header_digest: self.hdgst,
+            data_digest: self.ddgst,
+        }
+    }
+
+    /// The target's address for people.
+    #[must_use]
+    pub fn target(&self) -> String {
+        format!("{} {} port {}", self.trtype.to_spdk().as_str(), self.traddr, self.trsvcid)
+    }
+}
+
+/// What `courier_pool_get` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolGetParams {
+    /// The one pool to tell of, instead of all.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// What `courier_pool_delete` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolDeleteParams {
+    /// The pool.
+    pub name: String,
+}
+
+/// What `bdev_courier_create` takes, and `save_config` writes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BdevParams {
+    /// The bdev's name.
+    pub name: String,
+    /// The pool.
+    pub pool: String,
+    /// The namespace of the pool.
+    pub nsid: u32,
+}
+
+impl BdevParams {
+    /// Checks what can be checked without the pool.
+    ///
+    /// # Errors
+    /// The first parameter that is not valid.
+    pub fn check(&self) -> Result<(), Invalid> {
+        check_name("name", &self.name)?;
+        if self.nsid == 0 || self.nsid == u32::MAX {
+            return Err(Invalid(format!("nsid is {}; it must be 1 or more and below 4294967295", self.nsid)));
+        }
+        Ok(())
+    }
+}
+
+/// What `bdev_courier_delete` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BdevDeleteParams {
+    /// The bdev's name.
+    pub name: String,
+}
+
+fn check_name(field: &str, name: &str) -> Result<(), Invalid> {
+    if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
+        return Err(Invalid(format!("{field} is {name:?}; it must be 1 to 255 bytes of text without control characters")));
+    }
+    Ok(())
+}
+
+fn check_address(field: &str, address: &str, family: Adrfam) -> Result<(), Invalid> {
+    let (valid, example) = match family {
+        Adrfam::Ipv4 => (address.parse::<Ipv4Addr>().is_ok(), "192.0.2.1"),
+        Adrfam::Ipv6 => (address.parse::<Ipv6Addr>().is_ok(), "2001:db8::1"),
+    };
+    if valid {
+        return Ok(());
+    }
+    let family = family.to_spdk().as_str();
+    Err(Invalid(format!("{field} is {address:?}, which is no {family} address; it must be one like {example}")))
+}
+
+fn check_port(field: &str, port: &str) -> Result<(), Invalid> {
+    match port.parse::<u16>() {
+        Ok(number) if number != 0 => Ok(()),
+        _ => Err(Invalid(format!("{field} is {port:?}; it must be a port, a number from 1 to 65535"))),
+    }
+}
+
+fn check_nqn(field: &str, nqn: &str) -> Result<(), Invalid> {
+    if nqn.len() > MAX_NQN {
+        return Err(Invalid(format!("{field} is {} bytes long; at most {MAX_NQN} are allowed", nqn.len())));
+    }
+    if !nqn.starts_with("nqn.") || nqn.chars().any(char::is_control) {
+        return Err(Invalid(format!("{field} is {nqn:?}; it must be an NVMe qualified name like nqn.2024-01.com.example:pool")));
+    }
+    Ok(())
+}
+
+fn check_range(field: &str, value: Option<u32>, least: u32, most: u32) -> Result<(), Invalid> {
+    match value {
+        Some(value) if value < least || value > most => {
+            Err(Invalid(format!("{field} is {value}; it must be from {least} to {most}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn good() -> Value {
+        json!({ "name": "p", "trtype": "tcp", "traddr": "127.0.0.1", "subnqn": "nqn.2024-01.com.example:pool" })
+    }
+
+    fn with(field: &str, value: Value) -> PoolParams {
+        let mut params = good();
+        params[field] = value;
+        serde_json::from_value(params).expect("of the right types")
+    }
+
+    #[test]
+    fn the_least_that_is_needed_is_enough() {
+        let params: PoolParams = serde_json::from_value(good()).expect("complete");
+        assert_eq!(params.check(), Ok(()));
+        assert_eq!((params.trsvcid.as_str(), params.adrfam), ("4420", Adrfam::Ipv4));
+        assert!(params.transport_id().is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_value() {
+        for (field, value, said) in [
+            ("name", json!(""), "name is \"\""),
+            ("traddr", json!("pool.example.com"), "pool.example.com"),
+            ("traddr", json!("::1"), "IPv4"),
+            ("trsvcid", json!("0"), "\"0\""),
+            ("trsvcid", json!("70000"), "70000"),
+            ("subnqn", json!("pool"), "\"pool\""),
+            ("subnqn", json!(format!("nqn.{}", "x".repeat(300))), "304"),
+            ("subnqn", json!(DISCOVERY_NQN), "discovery"),
+            ("hostnqn", json!("me"), "hostnqn"),
+            ("num_io_queues", json!(0), "num_io_queues is 0"),
+            ("io_queue_size", json!(1), "io_queue_size is 1"),
+            ("io_queue_requests", json!(4_000_000_000_u32), "4000000000"),
+            ("keep_alive_timeout_ms", json!(5), "keep_alive_timeout_ms is 5"),
+            ("connect_timeout_ms", json!(0), "connect_timeout_ms is 0"),
+            ("ctrlr_loss_timeout_sec", json!(-2), "-2"),
+        ] {
+            let reason = with(field, value).check().expect_err(field).to_string();
+            assert!(reason.contains(said), "{field}: {reason}");
+        }
+    }
+
+    #[test]
+    fn io_cannot_fail_fast_after_the_pool_is_given_up() {
+        let mut params = with("ctrlr_loss_timeout_sec", json!(10));
+        params.fast_io_fail_timeout_sec = 11;
+        assert!(params.check().is_err());
+        params.fast_io_fail_timeout_sec = 10;
+        assert_eq!(params.check(), Ok(()));
+    }
+
+    #[test]
+    fn digests_are_refused_for_rdma() {
+        let mut params = with("trtype", json!("rdma"));
+        params.ddgst = true;
+        assert!(params.check().is_err());
+    }
+
+    #[test]
+    fn the_namespace_of_a_bdev_is_a_valid_one() {
+        let bdev = |nsid| BdevParams { name: "b".to_owned(), pool: "p".to_owned(), nsid };
+        assert!(bdev(0).check().is_err());
+        assert!(bdev(u32::MAX).check().is_err());
+        assert_eq!(bdev(1).check(), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_checked_without_panic_and_what_passes_fits(name in ".*", traddr in ".*", subnqn in "(nqn\\.)?.*") {
+            let mut params = with("name", json!(name));
+            params.traddr = traddr;
+            params.subnqn = subnqn;
+            if params.check().is_ok() {
+                prop_assert!(params.transport_id().is_ok());
+            }
+        }
+
+        #[test]
+        fn what_is_saved_is_what_was_given(size in 2_u32..65_536, loss in -1_i32..1_000_000, hdgst: bool) {
+            let mut params = with("io_queue_size", json!(size));
+            params.ctrlr_loss_timeout_sec = loss;
+            params.hdgst = hdgst;
+            let again: PoolParams = serde_json::from_value(serde_json::to_value(&params)?)?;
+            prop_assert_eq!(again, params);
+        }
+    }
+}

@@ -1,0 +1,625 @@
+//! A pool's controller: how it is found again when it is away, and how it goes. All of it runs on the application's
+//! thread.
+//!
+//! ```text
+//!   Connected -> ClosingQueues -> Disconnecting -> Reconnecting -> OpeningQueues -> Connected
+//!       (lost or reset)               ^    |             | (failed)        | (failed)
+//!                                     |    v             v                 v
+//!                                     |  Waiting <- Disconnecting    ClosingQueues
+//!                                     +----- GivenUp (after ctrlr_loss_timeout_sec)
+//! ```
+//! A pool that is being deleted goes on from wherever it is to `Detaching`, and is gone.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use spdk::Errno;
+use spdk::bdev::Bdev;
+use spdk::io_device::IoDevice;
+use spdk::nvme::{Ctrlr, Detach};
+use spdk::poller::{Poll, Poller};
+
+use crate::channel::{PoolDevice, PoolShared};
+use crate::disk::{Disk, Identity};
+use crate::params::{BdevParams, PoolParams};
+use crate::{module, registry};
+
+/// How often the admin queue of a connected pool is polled.
+const ADMIN_PERIOD: Duration = Duration::from_millis(10);
+/// How often a pool that is on its way to another state is looked after.
+const BUSY_PERIOD: Duration = Duration::from_millis(1);
+
+/// Where a pool stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It takes I/O.
+    Connected,
+    /// Its I/O queues are being disconnected.
+    ClosingQueues,
+    /// Its admin queue is being disconnected.
+    Disconnecting,
+    /// The next attempt to connect is due at that time.
+    Waiting(Instant),
+    /// Its controller is being connected and initialised again.
+    Reconnecting,
+    /// Its I/O queues are being connected again.
+    OpeningQueues,
+    /// It was away for too long; no further attempt is made.
+    GivenUp,
+    /// It is being deleted.
+    Detaching,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::GivenUp => "failed",
+            Self::Detaching => "deleting",
+            _ => "reconnecting",
+        }
+    }
+
+    fn period(self) -> Duration {
+        if matches!(self, Self::Connected | Self::GivenUp) { ADMIN_PERIOD } else { BUSY_PERIOD }
+    }
+}
+
+type ResetDone = Box<dyn FnOnce(bool)>;
+type Deleted = Box<dyn FnOnce()>;
+
+/// A storage pool: a subsystem that is reached over NVMe-oF.
+pub struct Pool {
+    me: Weak<Self>,
+    params: PoolParams,
+    device: IoDevice<PoolDevice>,
+    ctrlr: RefCell<Option<Ctrlr>>,
+    detach: RefCell<Option<Detach>>,
+    state: Cell<State>,
+    poller: RefCell<Option<Poller>>,
+    disks: RefCell<BTreeMap<u32, Bdev<Disk>>>,
+    /// Since when it is away.
+    lost_at: Cell<Option<Instant>>,
+    /// An attempt to connect has failed: the next one waits.
+    wait: Cell<bool>,
+    resets: RefCell<Vec<(u32, ResetDone)>>,
+    deleted: RefCell<Vec<Deleted>>,
+}
+
+/// Why a bdev could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BdevError {
+    /// The pool has no such namespace.
+    #[error("pool '{pool}' has no namespace {nsid}; it has {found}")]
+    NoNamespace {
+        /// The pool's name.
+        pool: String,
+        /// What was asked for.
+        nsid: u32,
+        /// What there is.
+        found: String,
+    },
+    /// The namespace is a bdev already.
+    #[error("namespace {nsid} of pool '{pool}' is bdev '{bdev}' already")]
+    Taken {
+        /// The pool's name.
+        pool: String,
+        /// The namespace.
+        nsid: u32,
+        /// The bdev that it is.
+        bdev: String,
+    },
+    /// The pool is away or is being deleted.
+    #[error("pool '{pool}' is {state}; try again when it is connected")]
+    Away {
+        /// The pool's name.
+        pool: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// The bdev layer did not take it.
+    #[error("bdev '{name}' could not be registered: {errno} (is there a bdev of that name, or of the namespace's UUID?)")]
+    Refused {
+        /// The bdev's name.
+        name: String,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+impl BdevError {
+    /// The number for an RPC's answer.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::NoNamespace { .. } => Errno::NODEV,
+            Self::Taken { .. } => Errno::EXIST,
+            Self::Away { .. } => Errno::AGAIN,
+            Self::Refused { errno, .. } => *errno,
+        }
+    }
+}
+
+impl Pool {
+    /// A pool whose controller has just been connected; it is put into the registry.
+    ///
+    /// # Errors
+    /// What keeps it from being set up; the controller is then left connected to the process' end.
+    pub(crate) fn start(params: PoolParams, ctrlr: Ctrlr) -> Result<Rc<Self>, Errno> {
+        let shared = PoolShared::new(&params.name, module::reactors()?, ctrlr.shared().clone());
+        let device = IoDevice::register(&format!("courier_pool_{}", params.name), PoolDevice(Arc::new(shared)))?;
+        let pool = Rc::new_cyclic(|me| Self {
+            me: me.clone(),
+            params,
+            device,
+            ctrlr: RefCell::new(Some(ctrlr)),
+            detach: RefCell::new(None),
+            state: Cell::new(State::Connected),
+            poller: RefCell::new(None),
+            disks: RefCell::new(BTreeMap::new()),
+            lost_at: Cell::new(None),
+            wait: Cell::new(false),
+            resets: RefCell::new(Vec::new()),
+            deleted: RefCell::new(Vec::new()),
+        });
+        pool.enter(State::Connected);
+        registry::insert(Rc::clone(&pool));
+        Ok(pool)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.params.name
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub fn params(&self) -> &PoolParams {
+        &self.params
+    }
+
+    fn shared(&self) -> &PoolShared {
+        &self.device.shared().0
+    }
+
+    fn with_ctrlr<R>(&self, f: impl FnOnce(&Ctrlr) -> R) -> Option<R> {
+        self.ctrlr.borrow().as_ref().map(f)
+    }
+
+    fn is_deleting(&self) -> bool {
+        !self.deleted.borrow().is_empty()
+    }
+
+    /// Goes to another state, in which it is polled as often as that needs.
+    fn enter(&self, state: State) {
+        let before = self.state.replace(state);
+        if before.period() == state.period() && self.poller.borrow().is_some() {
+            return;
+        }
+        let me = self.me.clone();
+        let tick = move || me.upgrade().map_or(Poll::Idle, |pool| pool.tick());
+        match Poller::register("courier_pool", state.period(), tick) {
+            Ok(poller) => drop(self.poller.replace(Some(poller))),
+            Err(error) => log::error!("pool '{}': no poller could be had: {error}", self.name()),
+        }
+    }
+
+    fn tick(&self) -> Poll {
+        match self.state.get() {
+            State::Connected => match self.with_ctrlr(Ctrlr::poll_admin) {
+                Some(Ok(poll)) => {
+                    if poll.namespaces_changed {
+                        self.check_namespaces();
+                    }
+                    return if poll.busy { Poll::Busy } else { Poll::Idle };
+                }
+                Some(Err(error)) => self.connection_lost(&format!("the admin queue failed ({error})")),
+                None => {}
+            },
+            State::ClosingQueues | State::OpeningQueues => {
+                // Keep-alives go on; a failure shows in the queues, or once it is connected.
+                drop(self.with_ctrlr(Ctrlr::poll_admin));
+            }
+            State::Disconnecting => {
+                if self.with_ctrlr(Ctrlr::poll_admin).is_none_or(|poll| poll.is_err()) {
+                    self.disconnected();
+                }
+            }
+            State::Waiting(due) => {
+                if Instant::now() >= due {
+                    self.reconnect();
+                } else {
+                    self.check_timeouts();
+                    return Poll::Idle;
+                }
+            }
+            State::Reconnecting => self.go_on_reconnecting(),
+            State::Detaching => self.go_on_detaching(),
+            State::GivenUp => return Poll::Idle,
+        }
+        Poll::Busy
+    }
+
+    /// The connection was lost: I/O is held, and the pool is connected again.
+    pub(crate) fn connection_lost(&self, reason: &str) {
+        if self.state.get() != State::Connected {
+            return;
+        }
+        log::warn!("pool '{}': connection to {} lost: {reason}", self.name(), self.params.target());
+        self.lost_at.set(Some(Instant::now()));
+        self.close_queues();
+    }
+
+    /// Resets the connection for the sake of namespace `nsid`, whose I/O under way is aborted; that of others is sent
+    /// again. `done` is told whether that worked.
+    pub(crate) fn reset(&self, nsid: u32, done: impl FnOnce(bool) + 'static) {
+        if self.is_deleting() || self.state.get() == State::GivenUp {
+            return done(false);
+        }
+        if let Some(disk) = self.disks.borrow().get(&nsid) {
+            disk.device().set_resetting(true);
+        }
+        self.resets.borrow_mut().push((nsid, Box::new(done)));
+        if self.state.get() == State::Connected {
+            log::info!("pool '{}': connection reset for namespace {nsid}", self.name());
+            self.close_queues();
+        }
+    }
+
+    fn finish_resets(&self, success: bool) {
+        for (nsid, done) in self.resets.take() {
+            if let Some(disk) = self.disks.borrow().get(&nsid) {
+                disk.device().set_resetting(false);
+            }
+            done(success);
+        }
+    }
+
+    fn close_queues(&self) {
+        self.shared().losses.fetch_add(1, Ordering::Relaxed);
+        self.shared().set_ctrlr(None);
+        self.enter(State::ClosingQueues);
+        let me = self.me.clone();
+        let closed = move |_| {
+            let Some(pool) = me.upgrade() else { return };
+            if pool.is_deleting() && pool.lost_at.get().is_none() {
+                // The controller is there, and is told good-bye.
+                pool.begin_detaching();
+            } else {
+                pool.disconnect();
+            }
+        };
+        if let Err(error) = self.device.for_each_channel(|channel, walk| channel.disconnect(walk), closed) {
+            log::error!("pool '{}': its queues could not be closed: {error}", self.name());
+        }
+    }
+
+    fn disconnect(&self) {
+        self.enter(State::Disconnecting);
+        if let Some(Err(error)) = self.with_ctrlr(Ctrlr::disconnect) {
+            log::warn!("pool '{}': disconnecting: {error}", self.name());
+            self.disconnected();
+        }
+    }
+
+    /// The admin queue is gone: connect at once, or later if this follows a failed attempt.
+    fn disconnected(&self) {
+        let now = Instant::now();
+        if self.is_deleting() {
+            self.begin_detaching();
+        } else if self.is_given_up(now) {
+            self.give_up();
+        } else if self.wait.take() {
+            self.enter(State::Waiting(now + Duration::from_secs(u64::from(self.params.reconnect_delay_sec))));
+        } else {
+            self.reconnect();
+        }
+    }
+
+    fn reconnect(&self) {
+        if self.is_deleting() {
+            return self.begin_detaching();
+        }
+        self.enter(State::Reconnecting);
+        self.with_ctrlr(Ctrlr::reconnect);
+    }
+
+    fn go_on_reconnecting(&self) {
+        if self.is_deleting() || self.is_given_up(Instant::now()) {
+            // The attempt ends, and the next poll says so.
+            self.with_ctrlr(Ctrlr::fail);
+        }
+        self.check_timeouts();
+        match self.with_ctrlr(Ctrlr::reconnect_poll).flatten() {
+            None => {}
+            Some(Ok(())) => self.open_queues(),
+            Some(Err(_)) => {
+                log::debug!("pool '{}': {} could not be reached", self.name(), self.params.target());
+                self.attempt_failed();
+                self.disconnect();
+            }
+        }
+    }
+
+    fn attempt_failed(&self) {
+        self.lost_at.set(self.lost_at.get().or_else(|| Some(Instant::now())));
+        self.wait.set(true);
+        self.finish_resets(false);
+    }
+
+    fn open_queues(&self) {
+        self.check_namespaces();
+        self.enter(State::OpeningQueues);
+        let Some(ctrlr) = self.with_ctrlr(|ctrlr| ctrlr.shared().clone()) else { return };
+        self.shared().set_ctrlr(Some(ctrlr.clone()));
+        let me = self.me.clone();
+        let opened = move |result: Result<(), Errno>| {
+            let Some(pool) = me.upgrade() else { return };
+            match result {
+                Ok(()) => pool.connected_again(),
+                Err(error) => {
+                    log::warn!("pool '{}': its queues could not be connected: {error}", pool.name());
+                    pool.attempt_failed();
+                    pool.close_queues();
+                }
+            }
+        };
+        let walked = self.device.for_each_channel(move |channel, walk| channel.connect(&ctrlr, walk), opened);
+        if let Err(error) = walked {
+            log::error!("pool '{}': its queues could not be opened: {error}", self.name());
+        }
+    }
+
+    fn connected_again(&self) {
+        if self.is_deleting() {
+            return self.close_queues();
+        }
+        self.shared().set_failing(false);
+        if let Some(lost) = self.lost_at.take() {
+            let away = lost.elapsed();
+            log::info!("pool '{}': connected again after {:.1} s", self.name(), away.as_secs_f64());
+        }
+        self.enter(State::Connected);
+        self.finish_resets(true);
+    }
+
+    fn is_given_up(&self, now: Instant) -> bool {
+        let Ok(limit) = u64::try_from(self.params.ctrlr_loss_timeout_sec) else { return false };
+        self.lost_at.get().is_some_and(|lost| now.duration_since(lost) >= Duration::from_secs(limit))
+    }
+
+    fn give_up(&self) {
+        log::error!("pool '{}': given up after {} s", self.name(), self.params.ctrlr_loss_timeout_sec);
+        self.enter(State::GivenUp);
+        self.fail_io();
+    }
+
+    /// Once the pool has been away for longer than I/O is to be held, what is held and what comes fails.
+    fn check_timeouts(&self) {
+        let limit = Duration::from_secs(u64::from(self.params.fast_io_fail_timeout_sec));
+        let Some(lost) = self.lost_at.get() else { return };
+        if !limit.is_zero() && lost.elapsed() >= limit && !self.shared().is_failing() {
+            log::warn!("pool '{}': away for {} s; its I/O fails now", self.name(), limit.as_secs());
+            self.fail_io();
+        }
+    }
+
+    fn fail_io(&self) {
+        self.shared().set_failing(true);
+        self.finish_resets(false);
+        if let Err(error) = self.device.for_each_channel(|channel, walk| channel.fail_waiting(walk), |_| {}) {
+            log::error!("pool '{}': what waits could not be failed: {error}", self.name());
+        }
+    }
+
+    /// Brings the bdevs in line with the namespaces.
+    fn check_namespaces(&self) {
+        let disks: Vec<_> = self.disks.borrow().values().cloned().collect();
+        for disk in disks {
+            let nsid = disk.device().nsid();
+            let info = self.with_ctrlr(|ctrlr| ctrlr.namespace(nsid)).flatten();
+            match info {
+                Some(info) if Identity::of(&info) == *disk.device().identity() => {
+                    if info.blocks != disk.blocks() {
+                        log::info!("bdev '{}': now {} blocks", disk.device().name(), info.blocks);
+                        if let Err(error) = disk.resize(info.blocks) {
+                            log::warn!("bdev '{}' could not be resized: {error}", disk.device().name());
+                        }
+                    }
+                }
+                _ => {
+                    log::warn!("bdev '{}': namespace {nsid} is gone; so is the bdev", disk.device().name());
+                    // One that is being removed already is as good.
+                    drop(disk.unregister(|_| {}));
+                }
+            }
+        }
+    }
+
+    /// Makes a bdev of a namespace.
+    ///
+    /// # Errors
+    /// See [`BdevError`]; nothing is left behind.
+    pub fn create_bdev(&self, params: &BdevParams) -> Result<(), BdevError> {
+        let pool = self.name().to_owned();
+        if self.state.get() != State::Connected || self.is_deleting() {
+            return Err(BdevError::Away { pool, state: self.state_name() });
+        }
+        let nsid = params.nsid;
+        if let Some(disk) = self.disks.borrow().get(&nsid) {
+            return Err(BdevError::Taken { pool, nsid, bdev: disk.device().name().to_owned() });
+        }
+        let found = self.with_ctrlr(|ctrlr| ctrlr.namespace(nsid).map(|info| (ctrlr.limits(), info))).flatten();
+        let Some((limits, info)) = found else {
+            let found = self.with_ctrlr(Ctrlr::namespaces).unwrap_or_default();
+            return Err(BdevError::NoNamespace { pool, nsid, found: list(&found) });
+        };
+        let disk = Disk::register(params, self.device.clone(), &limits, &info)
+            .map_err(|errno| BdevError::Refused { name: params.name.clone(), errno })?;
+        self.disks.borrow_mut().insert(nsid, disk);
+        Ok(())
+    }
+
+    /// The bdev of that name, if it is one of this pool's.
+    #[must_use]
+    pub fn find_bdev(&self, name: &str) -> Option<Bdev<Disk>> {
+        self.disks.borrow().values().find(|disk| disk.device().name() == name).cloned()
+    }
+
+    /// The bdev layer has let go of the bdev of namespace `nsid`.
+    pub(crate) fn forget_disk(&self, nsid: u32) {
+        let gone = self.disks.borrow().get(&nsid).is_some_and(|disk| !disk.is_registered());
+        if gone {
+            self.disks.borrow_mut().remove(&nsid);
+        }
+        if self.is_deleting() {
+            self.delete_when_unused();
+        }
+    }
+
+    /// Deletes the pool and its bdevs: who uses them is told to let go, what waits fails. `done` is called when the pool
+    /// is gone.
+    pub fn delete(&self, done: impl FnOnce() + 'static) {
+        let first = !self.is_deleting();
+        self.deleted.borrow_mut().push(Box::new(done));
+        if !first {
+            return;
+        }
+        self.fail_io();
+        let disks: Vec<_> = self.disks.borrow().values().cloned().collect();
+        for disk in disks {
+            // One that is being removed already comes to `forget_disk` as well.
+            drop(disk.unregister(|_| {}));
+        }
+        self.delete_when_unused();
+    }
+
+    fn delete_when_unused(&self) {
+        if !self.disks.borrow().is_empty() {
+            return;
+        }
+        match self.state.get() {
+            State::Connected => self.close_queues(),
+            State::Waiting(_) | State::GivenUp => self.begin_detaching(),
+            // The others come by here on their way.
+            _ => {}
+        }
+    }
+
+    fn begin_detaching(&self) {
+        if self.state.get() == State::Detaching || !self.disks.borrow().is_empty() {
+            return;
+        }
+        self.enter(State::Detaching);
+        self.shared().set_ctrlr(None);
+        let me = self.me.clone();
+        self.device.clone().unregister(move || {
+            if let Some(pool) = me.upgrade() {
+                pool.go_on_detaching();
+            }
+        });
+    }
+
+    /// Detaches the controller once no queue pair refers to it any more.
+    fn go_on_detaching(&self) {
+        if let Some(ctrlr) = self.ctrlr.take() {
+            match ctrlr.detach() {
+                Ok(detach) => drop(self.detach.replace(Some(detach))),
+                Err(ctrlr) => {
+                    self.ctrlr.replace(Some(ctrlr));
+                    return;
+                }
+            }
+        }
+        let detached = self.detach.borrow_mut().as_mut().is_none_or(Detach::poll);
+        if detached && let Some(me) = self.me.upgrade() {
+            registry::remove(self.name());
+            self.poller.take();
+            for done in me.deleted.take() {
+                done();
+            }
+        }
+    }
+
+    fn state_name(&self) -> &'static str {
+        if self.is_deleting() { State::Detaching.as_str() } else { self.state.get().as_str() }
+    }
+
+    /// What `courier_pool_get` tells of it.
+    #[must_use]
+    pub fn describe(&self) -> Value {
+        let params = &self.params;
+        let shared = self.shared();
+        let namespaces: Vec<Value> = if self.state.get() == State::Connected {
+            self.with_ctrlr(|ctrlr| {
+                ctrlr.namespaces().into_iter().filter_map(|nsid| ctrlr.namespace(nsid)).map(|info| self.tell(&info)).collect()
+            })
+            .unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        json!({
+            "name": params.name,
+            "state": self.state_name(),
+            "subnqn": params.subnqn,
+            "hostnqn": params.hostnqn,
+            "paths": [{
+                "trtype": params.trtype,
+                "traddr": params.traddr,
+                "adrfam": params.adrfam,
+                "trsvcid": params.trsvcid,
+                "state": self.state_name(),
+            }],
+            "namespaces": namespaces,
+            "losses": shared.losses.load(Ordering::Relaxed),
+            "held_ios": shared.held.load(Ordering::Relaxed),
+            "resent_ios": shared.resent.load(Ordering::Relaxed),
+        })
+    }
+
+    fn tell(&self, info: &spdk::nvme::NamespaceInfo) -> Value {
+        json!({
+            "nsid": info.nsid,
+            "block_size": info.block_size,
+            "num_blocks": info.blocks,
+            "bdev": self.disks.borrow().get(&info.nsid).map(|disk| disk.device().name().to_owned()),
+        })
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("name", &self.name()).field("state", &self.state.get()).finish_non_exhaustive()
+    }
+}
+
+/// Numbers for people, of which only the first few are told.
+fn list(numbers: &[u32]) -> String {
+    const MOST: usize = 16;
+    if numbers.is_empty() {
+        return "none".to_owned();
+    }
+    let mut text: Vec<String> = numbers.iter().take(MOST).map(ToString::to_string).collect();
+    if numbers.len() > MOST {
+        text.push(format!("and {} more", numbers.len() - MOST));
+    }
+    text.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::list;
+
+    #[test]
+    fn namespaces_are_listed_up_to_a_point() {
+        assert_eq!(list(&[]), "none");
+        assert_eq!(list(&[1, 5]), "1, 5");
+        assert!(list(&(1..=20).collect::<Vec<_>>()).ends_with("16, and 4 more"));
+    }
+}

@@ -1,0 +1,48 @@
+//! The pools by name, on the application's thread.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use spdk::thread::AppCell;
+
+use crate::pool::Pool;
+
+static POOLS: AppCell<BTreeMap<String, Rc<Pool>>> = AppCell::new(BTreeMap::new());
+
+/// The pool of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<Rc<Pool>> {
+    POOLS.with(|pools| pools.borrow().get(name).cloned())
+}
+
+/// All pools, by name.
+#[must_use]
+pub fn all() -> Vec<Rc<Pool>> {
+    POOLS.with(|pools| pools.borrow().values().cloned().collect())
+}
+
+pub(crate) fn insert(pool: Rc<Pool>) {
+    POOLS.with(|pools| pools.borrow_mut().insert(pool.name().to_owned(), pool));
+}
+
+pub(crate) fn remove(name: &str) {
+    POOLS.with(|pools| pools.borrow_mut().remove(name));
+}
+
+/// Deletes every pool, then calls `done`.
+pub(crate) fn delete_all(done: impl FnOnce() + 'static) {
+    /// Calls `done` when the last pool lets go of it.
+    struct Last<F: FnOnce()>(Option<F>);
+    impl<F: FnOnce()> Drop for Last<F> {
+        fn drop(&mut self) {
+            if let Some(done) = self.0.take() {
+                done();
+            }
+        }
+    }
+    let last = Rc::new(Last(Some(done)));
+    for pool in all() {
+        let last = Rc::clone(&last);
+        pool.delete(move || drop(last));
+    }
+}

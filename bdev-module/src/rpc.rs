@@ -1,0 +1,295 @@
+//! The RPC methods.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::CStr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use spdk::Errno;
+use spdk::nvme::{Connect, ConnectFailed, Ctrlr};
+use spdk::poller::{Poll, Poller};
+use spdk::rpc::{Method, Request, RpcError, State};
+use spdk::thread::{AppCell, send_to_app};
+
+use crate::params::{BdevDeleteParams, BdevParams, PoolDeleteParams, PoolGetParams, PoolParams, Trtype};
+use crate::pool::Pool;
+use crate::registry;
+
+/// How long the diagnosis of a failed connection may take.
+const DIAGNOSIS: Duration = Duration::from_secs(2);
+
+/// Makes the methods known to SPDK.
+pub(crate) fn register() {
+    spdk::rpc::register::<PoolCreate>();
+    spdk::rpc::register::<PoolGet>();
+    spdk::rpc::register::<PoolDelete>();
+    spdk::rpc::register::<BdevCreate>();
+    spdk::rpc::register::<BdevDelete>();
+}
+
+/// The names of pools that are being connected for the first time.
+static CONNECTING: AppCell<BTreeSet<String>> = AppCell::new(BTreeSet::new());
+
+struct PoolCreate;
+
+impl Method for PoolCreate {
+    const NAME: &'static CStr = c"courier_pool_create";
+    const STATE: State = State::Runtime;
+    type Params = PoolParams;
+
+    fn call(params: PoolParams, request: Request) {
+        if let Err(error) = begin(&params) {
+            return request.fail(&error);
+        }
+        let name = params.name.clone();
+        CONNECTING.with(|names| names.borrow_mut().insert(name));
+        Attempt::start(params, request);
+    }
+}
+
+/// Checks what can be checked before anything is begun.
+fn begin(params: &PoolParams) -> Result<(), RpcError> {
+    params.check().map_err(|error| RpcError::invalid(error.to_string()))?;
+    let name = &params.name;
+    if registry::find(name).is_some() {
+        return Err(RpcError::failed(Errno::EXIST, format!("a pool '{name}' exists already; choose another name, or delete it first")));
+    }
+    if CONNECTING.with(|names| names.borrow().contains(name)) {
+        return Err(RpcError::failed(Errno::EXIST, format!("a pool '{name}' is being connected already")));
+    }
+    Ok(())
+}
+
+/// An attempt to connect a new pool. It is polled until it has an outcome, which may be after the client was told that
+/// it took too long: SPDK cannot call an attempt off.
+struct Attempt {
+    connect: Connect,
+    due: Instant,
+    waiting: Option<(PoolParams, Request)>,
+    /// The poller that drives it, which it ends.
+    poller: Rc<RefCell<Option<Poller>>>,
+}
+
+impl Attempt {
+    fn start(params: PoolParams, request: Request) {
+        let connect = params
+            .transport_id()
+            .map_err(|error| RpcError::invalid(error.to_string()))
+            .and_then(|trid| Connect::start(&trid, &params.ctrlr_options()).map_err(|error| explain(&params, &error)));
+        let connect = match connect {
+            Ok(connect) => connect,
+            Err(error) => return finish(&params, request, Err(error)),
+        };
+        let poller = Rc::new(RefCell::new(None));
+        let due = Instant::now() + Duration::from_millis(u64::from(params.connect_timeout_ms));
+        let mut attempt = Self { connect, due, waiting: Some((params, request)), poller: Rc::clone(&poller) };
+        let registered = Poller::register("courier_connect", Duration::from_millis(1), move || attempt.poll());
+        match registered {
+            Ok(registered) => drop(poller.replace(Some(registered))),
+            Err(error) => log::error!("a connection could not be looked after: {error}"),
+        }
+    }
+
+    fn poll(&mut self) -> Poll {
+        let Some(outcome) = self.connect.poll() else {
+            if Instant::now() >= self.due
+                && let Some((params, request)) = self.waiting.take()
+            {
+                diagnose(params, request, Errno::TIMEDOUT);
+            }
+            return Poll::Busy;
+        };
+        self.poller.take();
+        match (outcome, self.waiting.take()) {
+            (Ok(ctrlr), Some((params, request))) => {
+                let started = Pool::start(params.clone(), ctrlr);
+                let answer = started
+                    .map(|pool| pool.describe())
+                    .map_err(|errno| RpcError::failed(errno, format!("pool '{}' could not be set up: {errno}", params.name)));
+                finish(&params, request, answer);
+            }
+            (Ok(ctrlr), None) => detach(ctrlr),
+            (Err(ConnectFailed::Refused), Some((params, request))) => diagnose(params, request, Errno::NXIO),
+            (Err(error), Some((params, request))) => {
+                let error = explain(&params, &error);
+                finish(&params, request, Err(error));
+            }
+            (Err(_), None) => {}
+        }
+        Poll::Busy
+    }
+}
+
+fn finish(params: &PoolParams, request: Request, answer: Result<Value, RpcError>) {
+    CONNECTING.with(|names| names.borrow_mut().remove(&params.name));
+    request.answer(answer);
+}
+
+fn explain(params: &PoolParams, error: &ConnectFailed) -> RpcError {
+    RpcError::failed(Errno::NXIO, format!("pool '{}' at {}: {error}", params.name, params.target()))
+}
+
+/// A controller that came too late goes again.
+fn detach(ctrlr: Ctrlr) {
+    let Ok(mut detach) = ctrlr.detach() else { return };
+    let poller = Rc::new(RefCell::new(None));
+    let end = Rc::clone(&poller);
+    let poll = move || {
+        if detach.poll() {
+            end.take();
+        }
+        Poll::Busy
+    };
+    if let Ok(registered) = Poller::register("courier_detach", Duration::from_millis(1), poll) {
+        poller.replace(Some(registered));
+    }
+}
+
+/// Finds out, off the reactors, whether anything answers at the address, so that the operator learns whether the
+/// address or the name is wrong.
+fn diagnose(params: PoolParams, request: Request, errno: Errno) {
+    let address = params.traddr.parse::<IpAddr>().ok().zip(params.trsvcid.parse::<u16>().ok());
+    let (Trtype::Tcp, Some((ip, port))) = (params.trtype, address) else {
+        let said = "no connection; is the address right, and does the target let this host use the subsystem?";
+        return finish(&params, request, Err(failure(&params, errno, said)));
+    };
+    let id = DIAGNOSED.with(|waiting| {
+        let mut waiting = waiting.borrow_mut();
+        waiting.0 += 1;
+        let id = waiting.0;
+        waiting.1.push((id, params, request));
+        id
+    });
+    let probe = move || {
+        let outcome = TcpStream::connect_timeout(&SocketAddr::new(ip, port), DIAGNOSIS).map(drop);
+        let said = match outcome {
+            Ok(()) => "something answers there, but not as that subsystem; is subnqn right, and is this host allowed?".to_owned(),
+            Err(error) => format!("nothing answers there: {error}; is the address right, and does the target listen?"),
+        };
+        if let Err(error) = send_to_app(move || told(id, errno, &said)) {
+            log::error!("a diagnosis could not be told: {error}");
+        }
+    };
+    if std::thread::Builder::new().name("courier_diagnose".to_owned()).spawn(probe).is_err() {
+        told(id, errno, "no connection");
+    }
+}
+
+/// The clients that wait for a diagnosis, and the last number given to one.
+type Diagnosed = (u64, Vec<(u64, PoolParams, Request)>);
+
+static DIAGNOSED: AppCell<Diagnosed> = AppCell::new((0, Vec::new()));
+
+fn told(id: u64, errno: Errno, said: &str) {
+    let found = DIAGNOSED.with(|waiting| {
+        let mut waiting = waiting.borrow_mut();
+        let at = waiting.1.iter().position(|(entry, ..)| *entry == id)?;
+        Some(waiting.1.swap_remove(at))
+    });
+    if let Some((_, params, request)) = found {
+        let error = failure(&params, errno, said);
+        finish(&params, request, Err(error));
+    }
+}
+
+fn failure(params: &PoolParams, errno: Errno, said: &str) -> RpcError {
+    let outcome = if errno == Errno::TIMEDOUT {
+        format!("no connection within {} ms", params.connect_timeout_ms)
+    } else {
+        "cannot connect".to_owned()
+    };
+    let PoolParams { name, subnqn, .. } = params;
+    let text = format!("pool '{name}': {outcome} to subsystem {subnqn} at {}: {said}", params.target());
+    RpcError::failed(errno, text)
+}
+
+struct PoolGet;
+
+impl Method for PoolGet {
+    const NAME: &'static CStr = c"courier_pool_get";
+    type Params = PoolGetParams;
+
+    fn call(params: PoolGetParams, request: Request) {
+        let pools = match params.name {
+            None => Ok(registry::all()),
+            Some(name) => find_pool(&name).map(|pool| vec![pool]),
+        };
+        request.answer(pools.map(|pools| pools.iter().map(|pool| pool.describe()).collect::<Vec<_>>()));
+    }
+}
+
+struct PoolDelete;
+
+impl Method for PoolDelete {
+    const NAME: &'static CStr = c"courier_pool_delete";
+    type Params = PoolDeleteParams;
+
+    fn call(params: PoolDeleteParams, request: Request) {
+        match find_pool(&params.name) {
+            Ok(pool) => pool.delete(move || request.reply(&true)),
+            Err(error) => request.fail(&error),
+        }
+    }
+}
+
+struct BdevCreate;
+
+impl Method for BdevCreate {
+    const NAME: &'static CStr = c"bdev_courier_create";
+    type Params = BdevParams;
+
+    fn call(params: BdevParams, request: Request) {
+        request.answer(create_bdev(&params));
+    }
+}
+
+fn create_bdev(params: &BdevParams) -> Result<Value, RpcError> {
+    params.check().map_err(|error| RpcError::invalid(error.to_string()))?;
+    let pool = find_pool(&params.pool)?;
+    pool.create_bdev(params).map_err(|error| RpcError::failed(error.errno(), error.to_string()))?;
+    Ok(json!(params.name))
+}
+
+struct BdevDelete;
+
+impl Method for BdevDelete {
+    const NAME: &'static CStr = c"bdev_courier_delete";
+    type Params = BdevDeleteParams;
+
+    fn call(params: BdevDeleteParams, request: Request) {
+        let name = params.name;
+        let Some(disk) = registry::all().iter().find_map(|pool| pool.find_bdev(&name)) else {
+            let text = format!("there is no bdev '{name}' of Courier's; bdev_get_bdevs lists the bdevs");
+            return request.fail(&RpcError::failed(Errno::NODEV, text));
+        };
+        let request = Rc::new(RefCell::new(Some(request)));
+        let answer = {
+            let (name, request) = (name.clone(), Rc::clone(&request));
+            move |result: Result<(), Errno>| {
+                if let Some(request) = request.take() {
+                    request.answer(result.map(|()| true).map_err(|errno| not_deleted(&name, errno)));
+                }
+            }
+        };
+        if let Err(errno) = disk.unregister(answer)
+            && let Some(request) = request.take()
+        {
+            request.fail(&not_deleted(&name, errno));
+        }
+    }
+}
+
+fn not_deleted(name: &str, errno: Errno) -> RpcError {
+    RpcError::failed(errno, format!("bdev '{name}' could not be deleted: {errno}"))
+}
+
+fn find_pool(name: &str) -> Result<Rc<Pool>, RpcError> {
+    registry::find(name).ok_or_else(|| {
+        let known: Vec<String> = registry::all().iter().map(|pool| format!("'{}'", pool.name())).collect();
+        let known = if known.is_empty() { "there are none".to_owned() } else { format!("there is {}", known.join(", ")) };
+        RpcError::failed(Errno::NODEV, format!("there is no pool '{name}'; {known}"))
+    })
+}
