@@ -224,7 +224,7 @@ impl Pool {
             },
             State::ClosingQueues | State::OpeningQueues => {
                 // Keep-alives go on; a failure shows in the queues, or once it is connected.
-                drop(self.with_ctrlr(Ctrlr::poll_admin));
+                let _ = self.with_ctrlr(Ctrlr::poll_admin);
             }
             State::Disconnecting => {
                 if self.with_ctrlr(Ctrlr::poll_admin).is_none_or(|poll| poll.is_err()) {
@@ -436,7 +436,7 @@ impl Pool {
                 _ => {
                     log::warn!("bdev '{}': namespace {nsid} is gone; so is the bdev", disk.device().name());
                     // One that is being removed already is as good.
-                    drop(disk.unregister(|_| {}));
+                    let _ = disk.unregister(|_| {});
                 }
             }
         }
@@ -495,7 +495,7 @@ impl Pool {
         let disks: Vec<_> = self.disks.borrow().values().cloned().collect();
         for disk in disks {
             // One that is being removed already comes to `forget_disk` as well.
-            drop(disk.unregister(|_| {}));
+            let _ = disk.unregister(|_| {});
         }
         self.delete_when_unused();
     }

@@ -200,8 +200,8 @@ unsafe extern "C" fn destroy<F: ChannelFactory>(_: *mut c_void, ctx: *mut c_void
 /// # Safety
 /// `raw` must be a live channel of an [`IoDevice`] whose factory makes `C`.
 pub(crate) unsafe fn context<C>(raw: *mut sys::spdk_io_channel) -> *mut *mut C {
-    // SAFETY: SPDK lays the context directly behind the channel's own structure.
-    unsafe { raw.byte_add(size_of::<sys::spdk_io_channel>()).cast() }
+    // SAFETY: SPDK lays the context behind its own structure, whose size is part of its interface.
+    unsafe { raw.byte_add(sys::SPDK_IO_CHANNEL_STRUCT_SIZE as usize).cast() }
 }
 
 /// A counted reference to this thread's channel of a device.
