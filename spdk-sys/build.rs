@@ -83,7 +83,11 @@ impl Spdk {
         };
         let mut places = vec![dir.join("build/lib/pkgconfig"), dir.join("lib/pkgconfig"), dir.join("lib64/pkgconfig")];
         places.extend(
-            std::fs::read_dir(dir.join("lib")).into_iter().flatten().flatten().map(|entry| entry.path().join("pkgconfig")),
+            std::fs::read_dir(dir.join("lib"))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path().join("pkgconfig")),
         );
         let found = places.into_iter().find(|place| place.join("spdk_nvme.pc").exists());
         let pkg_config_path = found.ok_or_else(|| {
@@ -137,9 +141,12 @@ impl Spdk {
             .find(|header| header.exists())
             .ok_or_else(|| format!("{} holds no spdk/version.h; is that SPDK built?", self.dir.display()))?;
         println!("cargo:rerun-if-changed={}", header.display());
-        let text = std::fs::read_to_string(&header).map_err(|error| format!("cannot read {}: {error}", header.display()))?;
+        let text =
+            std::fs::read_to_string(&header).map_err(|error| format!("cannot read {}: {error}", header.display()))?;
         let number = |name: &str| -> Option<u32> {
-            let line = text.lines().find(|line| line.starts_with("#define") && line.split_whitespace().nth(1) == Some(name))?;
+            let line = text
+                .lines()
+                .find(|line| line.starts_with("#define") && line.split_whitespace().nth(1) == Some(name))?;
             line.split_whitespace().nth(2)?.parse().ok()
         };
         let found = number("SPDK_VERSION_MAJOR").zip(number("SPDK_VERSION_MINOR"));

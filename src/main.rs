@@ -12,7 +12,12 @@ const SOCKET_DIR: u8 = b'S';
 
 const OPTIONS: &[AppOption] = &[
     AppOption { early: None, flag: PID_FILE, value: "<file>", help: "file to write the process id into" },
-    AppOption { early: Some(socket_dir), flag: SOCKET_DIR, value: "<path>", help: "directory for vhost/vfio-user sockets (default: pwd)" },
+    AppOption {
+        early: Some(socket_dir),
+        flag: SOCKET_DIR,
+        value: "<path>",
+        help: "directory for vhost/vfio-user sockets (default: pwd)",
+    },
 ];
 
 fn main() -> ExitCode {

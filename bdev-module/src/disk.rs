@@ -322,11 +322,8 @@ impl Device for Disk {
 
 /// What the bdev layer must know of a namespace.
 fn geometry(name: &str, limits: &Limits, info: &NamespaceInfo) -> BdevInfo {
-    let data_size = if info.metadata_interleaved {
-        info.block_size.saturating_sub(info.metadata_size)
-    } else {
-        info.block_size
-    };
+    let data_size =
+        if info.metadata_interleaved { info.block_size.saturating_sub(info.metadata_size) } else { info.block_size };
     let atomic_blocks = u32::from(info.nawupf.unwrap_or(limits.awupf)).max(1);
     let granularity = info.preferred.map_or(1, |[granularity, ..]| granularity);
     let acwu = if limits.compare_and_write { info.nacwu.unwrap_or(limits.acwu) } else { 0 };

@@ -156,7 +156,9 @@ impl PoolParams {
         check_port("trsvcid", &self.trsvcid)?;
         check_nqn("subnqn", &self.subnqn)?;
         if self.subnqn == DISCOVERY_NQN {
-            return Err(Invalid("subnqn is the discovery subsystem, which holds no namespaces; give the pool's own".to_owned()));
+            return Err(Invalid(
+                "subnqn is the discovery subsystem, which holds no namespaces; give the pool's own".to_owned(),
+            ));
         }
         if let Some(hostnqn) = &self.hostnqn {
             check_nqn("hostnqn", hostnqn)?;
@@ -176,7 +178,9 @@ impl PoolParams {
         if let (Some(requests), Some(size)) = (self.io_queue_requests, self.io_queue_size)
             && requests < size
         {
-            return Err(Invalid(format!("io_queue_requests is {requests}; it must not be below io_queue_size, {size}")));
+            return Err(Invalid(format!(
+                "io_queue_requests is {requests}; it must not be below io_queue_size, {size}"
+            )));
         }
         if self.keep_alive_timeout_ms != Some(0) {
             check_range("keep_alive_timeout_ms", self.keep_alive_timeout_ms, 1_000, 3_600_000)?;
@@ -191,7 +195,9 @@ impl PoolParams {
     fn check_loss(&self) -> Result<(), Invalid> {
         let (loss, fast) = (self.ctrlr_loss_timeout_sec, self.fast_io_fail_timeout_sec);
         if loss < -1 {
-            return Err(Invalid(format!("ctrlr_loss_timeout_sec is {loss}; it must be -1 (never) or a number of seconds")));
+            return Err(Invalid(format!(
+                "ctrlr_loss_timeout_sec is {loss}; it must be -1 (never) or a number of seconds"
+            )));
         }
         match u32::try_from(loss) {
             Ok(loss) if fast > loss => Err(Invalid(format!(
@@ -289,7 +295,9 @@ pub struct BdevDeleteParams {
 
 fn check_name(field: &str, name: &str) -> Result<(), Invalid> {
     if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
-        return Err(Invalid(format!("{field} is {name:?}; it must be 1 to 255 bytes of text without control characters")));
+        return Err(Invalid(format!(
+            "{field} is {name:?}; it must be 1 to 255 bytes of text without control characters"
+        )));
     }
     Ok(())
 }
@@ -318,7 +326,9 @@ fn check_nqn(field: &str, nqn: &str) -> Result<(), Invalid> {
         return Err(Invalid(format!("{field} is {} bytes long; at most {MAX_NQN} are allowed", nqn.len())));
     }
     if !nqn.starts_with("nqn.") || nqn.chars().any(char::is_control) {
-        return Err(Invalid(format!("{field} is {nqn:?}; it must be an NVMe qualified name like nqn.2024-01.com.example:pool")));
+        return Err(Invalid(format!(
+            "{field} is {nqn:?}; it must be an NVMe qualified name like nqn.2024-01.com.example:pool"
+        )));
     }
     Ok(())
 }

@@ -123,7 +123,9 @@ pub enum BdevError {
         state: &'static str,
     },
     /// The bdev layer did not take it.
-    #[error("bdev '{name}' could not be registered: {errno} (is there a bdev of that name, or of the namespace's UUID?)")]
+    #[error(
+        "bdev '{name}' could not be registered: {errno} (is there a bdev of that name, or of the namespace's UUID?)"
+    )]
     Refused {
         /// The bdev's name.
         name: String,
@@ -558,7 +560,12 @@ impl Pool {
         let shared = self.shared();
         let namespaces: Vec<Value> = if self.state.get() == State::Connected {
             self.with_ctrlr(|ctrlr| {
-                ctrlr.namespaces().into_iter().filter_map(|nsid| ctrlr.namespace(nsid)).map(|info| self.tell(&info)).collect()
+                ctrlr
+                    .namespaces()
+                    .into_iter()
+                    .filter_map(|nsid| ctrlr.namespace(nsid))
+                    .map(|info| self.tell(&info))
+                    .collect()
             })
             .unwrap_or_default()
         } else {

@@ -55,7 +55,10 @@ fn begin(params: &PoolParams) -> Result<(), RpcError> {
     params.check().map_err(|error| RpcError::invalid(error.to_string()))?;
     let name = &params.name;
     if registry::find(name).is_some() {
-        return Err(RpcError::failed(Errno::EXIST, format!("a pool '{name}' exists already; choose another name, or delete it first")));
+        return Err(RpcError::failed(
+            Errno::EXIST,
+            format!("a pool '{name}' exists already; choose another name, or delete it first"),
+        ));
     }
     if CONNECTING.with(|names| names.borrow().contains(name)) {
         return Err(RpcError::failed(Errno::EXIST, format!("a pool '{name}' is being connected already")));
@@ -106,9 +109,9 @@ impl Attempt {
         match (outcome, self.waiting.take()) {
             (Ok(ctrlr), Some((params, request))) => {
                 let started = Pool::start(params.clone(), ctrlr);
-                let answer = started
-                    .map(|pool| pool.describe())
-                    .map_err(|errno| RpcError::failed(errno, format!("pool '{}' could not be set up: {errno}", params.name)));
+                let answer = started.map(|pool| pool.describe()).map_err(|errno| {
+                    RpcError::failed(errno, format!("pool '{}' could not be set up: {errno}", params.name))
+                });
                 finish(&params, request, answer);
             }
             (Ok(ctrlr), None) => detach(ctrlr),
@@ -166,7 +169,8 @@ fn diagnose(params: PoolParams, request: Request, errno: Errno) {
     let probe = move || {
         let outcome = TcpStream::connect_timeout(&SocketAddr::new(ip, port), DIAGNOSIS).map(drop);
         let said = match outcome {
-            Ok(()) => "something answers there, but not as that subsystem; is subnqn right, and is this host allowed?".to_owned(),
+            Ok(()) => "something answers there, but not as that subsystem; is subnqn right, and is this host allowed?"
+                .to_owned(),
             Err(error) => format!("nothing answers there: {error}; is the address right, and does the target listen?"),
         };
         if let Err(error) = send_to_app(move || told(id, errno, &said)) {
@@ -289,7 +293,8 @@ fn not_deleted(name: &str, errno: Errno) -> RpcError {
 fn find_pool(name: &str) -> Result<Rc<Pool>, RpcError> {
     registry::find(name).ok_or_else(|| {
         let known: Vec<String> = registry::all().iter().map(|pool| format!("'{}'", pool.name())).collect();
-        let known = if known.is_empty() { "there are none".to_owned() } else { format!("there is {}", known.join(", ")) };
+        let known =
+            if known.is_empty() { "there are none".to_owned() } else { format!("there is {}", known.join(", ")) };
         RpcError::failed(Errno::NODEV, format!("there is no pool '{name}'; {known}"))
     })
 }

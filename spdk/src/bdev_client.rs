@@ -55,9 +55,8 @@ impl BdevDesc {
         let events: NonNull<Events> = NonNull::from(Box::leak(Box::new(Box::new(events) as Events)));
         let mut raw = ptr::null_mut();
         // SAFETY: the callback expects the box.
-        let rc = unsafe {
-            sys::spdk_bdev_open_ext(name.as_ptr(), true, Some(event), events.as_ptr().cast(), &raw mut raw)
-        };
+        let rc =
+            unsafe { sys::spdk_bdev_open_ext(name.as_ptr(), true, Some(event), events.as_ptr().cast(), &raw mut raw) };
         match (Errno::check(rc), NonNull::new(raw)) {
             (Ok(()), Some(raw)) => Ok(Self { raw, events, _stays: PhantomData }),
             (result, _) => {

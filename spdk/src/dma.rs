@@ -29,9 +29,8 @@ impl DmaBuf {
             return Err(Errno::INVAL);
         }
         // SAFETY: no pointer is given; any NUMA node will do.
-        let start = unsafe {
-            sys::spdk_zmalloc(len, align, ptr::null_mut(), sys::SPDK_ENV_NUMA_ID_ANY, sys::SPDK_MALLOC_DMA)
-        };
+        let start =
+            unsafe { sys::spdk_zmalloc(len, align, ptr::null_mut(), sys::SPDK_ENV_NUMA_ID_ANY, sys::SPDK_MALLOC_DMA) };
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
         Ok(Self { start, len })
     }

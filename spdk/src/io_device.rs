@@ -124,12 +124,7 @@ impl<F: ChannelFactory> IoDevice<F> {
         // SAFETY: `visit` and `finish` expect this context. `each` is called on other threads, for which it is `Sync`;
         // `done` is called and dropped on this one.
         unsafe {
-            sys::spdk_for_each_channel(
-                self.key(),
-                Some(visit::<F::Channel, E, D>),
-                walk.cast(),
-                Some(finish::<E, D>),
-            );
+            sys::spdk_for_each_channel(self.key(), Some(visit::<F::Channel, E, D>), walk.cast(), Some(finish::<E, D>));
         }
         Ok(())
     }

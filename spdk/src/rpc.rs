@@ -125,10 +125,7 @@ pub fn register<M: Method>() {
     unsafe { sys::spdk_rpc_register_method(M::NAME.as_ptr(), Some(handle::<M>), mask) };
 }
 
-unsafe extern "C" fn handle<M: Method>(
-    request: *mut sys::spdk_jsonrpc_request,
-    params: *const sys::spdk_json_val,
-) {
+unsafe extern "C" fn handle<M: Method>(request: *mut sys::spdk_jsonrpc_request, params: *const sys::spdk_json_val) {
     let request = Request(NonNull::new(request));
     // SAFETY: SPDK gives the tokens that its parser made, or null.
     let params = unsafe { json::parse(params) }.unwrap_or_else(|| Value::Object(Map::new()));

@@ -10,7 +10,9 @@ use spdk_sys as sys;
 use super::{Device, IoType};
 use crate::Errno;
 use crate::io_device::context;
-use crate::nvme::{Command, Completion, CtrlrRef, DSM_DEALLOCATE, DsmRange, Fused, Payload, QueuePair, Rejected, Sqe, Status};
+use crate::nvme::{
+    Command, Completion, CtrlrRef, DSM_DEALLOCATE, DsmRange, Fused, Payload, QueuePair, Rejected, Sqe, Status,
+};
 use crate::thread::{NotSend, send_raw};
 
 /// How an I/O ended, apart from NVMe's own status.
@@ -137,11 +139,7 @@ impl<D: Device> BdevIo<D> {
 
     /// Has the bdev layer give it a buffer of `len` bytes; then it is submitted again.
     pub fn get_buffer(self, len: u64) {
-        unsafe extern "C" fn got<D: Device>(
-            ch: *mut sys::spdk_io_channel,
-            io: *mut sys::spdk_bdev_io,
-            success: bool,
-        ) {
+        unsafe extern "C" fn got<D: Device>(ch: *mut sys::spdk_io_channel, io: *mut sys::spdk_bdev_io, success: bool) {
             let Some(raw) = NonNull::new(io) else { return };
             // SAFETY: the I/O that was given up below comes back once, with its channel.
             unsafe {

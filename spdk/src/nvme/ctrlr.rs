@@ -53,7 +53,12 @@ impl CtrlrRef {
     ///
     /// # Errors
     /// `NOENT` when the queue pair has no such command, otherwise as for [`admin`](Self::admin).
-    pub(super) fn abort<F>(&self, qpair: *mut sys::spdk_nvme_qpair, owner: NonNull<c_void>, done: F) -> Result<(), Errno>
+    pub(super) fn abort<F>(
+        &self,
+        qpair: *mut sys::spdk_nvme_qpair,
+        owner: NonNull<c_void>,
+        done: F,
+    ) -> Result<(), Errno>
     where
         F: FnOnce(Completion) + Send + 'static,
     {
@@ -177,7 +182,8 @@ impl Ctrlr {
             // SAFETY: SPDK gives a completion. Section 5.2.1: bits 2:0 are the type, 15:8 the information.
             let cdw0 = unsafe { (*cpl).cdw0 };
             let notice = cdw0 & 0x7 == sys::spdk_nvme_async_event_type::SPDK_NVME_ASYNC_EVENT_TYPE_NOTICE;
-            if notice && (cdw0 >> 8) & 0xff == sys::spdk_nvme_async_event_info_notice::SPDK_NVME_ASYNC_EVENT_NS_ATTR_CHANGED
+            if notice
+                && (cdw0 >> 8) & 0xff == sys::spdk_nvme_async_event_info_notice::SPDK_NVME_ASYNC_EVENT_NS_ATTR_CHANGED
             {
                 changed.set(true);
             }
@@ -316,8 +322,7 @@ impl Ctrlr {
                 protection: (sys::spdk_nvme_ns_get_pi_type(ns), data.dps.md_start() != 0),
                 protection_format: sys::spdk_nvme_ns_get_pi_format(ns),
                 optimal_io_boundary: sys::spdk_nvme_ns_get_optimal_io_boundary(ns),
-                preferred: optperf
-                    .then(|| [data.npwg, data.npwa, data.npdg, data.npda, data.nows].map(zero_based)),
+                preferred: optperf.then(|| [data.npwg, data.npwa, data.npdg, data.npda, data.nows].map(zero_based)),
                 nacwu: own_units.then(|| data.nacwu.saturating_add(1)),
                 nawupf: (own_units && data.nawupf != 0).then(|| data.nawupf.saturating_add(1)),
                 nvm_command_set: sys::spdk_nvme_ns_get_csi(ns) == sys::spdk_nvme_csi::SPDK_NVME_CSI_NVM,

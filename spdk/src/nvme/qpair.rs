@@ -59,11 +59,8 @@ impl PollGroup {
         if !on_spdk_thread() {
             return Err(Errno::PERM);
         }
-        let mut group = Rc::new(Group {
-            raw: ptr::null_mut(),
-            qpairs: RefCell::new(Vec::new()),
-            connecting: Cell::new(0),
-        });
+        let mut group =
+            Rc::new(Group { raw: ptr::null_mut(), qpairs: RefCell::new(Vec::new()), connecting: Cell::new(0) });
         let ctx = Rc::as_ptr(&group).cast_mut().cast();
         // SAFETY: the context is the group, which outlives SPDK's, see its `drop`. No accel functions are given.
         let raw = unsafe { sys::spdk_nvme_poll_group_create(ctx, ptr::null_mut()) };
@@ -80,11 +77,7 @@ impl PollGroup {
     ///
     /// # Errors
     /// `NXIO` when the controller takes no more queue pairs or the connection could not be begun.
-    pub fn connect(
-        &self,
-        ctrlr: &CtrlrRef,
-        events: impl Fn(QpairEvent) + 'static,
-    ) -> Result<QueuePair, Errno> {
+    pub fn connect(&self, ctrlr: &CtrlrRef, events: impl Fn(QpairEvent) + 'static) -> Result<QueuePair, Errno> {
         let mut opts = sys::spdk_nvme_io_qpair_opts::default();
         // SAFETY: `opts` is as large as it is said to be; the controller is live while it is referred to.
         let raw = unsafe {

@@ -1,6 +1,6 @@
 //! Where a controller is and how to connect to it.
 
-use std::ffi::{c_char, CStr};
+use std::ffi::{CStr, c_char};
 use std::fmt;
 
 use spdk_sys as sys;
