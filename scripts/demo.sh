@@ -147,9 +147,9 @@ prepare() {
     need_hugepages $HUGEPAGES_MIB
 }
 
-# The first and the last core that this process may use, for the pool and the middle: each polls on its own; the
-# guest's processors take what they are given of both. (On two cores that was quicker than either process in
-# SPDK's interrupt mode, and than both on one core.)
+# The first and the last core that this process may use, for the pool and the middle: each polls on its own, the
+# guest's processors run where they find room (vm.sh gives them precedence). On two cores that was as quick
+# as a pool in SPDK's interrupt mode, and three times as quick as both processes on one core.
 choose_cores() {
     local list
     list=$(sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status)
@@ -267,7 +267,8 @@ print_results() {
 
 # What would have been done at the end is written down for --stop.
 keep() {
-    { declare -p WORK SPDK; declare -p AT_EXIT; } >"$WORK/kept"
+    # As plain assignments: a `declare` that a function reads in makes local variables.
+    declare -p WORK SPDK AT_EXIT | sed 's/^declare -[^ ]* //' >"$WORK/kept"
     ln -sfn "$WORK" "$KEPT"
     AT_EXIT=("${AT_EXIT[0]}")
     cat <<TEXT
@@ -287,9 +288,9 @@ stop_kept() {
     [ -e "$KEPT/kept" ] || die "there is nothing to stop: no demo was left up with --keep"
     # shellcheck source=/dev/null
     . "$KEPT/kept"
+    # All but the verdict.
+    AT_EXIT=("${AT_EXIT[@]:1}")
     at_exit rm -f "$KEPT"
-    unset 'AT_EXIT[0]'
-    AT_EXIT=("${AT_EXIT[@]}")
     say "    stopping the demo in $WORK"
 }
 

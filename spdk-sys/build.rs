@@ -188,7 +188,7 @@ impl Spdk {
                 &mut search
             } else if flag.starts_with("-lspdk_") || flag.starts_with("-lrte_") || flag.starts_with("-l:librte_") {
                 &mut whole
-            } else if flag.starts_with("-l") || flag.ends_with(".a") {
+            } else if flag.starts_with("-l") || Path::new(&flag).extension().is_some_and(|extension| extension == "a") {
                 &mut plain
             } else {
                 continue;

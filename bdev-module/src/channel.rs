@@ -36,8 +36,8 @@ impl ChannelFactory for Reactors {
 
     fn create(&self) -> Result<Reactor, Errno> {
         let group = Rc::new(PollGroup::new()?);
-        let polled = Rc::clone(&group);
-        let poll = move || if polled.poll() > 0 { Poll::Busy } else { Poll::Idle };
+        let in_use = Rc::clone(&group);
+        let poll = move || if in_use.poll() > 0 { Poll::Busy } else { Poll::Idle };
         let poller = Poller::register("courier_io", Duration::ZERO, poll)?;
         Ok(Reactor { group, _poller: poller })
     }

@@ -1,5 +1,6 @@
 //! The module as SPDK's bdev layer knows it.
 
+use std::cell::RefCell;
 use std::ffi::CStr;
 
 use once_cell::sync::OnceCell;
@@ -50,7 +51,7 @@ impl Module for Courier {
     }
 
     fn fini(done: FiniDone) {
-        registry::delete_all(move || match REACTORS.with(|reactors| reactors.take()) {
+        registry::delete_all(move || match REACTORS.with(RefCell::take) {
             Some(device) => device.unregister(move || drop(done)),
             None => drop(done),
         });

@@ -24,7 +24,7 @@ use spdk::io_device::IoDevice;
 use spdk::nvme::{Ctrlr, Detach};
 use spdk::poller::{Poll, Poller};
 
-use crate::channel::{PoolDevice, PoolShared};
+use crate::channel::{PoolChannel, PoolDevice, PoolShared};
 use crate::disk::{Disk, Identity};
 use crate::params::{BdevParams, PoolParams};
 use crate::{module, registry};
@@ -297,7 +297,7 @@ impl Pool {
                 pool.disconnect();
             }
         };
-        if let Err(error) = self.device.for_each_channel(|channel, walk| channel.disconnect(walk), closed) {
+        if let Err(error) = self.device.for_each_channel(PoolChannel::disconnect, closed) {
             log::error!("pool '{}': its queues could not be closed: {error}", self.name());
         }
     }
@@ -415,7 +415,7 @@ impl Pool {
     fn fail_io(&self) {
         self.shared().set_failing(true);
         self.finish_resets(false);
-        if let Err(error) = self.device.for_each_channel(|channel, walk| channel.fail_waiting(walk), |_| {}) {
+        if let Err(error) = self.device.for_each_channel(PoolChannel::fail_waiting, |_| {}) {
             log::error!("pool '{}': what waits could not be failed: {error}", self.name());
         }
     }

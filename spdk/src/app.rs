@@ -12,11 +12,14 @@ use spdk_sys as sys;
 
 use crate::Errno;
 
+/// What an option does before SPDK starts.
+pub type Early = fn(&OsStr) -> Result<(), Errno>;
+
 /// An option of the application's own beside SPDK's, each with a value.
 #[derive(Debug, Clone, Copy)]
 pub struct AppOption {
     /// What to do with the value before SPDK starts, if anything.
-    pub early: Option<fn(&OsStr) -> Result<(), Errno>>,
+    pub early: Option<Early>,
     /// The letter.
     pub flag: u8,
     /// What the value is called in the usage, such as `<file>`.
@@ -38,7 +41,12 @@ pub struct App {
 }
 
 /// The options of the application that runs: SPDK's parser gives its callbacks no context.
-static OPTIONS: Mutex<(&[AppOption], Vec<Given>)> = Mutex::new((&[], Vec::new()));
+static OPTIONS: Mutex<Options> = Mutex::new(Options { known: &[], given: Vec::new() });
+
+struct Options {
+    known: &'static [AppOption],
+    given: Vec<Given>,
+}
 
 impl App {
     /// Parses `arguments` (the first is the program), starts SPDK, calls `started` on the application's thread with
@@ -51,28 +59,28 @@ impl App {
         S: FnOnce(&[Given]) -> Result<(), Errno> + 'static,
     {
         // SPDK keeps pointers into the arguments for as long as the application runs; so does getopt.
-        let mut argv: Vec<*mut c_char> = arguments
+        let mut words: Vec<*mut c_char> = arguments
             .into_iter()
             .filter_map(|argument| CString::new(argument.as_bytes()).ok())
             .map(CString::into_raw)
             .collect();
-        let Ok(argc) = c_int::try_from(argv.len()) else { return ExitCode::FAILURE };
-        argv.push(ptr::null_mut());
+        let Ok(count) = c_int::try_from(words.len()) else { return ExitCode::FAILURE };
+        words.push(ptr::null_mut());
         let getopt: String = self.options.iter().flat_map(|option| [char::from(option.flag), ':']).collect();
         let Ok(getopt) = CString::new(getopt) else { return ExitCode::FAILURE };
         if let Ok(mut options) = OPTIONS.lock() {
-            *options = (self.options, Vec::new());
+            *options = Options { known: self.options, given: Vec::new() };
         }
 
         let mut opts = sys::spdk_app_opts::default();
-        // SAFETY: `opts` is as large as it is said to be; `argv` ends with a null and outlives the application, as do
+        // SAFETY: `opts` is as large as it is said to be; `words` ends with a null and outlives the application, as do
         // the strings in it; the callbacks are what SPDK expects.
         let parsed = unsafe {
             sys::spdk_app_opts_init(&raw mut opts, size_of::<sys::spdk_app_opts>());
             opts.name = self.name.as_ptr();
             sys::spdk_app_parse_args(
-                argc,
-                argv.as_mut_ptr(),
+                count,
+                words.as_mut_ptr(),
                 &raw mut opts,
                 getopt.as_ptr(),
                 ptr::null(),
@@ -86,7 +94,7 @@ impl App {
             _ => return ExitCode::FAILURE,
         }
 
-        let given = OPTIONS.lock().map(|mut options| std::mem::take(&mut options.1)).unwrap_or_default();
+        let given = OPTIONS.lock().map(|mut options| std::mem::take(&mut options.given)).unwrap_or_default();
         let begin: Box<Begin> = Box::new(Cell::new(Some(Box::new(move || started(&given)))));
         // SAFETY: `begin` outlives the call, which returns after the application has stopped; it is used on the
         // application's thread, within the call.
@@ -114,7 +122,7 @@ unsafe extern "C" fn call_started(ctx: *mut c_void) {
 unsafe extern "C" fn parse(flag: c_int, value: *mut c_char) -> c_int {
     let Ok(mut options) = OPTIONS.lock() else { return -libc::EINVAL };
     let Ok(flag) = u8::try_from(flag) else { return -libc::EINVAL };
-    let Some(option) = options.0.iter().find(|option| option.flag == flag && !value.is_null()) else {
+    let Some(option) = options.known.iter().find(|option| option.flag == flag && !value.is_null()) else {
         return -libc::EINVAL;
     };
     let early = option.early;
@@ -124,13 +132,13 @@ unsafe extern "C" fn parse(flag: c_int, value: *mut c_char) -> c_int {
         eprintln!("-{} {}: {error}", char::from(flag), value.display());
         return error.negated();
     }
-    options.1.push((flag, value));
+    options.given.push((flag, value));
     0
 }
 
 unsafe extern "C" fn usage() {
     let Ok(options) = OPTIONS.lock() else { return };
-    for option in options.0 {
+    for option in options.known {
         println!(" -{} {:<26} {}", char::from(option.flag), option.value, option.help);
     }
 }

@@ -2,9 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int, c_void};
-use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use libc::iovec;
 use spdk_sys as sys;
@@ -12,7 +13,7 @@ use spdk_sys as sys;
 use crate::Errno;
 use crate::dma::DmaBuf;
 use crate::nvme::Status;
-use crate::thread::{NotSend, on_app_thread, on_spdk_thread};
+use crate::thread::{on_app_thread, on_spdk_thread, send_to_app};
 
 /// Something that happened to an open bdev.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,16 +26,36 @@ pub enum BdevEvent {
 
 type Events = Box<dyn Fn(BdevEvent)>;
 
-/// An open bdev.
-pub struct BdevDesc {
+/// An open bdev. Any thread may get a channel to it; it is closed on the application's thread, wherever it is dropped.
+pub struct BdevDesc(Open);
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
     raw: NonNull<sys::spdk_bdev_desc>,
     /// A leaked box, which SPDK's event callback uses.
     events: NonNull<Events>,
-    _stays: NotSend,
+}
+
+// SAFETY: SPDK lets every thread use a descriptor for channels and I/O. It is opened and closed, and its events are
+// called and dropped, on the application's thread.
+unsafe impl Send for Open {}
+// SAFETY: as above.
+unsafe impl Sync for Open {}
+
+impl Open {
+    /// # Safety
+    /// To be called on the application's thread, once.
+    unsafe fn close(self) {
+        // SAFETY: the bdev was opened on this thread; no event comes after it is closed.
+        unsafe {
+            sys::spdk_bdev_close(self.raw.as_ptr());
+            drop(Box::from_raw(self.events.as_ptr()));
+        }
+    }
 }
 
 impl BdevDesc {
-    /// Opens the bdev of that name for reading and writing. `events` is called on this thread.
+    /// Opens the bdev of that name for reading and writing. `events` is called, and dropped, on this thread.
     ///
     /// # Errors
     /// `NODEV` when there is none, `PERM` when another module has claimed it or off the application's thread.
@@ -58,7 +79,7 @@ impl BdevDesc {
         let rc =
             unsafe { sys::spdk_bdev_open_ext(name.as_ptr(), true, Some(event), events.as_ptr().cast(), &raw mut raw) };
         match (Errno::check(rc), NonNull::new(raw)) {
-            (Ok(()), Some(raw)) => Ok(Self { raw, events, _stays: PhantomData }),
+            (Ok(()), Some(raw)) => Ok(Self(Open { raw, events })),
             (result, _) => {
                 // SAFETY: SPDK did not take the box.
                 drop(unsafe { Box::from_raw(events.as_ptr()) });
@@ -69,7 +90,7 @@ impl BdevDesc {
 
     fn bdev(&self) -> *mut sys::spdk_bdev {
         // SAFETY: an open bdev stays where it is.
-        unsafe { sys::spdk_bdev_desc_get_bdev(self.raw.as_ptr()) }
+        unsafe { sys::spdk_bdev_desc_get_bdev(self.0.raw.as_ptr()) }
     }
 
     /// Bytes of a block.
@@ -90,22 +111,29 @@ impl BdevDesc {
     ///
     /// # Errors
     /// `PERM` off any SPDK thread, `NOMEM` when the bdev gives no channel.
-    pub fn channel(self: &Rc<Self>) -> Result<BdevChannel, Errno> {
+    pub fn channel(self: &Arc<Self>) -> Result<BdevChannel, Errno> {
         if !on_spdk_thread() {
             return Err(Errno::PERM);
         }
         // SAFETY: the bdev is open.
-        let raw = NonNull::new(unsafe { sys::spdk_bdev_get_io_channel(self.raw.as_ptr()) }).ok_or(Errno::NOMEM)?;
-        Ok(BdevChannel { raw, desc: Rc::clone(self) })
+        let raw = NonNull::new(unsafe { sys::spdk_bdev_get_io_channel(self.0.raw.as_ptr()) }).ok_or(Errno::NOMEM)?;
+        Ok(BdevChannel { raw, desc: Arc::clone(self) })
     }
 }
 
 impl Drop for BdevDesc {
     fn drop(&mut self) {
-        // SAFETY: opened and closed on the same thread, once; no event comes after that.
-        unsafe {
-            sys::spdk_bdev_close(self.raw.as_ptr());
-            drop(Box::from_raw(self.events.as_ptr()));
+        let open = self.0;
+        if on_app_thread() {
+            // SAFETY: this value is gone after this.
+            return unsafe { open.close() };
+        }
+        let close = move || {
+            // SAFETY: as above.
+            unsafe { open.close() };
+        };
+        if let Err(error) = send_to_app(close) {
+            log::error!("a bdev could not be closed: {error}");
         }
     }
 }
@@ -113,7 +141,7 @@ impl Drop for BdevDesc {
 /// A thread's way to an open bdev.
 pub struct BdevChannel {
     raw: NonNull<sys::spdk_io_channel>,
-    desc: Rc<BdevDesc>,
+    desc: Arc<BdevDesc>,
 }
 
 impl Drop for BdevChannel {
@@ -155,30 +183,22 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request whose data lies in `buffer` from `start` on, in consecutive pieces of the given lengths in bytes.
+    /// A request whose data lies in `buffer`, in pieces at the given ranges of bytes, one after another.
     ///
     /// # Errors
-    /// `INVAL` when the pieces go past the buffer's end.
+    /// `INVAL` when a piece goes past the buffer's end.
     pub fn new(
         buffer: DmaBuf,
-        start: usize,
-        lengths: &[usize],
+        pieces: &[Range<usize>],
         done: impl Fn(&Rc<Self>, Result<(), Status>) + 'static,
     ) -> Result<Rc<Self>, Errno> {
-        let mut at = start;
-        let mut pieces = Vec::with_capacity(lengths.len());
-        for &len in lengths {
-            let end = at.checked_add(len).filter(|&end| end <= buffer.len()).ok_or(Errno::INVAL)?;
-            let base = buffer.as_ptr().wrapping_add(at).cast_mut();
-            pieces.push(iovec { iov_base: base.cast(), iov_len: len });
-            at = end;
-        }
-        Ok(Rc::new(Self {
-            buffer: RefCell::new(buffer),
-            pieces: pieces.into_boxed_slice(),
-            done: Box::new(done),
-            busy: Cell::new(false),
-        }))
+        let base = buffer.as_ptr();
+        let piece = |range: &Range<usize>| {
+            let iov_base = base.wrapping_add(range.start).cast_mut().cast();
+            buffer.get(range.clone()).map(|bytes| iovec { iov_base, iov_len: bytes.len() }).ok_or(Errno::INVAL)
+        };
+        let pieces: Box<[iovec]> = pieces.iter().map(piece).collect::<Result<_, _>>()?;
+        Ok(Rc::new(Self { buffer: RefCell::new(buffer), pieces, done: Box::new(done), busy: Cell::new(false) }))
     }
 
     /// Calls `f` with the buffer.
@@ -195,13 +215,16 @@ impl Request {
 
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Request").field("pieces", &self.pieces.len()).field("busy", &self.busy.get()).finish()
+        f.debug_struct("Request")
+            .field("pieces", &self.pieces.len())
+            .field("busy", &self.busy.get())
+            .finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for BdevDesc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("BdevDesc").field(&self.raw).finish()
+        f.debug_tuple("BdevDesc").field(&self.0.raw).finish()
     }
 }
 
@@ -222,7 +245,7 @@ impl BdevChannel {
             return Err(Errno::BUSY);
         }
         let ctx = Rc::into_raw(Rc::clone(request)).cast_mut().cast();
-        let (desc, ch, call) = (self.desc.raw.as_ptr(), self.raw.as_ptr(), Some(done as Callback));
+        let (desc, ch, call) = (self.desc.0.raw.as_ptr(), self.raw.as_ptr(), Some(done as Callback));
         let pieces = request.pieces.as_ptr().cast_mut();
         let count = c_int::try_from(request.pieces.len()).unwrap_or(0);
         let half = request.pieces.len() / 2;
@@ -271,7 +294,7 @@ impl BdevChannel {
         let ctx = Rc::into_raw(Rc::clone(by)).cast_mut().cast();
         // SAFETY: as for `send`; the target is compared, not followed.
         let rc = unsafe {
-            sys::spdk_bdev_abort(self.desc.raw.as_ptr(), self.raw.as_ptr(), target, Some(done as Callback), ctx)
+            sys::spdk_bdev_abort(self.desc.0.raw.as_ptr(), self.raw.as_ptr(), target, Some(done as Callback), ctx)
         };
         Errno::check(rc).inspect_err(|_| {
             // SAFETY: SPDK did not take the count.

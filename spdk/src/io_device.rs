@@ -6,7 +6,7 @@
 use std::ffi::{CString, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use spdk_sys as sys;
 
@@ -139,7 +139,9 @@ impl<F: ChannelFactory> IoDevice<F> {
 }
 
 /// What waits for devices to be unregistered, by key: SPDK gives the callback no context but that.
-struct PendingUnregisters(std::sync::Mutex<Vec<(usize, Box<dyn FnOnce()>)>>);
+struct PendingUnregisters(Mutex<Vec<(usize, Unregistered)>>);
+
+type Unregistered = Box<dyn FnOnce()>;
 
 // SAFETY: an entry is pushed and taken on the thread that unregistered the device, where SPDK calls back; the
 // mutex only orders access to the list.
@@ -147,16 +149,16 @@ unsafe impl Sync for PendingUnregisters {}
 // SAFETY: as above.
 unsafe impl Send for PendingUnregisters {}
 
-static PENDING_UNREGISTERS: PendingUnregisters = PendingUnregisters(std::sync::Mutex::new(Vec::new()));
+static PENDING_UNREGISTERS: PendingUnregisters = PendingUnregisters(Mutex::new(Vec::new()));
 
 impl PendingUnregisters {
-    fn push(&self, key: usize, done: Box<dyn FnOnce()>) {
+    fn push(&self, key: usize, done: Unregistered) {
         if let Ok(mut list) = self.0.lock() {
             list.push((key, done));
         }
     }
 
-    fn take(&self, key: usize) -> Option<Box<dyn FnOnce()>> {
+    fn take(&self, key: usize) -> Option<Unregistered> {
         let mut list = self.0.lock().ok()?;
         let at = list.iter().position(|(entry, _)| *entry == key)?;
         Some(list.swap_remove(at).1)

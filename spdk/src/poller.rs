@@ -60,14 +60,12 @@ impl Poller {
         let body = Rc::into_raw(Rc::new(Body(RefCell::new(Box::new(f))))).cast_mut();
         // SAFETY: `call` gets the pointer that it expects; SPDK copies the name.
         let raw = unsafe { sys::spdk_poller_register_named(Some(call), body.cast(), micros, name.as_ptr()) };
-        match (NonNull::new(raw), NonNull::new(body)) {
-            (Some(raw), Some(body)) => Ok(Self { raw, body, _stays: PhantomData }),
-            _ => {
-                // SAFETY: SPDK did not take the pointer, so the count is still ours.
-                drop(unsafe { Rc::from_raw(body) });
-                Err(Errno::NOMEM)
-            }
+        if let (Some(raw), Some(body)) = (NonNull::new(raw), NonNull::new(body)) {
+            return Ok(Self { raw, body, _stays: PhantomData });
         }
+        // SAFETY: SPDK did not take the pointer, so the count is still ours.
+        drop(unsafe { Rc::from_raw(body) });
+        Err(Errno::NOMEM)
     }
 }
 

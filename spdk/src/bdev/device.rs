@@ -265,13 +265,14 @@ impl<D: Device> Bdev<D> {
             let done = unsafe { Box::from_raw(ctx.cast::<F>()) };
             done(Errno::check(rc));
         }
-        fn trampoline<F: FnOnce(Result<(), Errno>)>(_: &F) -> sys::spdk_bdev_unregister_cb {
-            Some(call::<F>)
+        type Call = unsafe extern "C" fn(*mut c_void, c_int);
+        fn call_for<F: FnOnce(Result<(), Errno>)>(_: &F) -> Call {
+            call::<F>
         }
         if !on_app_thread() || !self.is_registered() {
             return Err(Errno::NODEV);
         }
-        let call = trampoline(&done);
+        let call = Some(call_for(&done));
         let ctx = Box::into_raw(Box::new(done));
         // SAFETY: the node outlives the call, and the callback expects the box.
         let rc = unsafe {

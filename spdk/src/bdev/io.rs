@@ -459,7 +459,7 @@ impl<D: Device> Drop for BdevIo<D> {
 
 impl<D: Device> std::fmt::Debug for BdevIo<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BdevIo").field("raw", &self.raw).field("type", &self.io_type()).finish()
+        f.debug_struct("BdevIo").field("raw", &self.raw).field("type", &self.io_type()).finish_non_exhaustive()
     }
 }
 

@@ -43,6 +43,9 @@ pub struct Rejected<C> {
     pub command: C,
 }
 
+/// The most bytes of a piece: whole pages that 32 bits can count.
+const LARGEST: u32 = 0xffff_f000;
+
 /// Where a command's data is: a scatter-gather list of the owner's, with the place that the initiator has come to in it.
 #[derive(Debug, Clone, Copy)]
 pub struct Payload {
@@ -96,7 +99,7 @@ impl Payload {
         let iov = unsafe { *self.iovs.add(self.index) };
         // A piece that does not fit 32 bits is given in parts.
         let rest = iov.iov_len.saturating_sub(self.offset);
-        let len = u32::try_from(rest).unwrap_or(u32::MAX & !0xfff);
+        let len = u32::try_from(rest).unwrap_or(LARGEST);
         let address = iov.iov_base.wrapping_byte_add(self.offset);
         self.offset += len as usize;
         if self.offset >= iov.iov_len {

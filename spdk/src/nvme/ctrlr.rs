@@ -42,7 +42,7 @@ impl CtrlrRef {
         F: FnOnce(Completion) + Send + 'static,
     {
         let mut cmd = sqe.0;
-        self.with_callback(done, |call, ctx| {
+        with_callback(done, |call, ctx| {
             // SAFETY: the caller vouches for the buffer; SPDK copies the command and calls back once.
             unsafe { sys::spdk_nvme_ctrlr_cmd_admin_raw(self.as_ptr(), &raw mut cmd, buffer, len, call, ctx) }
         })
@@ -62,32 +62,29 @@ impl CtrlrRef {
     where
         F: FnOnce(Completion) + Send + 'static,
     {
-        self.with_callback(done, |call, ctx| {
+        with_callback(done, |call, ctx| {
             // SAFETY: `qpair` is the controller's; `owner` is compared, not followed.
             unsafe { sys::spdk_nvme_ctrlr_cmd_abort_ext(self.as_ptr(), qpair, owner.as_ptr(), call, ctx) }
         })
     }
+}
 
-    fn with_callback<F>(
-        &self,
-        done: F,
-        send: impl FnOnce(sys::spdk_nvme_cmd_cb, *mut c_void) -> i32,
-    ) -> Result<(), Errno>
-    where
-        F: FnOnce(Completion) + Send + 'static,
-    {
-        unsafe extern "C" fn call<F: FnOnce(Completion)>(ctx: *mut c_void, cpl: *const sys::spdk_nvme_cpl) {
-            // SAFETY: the box that was given to SPDK with the command, which is completed once.
-            let done = unsafe { Box::from_raw(ctx.cast::<F>()) };
-            // SAFETY: SPDK gives a completion.
-            done(unsafe { Completion::from_raw(cpl) });
-        }
-        let ctx = Box::into_raw(Box::new(done));
-        Errno::check(send(Some(call::<F>), ctx.cast())).inspect_err(|_| {
-            // SAFETY: SPDK did not take the command, so the box is still ours.
-            drop(unsafe { Box::from_raw(ctx) });
-        })
+/// Sends a command with a closure that is called with its completion, once.
+fn with_callback<F>(done: F, send: impl FnOnce(sys::spdk_nvme_cmd_cb, *mut c_void) -> i32) -> Result<(), Errno>
+where
+    F: FnOnce(Completion) + Send + 'static,
+{
+    unsafe extern "C" fn call<F: FnOnce(Completion)>(ctx: *mut c_void, cpl: *const sys::spdk_nvme_cpl) {
+        // SAFETY: the box that was given to SPDK with the command, which is completed once.
+        let done = unsafe { Box::from_raw(ctx.cast::<F>()) };
+        // SAFETY: SPDK gives a completion.
+        done(unsafe { Completion::from_raw(cpl) });
     }
+    let ctx = Box::into_raw(Box::new(done));
+    Errno::check(send(Some(call::<F>), ctx.cast())).inspect_err(|_| {
+        // SAFETY: SPDK did not take the command, so the box is still ours.
+        drop(unsafe { Box::from_raw(ctx) });
+    })
 }
 
 /// What came of polling the admin queue.
@@ -100,6 +97,7 @@ pub struct AdminPoll {
 }
 
 /// What a controller allows.
+#[expect(clippy::struct_excessive_bools, reason = "each is a capability of its own")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The most bytes that a command may carry (MDTS and the transport's own limit).

@@ -34,6 +34,8 @@ struct Group {
     connecting: Cell<usize>,
 }
 
+type Events = Box<dyn Fn(QpairEvent)>;
+
 struct Inner {
     /// Null once it is freed.
     raw: Cell<*mut sys::spdk_nvme_qpair>,
@@ -45,7 +47,7 @@ struct Inner {
     closing: Cell<bool>,
     ctrlr: CtrlrRef,
     requests: u32,
-    events: RefCell<Option<Box<dyn Fn(QpairEvent)>>>,
+    events: RefCell<Option<Events>>,
     /// What must outlive the queue pair.
     keep: RefCell<Option<Box<dyn Any>>>,
 }
@@ -349,6 +351,9 @@ impl std::fmt::Debug for PollGroup {
 
 impl std::fmt::Debug for QueuePair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("QueuePair").field("raw", &self.inner.raw.get()).field("live", &self.is_live()).finish()
+        f.debug_struct("QueuePair")
+            .field("raw", &self.inner.raw.get())
+            .field("live", &self.is_live())
+            .finish_non_exhaustive()
     }
 }
