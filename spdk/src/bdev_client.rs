@@ -2,8 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int, c_void};
-use std::ptr::{self, NonNull};
 use std::ops::Range;
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::sync::Arc;
 
