@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Everything that must hold: style, units, SPDK in the process, live processes, a guest.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage() {
+    cat <<'TEXT'
+Usage: scripts/test.sh [--no-guest] [--no-lint] [--help]
+
+Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds Courier, and tests it:
+formatting and lints, unit tests, SPDK within the test's process, live targets with SPDK's own
+tools as clients, the bench in short, and the demo in a guest. Needs root and Debian 12 or 13 with a
+Rust toolchain. Ends with `test: PASS` (exit 0) or `test: FAIL (reason)`.
+
+  --no-guest   leave out the guest
+  --no-lint    leave out formatting and lints
+  --help       this text
+
+Environment:
+  SPDK_DIR        use this SPDK (a built tree or an installed prefix) and build none
+  COURIER_CACHE   the cache (default: ~/.cache/courier)
+TEXT
+}
+
+GUEST=1
+LINT=1
+while [ $# -gt 0 ]; do
+    case $1 in
+        --no-guest) GUEST= ;;
+        --no-lint) LINT= ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; die "unknown option '$1'" ;;
+    esac
+    shift
+done
+
+PASSED=
+REASON=
+on_die() { REASON=$1; }
+# shellcheck disable=SC2317 # run by at_exit
+verdict() {
+    if [ -n "$PASSED" ]; then echo "test: PASS"; else echo "test: FAIL (${REASON:-in: ${PHASE_NAME:-the beginning}})"; fi
+}
+at_exit verdict
+
+# must COMMAND...: the run fails with the phase's name if COMMAND does.
+must() { "$@" || die "$PHASE_NAME: failed: $*"; }
+
+need_root
+command -v cargo >/dev/null || die "no cargo: a Rust toolchain (1.88 or newer) is needed, for instance by way of Debian's package rustup"
+cd "$COURIER_ROOT"
+
+phase "packages"
+need_packages pkg-config clang libclang-dev shellcheck python3
+
+"$COURIER_ROOT/scripts/install-spdk.sh" || die "SPDK could not be installed"
+
+if [ -n "$LINT" ]; then
+    phase "style"
+    must cargo fmt --all --check
+    must shellcheck -x scripts/*.sh
+    must cargo clippy --quiet --workspace --all-targets --release -- -D warnings
+fi
+
+phase "build"
+must cargo build --release --workspace
+
+phase "hugepages"
+need_hugepages 1024
+
+phase "tests"
+must cargo test --release --workspace
+
+phase "RPC client and bench"
+must python3 -m unittest discover --start-directory scripts/python --pattern 'test_*.py'
+must scripts/bench.sh --case tcp-qd32 --pairs 1 --runtime 1
+
+if [ -n "$GUEST" ]; then
+    phase "demo in a guest"
+    must scripts/demo.sh --runtime 2
+fi
+
+phase_summary
+PASSED=1
