@@ -34,6 +34,7 @@ PATTERN_MIB=8
 # What the two SPDK processes take, with the smaller pools of spdk_config: the pool 510 MiB, the middle 390.
 HUGEPAGES_MIB=1024
 KEPT=$COURIER_CACHE/demo-kept
+FAILED=$COURIER_CACHE/demo-failed
 
 # --- the verdict ---------------------------------------------------------------------------------------------
 
@@ -47,6 +48,16 @@ verdict() {
     else
         echo "demo: FAIL (${REASON:-it was interrupted, or failed in ${PHASE_NAME:-the beginning}})"
     fi
+}
+
+# What was logged outlives a demo that failed.
+# shellcheck disable=SC2317 # run by at_exit
+keep_logs() {
+    [ -z "$PASSED" ] && [ -z "$STOP" ] || return 0
+    rm -rf "$FAILED"
+    mkdir -p "$FAILED"
+    cp -r "$WORK"/*.log "$WORK"/vm/*.log "$WORK"/out "$FAILED/" 2>/dev/null
+    say "    the logs are in $FAILED"
 }
 
 # --- processes -----------------------------------------------------------------------------------------------
@@ -330,6 +341,7 @@ prepare
 choose_cores
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/courier-demo.XXXXXX")
 at_exit rm -rf "$WORK"
+at_exit keep_logs
 spdk_config >"$WORK/spdk.json"
 phase "the pool: SPDK's spdk_tgt on NVMe/TCP"
 start_pool
