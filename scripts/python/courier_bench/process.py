@@ -35,7 +35,7 @@ class SpdkProcess:
                 "--no-pci", "--disable-cpumask-locks", *options]
         with open(self.log, "wb") as log:
             # A session of its own: Ctrl-C is for the bench, which then stops its processes in order.
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=workdir,
                                              start_new_session=True, preexec_fn=_die_with_parent)
         self.pid = self._process.pid
         try:
@@ -65,6 +65,12 @@ class SpdkProcess:
         with open(f"/proc/{self.pid}/stat", encoding="ascii", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def log_tail(self):
+        """The end of the process's log, with a sentence that says so."""
+        with open(self.log, encoding="utf-8", errors="replace") as log:
+            tail = "".join("    " + line for line in log.readlines()[-LOG_LINES:])
+        return f"The end of {self.log}:\n{tail.rstrip()}"
 
     def signal(self, number):
         """Sends the process a signal."""
@@ -104,9 +110,7 @@ class SpdkProcess:
             what += f"; killed by signal {-status}" if status < 0 else f"; exit status {status}"
         except subprocess.TimeoutExpired:
             what += "; it still runs"
-        with open(self.log, encoding="utf-8", errors="replace") as log:
-            tail = "".join("    " + line for line in log.readlines()[-LOG_LINES:])
-        return ProcessFailed(f"{self.name} {what}. The end of {self.log}:\n{tail.rstrip()}")
+        return ProcessFailed(f"{self.name} {what}. {self.log_tail()}")
 
 
 def _die_with_parent():

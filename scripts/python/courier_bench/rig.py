@@ -124,8 +124,10 @@ class Rig:
     def measure(self, server, case, seconds):
         """Attaches the VM's stand-in to the server, runs the case's load, and detaches it again."""
         server.resume()
-        self._a.call("bdev_nvme_attach_controller", {"name": VM_CONTROLLER, "trtype": "VFIOUSER",
-                                                     "traddr": server.socket_dir, "subnqn": DRIVE_NQN})
+        found = self._a.call("bdev_nvme_attach_controller", {"name": VM_CONTROLLER, "trtype": "VFIOUSER",
+                                                             "traddr": server.socket_dir, "subnqn": DRIVE_NQN})
+        if VM_BDEV not in found:
+            raise MeasurementFailed(f"the VM's stand-in found no namespace on its drive. {server.process.log_tail()}")
         disturbance = Disturbance((self._a, server.process))
         busy_before, idle_before = server.process.busy_and_idle_cycles()
         job = self._load(case, seconds)
