@@ -138,6 +138,9 @@ unsafe extern "C" fn parse(flag: c_int, value: *mut c_char) -> c_int {
 
 unsafe extern "C" fn usage() {
     let Ok(options) = OPTIONS.lock() else { return };
+    // SPDK prints with C's buffer, this with Rust's: without this, SPDK's first half would come last.
+    // SAFETY: a null pointer stands for every stream.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
     for option in options.known {
         println!(" -{} {:<26} {}", char::from(option.flag), option.value, option.help);
     }

@@ -1,0 +1,12 @@
+//! Courier against live processes: a stock `spdk_tgt` as the pool, SPDK's own tools as the clients.
+//!
+//! Every process has a folder of its own in a folder that goes with this one. The tests take turns: they share the
+//! machine, and most of them one pool and one `courier_tgt`.
+//!
+//! `COURIER_TARGET_DIR` names the folder of `courier_tgt` and `libcourier.so`, if they are not those that cargo built
+//! for this test.
+#![expect(clippy::panic, reason = "a test fails by a panic")]
+
+mod support;
+
+mod program;

@@ -1,0 +1,107 @@
+//! `courier_tgt` and the plugin as programs: what they take and what they offer.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::{Value, json};
+use serial_test::serial;
+
+use crate::support::app::{App, Program, common_args};
+use crate::support::process::{Libraries, Process};
+use crate::support::{paths, secs, shared, wait_for};
+
+/// The RPC methods that are Courier's.
+const METHODS: [&str; 5] =
+    ["bdev_courier_create", "bdev_courier_delete", "courier_pool_create", "courier_pool_delete", "courier_pool_get"];
+
+fn methods(app: &App) -> BTreeSet<String> {
+    let methods = app.rpc.ok("rpc_get_methods", &Value::Null);
+    methods.as_array().expect("a list").iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// The options that a `--help` tells of, as they are written.
+fn options(program: Program) -> BTreeSet<String> {
+    let (status, help) = Process::run(&program.path(), &["--help".to_owned()], program.libraries(), secs(30));
+    assert!(status.success(), "--help ended with {status}\n{help}");
+    let option = |word: &str| {
+        let name = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        let name = name.split('=').next().unwrap_or_default();
+        (name.len() > 1 && name.starts_with('-')).then(|| name.to_owned())
+    };
+    let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    lines.flat_map(|line| line.split_whitespace().take(2).filter_map(option)).collect()
+}
+
+#[test]
+#[serial]
+fn courier_tgt_has_every_rpc_method_of_spdk_tgt_and_ours() {
+    let (stock, courier) = (shared::pool(), shared::courier());
+    let ours = methods(&courier);
+    let missing: Vec<_> = methods(&stock.app).difference(&ours).cloned().collect();
+    assert!(missing.is_empty(), "courier_tgt lacks {missing:?}");
+    for method in METHODS {
+        assert!(ours.contains(method), "courier_tgt lacks {method}");
+    }
+}
+
+#[test]
+#[serial]
+fn courier_tgt_lists_every_option_of_spdk_tgt_in_its_help() {
+    let (stock, ours) = (options(Program::Stock), options(Program::Courier));
+    assert!(stock.len() > 30, "too few options were understood: {stock:?}");
+    let missing: Vec<_> = stock.difference(&ours).collect();
+    assert!(missing.is_empty(), "courier_tgt lacks {missing:?}");
+}
+
+#[test]
+#[serial]
+fn an_unknown_option_ends_courier_tgt_with_an_error() {
+    let bad: [&[&str]; 4] = [&["--no-such-option"], &["-f"], &["-m", "what"], &["-c", "/nonexistent/config.json"]];
+    for args in bad {
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let mut all = common_args(&paths::new_dir("bad").join("rpc.sock"), "0x2");
+        all.extend(args.clone());
+        let (status, output) = Process::run(&paths::courier_tgt(), &all, Libraries::None, secs(30));
+        assert!(!status.success(), "{args:?} was taken");
+        assert!(status.code().is_some(), "{args:?} ended it by a signal: {status}\n{output}");
+    }
+}
+
+#[test]
+#[serial]
+fn courier_tgt_waits_for_rpc_writes_its_pid_and_reads_its_configuration() {
+    let pool = shared::pool();
+    let dir = paths::new_dir("files");
+    let (pid, sockets, config) = (dir.join("pid"), dir.join("sockets"), dir.join("config.json"));
+    fs::create_dir(&sockets).expect("a folder can be made");
+    let calls = json!([
+        { "method": "courier_pool_create", "params": pool.params("p") },
+        { "method": "bdev_courier_create", "params": { "name": "disk", "pool": "p", "nsid": 2 } },
+    ]);
+    let text = json!({ "subsystems": [{ "subsystem": "bdev", "config": calls }] });
+    fs::write(&config, text.to_string()).expect("a file can be written");
+
+    let path = |path: &std::path::Path| path.display().to_string();
+    let args = ["-f", &path(&pid), "-S", &path(&sockets), "-c", &path(&config)];
+    let app = App::start(Program::Courier, "0x2", &args);
+    assert_eq!(fs::read_to_string(&pid).expect("the file is there").trim(), app.process.pid().to_string());
+    assert_eq!(app.bdevs(), ["disk"]);
+    assert_eq!(app.shut_down(secs(20)).code(), Some(0), "{}", app.process.tail());
+
+    let app = App::begin(Program::Courier, "0x2", &["--wait-for-rpc"]);
+    wait_for("the RPC socket", secs(30), || app.rpc.call("rpc_get_methods", &json!({ "current": true })).is_ok());
+    app.rpc.fails("courier_pool_get", &Value::Null, &[]);
+    app.rpc.ok("framework_start_init", &Value::Null);
+    assert_eq!(app.rpc.ok("courier_pool_get", &Value::Null), json!([]));
+}
+
+#[test]
+#[serial]
+fn stock_spdk_tgt_with_the_plugin_has_our_methods() {
+    let app = App::start(Program::StockWithPlugin, "0x2", &[]);
+    let there = methods(&app);
+    for method in METHODS {
+        assert!(there.contains(method), "the plugin lacks {method}");
+    }
+    assert_eq!(app.shut_down(secs(20)).code(), Some(0), "{}", app.process.tail());
+}

@@ -1,0 +1,121 @@
+//! An SPDK application and its RPC socket.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::process::{Libraries, Process};
+use super::rpc::Rpc;
+use super::{paths, secs, wait_for};
+
+/// Which program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// Stock `spdk_tgt`.
+    Stock,
+    /// Stock `spdk_tgt` with the plugin.
+    StockWithPlugin,
+    /// `courier_tgt`.
+    Courier,
+    /// SPDK's `bdevperf` with the plugin.
+    Bdevperf,
+}
+
+impl Program {
+    pub(crate) fn path(self) -> PathBuf {
+        match self {
+            Self::Stock | Self::StockWithPlugin => paths::stock("spdk_tgt"),
+            Self::Courier => paths::courier_tgt(),
+            Self::Bdevperf => paths::stock("bdevperf"),
+        }
+    }
+
+    pub(crate) fn libraries(self) -> Libraries {
+        match self {
+            Self::Stock => Libraries::Spdk,
+            Self::StockWithPlugin | Self::Bdevperf => Libraries::Plugin,
+            Self::Courier => Libraries::None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::StockWithPlugin => "plugin",
+            Self::Courier => "courier",
+            Self::Bdevperf => "perf",
+        }
+    }
+}
+
+/// A running SPDK application.
+pub(crate) struct App {
+    pub(crate) process: Process,
+    pub(crate) rpc: Rpc,
+    pub(crate) dir: PathBuf,
+}
+
+impl App {
+    /// Starts it and waits until it takes RPCs. `mask` is its cores.
+    pub(crate) fn start(program: Program, mask: &str, args: &[&str]) -> Self {
+        let app = Self::begin(program, mask, args);
+        app.wait_for_rpc();
+        app
+    }
+
+    /// Starts it.
+    pub(crate) fn begin(program: Program, mask: &str, args: &[&str]) -> Self {
+        let dir = paths::new_dir(program.name());
+        let socket = dir.join("rpc.sock");
+        let mut all: Vec<String> = common_args(&socket, mask);
+        all.extend(args.iter().map(ToString::to_string));
+        let process = Process::spawn(&program.path(), &all, program.libraries(), &dir.join("log"));
+        Self { process, rpc: Rpc::new(socket), dir }
+    }
+
+    #[track_caller]
+    fn wait_for_rpc(&self) {
+        wait_for("an application's RPC socket", secs(60), || {
+            let status = self.process.status();
+            assert!(status.is_none(), "it ended with {status:?} instead of starting\n{}", self.process.tail());
+            self.rpc.call("framework_wait_init", &Value::Null).is_ok()
+        });
+    }
+
+    /// Asks it to end and waits for that.
+    #[track_caller]
+    pub(crate) fn shut_down(&self, limit: Duration) -> ExitStatus {
+        self.process.terminate();
+        self.process.wait(limit)
+    }
+
+    /// Asserts that it runs and answers.
+    #[track_caller]
+    pub(crate) fn assert_alive(&self) {
+        let status = self.process.status();
+        assert!(status.is_none(), "it ended with {status:?}\n{}", self.process.tail());
+        self.rpc.ok("spdk_get_version", &Value::Null);
+    }
+
+    /// The names of its bdevs.
+    #[track_caller]
+    pub(crate) fn bdevs(&self) -> Vec<String> {
+        let bdevs = self.rpc.ok("bdev_get_bdevs", &Value::Null);
+        let name = |bdev: &Value| bdev["name"].as_str().unwrap_or_default().to_owned();
+        bdevs.as_array().expect("a list").iter().map(name).collect()
+    }
+
+    /// What `bdev_get_bdevs` says of one.
+    #[track_caller]
+    pub(crate) fn bdev(&self, name: &str) -> Value {
+        self.rpc.ok("bdev_get_bdevs", &serde_json::json!({ "name": name }))[0].clone()
+    }
+}
+
+/// The options with which every SPDK application runs here: without hugepages, on cores that others use, too.
+pub(crate) fn common_args(socket: &Path, mask: &str) -> Vec<String> {
+    let socket = socket.display().to_string();
+    ["-r", &socket, "-m", mask, "--no-huge", "-s", "1024", "--disable-cpumask-locks"].map(str::to_owned).to_vec()
+}

@@ -1,0 +1,154 @@
+//! A process that goes with its owner.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use super::paths;
+
+/// How many bytes of a log are shown when a test fails.
+const TAIL: usize = 3_000;
+
+/// What a process finds of Courier and of SPDK's shared libraries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Libraries {
+    /// Nothing: it is linked statically.
+    None,
+    /// SPDK's shared libraries.
+    Spdk,
+    /// Those, and the plugin.
+    Plugin,
+}
+
+/// A process, which is killed when it is dropped, and also when this one ends.
+pub(crate) struct Process {
+    name: String,
+    child: Mutex<Child>,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program`; what it prints goes to the file `log`.
+    pub(crate) fn spawn(program: &Path, args: &[String], libraries: Libraries, log: &Path) -> Self {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // The variables are for the program alone: setpriv itself could not start with them.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "env"]);
+        if libraries != Libraries::None {
+            command.arg(format!("LD_LIBRARY_PATH={}", paths::library_path().display()));
+        }
+        if libraries == Libraries::Plugin {
+            command.arg(format!("LD_PRELOAD={}", paths::plugin().display()));
+        }
+        let file = File::options().create(true).append(true).open(log).expect("a log can be written");
+        command.arg(program).args(args).stdin(Stdio::null());
+        command.stderr(file.try_clone().expect("a file can be had twice")).stdout(file);
+        Self { name, child: Mutex::new(spawn_for_good(command)), log: log.to_owned() }
+    }
+
+    /// Runs `program` to its end; panics when that does not come within `limit`. Returns what it printed, too.
+    pub(crate) fn run(program: &Path, args: &[String], libraries: Libraries, limit: Duration) -> (ExitStatus, String) {
+        let dir = paths::new_dir("run");
+        let process = Self::spawn(program, args, libraries, &dir.join("log"));
+        let status = process.wait(limit);
+        (status, process.output())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.with_child(|child| child.id())
+    }
+
+    fn with_child<R>(&self, f: impl FnOnce(&mut Child) -> R) -> R {
+        f(&mut self.child.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Its exit status, if it has ended.
+    pub(crate) fn status(&self) -> Option<ExitStatus> {
+        self.with_child(|child| child.try_wait().expect("a child can be waited for"))
+    }
+
+    /// Everything that it has printed.
+    pub(crate) fn output(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// The end of what it has printed, for a test's message.
+    pub(crate) fn tail(&self) -> String {
+        let output = self.output();
+        let mut start = output.len().saturating_sub(TAIL);
+        while !output.is_char_boundary(start) {
+            start += 1;
+        }
+        format!("--- the end of the log of {} (pid {}):\n{}\n---", self.name, self.pid(), &output[start..])
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn wait(&self, limit: Duration) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.status() {
+                return status;
+            }
+            assert!(start.elapsed() < limit, "{} did not end within {limit:?}\n{}", self.name, self.tail());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub(crate) fn terminate(&self) {
+        let sent = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+        assert!(sent.expect("kill can be run").success(), "{} is gone already\n{}", self.name, self.tail());
+    }
+
+    /// Ends it at once (SIGKILL), and waits until it has gone.
+    pub(crate) fn kill(&self) {
+        self.with_child(|child| {
+            // One that has ended needs no killing.
+            let _ = child.kill();
+            let _ = child.wait();
+        });
+    }
+
+    /// Its resident memory, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the kernel tells VmRSS");
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("VmRSS is a number")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.tail());
+        }
+        self.kill();
+    }
+}
+
+type Reply = Sender<std::io::Result<Child>>;
+
+/// Starts a process from a thread that lives as long as this process: the kernel's "signal at the parent's death" means
+/// the parent's thread, and a test's thread ends before what it started for others.
+fn spawn_for_good(command: Command) -> Child {
+    static SPAWNER: LazyLock<Mutex<Sender<(Command, Reply)>>> = LazyLock::new(|| {
+        let (orders, received) = channel::<(Command, Reply)>();
+        let spawn = move || {
+            for (mut command, reply) in received {
+                // Who does not wait for the answer does not want it.
+                let _ = reply.send(command.spawn());
+            }
+        };
+        thread::Builder::new().name("spawner".to_owned()).spawn(spawn).expect("a thread can be had");
+        Mutex::new(orders)
+    });
+    let (reply, answer) = channel();
+    let spawner = SPAWNER.lock().unwrap_or_else(PoisonError::into_inner);
+    spawner.send((command, reply)).expect("the spawner runs");
+    answer.recv().expect("the spawner answers").expect("setpriv can be run")
+}
