@@ -56,7 +56,7 @@ keep_logs() {
     [ -z "$PASSED" ] && [ -z "$STOP" ] || return 0
     rm -rf "$FAILED"
     mkdir -p "$FAILED"
-    cp -r "$WORK"/*.log "$WORK"/vm/*.log "$WORK"/out "$FAILED/" 2>/dev/null
+    cp -r "$WORK"/*.log "$WORK"/out "$FAILED/" 2>/dev/null
     say "    the logs are in $FAILED"
 }
 
@@ -190,7 +190,7 @@ start_middle() {
         must_rpc middle bdev_nvme_attach_controller -b Pool -t TCP -f ipv4 -a 127.0.0.1 -s "$PORT" -n $POOL_NQN
         bdev=Pooln1
     else
-        launch middle "$COURIER_ROOT/target/release/courier_tgt" "$MIDDLE_CORE" "$LIBRARIES"
+        launch middle "${CARGO_TARGET_DIR:-$COURIER_ROOT/target}/release/courier_tgt" "$MIDDLE_CORE" "$LIBRARIES"
         must_rpc middle courier_pool_create -b pool0 -t tcp -f ipv4 -a 127.0.0.1 -s "$PORT" -n $POOL_NQN
         must_rpc middle bdev_courier_create -b Courier0 -p pool0 -n 1
         bdev=Courier0
@@ -202,7 +202,7 @@ start_middle() {
 }
 
 # shellcheck disable=SC2317 # run by at_exit
-stop_vm() { "$COURIER_ROOT/scripts/vm.sh" stop --vm "$WORK/vm"; }
+stop_vm() { "$COURIER_ROOT/scripts/vm.sh" stop --vm "$WORK/vm" --out "$WORK"; }
 
 start_vm() {
     local command pid
