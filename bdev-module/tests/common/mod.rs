@@ -1,0 +1,85 @@
+//! A pool in a process of its own, this process as its initiator, and what the tests share.
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
+#[path = "../../../spdk/tests/harness/mod.rs"]
+pub(crate) mod harness;
+
+pub(crate) mod disk;
+pub(crate) mod load;
+pub(crate) mod rng;
+pub(crate) mod target;
+
+use harness::{RpcFailure, TestApp};
+use once_cell::sync::OnceCell;
+use serde_json::{Value, json};
+use target::Target;
+
+/// The name of the pool that most tests use.
+pub(crate) const POOL: &str = "pool";
+
+/// What the tests need: the application with the module in it, and a target to be its pools.
+pub(crate) struct Rig {
+    pub(crate) app: &'static TestApp,
+    pub(crate) target: &'static Target,
+}
+
+/// The rig, made if this is the first call, with [`POOL`] connected to the target's first subsystem.
+pub(crate) fn rig() -> Rig {
+    rig_on("0x1")
+}
+
+/// As [`rig`], with reactors on `cores`.
+pub(crate) fn rig_on(cores: &str) -> Rig {
+    static POOL_MADE: OnceCell<()> = OnceCell::new();
+    let app = harness::start(cores, bdev_module::register);
+    let rig = Rig { app, target: Target::running(app.dir()) };
+    POOL_MADE.get_or_init(|| rig.connect(POOL, target::NQN, json!({})).expect("the pool connects"));
+    rig
+}
+
+impl Rig {
+    /// Makes a pool of a subsystem of the target.
+    pub(crate) fn connect(&self, name: &str, subnqn: &str, more: Value) -> Result<(), RpcFailure> {
+        let mut params = json!({
+            "name": name, "trtype": "tcp", "traddr": "127.0.0.1", "trsvcid": self.target.port().to_string(),
+            "subnqn": subnqn, "connect_timeout_ms": 30_000,
+        });
+        if let (Some(params), Value::Object(more)) = (params.as_object_mut(), more) {
+            params.extend(more);
+        }
+        self.app.rpc("courier_pool_create", params).map(drop)
+    }
+
+    /// Makes a bdev of a namespace of a pool. It goes when the value does.
+    pub(crate) fn bdev(&self, pool: &str, nsid: u32) -> Bdev {
+        let name = format!("{pool}n{nsid}");
+        let params = json!({ "name": name, "pool": pool, "nsid": nsid });
+        let made = self.app.rpc("bdev_courier_create", params);
+        assert_eq!(made, Ok(json!(name)));
+        Bdev { app: self.app, name }
+    }
+}
+
+/// A bdev of the module's.
+pub(crate) struct Bdev {
+    app: &'static TestApp,
+    pub(crate) name: String,
+}
+
+impl Bdev {
+    /// One of the numbers that the module keeps of the bdev's I/O.
+    pub(crate) fn stat(&self, name: &str) -> u64 {
+        let stats = self.app.rpc("bdev_get_iostat", json!({ "name": self.name })).expect("there are statistics");
+        let stat = &stats["bdevs"][0]["driver_specific"]["courier"][name];
+        stat.as_u64().unwrap_or_else(|| panic!("no number {name} in {stats}"))
+    }
+}
+
+impl Drop for Bdev {
+    fn drop(&mut self) {
+        let gone = self.app.rpc("bdev_courier_delete", json!({ "name": self.name }));
+        if !std::thread::panicking() {
+            assert_eq!(gone, Ok(json!(true)), "{} is deleted", self.name);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! An SPDK application in the test's own process, on a thread of its own, and a client for RPCs.
+//!
+//! The application starts with the first test that needs it and is stopped when the process exits; a shutdown that
+//! fails or hangs fails the process.
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
+use std::ffi::OsString;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use once_cell::sync::OnceCell;
+use serde_json::{Value, json};
+use spdk::app::App;
+use spdk::thread::send_to_app;
+
+/// How long anything may take that has no time of its own, on a machine that is busy with other things.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The application of this process.
+#[derive(Debug)]
+pub(crate) struct TestApp {
+    dir: PathBuf,
+}
+
+static APP: OnceCell<TestApp> = OnceCell::new();
+static ENDED: Mutex<Option<Receiver<bool>>> = Mutex::new(None);
+static AT_EXIT: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
+
+/// The application, started on `cores` (a mask) if this is the first call; `register` is called before SPDK starts.
+pub(crate) fn start(cores: &str, register: fn()) -> &'static TestApp {
+    APP.get_or_init(|| {
+        let dir = std::env::temp_dir().join(format!("courier-test.{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder for the sockets");
+        let app = TestApp { dir };
+        let arguments = ["test", "-m", cores, "--no-huge", "-s", "1024", "--no-pci", "--silence-noticelog"];
+        let arguments: Vec<OsString> = arguments
+            .into_iter()
+            .map(OsString::from)
+            .chain(["--disable-cpumask-locks".into(), "-r".into(), app.socket().into()])
+            .collect();
+        let (started, is_started) = channel();
+        let (end, ended) = channel();
+        let run = move || {
+            register();
+            let started = move |_: &[_]| {
+                let _ = started.send(());
+                Ok(())
+            };
+            let code = App { name: c"test", options: &[] }.run(arguments, started);
+            let _ = end.send(code == ExitCode::SUCCESS);
+        };
+        thread::Builder::new().name("spdk".to_owned()).spawn(run).expect("a thread");
+        is_started.recv_timeout(PATIENCE).expect("SPDK starts; its log says why it does not");
+        ENDED.lock().expect("not poisoned").replace(ended);
+        stop_at_exit();
+        app
+    })
+}
+
+/// Calls `f` when the process exits, after the application has been stopped.
+pub(crate) fn at_exit(f: fn()) {
+    AT_EXIT.lock().expect("not poisoned").push(f);
+}
+
+#[expect(unsafe_code, reason = "the test harness exits the process itself, and tells of it in no other way")]
+fn stop_at_exit() {
+    extern "C" fn stop() {
+        spdk::app::stop(Ok(()));
+        let ended = ENDED.lock().ok().and_then(|mut ended| ended.take());
+        let ended = ended.map(|ended| ended.recv_timeout(PATIENCE));
+        for f in AT_EXIT.lock().map(|mut list| std::mem::take(&mut *list)).unwrap_or_default() {
+            f();
+        }
+        if let Some(app) = APP.get() {
+            let _ = std::fs::remove_dir_all(&app.dir);
+        }
+        if ended != Some(Ok(true)) {
+            eprintln!("SPDK did not stop as it should: {ended:?}");
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(3) };
+        }
+    }
+    // SAFETY: the function may be called at any time.
+    assert_eq!(unsafe { libc::atexit(stop) }, 0);
+}
+
+impl TestApp {
+    /// A folder for sockets and logs, which goes with the process.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("app.sock")
+    }
+
+    /// Calls an RPC method of the application.
+    pub(crate) fn rpc(&self, method: &str, params: Value) -> Result<Value, RpcFailure> {
+        rpc(&self.socket(), method, params)
+    }
+}
+
+/// The error that an RPC was answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RpcFailure {
+    pub(crate) code: i64,
+    pub(crate) message: String,
+}
+
+/// Calls an RPC method of the target that listens at `socket`.
+pub(crate) fn rpc(socket: &Path, method: &str, params: Value) -> Result<Value, RpcFailure> {
+    let lost = |error: &dyn std::fmt::Display| RpcFailure { code: 0, message: error.to_string() };
+    let mut call = json!({ "jsonrpc": "2.0", "id": 1, "method": method });
+    if !params.is_null() {
+        call["params"] = params;
+    }
+    let stream = UnixStream::connect(socket).map_err(|error| lost(&error))?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| lost(&error))?;
+    serde_json::to_writer(&stream, &call).map_err(|error| lost(&error))?;
+    let answer = serde_json::Deserializer::from_reader(&stream).into_iter::<Value>().next();
+    let mut answer = answer.ok_or_else(|| lost(&"no answer"))?.map_err(|error| lost(&error))?;
+    match answer.get("error") {
+        None => Ok(answer["result"].take()),
+        Some(error) => Err(RpcFailure {
+            code: error["code"].as_i64().unwrap_or_default(),
+            message: error["message"].as_str().unwrap_or_default().to_owned(),
+        }),
+    }
+}
+
+/// Calls `f` on the application's thread and gives back what it returned; a panic of it goes on here.
+pub(crate) fn on_app<R: Send + 'static>(f: impl FnOnce() -> R + Send + 'static) -> R {
+    let outcome = from_app(move |tell| {
+        // A panic must not leave a function that C calls.
+        let _ = tell.send(catch_unwind(AssertUnwindSafe(f)));
+    });
+    outcome.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Calls `f` on the application's thread and waits for what it, or something that it begins, tells.
+pub(crate) fn from_app<R: Send + 'static>(f: impl FnOnce(Sender<R>) + Send + 'static) -> R {
+    let (tell, told) = channel();
+    send_to_app(move || f(tell)).expect("the application runs");
+    told.recv_timeout(PATIENCE).expect("the application answers in time")
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !condition() {
+        assert!(since.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
