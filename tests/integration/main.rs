@@ -9,4 +9,12 @@
 
 mod support;
 
+mod bad_input;
+mod clients;
+mod data;
+mod faults;
+mod front;
+mod namespaces;
 mod program;
+mod rounds;
+mod shutdown;

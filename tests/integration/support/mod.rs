@@ -1,6 +1,7 @@
 //! What the tests are made of.
 
 pub(crate) mod app;
+pub(crate) mod export;
 pub(crate) mod load;
 pub(crate) mod paths;
 pub(crate) mod pool;
