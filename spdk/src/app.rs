@@ -140,7 +140,7 @@ unsafe extern "C" fn usage() {
     let Ok(options) = OPTIONS.lock() else { return };
     // SPDK prints with C's buffer, this with Rust's: without this, SPDK's first half would come last.
     // SAFETY: a null pointer stands for every stream.
-    unsafe { libc::fflush(std::ptr::null_mut()) };
+    unsafe { libc::fflush(ptr::null_mut()) };
     for option in options.known {
         println!(" -{} {:<26} {}", char::from(option.flag), option.value, option.help);
     }
