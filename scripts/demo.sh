@@ -62,10 +62,8 @@ keep_logs() {
 
 # --- processes -----------------------------------------------------------------------------------------------
 
-# Whatever ends this script, ends them; but not with --keep.
-tied() {
-    if [ -n "$KEEP" ]; then printf '%s\n' setsid; else printf '%s\n' setpriv --pdeathsig "$1" --; fi
-}
+# What starts a process so that it dies with this script, even if that is killed; or, with --keep, outlives it.
+TIE=(setpriv --pdeathsig KILL --)
 
 # An spdk_tgt serves iSCSI too, and sets 370 MiB aside for it; and memory for 65,535 bdev I/Os at once.
 spdk_config() {
@@ -82,21 +80,22 @@ TEXT
 # launch NAME PROGRAM CORE LIBRARIES OPTION...: starts an SPDK process whose socket, log and pid are WORK/NAME.*, and waits
 # until it answers.
 launch() {
-    local name=$1 program=$2 core=$3 libraries=$4 command i
+    local name=$1 program=$2 core=$3 libraries=$4 i
     shift 4
-    mapfile -t command < <(tied TERM)
-    env LD_LIBRARY_PATH="$libraries" "${command[@]}" "$program" -m "[$core]" -r "$WORK/$name.sock" \
+    env LD_LIBRARY_PATH="$libraries" "${TIE[@]}" "$program" -m "[$core]" -r "$WORK/$name.sock" \
         --disable-cpumask-locks --no-pci --iova-mode va --json "$WORK/spdk.json" --json-ignore-init-errors "$@" </dev/null >"$WORK/$name.log" 2>&1 &
     echo $! >"$WORK/$name.pid"
     at_exit end "$name"
     for ((i = 0; i < 300; i++)); do
-        alive "$name" || died "$name"
+        # Not `alive`: the process may not have become the program yet.
+        kill -0 "$(cat "$WORK/$name.pid")" 2>/dev/null || died "$name"
         if [ -S "$WORK/$name.sock" ] && rpc "$name" -t 30 framework_wait_init >/dev/null 2>&1; then return 0; fi
         sleep 0.1
     done
     died "$name"
 }
 
+# alive NAME: the process is there, and is still the one that was started.
 alive() { tr '\0' ' ' 2>/dev/null <"/proc/$(cat "$WORK/$1.pid")/cmdline" | grep -qF "$WORK/$1.sock"; }
 
 died() {
@@ -205,14 +204,14 @@ start_middle() {
 stop_vm() { "$COURIER_ROOT/scripts/vm.sh" stop --vm "$WORK/vm" --out "$WORK"; }
 
 start_vm() {
-    local command pid
-    mapfile -t command < <(tied KILL)
+    local pid
     at_exit stop_vm
     if [ -n "$KEEP" ]; then
-        "$COURIER_ROOT/scripts/vm.sh" start --vm "$WORK/vm" --socket-dir "$WORK/drive" || die "the guest did not boot (its console is above)"
+        "$COURIER_ROOT/scripts/vm.sh" start --vm "$WORK/vm" --socket-dir "$WORK/drive" &
+        wait $! || die "the guest did not boot (its console is above)"
         return
     fi
-    "${command[@]}" "$COURIER_ROOT/scripts/vm.sh" serve --vm "$WORK/vm" --socket-dir "$WORK/drive" >"$WORK/vm.ready" &
+    "${TIE[@]}" "$COURIER_ROOT/scripts/vm.sh" serve --vm "$WORK/vm" --socket-dir "$WORK/drive" >"$WORK/vm.ready" &
     pid=$!
     until grep -qs ready "$WORK/vm.ready"; do
         kill -0 $pid 2>/dev/null || die "the guest did not boot (its console is above)"
@@ -226,7 +225,10 @@ in_guest() {
     local script=$1 seconds=$2 status=0
     shift 2
     { printf '%s\n' "$@"; cat "$COURIER_ROOT/scripts/guest/$script"; } >"$WORK/script"
-    "$COURIER_ROOT/scripts/vm.sh" exec --vm "$WORK/vm" --script "$WORK/script" --out "$WORK/out" --timeout "$seconds" >&2 || status=$?
+    # A shell that waits for a background process heeds a signal at once.
+    "${TIE[@]}" "$COURIER_ROOT/scripts/vm.sh" exec --vm "$WORK/vm" --script "$WORK/script" \
+        --out "$WORK/out" --timeout "$seconds" >&2 &
+    wait $! || status=$?
     return $status
 }
 
@@ -311,7 +313,7 @@ RUNTIME=5 MIDDLE=courier KEEP='' STOP='' TRANSPORT=tcp
 at_exit verdict
 while [ $# -gt 0 ]; do
     case $1 in
-        --keep) KEEP=1; shift; continue ;;
+        --keep) KEEP=1; TIE=(setsid); shift; continue ;;
         --stop) STOP=1; shift; continue ;;
         -h | --help) usage; AT_EXIT=(); exit 0 ;;
     esac

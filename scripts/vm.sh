@@ -127,10 +127,11 @@ execute() {
         if [ -z "$(vm_pid)" ]; then STATUS=125; break; fi
         if [ $SECONDS -ge $deadline ]; then STATUS=124; break; fi
     done
-    STATUS=${STATUS:-$(cat "$job/status")}
-    cat "$job/stdout"
-    cat "$job/stderr" >&2
-    if [ -n "$out" ]; then
+    # Should somebody stop the VM just now, its folder is gone, too.
+    STATUS=${STATUS:-$(cat "$job/status" 2>/dev/null || echo 125)}
+    cat "$job/stdout" 2>/dev/null || true
+    cat "$job/stderr" >&2 2>/dev/null || true
+    if [ -n "$out" ] && [ -d "$job" ]; then
         mkdir -p "$out"
         echo "$STATUS" >"$job/status"
         cp -r "$job"/{stdout,stderr,status} "$job/out/." "$out/"
