@@ -153,7 +153,7 @@ impl Disk {
 
     fn admin(&self, io: BdevIo<Self>) {
         match self.device.shared().0.ctrlr() {
-            Some(ctrlr) => io.send_admin(&ctrlr, self.limits.max_transfer),
+            Some(ctrlr) => io.send_admin(&ctrlr, self.nsid, self.limits.max_transfer),
             None => io.complete(IoStatus::Failed),
         }
     }
@@ -334,6 +334,7 @@ fn geometry(name: &str, limits: &Limits, info: &NamespaceInfo) -> BdevInfo {
         physical_block_size: data_size.saturating_mul(atomic_blocks.min(granularity)),
         blocks: info.blocks,
         uuid: Identity::of(info).bdev_uuid(),
+        nsid: info.nsid,
         write_cache: limits.volatile_write_cache,
         max_rw_blocks: max_rw_blocks(limits.max_transfer, info.block_size),
         max_segment_bytes: limits.max_transfer,

@@ -132,6 +132,9 @@ pub struct BdevInfo {
     pub blocks: u64,
     /// Its UUID. SPDK makes one up if there is none.
     pub uuid: Option<[u8; 16]>,
+    /// The identifier of the namespace that it is, to which NVMe commands that are passed through are addressed. A front
+    /// end that passes commands through needs it; 0 says that it is none.
+    pub nsid: u32,
     /// There is a volatile write cache.
     pub write_cache: bool,
     /// The most blocks of a read or write; longer ones are split.
@@ -294,6 +297,7 @@ impl<D: Device> std::fmt::Debug for Bdev<D> {
 
 fn fill_in(raw: &mut sys::spdk_bdev, info: &BdevInfo) {
     raw.blocklen = info.block_size;
+    raw.nsid = info.nsid;
     raw.phys_blocklen = info.physical_block_size;
     raw.blockcnt = info.blocks;
     raw.write_cache = c_int::from(info.write_cache);

@@ -369,11 +369,11 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
-    /// Sends an NVMe admin command that was passed through, and completes the I/O with its outcome. It fails if the
-    /// command carries more than `max_transfer` bytes or is not taken.
-    pub fn send_admin(self, ctrlr: &CtrlrRef, max_transfer: u32) {
+    /// Sends an NVMe admin command that was passed through, and completes the I/O with its outcome. Whatever namespace it
+    /// names, it is sent for `nsid`. It fails if it carries more than `max_transfer` bytes or is not taken.
+    pub fn send_admin(self, ctrlr: &CtrlrRef, nsid: u32, max_transfer: u32) {
         let params = self.passthru();
-        let (sqe, buffer) = (Sqe(params.cmd), params.buf);
+        let (sqe, buffer) = (Sqe(params.cmd).confined_to(nsid), params.buf);
         let Some(len) = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer) else {
             return self.complete(IoStatus::Failed);
         };

@@ -110,6 +110,21 @@ impl Sqe {
         self
     }
 
+    /// The same admin command, for no namespace but `nsid`: one that names another, or all, must not reach them. Commands
+    /// that only ask may still ask of all, where the controller answers so alone (SMART, features).
+    #[must_use]
+    pub fn confined_to(self, nsid: u32) -> Self {
+        use sys::spdk_nvme_admin_opcode as admin;
+        const ALL: u32 = u32::MAX;
+        let asks =
+            [admin::SPDK_NVME_OPC_GET_LOG_PAGE, admin::SPDK_NVME_OPC_IDENTIFY, admin::SPDK_NVME_OPC_GET_FEATURES];
+        match self.0.nsid {
+            0 => self,
+            ALL if asks.contains(&u32::from(self.opcode())) => self,
+            _ => self.for_namespace(nsid),
+        }
+    }
+
     /// The opcode.
     #[must_use]
     pub fn opcode(&self) -> u8 {
@@ -253,6 +268,14 @@ mod tests {
             assert_eq!(sqe.0.__bindgen_anon_2.cdw11, 1);
             assert_eq!(sqe.0.__bindgen_anon_3.cdw12, 0xffff_0007);
         }
+    }
+
+    #[test]
+    fn admin_commands_reach_no_other_namespace() {
+        let format = |nsid| Sqe::new(sys::spdk_nvme_admin_opcode::SPDK_NVME_OPC_FORMAT_NVM, nsid).confined_to(7).0.nsid;
+        assert_eq!((format(0), format(3), format(7), format(u32::MAX)), (0, 7, 7, 7));
+        let log = |nsid| Sqe::new(sys::spdk_nvme_admin_opcode::SPDK_NVME_OPC_GET_LOG_PAGE, nsid).confined_to(7).0.nsid;
+        assert_eq!((log(3), log(u32::MAX)), (7, u32::MAX));
     }
 
     #[test]
