@@ -51,6 +51,7 @@ impl Module for Courier {
     }
 
     fn fini(done: FiniDone) {
+        rpc::stop_connecting();
         registry::delete_all(move || match REACTORS.with(RefCell::take) {
             Some(device) => device.unregister(move || drop(done)),
             None => drop(done),

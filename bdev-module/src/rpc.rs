@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -32,6 +32,21 @@ pub(crate) fn register() {
 
 /// The names of pools that are being connected for the first time.
 static CONNECTING: AppCell<BTreeSet<String>> = AppCell::new(BTreeSet::new());
+
+/// The pollers that drive attempts to connect.
+static ATTEMPTS: AppCell<Vec<Weak<PollerSlot>>> = AppCell::new(Vec::new());
+
+/// A poller that can be ended from within its own call.
+type PollerSlot = RefCell<Option<Poller>>;
+
+/// Drops what is being connected, so that the application can end; the clients that wait are told that there is no answer.
+pub(crate) fn stop_connecting() {
+    for slot in ATTEMPTS.with(RefCell::take) {
+        if let Some(slot) = slot.upgrade() {
+            slot.take();
+        }
+    }
+}
 
 struct PoolCreate;
 
@@ -73,7 +88,7 @@ struct Attempt {
     due: Instant,
     waiting: Option<(PoolParams, Request)>,
     /// The poller that drives it, which it ends.
-    poller: Rc<RefCell<Option<Poller>>>,
+    poller: Rc<PollerSlot>,
 }
 
 impl Attempt {
@@ -86,7 +101,12 @@ impl Attempt {
             Ok(connect) => connect,
             Err(error) => return finish(&params, request, Err(error)),
         };
-        let poller = Rc::new(RefCell::new(None));
+        let poller = Rc::new(PollerSlot::new(None));
+        ATTEMPTS.with(|attempts| {
+            let mut attempts = attempts.borrow_mut();
+            attempts.retain(|slot| slot.strong_count() > 0);
+            attempts.push(Rc::downgrade(&poller));
+        });
         let due = Instant::now() + Duration::from_millis(u64::from(params.connect_timeout_ms));
         let mut attempt = Self { connect, due, waiting: Some((params, request)), poller: Rc::clone(&poller) };
         let registered = Poller::register("courier_connect", Duration::from_millis(1), move || attempt.poll());
