@@ -16,4 +16,10 @@ pub fn register() {
     REGISTERED.get_or_init(bdev_module::register);
 }
 
+/// The application is about to end: what is held for a pool that is away fails, since whoever waits for it would keep the
+/// application from ending. To be called on the application's thread.
+pub fn ending() {
+    bdev_module::ending();
+}
+
 spdk::on_load!(register);

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     courier::register();
     spdk::log::init();
     let options = if has_socket_dir() { OPTIONS } else { &OPTIONS[..1] };
-    App { name: c"courier_tgt", options }.run(std::env::args_os(), started)
+    App { name: c"courier_tgt", options, ending: courier::ending }.run(std::env::args_os(), started)
 }
 
 /// Carries out the options that `spdk_tgt` has beside those of every SPDK application.

@@ -32,4 +32,4 @@ pub mod pool;
 pub mod registry;
 pub mod rpc;
 
-pub use module::register;
+pub use module::{ending, register};

@@ -28,6 +28,14 @@ pub fn register() {
     });
 }
 
+/// The application is about to end: I/O for a pool that is away fails from now on. To be called on the application's
+/// thread.
+pub fn ending() {
+    for pool in registry::all() {
+        pool.hold_no_more();
+    }
+}
+
 /// The module, to register bdevs with.
 pub(crate) fn handle() -> Result<ModuleHandle, Errno> {
     MODULE.get().copied().ok_or(Errno::NODEV)

@@ -85,6 +85,8 @@ pub struct Pool {
     disks: RefCell<BTreeMap<u32, Bdev<Disk>>>,
     /// Since when it is away.
     lost_at: Cell<Option<Instant>>,
+    /// I/O may be held while it is away.
+    holds: Cell<bool>,
     /// An attempt to connect has failed: the next one waits.
     wait: Cell<bool>,
     resets: RefCell<Vec<(u32, ResetDone)>>,
@@ -166,6 +168,7 @@ impl Pool {
             disks: RefCell::new(BTreeMap::new()),
             lost_at: Cell::new(None),
             wait: Cell::new(false),
+            holds: Cell::new(true),
             resets: RefCell::new(Vec::new()),
             deleted: RefCell::new(Vec::new()),
         });
@@ -382,7 +385,7 @@ impl Pool {
         if self.is_deleting() {
             return self.close_queues();
         }
-        self.shared().set_failing(false);
+        self.shared().set_failing(!self.holds.get());
         if let Some(lost) = self.lost_at.take() {
             let away = lost.elapsed();
             log::info!("pool '{}': connected again after {:.1} s", self.name(), away.as_secs_f64());
@@ -410,6 +413,12 @@ impl Pool {
             log::warn!("pool '{}': away for {} s; its I/O fails now", self.name(), limit.as_secs());
             self.fail_io();
         }
+    }
+
+    /// From now on no I/O is held for this pool, whatever becomes of it.
+    pub(crate) fn hold_no_more(&self) {
+        self.holds.set(false);
+        self.fail_io();
     }
 
     fn fail_io(&self) {
@@ -493,7 +502,7 @@ impl Pool {
         if !first {
             return;
         }
-        self.fail_io();
+        self.hold_no_more();
         let disks: Vec<_> = self.disks.borrow().values().cloned().collect();
         for disk in disks {
             // One that is being removed already comes to `forget_disk` as well.

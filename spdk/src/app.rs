@@ -38,14 +38,17 @@ pub struct App {
     pub name: &'static CStr,
     /// Options beside SPDK's.
     pub options: &'static [AppOption],
+    /// Called on the application's thread when it is told to end, before anything is shut down.
+    pub ending: fn(),
 }
 
 /// The options of the application that runs: SPDK's parser gives its callbacks no context.
-static OPTIONS: Mutex<Options> = Mutex::new(Options { known: &[], given: Vec::new() });
+static OPTIONS: Mutex<Options> = Mutex::new(Options { known: &[], given: Vec::new(), ending: || {} });
 
 struct Options {
     known: &'static [AppOption],
     given: Vec<Given>,
+    ending: fn(),
 }
 
 impl App {
@@ -69,7 +72,7 @@ impl App {
         let getopt: String = self.options.iter().flat_map(|option| [char::from(option.flag), ':']).collect();
         let Ok(getopt) = CString::new(getopt) else { return ExitCode::FAILURE };
         if let Ok(mut options) = OPTIONS.lock() {
-            *options = Options { known: self.options, given: Vec::new() };
+            *options = Options { known: self.options, given: Vec::new(), ending: self.ending };
         }
 
         let mut opts = sys::spdk_app_opts::default();
@@ -78,6 +81,7 @@ impl App {
         let parsed = unsafe {
             sys::spdk_app_opts_init(&raw mut opts, size_of::<sys::spdk_app_opts>());
             opts.name = self.name.as_ptr();
+            opts.shutdown_cb = Some(shutdown);
             sys::spdk_app_parse_args(
                 count,
                 words.as_mut_ptr(),
@@ -134,6 +138,14 @@ unsafe extern "C" fn parse(flag: c_int, value: *mut c_char) -> c_int {
     }
     options.given.push((flag, value));
     0
+}
+
+unsafe extern "C" fn shutdown() {
+    let ending = OPTIONS.lock().map(|options| options.ending);
+    if let Ok(ending) = ending {
+        ending();
+    }
+    stop(Ok(()));
 }
 
 unsafe extern "C" fn usage() {

@@ -178,6 +178,8 @@ type Done = Box<dyn Fn(&Rc<Request>, Result<(), Status>)>;
 pub struct Request {
     buffer: RefCell<DmaBuf>,
     pieces: Box<[iovec]>,
+    /// Bytes of the first half of the pieces, and of the second.
+    halves: (usize, usize),
     done: Done,
     busy: Cell<bool>,
 }
@@ -198,7 +200,20 @@ impl Request {
             buffer.get(range.clone()).map(|bytes| iovec { iov_base, iov_len: bytes.len() }).ok_or(Errno::INVAL)
         };
         let pieces: Box<[iovec]> = pieces.iter().map(piece).collect::<Result<_, _>>()?;
-        Ok(Rc::new(Self { buffer: RefCell::new(buffer), pieces, done: Box::new(done), busy: Cell::new(false) }))
+        let (first, second) = pieces.split_at(pieces.len() / 2);
+        let bytes = |half: &[iovec]| half.iter().map(|piece| piece.iov_len).sum();
+        let halves = (bytes(first), bytes(second));
+        Ok(Rc::new(Self { buffer: RefCell::new(buffer), pieces, halves, done: Box::new(done), busy: Cell::new(false) }))
+    }
+
+    /// Whether the pieces are of the length that `op` needs for `len` bytes.
+    fn fits(&self, op: Op, len: Option<usize>) -> bool {
+        let (first, second) = self.halves;
+        match op {
+            Op::Read | Op::Write | Op::Compare => first.checked_add(second) == len,
+            Op::CompareAndWrite => Some(first) == len && Some(second) == len,
+            Op::Unmap | Op::WriteZeroes | Op::Flush | Op::Reset => true,
+        }
     }
 
     /// Calls `f` with the buffer.
@@ -239,8 +254,12 @@ impl BdevChannel {
     ///
     /// # Errors
     /// `BUSY` when it is under way already, `NOMEM` when the bdev layer is out of I/Os, `INVAL` for blocks past the
-    /// bdev's end.
+    /// bdev's end or pieces that are not of as many bytes as the blocks.
     pub fn send(&self, op: Op, offset: u64, blocks: u64, request: &Rc<Request>) -> Result<(), Errno> {
+        let len = usize::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(self.desc.block_size() as usize));
+        if !request.fits(op, len) {
+            return Err(Errno::INVAL);
+        }
         if request.busy.replace(true) {
             return Err(Errno::BUSY);
         }
