@@ -16,7 +16,7 @@ pub(crate) struct Plan {
     pub(crate) depth: u64,
     /// I/Os in all.
     pub(crate) total: u64,
-    /// One of these each time, at random.
+    /// One of these each time, at random. A compare-and-write goes with no other that has data.
     pub(crate) ops: &'static [Op],
     /// Blocks of an I/O.
     pub(crate) blocks: u64,
@@ -66,10 +66,13 @@ pub(crate) fn run(
         finish: RefCell::new(Some(Box::new(finish))),
         plan,
     });
+    // What is compared, and what is written.
+    let pieces = if load.plan.ops.contains(&Op::CompareAndWrite) { 2 } else { 1 };
+    let pieces: Vec<_> = (0..pieces).map(|piece| piece * bytes..(piece + 1) * bytes).collect();
     for _ in 0..load.plan.depth {
-        let buffer = DmaBuf::zeroed(bytes, 4096)?;
+        let buffer = DmaBuf::zeroed(pieces.len() * bytes, 4096)?;
         let own = Rc::clone(&load);
-        let request = Request::new(buffer, &[0..bytes], move |request, result| {
+        let request = Request::new(buffer, &pieces, move |request, result| {
             own.under_way.set(own.under_way.get() - 1);
             let mut tally = own.tally.get();
             if result.is_ok() {

@@ -145,11 +145,27 @@ fn io_past_the_end_is_refused_and_changes_nothing() {
         let before = disk.read(last, &Layout::whole(size)).expect("a good read");
         for (offset, blocks) in [(last, 2), (last + 1, 1), (u64::MAX, 1), (u64::MAX - 1, 2)] {
             for op in [Op::Read, Op::Write, Op::Compare, Op::Unmap, Op::WriteZeroes] {
-                let outcome = disk.run(op, offset, blocks, &Layout::whole(2 * size), &data);
+                let len = usize::try_from(blocks).expect("one or two") * size;
+                let outcome = disk.run(op, offset, blocks, &Layout::whole(len), &data[..len]);
                 assert_eq!(outcome.map(|_| ()), Err(spdk::Errno::INVAL), "{op:?} of {blocks} blocks at {offset}");
             }
         }
         assert!(disk.read(last, &Layout::whole(size)) == Ok(before));
+    });
+}
+
+#[test]
+#[serial]
+fn pieces_of_another_length_than_the_blocks_are_refused() {
+    on_both(|disk| {
+        let size = disk.block_size;
+        for len in [size - 1, size + 1, 2 * size, 1] {
+            let outcome = disk.run(Op::Write, 0, 1, &Layout::whole(len), &vec![1; len]);
+            assert_eq!(outcome.map(|_| ()), Err(spdk::Errno::INVAL), "{len} bytes for a block");
+        }
+        let halves = Layout::of(&[size + 1, size - 1], 0);
+        let outcome = disk.run(Op::CompareAndWrite, 0, 1, &halves, &vec![1; 2 * size]);
+        assert_eq!(outcome.map(|_| ()), Err(spdk::Errno::INVAL));
     });
 }
 

@@ -5,3 +5,6 @@
 mod common;
 
 mod data;
+mod model;
+mod queues;
+mod recovery;

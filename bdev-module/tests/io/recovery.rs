@@ -1,0 +1,107 @@
+//! Abort, reset, deletion: what becomes of I/O that is under way.
+
+use std::thread::sleep;
+use std::time::Instant;
+
+use serial_test::serial;
+use spdk::bdev_client::Op;
+
+use crate::common::disk::{ABORTED, Disk, Layout};
+use crate::common::target::{DELAY, LONG_DELAY, NS_512, NS_SLOW, NS_SLOW_TOO, NS_STUCK};
+use crate::common::{POOL, rig};
+
+const BLOCK: usize = 512;
+
+/// Time for an I/O to come to the target.
+fn let_it_arrive() {
+    sleep(DELAY / 5);
+}
+
+#[test]
+#[serial]
+fn an_aborted_io_ends_at_once_as_aborted() {
+    let bdev = rig().bdev(POOL, NS_STUCK);
+    let disk = Disk::open(&bdev.name);
+    let since = Instant::now();
+    let read = disk.start(Op::Read, 0, 1, &Layout::whole(BLOCK), &[0; BLOCK]).expect("the read is taken");
+    let other = disk.start(Op::Write, 8, 1, &Layout::whole(BLOCK), &[1; BLOCK]).expect("the write is taken");
+    let_it_arrive();
+    assert_eq!(disk.abort(&read), Ok(()));
+    assert_eq!(read.wait().result, Err(ABORTED));
+    assert!(since.elapsed() < LONG_DELAY, "it did not wait for the target");
+    assert!(other.is_pending(), "another I/O stays");
+    assert_eq!(disk.abort(&other), Ok(()));
+    assert_eq!(other.wait().result, Err(ABORTED));
+}
+
+#[test]
+#[serial]
+fn an_abort_of_an_io_that_is_over_fails() {
+    let bdev = rig().bdev(POOL, NS_512);
+    let disk = Disk::open(&bdev.name);
+    let read = disk.start(Op::Read, 0, 1, &Layout::whole(BLOCK), &[0; BLOCK]).expect("the read is taken");
+    let_it_arrive();
+    assert!(disk.abort(&read).is_err());
+    assert_eq!(read.wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
+fn a_reset_ends_the_io_of_its_bdev_and_that_of_another_goes_on() {
+    let rig = rig();
+    let (stuck, slow, fast) = (rig.bdev(POOL, NS_STUCK), rig.bdev(POOL, NS_SLOW), rig.bdev(POOL, NS_512));
+    let (reset, other, quick) = (Disk::open(&stuck.name), Disk::open(&slow.name), Disk::open(&fast.name));
+    let since = Instant::now();
+    let lost = reset.start(Op::Write, 0, 1, &Layout::whole(BLOCK), &[1; BLOCK]).expect("the write is taken");
+    let kept = other.start(Op::Write, 3, 1, &Layout::whole(BLOCK), &[2; BLOCK]).expect("the write is taken");
+    let_it_arrive();
+    assert_eq!(reset.bare(Op::Reset, 0, 0), Ok(()));
+    assert!(lost.wait().result.is_err(), "the I/O of the bdev that was reset ends");
+    assert!(since.elapsed() < LONG_DELAY, "it did not wait for the target");
+    assert_eq!(kept.wait().result, Ok(()), "the I/O of another bdev is sent again");
+    assert_eq!(other.read(3, &Layout::whole(BLOCK)), Ok(vec![2; BLOCK]));
+    assert!(slow.stat("pool_resent") >= 1);
+    assert_eq!(quick.write(5, &Layout::whole(BLOCK), &[3; BLOCK]), Ok(()), "a third bdev can be used");
+    assert_eq!(quick.read(5, &Layout::whole(BLOCK)), Ok(vec![3; BLOCK]));
+}
+
+#[test]
+#[serial]
+fn io_that_comes_during_a_reset_succeeds_after_it() {
+    let rig = rig();
+    let (slow, fast) = (rig.bdev(POOL, NS_SLOW_TOO), rig.bdev(POOL, NS_512));
+    let (reset, other) = (Disk::open(&slow.name), Disk::open(&fast.name));
+    let resetting = reset.start(Op::Reset, 0, 0, &Layout::of(&[], 0), &[]).expect("the reset is taken");
+    let under_way: Vec<_> = (0..64_u8)
+        .map(|n| other.start(Op::Write, u64::from(n), 1, &Layout::whole(BLOCK), &[n; BLOCK]).expect("it is taken"))
+        .collect();
+    assert!(under_way.into_iter().all(|write| write.wait().result.is_ok()));
+    assert_eq!(resetting.wait().result, Ok(()));
+    for n in 0..64_u8 {
+        assert_eq!(other.read(u64::from(n), &Layout::whole(BLOCK)), Ok(vec![n; BLOCK]));
+    }
+}
+
+#[test]
+#[serial]
+fn resets_one_after_another_all_succeed() {
+    let bdev = rig().bdev(POOL, NS_512);
+    let disk = Disk::open(&bdev.name);
+    for n in 0..10_u8 {
+        assert_eq!(disk.bare(Op::Reset, 0, 0), Ok(()));
+        assert_eq!(disk.write(1, &Layout::whole(BLOCK), &[n; BLOCK]), Ok(()));
+        assert_eq!(disk.read(1, &Layout::whole(BLOCK)), Ok(vec![n; BLOCK]));
+    }
+}
+
+#[test]
+#[serial]
+fn resets_of_two_bdevs_at_once_both_succeed() {
+    let rig = rig();
+    let (one, two) = (rig.bdev(POOL, NS_512), rig.bdev(POOL, NS_SLOW));
+    let (one, two) = (Disk::open(&one.name), Disk::open(&two.name));
+    let none = Layout::of(&[], 0);
+    let resets = [&one, &two].map(|disk| disk.start(Op::Reset, 0, 0, &none, &[]).expect("the reset is taken"));
+    assert_eq!(resets.map(|reset| reset.wait().result), [Ok(()), Ok(())]);
+    assert!(one.read(0, &Layout::whole(BLOCK)).is_ok() && two.read(0, &Layout::whole(BLOCK)).is_ok());
+}

@@ -1,0 +1,113 @@
+//! Two reactors use a pool at the same time, each through a channel and a queue pair of its own.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use serde_json::json;
+use serial_test::serial;
+use spdk::bdev_client::Op;
+use spdk::thread::OwnedThread;
+
+use common::disk::{Disk, Layout};
+use common::harness::{PATIENCE, wait_until};
+use common::load::{self, Plan, Tally};
+use common::target::{NQN, NS_512};
+use common::{POOL, Rig, rig_on};
+
+const TOTAL: u64 = 10_000;
+
+fn two_reactors() -> Rig {
+    rig_on("0x3")
+}
+
+/// Whether there is a second core to run a reactor on.
+fn has_two_cores() -> bool {
+    std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1)
+}
+
+/// I/O from a thread on `core`, in a part of the disk of its own.
+fn begin(disk: &Disk, core: u32) -> (OwnedThread, Receiver<Tally>) {
+    let thread = OwnedThread::on_core(&format!("test{core}"), core).expect("a thread");
+    let (tell, told) = channel();
+    let desc = disk.desc();
+    let first = u64::from(core) * 8_192;
+    let plan = Plan {
+        depth: 32,
+        total: TOTAL,
+        ops: &[Op::Read, Op::Write, Op::WriteZeroes, Op::Unmap],
+        blocks: 8,
+        first,
+        places: 1_000,
+        block_size: disk.block_size,
+        watch: |_| (),
+    };
+    let run = move || {
+        let channel = desc.channel().expect("a channel");
+        let finish = move |tally| tell.send(tally).expect("somebody waits");
+        load::run(channel, plan, u64::from(core) + 1, finish).expect("memory for the buffers");
+    };
+    thread.send(run).expect("the thread takes messages");
+    (thread, told)
+}
+
+/// Queue pairs of the pool's controllers at the target, with the admin queue.
+fn queue_pairs(rig: &Rig) -> usize {
+    let answer = rig.target.call("nvmf_subsystem_get_qpairs", json!({ "nqn": NQN }));
+    answer.as_array().map_or(0, Vec::len)
+}
+
+#[test]
+#[serial]
+fn two_reactors_do_io_at_once_and_all_of_it_succeeds() {
+    if !has_two_cores() {
+        return;
+    }
+    let rig = two_reactors();
+    let bdev = rig.bdev(POOL, NS_512);
+    let disk = Disk::open(&bdev.name);
+    let running = [0, 1].map(|core| begin(&disk, core));
+    wait_until("each reactor has a queue pair", || queue_pairs(&rig) >= 3);
+    for (thread, told) in running {
+        let tally = told.recv_timeout(PATIENCE).expect("the I/O ends in time");
+        assert_eq!(tally, Tally { succeeded: TOTAL, failed: 0, refused: 0 });
+        drop(thread);
+    }
+    // The application's own thread has one for the open disk.
+    wait_until("the threads' queue pairs go with them", || queue_pairs(&rig) <= 2);
+}
+
+#[test]
+#[serial]
+fn a_reset_during_io_on_two_reactors_ends_every_io() {
+    if !has_two_cores() {
+        return;
+    }
+    let rig = two_reactors();
+    let bdev = rig.bdev(POOL, NS_512);
+    let disk = Disk::open(&bdev.name);
+    let running = [0, 1].map(|core| begin(&disk, core));
+    assert_eq!(disk.bare(Op::Reset, 0, 0), Ok(()));
+    for (_thread, told) in &running {
+        let tally = told.recv_timeout(PATIENCE).expect("the I/O ends in time");
+        assert_eq!((tally.succeeded + tally.failed, tally.refused), (TOTAL, 0));
+    }
+    assert_eq!(disk.write(0, &Layout::whole(512), &[1; 512]), Ok(()));
+}
+
+#[test]
+#[serial]
+fn a_bdev_that_is_dropped_on_another_reactor_is_closed() {
+    if !has_two_cores() {
+        return;
+    }
+    let rig = two_reactors();
+    let bdev = rig.bdev(POOL, NS_512);
+    let desc = Disk::open(&bdev.name).desc();
+    assert_eq!(Arc::strong_count(&desc), 1, "the disk itself is closed");
+    let thread = OwnedThread::on_core("closer", 1).expect("a thread");
+    thread.send(move || drop(desc)).expect("the thread takes messages");
+    // `bdev` is deleted here, which waits until it is closed.
+    drop(bdev);
+}
