@@ -52,7 +52,7 @@ pub(crate) fn start(cores: &str, register: fn()) -> &'static TestApp {
                 let _ = started.send(());
                 Ok(())
             };
-            let code = App { name: c"test", options: &[] }.run(arguments, started);
+            let code = App { name: c"test", options: &[], ending: || () }.run(arguments, started);
             let _ = end.send(code == ExitCode::SUCCESS);
         };
         thread::Builder::new().name("spdk".to_owned()).spawn(run).expect("a thread");
