@@ -1,6 +1,6 @@
 //! Opening a bdev and sending it I/O: what a front end or a test does.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::{CString, c_int, c_void};
 use std::ops::Range;
 use std::ptr::{self, NonNull};
@@ -117,7 +117,7 @@ impl BdevDesc {
         }
         // SAFETY: the bdev is open.
         let raw = NonNull::new(unsafe { sys::spdk_bdev_get_io_channel(self.0.raw.as_ptr()) }).ok_or(Errno::NOMEM)?;
-        Ok(BdevChannel { raw, desc: Arc::clone(self) })
+        Ok(BdevChannel(Rc::new(Channel { raw, desc: Arc::clone(self) })))
     }
 }
 
@@ -138,13 +138,15 @@ impl Drop for BdevDesc {
     }
 }
 
-/// A thread's way to an open bdev.
-pub struct BdevChannel {
+/// A thread's way to an open bdev. What was sent on it goes on when it is dropped; the bdev stays open until then.
+pub struct BdevChannel(Rc<Channel>);
+
+struct Channel {
     raw: NonNull<sys::spdk_io_channel>,
     desc: Arc<BdevDesc>,
 }
 
-impl Drop for BdevChannel {
+impl Drop for Channel {
     fn drop(&mut self) {
         // SAFETY: this value is one reference, put back on its thread.
         unsafe { sys::spdk_put_io_channel(self.raw.as_ptr()) };
@@ -181,7 +183,8 @@ pub struct Request {
     /// Bytes of the first half of the pieces, and of the second.
     halves: (usize, usize),
     done: Done,
-    busy: Cell<bool>,
+    /// While it is under way: what must stay until its end.
+    channel: RefCell<Option<Rc<Channel>>>,
 }
 
 impl Request {
@@ -203,7 +206,13 @@ impl Request {
         let (first, second) = pieces.split_at(pieces.len() / 2);
         let bytes = |half: &[iovec]| half.iter().map(|piece| piece.iov_len).sum();
         let halves = (bytes(first), bytes(second));
-        Ok(Rc::new(Self { buffer: RefCell::new(buffer), pieces, halves, done: Box::new(done), busy: Cell::new(false) }))
+        Ok(Rc::new(Self {
+            buffer: RefCell::new(buffer),
+            pieces,
+            halves,
+            done: Box::new(done),
+            channel: RefCell::new(None),
+        }))
     }
 
     /// Whether the pieces are of the length that `op` needs for `len` bytes.
@@ -216,12 +225,34 @@ impl Request {
         }
     }
 
+    fn is_busy(&self) -> bool {
+        self.channel.borrow().is_some()
+    }
+
+    /// Notes that it is under way on `channel`, and gives the count that `done` takes back.
+    fn begin(self: &Rc<Self>, channel: &Rc<Channel>) -> Result<*mut c_void, Errno> {
+        if self.is_busy() {
+            return Err(Errno::BUSY);
+        }
+        self.channel.replace(Some(Rc::clone(channel)));
+        Ok(Rc::into_raw(Rc::clone(self)).cast_mut().cast())
+    }
+
+    /// # Safety
+    /// `ctx` must come from `begin`, and is taken back once.
+    unsafe fn end(ctx: *mut c_void) -> (Rc<Self>, Option<Rc<Channel>>) {
+        // SAFETY: the caller vouches for the count.
+        let request = unsafe { Rc::from_raw(ctx.cast::<Self>().cast_const()) };
+        let channel = request.channel.take();
+        (request, channel)
+    }
+
     /// Calls `f` with the buffer.
     ///
     /// # Errors
     /// `BUSY` while the request is under way.
     pub fn with_buffer<R>(&self, f: impl FnOnce(&mut [u8]) -> R) -> Result<R, Errno> {
-        if self.busy.get() {
+        if self.is_busy() {
             return Err(Errno::BUSY);
         }
         self.buffer.try_borrow_mut().map(|mut buffer| f(&mut buffer)).map_err(|_| Errno::BUSY)
@@ -232,7 +263,7 @@ impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Request")
             .field("pieces", &self.pieces.len())
-            .field("busy", &self.busy.get())
+            .field("busy", &self.is_busy())
             .finish_non_exhaustive()
     }
 }
@@ -245,7 +276,7 @@ impl std::fmt::Debug for BdevDesc {
 
 impl std::fmt::Debug for BdevChannel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("BdevChannel").field(&self.raw).finish()
+        f.debug_tuple("BdevChannel").field(&self.0.raw).finish()
     }
 }
 
@@ -256,21 +287,18 @@ impl BdevChannel {
     /// `BUSY` when it is under way already, `NOMEM` when the bdev layer is out of I/Os, `INVAL` for blocks past the
     /// bdev's end or pieces that are not of as many bytes as the blocks.
     pub fn send(&self, op: Op, offset: u64, blocks: u64, request: &Rc<Request>) -> Result<(), Errno> {
-        let len = usize::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(self.desc.block_size() as usize));
+        let len = usize::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(self.0.desc.block_size() as usize));
         if !request.fits(op, len) {
             return Err(Errno::INVAL);
         }
-        if request.busy.replace(true) {
-            return Err(Errno::BUSY);
-        }
-        let ctx = Rc::into_raw(Rc::clone(request)).cast_mut().cast();
-        let (desc, ch, call) = (self.desc.0.raw.as_ptr(), self.raw.as_ptr(), Some(done as Callback));
+        let ctx = request.begin(&self.0)?;
+        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(done as Callback));
         let pieces = request.pieces.as_ptr().cast_mut();
         let count = c_int::try_from(request.pieces.len()).unwrap_or(0);
         let half = request.pieces.len() / 2;
         let half_count = c_int::try_from(half).unwrap_or(0);
-        // SAFETY: the bdev is open, this is the channel's thread, and the request, with its pieces and its buffer, is kept
-        // by the count in `ctx` until `done`.
+        // SAFETY: the bdev is open, this is the channel's thread, and the request, with its pieces, its buffer and this
+        // channel, is kept by the count in `ctx` until `done`.
         let rc = unsafe {
             match op {
                 Op::Read => sys::spdk_bdev_readv_blocks(desc, ch, pieces, count, offset, blocks, call, ctx),
@@ -296,8 +324,7 @@ impl BdevChannel {
         };
         Errno::check(rc).inspect_err(|_| {
             // SAFETY: SPDK did not take the count.
-            drop(unsafe { Rc::from_raw(ctx.cast::<Request>().cast_const()) });
-            request.busy.set(false);
+            drop(unsafe { Request::end(ctx) });
         })
     }
 
@@ -306,19 +333,15 @@ impl BdevChannel {
     /// # Errors
     /// As for [`send`](Self::send); `NOTSUP` when the bdev cannot abort.
     pub fn abort(&self, request: &Rc<Request>, by: &Rc<Request>) -> Result<(), Errno> {
-        if by.busy.replace(true) {
-            return Err(Errno::BUSY);
-        }
         let target = Rc::as_ptr(request).cast_mut().cast();
-        let ctx = Rc::into_raw(Rc::clone(by)).cast_mut().cast();
+        let ctx = by.begin(&self.0)?;
         // SAFETY: as for `send`; the target is compared, not followed.
         let rc = unsafe {
-            sys::spdk_bdev_abort(self.desc.0.raw.as_ptr(), self.raw.as_ptr(), target, Some(done as Callback), ctx)
+            sys::spdk_bdev_abort(self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), target, Some(done as Callback), ctx)
         };
         Errno::check(rc).inspect_err(|_| {
             // SAFETY: SPDK did not take the count.
-            drop(unsafe { Rc::from_raw(ctx.cast::<Request>().cast_const()) });
-            by.busy.set(false);
+            drop(unsafe { Request::end(ctx) });
         })
     }
 }
@@ -327,14 +350,13 @@ type Callback = unsafe extern "C" fn(*mut sys::spdk_bdev_io, bool, *mut c_void);
 
 unsafe extern "C" fn done(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
     // SAFETY: the count that was given with the I/O, which ends once.
-    let request = unsafe { Rc::from_raw(ctx.cast::<Request>().cast_const()) };
+    let (request, _channel) = unsafe { Request::end(ctx) };
     let (mut cdw0, mut sct, mut sc) = (0, 0, 0);
     // SAFETY: the I/O is live until it is freed here.
     unsafe {
         sys::spdk_bdev_io_get_nvme_status(io, &raw mut cdw0, &raw mut sct, &raw mut sc);
         sys::spdk_bdev_free_io(io);
     }
-    request.busy.set(false);
     let part = |value: c_int| u8::try_from(value).unwrap_or(u8::MAX);
     let result = if success { Ok(()) } else { Err(Status { sct: part(sct), sc: part(sc), dnr: false }) };
     (request.done)(&request, result);

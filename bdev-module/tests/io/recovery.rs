@@ -47,6 +47,17 @@ fn an_abort_of_an_io_that_is_over_fails() {
 
 #[test]
 #[serial]
+fn a_channel_that_is_dropped_lets_its_io_end_and_then_the_bdev_be_deleted() {
+    let bdev = rig().bdev(POOL, NS_SLOW);
+    let disk = Disk::open(&bdev.name);
+    let write = disk.start(Op::Write, 1, 1, &Layout::whole(BLOCK), &[4; BLOCK]).expect("the write is taken");
+    drop(disk);
+    drop(bdev);
+    assert_eq!(write.wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
 fn a_reset_ends_the_io_of_its_bdev_and_that_of_another_goes_on() {
     let rig = rig();
     let (stuck, slow, fast) = (rig.bdev(POOL, NS_STUCK), rig.bdev(POOL, NS_SLOW), rig.bdev(POOL, NS_512));

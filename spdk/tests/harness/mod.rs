@@ -22,6 +22,10 @@ use spdk::thread::send_to_app;
 /// How long anything may take that has no time of its own, on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// SPDK's configuration. Nobody looks for partitions and the like on a new bdev: that I/O is none of the tests'.
+const CONFIG: &str = r#"{ "subsystems": [ { "subsystem": "bdev", "config": [
+    { "method": "bdev_set_options", "params": { "bdev_auto_examine": false } } ] } ] }"#;
+
 /// The application of this process.
 #[derive(Debug)]
 pub(crate) struct TestApp {
@@ -38,11 +42,13 @@ pub(crate) fn start(cores: &str, register: fn()) -> &'static TestApp {
         let dir = std::env::temp_dir().join(format!("courier-test.{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a folder for the sockets");
         let app = TestApp { dir };
+        let config = app.dir.join("app.json");
+        std::fs::write(&config, CONFIG).expect("a file for the configuration");
         let arguments = ["test", "-m", cores, "--no-huge", "-s", "1024", "--no-pci", "--silence-noticelog"];
         let arguments: Vec<OsString> = arguments
             .into_iter()
             .map(OsString::from)
-            .chain(["--disable-cpumask-locks".into(), "-r".into(), app.socket().into()])
+            .chain(["--disable-cpumask-locks".into(), "-r".into(), app.socket().into(), "-c".into(), config.into()])
             .collect();
         let (started, is_started) = channel();
         let (end, ended) = channel();
