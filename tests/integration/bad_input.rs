@@ -12,7 +12,7 @@ use crate::support::pool::{NQN, Pool, free_port};
 use crate::support::{secs, shared};
 
 /// How long an RPC that has nothing to wait for may take on a busy machine.
-const PROMPT: Duration = Duration::from_millis(1_000);
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// What must be the same before and after a call that failed.
 fn state(app: &App) -> (Value, Vec<String>) {

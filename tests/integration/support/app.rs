@@ -54,7 +54,6 @@ impl Program {
 pub(crate) struct App {
     pub(crate) process: Process,
     pub(crate) rpc: Rpc,
-    pub(crate) dir: PathBuf,
 }
 
 impl App {
@@ -72,7 +71,7 @@ impl App {
         let mut all: Vec<String> = common_args(&socket, mask);
         all.extend(args.iter().map(ToString::to_string));
         let process = Process::spawn(&program.path(), &all, program.libraries(), &dir.join("log"));
-        Self { process, rpc: Rpc::new(socket), dir }
+        Self { process, rpc: Rpc::new(socket) }
     }
 
     #[track_caller]

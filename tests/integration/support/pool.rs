@@ -82,11 +82,11 @@ impl Pool {
     fn add_files(&self, files: &[Backing]) {
         for (index, file) in files.iter().enumerate() {
             let name = format!("file{index}");
-            let params = json!({ "name": name, "filename": file.path, "block_size": file.block_size });
+            let params = json!({
+                "name": name, "filename": file.path, "block_size": file.block_size, "uuid": UUIDS[index],
+            });
             self.app.rpc.ok("bdev_aio_create", &params);
-            let uuid = UUIDS[index];
-            let namespace = json!({ "bdev_name": name, "uuid": uuid });
-            self.app.rpc.ok("nvmf_subsystem_add_ns", &json!({ "nqn": NQN, "namespace": namespace }));
+            self.add_namespace(&name);
         }
     }
 

@@ -114,12 +114,43 @@ impl Process {
         });
     }
 
-    /// Its resident memory, in KiB.
-    pub(crate) fn resident_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the kernel tells VmRSS");
-        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("VmRSS is a number")
+    /// Its resident memory.
+    pub(crate) fn memory(&self) -> Memory {
+        /// Where SPDK asks DPDK to put its memory.
+        const BASE: &str = "2000";
+        let maps = fs::read_to_string(format!("/proc/{}/smaps", self.pid())).expect("it runs");
+        let mut memory = Memory::default();
+        let mut kind = None;
+        for line in maps.lines() {
+            if let Some(resident) = line.strip_prefix("Rss:") {
+                let kib = resident.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
+                let kib = kib.expect("the kernel tells numbers");
+                match kind {
+                    Some(Kind::Heap) => memory.heap_kib += kib,
+                    Some(Kind::Dma) => memory.dma_kib += kib,
+                    None => {}
+                }
+            } else if line.split_whitespace().next().is_some_and(|word| word.contains('-')) {
+                let dma = line.starts_with(BASE) && line.find('-') == Some(12);
+                kind = if dma { Some(Kind::Dma) } else { line.ends_with("[heap]").then_some(Kind::Heap) };
+            }
+        }
+        memory
     }
+}
+
+/// Resident memory, in KiB.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Memory {
+    /// The heap's.
+    pub(crate) heap_kib: u64,
+    /// That of DPDK's memory.
+    pub(crate) dma_kib: u64,
+}
+
+enum Kind {
+    Heap,
+    Dma,
 }
 
 impl Drop for Process {

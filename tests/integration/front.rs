@@ -1,0 +1,47 @@
+//! SPDK's own NVMe tools, as clients of our bdevs behind SPDK's own front end.
+
+use serde_json::json;
+use serial_test::serial;
+
+use crate::support::app::{App, Program};
+use crate::support::export::Export;
+use crate::support::pool::UUIDS;
+use crate::support::process::{Libraries, Process};
+use crate::support::{paths, secs, shared};
+
+fn tool(name: &str, args: &[&str]) -> String {
+    let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+    let (status, output) = Process::run(&paths::stock(name), &args, Libraries::Spdk, secs(60));
+    assert!(status.success(), "{name} {args:?}: {status}\n{output}");
+    output
+}
+
+#[test]
+#[serial]
+fn nvme_identify_and_nvme_perf_find_and_use_our_bdevs_behind_nvme_tcp() {
+    let pool = shared::pool();
+    let app = App::start(Program::Courier, "0x2", &[]);
+    app.rpc.ok("courier_pool_create", &pool.params("p"));
+    for nsid in [1, 2] {
+        app.rpc.ok("bdev_courier_create", &json!({ "name": format!("disk{nsid}"), "pool": "p", "nsid": nsid }));
+    }
+    let export = Export::new(&app, &["disk1", "disk2"]);
+    let address = export.transport_id();
+
+    let told = tool("spdk_nvme_identify", &["-r", &address, "--no-huge", "-d", "512"]);
+    for uuid in UUIDS {
+        assert!(told.contains(uuid), "the namespace's UUID {uuid} is not in:\n{told}");
+    }
+    assert!(told.contains("131072 (0GiB)") && told.contains("16384 (0GiB)"), "the sizes are not in:\n{told}");
+    assert!(
+        told.contains("Data Size:   512") && told.contains("Data Size:  4096"),
+        "the block sizes are not in:\n{told}"
+    );
+
+    for (io_size, depth) in [("4096", "32"), ("131072", "8")] {
+        let args = ["-r", &address, "--no-huge", "-s", "512", "-q", depth, "-o", io_size];
+        let told = tool("spdk_nvme_perf", &[&args[..], &["-w", "randrw", "-M", "50", "-t", "1"]].concat());
+        assert!(told.contains("Total") && !told.contains("completed with error"), "{told}");
+    }
+    app.assert_alive();
+}

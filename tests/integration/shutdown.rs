@@ -1,0 +1,103 @@
+//! The application ends when it is told to, whatever its pools are doing.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use serial_test::serial;
+
+use crate::support::app::{App, Program};
+use crate::support::export::Export;
+use crate::support::load::{Load, Work};
+use crate::support::pool::{Backing, Pool};
+use crate::support::{secs, shared, wait_for};
+
+/// How long an application may take to end.
+const LIMIT: Duration = Duration::from_secs(8);
+
+const RANDOM: Work<'_> = Work { kind: "randrw", io_size: 4_096, depth: 32, seconds: 30 };
+
+#[track_caller]
+fn ends(app: &App) {
+    let status = app.shut_down(LIMIT);
+    assert_eq!(status.code(), Some(0), "it ended with {status}\n{}", app.process.tail());
+}
+
+fn courier_with(pool: &Pool) -> App {
+    let app = App::start(Program::Courier, "0x2", &[]);
+    app.rpc.ok("courier_pool_create", &pool.params("p"));
+    for nsid in [1, 2] {
+        app.rpc.ok("bdev_courier_create", &json!({ "name": format!("disk{nsid}"), "pool": "p", "nsid": nsid }));
+    }
+    app
+}
+
+#[test]
+#[serial]
+fn sigterm_ends_courier_tgt_with_its_pool_connected() {
+    ends(&courier_with(&shared::pool()));
+}
+
+#[test]
+#[serial]
+fn sigterm_ends_courier_tgt_with_its_pool_away() {
+    let pool = Pool::malloc();
+    let app = courier_with(&pool);
+    pool.kill();
+    let away = || app.rpc.ok("courier_pool_get", &Value::Null)[0]["state"] == "reconnecting";
+    wait_for("the loss to be noticed", secs(15), away);
+    ends(&app);
+}
+
+#[test]
+#[serial]
+fn sigterm_ends_courier_tgt_while_a_pool_is_being_connected_that_says_nothing() {
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port can be had");
+    let port = silent.local_addr().expect("a listener has an address").port().to_string();
+    let app = App::start(Program::Courier, "0x2", &[]);
+    let params = shared::pool().params_with("p", &json!({ "trsvcid": port, "connect_timeout_ms": 60_000 }));
+    let _answer = app.rpc.begin("courier_pool_create", params);
+    sleep(secs(1));
+    ends(&app);
+}
+
+#[test]
+#[serial]
+fn sigterm_ends_courier_tgt_while_a_client_of_its_subsystem_does_io() {
+    let pool = shared::pool();
+    let app = courier_with(&pool);
+    let export = Export::new(&app, &["disk1", "disk2"]);
+    let load = Load::start("0x1", &["-f"]);
+    load.rpc.ok("bdev_nvme_attach_controller", &export.attach("n"));
+    let _running = load.begin(RANDOM);
+    sleep(secs(1));
+    ends(&app);
+}
+
+#[test]
+#[serial]
+fn sigterm_ends_bdevperf_with_the_plugin_under_load() {
+    let pool = shared::pool();
+    let load = Load::start("0x2", &[]);
+    load.connect("p", &pool, &[1, 2]);
+    let _running = load.begin(RANDOM);
+    sleep(secs(1));
+    ends(&load);
+}
+
+#[test]
+#[serial]
+fn sigterm_ends_courier_tgt_while_io_is_held_because_its_pool_is_away() {
+    let files = [Backing::new(64 << 20, 512), Backing::new(64 << 20, 4_096)];
+    let pool = Pool::files(&files);
+    let app = courier_with(&pool);
+    let export = Export::new(&app, &["disk1", "disk2"]);
+    let load = Load::start("0x1", &["-f"]);
+    load.rpc.ok("bdev_nvme_attach_controller", &export.attach("n"));
+    let _running = load.begin(RANDOM);
+    sleep(secs(1));
+    pool.kill();
+    let held = || app.rpc.ok("courier_pool_get", &Value::Null)[0]["held_ios"].as_u64() > Some(0);
+    wait_for("I/O to be held", secs(15), held);
+    ends(&app);
+}
