@@ -60,9 +60,10 @@ impl Module for Courier {
 
     fn fini(done: FiniDone) {
         rpc::stop_connecting();
-        registry::delete_all(move || match REACTORS.with(RefCell::take) {
-            Some(device) => device.unregister(move || drop(done)),
-            None => drop(done),
+        registry::delete_all(move || {
+            let device = REACTORS.with(RefCell::take);
+            // Without a device, or if it is gone already, `done` is dropped here.
+            let _ = device.map(|device| device.unregister(move || drop(done)));
         });
     }
 

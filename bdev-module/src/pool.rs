@@ -530,11 +530,14 @@ impl Pool {
         self.enter(State::Detaching);
         self.shared().set_ctrlr(None);
         let me = self.me.clone();
-        self.device.clone().unregister(move || {
+        let unregistered = move || {
             if let Some(pool) = me.upgrade() {
                 pool.go_on_detaching();
             }
-        });
+        };
+        if let Err(error) = self.device.clone().unregister(unregistered) {
+            log::error!("pool '{}': its I/O device could not be unregistered: {error}", self.name());
+        }
     }
 
     /// Detaches the controller once no queue pair refers to it any more.

@@ -4,6 +4,7 @@
 //! This program has the C library's allocation functions in its own place, so that SPDK's calls are counted as well;
 //! that is why it holds this one test only.
 #![expect(unsafe_code, reason = "replacing the C library's allocator")]
+#![expect(clippy::undocumented_unsafe_blocks, reason = "one comment is for all of the functions")]
 
 mod common;
 
@@ -83,7 +84,7 @@ unsafe extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
     count();
-    if !align.is_power_of_two() || align % size_of::<*mut c_void>() != 0 {
+    if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut c_void>()) {
         return libc::EINVAL;
     }
     let memory = unsafe { __libc_memalign(align, size) };
@@ -142,13 +143,13 @@ fn watch(ended: u64) {
 }
 
 /// What the reactor's thread asked of C's and of Rust's allocator during the counted I/Os.
-fn calls_during(nsid: u32, ops: &'static [Op], blocks: u64) -> (u64, u64) {
+fn calls_during(nsid: u32, ops: &'static [Op], pieces: usize, blocks: u64) -> (u64, u64) {
     let bdev = rig().bdev(POOL, nsid);
     let disk = Disk::open(&bdev.name);
     let (desc, block_size) = (disk.desc(), disk.block_size);
     // Those that end with no other sent in their place give back their memory; they are not counted.
     let total = WARM_UP + COUNTED + DEPTH;
-    let plan = Plan { depth: DEPTH, total, ops, blocks, first: 0, places: 500, block_size, watch };
+    let plan = Plan { depth: DEPTH, total, ops, pieces, blocks, first: 0, places: 500, block_size, watch };
     let (tally, marks) = from_app(move |tell| {
         let channel = desc.channel().expect("a channel");
         let finish = move |tally| tell.send((tally, MARKS.get())).expect("somebody waits");
@@ -163,11 +164,12 @@ fn calls_during(nsid: u32, ops: &'static [Op], blocks: u64) -> (u64, u64) {
 fn a_hundred_thousand_ios_allocate_nothing() {
     rig();
     the_counter_counts();
-    for (what, nsid, ops, blocks) in [
-        ("reads and writes of 4 KiB", NS_512, &[Op::Read, Op::Write][..], 8),
-        ("reads, writes and unmaps of 4 KiB", NS_4096, &[Op::Read, Op::Write, Op::Unmap][..], 1),
+    for (what, nsid, ops, pieces, blocks) in [
+        ("reads and writes of 4 KiB in a piece", NS_512, &[Op::Read, Op::Write][..], 1, 8),
+        ("reads and writes of 8 KiB in 16 pieces", NS_512, &[Op::Read, Op::Write], 16, 16),
+        ("reads, writes, unmaps and write zeroes", NS_4096, &[Op::Read, Op::Write, Op::Unmap, Op::WriteZeroes], 4, 1),
     ] {
-        assert_eq!(calls_during(nsid, ops, blocks), (0, 0), "calls to C's and to Rust's allocator by {what}");
+        assert_eq!(calls_during(nsid, ops, pieces, blocks), (0, 0), "calls to C's and to Rust's allocator by {what}");
     }
 }
 

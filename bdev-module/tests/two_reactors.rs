@@ -37,6 +37,7 @@ fn begin(disk: &Disk, core: u32) -> (OwnedThread, Receiver<Tally>) {
         depth: 32,
         total: TOTAL,
         ops: &[Op::Read, Op::Write, Op::WriteZeroes, Op::Unmap],
+        pieces: 1,
         blocks: 8,
         first,
         places: 1_000,

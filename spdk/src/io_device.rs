@@ -6,6 +6,7 @@
 use std::ffi::{CString, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use spdk_sys as sys;
@@ -28,11 +29,13 @@ pub trait ChannelFactory: Send + Sync + 'static {
 /// A registered I/O device.
 pub struct IoDevice<F: ChannelFactory> {
     shared: Arc<F>,
+    /// It was unregistered, through this value or a clone.
+    gone: Arc<AtomicBool>,
 }
 
 impl<F: ChannelFactory> Clone for IoDevice<F> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self { shared: Arc::clone(&self.shared), gone: Arc::clone(&self.gone) }
     }
 }
 
@@ -60,7 +63,7 @@ impl<F: ChannelFactory> IoDevice<F> {
             let key = Arc::into_raw(Arc::clone(&shared)).cast_mut().cast();
             sys::spdk_io_device_register(key, Some(create::<F>), Some(destroy::<F>), context, name.as_ptr());
         }
-        Ok(Self { shared })
+        Ok(Self { shared, gone: Arc::new(AtomicBool::new(false)) })
     }
 
     /// What all threads share.
@@ -131,10 +134,20 @@ impl<F: ChannelFactory> IoDevice<F> {
 
     /// Unregisters the device: no new channels are made, and once the last one is gone `done` is called on this
     /// thread.
-    pub fn unregister(self, done: impl FnOnce() + 'static) {
+    ///
+    /// # Errors
+    /// `PERM` off any SPDK thread, `NODEV` when it was unregistered before; `done` is dropped here then.
+    pub fn unregister(self, done: impl FnOnce() + 'static) -> Result<(), Errno> {
+        if !on_spdk_thread() {
+            return Err(Errno::PERM);
+        }
+        if self.gone.swap(true, Ordering::AcqRel) {
+            return Err(Errno::NODEV);
+        }
         PENDING_UNREGISTERS.push(self.key() as usize, Box::new(done));
-        // SAFETY: the key was registered by `register`; SPDK reports a second unregistering and does nothing.
+        // SAFETY: the key was registered by `register`, and is unregistered once.
         unsafe { sys::spdk_io_device_unregister(self.key(), Some(unregistered::<F>)) };
+        Ok(())
     }
 }
 

@@ -23,7 +23,7 @@ use spdk::poller::{Poll, Poller};
 use spdk::rpc::{Method, Request, RpcError};
 use spdk::thread::{AppCell, OwnedThread, defer, on_app_thread, on_spdk_thread, send_to_app};
 
-use harness::{PATIENCE, RpcFailure, TestApp, from_app, on_app};
+use harness::{PATIENCE, RpcFailure, TestApp, from_app, on_app, wait_until};
 
 fn app() -> &'static TestApp {
     harness::start("0x1", || {
@@ -213,13 +213,12 @@ fn a_poller_is_called_until_it_drops_itself_from_within_its_own_call() {
                 tell.send(()).expect("somebody waits");
             }
             // What the body holds is still there after the poller was dropped.
-            if calls % 2 == Rc::strong_count(&held) as u32 % 2 { Poll::Busy } else { Poll::Idle }
+            if held.borrow().is_none() { Poll::Busy } else { Poll::Idle }
         };
         own.replace(Some(Poller::register("test", Duration::ZERO, poll).expect("a poller")));
     });
-    thread::sleep(Duration::from_millis(50));
+    wait_until("the body is dropped", || Arc::strong_count(&calls) == 1);
     assert_eq!(calls.load(Ordering::Relaxed), 5);
-    assert_eq!(Arc::strong_count(&calls), 1, "the body is dropped");
 }
 
 #[test]
@@ -296,7 +295,7 @@ fn a_thread_has_one_channel_until_the_last_reference_is_dropped() {
         assert_eq!((one.number, same.number, device.shared().live.load(Ordering::Relaxed)), (0, 0, 1));
         drop(one);
         assert_eq!(same.number, 0);
-        device.clone().unregister(move || tell.send(()).expect("somebody waits"));
+        device.clone().unregister(move || tell.send(()).expect("somebody waits")).expect("registered");
         assert!(device.channel().is_err(), "no new channels of a device that is unregistered");
         drop(same);
     });
@@ -311,8 +310,35 @@ fn a_factory_that_fails_gives_no_channel() {
         let factory = Numbers { made: AtomicU32::new(3), ..Numbers::default() };
         let device = IoDevice::register("failing", factory).expect("an SPDK thread");
         assert_eq!(device.channel().err(), Some(Errno::NOMEM));
-        device.unregister(move || tell.send(()).expect("somebody waits"));
+        device.unregister(move || tell.send(()).expect("somebody waits")).expect("registered");
     });
+}
+
+#[test]
+#[serial]
+fn a_device_is_unregistered_once_and_on_an_spdk_thread_only() {
+    app();
+    let device = on_app(|| IoDevice::register("once", Numbers::default()).expect("an SPDK thread"));
+    assert_eq!(device.clone().unregister(|| ()), Err(Errno::PERM));
+    let again = from_app(move |tell| {
+        let clone = device.clone();
+        let done = move || tell.send(clone.unregister(|| ())).expect("somebody waits");
+        device.unregister(done).expect("registered");
+    });
+    assert_eq!(again, Err(Errno::NODEV));
+}
+
+#[test]
+#[serial]
+fn a_walk_over_a_device_that_is_unregistered_ends_with_an_error() {
+    app();
+    let outcome = from_app(|tell| {
+        let device = IoDevice::register("gone", Numbers::default()).expect("an SPDK thread");
+        device.clone().unregister(|| ()).expect("registered");
+        let each = |_: &Number, advance: Advance| advance.go_on(Ok(()));
+        device.for_each_channel(each, move |result| tell.send(result).expect("somebody waits")).expect("it begins");
+    });
+    assert_eq!(outcome, Err(Errno::NODEV));
 }
 
 /// Walks over the channels of three threads; `step` decides how each goes on.
@@ -359,7 +385,9 @@ fn walk(step: fn(u32) -> Option<Result<(), Errno>>) -> (Vec<u32>, Result<(), Err
         thread.send(give).expect("the thread takes messages");
         told.recv_timeout(PATIENCE).expect("the thread answers");
     }
-    from_app(move |tell| device.unregister(move || tell.send(()).expect("somebody waits")));
+    from_app(move |tell| {
+        device.unregister(move || tell.send(()).expect("somebody waits")).expect("registered");
+    });
     outcome
 }
 

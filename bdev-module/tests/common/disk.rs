@@ -68,7 +68,9 @@ pub(crate) struct Outcome {
     pub(crate) data: Vec<u8>,
 }
 
-static OPEN: AppCell<BTreeMap<u64, (Arc<BdevDesc>, Rc<BdevChannel>)>> = AppCell::new(BTreeMap::new());
+type Open = (Arc<BdevDesc>, Rc<BdevChannel>);
+
+static OPEN: AppCell<BTreeMap<u64, Open>> = AppCell::new(BTreeMap::new());
 static REQUESTS: AppCell<BTreeMap<u64, Rc<Request>>> = AppCell::new(BTreeMap::new());
 
 /// The number of the next entry in either.

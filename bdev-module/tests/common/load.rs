@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) total: u64,
     /// One of these each time, at random. A compare-and-write goes with no other that has data.
     pub(crate) ops: &'static [Op],
+    /// How many pieces an I/O's data is in.
+    pub(crate) pieces: usize,
     /// Blocks of an I/O.
     pub(crate) blocks: u64,
     /// The first block that may be used.
@@ -39,6 +41,8 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
 }
 
+type Finish = Box<dyn FnOnce(Tally)>;
+
 struct Load {
     plan: Plan,
     channel: BdevChannel,
@@ -46,7 +50,7 @@ struct Load {
     under_way: Cell<u64>,
     tally: Cell<Tally>,
     rng: Cell<Rng>,
-    finish: RefCell<Option<Box<dyn FnOnce(Tally)>>>,
+    finish: RefCell<Option<Finish>>,
 }
 
 /// Sends the I/Os of `plan`, then lets go of the channel and calls `finish`, on this thread.
@@ -67,18 +71,19 @@ pub(crate) fn run(
         plan,
     });
     // What is compared, and what is written.
-    let pieces = if load.plan.ops.contains(&Op::CompareAndWrite) { 2 } else { 1 };
-    let pieces: Vec<_> = (0..pieces).map(|piece| piece * bytes..(piece + 1) * bytes).collect();
+    let bytes = if load.plan.ops.contains(&Op::CompareAndWrite) { 2 * bytes } else { bytes };
+    let piece = bytes / load.plan.pieces;
+    let pieces: Vec<_> = (0..bytes).step_by(piece).map(|start| start..start + piece).collect();
     for _ in 0..load.plan.depth {
-        let buffer = DmaBuf::zeroed(pieces.len() * bytes, 4096)?;
+        let buffer = DmaBuf::zeroed(bytes, 4096)?;
         let own = Rc::clone(&load);
         let request = Request::new(buffer, &pieces, move |request, result| {
             own.under_way.set(own.under_way.get() - 1);
             let mut tally = own.tally.get();
             if result.is_ok() {
-                tally.succeeded += 1
+                tally.succeeded += 1;
             } else {
-                tally.failed += 1
+                tally.failed += 1;
             }
             own.tally.set(tally);
             (own.plan.watch)(tally.succeeded + tally.failed);

@@ -1,5 +1,6 @@
 //! A pool in a process of its own, this process as its initiator, and what the tests share.
 #![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(clippy::panic, reason = "a test fails by panic")]
 
 #[path = "../../../spdk/tests/harness/mod.rs"]
 pub(crate) mod harness;
@@ -69,7 +70,7 @@ pub(crate) struct Bdev {
 impl Bdev {
     /// One of the numbers that the module keeps of the bdev's I/O.
     pub(crate) fn stat(&self, name: &str) -> u64 {
-        let stats = self.app.rpc("bdev_get_iostat", json!({ "name": self.name })).expect("there are statistics");
+        let stats = self.app.rpc("bdev_get_iostat", json!({ "names": [self.name] })).expect("there are statistics");
         let stat = &stats["bdevs"][0]["driver_specific"]["courier"][name];
         stat.as_u64().unwrap_or_else(|| panic!("no number {name} in {stats}"))
     }

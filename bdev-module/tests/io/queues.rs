@@ -44,7 +44,7 @@ fn run(disk: &Disk, plan: Plan) -> Tally {
 }
 
 fn plan(depth: u64, total: u64, ops: &'static [Op]) -> Plan {
-    Plan { depth, total, ops, blocks: 8, first: 0, places: 1_000, block_size: 512, watch: |_| () }
+    Plan { depth, total, ops, pieces: 4, blocks: 8, first: 0, places: 1_000, block_size: 512, watch: |_| () }
 }
 
 fn all_succeed(size: u32, requests: u32) {
@@ -78,7 +78,7 @@ fn compare_and_write_pairs_on_a_full_queue_all_succeed() {
     let disk = Disk::open(&bdev.name);
     assert_eq!(disk.bare(Op::WriteZeroes, 0, 8_000), Ok(()));
     // Zeroes are compared with zeroes, and written.
-    let tally = run(&disk, Plan { blocks: 1, ..plan(200, 5_000, &[Op::CompareAndWrite, Op::WriteZeroes]) });
+    let tally = run(&disk, Plan { pieces: 2, blocks: 1, ..plan(200, 5_000, &[Op::CompareAndWrite, Op::WriteZeroes]) });
     assert_eq!(tally, Tally { succeeded: 5_000, failed: 0, refused: 0 });
 }
 
