@@ -16,32 +16,45 @@ fn tool(name: &str, args: &[&str]) -> String {
     output
 }
 
-#[test]
-#[serial]
-fn nvme_identify_and_nvme_perf_find_and_use_our_bdevs_behind_nvme_tcp() {
-    let pool = shared::pool();
+/// A `courier_tgt` with bdevs `disk1` and `disk2` of the shared pool.
+fn courier() -> App {
     let app = App::start(Program::Courier, "0x2", &[]);
-    app.rpc.ok("courier_pool_create", &pool.params("p"));
+    app.rpc.ok("courier_pool_create", &shared::pool().params("p"));
     for nsid in [1, 2] {
         app.rpc.ok("bdev_courier_create", &json!({ "name": format!("disk{nsid}"), "pool": "p", "nsid": nsid }));
     }
-    let export = Export::new(&app, &["disk1", "disk2"]);
-    let address = export.transport_id();
+    app
+}
 
-    let told = tool("spdk_nvme_identify", &["-r", &address, "--no-huge", "-d", "512"]);
+/// SPDK's `spdk_nvme_identify` and `spdk_nvme_perf` find the two bdevs at `address`, as the pool describes them.
+fn identify_and_use(address: &str) {
+    let told = tool("spdk_nvme_identify", &["-r", address, "--no-huge", "-d", "512"]);
     for uuid in UUIDS {
         assert!(told.contains(uuid), "the namespace's UUID {uuid} is not in:\n{told}");
     }
-    assert!(told.contains("131072 (0GiB)") && told.contains("16384 (0GiB)"), "the sizes are not in:\n{told}");
-    assert!(
-        told.contains("Data Size:   512") && told.contains("Data Size:  4096"),
-        "the block sizes are not in:\n{told}"
-    );
-
+    for words in ["131072 (0GiB)", "16384 (0GiB)", "Data Size:   512", "Data Size:  4096"] {
+        assert!(told.contains(words), "{words:?} is not in:\n{told}");
+    }
     for (io_size, depth) in [("4096", "32"), ("131072", "8")] {
-        let args = ["-r", &address, "--no-huge", "-s", "512", "-q", depth, "-o", io_size];
+        let args = ["-r", address, "--no-huge", "-s", "512", "-q", depth, "-o", io_size];
         let told = tool("spdk_nvme_perf", &[&args[..], &["-w", "randrw", "-M", "50", "-t", "1"]].concat());
         assert!(told.contains("Total") && !told.contains("completed with error"), "{told}");
     }
+}
+
+#[test]
+#[serial]
+fn spdk_s_nvme_tools_find_and_use_our_bdevs_behind_nvme_tcp() {
+    let app = courier();
+    let export = Export::new(&app, &["disk1", "disk2"]);
+    identify_and_use(&export.transport_id());
+    app.assert_alive();
+}
+
+#[test]
+#[serial]
+fn spdk_s_nvme_tools_find_and_use_our_bdevs_behind_vfio_user() {
+    let app = courier();
+    identify_and_use(&Export::vfio_user(&app, &["disk1", "disk2"]));
     app.assert_alive();
 }

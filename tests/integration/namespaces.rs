@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::load::{Load, Work};
-use crate::support::pool::Pool;
+use crate::support::pool::{Backing, Pool};
 use crate::support::{secs, shared, wait_for};
 
 /// A pool whose namespace 3 is a null bdev of `mib` MiB.
@@ -66,6 +66,23 @@ fn a_namespace_that_is_removed_under_load_ends_that_load_and_no_other() {
     assert_eq!(other["io_failed"], 0, "{result}");
     load.assert_alive();
     assert_eq!(load.shut_down(secs(20)).code(), Some(0), "{}", load.process.tail());
+}
+
+#[test]
+#[serial]
+fn another_disk_in_the_place_of_a_namespace_takes_its_bdev_away() {
+    let [mut first, second] = [512, 512].map(|block_size| Backing::new(16 << 20, block_size));
+    let mut pool = Pool::files(&[first.clone(), second.clone()]);
+    let app = shared::courier();
+    app.rpc.ok("courier_pool_create", &pool.params("p"));
+    for nsid in [1, 2] {
+        app.rpc.ok("bdev_courier_create", &json!({ "name": format!("disk{nsid}"), "pool": "p", "nsid": nsid }));
+    }
+    pool.kill();
+    first.uuid = Some("2d3a4a6e-7b1c-4e58-9f3d-5a2b6c7d8e92");
+    pool.start_again(&[first, second]);
+    wait_for("the bdev to go", secs(20), || app.bdevs() == ["disk2"]);
+    app.rpc.ok("courier_pool_delete", &json!({ "name": "p" }));
 }
 
 fn is_of(result: &Value, bdev: &str) -> bool {

@@ -1,10 +1,9 @@
-//! Our bdevs behind an NVMe/TCP subsystem of the application that has them.
-
-use std::fmt::Write as _;
+//! Our bdevs behind a subsystem of the application that has them.
 
 use serde_json::{Value, json};
 
 use super::app::App;
+use super::paths;
 use super::pool::free_port;
 
 /// A subsystem with a listener.
@@ -18,17 +17,28 @@ impl Export {
     /// Exports bdevs, as namespaces 1, 2, ...
     pub(crate) fn new(app: &App, bdevs: &[&str]) -> Self {
         let export = Self { port: free_port() };
+        let address = json!({
+            "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": export.port.to_string(),
+        });
+        Self::serve(app, bdevs, &address);
+        export
+    }
+
+    /// Exports bdevs over vfio-user, in a folder; returns the transport id as SPDK's tools take it.
+    pub(crate) fn vfio_user(app: &App, bdevs: &[&str]) -> String {
+        let dir = paths::new_dir("vfio-user").display().to_string();
+        Self::serve(app, bdevs, &json!({ "trtype": "VFIOUSER", "traddr": dir, "trsvcid": "0" }));
+        format!("trtype:VFIOUSER traddr:{dir} subnqn:{}", Self::NQN)
+    }
+
+    fn serve(app: &App, bdevs: &[&str], address: &Value) {
         let (rpc, nqn) = (&app.rpc, Self::NQN);
-        rpc.ok("nvmf_create_transport", &json!({ "trtype": "TCP" }));
+        rpc.ok("nvmf_create_transport", &json!({ "trtype": address["trtype"] }));
         rpc.ok("nvmf_create_subsystem", &json!({ "nqn": nqn, "allow_any_host": true, "serial_number": "FRONT" }));
         for bdev in bdevs {
             rpc.ok("nvmf_subsystem_add_ns", &json!({ "nqn": nqn, "namespace": { "bdev_name": bdev } }));
         }
-        let address = json!({
-            "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": export.port.to_string(),
-        });
         rpc.ok("nvmf_subsystem_add_listener", &json!({ "nqn": nqn, "listen_address": address }));
-        export
     }
 
     /// What `bdev_nvme_attach_controller` needs.
@@ -41,9 +51,6 @@ impl Export {
 
     /// The transport id as SPDK's tools take it.
     pub(crate) fn transport_id(&self) -> String {
-        let mut text = String::from("trtype:TCP adrfam:IPv4 traddr:127.0.0.1");
-        // Writing to a string cannot fail.
-        let _ = write!(text, " trsvcid:{} subnqn:{}", self.port, Self::NQN);
-        text
+        format!("trtype:TCP adrfam:IPv4 traddr:127.0.0.1 trsvcid:{} subnqn:{}", self.port, Self::NQN)
     }
 }

@@ -13,7 +13,7 @@ use super::paths;
 pub(crate) const NQN: &str = "nqn.2024-01.com.example:pool";
 /// The bytes of the namespaces of [`Pool::malloc`].
 pub(crate) const SIZE: u64 = 64 << 20;
-/// The UUIDs of the namespaces of [`Pool::malloc`], by their place.
+/// The UUIDs of namespaces, by their place.
 pub(crate) const UUIDS: [&str; 2] = ["0d3a4a6e-7b1c-4e58-9f3d-5a2b6c7d8e90", "1d3a4a6e-7b1c-4e58-9f3d-5a2b6c7d8e91"];
 /// The cores of pools.
 const MASK: &str = "0x1";
@@ -83,7 +83,8 @@ impl Pool {
         for (index, file) in files.iter().enumerate() {
             let name = format!("file{index}");
             let params = json!({
-                "name": name, "filename": file.path, "block_size": file.block_size, "uuid": UUIDS[index],
+                "name": name, "filename": file.path, "block_size": file.block_size,
+                "uuid": file.uuid.unwrap_or(UUIDS[index]),
             });
             self.app.rpc.ok("bdev_aio_create", &params);
             self.add_namespace(&name);
@@ -136,6 +137,8 @@ impl Pool {
 pub(crate) struct Backing {
     pub(crate) path: PathBuf,
     pub(crate) block_size: u32,
+    /// Instead of that of its place in [`UUIDS`].
+    pub(crate) uuid: Option<&'static str>,
 }
 
 impl Backing {
@@ -143,6 +146,6 @@ impl Backing {
         let path = paths::new_dir("file").join("data");
         let file = File::create(&path).expect("a file can be made");
         file.set_len(bytes).expect("a file can be sparse");
-        Self { path, block_size }
+        Self { path, block_size, uuid: None }
     }
 }
