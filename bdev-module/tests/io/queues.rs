@@ -2,37 +2,16 @@
 
 use std::sync::mpsc::channel;
 
-use serde_json::json;
 use serial_test::serial;
 use spdk::bdev_client::Op;
 
 use crate::common::disk::Disk;
 use crate::common::harness::{PATIENCE, from_app, on_app};
 use crate::common::load::{self, Plan, Tally};
+use crate::common::rig;
 use crate::common::target::NQN_SMALL;
-use crate::common::{Rig, rig};
 
 const OPS: &[Op] = &[Op::Read, Op::Write, Op::WriteZeroes, Op::Unmap, Op::Compare];
-
-/// A pool whose queues have so many requests, for the time of a test.
-struct SmallPool<'a>(&'a Rig);
-
-impl<'a> SmallPool<'a> {
-    fn connect(rig: &'a Rig, size: u32, requests: u32) -> Self {
-        let sizes = json!({ "io_queue_size": size, "io_queue_requests": requests });
-        assert_eq!(rig.connect("small", NQN_SMALL, sizes), Ok(()));
-        Self(rig)
-    }
-}
-
-impl Drop for SmallPool<'_> {
-    fn drop(&mut self) {
-        let gone = self.0.app.rpc("courier_pool_delete", json!({ "name": "small" }));
-        if !std::thread::panicking() {
-            assert_eq!(gone, Ok(json!(true)));
-        }
-    }
-}
 
 fn run(disk: &Disk, plan: Plan) -> Tally {
     let desc = disk.desc();
@@ -49,8 +28,8 @@ fn plan(depth: u64, total: u64, ops: &'static [Op]) -> Plan {
 
 fn all_succeed(size: u32, requests: u32) {
     let rig = rig();
-    let _pool = SmallPool::connect(&rig, size, requests);
-    let bdev = rig.bdev("small", 1);
+    let pool = rig.small_pool(NQN_SMALL, size, requests);
+    let bdev = rig.bdev(&pool.name, 1);
     let disk = Disk::open(&bdev.name);
     let tally = run(&disk, plan(2_000, 20_000, &OPS[..4]));
     assert_eq!(tally, Tally { succeeded: 20_000, failed: 0, refused: 0 });
@@ -73,8 +52,8 @@ fn thousands_of_ios_on_a_queue_with_more_requests_than_entries_all_succeed() {
 #[serial]
 fn compare_and_write_pairs_on_a_full_queue_all_succeed() {
     let rig = rig();
-    let _pool = SmallPool::connect(&rig, 16, 17);
-    let bdev = rig.bdev("small", 1);
+    let pool = rig.small_pool(NQN_SMALL, 16, 17);
+    let bdev = rig.bdev(&pool.name, 1);
     let disk = Disk::open(&bdev.name);
     assert_eq!(disk.bare(Op::WriteZeroes, 0, 8_000), Ok(()));
     // Zeroes are compared with zeroes, and written.
@@ -86,8 +65,8 @@ fn compare_and_write_pairs_on_a_full_queue_all_succeed() {
 #[serial]
 fn a_reset_ends_every_io_that_waits_and_those_after_it_succeed() {
     let rig = rig();
-    let _pool = SmallPool::connect(&rig, 16, 16);
-    let bdev = rig.bdev("small", 1);
+    let pool = rig.small_pool(NQN_SMALL, 16, 16);
+    let bdev = rig.bdev(&pool.name, 1);
     let disk = Disk::open(&bdev.name);
     let desc = disk.desc();
     let (tell, told) = channel();

@@ -1,13 +1,14 @@
 //! Abort, reset, deletion: what becomes of I/O that is under way.
 
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Instant;
 
+use serde_json::json;
 use serial_test::serial;
 use spdk::bdev_client::Op;
 
 use crate::common::disk::{ABORTED, Disk, Layout};
-use crate::common::target::{DELAY, LONG_DELAY, NS_512, NS_SLOW, NS_SLOW_TOO, NS_STUCK};
+use crate::common::target::{DELAY, LONG_DELAY, NQN, NS_512, NS_SLOW, NS_SLOW_TOO, NS_STUCK};
 use crate::common::{POOL, rig};
 
 const BLOCK: usize = 512;
@@ -32,6 +33,50 @@ fn an_aborted_io_ends_at_once_as_aborted() {
     assert!(other.is_pending(), "another I/O stays");
     assert_eq!(disk.abort(&other), Ok(()));
     assert_eq!(other.wait().result, Err(ABORTED));
+}
+
+#[test]
+#[serial]
+fn ios_that_wait_for_a_request_are_aborted_like_those_under_way() {
+    let rig = rig();
+    let pool = rig.small_pool(NQN, 8, 12);
+    let bdev = rig.bdev(&pool.name, NS_STUCK);
+    let disk = Disk::open(&bdev.name);
+    let since = Instant::now();
+    // Some are at the target, some wait for an entry of the queue, some for a request.
+    let reads: Vec<_> = (0..40)
+        .map(|n| disk.start(Op::Read, n, 1, &Layout::whole(BLOCK), &[0; BLOCK]).expect("the read is taken"))
+        .collect();
+    let_it_arrive();
+    for read in reads.iter().rev() {
+        assert_eq!(disk.abort(read), Ok(()));
+    }
+    for read in reads {
+        assert_eq!(read.wait().result, Err(ABORTED));
+    }
+    assert!(since.elapsed() < LONG_DELAY, "they did not wait for the target");
+}
+
+#[test]
+#[serial]
+fn a_pool_that_is_deleted_with_io_under_way_goes_when_its_bdev_is_let_go() {
+    let rig = rig();
+    let pool = rig.small_pool(NQN, 8, 12);
+    let bdev = rig.bdev(&pool.name, NS_SLOW);
+    let disk = Disk::open(&bdev.name);
+    let writes: Vec<_> = (0..40)
+        .map(|n| disk.start(Op::Write, n, 1, &Layout::whole(BLOCK), &[5; BLOCK]).expect("the write is taken"))
+        .collect();
+    thread::scope(|scope| {
+        let deleted = scope.spawn(|| pool.delete());
+        let_it_arrive();
+        assert!(!deleted.is_finished(), "it waits for who uses it");
+        drop(disk);
+        assert_eq!(deleted.join().expect("no panic"), Ok(json!(true)));
+    });
+    // Each has an end: those that were at the target a good one.
+    let results: Vec<_> = writes.into_iter().map(|write| write.wait().result).collect();
+    assert!(results.iter().any(Result::is_ok), "{results:?}");
 }
 
 #[test]
