@@ -13,6 +13,11 @@ use crate::common::{POOL, rig};
 
 const BLOCK: usize = 512;
 
+/// Makes sure that the pool's queue pair is connected, so that no I/O is held for want of it.
+fn connect(disk: &Disk) {
+    assert!(disk.read(0, &Layout::whole(BLOCK)).is_ok());
+}
+
 /// Time for an I/O to come to the target.
 fn let_it_arrive() {
     sleep(DELAY / 5);
@@ -21,8 +26,9 @@ fn let_it_arrive() {
 #[test]
 #[serial]
 fn an_aborted_io_ends_at_once_as_aborted() {
-    let bdev = rig().bdev(POOL, NS_STUCK);
-    let disk = Disk::open(&bdev.name);
+    let (bdev, fast) = (rig().bdev(POOL, NS_STUCK), rig().bdev(POOL, NS_512));
+    let (disk, quick) = (Disk::open(&bdev.name), Disk::open(&fast.name));
+    connect(&quick);
     let since = Instant::now();
     let read = disk.start(Op::Read, 0, 1, &Layout::whole(BLOCK), &[0; BLOCK]).expect("the read is taken");
     let other = disk.start(Op::Write, 8, 1, &Layout::whole(BLOCK), &[1; BLOCK]).expect("the write is taken");
@@ -40,8 +46,9 @@ fn an_aborted_io_ends_at_once_as_aborted() {
 fn ios_that_wait_for_a_request_are_aborted_like_those_under_way() {
     let rig = rig();
     let pool = rig.small_pool(NQN, 8, 12);
-    let bdev = rig.bdev(&pool.name, NS_STUCK);
-    let disk = Disk::open(&bdev.name);
+    let (bdev, fast) = (rig.bdev(&pool.name, NS_STUCK), rig.bdev(&pool.name, NS_512));
+    let (disk, quick) = (Disk::open(&bdev.name), Disk::open(&fast.name));
+    connect(&quick);
     let since = Instant::now();
     // Some are at the target, some wait for an entry of the queue, some for a request.
     let reads: Vec<_> = (0..40)
@@ -59,11 +66,28 @@ fn ios_that_wait_for_a_request_are_aborted_like_those_under_way() {
 
 #[test]
 #[serial]
+fn an_abort_during_a_reset_leaves_no_io_without_an_end() {
+    let rig = rig();
+    let (bdev, slow) = (rig.bdev(POOL, NS_512), rig.bdev(POOL, NS_SLOW));
+    let (disk, reset) = (Disk::open(&bdev.name), Disk::open(&slow.name));
+    connect(&disk);
+    let resetting = reset.start(Op::Reset, 0, 0, &Layout::of(&[], 0), &[]).expect("the reset is taken");
+    let read = disk.start(Op::Read, 1, 1, &Layout::whole(BLOCK), &[0; BLOCK]).expect("the read is taken");
+    // The abort finds the read held, at the target, or nowhere any more.
+    let aborted = disk.abort(&read);
+    let result = read.wait().result;
+    assert!(result == Ok(()) || (aborted.is_ok() && result == Err(ABORTED)), "{aborted:?}, {result:?}");
+    assert_eq!(resetting.wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
 fn a_pool_that_is_deleted_with_io_under_way_goes_when_its_bdev_is_let_go() {
     let rig = rig();
     let pool = rig.small_pool(NQN, 8, 12);
     let bdev = rig.bdev(&pool.name, NS_SLOW);
     let disk = Disk::open(&bdev.name);
+    connect(&disk);
     let writes: Vec<_> = (0..40)
         .map(|n| disk.start(Op::Write, n, 1, &Layout::whole(BLOCK), &[5; BLOCK]).expect("the write is taken"))
         .collect();
@@ -107,6 +131,7 @@ fn a_reset_ends_the_io_of_its_bdev_and_that_of_another_goes_on() {
     let rig = rig();
     let (stuck, slow, fast) = (rig.bdev(POOL, NS_STUCK), rig.bdev(POOL, NS_SLOW), rig.bdev(POOL, NS_512));
     let (reset, other, quick) = (Disk::open(&stuck.name), Disk::open(&slow.name), Disk::open(&fast.name));
+    connect(&quick);
     let since = Instant::now();
     let lost = reset.start(Op::Write, 0, 1, &Layout::whole(BLOCK), &[1; BLOCK]).expect("the write is taken");
     let kept = other.start(Op::Write, 3, 1, &Layout::whole(BLOCK), &[2; BLOCK]).expect("the write is taken");
