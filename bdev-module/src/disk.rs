@@ -133,21 +133,14 @@ impl Disk {
     }
 
     fn abort(channel: &PoolChannel, io: BdevIo<Self>) {
-        let Some(target) = io.abort_target() else { return io.complete(IoStatus::Failed) };
-        if let Some(waiting) = channel.take_waiting(target) {
+        if let Some(waiting) = io.abort_target().and_then(|target| channel.take_waiting(target)) {
             waiting.complete(IoStatus::Aborted);
             return io.complete(IoStatus::Success);
         }
-        let carrier = io.carrier();
-        let done = move |completion: Completion| {
-            // Base specification 5.1: bit 0 of the result is cleared if the command was aborted.
-            let aborted = completion.is_success() && completion.cdw0 & 1 == 0;
-            let status = if aborted { IoStatus::Success } else { IoStatus::Failed };
-            carrier.deliver(move |io| io.complete(status));
-        };
-        // A carrier that comes to nothing fails its I/O: that is the answer where there is nothing to abort.
-        if let Some(Err(error)) = channel.with_qpair(|qpair| qpair.abort(target, done)) {
-            log::debug!("nothing was aborted: {error}");
+        let mut io = Some(io);
+        channel.with_qpair(|qpair| io.take().map(|io| io.send_abort(qpair)));
+        if let Some(io) = io {
+            io.complete(IoStatus::Failed);
         }
     }
 
@@ -185,7 +178,7 @@ impl Disk {
         if io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
             return io.complete_nvme(completion.cdw0, status);
         }
-        if io.device().is_resetting() {
+        if io.was_aborted() || io.device().is_resetting() {
             return io.complete(IoStatus::Aborted);
         }
         io.device().device.shared().0.resent.fetch_add(1, Ordering::Relaxed);
@@ -232,6 +225,7 @@ impl Device for Disk {
             IoType::Other(_) => return io.complete(IoStatus::Failed),
             _ => {}
         }
+        io.begin();
         let mut io = Some(io);
         let sent = channel.with_qpair(|qpair| {
             let Some(io) = io.take() else { return Ok(()) };

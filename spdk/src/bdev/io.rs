@@ -36,6 +36,8 @@ pub(super) struct Context {
     range: DsmRange,
     range_iov: iovec,
     pair: Pair,
+    /// The controller was asked to abort it.
+    aborted: bool,
 }
 
 /// How far a fused pair has come.
@@ -384,6 +386,44 @@ impl<D: Device> BdevIo<D> {
         // SAFETY: the buffer stays until the I/O is completed, which `done` does, or the carrier if it is dropped.
         if let Err(error) = unsafe { ctrlr.admin(&sqe, buffer, len, done) } {
             log::debug!("an admin command was not taken: {error}");
+        }
+    }
+
+    /// Takes note that it is about to be sent. To be called before it is, each time.
+    #[inline]
+    pub fn begin(&self) {
+        // SAFETY: the context is the module's, and large enough; it is not initialised yet.
+        unsafe { (&raw mut (*self.context()).aborted).write(false) };
+    }
+
+    /// Whether the controller was asked to abort it since it was [begun](Self::begin).
+    #[must_use]
+    pub fn was_aborted(&self) -> bool {
+        // SAFETY: `begin` initialised it.
+        unsafe { (*self.context()).aborted }
+    }
+
+    /// Asks the controller to abort the I/O that this one names, and completes this one with the outcome. It fails if the
+    /// queue pair has no such I/O.
+    pub fn send_abort(self, qpair: &QueuePair) {
+        let Some(target) = self.abort_target() else { return self.complete(IoStatus::Failed) };
+        let carrier = self.carrier();
+        let done = move |completion: Completion| {
+            // Base specification 5.1: bit 0 of the result is cleared if the command was aborted.
+            let aborted = completion.is_success() && completion.cdw0 & 1 == 0;
+            let status = if aborted { IoStatus::Success } else { IoStatus::Failed };
+            carrier.deliver(move |io| io.complete(status));
+        };
+        match qpair.abort(target, done) {
+            Ok(()) => {
+                // What was aborted must not be sent again if its queue is lost before its completion comes.
+                let target =
+                    std::mem::ManuallyDrop::new(Self { raw: target.cast(), _device: PhantomData, _stays: PhantomData });
+                // SAFETY: the queue pair has the I/O under way, so that it is live and one of this device's module.
+                unsafe { (*target.context()).aborted = true };
+            }
+            // The carrier went with the closure, and fails its I/O.
+            Err(error) => log::debug!("nothing was aborted: {error}"),
         }
     }
 
