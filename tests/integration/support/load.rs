@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::app::{App, Program};
 use super::pool::Pool;
 use super::rpc::Failure;
-use super::secs;
+use super::{secs, shared};
 
 /// A workload of `bdevperf`.
 #[derive(Debug, Clone, Copy)]
@@ -52,11 +52,13 @@ impl Load {
     pub(crate) fn start(mask: &str, args: &[&str]) -> Self {
         let mut all = vec!["-z", "-q", "1", "-o", "4096", "-w", "verify", "-t", "1"];
         all.extend(args);
+        shared::rest();
         Self { app: App::start(Program::Bdevperf, mask, &all) }
     }
 
     /// Starts one whose work is in a file of jobs.
     pub(crate) fn start_jobs(mask: &str, jobs: &Path, seconds: u32) -> Self {
+        shared::rest();
         let (jobs, seconds) = (jobs.display().to_string(), seconds.to_string());
         Self { app: App::start(Program::Bdevperf, mask, &["-z", "-j", &jobs, "-t", &seconds]) }
     }

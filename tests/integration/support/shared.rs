@@ -58,9 +58,16 @@ pub(crate) fn pool() -> Shared<Pool> {
     share(&POOL, Pool::malloc)
 }
 
+static COURIER: Mutex<Option<Arc<App>>> = Mutex::new(None);
+
+/// Ends the `courier_tgt` that is shared, until it is wanted again: a reactor takes a core whether it works or not, and
+/// there may be two.
+pub(crate) fn rest() {
+    drop(COURIER.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
 /// A `courier_tgt`, without pools: a test leaves none.
 pub(crate) fn courier() -> Shared<App> {
-    static COURIER: Mutex<Option<Arc<App>>> = Mutex::new(None);
     let courier = share(&COURIER, || App::start(Program::Courier, "0x2", &[]));
     clear(&courier);
     courier
