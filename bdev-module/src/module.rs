@@ -58,6 +58,10 @@ impl Module for Courier {
         Ok(())
     }
 
+    fn fini_start() {
+        ending();
+    }
+
     fn fini(done: FiniDone) {
         rpc::stop_connecting();
         registry::delete_all(move || {

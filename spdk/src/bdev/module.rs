@@ -22,6 +22,9 @@ pub trait Module: 'static {
     /// What keeps the module, and with it the application, from starting.
     fn init() -> Result<(), Errno>;
 
+    /// The bdev layer is about to end, and to ask who uses its devices to let go. What it is owed should end soon.
+    fn fini_start();
+
     /// The bdev layer ends, and all devices are gone. `done` is to be dropped when the module is ready.
     fn fini(done: FiniDone);
 
@@ -61,6 +64,7 @@ impl ModuleHandle {
 pub fn register_module<M: Module>() -> ModuleHandle {
     let module = Box::leak(Box::new(sys::spdk_bdev_module {
         module_init: Some(init::<M>),
+        fini_start: Some(fini_start::<M>),
         module_fini: Some(fini::<M>),
         config_json: Some(config_json::<M>),
         get_ctx_size: Some(context_size),
@@ -75,6 +79,10 @@ pub fn register_module<M: Module>() -> ModuleHandle {
 
 unsafe extern "C" fn init<M: Module>() -> c_int {
     M::init().err().map_or(0, Errno::negated)
+}
+
+unsafe extern "C" fn fini_start<M: Module>() {
+    M::fini_start();
 }
 
 unsafe extern "C" fn fini<M: Module>() {
