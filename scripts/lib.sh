@@ -108,18 +108,22 @@ run_logged() {
 # debian_mirror: the URI of Debian's main archive, as this machine's own apt is configured.
 debian_mirror() {
     local uri
-    uri=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-        sed -n 's/^Debian|//p' | head -n 1)
+    uri=$(first_archive_of Debian)
     if [ -z "$uri" ]; then
         apt-get update >/dev/null 2>&1 || die "no network to the package mirror: apt-get update failed"
-        uri=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-            sed -n 's/^Debian|//p' | head -n 1)
+        uri=$(first_archive_of Debian)
     fi
     [ -n "$uri" ] || die "this machine's apt knows no Debian archive (apt-get indextargets lists none with the label Debian); add one to its sources"
     printf '%s\n' "${uri%/}"
 }
 
+# shellcheck disable=SC2016 # the fields are apt's to fill in
+first_archive_of() {
+    apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | sed -n "s/^$1|//p" | head -n 1
+}
+
 # The keys that Debian signs its archive with.
+# shellcheck disable=SC2034 # used by those that source this
 DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # need_hugepages MIB: reserves MIB of 2 MiB hugepages on top of those that are there, so that no other process's
