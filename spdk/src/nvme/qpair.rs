@@ -86,6 +86,8 @@ impl PollGroup {
             sys::spdk_nvme_ctrlr_get_default_io_qpair_opts(ctrlr.as_ptr(), &raw mut opts, size_of_val(&opts));
             opts.create_only = true;
             opts.async_mode = true;
+            // RDMA: what is given within one round of the reactor is posted as one list.
+            opts.__bindgen_anon_1.delay_cmd_submit = true;
             sys::spdk_nvme_ctrlr_alloc_io_qpair(ctrlr.as_ptr(), &raw const opts, size_of_val(&opts))
         };
         if raw.is_null() {
