@@ -93,7 +93,17 @@ COMMANDS = (
             Parameter("io_queue_size", "Entries of an I/O queue", kind=unsigned),
             Parameter("io_queue_requests", "Requests to hold ready per I/O queue", kind=unsigned),
             Parameter("keep_alive_timeout_ms", "Keep-alive time-out in milliseconds; 0 sends none", kind=unsigned),
-            Parameter("connect_timeout_ms", "How long to wait for the connection, in milliseconds", kind=unsigned),
+            Parameter("transport_retry_count", "RDMA only: retransmissions, 0 to 7", kind=unsigned),
+            Parameter("transport_ack_timeout", "Time-out of the transport's ACK, an exponent of two (RDMA: of 4.096 us; "
+                      "TCP: of 1 ms)", kind=unsigned),
+            Parameter("connect_timeout_ms", "How long to wait for the first connection, in milliseconds. Default: 10000",
+                      kind=unsigned),
+            Parameter("reconnect_delay_sec", "Seconds between attempts to reach a pool that went away. Default: 2",
+                      kind=unsigned),
+            Parameter("ctrlr_loss_timeout_sec", "Seconds after which a pool that is away is given up; -1 never does. "
+                      "Default: -1", kind=int),
+            Parameter("fast_io_fail_timeout_sec", "Seconds after which I/O for a pool that is away fails instead of being "
+                      "held; 0 holds it for as long as the pool is not given up. Default: 0", kind=unsigned),
         ),
     ),
     Command(
