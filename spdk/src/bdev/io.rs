@@ -7,13 +7,13 @@ use std::ptr::{self, NonNull};
 use libc::iovec;
 use spdk_sys as sys;
 
-use super::{Device, IoType};
+use super::{Carrier, Device, IoType};
 use crate::Errno;
 use crate::io_device::context;
 use crate::nvme::{
     Command, Completion, CtrlrRef, DSM_DEALLOCATE, DsmRange, Fused, Payload, QueuePair, Rejected, Sqe, Status,
 };
-use crate::thread::{NotSend, send_raw};
+use crate::thread::NotSend;
 
 /// How an I/O ended, apart from NVMe's own status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl<D: Device> BdevIo<D> {
 
     /// Gives up the duty to complete it.
     #[inline]
-    fn take(self) -> NonNull<sys::spdk_bdev_io> {
+    pub(super) fn take(self) -> NonNull<sys::spdk_bdev_io> {
         std::mem::ManuallyDrop::new(self).raw
     }
 
@@ -207,7 +207,7 @@ impl<D: Device> BdevIo<D> {
     /// Makes it ready for a way over other threads, which ends on this one.
     #[must_use]
     pub fn carrier(self) -> Carrier<D> {
-        Carrier(Some(self.take()), PhantomData)
+        Carrier::new(self)
     }
 
     /// Sends it as a read, write or compare, whose data is its own scatter-gather list.
@@ -500,51 +500,6 @@ impl<D: Device> Drop for BdevIo<D> {
 impl<D: Device> std::fmt::Debug for BdevIo<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("BdevIo").field("raw", &self.raw).field("type", &self.io_type()).finish_non_exhaustive()
-    }
-}
-
-/// An I/O on its way between threads: it can be used on its own thread only, to which this brings it. One that is
-/// dropped on the way fails there.
-#[derive(Debug)]
-pub struct Carrier<D: Device>(Option<NonNull<sys::spdk_bdev_io>>, PhantomData<fn() -> D>);
-
-// SAFETY: the I/O is not touched but on its own thread, to which `send` brings it.
-unsafe impl<D: Device> Send for Carrier<D> {}
-
-impl<D: Device> Carrier<D> {
-    /// Calls `f` with the I/O on the thread that it was submitted on.
-    pub fn deliver(mut self, f: impl FnOnce(BdevIo<D>) + Send + 'static) {
-        self.send(f);
-    }
-
-    fn send(&mut self, f: impl FnOnce(BdevIo<D>) + Send + 'static) {
-        struct Arrived<D>(NonNull<sys::spdk_bdev_io>, PhantomData<fn() -> D>);
-        // SAFETY: as for `Carrier`.
-        unsafe impl<D> Send for Arrived<D> {}
-        impl<D: Device> Arrived<D> {
-            /// # Safety
-            /// To be called on the I/O's thread.
-            unsafe fn unpack(self) -> BdevIo<D> {
-                // SAFETY: the I/O was given up by `carrier`, and comes back once.
-                unsafe { BdevIo::from_raw(self.0) }
-            }
-        }
-        let Some(raw) = self.0.take() else { return };
-        let arrived = Arrived::<D>(raw, PhantomData);
-        // SAFETY: a thread with an I/O under way does not exit; the closure runs on it.
-        let sent = unsafe {
-            let thread = NonNull::new(sys::spdk_bdev_io_get_thread(raw.as_ptr()));
-            thread.ok_or(Errno::NXIO).and_then(|thread| send_raw(thread, move || f(arrived.unpack())))
-        };
-        if let Err(error) = sent {
-            log::error!("an I/O could not be brought back to its thread: {error}");
-        }
-    }
-}
-
-impl<D: Device> Drop for Carrier<D> {
-    fn drop(&mut self) {
-        self.send(|io| io.complete(IoStatus::Failed));
     }
 }
 

@@ -3,10 +3,12 @@
 //! A module is made known with [`register_module`] before SPDK starts. It registers [`Device`]s, each of which is
 //! given [`BdevIo`]s on every thread that uses it and completes each once.
 
+mod carrier;
 mod device;
 mod io;
 mod module;
 
+pub use carrier::Carrier;
 pub use device::{Bdev, BdevInfo, Device, IoType, Protection};
-pub use io::{BdevIo, Carrier, IoStatus};
+pub use io::{BdevIo, IoStatus};
 pub use module::{FiniDone, Module, ModuleHandle, register_module};

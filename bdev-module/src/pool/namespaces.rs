@@ -1,0 +1,206 @@
+//! A pool's namespaces and the bdevs that are made of them, and what is told of both.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+use spdk::Errno;
+use spdk::bdev::Bdev;
+use spdk::nvme::{Ctrlr, NamespaceInfo};
+
+use super::{Pool, State};
+use crate::disk::{Disk, Identity};
+use crate::params::BdevParams;
+
+/// Why a bdev could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BdevError {
+    /// The pool has no such namespace.
+    #[error("pool '{pool}' has no namespace {nsid}; it has {found}")]
+    NoNamespace {
+        /// The pool's name.
+        pool: String,
+        /// What was asked for.
+        nsid: u32,
+        /// What there is.
+        found: String,
+    },
+    /// The namespace is a bdev already.
+    #[error("namespace {nsid} of pool '{pool}' is bdev '{bdev}' already")]
+    Taken {
+        /// The pool's name.
+        pool: String,
+        /// The namespace.
+        nsid: u32,
+        /// The bdev that it is.
+        bdev: String,
+    },
+    /// The pool is away or is being deleted.
+    #[error("pool '{pool}' is {state}; try again when it is connected")]
+    Away {
+        /// The pool's name.
+        pool: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// The bdev layer did not take it.
+    #[error(
+        "bdev '{name}' could not be registered: {errno} (is there a bdev of that name, or of the namespace's UUID?)"
+    )]
+    Refused {
+        /// The bdev's name.
+        name: String,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+impl BdevError {
+    /// The number for an RPC's answer.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::NoNamespace { .. } => Errno::NODEV,
+            Self::Taken { .. } => Errno::EXIST,
+            Self::Away { .. } => Errno::AGAIN,
+            Self::Refused { errno, .. } => *errno,
+        }
+    }
+}
+
+impl Pool {
+    /// Brings the bdevs in line with the namespaces.
+    pub(super) fn check_namespaces(&self) {
+        let disks: Vec<_> = self.disks.borrow().values().cloned().collect();
+        for disk in disks {
+            let nsid = disk.device().nsid();
+            let info = self.with_ctrlr(|ctrlr| ctrlr.namespace(nsid)).flatten();
+            match info {
+                Some(info) if Identity::of(&info) == *disk.device().identity() => {
+                    if info.blocks != disk.blocks() {
+                        log::info!("bdev '{}': now {} blocks", disk.device().name(), info.blocks);
+                        if let Err(error) = disk.resize(info.blocks) {
+                            log::warn!("bdev '{}' could not be resized: {error}", disk.device().name());
+                        }
+                    }
+                }
+                _ => {
+                    log::warn!("bdev '{}': namespace {nsid} is gone; so is the bdev", disk.device().name());
+                    // One that is being removed already is as good.
+                    let _ = disk.unregister(|_| {});
+                }
+            }
+        }
+    }
+
+    /// Makes a bdev of a namespace.
+    ///
+    /// # Errors
+    /// See [`BdevError`]; nothing is left behind.
+    pub fn create_bdev(&self, params: &BdevParams) -> Result<(), BdevError> {
+        let pool = self.name().to_owned();
+        if self.state.get() != State::Connected || self.is_deleting() {
+            return Err(BdevError::Away { pool, state: self.state_name() });
+        }
+        let nsid = params.nsid;
+        if let Some(disk) = self.disks.borrow().get(&nsid) {
+            return Err(BdevError::Taken { pool, nsid, bdev: disk.device().name().to_owned() });
+        }
+        let found = self.with_ctrlr(|ctrlr| ctrlr.namespace(nsid).map(|info| (ctrlr.limits(), info))).flatten();
+        let Some((limits, info)) = found else {
+            let found = self.with_ctrlr(Ctrlr::namespaces).unwrap_or_default();
+            return Err(BdevError::NoNamespace { pool, nsid, found: list(&found) });
+        };
+        let disk = Disk::register(params, self.device.clone(), &limits, &info)
+            .map_err(|errno| BdevError::Refused { name: params.name.clone(), errno })?;
+        self.disks.borrow_mut().insert(nsid, disk);
+        Ok(())
+    }
+
+    /// The bdev of that name, if it is one of this pool's.
+    #[must_use]
+    pub fn find_bdev(&self, name: &str) -> Option<Bdev<Disk>> {
+        self.disks.borrow().values().find(|disk| disk.device().name() == name).cloned()
+    }
+
+    /// The bdev layer has let go of the bdev of namespace `nsid`.
+    pub(crate) fn forget_disk(&self, nsid: u32) {
+        let gone = self.disks.borrow().get(&nsid).is_some_and(|disk| !disk.is_registered());
+        if gone {
+            self.disks.borrow_mut().remove(&nsid);
+        }
+        if self.is_deleting() {
+            self.delete_when_unused();
+        }
+    }
+
+    /// What `courier_pool_get` tells of it.
+    #[must_use]
+    pub fn describe(&self) -> Value {
+        let params = &self.params;
+        let shared = self.shared();
+        let namespaces: Vec<Value> = if self.state.get() == State::Connected {
+            self.with_ctrlr(|ctrlr| {
+                ctrlr
+                    .namespaces()
+                    .into_iter()
+                    .filter_map(|nsid| ctrlr.namespace(nsid))
+                    .map(|info| self.tell(&info))
+                    .collect()
+            })
+            .unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        json!({
+            "name": params.name,
+            "state": self.state_name(),
+            "subnqn": params.subnqn,
+            "hostnqn": params.hostnqn,
+            "paths": [{
+                "trtype": params.trtype,
+                "traddr": params.traddr,
+                "adrfam": params.adrfam,
+                "trsvcid": params.trsvcid,
+                "state": self.state_name(),
+            }],
+            "namespaces": namespaces,
+            "losses": shared.losses.load(Ordering::Relaxed),
+            "held_ios": shared.held.load(Ordering::Relaxed),
+            "resent_ios": shared.resent.load(Ordering::Relaxed),
+        })
+    }
+
+    fn tell(&self, info: &NamespaceInfo) -> Value {
+        json!({
+            "nsid": info.nsid,
+            "block_size": info.block_size,
+            "num_blocks": info.blocks,
+            "bdev": self.disks.borrow().get(&info.nsid).map(|disk| disk.device().name().to_owned()),
+        })
+    }
+}
+
+/// Numbers for people, of which only the first few are told.
+fn list(numbers: &[u32]) -> String {
+    const MOST: usize = 16;
+    if numbers.is_empty() {
+        return "none".to_owned();
+    }
+    let mut text: Vec<String> = numbers.iter().take(MOST).map(ToString::to_string).collect();
+    if numbers.len() > MOST {
+        text.push(format!("and {} more", numbers.len() - MOST));
+    }
+    text.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::list;
+
+    #[test]
+    fn namespaces_are_listed_up_to_a_point() {
+        assert_eq!(list(&[]), "none");
+        assert_eq!(list(&[1, 5]), "1, 5");
+        assert!(list(&(1..=20).collect::<Vec<_>>()).ends_with("16, and 4 more"));
+    }
+}
