@@ -39,6 +39,8 @@ static AT_EXIT: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
 /// The application, started on `cores` (a mask) if this is the first call; `register` is called before SPDK starts.
 pub(crate) fn start(cores: &str, register: fn()) -> &'static TestApp {
     APP.get_or_init(|| {
+        // RUST_LOG=debug shows what the crates say; a logger that is set stays when a module wants SPDK's.
+        let _ = env_logger::builder().is_test(true).try_init();
         let dir = std::env::temp_dir().join(format!("courier-test.{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a folder for the sockets");
         let app = TestApp { dir };

@@ -34,7 +34,10 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `program`; what it prints goes to the file `log`.
     pub(crate) fn spawn(program: &Path, args: &[String], libraries: Libraries, log: &Path) -> Self {
+        // RUST_LOG=debug shows what is run.
+        let _ = env_logger::builder().is_test(true).try_init();
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        log::debug!("{name} {}, into {}", args.join(" "), log.display());
         // The variables are for the program alone: setpriv itself could not start with them.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "env"]);
