@@ -53,6 +53,7 @@ cd "$COURIER_ROOT"
 phase "packages"
 need_packages pkg-config clang libclang-dev shellcheck python3
 
+phase "SPDK"
 "$COURIER_ROOT/scripts/install-spdk.sh" || die "SPDK could not be installed"
 
 if [ -n "$LINT" ]; then
