@@ -63,7 +63,7 @@ tools=$COURIER_CACHE/bench-tools-$(printf '%s' "$spdk" | sha256sum | cut -c 1-10
 link_tools "$spdk" "$tools"
 if [ -n "$BUILD" ]; then
     phase "courier: cargo build --release"
-    command -v cargo >/dev/null || die "cargo is not on PATH; install a Rust toolchain (https://rustup.rs), or measure stock against itself with --self"
+    need_cargo
     (cd "$COURIER_ROOT" && cargo build --release --bin courier_tgt) || die "cargo build failed (see above)"
 fi
 need_hugepages "$HUGEPAGES_MIB"

@@ -149,9 +149,8 @@ prepare() {
     [ -x "$BIN/spdk_tgt" ] || die "the SPDK in use, $SPDK, has no spdk_tgt in build/bin or bin"
     if [ "$MIDDLE" = courier ]; then
         phase "courier: cargo build --release"
-        # A toolchain of rustup's before an older one of Debian's.
-        PATH=$HOME/.cargo/bin:$PATH command -v cargo >/dev/null || die "cargo is not here; install a Rust toolchain (https://rustup.rs)"
-        (cd "$COURIER_ROOT" && PATH=$HOME/.cargo/bin:$PATH cargo build --release --quiet) || die "cargo build --release failed (why is above)"
+        need_cargo
+        (cd "$COURIER_ROOT" && cargo build --release --quiet) || die "cargo build --release failed (why is above)"
     fi
     phase "hugepages"
     need_hugepages $HUGEPAGES_MIB

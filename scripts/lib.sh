@@ -95,6 +95,12 @@ need_packages() {
     rm -f "$log"
 }
 
+# need_cargo: makes sure that there is a Rust toolchain; rustup's goes before Debian's older one.
+need_cargo() {
+    if [ -x "$HOME/.cargo/bin/cargo" ]; then PATH=$HOME/.cargo/bin:$PATH; fi
+    command -v cargo >/dev/null || die "no cargo: a Rust toolchain (1.88 or newer) is needed, for instance by way of Debian's package rustup"
+}
+
 # run_logged FILE COMMAND...: COMMAND with its output in FILE; on failure its last lines are shown.
 run_logged() {
     local log=$1

@@ -47,7 +47,7 @@ at_exit verdict
 must() { "$@" || die "$PHASE_NAME: failed: $*"; }
 
 need_root
-command -v cargo >/dev/null || die "no cargo: a Rust toolchain (1.88 or newer) is needed, for instance by way of Debian's package rustup"
+need_cargo
 cd "$COURIER_ROOT"
 
 phase "packages"
