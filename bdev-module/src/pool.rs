@@ -92,6 +92,8 @@ pub struct Pool {
     holds: Cell<bool>,
     /// An attempt to connect has failed: the next one waits.
     wait: Cell<bool>,
+    /// A queue was lost while others were still being connected.
+    lost_meanwhile: Cell<bool>,
     resets: RefCell<Vec<(u32, ResetDone)>>,
     deleted: RefCell<Vec<Deleted>>,
 }
@@ -115,6 +117,7 @@ impl Pool {
             disks: RefCell::new(BTreeMap::new()),
             lost_at: Cell::new(None),
             wait: Cell::new(false),
+            lost_meanwhile: Cell::new(false),
             holds: Cell::new(true),
             resets: RefCell::new(Vec::new()),
             deleted: RefCell::new(Vec::new()),
@@ -201,6 +204,8 @@ impl Pool {
     /// The connection was lost: I/O is held, and the pool is connected again.
     pub(crate) fn connection_lost(&self, reason: &str) {
         if self.state.get() != State::Connected {
+            // In `OpeningQueues` its reactor may have been passed already, and would hold its I/O for ever.
+            self.lost_meanwhile.set(true);
             return;
         }
         log::warn!("pool '{}': connection to {} lost: {reason}", self.name(), self.params.target());
@@ -307,6 +312,7 @@ impl Pool {
 
     fn open_queues(&self) {
         self.check_namespaces();
+        self.lost_meanwhile.set(false);
         self.enter(State::OpeningQueues);
         let Some(ctrlr) = self.with_ctrlr(|ctrlr| ctrlr.shared().clone()) else { return };
         self.shared().set_ctrlr(Some(ctrlr.clone()));
@@ -339,6 +345,9 @@ impl Pool {
         }
         self.enter(State::Connected);
         self.finish_resets(true);
+        if self.lost_meanwhile.take() {
+            self.connection_lost("an I/O queue was disconnected while others were being connected");
+        }
     }
 
     fn is_given_up(&self, now: Instant) -> bool {
