@@ -1,0 +1,17 @@
+//! An NVMe controller that a virtual machine sees: the device side of vfio-user.
+//!
+//! | module | what | knows of |
+//! |---|---|---|
+//! | [`wire`] | the vfio-user protocol: messages, and a server's side of a session | bytes and files |
+//! | [`model`] | the controller: PCI configuration space, registers, admin and I/O commands, data pointers | numbers |
+//! | [`memory`] | the guest's memory, queues in it, doorbells: the only place that touches shared memory | the operating system |
+//! | `runtime` | sockets, reactors, RPC methods: what makes a controller of the parts | SPDK |
+//!
+//! [`wire`] and [`model`] know no socket, no clock and no SPDK: data goes in and data comes out.
+#![deny(unsafe_code)]
+
+pub mod memory;
+pub mod model;
+#[cfg(feature = "runtime")]
+pub mod runtime;
+pub mod wire;

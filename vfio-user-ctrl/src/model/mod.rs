@@ -1,0 +1,4 @@
+//! The controller as the NVMe and PCI specifications have it: data in, data out.
+#![forbid(unsafe_code)]
+
+pub mod spec;

@@ -1,0 +1,2 @@
+//! The vfio-user protocol.
+#![forbid(unsafe_code)]
