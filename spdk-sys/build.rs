@@ -49,7 +49,7 @@ fn main() {
     for variable in ["SPDK_DIR", "COURIER_CACHE", "XDG_CACHE_HOME", "HOME"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    for file in ["build.rs", "wrapper.h", "shim.h", "shim.c", "shim_app.h", "shim_app.c"] {
+    for file in ["build.rs", "wrapper.h", "shim.h", "shim.c", "shim_app.h", "shim_app.c", "shim_subsystem.h"] {
         println!("cargo:rerun-if-changed={file}");
     }
     if let Err(reason) = build() {

@@ -1,4 +1,4 @@
-/* What of SPDK is bound. Only public headers. */
+/* What of SPDK is bound: public headers, and what SPDK exports without one (shim_subsystem.h). */
 #include <spdk/stdinc.h>
 #include <spdk/bdev.h>
 #include <spdk/bdev_module.h>
@@ -15,3 +15,4 @@
 
 #include "shim.h"
 #include "shim_app.h"
+#include "shim_subsystem.h"

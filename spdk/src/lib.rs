@@ -11,6 +11,8 @@
 //! | [`bdev_client`] | the other side: opening a bdev and sending it I/O |
 //! | [`nvme`] | the NVMe initiator: controllers, poll groups, queue pairs, commands |
 //! | [`dma`] | memory that devices can reach |
+//! | [`subsystem`] | parts of an application that start and end in order |
+//! | [`time`] | SPDK's clock |
 //! | [`log`](mod@log) | the `log` crate, written to SPDK's log |
 //!
 //! SPDK's rule is that an object belongs to the SPDK thread that made it. The types here say so: what must stay
@@ -36,7 +38,9 @@ pub mod log;
 pub mod nvme;
 pub mod poller;
 pub mod rpc;
+pub mod subsystem;
 pub mod thread;
+pub mod time;
 
 pub use errno::Errno;
 

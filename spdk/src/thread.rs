@@ -29,6 +29,31 @@ pub fn on_spdk_thread() -> bool {
     unsafe { !sys::spdk_get_thread().is_null() }
 }
 
+/// The cores that the application's reactors run on, in order.
+#[must_use]
+pub fn cores() -> Vec<u32> {
+    // SAFETY: reads SPDK's core mask; the last core is followed by `u32::MAX`.
+    let next = |core: u32| match unsafe { sys::spdk_env_get_next_core(core) } {
+        u32::MAX => None,
+        core => Some(core),
+    };
+    // SAFETY: as above.
+    let first = Some(unsafe { sys::spdk_env_get_first_core() }).filter(|core| *core != u32::MAX);
+    std::iter::successors(first, |core| next(*core)).collect()
+}
+
+/// Starts an operating-system thread that may run on any core of the machine, not only on its creator's reactor's.
+///
+/// # Errors
+/// What the operating system says.
+pub fn spawn_unpinned<F: FnOnce() + Send + 'static>(name: &str, f: F) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // SAFETY: changes the affinity of the calling thread, which is new and this function's own.
+        unsafe { sys::spdk_unaffinitize_thread() };
+        f();
+    })
+}
+
 /// Calls `f` on the application's thread, later. `f` is called and dropped there.
 ///
 /// # Errors

@@ -1,4 +1,7 @@
-//! Opening a bdev and sending it I/O: what a front end or a test does.
+//! Opening a bdev and sending it I/O: what a front end ([`BdevChannel::submit`]) or a test ([`Request`]) does.
+
+mod describe;
+mod submit;
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_int, c_void};
@@ -14,6 +17,9 @@ use crate::Errno;
 use crate::dma::DmaBuf;
 use crate::nvme::Status;
 use crate::thread::{on_app_thread, on_spdk_thread, send_to_app};
+
+pub use describe::BdevInfo;
+pub use submit::{BlockOp, IoOwner, Pieces};
 
 /// Something that happened to an open bdev.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +123,7 @@ impl BdevDesc {
         }
         // SAFETY: the bdev is open.
         let raw = NonNull::new(unsafe { sys::spdk_bdev_get_io_channel(self.0.raw.as_ptr()) }).ok_or(Errno::NOMEM)?;
-        Ok(BdevChannel(Rc::new(Channel { raw, desc: Arc::clone(self) })))
+        Ok(BdevChannel(Rc::new(Channel { raw, desc: Arc::clone(self), block_size: self.block_size() })))
     }
 }
 
@@ -144,6 +150,8 @@ pub struct BdevChannel(Rc<Channel>);
 struct Channel {
     raw: NonNull<sys::spdk_io_channel>,
     desc: Arc<BdevDesc>,
+    /// A bdev's block size does not change.
+    block_size: u32,
 }
 
 impl Drop for Channel {
@@ -351,13 +359,9 @@ type Callback = unsafe extern "C" fn(*mut sys::spdk_bdev_io, bool, *mut c_void);
 unsafe extern "C" fn done(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
     // SAFETY: the count that was given with the I/O, which ends once.
     let (request, _channel) = unsafe { Request::end(ctx) };
-    let (mut cdw0, mut sct, mut sc) = (0, 0, 0);
     // SAFETY: the I/O is live until it is freed here.
-    unsafe {
-        sys::spdk_bdev_io_get_nvme_status(io, &raw mut cdw0, &raw mut sct, &raw mut sc);
-        sys::spdk_bdev_free_io(io);
-    }
-    let part = |value: c_int| u8::try_from(value).unwrap_or(u8::MAX);
-    let result = if success { Ok(()) } else { Err(Status { sct: part(sct), sc: part(sc), dnr: false }) };
+    let result = if success { Ok(()) } else { Err(unsafe { submit::failure(io) }) };
+    // SAFETY: as above.
+    unsafe { sys::spdk_bdev_free_io(io) };
     (request.done)(&request, result);
 }

@@ -1,0 +1,79 @@
+//! What an open bdev is like.
+
+use std::ffi::CStr;
+
+use spdk_sys as sys;
+use spdk_sys::spdk_bdev_io_type as io_type;
+
+use super::BdevDesc;
+
+/// What a front end needs to know of a bdev.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of its own")]
+pub struct BdevInfo {
+    /// Its name.
+    pub name: String,
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// Number of blocks.
+    pub num_blocks: u64,
+    /// Bytes of metadata per block, 0 for none.
+    pub metadata_size: u32,
+    /// Its UUID, all zeroes if it has none.
+    pub uuid: [u8; 16],
+    /// It keeps writes in a cache that a flush writes back.
+    pub write_cache: bool,
+    /// It takes I/O on zones.
+    pub zoned: bool,
+    /// Blocks that I/O should not cross, 0 for none.
+    pub optimal_boundary: u32,
+    /// Blocks that a compare-and-write may have.
+    pub compare_and_write_blocks: u16,
+    /// It can read.
+    pub can_read: bool,
+    /// It can write.
+    pub can_write: bool,
+    /// It can deallocate.
+    pub can_unmap: bool,
+    /// It can write zeroes.
+    pub can_write_zeroes: bool,
+    /// It can flush.
+    pub can_flush: bool,
+    /// It can compare.
+    pub can_compare: bool,
+    /// It can compare and write as one.
+    pub can_compare_and_write: bool,
+    /// It can abort.
+    pub can_abort: bool,
+}
+
+impl BdevDesc {
+    /// What the bdev is like now.
+    #[must_use]
+    pub fn describe(&self) -> BdevInfo {
+        let bdev = self.bdev();
+        // SAFETY: an open bdev stays where it is; these read its properties.
+        unsafe {
+            let can = |kind| sys::spdk_bdev_io_type_supported(bdev, kind);
+            BdevInfo {
+                name: CStr::from_ptr(sys::spdk_bdev_get_name(bdev)).to_string_lossy().into_owned(),
+                block_size: sys::spdk_bdev_get_block_size(bdev),
+                num_blocks: sys::spdk_bdev_get_num_blocks(bdev),
+                metadata_size: sys::spdk_bdev_get_md_size(bdev),
+                uuid: (*sys::spdk_bdev_get_uuid(bdev)).u.raw,
+                write_cache: sys::spdk_bdev_has_write_cache(bdev),
+                zoned: sys::spdk_bdev_is_zoned(bdev),
+                optimal_boundary: sys::spdk_bdev_get_optimal_io_boundary(bdev),
+                compare_and_write_blocks: sys::spdk_bdev_get_acwu(bdev),
+                can_read: can(io_type::SPDK_BDEV_IO_TYPE_READ),
+                can_write: can(io_type::SPDK_BDEV_IO_TYPE_WRITE),
+                can_unmap: can(io_type::SPDK_BDEV_IO_TYPE_UNMAP),
+                can_write_zeroes: can(io_type::SPDK_BDEV_IO_TYPE_WRITE_ZEROES),
+                can_flush: can(io_type::SPDK_BDEV_IO_TYPE_FLUSH),
+                can_compare: can(io_type::SPDK_BDEV_IO_TYPE_COMPARE),
+                can_compare_and_write: can(io_type::SPDK_BDEV_IO_TYPE_COMPARE_AND_WRITE),
+                can_abort: can(io_type::SPDK_BDEV_IO_TYPE_ABORT),
+            }
+        }
+    }
+}

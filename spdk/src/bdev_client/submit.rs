@@ -1,0 +1,181 @@
+//! I/O without a cost per I/O: the owner of an I/O is a pointer, and nothing is allocated, counted or checked twice.
+
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+
+use libc::iovec;
+use spdk_sys as sys;
+
+use super::BdevChannel;
+use crate::Errno;
+use crate::nvme::{Rejected, Status};
+
+/// The owner of an I/O, which the bdev layer keeps while the I/O is under way and gives back with its end.
+///
+/// # Safety
+/// `from_raw` must undo `into_raw`. The pieces must stay in place, and the memory that they describe mapped, from `into_raw`
+/// until `from_raw`, and be of as many bytes as is said.
+pub unsafe trait IoOwner: Sized + 'static {
+    /// Gives up ownership to a raw pointer. Two I/Os under way have different pointers.
+    fn into_raw(self) -> NonNull<c_void>;
+
+    /// Takes ownership back.
+    ///
+    /// # Safety
+    /// `raw` came from `into_raw`, and is taken back once.
+    unsafe fn from_raw(raw: NonNull<c_void>) -> Self;
+
+    /// Where the data is.
+    fn pieces(&self) -> Pieces;
+
+    /// The I/O has ended, on the thread that sent it.
+    fn complete(self, result: Result<(), Status>);
+}
+
+/// Where the data of an I/O is.
+#[derive(Debug, Clone, Copy)]
+pub struct Pieces {
+    /// The pieces.
+    pub first: *const iovec,
+    /// How many.
+    pub count: usize,
+    /// Their bytes, all together.
+    pub bytes: u64,
+}
+
+/// What to do with blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockOp {
+    /// Read into the owner's pieces.
+    Read,
+    /// Write from them.
+    Write,
+    /// Compare with them.
+    Compare,
+    /// Compare with as many of the first pieces, then write from the others.
+    CompareAndWrite(u16),
+    /// Deallocate.
+    Unmap,
+    /// Write zeroes.
+    WriteZeroes,
+    /// Write back what is cached.
+    Flush,
+}
+
+type Callback = unsafe extern "C" fn(*mut sys::spdk_bdev_io, bool, *mut c_void);
+
+impl BdevChannel {
+    /// Sends `op` on `blocks` blocks from `offset`.
+    ///
+    /// # Errors
+    /// The owner comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `INVAL` for blocks past the
+    /// bdev's end or pieces that are not of as many bytes as the blocks, `NOTSUP` for what the bdev cannot do.
+    #[inline]
+    pub fn submit<O: IoOwner>(&self, op: BlockOp, offset: u64, blocks: u64, owner: O) -> Result<(), Rejected<O>> {
+        let Pieces { first: pieces, count, bytes } = owner.pieces();
+        let len = blocks.checked_mul(u64::from(self.0.block_size));
+        let fits = match op {
+            BlockOp::Read | BlockOp::Write | BlockOp::Compare => len == Some(bytes),
+            BlockOp::CompareAndWrite(first) => {
+                // SAFETY: the owner vouches for its pieces.
+                let half = unsafe { halves(pieces, count, first) };
+                half.is_some() && half == len
+            }
+            BlockOp::Unmap | BlockOp::WriteZeroes | BlockOp::Flush => true,
+        };
+        let (true, Ok(count)) = (fits, c_int::try_from(count)) else {
+            return Err(Rejected { errno: Errno::INVAL, command: owner });
+        };
+        // SPDK takes mutable pointers, but writes to no piece.
+        let pieces = pieces.cast_mut();
+        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended::<O> as Callback));
+        let raw = owner.into_raw();
+        let ctx = raw.as_ptr();
+        // SAFETY: the bdev is open and this is the channel's thread; the owner's pieces and their memory stay until `ended`.
+        let rc = unsafe {
+            match op {
+                BlockOp::Read => sys::spdk_bdev_readv_blocks(desc, ch, pieces, count, offset, blocks, call, ctx),
+                BlockOp::Write => sys::spdk_bdev_writev_blocks(desc, ch, pieces, count, offset, blocks, call, ctx),
+                BlockOp::Compare => sys::spdk_bdev_comparev_blocks(desc, ch, pieces, count, offset, blocks, call, ctx),
+                BlockOp::CompareAndWrite(first) => {
+                    let first = c_int::from(first).min(count);
+                    let second = pieces.add(usize::try_from(first).unwrap_or(0));
+                    sys::spdk_bdev_comparev_and_writev_blocks(
+                        desc,
+                        ch,
+                        pieces,
+                        first,
+                        second,
+                        count - first,
+                        offset,
+                        blocks,
+                        call,
+                        ctx,
+                    )
+                }
+                BlockOp::Unmap => sys::spdk_bdev_unmap_blocks(desc, ch, offset, blocks, call, ctx),
+                BlockOp::WriteZeroes => sys::spdk_bdev_write_zeroes_blocks(desc, ch, offset, blocks, call, ctx),
+                BlockOp::Flush => sys::spdk_bdev_flush_blocks(desc, ch, offset, blocks, call, ctx),
+            }
+        };
+        if rc == 0 {
+            return Ok(());
+        }
+        // SAFETY: SPDK did not take the I/O, so its owner is still ours.
+        let command = unsafe { O::from_raw(raw) };
+        Err(Rejected { errno: Errno::check(rc).err().unwrap_or(Errno::IO), command })
+    }
+
+    /// Asks the bdev to abort the I/O whose owner is `raw`. That I/O ends as any other does, aborted or not.
+    ///
+    /// # Errors
+    /// `NOTSUP` when the bdev cannot abort, `NOMEM` when the bdev layer is out of I/Os.
+    pub fn abort_owner(&self, raw: NonNull<c_void>) -> Result<(), Errno> {
+        unsafe extern "C" fn over(io: *mut sys::spdk_bdev_io, _: bool, _: *mut c_void) {
+            // SAFETY: the abort is over and is this callback's to free.
+            unsafe { sys::spdk_bdev_free_io(io) };
+        }
+        let (desc, ch) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr());
+        // SAFETY: the bdev is open and this is the channel's thread; the pointer is compared, not followed.
+        let rc = unsafe { sys::spdk_bdev_abort(desc, ch, raw.as_ptr(), Some(over), std::ptr::null_mut()) };
+        Errno::check(rc)
+    }
+}
+
+unsafe extern "C" fn ended<O: IoOwner>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
+    let Some(raw) = NonNull::new(ctx) else { return };
+    // SAFETY: the bdev layer ends each I/O once, with the pointer that it was given.
+    let owner = unsafe { O::from_raw(raw) };
+    let result = if success {
+        Ok(())
+    } else {
+        // SAFETY: the I/O is live until it is freed below.
+        Err(unsafe { failure(io) })
+    };
+    // SAFETY: the I/O has ended and is freed once.
+    unsafe { sys::spdk_bdev_free_io(io) };
+    owner.complete(result);
+}
+
+/// The bytes of the pieces before `first`, if those from there on are of as many.
+///
+/// # Safety
+/// There must be `count` pieces.
+unsafe fn halves(pieces: *const iovec, count: usize, first: u16) -> Option<u64> {
+    // SAFETY: the caller vouches for the pieces.
+    let pieces = if count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(pieces, count) } };
+    let (compare, write) = pieces.split_at_checked(usize::from(first))?;
+    let bytes = |half: &[iovec]| half.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.iov_len as u64));
+    bytes(compare).filter(|compare| Some(*compare) == bytes(write))
+}
+
+/// # Safety
+/// `io` must be an I/O that has ended.
+#[cold]
+pub(super) unsafe fn failure(io: *mut sys::spdk_bdev_io) -> Status {
+    let (mut cdw0, mut sct, mut sc) = (0, 0, 0);
+    // SAFETY: the caller vouches for the I/O.
+    unsafe { sys::spdk_bdev_io_get_nvme_status(io, &raw mut cdw0, &raw mut sct, &raw mut sc) };
+    let part = |value: c_int| u8::try_from(value).unwrap_or(u8::MAX);
+    Status { sct: part(sct), sc: part(sc), dnr: false }
+}
