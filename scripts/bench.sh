@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Measures Courier against SPDK's own initiator: prepares the machine, then runs scripts/python/courier_bench.
+# Measures Courier against SPDK's own C stack: prepares the machine, then runs scripts/python/courier_bench.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# All three processes' memory (scripts/python/courier_bench/rig.py), and a little more.
+# All three processes' memory (scripts/python/courier_bench, rig.py and server.py), and a little more.
 HUGEPAGES_MIB=3200
 BENCH_PID=
 

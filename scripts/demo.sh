@@ -2,10 +2,12 @@
 # The main job end to end: a VM's fio runs on a remote NVMe-oF pool that Courier forwards to.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=scripts/lib-target.sh
+. "$COURIER_ROOT/scripts/lib-target.sh"
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/demo.sh [--runtime S] [--transport tcp] [--keep] [--stop] [--help]
+Usage: scripts/demo.sh [--runtime S] [--transport tcp] [--front-end courier|stock] [--keep] [--stop] [--help]
 
 Runs a Linux guest in QEMU whose fio reads and writes an NVMe drive; behind the drive is Courier, and
 behind Courier a storage pool in another process, on NVMe/TCP. Installs what is missing (packages,
@@ -17,7 +19,9 @@ for the guest. Leaves no process, mount or hugepage behind.
   --transport tcp   what the pool speaks (tcp is the only one so far)
   --keep            leave all of it up, and print how to reach the guest
   --stop            stop what --keep left up
-  --middle stock    for comparison: SPDK's own spdk_tgt and bdev_nvme in Courier's place
+  --front-end WHAT  the drive that the guest sees: `courier`, Courier's controller (the default), or `stock`, for
+                    comparison: SPDK's own vfio-user target, with Courier's bdev behind it
+  --middle stock    for comparison: SPDK's own spdk_tgt, front end and bdev_nvme in Courier's place
   --help            this text
 
 Environment:
@@ -27,7 +31,6 @@ TEXT
 }
 
 POOL_NQN=nqn.2024-01.io.courier:internal-pool
-DRIVE_NQN=nqn.2024-01.io.courier:drive0
 POOL_MIB=128
 PATTERN_OFFSET_MIB=64
 PATTERN_MIB=8
@@ -60,80 +63,6 @@ keep_logs() {
     say "    the logs are in $FAILED"
 }
 
-# --- processes -----------------------------------------------------------------------------------------------
-
-# What starts a process so that it dies with this script, even if that is killed; or, with --keep, outlives it.
-TIE=(setpriv --pdeathsig KILL --)
-
-# An spdk_tgt serves iSCSI too, and sets 370 MiB aside for it; and memory for 65,535 bdev I/Os at once.
-spdk_config() {
-    cat <<'TEXT'
-{"subsystems": [
-  {"subsystem": "bdev", "config": [{"method": "bdev_set_options", "params": {
-    "bdev_io_pool_size": 16383, "bdev_io_cache_size": 256}}]},
-  {"subsystem": "iscsi", "config": [{"method": "iscsi_set_options", "params": {
-    "max_sessions": 1, "pdu_pool_size": 64, "immediate_data_pool_size": 64, "data_out_pool_size": 64}}]}
-]}
-TEXT
-}
-
-# launch NAME PROGRAM CORE LIBRARIES OPTION...: starts an SPDK process whose socket, log and pid are WORK/NAME.*, and waits
-# until it answers.
-launch() {
-    local name=$1 program=$2 core=$3 libraries=$4 i
-    shift 4
-    env LD_LIBRARY_PATH="$libraries" "${TIE[@]}" "$program" -m "[$core]" -r "$WORK/$name.sock" \
-        --disable-cpumask-locks --no-pci --iova-mode va --json "$WORK/spdk.json" --json-ignore-init-errors "$@" </dev/null >"$WORK/$name.log" 2>&1 &
-    echo $! >"$WORK/$name.pid"
-    at_exit end "$name"
-    for ((i = 0; i < 300; i++)); do
-        # Not `alive`: the process may not have become the program yet.
-        kill -0 "$(cat "$WORK/$name.pid")" 2>/dev/null || died "$name"
-        if [ -S "$WORK/$name.sock" ] && rpc "$name" -t 30 framework_wait_init >/dev/null 2>&1; then return 0; fi
-        sleep 0.1
-    done
-    died "$name"
-}
-
-# alive NAME: the process is there, and is still the one that was started.
-alive() { tr '\0' ' ' 2>/dev/null <"/proc/$(cat "$WORK/$1.pid")/cmdline" | grep -qF "$WORK/$1.sock"; }
-
-died() {
-    say "--- the last lines of $1's log:"
-    tail -n 15 "$WORK/$1.log" >&2
-    die "the $1 process did not come up, or died (its last lines are above)"
-}
-
-# end NAME: ends a process that this script, or the one that was told to --keep, started.
-end() {
-    local pid i
-    [ -e "$WORK/$1.pid" ] && alive "$1" || return 0
-    pid=$(cat "$WORK/$1.pid")
-    kill -TERM "$pid" 2>/dev/null
-    for ((i = 0; i < 100; i++)); do
-        alive "$1" || return 0
-        sleep 0.1
-    done
-    warn "the $1 process did not end in 10 s; it is killed"
-    kill -KILL "$pid" 2>/dev/null
-}
-
-# rpc NAME COMMAND...: an RPC to the process NAME.
-rpc() {
-    local name=$1
-    shift
-    SPDK_DIR=$SPDK "$COURIER_ROOT/scripts/rpc.sh" -s "$WORK/$name.sock" "$@"
-}
-
-# must_rpc NAME COMMAND...: the same, and the end of the demo if it fails.
-must_rpc() {
-    rpc "$@" >"$WORK/rpc.log" 2>&1 || {
-        cat "$WORK/rpc.log" >&2
-        alive "$1" || died "$1"
-        die "the $1 process refused: ${*:2} (its answer is above)"
-    }
-}
-
 # --- the chain -----------------------------------------------------------------------------------------------
 
 prepare() {
@@ -142,28 +71,12 @@ prepare() {
     need_packages python3 util-linux
     "$COURIER_ROOT/scripts/install-spdk.sh" || die "SPDK could not be installed (why is above)"
     "$COURIER_ROOT/scripts/install-guest.sh" || die "the guest could not be made (why is above)"
-    SPDK=$("$COURIER_ROOT/scripts/install-spdk.sh" --print-dir)
-    LIBRARIES=$(spdk_library_path "$SPDK")
-    BIN=$SPDK/build/bin
-    [ -x "$BIN/spdk_tgt" ] || BIN=$SPDK/bin
-    [ -x "$BIN/spdk_tgt" ] || die "the SPDK in use, $SPDK, has no spdk_tgt in build/bin or bin"
+    find_spdk
     if [ "$MIDDLE" = courier ]; then
-        phase "courier: cargo build --release"
-        need_cargo
-        (cd "$COURIER_ROOT" && cargo build --release --quiet) || die "cargo build --release failed (why is above)"
+        build_courier
     fi
     phase "hugepages"
     need_hugepages $HUGEPAGES_MIB
-}
-
-# The first and the last core that this process may use, for the pool and the middle: each polls on its own, the
-# guest's processors run where they find room (vm.sh gives them precedence). On two cores that was as quick
-# as a pool in SPDK's interrupt mode, and three times as quick as both processes on one core.
-choose_cores() {
-    local list
-    list=$(sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status)
-    POOL_CORE=${list%%[,-]*}
-    MIDDLE_CORE=${list##*[,-]}
 }
 
 free_port() {
@@ -182,21 +95,26 @@ start_pool() {
 
 start_middle() {
     local bdev
-    mkdir "$WORK/drive"
     if [ "$MIDDLE" = stock ]; then
         launch middle "$BIN/spdk_tgt" "$MIDDLE_CORE" "$LIBRARIES"
         must_rpc middle bdev_nvme_attach_controller -b Pool -t TCP -f ipv4 -a 127.0.0.1 -s "$PORT" -n $POOL_NQN
         bdev=Pooln1
     else
-        launch middle "${CARGO_TARGET_DIR:-$COURIER_ROOT/target}/release/courier_tgt" "$MIDDLE_CORE" "$LIBRARIES"
+        launch middle "$COURIER_TGT" "$MIDDLE_CORE" "$LIBRARIES"
         must_rpc middle courier_pool_create -b pool0 -t tcp -f ipv4 -a 127.0.0.1 -s "$PORT" -n $POOL_NQN
         must_rpc middle bdev_courier_create -b Courier0 -p pool0 -n 1
         bdev=Courier0
     fi
-    must_rpc middle nvmf_create_transport -t VFIOUSER
-    must_rpc middle nvmf_create_subsystem $DRIVE_NQN -a -s DRIVE0001 -d Courier
-    must_rpc middle nvmf_subsystem_add_ns $DRIVE_NQN $bdev
-    must_rpc middle nvmf_subsystem_add_listener $DRIVE_NQN -t VFIOUSER -a "$WORK/drive" -s 0
+    show_drive middle "$FRONT_END" $bdev "$WORK/drive"
+}
+
+# The parts between the guest and the pool, in words.
+middle_in_words() {
+    case $FRONT_END/$MIDDLE in
+        courier/*) echo "Courier's controller and bdev" ;;
+        stock/courier) echo "SPDK's front end and Courier's bdev" ;;
+        stock/stock) echo "SPDK's front end and bdev_nvme" ;;
+    esac
 }
 
 # shellcheck disable=SC2317 # run by at_exit
@@ -266,7 +184,7 @@ check_data() {
 
 print_results() {
     echo
-    echo "An unmodified Linux guest's NVMe drive -> ${MIDDLE/courier/Courier} -> NVMe/TCP -> the pool ($RUNTIME s per job):"
+    echo "An unmodified Linux guest's NVMe driver -> $(middle_in_words) -> NVMe/TCP -> the pool ($RUNTIME s per job):"
     echo
     python3 "$COURIER_ROOT/scripts/python/fio_table.py" "$WORK/out"
     echo
@@ -276,6 +194,14 @@ print_results() {
 }
 
 # --- --keep and --stop ---------------------------------------------------------------------------------------
+
+# Which methods the middle knows, depends on whose it is.
+keep_questions() {
+    local ask="  scripts/rpc.sh -s $WORK/middle.sock"
+    if [ "$FRONT_END" = courier ]; then echo "$ask courier_controller_get ask Courier for the drive"; fi
+    if [ "$MIDDLE" = courier ]; then echo "$ask courier_pool_get       ask Courier for the pool"; fi
+    if [ "$MIDDLE" = stock ]; then echo "$ask bdev_get_iostat        ask the middle"; fi
+}
 
 # What would have been done at the end is written down for --stop.
 keep() {
@@ -287,7 +213,7 @@ keep() {
 The guest is up. To reach it:
   scripts/vm.sh shell --vm $WORK/vm          a root shell in it; leave it with Ctrl-]
   scripts/vm.sh exec --vm $WORK/vm --script FILE     run a script in it
-  scripts/rpc.sh -s $WORK/middle.sock courier_pool_get       ask Courier
+$(keep_questions)
   scripts/rpc.sh -s $WORK/pool.sock bdev_get_iostat          ask the pool
 To stop it all:
   scripts/demo.sh --stop
@@ -308,7 +234,7 @@ stop_kept() {
 
 # --- main ----------------------------------------------------------------------------------------------------
 
-RUNTIME=5 MIDDLE=courier KEEP='' STOP='' TRANSPORT=tcp
+RUNTIME=5 MIDDLE=courier FRONT_END='' KEEP='' STOP='' TRANSPORT=tcp
 at_exit verdict
 while [ $# -gt 0 ]; do
     case $1 in
@@ -317,19 +243,23 @@ while [ $# -gt 0 ]; do
         -h | --help) usage; AT_EXIT=(); exit 0 ;;
     esac
     case $1 in
-        --runtime | --transport | --middle) [ $# -ge 2 ] || die "$1 wants a value; see --help" ;;
+        --runtime | --transport | --middle | --front-end) [ $# -ge 2 ] || die "$1 wants a value; see --help" ;;
         *) usage >&2; die "unknown option '$1'" ;;
     esac
     case $1 in
         --runtime) RUNTIME=$2 ;;
         --transport) TRANSPORT=$2 ;;
         --middle) MIDDLE=$2 ;;
+        --front-end) FRONT_END=$2 ;;
     esac
     shift 2
 done
 [[ $RUNTIME =~ ^[1-9][0-9]{0,4}$ ]] || die "--runtime wants whole seconds from 1 to 99999, not '$RUNTIME'"
 [ "$TRANSPORT" = tcp ] || die "--transport: only tcp is there so far, not '$TRANSPORT'"
 [[ $MIDDLE = courier || $MIDDLE = stock ]] || die "--middle is courier or stock, not '$MIDDLE'"
+FRONT_END=${FRONT_END:-$MIDDLE}
+[[ $FRONT_END = courier || $FRONT_END = stock ]] || die "--front-end is courier or stock, not '$FRONT_END'"
+[[ $FRONT_END = stock || $MIDDLE = courier ]] || die "--front-end courier is not in SPDK's own spdk_tgt, which --middle stock runs; leave one of them out"
 
 if [ -n "$STOP" ]; then
     AT_EXIT=()
@@ -343,10 +273,9 @@ choose_cores
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/courier-demo.XXXXXX")
 at_exit rm -rf "$WORK"
 at_exit keep_logs
-spdk_config >"$WORK/spdk.json"
 phase "the pool: SPDK's spdk_tgt on NVMe/TCP"
 start_pool
-phase "the middle: $MIDDLE"
+phase "the middle: $(middle_in_words)"
 start_middle
 phase "the guest boots"
 start_vm

@@ -21,7 +21,7 @@ Environment:
 TEXT
 }
 
-SUITE=trixie
+SUITE=$GUEST_SUITE
 # Raised when the steps below change what they make.
 RECIPE=1
 
@@ -48,22 +48,6 @@ has_vfio_user() { "$1" -device help 2>/dev/null | grep -q '"vfio-user-pci"'; }
 have_qemu() { [ -x "$DIR/qemu" ] && has_vfio_user "$DIR/qemu"; }
 have_guest() { [ -s "$DIR/vmlinuz" ] && [ -s "$DIR/initramfs" ]; }
 
-# unpack DIR PACKAGES SUITE...: unpacks Debian packages (PACKAGE,PACKAGE,...) and what they depend on into DIR, from
-# the last SUITE where it has them. Their maintainer scripts do not run: the folder is only read from, so it
-# needs no mount and no chroot.
-unpack() {
-    local dir=$1 packages=$2 mirror suite lines=()
-    shift 2
-    mirror=$(debian_mirror)
-    for suite in "$@"; do lines+=("deb [signed-by=$DEBIAN_KEYRING] $mirror $suite main"); done
-    rm -rf "$dir"
-    mmdebstrap --variant=extract --architectures=amd64 --include="$packages" \
-        --aptopt="APT::Default-Release \"${*: -1}\"" "$SUITE" "$dir" "${lines[@]}" >"$dir.log" 2>&1 || {
-        tail -n 15 "$dir.log" >&2
-        die "mmdebstrap could not get Debian's $SUITE packages from the package mirror; is the network up? (its last lines are above)"
-    }
-}
-
 # The machine's own QEMU where it has the device; else Debian's newer one, run by its own dynamic linker
 # with its own libraries. Without a chroot it needs no mount, and sees the sockets where they are.
 make_qemu() {
@@ -75,7 +59,7 @@ make_qemu() {
     else
         if [ -n "$FORCE" ] || [ ! -e "$root/.complete" ]; then
             phase "guest: QEMU from $SUITE-backports (about 60 MB)"
-            unpack "$root" base-files,qemu-system-x86 "$SUITE" "$SUITE-backports"
+            unpack_packages "$root" base-files,qemu-system-x86 "$SUITE" "$SUITE-backports"
             touch "$root/.complete"
         fi
         cat >"$DIR/qemu.new" <<TEXT
@@ -127,7 +111,7 @@ add_modules() {
 make_guest() {
     local root=$DIR/guest-root tree=$DIR/tree program version
     phase "guest: Debian $SUITE's kernel and tools (about 150 MB)"
-    unpack "$root" "$(IFS=,; printf '%s' "${GUEST_PACKAGES[*]}")" "$SUITE"
+    unpack_packages "$root" "$(IFS=,; printf '%s' "${GUEST_PACKAGES[*]}")" "$SUITE"
     phase "guest: initramfs"
     version=$(find "$root/usr/lib/modules" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort -V | tail -n 1)
     [ -s "$root/boot/vmlinuz-$version" ] || die "Debian's package linux-image-amd64 brought no boot/vmlinuz-$version"
@@ -184,7 +168,7 @@ flock -n 8 || { say "    another run is making the guest; waiting for it"; flock
 if [ -n "$FORCE" ] || ! have_guest || ! have_qemu; then
     phase "guest: packages"
     need_root
-    need_packages mmdebstrap debian-archive-keyring cpio xz-utils kmod
+    need_packages cpio xz-utils kmod
     if [ -n "$FORCE" ] || ! have_qemu; then make_qemu; fi
     if [ -n "$FORCE" ] || ! have_guest; then make_guest; fi
     phase_end

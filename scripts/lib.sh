@@ -174,3 +174,36 @@ spdk_library_path() {
     done
     printf '%s\n' "$path"
 }
+
+# The Debian release of the guest, and of the tools and the firmware around it.
+# shellcheck disable=SC2034 # used by those that source this
+GUEST_SUITE=trixie
+
+# What every guest's kernel is told. no_timer_check: on a busy host the kernel's test of its timer fails, and it would hang.
+# shellcheck disable=SC2034 # used by those that source this
+GUEST_KERNEL_OPTIONS="console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr no_timer_check"
+
+# unpack_packages DIR PACKAGES SUITE...: unpacks Debian packages (PACKAGE,PACKAGE,...) and what they depend on into DIR,
+# from the last SUITE where it has them, and from the first for the rest. Their maintainer scripts do not run: the
+# folder is only read from, so it needs no mount and no chroot.
+unpack_packages() {
+    local dir=$1 packages=$2 mirror suite lines=()
+    shift 2
+    need_packages mmdebstrap debian-archive-keyring
+    mirror=$(debian_mirror)
+    for suite in "$@"; do lines+=("deb [signed-by=$DEBIAN_KEYRING] $mirror $suite main"); done
+    rm -rf "$dir"
+    mmdebstrap --variant=extract --architectures=amd64 --include="$packages" \
+        --aptopt="APT::Default-Release \"${*: -1}\"" "$1" "$dir" "${lines[@]}" >"$dir.log" 2>&1 || {
+        tail -n 15 "$dir.log" >&2
+        die "mmdebstrap could not get Debian's $1 packages from the package mirror; is the network up? (its last lines are above)"
+    }
+}
+
+# run_unpacked DIR PROGRAM ARGUMENT...: a program out of such a folder (usr/bin/mcopy), with that folder's libraries.
+run_unpacked() {
+    local dir=$1 program=$2
+    shift 2
+    "$dir/lib64/ld-linux-x86-64.so.2" --inhibit-cache --library-path "$dir/usr/lib/x86_64-linux-gnu" \
+        --argv0 "${program##*/}" "$dir/$program" "$@"
+}

@@ -22,7 +22,7 @@ Usage: scripts/vm.sh run   --script FILE [--out DIR] [VM OPTION]...
 
 A script is run by bash as root, in a folder of its own, also named by $OUT. Its stdout and stderr
 are passed on; with --out, DIR gets them as `stdout`, `stderr` and `status`, with every file that the
-script left in $OUT (and after `run`, console.log). The guest has bash, busybox, fio, nvme, ip, rdma, mkfs.ext4, modprobe.
+script left in $OUT (and after `run`, its console.log). The guest has bash, busybox, fio, nvme, ip, rdma, mkfs.ext4, modprobe.
 
 Exit status: the script's; 124 if it took too long; 125 if the guest did not boot or died (the end
 of its console is shown on stderr).
@@ -34,10 +34,12 @@ VM options:
   --timeout S        for booting and, in `run`, the script too (300)
   --host-root        the host's root folder, read-only, as /host
   --append TEXT      more for the kernel's command line
+  --boot-drive FW    the firmware FW (seabios or ovmf) loads kernel and initramfs from the first drive, which
+                     holds the image of scripts/install-boot.sh; not with --host-root and --append
   --qemu-arg ARG     one more argument for QEMU; may be repeated
 
-Files in a VM's DIR: console.log, qemu.log, pid, qmp.sock (QEMU's machine protocol), shell.sock (the
-shell's terminal).
+Files in a VM's DIR: console.log, firmware.log (with --boot-drive), qemu.log, pid, qmp.sock (QEMU's
+machine protocol), shell.sock (the shell's terminal).
 TEXT
 }
 
@@ -47,9 +49,10 @@ fail() { # STATUS MESSAGE
 }
 
 show_console() {
-    say "--- the last lines of QEMU's output and of the guest's console:"
+    say "--- the last lines of QEMU's output, of the guest's console and of its firmware:"
     tail -n 5 "$VM/qemu.log" >&2 2>/dev/null || true
     tail -n 25 "$VM/console.log" 2>/dev/null | tr -d '\r' >&2 || true
+    tail -n 10 "$VM/firmware.log" 2>/dev/null | tr -d '\r' >&2 || true
     say "---"
 }
 
@@ -69,10 +72,27 @@ accelerator() {
     fi
 }
 
+# start_with: where the guest's kernel comes from, as QEMU's arguments, one per line: QEMU itself, or a firmware that finds it
+# on the drive.
+start_with() {
+    local guest=$1 boot
+    if [ -z "$BOOT_DRIVE" ]; then
+        printf '%s\n' -kernel "$guest/vmlinuz" -initrd "$guest/initramfs" -append \
+            "$GUEST_KERNEL_OPTIONS${HOST_ROOT:+ courier.host_root}$APPEND"
+        return
+    fi
+    # Strict: nothing else is tried if the drive does not boot.
+    printf '%s\n' -boot strict=on -chardev "file,id=firmware,path=$VM/firmware.log" -device isa-debugcon,iobase=0x402,chardev=firmware
+    [ "$BOOT_DRIVE" = ovmf ] || return 0
+    boot=$("$COURIER_ROOT/scripts/install-boot.sh" --print-dir) || exit 125
+    cp "$boot/OVMF_VARS.fd" "$VM/variables.fd"
+    printf '%s\n' -drive "if=pflash,format=raw,readonly=on,file=$boot/OVMF_CODE.fd" -drive "if=pflash,format=raw,file=$VM/variables.fd"
+}
+
 # boot FATE: starts QEMU and waits until the guest is ready. FATE is `tied` (QEMU is killed when this script dies) or
 # `free` (it outlives it).
 boot() {
-    local fate=$1 guest dir deadline=$((SECONDS + TIMEOUT)) append args=() command=()
+    local fate=$1 guest dir deadline=$((SECONDS + TIMEOUT)) kernel bootindex='' args=() command=()
     guest=$("$COURIER_ROOT/scripts/install-guest.sh" --print-dir) || exit 125
     mkdir -p "$VM/share"
     VM=$(cd "$VM" && pwd)
@@ -80,31 +100,28 @@ boot() {
     [ -z "$(vm_pid)" ] || fail 125 "a VM is running in $VM already; stop it first: scripts/vm.sh stop --vm $VM"
     rm -rf "$VM"/share/* "$VM"/ctl.*
     mkfifo "$VM/ctl.in" "$VM/ctl.out"
-    # no_timer_check: on a busy host the kernel's test of its timer fails, and it would hang.
-    append="console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr no_timer_check $APPEND"
-    mapfile -t args < <(accelerator)
+    kernel=$(start_with "$guest") || exit 125
+    mapfile -t args < <(accelerator; printf '%s\n' "$kernel")
     args+=(-nodefaults -no-user-config -display none -no-reboot
         -machine "q35,memory-backend=mem,hpet=off,vmport=off"
         -object "memory-backend-memfd,id=mem,size=${MEMORY}M,share=on" -smp "$CPUS"
-        -kernel "$guest/vmlinuz" -initrd "$guest/initramfs"
         -chardev "file,id=console,path=$VM/console.log" -serial chardev:console
         -chardev "pipe,id=ctl,path=$VM/ctl" -serial chardev:ctl
         -chardev "socket,id=shell,path=$VM/shell.sock,server=on,wait=off" -serial chardev:shell
         -qmp "unix:$VM/qmp.sock,server=on,wait=off"
         -virtfs "local,path=$VM/share,mount_tag=share,security_model=none")
-    if [ -n "$HOST_ROOT" ]; then
-        args+=(-virtfs "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap")
-        append+=" courier.host_root"
-    fi
+    if [ -n "$HOST_ROOT" ]; then args+=(-virtfs "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"); fi
+    if [ -n "$BOOT_DRIVE" ]; then bootindex=',"bootindex":0'; fi
     for dir in ${SOCKET_DIRS[@]+"${SOCKET_DIRS[@]}"}; do
         [ -S "$dir/cntrl" ] || fail 125 "there is no socket $dir/cntrl; is the controller listening?"
-        args+=(-device "{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"$dir/cntrl\"}}")
+        args+=(-device "{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"$dir/cntrl\"}$bootindex}")
+        bootindex=
     done
     if [ "$fate" = tied ]; then command=(setpriv --pdeathsig KILL --); else command=(setsid); fi
     # The targets behind the drives poll, and use all of their cores: the guest gets more than an equal share of what
     # is left (where that is not allowed, nice says so and goes on).
     command+=(nice -n -10)
-    "${command[@]}" "$guest/qemu" "${args[@]}" -append "$append" ${QEMU_ARGS[@]+"${QEMU_ARGS[@]}"} </dev/null >"$VM/qemu.log" 2>&1 &
+    "${command[@]}" "$guest/qemu" "${args[@]}" ${QEMU_ARGS[@]+"${QEMU_ARGS[@]}"} </dev/null >"$VM/qemu.log" 2>&1 &
     echo $! >"$VM/pid"
     until [ -e "$VM/share/ready" ]; do
         sleep 0.1
@@ -165,7 +182,7 @@ halt() {
 
 discard() {
     halt
-    if [ -n "$OUT" ] && [ -e "$VM/console.log" ]; then cp "$VM/console.log" "$OUT/" 2>/dev/null; fi
+    if [ -n "$OUT" ]; then cp "$VM"/{console,firmware}.log "$OUT/" 2>/dev/null || true; fi
     rm -rf "$VM"
 }
 
@@ -181,7 +198,7 @@ case $VERB in
     -h | --help) usage; exit 0 ;;
     *) usage >&2; fail 125 "the first argument must be run, start, serve, exec, shell or stop, not '$VERB'" ;;
 esac
-VM='' SCRIPT='' OUT='' HOST_ROOT='' APPEND=''
+VM='' SCRIPT='' OUT='' HOST_ROOT='' APPEND='' BOOT_DRIVE=''
 CPUS=2 MEMORY=1024 TIMEOUT=300
 SOCKET_DIRS=() QEMU_ARGS=()
 while [ $# -gt 0 ]; do
@@ -199,11 +216,20 @@ while [ $# -gt 0 ]; do
         --memory) MEMORY=$(number "$1" "$2") ;;
         --timeout) TIMEOUT=$(number "$1" "$2") ;;
         --append) APPEND+=" $2" ;;
+        --boot-drive) BOOT_DRIVE=$2 ;;
         --qemu-arg) QEMU_ARGS+=("$2") ;;
         *) usage >&2; fail 125 "unknown option '$1'" ;;
     esac
     shift 2
 done
+case $BOOT_DRIVE in
+    '') ;;
+    seabios | ovmf)
+        [ ${#SOCKET_DIRS[@]} -gt 0 ] || fail 125 "--boot-drive needs a drive: --socket-dir DIR"
+        [ -z "$HOST_ROOT$APPEND" ] || fail 125 "--boot-drive does not go with --host-root and --append: the kernel's command line is on the drive"
+        ;;
+    *) fail 125 "--boot-drive is seabios or ovmf, not '$BOOT_DRIVE'" ;;
+esac
 
 case $VERB in
     run | exec)

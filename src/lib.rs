@@ -10,10 +10,14 @@
 
 use once_cell::sync::OnceCell;
 
-/// Makes Courier's bdev module and RPC methods known to SPDK. To be called before SPDK starts; a second call does nothing.
+/// Makes Courier's bdev module, its controllers and all RPC methods known to SPDK. To be called before SPDK starts; a second
+/// call does nothing.
 pub fn register() {
     static REGISTERED: OnceCell<()> = OnceCell::new();
-    REGISTERED.get_or_init(bdev_module::register);
+    REGISTERED.get_or_init(|| {
+        bdev_module::register();
+        vfio_user_ctrl::runtime::register();
+    });
 }
 
 /// The application is about to end: what is held for a pool that is away fails, since whoever waits for it would keep the

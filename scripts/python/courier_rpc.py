@@ -8,6 +8,7 @@ target's own default holds.
 import argparse
 import ipaddress
 import json
+import os
 from dataclasses import dataclass
 
 
@@ -73,6 +74,13 @@ def address(text):
     return text
 
 
+def folder(text):
+    """A folder's absolute path: the target has a working folder of its own."""
+    if not text:
+        raise argparse.ArgumentTypeError("a folder's path is not empty")
+    return os.path.abspath(text)
+
+
 COMMANDS = (
     Command(
         "courier_pool_create",
@@ -129,6 +137,49 @@ COMMANDS = (
         "bdev_courier_delete",
         "Delete a bdev that bdev_courier_create made",
         (Parameter("name", "Name of the bdev", required=True, positional=True),),
+    ),
+    Command(
+        "courier_controller_create",
+        "Make an NVMe controller that a VM attaches by a vfio-user socket",
+        (
+            Parameter("name", "Name of the controller, free to choose", "-b", required=True),
+            Parameter("traddr", "Folder for the socket, which is called cntrl; made if it is not there", "-a", kind=folder,
+                      required=True),
+            Parameter("uuid", "UUID of the controller. Default: a new one", "-u"),
+            Parameter("serial_number", "Serial number that the guest sees, at most 20 characters. Default: made from the UUID",
+                      "-s"),
+            Parameter("model_number", "Model number that the guest sees, at most 40 characters", "-d"),
+            Parameter("max_queues", "Most I/O queue pairs of the guest, 1 to 128. Default: 32", "-q", kind=unsigned),
+            Parameter("max_queue_depth", "Most entries of a queue of the guest, 2 to 1024. Default: 256", "-e", kind=unsigned),
+            Parameter("cpumask", "Cores that may serve the queues, such as 0x3 or [0-1]. Default: all of the target's", "-m"),
+        ),
+    ),
+    Command(
+        "courier_controller_get",
+        "Show the NVMe controllers: who is connected, namespaces and queues",
+        (Parameter("name", "Name of the controller. Default: all", "-b"),),
+    ),
+    Command(
+        "courier_controller_delete",
+        "Delete an NVMe controller; the guest loses the drive",
+        (Parameter("name", "Name of the controller", required=True, positional=True),),
+    ),
+    Command(
+        "courier_controller_add_ns",
+        "Give an NVMe controller a bdev as a namespace; prints the namespace id",
+        (
+            Parameter("name", "Name of the controller", required=True, positional=True),
+            Parameter("bdev_name", "Name of the bdev", required=True, positional=True),
+            Parameter("nsid", "Namespace id. Default: the lowest that is free", "-n", kind=nsid),
+        ),
+    ),
+    Command(
+        "courier_controller_remove_ns",
+        "Take a namespace from an NVMe controller",
+        (
+            Parameter("name", "Name of the controller", required=True, positional=True),
+            Parameter("nsid", "Namespace id", kind=nsid, required=True, positional=True),
+        ),
     ),
 )
 

@@ -3,12 +3,15 @@
 import argparse
 import contextlib
 import io
+import os
 import unittest
 
 import courier_rpc
 
 METHODS = ("courier_pool_create", "courier_pool_get", "courier_pool_delete",
-           "bdev_courier_create", "bdev_courier_delete")
+           "bdev_courier_create", "bdev_courier_delete",
+           "courier_controller_create", "courier_controller_get", "courier_controller_delete",
+           "courier_controller_add_ns", "courier_controller_remove_ns")
 POOL = ["courier_pool_create", "-b", "p0", "-t", "tcp", "-a", "192.0.2.7", "-n", "nqn.2024-01.io.example:pool"]
 POOL_PARAMS = {"name": "p0", "trtype": "tcp", "traddr": "192.0.2.7", "subnqn": "nqn.2024-01.io.example:pool"}
 
@@ -87,8 +90,40 @@ class Parameters(unittest.TestCase):
         self.assertEqual(call, ("bdev_courier_create", {"name": "disk0", "pool": "p0", "nsid": 3}))
 
     def test_deletes_take_the_name_as_argument(self):
-        for method in ("courier_pool_delete", "bdev_courier_delete"):
+        for method in ("courier_pool_delete", "bdev_courier_delete", "courier_controller_delete"):
             self.assertEqual(send([method, "x"])[0], (method, {"name": "x"}))
+
+    def test_controller_create_sends_only_what_was_given(self):
+        call, _ = send(["courier_controller_create", "-b", "vm0", "-a", "/run/courier/vm0"])
+        self.assertEqual(call, ("courier_controller_create", {"name": "vm0", "traddr": "/run/courier/vm0"}))
+
+    def test_controller_create_sends_every_option_with_its_json_type(self):
+        call, _ = send([
+            "courier_controller_create", "--name", "vm0", "--traddr", "/run/courier/vm0",
+            "--uuid", "2b6b0a5c-6f2e-4d3c-9d7a-0c6f2a1b3c4d", "--serial-number", "S1", "--model-number", "A drive",
+            "--max-queues", "8", "--max-queue-depth", "0x400", "--cpumask", "[0-1]"])
+        self.assertEqual(call, ("courier_controller_create", {
+            "name": "vm0", "traddr": "/run/courier/vm0", "uuid": "2b6b0a5c-6f2e-4d3c-9d7a-0c6f2a1b3c4d",
+            "serial_number": "S1", "model_number": "A drive", "max_queues": 8, "max_queue_depth": 1024,
+            "cpumask": "[0-1]"}))
+
+    def test_a_relative_socket_folder_is_the_callers(self):
+        call, _ = send(["courier_controller_create", "-b", "vm0", "-a", "vm0"])
+        self.assertEqual(call[1]["traddr"], os.path.join(os.getcwd(), "vm0"))
+
+    def test_controller_get_takes_a_name_or_none(self):
+        self.assertEqual(send(["courier_controller_get"])[0], ("courier_controller_get", {}))
+        self.assertEqual(send(["courier_controller_get", "-b", "vm0"])[0], ("courier_controller_get", {"name": "vm0"}))
+
+    def test_add_ns_sends_the_namespace_id_only_if_given(self):
+        call, _ = send(["courier_controller_add_ns", "vm0", "disk0"])
+        self.assertEqual(call, ("courier_controller_add_ns", {"name": "vm0", "bdev_name": "disk0"}))
+        call, _ = send(["courier_controller_add_ns", "vm0", "disk0", "--nsid", "7"])
+        self.assertEqual(call, ("courier_controller_add_ns", {"name": "vm0", "bdev_name": "disk0", "nsid": 7}))
+
+    def test_remove_ns_sends_the_namespace_id_as_a_number(self):
+        call, _ = send(["courier_controller_remove_ns", "vm0", "7"])
+        self.assertEqual(call, ("courier_controller_remove_ns", {"name": "vm0", "nsid": 7}))
 
     def test_zero_is_sent_and_not_taken_for_absent(self):
         call, _ = send(POOL + ["--keep-alive-timeout-ms", "0"])
@@ -109,6 +144,13 @@ class BadCommandLines(unittest.TestCase):
             ["bdev_courier_create", "-b", "d", "-p", "p0"],
             ["bdev_courier_create", "-b", "d", "-p", "p0", "-n", "0"],
             ["bdev_courier_create", "-b", "d", "-p", "p0", "-n", "0xffffffff"],
+            ["courier_controller_create", "-b", "vm0"],
+            ["courier_controller_create", "-b", "vm0", "-a", ""],
+            ["courier_controller_create", "-b", "vm0", "-a", "d", "-q", "-1"],
+            ["courier_controller_add_ns", "vm0"],
+            ["courier_controller_add_ns", "vm0", "disk0", "-n", "0"],
+            ["courier_controller_remove_ns", "vm0"],
+            ["courier_controller_remove_ns", "vm0", "0"],
         ):
             with self.subTest(argv), contextlib.redirect_stderr(io.StringIO()) as err:
                 with self.assertRaises(SystemExit):

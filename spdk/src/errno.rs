@@ -24,6 +24,8 @@ impl Errno {
     pub const NOMEM: Self = Self(libc::ENOMEM);
     /// No such device or address.
     pub const NXIO: Self = Self(libc::ENXIO);
+    /// No room is left.
+    pub const NOSPC: Self = Self(libc::ENOSPC);
     /// Not supported.
     pub const NOTSUP: Self = Self(libc::ENOTSUP);
     /// The resource is in use.

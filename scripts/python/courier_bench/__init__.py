@@ -1,14 +1,15 @@
-"""Measures Courier against SPDK's own initiator, in pairs: `python3 -m courier_bench` (scripts/bench.sh runs it).
+"""Measures Courier against SPDK's own C stack, in pairs: `python3 -m courier_bench` (scripts/bench.sh runs it).
 
-Two SPDK processes, one per core. Process A (`bdevperf`) is the storage pool, exported over NVMe/TCP
-on loopback, and stands in for the VM with SPDK's vfio-user client. Process B is the intermediary under
-test: SPDK's vfio-user transport in front and, behind it, either SPDK's `bdev_nvme` (stock) or Courier's
-bdev module. Both variants take turns of a second and are compared within each pair only, for absolute
-figures of a shared machine drift by the minute.
+Two SPDK processes, one per core. Process A (`bdevperf`) stands in for the VM with SPDK's vfio-user
+client, and is the storage pool too, exported over NVMe/TCP on loopback, where a case needs one. Process
+B is the intermediary under test: a front end for the VM (SPDK's vfio-user transport or Courier's
+controller) and, behind it, a null bdev, SPDK's `bdev_nvme` or Courier's bdev. Both variants take turns of
+a second and are compared within each pair only, for absolute figures of a shared machine drift by the minute.
 
-cases     what is measured, and the goals
+cases     what is measured: what B runs, loads, goals
 rpc       JSON-RPC over a Unix socket
 process   one SPDK process from start to clean-up
+server    process B with what a case has it run
 rig       processes A and B wired up, and one measurement
 schedule  the order of the measurements
 stats     medians, ratios, intervals, rank test

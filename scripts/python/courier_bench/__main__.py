@@ -9,9 +9,10 @@ import tempfile
 
 from . import cases, machine, report
 from .process import ProcessFailed
-from .rig import MeasurementFailed, Rig, Variant
+from .rig import MeasurementFailed, Rig
 from .rpc import RpcError
 from .schedule import DISTURBED, REPEATS, SLICE_S, Schedule
+from .server import Variant
 
 EPILOG = f"""
 A pair is a fresh stock and a fresh Courier, which share the core of process B: while one is measured, the other
@@ -24,16 +25,17 @@ times. Exit status: 0 measured, 1 could not measure, 2 bad usage, 3 with --check
 def parse_arguments(argv):
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench.sh", description="Measures Courier against SPDK's own initiator, in pairs, on two cores.",
+        prog="scripts/bench.sh", description="Measures Courier against SPDK's own C stack, in pairs, on two cores.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", action="append", choices=[case.name for case in cases.CASES], metavar="NAME",
-                        help="measure this case only (repeatable; --list names them)")
+    names = [setup.name for setup in cases.SETUPS] + [case.name for case in cases.CASES]
+    parser.add_argument("--case", action="append", choices=names, metavar="NAME",
+                        help="measure this case, or this group of cases, only (repeatable; --list names them)")
     parser.add_argument("--all", action="store_true", help="measure every case, not only the default ones")
     parser.add_argument("--list", action="store_true", help="list the cases and their goals, and end")
     parser.add_argument("--pairs", type=_at_least(1), default=5, metavar="N", help="pairs per case (default: 5)")
     parser.add_argument("--runtime", type=_at_least(1), metavar="S",
                         help="seconds for each variant, per pair and case (default: 6)")
-    parser.add_argument("--quick", action="store_true", help="2 seconds each: under 2 minutes in all")
+    parser.add_argument("--quick", action="store_true", help="2 seconds each: about 4 minutes in all")
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured to FILE")
     parser.add_argument("--self", dest="against_itself", action="store_true",
                         help="stock against stock: shows the bench's own spread; needs no Courier")
@@ -46,7 +48,7 @@ def parse_arguments(argv):
     if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
         parser.error(f"--json {args.json}: its folder does not exist")
     args.runtime = args.runtime or (2 if args.quick else 6)
-    args.cases = [case for case in cases.CASES if args.all or (case.name in args.case if args.case else case.default)]
+    args.cases = list(cases.CASES) if args.all else cases.chosen(args.case)
     return args
 
 
@@ -73,9 +75,11 @@ def main(argv=None):
 
 def list_cases():
     """Prints the cases that there are."""
-    for case in cases.CASES:
-        goals = ", ".join(f"{key} ratio {goal}" for key, goal in case.goals.items()) or "none"
-        print(f"{case.name:<16} {case.summary}; goal: {goals}{'' if case.default else ' (only with --case or --all)'}")
+    for setup, group in cases.by_setup(cases.CASES):
+        print(f"{setup.name}: {setup.summary}; stock is {setup.stock}, courier is {setup.courier}")
+        for case in group:
+            goals = ", ".join(f"{key} ratio {goal}" for key, goal in case.goals.items()) or "none"
+            print(f"  {case.name:<16} {case.summary}; goal: {goals}{'' if case.default else ' (only with --case or --all)'}")
 
 
 def run(args, workdir):
@@ -92,7 +96,7 @@ def run(args, workdir):
 
     report.print_machine(machine_words)
     for result in results:
-        report.print_case(result, names)
+        report.print_case(result, variants)
     report.print_legend(names)
     if schedule.disturbed:
         print(f"{schedule.disturbed} turn(s) of {schedule.turns} were disturbed by other processes each time and were kept: "
@@ -100,7 +104,7 @@ def run(args, workdir):
     if args.json:
         settings = {"pairs": args.pairs, "runtime_s": args.runtime, "turns": schedule.turns,
                     "disturbed_turns": schedule.disturbed}
-        report.write_json(args.json, machine_words, settings, results, names)
+        report.write_json(args.json, machine_words, settings, results, variants)
     missed = report.print_verdicts(results, names, judged=not args.against_itself)
     return 3 if missed and args.check else 0
 

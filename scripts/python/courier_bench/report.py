@@ -25,7 +25,7 @@ class Progress:
         left = (time.monotonic() - self._start) / self._done * (self._steps - self._done)
         sides = ", ".join(f"{name} {side.iops:,.0f} IOPS {side.latency_us:.1f} µs {side.cycles_per_io:,.0f} cycles"
                           for name, side in zip(names, pair))
-        _say(f"    [{self._done:{len(str(self._steps))}}/{self._steps}] pair {number} {case.name:<14} {sides}; "
+        _say(f"    [{self._done:{len(str(self._steps))}}/{self._steps}] pair {number} {case.name:<15} {sides}; "
              f"{_duration(left)} left")
 
     def disturbed(self, case, others):
@@ -57,11 +57,14 @@ def print_machine(machine):
     print("Process A (pool and VM) on core {}, process B (under test) on core {}".format(*machine["bench_cores"]))
 
 
-def print_case(result, names):
+def print_case(result, variants):
     """The table of one case."""
+    names = [variant.name for variant in variants]
     busy = result.b_busy()
-    print(f"\n{result.case.name}: {result.case.summary}; medians of {len(result.pairs)} pairs, "
-          f"B busy {busy[0]:.0%} / {busy[1]:.0%}")
+    setup = result.case.setup
+    print(f"\n{result.case.name}: {setup.summary}, {result.case.summary}; medians of {len(result.pairs)} pairs")
+    for variant, share in zip(variants, busy):
+        print(f"  {variant.name} is {variant.chain(setup)}, B busy {share:.0%}")
     print(f"  {'':<20} {names[0]:>12} {names[1]:>12} {'ratio':>7}   {'95 % interval':<15} {'pairs':<15} {'p':>6}")
     for figure in FIGURES:
         c = result.comparison(figure)
@@ -94,13 +97,13 @@ def print_verdicts(results, names, judged):
     return missed
 
 
-def write_json(path, machine, settings, results, names):
+def write_json(path, machine, settings, results, variants):
     """Everything that was measured, and the comparisons, as JSON."""
     document = {
         "machine": machine,
         "settings": settings,
-        "variants": names,
-        "cases": [_case_json(result, names) for result in results],
+        "variants": [variant.name for variant in variants],
+        "cases": [_case_json(result, variants) for result in results],
     }
     with open(path, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=2)
@@ -116,10 +119,12 @@ def _duration(seconds):
     return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
 
 
-def _case_json(result, names):
+def _case_json(result, variants):
     case = result.case
+    names = [variant.name for variant in variants]
     return {
         "name": case.name,
+        "chains": {variant.name: str(variant.chain(case.setup)) for variant in variants},
         "summary": case.summary,
         "workload": case.workload,
         "io_size": case.io_size,

@@ -2,6 +2,7 @@
 
 from statistics import median
 
+from .cases import by_setup
 from .rig import Measurement
 from .report import CaseResult, Progress
 
@@ -14,32 +15,38 @@ PAIR_OVERHEAD_S = 6.0
 
 
 class Schedule:
-    """All measurements of a bench: for every pair two fresh servers, and on these every case by turns."""
+    """All measurements of a bench: setup by setup, for every pair two fresh servers, and on these every case by turns."""
 
     def __init__(self, variants, cases, pairs, runtime):
         self._variants = variants
-        self._cases = cases
+        self._groups = by_setup(cases)
         self._pairs = pairs
         self._turns_per_case = max(1, runtime // SLICE_S)
-        self.turns = pairs * len(cases) * self._turns_per_case
+        self._steps = len(cases) * pairs
+        self.turns = self._steps * self._turns_per_case
         self.disturbed = 0
 
     def measure(self, rig):
         """Measures everything; returns a CaseResult per case."""
-        seconds = 2 * self.turns * (SLICE_S + TURN_OVERHEAD_S) + self._pairs * PAIR_OVERHEAD_S
-        progress = Progress(len(self._cases) * self._pairs, seconds)
-        pairs = {case.name: [] for case in self._cases}
-        for number in range(1, self._pairs + 1):
-            order = self._variants if number % 2 else self._variants[::-1]
-            servers = {variant: rig.start(variant) for variant in order}
-            for server in servers.values():
-                rig.measure(server, self._cases[0], SLICE_S)  # warms up: the first touch of memory is slow
-            for case in self._cases:
-                measured = self._measure_case(rig, servers, order, case, progress)
-                pairs[case.name].append(tuple(measured[variant] for variant in self._variants))
-                progress.measured(case, number, [variant.name for variant in self._variants], pairs[case.name][-1])
-            rig.stop_servers()
-        return [CaseResult(case, pairs[case.name]) for case in self._cases]
+        seconds = 2 * self.turns * (SLICE_S + TURN_OVERHEAD_S) + len(self._groups) * self._pairs * PAIR_OVERHEAD_S
+        progress = Progress(self._steps, seconds)
+        pairs = {}
+        for setup, cases in self._groups:
+            for number in range(1, self._pairs + 1):
+                order = self._variants if number % 2 else self._variants[::-1]
+                for case, pair in self._measure_pair(rig, setup, cases, order, progress):
+                    pairs.setdefault(case.name, []).append(pair)
+                    progress.measured(case, number, [variant.name for variant in self._variants], pair)
+        return [CaseResult(case, pairs[case.name]) for _, cases in self._groups for case in cases]
+
+    def _measure_pair(self, rig, setup, cases, order, progress):
+        servers = {variant: rig.start(variant, setup) for variant in order}
+        for server in servers.values():
+            rig.measure(server, cases[0], SLICE_S)  # warms up: the first touch of memory is slow
+        for case in cases:
+            measured = self._measure_case(rig, servers, order, case, progress)
+            yield case, tuple(measured[variant] for variant in self._variants)
+        rig.stop_servers()
 
     def _measure_case(self, rig, servers, order, case, progress):
         slices = {variant: [] for variant in order}

@@ -1,1 +1,49 @@
-//! The guest's memory.
+//! The guest's memory: the only place that touches memory which is shared with the client and its guest.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`region`] | one mapping of the client's memory, unmapped when its last holder drops it |
+//! | [`guard`] | keeps the process alive when a client shrinks a file that is mapped |
+//! | [`table`], [`view`] | the regions of one guest, sorted; guest addresses to host addresses |
+//! | [`ring`] | submission and completion queues in guest memory |
+//! | [`doorbells`] | the doorbell page of BAR0, and shadow doorbells in guest memory |
+//! | [`iov`], [`copy`] | a command's data as I/O vectors of host memory, or copied |
+//! | [`slots`] | the I/Os of a queue that are under way, with the memory that they hold |
+//!
+//! # Memory that others write
+//! The guest writes this memory whenever it likes, and so does a device that another of our commands runs on. So no
+//! Rust reference to it ever exists but to atomics, and all access is by atomic loads and stores (relaxed, where
+//! nothing more is said): such an access cannot be a data race, and the compiler can neither repeat nor merge it.
+//! The value of what is read is the guest's to choose; whoever uses it copies it once and judges the copy. An
+//! object may be torn between its 8-byte words, which is no worse than a guest that wrote it so.
+//!
+//! Host addresses leave this module only as raw pointers, which safe code cannot follow.
+
+mod bytes;
+pub mod copy;
+pub mod doorbells;
+mod error;
+pub mod guard;
+pub mod iov;
+mod memfd;
+pub mod region;
+pub mod ring;
+pub mod slots;
+pub mod table;
+pub mod view;
+
+pub use doorbells::{DoorbellPage, ShadowDoorbells};
+pub use error::{Fault, MapError, UnmapError};
+pub use iov::IovSink;
+pub use region::{Access, Region, RegionId};
+pub use ring::{CompletionRing, SubmissionRing};
+#[cfg(feature = "runtime")]
+pub use slots::TakesBdevIo;
+pub use slots::{Io, IoName, Slots};
+pub use table::{GuestMemory, HostPiece};
+pub use view::MemView;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! A command's data as I/O vectors of host memory.
+
+use std::ptr;
+
+use super::table::HostPiece;
+use super::view::MemView;
+use crate::model::dptr::{DptrError, Pieces};
+use crate::model::spec::Status;
+
+/// An I/O vector of nothing: what an array of them is filled with to begin with.
+pub const EMPTY: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+
+/// Translates pieces into the caller's I/O vectors. Pieces that are neighbours in host memory become one.
+#[derive(Debug)]
+pub struct IovSink<'a> {
+    view: &'a MemView,
+    iovs: &'a mut [libc::iovec],
+    count: usize,
+    bytes: u32,
+    write: bool,
+}
+
+impl<'a> IovSink<'a> {
+    /// Fills `iovs` from the front. `write` says that the guest's memory is to be written: its data is *read* by the
+    /// command.
+    ///
+    /// The addresses may be used while a view of the same memory as `view` is held.
+    #[must_use]
+    #[inline]
+    pub const fn new(view: &'a MemView, iovs: &'a mut [libc::iovec], write: bool) -> Self {
+        Self { view, iovs, count: 0, bytes: 0, write }
+    }
+
+    /// How many I/O vectors are filled.
+    #[must_use]
+    #[inline]
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// How many bytes they describe.
+    #[must_use]
+    #[inline]
+    pub const fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    #[inline]
+    fn add(&mut self, piece: HostPiece) -> Result<(), DptrError> {
+        let (base, len) = (piece.ptr().as_ptr().cast(), piece.len());
+        let (filled, free) = self.iovs.split_at_mut(self.count);
+        match (filled.last_mut(), free.first_mut()) {
+            (Some(last), _) if last.iov_base.wrapping_byte_add(last.iov_len) == base => last.iov_len += len,
+            (_, Some(next)) => {
+                *next = libc::iovec { iov_base: base, iov_len: len };
+                self.count += 1;
+            }
+            // As many as MDTS has pages, and one: only an SGL of smaller pieces comes here.
+            (_, None) => return Err(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS.into()),
+        }
+        Ok(())
+    }
+}
+
+impl Pieces for IovSink<'_> {
+    #[inline]
+    fn push(&mut self, gpa: u64, len: u32) -> Result<(), DptrError> {
+        self.bytes = self.bytes.saturating_add(len);
+        let (mut gpa, mut left) = (gpa, u64::from(len));
+        while left > 0 {
+            let piece = self.view.translate(gpa, left, self.write)?;
+            self.add(piece)?;
+            // No region reaches 2^64, and no piece is longer than what was asked for.
+            gpa = gpa.wrapping_add(piece.len() as u64);
+            left = left.saturating_sub(piece.len() as u64);
+        }
+        Ok(())
+    }
+}

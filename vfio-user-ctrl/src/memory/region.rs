@@ -1,0 +1,303 @@
+//! One region of a client's memory.
+#![expect(unsafe_code, reason = "files are mapped")]
+
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::error::MapError;
+use super::guard::{self, Watch};
+
+/// What the addresses and lengths of regions are multiples of, in bytes.
+pub const PAGE: u64 = 4096;
+
+/// The type of ramfs, which libc does not name (`linux/magic.h`).
+const RAMFS_MAGIC: u64 = 0x8584_58f6;
+
+/// What the client lets us do with a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read and write.
+    ReadWrite,
+    /// Only read.
+    ReadOnly,
+    /// Only write. No processor can be held to that: such memory is mapped as [`Access::ReadWrite`] is.
+    WriteOnly,
+}
+
+/// Tells one region from any other that there was in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegionId(u64);
+
+impl RegionId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+type Notifier = Box<dyn FnOnce(RegionId) + Send>;
+
+/// One DMA mapping of a client, shared by all that use it. Dropping it unmaps the memory, closes the file, and then
+/// calls `on_drop`: from then on nothing of ours touches the client's memory.
+pub struct Region {
+    id: RegionId,
+    gpa: u64,
+    len: u64,
+    access: Access,
+    backing: Option<Backing>,
+    /// In a mutex only so that the region can be shared: a notifier need not be `Sync`.
+    on_drop: Mutex<Option<Notifier>>,
+}
+
+/// The order of the fields is that of their drops: the guard must forget the addresses before they can be another
+/// mapping's.
+struct Backing {
+    watch: Watch,
+    _mapping: Mapping,
+    file: OwnedFd,
+    /// Where the region ends in the file, in bytes.
+    file_end: u64,
+    /// Where the region begins in memory.
+    host: HostPtr,
+}
+
+impl Region {
+    /// Maps `len` bytes at `file_offset` of `file` as guest addresses from `gpa`. `on_drop` is called on the thread
+    /// that drops the region last, and must neither block nor panic; it is not called when this fails.
+    ///
+    /// # Errors
+    /// See [`MapError`]: the range, the file, or the operating system.
+    pub fn map(
+        file: OwnedFd,
+        file_offset: u64,
+        gpa: u64,
+        len: u64,
+        access: Access,
+        on_drop: impl FnOnce(RegionId) + Send + 'static,
+    ) -> Result<Self, MapError> {
+        check_range(gpa, len)?;
+        check_aligned("offset in its file", file_offset)?;
+        let file_end = file_offset.checked_add(len).ok_or(MapError::OffsetWraps { offset: file_offset, len })?;
+        let size = file_size(&file)?;
+        if file_end > size {
+            return Err(MapError::BeyondFile { offset: file_offset, len, size });
+        }
+        let page = page_size(&file)?;
+        guard::install().map_err(MapError::Guard)?;
+        // Huge pages are mapped whole; a region may begin and end anywhere in them, as QEMU's do below 1 MiB. Nothing
+        // here overflows: the file ends below 2^63.
+        let before = file_offset % page;
+        let mapping = Mapping::new(&file, file_offset - before, (before + len).next_multiple_of(page), access)
+            .map_err(|source| MapError::Mmap { offset: file_offset, len, source })?;
+        // SAFETY: `before` is below the mapping's length.
+        let host = HostPtr(unsafe { mapping.start.0.add(to_usize(before)) });
+        let watch = Watch::new(mapping.start.0.addr().get(), mapping.len, to_usize(page));
+        let backing = Backing { watch, _mapping: mapping, file, file_end, host };
+        Ok(Self::new(gpa, len, access, Some(backing), Box::new(on_drop)))
+    }
+
+    /// A region that came without a file: it is reached by messages to the client only, and never translated.
+    ///
+    /// # Errors
+    /// When the range is empty, unaligned, or reaches 2^64.
+    pub fn without_file(
+        gpa: u64,
+        len: u64,
+        access: Access,
+        on_drop: impl FnOnce(RegionId) + Send + 'static,
+    ) -> Result<Self, MapError> {
+        check_range(gpa, len)?;
+        Ok(Self::new(gpa, len, access, None, Box::new(on_drop)))
+    }
+
+    fn new(gpa: u64, len: u64, access: Access, backing: Option<Backing>, on_drop: Notifier) -> Self {
+        Self { id: RegionId::next(), gpa, len, access, backing, on_drop: Mutex::new(Some(on_drop)) }
+    }
+
+    /// What `on_drop` will be told.
+    #[must_use]
+    pub const fn id(&self) -> RegionId {
+        self.id
+    }
+
+    /// The first guest address.
+    #[must_use]
+    pub const fn gpa(&self) -> u64 {
+        self.gpa
+    }
+
+    /// The length in bytes: not 0.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a region is never empty")]
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The guest address behind the last: below 2^64.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.gpa + self.len
+    }
+
+    /// What the client lets us do.
+    #[must_use]
+    pub const fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Whether it came with a file.
+    #[must_use]
+    pub const fn has_file(&self) -> bool {
+        self.backing.is_some()
+    }
+
+    /// Whether the file still holds the region. A region without a file is intact.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        let Some(backing) = &self.backing else { return true };
+        !self.is_poisoned() && file_size(&backing.file).is_ok_and(|size| size >= backing.file_end)
+    }
+
+    /// Whether an access found that the file did not hold the region. It stays so.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.backing.as_ref().is_some_and(|backing| backing.watch.poisoned().load(Ordering::Acquire))
+    }
+
+    /// Where the region begins in memory, and what tells that it is poisoned.
+    pub(super) fn host(&self) -> Option<(HostPtr, &'static AtomicBool)> {
+        self.backing.as_ref().map(|backing| (backing.host, backing.watch.poisoned()))
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        self.backing = None;
+        if let Some(on_drop) = self.on_drop.get_mut().ok().and_then(Option::take) {
+            on_drop(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.has_file() { "with a file" } else { "without a file" };
+        write!(f, "Region({:#x}..{:#x}, {:?}, {kind})", self.gpa, self.end(), self.access)
+    }
+}
+
+fn check_range(gpa: u64, len: u64) -> Result<(), MapError> {
+    if len == 0 {
+        return Err(MapError::Empty { gpa });
+    }
+    check_aligned("guest address", gpa)?;
+    check_aligned("length", len)?;
+    gpa.checked_add(len).map(|_| ()).ok_or(MapError::AddressWraps { gpa, len })
+}
+
+fn check_aligned(what: &'static str, value: u64) -> Result<(), MapError> {
+    if value.is_multiple_of(PAGE) { Ok(()) } else { Err(MapError::Unaligned { what, value }) }
+}
+
+/// The size of a regular file, in bytes.
+fn file_size(file: &OwnedFd) -> Result<u64, MapError> {
+    let mut stat = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: the descriptor is open and `stat` has room.
+    if unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+        return Err(MapError::Inspect(io::Error::last_os_error()));
+    }
+    // SAFETY: fstat has filled it.
+    let stat = unsafe { stat.assume_init() };
+    let what = match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG => return Ok(u64::try_from(stat.st_size).unwrap_or(0)),
+        libc::S_IFDIR => "a directory",
+        libc::S_IFIFO => "a pipe",
+        libc::S_IFSOCK => "a socket",
+        libc::S_IFCHR => "a character device",
+        libc::S_IFBLK => "a block device",
+        _ => "no file with a name (an eventfd, for example)",
+    };
+    Err(MapError::NotAFile { what })
+}
+
+/// The size of the pages of a file of memory, in bytes. A file that another process or a disk serves is refused: who
+/// touches its pages would wait, and a client that serves them itself could let a reactor wait for ever.
+fn page_size(file: &OwnedFd) -> Result<u64, MapError> {
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the descriptor is open and `stat` has room.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+        return Err(MapError::Inspect(io::Error::last_os_error()));
+    }
+    // SAFETY: fstatfs has filled it.
+    let stat = unsafe { stat.assume_init() };
+    match (stat.f_type, u64::try_from(stat.f_bsize)) {
+        (libc::TMPFS_MAGIC, _) => Ok(PAGE),
+        (libc::HUGETLBFS_MAGIC, Ok(size)) if size.is_power_of_two() && size >= PAGE => Ok(size),
+        (magic, _) if magic.cast_unsigned() == RAMFS_MAGIC => Ok(PAGE),
+        (magic, _) => Err(MapError::NotMemory { magic: magic.cast_unsigned() }),
+    }
+}
+
+/// A length or an offset in memory: addresses have 64 bits where this crate is built.
+#[expect(clippy::cast_possible_truncation, reason = "asserted")]
+#[inline]
+pub(super) const fn to_usize(value: u64) -> usize {
+    const { assert!(usize::BITS == u64::BITS) };
+    value as usize
+}
+
+/// An address in a mapping.
+#[derive(Clone, Copy)]
+pub(super) struct HostPtr(pub(super) NonNull<u8>);
+
+// SAFETY: only an address. Who follows it shows by what its memory is still mapped.
+unsafe impl Send for HostPtr {}
+// SAFETY: as above.
+unsafe impl Sync for HostPtr {}
+
+/// A shared mapping of a file.
+pub(super) struct Mapping {
+    pub(super) start: HostPtr,
+    /// In bytes.
+    pub(super) len: usize,
+}
+
+impl Mapping {
+    /// Maps `len` bytes at `offset`, both multiples of the file's pages. No page is touched.
+    pub(super) fn new(file: &impl AsRawFd, offset: u64, len: u64, access: Access) -> io::Result<Self> {
+        let (Ok(offset), Ok(len)) = (libc::off_t::try_from(offset), usize::try_from(len)) else {
+            return Err(io::Error::from_raw_os_error(libc::EOVERFLOW));
+        };
+        let protection = match access {
+            Access::ReadOnly => libc::PROT_READ,
+            Access::ReadWrite | Access::WriteOnly => libc::PROT_READ | libc::PROT_WRITE,
+        };
+        // SAFETY: the kernel chooses the place, where nothing is.
+        let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), offset) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start: NonNull<u8> = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrInUse)?;
+        for advice in [libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
+            // The memory is as good without; a core dump is then larger.
+            // SAFETY: the range is the mapping; neither advice changes what is in it.
+            unsafe { libc::madvise(start.as_ptr().cast(), len, advice) };
+        }
+        Ok(Self { start: HostPtr(start), len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is the mapping. Whoever had an address in it also held this value.
+        unsafe { libc::munmap(self.start.0.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests;

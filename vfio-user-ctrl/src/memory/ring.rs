@@ -1,0 +1,234 @@
+//! Submission and completion queues in guest memory (NVM Express Base Specification 2.0, sections 3.3.1 and 4.2).
+//!
+//! A queue is contiguous for the guest. It is so for us too if it lies in one region; if not, each entry is looked up
+//! by itself: regions are made of whole pages, so that no entry lies in two.
+#![expect(unsafe_code, reason = "entries are read and written in guest memory")]
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::error::Fault;
+use super::region::{HostPtr, PAGE, Region};
+use super::table::GuestMemory;
+use super::view::MemView;
+use crate::model::spec::{Cqe, Sqe};
+
+/// Entries of `SIZE` bytes, a power of two from 8 to 4096.
+struct Ring<const SIZE: usize> {
+    base: u64,
+    entries: u16,
+    place: Place,
+}
+
+enum Place {
+    /// All in this region, from this address.
+    Direct(HostPtr, Arc<Region>),
+    /// In these regions: only they are held, so that others can be unmapped.
+    Scattered(GuestMemory, Cell<u32>),
+}
+
+impl<const SIZE: usize> Ring<SIZE> {
+    fn resolve(view: &MemView, base: u64, entries: u16, write: bool) -> Result<Self, Fault> {
+        const { assert!(SIZE.is_power_of_two() && SIZE >= size_of::<u64>() && SIZE as u64 <= PAGE) };
+        if !base.is_multiple_of(PAGE) {
+            return Err(Fault::Unaligned);
+        }
+        let len = u64::from(entries) * SIZE as u64;
+        let piece = view.translate(base, len, write)?;
+        let place = if piece.len() as u64 == len {
+            let region = view.region_at(base).ok_or(Fault::Unmapped)?;
+            Place::Direct(HostPtr(piece.ptr()), Arc::clone(region))
+        } else {
+            let memory = view.memory().part(base, len)?;
+            let hint = Cell::new(0);
+            for region in memory.regions() {
+                memory.translate(&hint, region.gpa().max(base), SIZE as u64, write)?;
+            }
+            Place::Scattered(memory, hint)
+        };
+        Ok(Self { base, entries, place })
+    }
+
+    /// The address of an entry: aligned to 8, valid for `SIZE` bytes while the ring lives, and for writes if the ring
+    /// was resolved so and `write` says it again.
+    #[inline]
+    fn entry(&self, index: u16, write: bool) -> Result<NonNull<u8>, Fault> {
+        if index >= self.entries {
+            return Err(Fault::NoSuchEntry);
+        }
+        match &self.place {
+            // SAFETY: all `entries` entries of `SIZE` bytes follow the address, in the region that is held.
+            Place::Direct(HostPtr(start), _) => Ok(unsafe { start.add(usize::from(index) * SIZE) }),
+            Place::Scattered(memory, hint) => {
+                let gpa = self.base + u64::from(index) * SIZE as u64;
+                let piece = memory.translate(hint, gpa, SIZE as u64, write)?;
+                // Regions begin and end at pages: an entry lies in one.
+                if piece.len() == SIZE { Ok(piece.ptr()) } else { Err(Fault::Unmapped) }
+            }
+        }
+    }
+
+    #[inline]
+    fn prefetch(&self, index: u16) {
+        if let Place::Direct(HostPtr(start), _) = &self.place
+            && index < self.entries
+        {
+            prefetch(start.as_ptr().wrapping_add(usize::from(index) * SIZE));
+        }
+    }
+
+    fn range(&self) -> Range<u64> {
+        // Within regions, which end below 2^64.
+        self.base..self.base + u64::from(self.entries) * SIZE as u64
+    }
+
+    fn intersects(&self, range: &Range<u64>) -> bool {
+        let own = self.range();
+        own.start < range.end && range.start < own.end
+    }
+
+    fn is_poisoned(&self) -> bool {
+        match &self.place {
+            Place::Direct(_, region) => region.is_poisoned(),
+            Place::Scattered(memory, _) => memory.is_poisoned(),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn prefetch(address: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: the instruction is in every x86-64, and takes any address.
+    unsafe { _mm_prefetch(address.cast(), _MM_HINT_T0) };
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn prefetch(_address: *const u8) {}
+
+/// A submission queue. It keeps its region from being unmapped.
+pub struct SubmissionRing(Ring<{ size_of::<Sqe>() }>);
+
+impl SubmissionRing {
+    /// The queue of `entries` entries at guest address `base`, which CAP.MPSMIN and CAP.CQR make a multiple of 4096.
+    ///
+    /// # Errors
+    /// When a part of it is not the guest's memory, or `base` is unaligned.
+    pub fn resolve(view: &MemView, base: u64, entries: u16) -> Result<Self, Fault> {
+        Ring::resolve(view, base, entries, false).map(Self)
+    }
+
+    /// A copy of an entry, each byte of which is read once.
+    ///
+    /// # Errors
+    /// [`Fault::NoSuchEntry`]; and, in a queue that lies in more than one region, [`Fault::Poisoned`].
+    #[inline]
+    pub fn read(&self, index: u16) -> Result<Sqe, Fault> {
+        let at = self.0.entry(index, false)?.cast::<u64>().as_ptr();
+        let mut words = [0_u64; size_of::<Sqe>() / size_of::<u64>()];
+        for (i, word) in words.iter_mut().enumerate() {
+            // SAFETY: the entry is aligned to 8 and valid for reads of its 64 bytes.
+            *word = unsafe { AtomicU64::from_ptr(at.add(i)) }.load(Ordering::Relaxed);
+        }
+        Ok(zerocopy::transmute!(words))
+    }
+
+    /// Has the processor fetch an entry that is going to be read.
+    #[inline]
+    pub fn prefetch(&self, index: u16) {
+        self.0.prefetch(index);
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    #[inline]
+    pub const fn entries(&self) -> u16 {
+        self.0.entries
+    }
+
+    /// Whether any byte of it is in `range` of guest addresses.
+    #[must_use]
+    pub fn intersects(&self, range: &Range<u64>) -> bool {
+        self.0.intersects(range)
+    }
+
+    /// Whether its memory was taken away by the client: what is read is not the guest's any more.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.0.is_poisoned()
+    }
+}
+
+/// A completion queue. It keeps its region from being unmapped.
+pub struct CompletionRing(Ring<{ size_of::<Cqe>() }>);
+
+impl CompletionRing {
+    /// The queue of `entries` entries at guest address `base`, which CAP.MPSMIN and CAP.CQR make a multiple of 4096.
+    ///
+    /// # Errors
+    /// When a part of it is not the guest's memory or must not be written, or `base` is unaligned.
+    pub fn resolve(view: &MemView, base: u64, entries: u16) -> Result<Self, Fault> {
+        Ring::resolve(view, base, entries, true).map(Self)
+    }
+
+    /// Posts an entry; the caller sets the phase tag. The half with the phase tag is written last and released: a guest
+    /// that sees the new phase sees the whole entry, and the data of the command.
+    ///
+    /// # Errors
+    /// [`Fault::NoSuchEntry`]; and, in a queue that lies in more than one region, [`Fault::Poisoned`].
+    #[inline]
+    pub fn post(&self, index: u16, cqe: Cqe) -> Result<(), Fault> {
+        let at = self.0.entry(index, true)?.cast::<u64>().as_ptr();
+        let [low, high]: [u64; 2] = zerocopy::transmute!(cqe);
+        // SAFETY: the entry is aligned to 8 and valid for writes of its 16 bytes.
+        let (first, last) = unsafe { (AtomicU64::from_ptr(at), AtomicU64::from_ptr(at.add(1))) };
+        first.store(low, Ordering::Relaxed);
+        last.store(high, Ordering::Release);
+        Ok(())
+    }
+
+    /// Has the processor fetch an entry that is going to be written.
+    #[inline]
+    pub fn prefetch(&self, index: u16) {
+        self.0.prefetch(index);
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    #[inline]
+    pub const fn entries(&self) -> u16 {
+        self.0.entries
+    }
+
+    /// Whether any byte of it is in `range` of guest addresses.
+    #[must_use]
+    pub fn intersects(&self, range: &Range<u64>) -> bool {
+        self.0.intersects(range)
+    }
+
+    /// Whether its memory was taken away by the client: what is posted does not reach the guest any more.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.0.is_poisoned()
+    }
+}
+
+impl fmt::Debug for SubmissionRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SubmissionRing({} entries)", self.entries())
+    }
+}
+
+impl fmt::Debug for CompletionRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CompletionRing({} entries)", self.entries())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+//! Places for the I/Os of a submission queue that are under way, made once with the queue.
+//!
+//! An [`Io`] is one such place while it is taken. It travels through a backend as a raw pointer, holds its queue, and holds the view
+//! of guest memory that its pieces lie in: what an I/O may still write to stays mapped, whatever the guest does meanwhile.
+#![expect(unsafe_code, reason = "an I/O travels through foreign code as a pointer, with pieces of guest memory")]
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::rc::{Rc, Weak};
+
+use libc::iovec;
+
+use super::{IovSink, MemView};
+use crate::model::dptr::DptrError;
+#[cfg(feature = "runtime")]
+use crate::model::spec::Status;
+
+/// The most pieces that the data of one I/O may have.
+pub const MAX_PIECES: usize = 129;
+
+/// The end of the list of free places.
+const NONE: u16 = u16::MAX;
+
+/// A queue `Q` with places for its I/Os, each with a state `T` of its own.
+pub struct Slots<Q: 'static, T: 'static> {
+    queue: Q,
+    slots: Box<[Slot<Q, T>]>,
+    pieces: Pieces,
+    free: Cell<u16>,
+    in_use: Cell<u16>,
+}
+
+struct Slot<Q: 'static, T: 'static> {
+    owner: Weak<Slots<Q, T>>,
+    index: u16,
+    next_free: Cell<u16>,
+    taken: Cell<bool>,
+    count: Cell<u16>,
+    bytes: Cell<u32>,
+    view: Cell<Option<Rc<MemView>>>,
+    state: T,
+}
+
+/// `MAX_PIECES` for each place. They are zeroed memory of the system's, of which only what is used is ever resident.
+struct Pieces(NonNull<[u128]>);
+
+const _: () = assert!(size_of::<iovec>() == size_of::<u128>() && align_of::<iovec>() <= align_of::<u128>());
+
+impl Pieces {
+    fn for_slots(count: usize) -> Self {
+        Self(NonNull::from(Box::leak(vec![0_u128; count * MAX_PIECES].into_boxed_slice())))
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        // SAFETY: the box that `for_slots` leaked.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+impl<Q, T> Slots<Q, T> {
+    /// A queue with `count` places; `state` makes the state of each.
+    pub fn new(count: u16, queue: Q, mut state: impl FnMut() -> T) -> Rc<Self> {
+        let count = count.min(NONE - 1);
+        Rc::new_cyclic(|owner| Self {
+            queue,
+            slots: (0..count)
+                .map(|index| Slot {
+                    owner: owner.clone(),
+                    index,
+                    next_free: Cell::new(if index + 1 < count { index + 1 } else { NONE }),
+                    taken: Cell::new(false),
+                    count: Cell::new(0),
+                    bytes: Cell::new(0),
+                    view: Cell::new(None),
+                    state: state(),
+                })
+                .collect(),
+            pieces: Pieces::for_slots(usize::from(count)),
+            free: Cell::new(if count == 0 { NONE } else { 0 }),
+            in_use: Cell::new(0),
+        })
+    }
+
+    /// The queue.
+    #[inline]
+    pub fn queue(&self) -> &Q {
+        &self.queue
+    }
+
+    /// How many places are taken.
+    #[inline]
+    pub fn in_use(&self) -> u16 {
+        self.in_use.get()
+    }
+
+    /// How many places are free.
+    #[inline]
+    pub fn free(&self) -> usize {
+        self.slots.len() - usize::from(self.in_use.get())
+    }
+
+    /// Takes a place.
+    #[inline]
+    pub fn take(self: &Rc<Self>) -> Option<Io<Q, T>> {
+        let slot = self.slots.get(usize::from(self.free.get()))?;
+        self.free.set(slot.next_free.get());
+        self.in_use.set(self.in_use.get() + 1);
+        slot.taken.set(true);
+        slot.count.set(0);
+        slot.bytes.set(0);
+        let slot = NonNull::from(slot);
+        // The place holds its queue while it is taken; `Io::drop` takes the count back.
+        std::mem::forget(Rc::clone(self));
+        Some(Io(slot))
+    }
+
+    /// Calls `f` with the name and the state of every I/O that is under way.
+    pub fn for_each(&self, mut f: impl FnMut(IoName, &T)) {
+        for slot in self.slots.iter().filter(|slot| slot.taken.get()) {
+            f(slot.name(), &slot.state);
+        }
+    }
+
+    /// Makes every I/O hold `view` instead of the view that it began with, if all its pieces lie in regions that `view` has too.
+    /// How many do not: these touch memory that is to go.
+    pub fn rebase(&self, view: &Rc<MemView>) -> usize {
+        let mut left = 0;
+        for slot in self.slots.iter().filter(|slot| slot.taken.get()) {
+            let Some(held) = slot.view.take() else { continue };
+            // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
+            // thread, and a backend reads them by pointer.
+            let pieces = unsafe { std::slice::from_raw_parts(self.pieces_of(slot), usize::from(slot.count.get())) };
+            let stays = pieces.iter().all(|piece| view.memory().holds(piece));
+            left += usize::from(!stays);
+            slot.view.set(Some(if stays { Rc::clone(view) } else { held }));
+        }
+        left
+    }
+
+    fn pieces_of(&self, slot: &Slot<Q, T>) -> *mut iovec {
+        self.pieces.0.as_ptr().cast::<iovec>().wrapping_add(usize::from(slot.index) * MAX_PIECES)
+    }
+
+    fn put_back(&self, slot: &Slot<Q, T>) {
+        slot.view.take();
+        slot.taken.set(false);
+        slot.next_free.set(self.free.get());
+        self.free.set(slot.index);
+        self.in_use.set(self.in_use.get() - 1);
+    }
+}
+
+impl<Q, T> Slot<Q, T> {
+    fn name(&self) -> IoName {
+        IoName(NonNull::from(self).cast())
+    }
+}
+
+impl<Q, T> std::fmt::Debug for Slots<Q, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slots").field("count", &self.slots.len()).field("in_use", &self.in_use.get()).finish()
+    }
+}
+
+/// What a backend knows an I/O by. It may name one that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoName(NonNull<c_void>);
+
+impl IoName {
+    /// The pointer by which foreign code knows it.
+    #[must_use]
+    pub fn as_ptr(self) -> NonNull<c_void> {
+        self.0
+    }
+}
+
+/// An I/O that is under way. Dropping it frees its place.
+pub struct Io<Q: 'static, T: 'static>(NonNull<Slot<Q, T>>);
+
+impl<Q, T> Io<Q, T> {
+    #[inline]
+    fn slot(&self) -> &Slot<Q, T> {
+        // SAFETY: the place lies in a queue of which this holds a count.
+        unsafe { self.0.as_ref() }
+    }
+
+    #[inline]
+    fn slots(&self) -> &Slots<Q, T> {
+        // SAFETY: as above; the weak reference points to the queue whose count is held.
+        unsafe { &*self.slot().owner.as_ptr() }
+    }
+
+    /// Its queue.
+    #[inline]
+    pub fn queue(&self) -> &Q {
+        &self.slots().queue
+    }
+
+    /// Its state.
+    #[inline]
+    pub fn state(&self) -> &T {
+        &self.slot().state
+    }
+
+    /// Its queue with the places of its I/Os.
+    pub fn owner(&self) -> Rc<Slots<Q, T>> {
+        let slots = self.slot().owner.as_ptr();
+        // SAFETY: the queue is alive, since this holds a count of it; another is added for the value that is made.
+        unsafe {
+            Rc::increment_strong_count(slots);
+            Rc::from_raw(slots)
+        }
+    }
+
+    /// What a backend knows it by.
+    pub fn name(&self) -> IoName {
+        self.slot().name()
+    }
+
+    /// Bytes of its data.
+    #[inline]
+    pub fn bytes(&self) -> u32 {
+        self.slot().bytes.get()
+    }
+
+    /// How many pieces its data has.
+    #[inline]
+    pub fn piece_count(&self) -> u16 {
+        self.slot().count.get()
+    }
+
+    /// Adds pieces of guest memory to its data: `f` pushes them to a sink that takes only what `view` maps, and that the device may
+    /// write to if `to_guest`. All pieces of an I/O are added with the same view.
+    ///
+    /// # Errors
+    /// What `f` says; the data is then as before.
+    #[inline]
+    pub fn add_data(
+        &mut self,
+        view: &Rc<MemView>,
+        to_guest: bool,
+        f: impl FnOnce(&mut IovSink<'_>) -> Result<(), DptrError>,
+    ) -> Result<(), DptrError> {
+        let slot = self.slot();
+        let begin = usize::from(slot.count.get()).min(MAX_PIECES);
+        // SAFETY: the pieces of this place, which only this owner fills, and which no backend has.
+        let pieces = unsafe { std::slice::from_raw_parts_mut(self.slots().pieces_of(slot), MAX_PIECES) };
+        let mut sink = IovSink::new(view, pieces.get_mut(begin..).unwrap_or_default(), to_guest);
+        f(&mut sink)?;
+        let (count, bytes) = (sink.count(), sink.bytes());
+        slot.count.set(u16::try_from(begin + count).unwrap_or(NONE));
+        slot.bytes.set(slot.bytes.get().saturating_add(bytes));
+        slot.view.set(Some(Rc::clone(view)));
+        Ok(())
+    }
+
+    /// Gives the I/O up to a raw pointer.
+    #[inline]
+    #[cfg(feature = "runtime")]
+    pub(crate) fn into_raw(self) -> NonNull<c_void> {
+        std::mem::ManuallyDrop::new(self).0.cast()
+    }
+
+    /// # Safety
+    /// `raw` came from `into_raw` and is taken back once.
+    #[inline]
+    #[cfg(feature = "runtime")]
+    pub(crate) unsafe fn from_raw(raw: NonNull<c_void>) -> Self {
+        Self(raw.cast())
+    }
+
+    /// Its pieces.
+    #[inline]
+    #[cfg(feature = "runtime")]
+    pub(crate) fn pieces(&self) -> (*const iovec, usize) {
+        let slot = self.slot();
+        (self.slots().pieces_of(slot).cast_const(), usize::from(slot.count.get()))
+    }
+}
+
+impl<Q, T> Drop for Io<Q, T> {
+    #[inline]
+    fn drop(&mut self) {
+        let slots = self.slot().owner.as_ptr();
+        self.slots().put_back(self.slot());
+        // SAFETY: the count that `take` left; the queue may go with it, and the place is not used after this.
+        drop(unsafe { Rc::from_raw(slots) });
+    }
+}
+
+impl<Q, T> std::fmt::Debug for Io<Q, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Io").field("index", &self.slot().index).field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+/// A queue whose I/Os may be given to SPDK's bdev layer.
+#[cfg(feature = "runtime")]
+pub trait TakesBdevIo<T: 'static>: Sized + 'static {
+    /// The I/O has ended.
+    fn ended(io: Io<Self, T>, result: Result<(), Status>);
+}
+
+#[cfg(feature = "runtime")]
+// SAFETY: the pointer is that of the place, which `from_raw` makes an owner again. The pieces lie in the queue, which the owner
+// holds, and are changed by nobody but an owner; the memory that they describe is mapped while the view is held, which the place
+// does until it is put back, and any other view that `rebase` puts in has the same regions.
+unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, T> {
+    #[inline]
+    fn into_raw(self) -> NonNull<c_void> {
+        Self::into_raw(self)
+    }
+
+    #[inline]
+    unsafe fn from_raw(raw: NonNull<c_void>) -> Self {
+        // SAFETY: the caller vouches for `raw`.
+        unsafe { Self::from_raw(raw) }
+    }
+
+    #[inline]
+    fn pieces(&self) -> spdk::bdev_client::Pieces {
+        let (first, count) = Self::pieces(self);
+        spdk::bdev_client::Pieces { first, count, bytes: u64::from(self.bytes()) }
+    }
+
+    #[inline]
+    fn complete(self, result: Result<(), spdk::nvme::Status>) {
+        Q::ended(self, result.map_err(|status| Status::new(status.sct, status.sc)));
+    }
+}

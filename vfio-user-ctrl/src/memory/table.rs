@@ -1,0 +1,287 @@
+//! The regions of one guest as a sorted table that never changes.
+#![expect(unsafe_code, reason = "guest memory is copied")]
+
+use std::cell::Cell;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::bytes;
+use super::error::{Fault, MapError, UnmapError};
+use super::region::{Access, HostPtr, Region, to_usize};
+
+/// A contiguous range of host memory that is the guest's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostPiece {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+impl HostPiece {
+    /// The first address. It may be followed, as memory that others write at any time, while a [`GuestMemory`] with the
+    /// region is held; beyond reading only if the piece was translated for writing.
+    #[must_use]
+    #[inline]
+    pub const fn ptr(self) -> NonNull<u8> {
+        self.ptr
+    }
+
+    /// The length in bytes: at least 1, unless none was asked for.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks for an empty piece")]
+    #[inline]
+    pub const fn len(self) -> usize {
+        self.len
+    }
+}
+
+/// A region with what a translation needs of it in one place.
+#[derive(Clone)]
+struct Slot {
+    gpa: u64,
+    /// In bytes.
+    len: u64,
+    /// `None` for a region without a file.
+    host: Option<HostPtr>,
+    writeable: bool,
+    poisoned: &'static AtomicBool,
+    region: Arc<Region>,
+}
+
+impl Slot {
+    fn new(region: Arc<Region>) -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        let (host, poisoned) = region.host().map_or((None, &NEVER), |(host, poisoned)| (Some(host), poisoned));
+        let writeable = region.access() != Access::ReadOnly;
+        Self { gpa: region.gpa(), len: region.len(), host, writeable, poisoned, region }
+    }
+
+    #[inline]
+    const fn has(&self, gpa: u64) -> bool {
+        gpa.wrapping_sub(self.gpa) < self.len
+    }
+
+    /// The part of `len` bytes at `gpa`, which the slot has.
+    #[inline]
+    fn piece(&self, gpa: u64, len: u64, write: bool) -> Result<HostPiece, Fault> {
+        let HostPtr(host) = self.host.ok_or(Fault::NoFile)?;
+        if write && !self.writeable {
+            return Err(Fault::ReadOnly);
+        }
+        if self.poisoned.load(Ordering::Relaxed) {
+            return Err(Fault::Poisoned);
+        }
+        let offset = gpa.wrapping_sub(self.gpa);
+        if offset >= self.len {
+            return Err(Fault::Unmapped);
+        }
+        // SAFETY: the region's `len` bytes from `host` are one mapping, which `self.region` holds; `offset` is within.
+        let ptr = unsafe { host.add(to_usize(offset)) };
+        Ok(HostPiece { ptr, len: to_usize(len.min(self.len - offset)) })
+    }
+}
+
+/// The memory of one guest at one moment: regions sorted by address, none over another. A change makes a new table; who
+/// still uses an old one holds its regions.
+#[derive(Clone, Default)]
+pub struct GuestMemory {
+    slots: Box<[Slot]>,
+}
+
+impl GuestMemory {
+    /// The most regions that a client may have. With a huge page as the smallest that is sensible, 8 GiB.
+    pub const MAX_REGIONS: usize = 4096;
+
+    /// The most bytes that a client's regions may have together: 16 TiB of the 128 TiB of a process, so that a client
+    /// with sparse files does not use up the addresses of all.
+    pub const MAX_BYTES: u64 = 1 << 44;
+
+    /// A guest without memory.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same memory with one region more. A refused region is dropped, and its notifier called, if nobody else holds
+    /// it.
+    ///
+    /// # Errors
+    /// When the region overlaps one that there is (be it the same), or there are too many or too large ones.
+    pub fn with(&self, region: Arc<Region>) -> Result<Self, MapError> {
+        if self.slots.len() >= Self::MAX_REGIONS {
+            return Err(MapError::TooMany { limit: Self::MAX_REGIONS });
+        }
+        let total = self.bytes().saturating_add(region.len());
+        if total > Self::MAX_BYTES {
+            return Err(MapError::TooLarge { total, limit: Self::MAX_BYTES });
+        }
+        let place = self.slots.partition_point(|slot| slot.region.end() <= region.gpa());
+        let (before, after) = self.slots.split_at(place);
+        if let Some(other) = after.first().filter(|other| other.gpa < region.end()) {
+            return Err(MapError::Overlap {
+                gpa: region.gpa(),
+                end: region.end(),
+                other_gpa: other.gpa,
+                other_end: other.region.end(),
+            });
+        }
+        let slots = before.iter().cloned().chain([Slot::new(region)]).chain(after.iter().cloned());
+        Ok(Self { slots: slots.collect() })
+    }
+
+    /// The same memory without the regions in the `len` bytes at `gpa`, and those regions.
+    ///
+    /// # Errors
+    /// When the range reaches 2^64, cuts a region, or has none in it.
+    pub fn without(&self, gpa: u64, len: u64) -> Result<(Self, Vec<Arc<Region>>), UnmapError> {
+        let end = gpa.checked_add(len).ok_or(UnmapError::AddressWraps { gpa, len })?;
+        let first = self.slots.partition_point(|slot| slot.region.end() <= gpa);
+        let behind = self.slots.partition_point(|slot| slot.gpa < end).max(first);
+        let (before, rest) = self.slots.split_at(first);
+        let (taken, after) = rest.split_at(behind - first);
+        if let Some(cut) = taken.iter().find(|slot| slot.gpa < gpa || slot.region.end() > end) {
+            let (region_gpa, region_end) = (cut.gpa, cut.region.end());
+            return Err(UnmapError::Partial { gpa, end, region_gpa, region_end });
+        }
+        if taken.is_empty() {
+            return Err(UnmapError::NotMapped { gpa, len });
+        }
+        let left = Self { slots: before.iter().chain(after).cloned().collect() };
+        Ok((left, taken.iter().map(|slot| Arc::clone(&slot.region)).collect()))
+    }
+
+    /// A guest without memory, and the regions that this one had.
+    #[must_use]
+    pub fn without_all(&self) -> (Self, Vec<Arc<Region>>) {
+        (Self::default(), self.regions().cloned().collect())
+    }
+
+    /// The regions, by address.
+    pub fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
+        self.slots.iter().map(|slot| &slot.region)
+    }
+
+    /// How many regions there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is no region.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// How many bytes the regions have together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.slots.iter().fold(0, |bytes, slot| bytes.saturating_add(slot.len))
+    }
+
+    /// Whether any region's file was found shrunk.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.slots.iter().any(|slot| slot.poisoned.load(Ordering::Acquire))
+    }
+
+    /// The region that has `gpa`.
+    #[must_use]
+    pub fn region_at(&self, gpa: u64) -> Option<&Arc<Region>> {
+        self.slot(&Cell::new(0), gpa).ok().map(|slot| &slot.region)
+    }
+
+    /// Only the regions that the `len` bytes at `gpa` touch: who holds this does not keep the others.
+    ///
+    /// # Errors
+    /// When there are bytes in the range that no region has.
+    pub(super) fn part(&self, gpa: u64, len: u64) -> Result<Self, Fault> {
+        let end = gpa.checked_add(len).ok_or(Fault::Unmapped)?;
+        let (mut slots, mut at) = (Vec::new(), gpa);
+        while at < end {
+            let slot = self.slot(&Cell::new(0), at)?;
+            slots.push(slot.clone());
+            at = slot.region.end();
+        }
+        Ok(Self { slots: slots.into() })
+    }
+
+    /// Whether all of a piece of host memory is in one region of this table: who holds the table then keeps the piece mapped.
+    pub(super) fn holds(&self, piece: &libc::iovec) -> bool {
+        let begin = piece.iov_base.addr();
+        let within = |slot: &Slot| {
+            let HostPtr(host) = slot.host?;
+            let offset = begin.checked_sub(host.addr().get())?;
+            offset.checked_add(piece.iov_len).filter(|end| *end <= to_usize(slot.len))
+        };
+        self.slots.iter().any(|slot| within(slot).is_some())
+    }
+
+    /// The host memory of the longest part of the `len` bytes at `gpa` that begins there and is in one region. `hint`
+    /// is any number to begin with; it makes the next look-up in the same region independent of how many there are.
+    ///
+    /// # Errors
+    /// When the first byte is in no region, or in one that cannot be used so.
+    #[inline]
+    pub fn translate(&self, hint: &Cell<u32>, gpa: u64, len: u64, write: bool) -> Result<HostPiece, Fault> {
+        self.slot(hint, gpa)?.piece(gpa, len, write)
+    }
+
+    #[inline]
+    fn slot(&self, hint: &Cell<u32>, gpa: u64) -> Result<&Slot, Fault> {
+        match self.slots.get(hint.get() as usize) {
+            Some(slot) if slot.has(gpa) => Ok(slot),
+            _ => self.search(hint, gpa),
+        }
+    }
+
+    fn search(&self, hint: &Cell<u32>, gpa: u64) -> Result<&Slot, Fault> {
+        let behind = self.slots.partition_point(|slot| slot.gpa <= gpa);
+        let index = behind.checked_sub(1).ok_or(Fault::Unmapped)?;
+        let slot = self.slots.get(index).filter(|slot| slot.has(gpa)).ok_or(Fault::Unmapped)?;
+        hint.set(u32::try_from(index).unwrap_or(0));
+        Ok(slot)
+    }
+
+    /// Fills `into` from `gpa`, across regions.
+    ///
+    /// # Errors
+    /// When a byte of the range cannot be read. What is in `into` is then of no use.
+    pub fn read(&self, hint: &Cell<u32>, gpa: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let (mut gpa, mut rest) = (gpa, into);
+        while !rest.is_empty() {
+            let piece = self.translate(hint, gpa, rest.len() as u64, false)?;
+            let (now, later) = rest.split_at_mut_checked(piece.len).ok_or(Fault::Unmapped)?;
+            // SAFETY: the piece is `now.len()` bytes of a region that this table holds.
+            unsafe { bytes::load(piece.ptr, now) };
+            // No region reaches 2^64.
+            gpa = gpa.wrapping_add(piece.len as u64);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes `data` to `gpa`, across regions.
+    ///
+    /// # Errors
+    /// When a byte of the range cannot be written. Those before it may have been.
+    pub fn write(&self, hint: &Cell<u32>, gpa: u64, data: &[u8]) -> Result<(), Fault> {
+        let (mut gpa, mut rest) = (gpa, data);
+        while !rest.is_empty() {
+            let piece = self.translate(hint, gpa, rest.len() as u64, true)?;
+            let (now, later) = rest.split_at_checked(piece.len).ok_or(Fault::Unmapped)?;
+            // SAFETY: the piece is `now.len()` bytes of a region that this table holds, and may be written.
+            unsafe { bytes::store(piece.ptr, now) };
+            gpa = gpa.wrapping_add(piece.len as u64);
+            rest = later;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for GuestMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.regions()).finish()
+    }
+}

@@ -1,0 +1,46 @@
+//! What the tests of this module share.
+#![expect(unsafe_code, reason = "I/O vectors are followed")]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::{Access, GuestMemory, MemView, Region, memfd};
+
+pub(super) const PAGE: u64 = super::region::PAGE;
+
+/// A memfd of `len` bytes of zeros.
+pub(super) fn file(len: u64) -> File {
+    memfd::create(c"courier-test", len, 0).expect("a memfd")
+}
+
+/// A memfd of `pages` pages, in which each 8-byte word tells its own offset.
+pub(super) fn patterned(pages: u64) -> File {
+    let file = file(pages * PAGE);
+    let words: Vec<u8> = (0..pages * PAGE / 8).flat_map(|word| (word * 8).to_le_bytes()).collect();
+    file.write_all_at(&words, 0).expect("room in the memfd");
+    file
+}
+
+/// A region of `file` that nobody waits for.
+pub(super) fn region_of(file: &File, offset: u64, gpa: u64, len: u64) -> Arc<Region> {
+    let file = file.try_clone().expect("a descriptor").into();
+    Arc::new(Region::map(file, offset, gpa, len, Access::ReadWrite, |_| {}).expect("a region"))
+}
+
+/// A view of these regions.
+pub(super) fn view_of(regions: impl IntoIterator<Item = Arc<Region>>) -> MemView {
+    let memory =
+        regions.into_iter().fold(GuestMemory::new(), |memory, region| memory.with(region).expect("no overlap"));
+    MemView::new(Arc::new(memory))
+}
+
+/// The bytes that I/O vectors of `_view` name.
+pub(super) fn gather(_view: &MemView, iovs: &[libc::iovec]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for iov in iovs {
+        // SAFETY: the vectors were translated by the view, and the test is the only one that uses its memory.
+        bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(iov.iov_base.cast(), iov.iov_len) });
+    }
+    bytes
+}

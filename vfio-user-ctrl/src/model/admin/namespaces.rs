@@ -1,0 +1,213 @@
+//! The namespaces that the controller has, and which of them changed since the host last asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use super::Controller;
+use super::events::Event;
+use crate::model::spec::Status;
+
+/// The most namespaces, and the largest NSID (NN and MNAN).
+pub const MAX_NAMESPACES: u32 = 256;
+
+/// The sizes of blocks that a host can be offered: 512 bytes to 64 KiB.
+const BLOCK_SHIFTS: std::ops::RangeInclusive<u8> = 9..=16;
+
+// The Changed Namespace List holds 1024 NSIDs, and has another form where there are more of them.
+const _: () = assert!(MAX_NAMESPACES <= 1024);
+
+/// A namespace that the controller cannot have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NamespaceError {
+    /// The NSID is 0 or too large.
+    #[error("the NSID {0} is out of range: it has to be 1 to {MAX_NAMESPACES}")]
+    NsidOutOfRange(u32),
+    /// There is a namespace with that NSID.
+    #[error("the NSID {0} is in use")]
+    NsidInUse(u32),
+    /// There is no namespace with that NSID.
+    #[error("there is no namespace with the NSID {0}")]
+    NotFound(u32),
+    /// Blocks that are too small or too large.
+    #[error("blocks of 2^{0} bytes are not supported: they have to be of 512 bytes to 64 KiB")]
+    BlockSize(u8),
+    /// No block, or more bytes than 64 bits count.
+    #[error("{0} blocks are not a size that a namespace can have")]
+    Size(u64),
+}
+
+/// What a namespace can do beyond reading and writing.
+#[expect(clippy::struct_excessive_bools, reason = "each stands for a command of its own")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Supports {
+    /// Dataset Management with Deallocate.
+    pub unmap: bool,
+    /// Blocks that were deallocated are read as zeroes, and Write Zeroes may deallocate.
+    pub unmap_zeroes: bool,
+    /// Write Zeroes.
+    pub write_zeroes: bool,
+    /// Compare.
+    pub compare: bool,
+    /// Compare and Write as a fused operation.
+    pub compare_and_write: bool,
+    /// It has a volatile write cache, which Flush empties.
+    pub volatile_write_cache: bool,
+}
+
+/// A namespace as the host shall see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Namespace identifier: 1 to [`MAX_NAMESPACES`].
+    pub nsid: u32,
+    /// Size in logical blocks.
+    pub blocks: u64,
+    /// The size of a block, as an exponent of two in bytes: 9 to 16.
+    pub block_shift: u8,
+    /// UUID; zeroes for none.
+    pub uuid: [u8; 16],
+    /// Namespace globally unique identifier, as it is sent; zeroes for none.
+    pub nguid: [u8; 16],
+    /// IEEE extended unique identifier, as it is sent; zeroes for none.
+    pub eui64: [u8; 8],
+    /// What it can do.
+    pub supports: Supports,
+    /// The most blocks of a fused Compare and Write (NACWU); 0 is 1.
+    pub compare_and_write_blocks: u16,
+    /// Blocks at whose multiples an I/O should not cross (NOIOB); 0 for none.
+    pub optimal_boundary_blocks: u16,
+    /// Blocks in which it is best written (NPWG, NPWA, NOWS); 0 where nothing is known.
+    pub preferred_write_blocks: u16,
+    /// Blocks in which it is best deallocated (NPDG, NPDA); 0 where nothing is known.
+    pub preferred_unmap_blocks: u16,
+    /// It cannot be written.
+    pub write_protected: bool,
+}
+
+impl Namespace {
+    /// Whether a controller can have it, but for its NSID.
+    ///
+    /// # Errors
+    /// What is wrong with its shape.
+    pub fn check(&self) -> Result<(), NamespaceError> {
+        if !BLOCK_SHIFTS.contains(&self.block_shift) {
+            return Err(NamespaceError::BlockSize(self.block_shift));
+        }
+        self.check_size(self.blocks)
+    }
+
+    fn check_size(&self, blocks: u64) -> Result<(), NamespaceError> {
+        if blocks == 0 || blocks > u64::MAX >> self.block_shift {
+            return Err(NamespaceError::Size(blocks));
+        }
+        Ok(())
+    }
+}
+
+/// The active namespaces, and the Changed Namespace List.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    active: BTreeMap<u32, Namespace>,
+    changed: BTreeSet<u32>,
+}
+
+impl Namespaces {
+    /// The namespace with that NSID, or `None` for an NSID that is valid but inactive (section 3.2.1).
+    pub(super) fn lookup(&self, nsid: u32) -> Result<Option<&Namespace>, Status> {
+        if (1..=MAX_NAMESPACES).contains(&nsid) { Ok(self.active.get(&nsid)) } else { Err(Status::INVALID_NAMESPACE) }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Namespace> {
+        self.active.values()
+    }
+
+    /// The active NSIDs above `nsid`.
+    pub(super) fn above(&self, nsid: u32) -> impl Iterator<Item = u32> {
+        self.active.range((Bound::Excluded(nsid), Bound::Unbounded)).map(|(nsid, _)| *nsid)
+    }
+
+    /// What any of them can do.
+    pub(super) fn supports(&self) -> Supports {
+        self.iter().fold(Supports::default(), |any, namespace| {
+            let one = namespace.supports;
+            Supports {
+                unmap: any.unmap | one.unmap,
+                unmap_zeroes: any.unmap_zeroes | one.unmap_zeroes,
+                write_zeroes: any.write_zeroes | one.write_zeroes,
+                compare: any.compare | one.compare,
+                compare_and_write: any.compare_and_write | one.compare_and_write,
+                volatile_write_cache: any.volatile_write_cache | one.volatile_write_cache,
+            }
+        })
+    }
+
+    pub(super) const fn changed(&self) -> &BTreeSet<u32> {
+        &self.changed
+    }
+
+    pub(super) fn forget_changes(&mut self) {
+        self.changed.clear();
+    }
+}
+
+impl Controller {
+    /// Adds a namespace, and tells the host of it if that is listening.
+    ///
+    /// # Errors
+    /// The NSID is out of range or in use, or the host cannot be offered such a namespace.
+    pub fn add_namespace(&mut self, namespace: Namespace) -> Result<(), NamespaceError> {
+        let nsid = namespace.nsid;
+        match self.namespaces.lookup(nsid) {
+            Err(_) => return Err(NamespaceError::NsidOutOfRange(nsid)),
+            Ok(Some(_)) => return Err(NamespaceError::NsidInUse(nsid)),
+            Ok(None) => namespace.check()?,
+        }
+        self.namespaces.active.insert(nsid, namespace);
+        self.namespace_changed(nsid);
+        Ok(())
+    }
+
+    /// Takes a namespace away and tells the host; false if there was none.
+    pub fn remove_namespace(&mut self, nsid: u32) -> bool {
+        let was_there = self.namespaces.active.remove(&nsid).is_some();
+        if was_there {
+            self.features.forget_namespace(nsid);
+            self.namespace_changed(nsid);
+        }
+        was_there
+    }
+
+    /// Gives a namespace another size, in blocks, and tells the host.
+    ///
+    /// # Errors
+    /// There is no such namespace, or it cannot have that size.
+    pub fn resize_namespace(&mut self, nsid: u32, blocks: u64) -> Result<(), NamespaceError> {
+        let namespace = self.namespaces.active.get_mut(&nsid).ok_or(NamespaceError::NotFound(nsid))?;
+        namespace.check_size(blocks)?;
+        if namespace.blocks != blocks {
+            namespace.blocks = blocks;
+            self.namespace_changed(nsid);
+        }
+        Ok(())
+    }
+
+    /// The namespace with that NSID.
+    #[must_use]
+    pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
+        self.namespaces.active.get(&nsid)
+    }
+
+    /// The namespaces in ascending order of their NSIDs.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.iter()
+    }
+
+    fn namespace_changed(&mut self, nsid: u32) {
+        // A host that has not started yet reads everything anew when it does.
+        if self.enabled {
+            self.namespaces.changed.insert(nsid);
+            if self.features.notifies_namespace_changes() {
+                self.events.raise(Event::NamespaceAttributeChanged);
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Dispatch, Abort, Keep Alive, Doorbell Buffer Config, reset.
+
+use super::*;
+
+#[test]
+fn commands_that_the_controller_does_not_have_are_invalid_opcodes() {
+    let mut controller = controller();
+    // Reserved, namespace management, firmware, self-test, attachment, directives, virtualization, NVMe-MI, lockdown,
+    // format, security, sanitize, Get LBA Status, of a vendor.
+    for opcode in [
+        0x03, 0x07, 0x0d, 0x10, 0x11, 0x14, 0x15, 0x19, 0x1a, 0x1c, 0x1d, 0x1e, 0x24, 0x80, 0x81, 0x82, 0x84, 0x86,
+        0xc0, 0xff,
+    ] {
+        let sqe = Sqe { opcode, ..Sqe::default() };
+        assert_eq!(status(controller.admin(&sqe, NOW)), Status::INVALID_OPCODE, "{opcode:x}h");
+    }
+}
+
+#[test]
+fn fused_admin_commands_and_sgls_are_invalid_fields() {
+    let mut controller = controller();
+    for flags in [0b01, 0b10, 0b11, 0b0100_0000, 0b1000_0000, 0b1100_0000] {
+        let sqe = Sqe { flags, cdw10: 1, ..command(Opcode::Identify) };
+        assert_eq!(status(controller.admin(&sqe, NOW)), Status::INVALID_FIELD, "{flags:b}");
+    }
+}
+
+#[test]
+fn a_controller_with_bad_limits_is_refused() {
+    assert!(Controller::new(identity(), Limits { max_queues: 0, ..LIMITS }).is_err());
+}
+
+fn abort(sqid: u32, cid: u32) -> Sqe {
+    Sqe { cdw10: cid << 16 | sqid, ..command(Opcode::Abort) }
+}
+
+#[test]
+fn abort_of_an_io_command_goes_to_the_runtime() {
+    let mut controller = controller();
+    make_pair(&mut controller, 2);
+    assert_eq!(controller.admin(&abort(2, 0xabcd), NOW), Outcome::Abort { sqid: 2, cid: 0xabcd });
+}
+
+#[test]
+fn abort_of_what_is_not_there_succeeds_without_aborting() {
+    let mut controller = controller();
+    assert_eq!(dw0(controller.admin(&abort(2, 1), NOW)), 1);
+    assert_eq!(dw0(controller.admin(&abort(0, 1), NOW)), 1);
+    assert_eq!(dw0(controller.admin(&abort(0xffff, 1), NOW)), 1);
+}
+
+#[test]
+fn a_fifth_abort_exceeds_the_limit_until_one_has_finished() {
+    let mut controller = controller();
+    make_pair(&mut controller, 1);
+    for cid in 0..4 {
+        assert!(matches!(controller.admin(&abort(1, cid), NOW), Outcome::Abort { .. }));
+    }
+    assert_eq!(status(controller.admin(&abort(1, 4), NOW)), Status::ABORT_LIMIT_EXCEEDED);
+    controller.abort_finished();
+    assert!(matches!(controller.admin(&abort(1, 4), NOW), Outcome::Abort { .. }));
+}
+
+#[test]
+fn an_aborted_event_request_is_completed_as_aborted_and_holds_no_place() {
+    let mut controller = controller();
+    assert_eq!(controller.admin(&request_event(5), NOW), Outcome::Held);
+    assert_eq!(dw0(controller.admin(&abort(0, 5), NOW)), 0);
+    assert_eq!(controller.next_event(), Some(Completion { cid: 5, dw0: 0, status: Status::ABORT_REQUESTED }));
+    assert_eq!(controller.next_event(), None);
+    assert_eq!(dw0(controller.admin(&abort(0, 5), NOW)), 1);
+}
+
+#[test]
+fn keep_alive_expires_only_when_it_was_asked_for_and_is_put_off_by_the_command() {
+    let mut controller = controller();
+    let at = |seconds| NOW + Duration::from_millis(seconds * 1000_u64);
+    assert!(!controller.keep_alive_expired(at(1_000_000)));
+    // 4.5 seconds become 5: the granularity is a second.
+    assert_eq!(dw0(controller.admin(&set_feature(0x0f, 4500), at(10))), 0);
+    assert_eq!(dw0(controller.admin(&get_feature(0x0f, 0), at(10))), 5000);
+    assert!(!controller.keep_alive_expired(at(14)));
+    assert!(controller.keep_alive_expired(at(15)));
+    assert_eq!(dw0(controller.admin(&command(Opcode::KeepAlive), at(14))), 0);
+    assert!(!controller.keep_alive_expired(at(18)));
+    assert!(controller.keep_alive_expired(at(19)));
+    assert_eq!(dw0(controller.admin(&set_feature(0x0f, 0), at(19))), 0);
+    assert!(!controller.keep_alive_expired(at(1_000_000)));
+}
+
+#[test]
+fn the_longest_keep_alive_timeout_does_not_wrap() {
+    let mut controller = controller();
+    assert_eq!(dw0(controller.admin(&set_feature(0x0f, u32::MAX), NOW)), 0);
+    assert_eq!(dw0(controller.admin(&get_feature(0x0f, 0), NOW)), 4_294_967_000);
+}
+
+#[test]
+fn doorbell_buffers_are_two_pages() {
+    let mut controller = controller();
+    let config = |prp1, prp2| Sqe { prp1, prp2, ..command(Opcode::DoorbellBufferConfig) };
+    assert_eq!(
+        controller.admin(&config(0x1000, 0x2000), NOW),
+        Outcome::DoorbellBuffers { shadow: 0x1000, event_idx: 0x2000 }
+    );
+    for (shadow, event_idx) in [(0x1004, 0x2000), (0x1000, 0x2008), (0x1000, 0x1000)] {
+        assert_eq!(status(controller.admin(&config(shadow, event_idx), NOW)), Status::INVALID_FIELD);
+    }
+}
+
+#[test]
+fn a_reset_takes_queues_features_and_requests_and_leaves_namespaces() {
+    let mut controller = controller();
+    make_pair(&mut controller, 1);
+    assert_eq!(controller.admin(&request_event(1), NOW), Outcome::Held);
+    assert_eq!(dw0(controller.admin(&set_feature(0x0b, 0x100), NOW)), 0);
+    assert_eq!(dw0(controller.admin(&set_feature(0x0f, 1000), NOW)), 0);
+    assert!(controller.remove_namespace(3));
+    controller.reset();
+    controller.enable(NOW);
+    assert_eq!(controller.next_event(), None);
+    assert_eq!(dw0(controller.admin(&get_feature(0x0b, 0), NOW)), 0);
+    assert!(!controller.keep_alive_expired(NOW * 1000));
+    assert_eq!(data(controller.admin(&get_log(4, 4096), NOW)), vec![0; 4096]);
+    assert_eq!(controller.namespaces().map(|namespace| namespace.nsid).collect::<Vec<_>>(), [1]);
+    make_pair(&mut controller, 1);
+}
+
+#[test]
+fn what_the_runtime_answers_after_a_reset_changes_nothing() {
+    let mut controller = controller();
+    assert!(matches!(controller.admin(&create_cq(1, 8), NOW), Outcome::CreateCq(_)));
+    controller.reset();
+    controller.enable(NOW);
+    controller.queue_created(QueueId::Cq(1));
+    controller.abort_finished();
+    assert_eq!(status(controller.admin(&create_sq(1, 8, 1), NOW)), Status::COMPLETION_QUEUE_INVALID);
+}

@@ -1,0 +1,185 @@
+//! Commands at random, with a runtime that answers late, or not with what was hoped for.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// A step of a host, of the runtime or of the operator.
+#[derive(Debug, Clone)]
+enum Step {
+    Command(Sqe),
+    /// The runtime answers what waits longest, well or not.
+    Answer(bool),
+    Supply(Vec<u8>),
+    Add(u32),
+    Remove(u32),
+    Resize(u32, u64),
+    DoorbellError,
+    EntrySizes(u8, u8),
+    Reset,
+}
+
+/// Small numbers reach far; large ones and those with single bits reach the limits.
+fn dword() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        4 => 0_u32..8,
+        2 => any::<u32>(),
+        2 => (0_u32..8, 0_u32..8).prop_map(|(high, low)| high << 16 | low),
+        1 => (0_u32..32).prop_map(|bit| 1 << bit),
+        1 => Just(u32::MAX),
+    ]
+}
+
+fn opcode() -> impl Strategy<Value = u8> {
+    let known = [0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0a, 0x0c, 0x18, 0x7c];
+    prop_oneof![9 => proptest::sample::select(known.to_vec()), 1 => any::<u8>()]
+}
+
+fn sqe() -> impl Strategy<Value = Sqe> {
+    let flags = prop_oneof![9 => Just(0_u8), 1 => any::<u8>()];
+    let address = prop_oneof![any::<u64>().prop_map(|address| address & !0xfff), any::<u64>()];
+    let head = (opcode(), flags, 0_u16..16, dword(), address.clone(), address);
+    let tail = (prop_oneof![dword(), 0_u32..0x20], dword(), dword(), dword(), dword());
+    (head, tail).prop_map(|((opcode, flags, cid, nsid, prp1, prp2), (cdw10, cdw11, cdw12, cdw13, cdw14))| Sqe {
+        opcode,
+        flags,
+        cid,
+        nsid,
+        prp1,
+        prp2,
+        cdw10,
+        cdw11,
+        cdw12,
+        cdw13,
+        cdw14,
+        ..Sqe::default()
+    })
+}
+
+/// Commands on few queues, most of which can be carried out.
+fn queue_command() -> impl Strategy<Value = Sqe> {
+    (proptest::sample::select(vec![0x00, 0x01, 0x04, 0x05]), 1_u32..3, 0_u32..4).prop_map(|(opcode, qid, cqid)| Sqe {
+        opcode,
+        cdw10: 7 << 16 | qid,
+        cdw11: cqid << 16 | 1,
+        ..Sqe::default()
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => sqe().prop_map(Step::Command),
+        12 => queue_command().prop_map(Step::Command),
+        12 => proptest::bool::weighted(0.8).prop_map(Step::Answer),
+        1 => vec(any::<u8>(), 0..520).prop_map(Step::Supply),
+        1 => (0_u32..260).prop_map(Step::Add),
+        1 => (0_u32..260).prop_map(Step::Remove),
+        1 => (0_u32..8, any::<u64>()).prop_map(|(nsid, blocks)| Step::Resize(nsid, blocks)),
+        1 => Just(Step::DoorbellError),
+        1 => prop_oneof![4 => Just((6, 4)), 1 => any::<(u8, u8)>()].prop_map(|(sq, cq)| Step::EntrySizes(sq, cq)),
+        1 => Just(Step::Reset),
+    ]
+}
+
+/// A runtime that remembers what it was asked to do.
+struct Host {
+    controller: Controller,
+    waiting: Vec<Outcome>,
+    now: Duration,
+}
+
+impl Host {
+    fn take(&mut self, step: Step) {
+        self.now += Duration::from_millis(7);
+        match step {
+            Step::Command(sqe) => self.command(&sqe),
+            Step::Answer(well) if !self.waiting.is_empty() => {
+                let outcome = self.waiting.remove(0);
+                self.answer(&outcome, well);
+            }
+            Step::Answer(_) => self.controller.abort_finished(),
+            Step::Supply(data) => {
+                if let Some(at) = self.waiting.iter().position(|outcome| matches!(outcome, Outcome::Need { .. }))
+                    && let Outcome::Need { pending, .. } = self.waiting.remove(at)
+                {
+                    let outcome = self.controller.supply(pending, &data, self.now);
+                    assert!(matches!(outcome, Outcome::Done { .. }));
+                }
+            }
+            Step::Add(nsid) => drop(self.controller.add_namespace(namespace(nsid))),
+            Step::Remove(nsid) => drop(self.controller.remove_namespace(nsid)),
+            Step::Resize(nsid, blocks) => drop(self.controller.resize_namespace(nsid, blocks)),
+            Step::DoorbellError => self.controller.doorbell_error(DoorbellError::Value),
+            Step::EntrySizes(submission, completion) => self.controller.set_entry_sizes(submission, completion),
+            Step::Reset => {
+                self.waiting.clear();
+                self.controller.reset();
+                self.controller.enable(self.now);
+            }
+        }
+    }
+
+    fn command(&mut self, sqe: &Sqe) {
+        let outcome = self.controller.admin(sqe, self.now);
+        match &outcome {
+            Outcome::Data { data, .. } => match sqe.opcode {
+                0x02 => assert!(data.len() as u64 <= (u64::from(sqe.cdw10 >> 16 | (sqe.cdw11 & 0xffff) << 16) + 1) * 4),
+                0x06 => assert_eq!(data.len(), 4096),
+                _ => assert!(data.len() <= 512),
+            },
+            Outcome::CreateCq(queue) => {
+                assert!((1..=4).contains(&queue.qid) && (2..=256).contains(&queue.entries) && queue.vector < 5);
+                assert!(queue.base % 4096 == 0);
+            }
+            Outcome::CreateSq(queue) => {
+                assert!((1..=4).contains(&queue.qid) && (2..=256).contains(&queue.entries));
+                assert!((1..=4).contains(&queue.cqid) && queue.base % 4096 == 0);
+            }
+            Outcome::Need { len, .. } => assert!(*len <= 512),
+            Outcome::Done { .. } | Outcome::Held => return,
+            Outcome::DeleteSq { .. } | Outcome::DeleteCq { .. } | Outcome::Abort { .. } => {}
+            Outcome::DoorbellBuffers { shadow, event_idx } => assert_ne!(shadow, event_idx),
+        }
+        self.waiting.push(outcome);
+    }
+
+    fn answer(&mut self, outcome: &Outcome, well: bool) {
+        match outcome {
+            Outcome::CreateCq(queue) if well => self.controller.queue_created(QueueId::Cq(queue.qid)),
+            Outcome::CreateCq(queue) => self.controller.queue_creation_failed(QueueId::Cq(queue.qid)),
+            Outcome::CreateSq(queue) if well => self.controller.queue_created(QueueId::Sq(queue.qid)),
+            Outcome::CreateSq(queue) => self.controller.queue_creation_failed(QueueId::Sq(queue.qid)),
+            Outcome::DeleteSq { qid } => self.controller.queue_deleted(QueueId::Sq(*qid)),
+            Outcome::DeleteCq { qid } => self.controller.queue_deleted(QueueId::Cq(*qid)),
+            Outcome::Abort { .. } => self.controller.abort_finished(),
+            _ => {}
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_sequence_of_commands_breaks_the_controller(steps in vec(step(), 0..200)) {
+        let mut host = Host { controller: controller(), waiting: Vec::new(), now: NOW };
+        for step in steps {
+            host.take(step);
+            prop_assert!(host.controller.queues.is_consistent());
+            // Requests are few, and each completes once.
+            let events = std::iter::from_fn(|| host.controller.next_event()).take(9).count();
+            prop_assert!(events <= 4);
+        }
+    }
+
+    #[test]
+    fn any_command_has_an_outcome(dwords in any::<[u32; 16]>()) {
+        let sqe: Sqe = zerocopy::transmute!(dwords);
+        let outcome = controller().admin(&sqe, NOW);
+        let len = match outcome {
+            Outcome::Data { data, .. } => data.len(),
+            Outcome::Need { len, .. } => len,
+            _ => 0,
+        };
+        prop_assert!(len <= 128 << 10);
+    }
+}

@@ -1,0 +1,319 @@
+//! I/O commands of the NVM Command Set (specification 1.0, section 3.2), checked against their namespace.
+//!
+//! [`decode`] works on the copy of the entry that was taken from the queue, so what it has checked stays as it is. What it
+//! returns lies within the namespace and within the transfer limits. Namespaces have neither metadata nor protection
+//! information: the metadata pointer, PRINFO and the tags are ignored, as the specification has it for such formats.
+
+pub mod dsm;
+
+use std::ops::BitOr;
+
+use super::spec::{Sqe, Status};
+
+/// Opcodes of the NVM Command Set.
+#[expect(missing_docs, reason = "the names are the specification's")]
+pub mod opcode {
+    pub const FLUSH: u8 = 0x00;
+    pub const WRITE: u8 = 0x01;
+    pub const READ: u8 = 0x02;
+    pub const COMPARE: u8 = 0x05;
+    pub const WRITE_ZEROES: u8 = 0x08;
+    pub const DATASET_MANAGEMENT: u8 = 0x09;
+}
+
+/// CDW12 of commands on blocks: the 0's based number of blocks, Deallocate (Write Zeroes), Force Unit Access.
+const NLB: u32 = 0xffff;
+const DEAC: u32 = 1 << 25;
+const FUA: u32 = 1 << 30;
+const PSDT_RESERVED: u8 = 3;
+
+/// What commands a namespace takes beside Read, Write and Flush: a set of bits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoSupport(u8);
+
+impl IoSupport {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+    /// Compare.
+    pub const COMPARE: Self = Self(1);
+    /// Write Zeroes.
+    pub const WRITE_ZEROES: Self = Self(1 << 1);
+    /// Dataset Management is a command of this controller. Without it the opcode is invalid.
+    pub const DATASET_MANAGEMENT: Self = Self(1 << 2);
+    /// Dataset Management deallocates. Without it, but with [`IoSupport::DATASET_MANAGEMENT`], the command succeeds and
+    /// does nothing, as it may: a controller says in one place for all its namespaces that it has the command.
+    pub const DEALLOCATE: Self = Self(1 << 3);
+    /// There is something to flush: a volatile write cache. Without it Flush succeeds and does nothing.
+    pub const FLUSH: Self = Self(1 << 4);
+    /// Compare and Write as a fused operation.
+    pub const COMPARE_AND_WRITE: Self = Self(1 << 5);
+
+    /// Whether all of `other` are in the set.
+    #[must_use]
+    #[inline]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl BitOr for IoSupport {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Why there can be no namespace of this shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GeometryError {
+    /// The size of blocks.
+    #[error("blocks of 2^{0} bytes: a namespace has blocks of 512 (2^9) to 65536 (2^16) bytes")]
+    BlockSize(u8),
+    /// The number of blocks.
+    #[error("{blocks} blocks of 2^{block_shift} bytes are more than 2^64 bytes")]
+    Capacity {
+        /// How many there would be.
+        blocks: u64,
+        /// The size of each, as a power of two of bytes.
+        block_shift: u8,
+    },
+}
+
+/// What the checks need to know of a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NsGeometry {
+    blocks: u64,
+    block_shift: u8,
+    /// The commands that it takes.
+    pub supports: IoSupport,
+    /// Commands that change the data are refused.
+    pub write_protected: bool,
+    /// The most blocks of a Write Zeroes command, 1 or more (WZSL says the same of the controller).
+    pub max_write_zeroes_blocks: u32,
+    /// The most blocks of a fused Compare and Write (ACWU + 1).
+    pub max_fused_blocks: u32,
+}
+
+impl NsGeometry {
+    /// A namespace of `blocks` blocks of 2^`block_shift` bytes that takes Read and Write and has no limit but MDTS.
+    ///
+    /// # Errors
+    /// When blocks have another size than 512 bytes to 64 KiB, or all of them are more than 2^64 bytes.
+    pub fn new(blocks: u64, block_shift: u8) -> Result<Self, GeometryError> {
+        if !(9..=16).contains(&block_shift) {
+            return Err(GeometryError::BlockSize(block_shift));
+        }
+        if blocks > u64::MAX >> block_shift {
+            return Err(GeometryError::Capacity { blocks, block_shift });
+        }
+        Ok(Self {
+            blocks,
+            block_shift,
+            supports: IoSupport::NONE,
+            write_protected: false,
+            max_write_zeroes_blocks: NLB + 1,
+            max_fused_blocks: NLB + 1,
+        })
+    }
+
+    /// The same namespace with another number of blocks.
+    ///
+    /// # Errors
+    /// When all of them are more than 2^64 bytes.
+    pub fn resized(self, blocks: u64) -> Result<Self, GeometryError> {
+        Self::new(blocks, self.block_shift).map(|sized| Self { blocks: sized.blocks, ..self })
+    }
+
+    /// How many blocks it has.
+    #[must_use]
+    pub const fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// The size of a block, as a power of two of bytes.
+    #[must_use]
+    pub const fn block_shift(&self) -> u8 {
+        self.block_shift
+    }
+
+    #[inline]
+    fn check_range(&self, slba: u64, blocks: u32) -> Result<(), Status> {
+        let end = slba.checked_add(u64::from(blocks)).filter(|end| *end <= self.blocks);
+        end.map(|_| ()).ok_or(Status::LBA_OUT_OF_RANGE)
+    }
+
+    #[inline]
+    fn check_writable(&self) -> Result<(), Status> {
+        if self.write_protected { Err(Status::NAMESPACE_WRITE_PROTECTED) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn check_supports(&self, command: IoSupport) -> Result<(), Status> {
+        if self.supports.contains(command) { Ok(()) } else { Err(Status::INVALID_OPCODE) }
+    }
+}
+
+/// What a command asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoKind {
+    /// Blocks to the guest.
+    Read,
+    /// Blocks from the guest.
+    Write,
+    /// Blocks from the guest, to be compared with those of the namespace.
+    Compare,
+    /// Blocks become zero.
+    WriteZeroes,
+    /// Ranges lose their contents; the ranges come from the guest (see [`dsm`]).
+    Deallocate,
+    /// Data that was written becomes durable.
+    Flush,
+    /// Nothing: the command succeeds at once, without a look at its data.
+    Nothing,
+}
+
+/// The place of a command in a fused operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fuse {
+    /// In none.
+    Alone,
+    /// The Compare of a Compare and Write: the next command of the queue is the other.
+    First,
+    /// The Write of a Compare and Write.
+    Second,
+}
+
+/// A command that passed the checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoCommand {
+    /// What it asks for.
+    pub kind: IoKind,
+    /// Its place in a fused operation.
+    pub fuse: Fuse,
+    /// Force Unit Access: what is read or written must be durable.
+    pub fua: bool,
+    /// Write Zeroes: the blocks may be deallocated if they then read as zero.
+    pub deallocate: bool,
+    /// The first block.
+    pub slba: u64,
+    /// How many blocks: 1..=65536; 0 if the command names none.
+    pub blocks: u32,
+    /// Bytes of data that the command transfers; 0 for none.
+    pub bytes: u32,
+}
+
+impl IoCommand {
+    const fn without_blocks(kind: IoKind, bytes: u32) -> Self {
+        Self { kind, fuse: Fuse::Alone, fua: false, deallocate: false, slba: 0, blocks: 0, bytes }
+    }
+
+    /// Whether the data goes to the guest: its memory is written.
+    #[must_use]
+    #[inline]
+    pub const fn to_guest(&self) -> bool {
+        matches!(self.kind, IoKind::Read)
+    }
+}
+
+/// Checks an I/O command and says what it asks for. `mdts_bytes` is the most that one command transfers.
+///
+/// # Errors
+/// The status that the command ends with. Where a fused command is refused, the other one of the pair is to be aborted
+/// ([`Status::ABORTED_FAILED_FUSED`]) by whoever pairs them.
+#[inline]
+pub fn decode(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
+    match sqe.opcode {
+        opcode::READ => transfer(IoKind::Read, sqe, ns, mdts_bytes),
+        opcode::WRITE => {
+            ns.check_writable()?;
+            transfer(IoKind::Write, sqe, ns, mdts_bytes)
+        }
+        _ => decode_other(sqe, ns, mdts_bytes),
+    }
+}
+
+/// Checks that two commands are a Compare and Write: on the same blocks.
+///
+/// # Errors
+/// The status that both end with.
+pub fn check_fused(first: &IoCommand, second: &IoCommand) -> Result<(), Status> {
+    let pair = first.fuse == Fuse::First && second.fuse == Fuse::Second;
+    let same = first.slba == second.slba && first.blocks == second.blocks;
+    if pair && same { Ok(()) } else { Err(Status::INVALID_FIELD) }
+}
+
+#[inline(never)]
+fn decode_other(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
+    match sqe.opcode {
+        opcode::COMPARE => {
+            ns.check_supports(IoSupport::COMPARE)?;
+            transfer(IoKind::Compare, sqe, ns, mdts_bytes)
+        }
+        opcode::FLUSH => {
+            fuse(sqe, ns)?;
+            let kind = if ns.supports.contains(IoSupport::FLUSH) { IoKind::Flush } else { IoKind::Nothing };
+            Ok(IoCommand::without_blocks(kind, 0))
+        }
+        opcode::WRITE_ZEROES => {
+            ns.check_supports(IoSupport::WRITE_ZEROES)?;
+            write_zeroes(sqe, ns)
+        }
+        opcode::DATASET_MANAGEMENT => {
+            ns.check_supports(IoSupport::DATASET_MANAGEMENT)?;
+            fuse(sqe, ns)?;
+            dsm::decode(sqe, ns)
+        }
+        _ => Err(Status::INVALID_OPCODE),
+    }
+}
+
+/// A command that transfers as many bytes as its blocks have.
+#[inline]
+fn transfer(kind: IoKind, sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
+    let fuse = fuse(sqe, ns)?;
+    let (slba, blocks) = (sqe.slba(), blocks(sqe));
+    if fuse != Fuse::Alone && blocks > ns.max_fused_blocks {
+        return Err(Status::INVALID_FIELD);
+    }
+    // In 64 bits: 65536 blocks of 64 KiB are 2^32 bytes.
+    let bytes = u32::try_from(u64::from(blocks) << ns.block_shift).ok().filter(|bytes| *bytes <= mdts_bytes);
+    let bytes = bytes.ok_or(Status::INVALID_FIELD)?;
+    ns.check_range(slba, blocks)?;
+    Ok(IoCommand { kind, fuse, fua: sqe.cdw12 & FUA != 0, deallocate: false, slba, blocks, bytes })
+}
+
+fn write_zeroes(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
+    ns.check_writable()?;
+    let fuse = fuse(sqe, ns)?;
+    let (slba, blocks) = (sqe.slba(), blocks(sqe));
+    if blocks > ns.max_write_zeroes_blocks {
+        return Err(Status::INVALID_FIELD);
+    }
+    ns.check_range(slba, blocks)?;
+    let (fua, deallocate) = (sqe.cdw12 & FUA != 0, sqe.cdw12 & DEAC != 0);
+    Ok(IoCommand { kind: IoKind::WriteZeroes, fuse, fua, deallocate, slba, blocks, bytes: 0 })
+}
+
+#[inline]
+fn blocks(sqe: &Sqe) -> u32 {
+    (sqe.cdw12 & NLB) + 1
+}
+
+/// The flags of a command: a data pointer of a reserved kind, and fused operations that are none, are invalid.
+#[inline]
+fn fuse(sqe: &Sqe, ns: &NsGeometry) -> Result<Fuse, Status> {
+    if sqe.psdt() == PSDT_RESERVED {
+        return Err(Status::INVALID_FIELD);
+    }
+    let fused = ns.supports.contains(IoSupport::COMPARE_AND_WRITE);
+    match (sqe.fuse(), sqe.opcode) {
+        (0, _) => Ok(Fuse::Alone),
+        (1, opcode::COMPARE) if fused => Ok(Fuse::First),
+        (2, opcode::WRITE) if fused => Ok(Fuse::Second),
+        _ => Err(Status::INVALID_FIELD),
+    }
+}
+
+#[cfg(test)]
+mod tests;

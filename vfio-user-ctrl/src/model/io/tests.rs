@@ -1,0 +1,289 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MDTS: u32 = 128 * 1024;
+const ALL: [IoSupport; 6] = [
+    IoSupport::COMPARE,
+    IoSupport::WRITE_ZEROES,
+    IoSupport::DATASET_MANAGEMENT,
+    IoSupport::DEALLOCATE,
+    IoSupport::FLUSH,
+    IoSupport::COMPARE_AND_WRITE,
+];
+
+fn ns() -> NsGeometry {
+    let mut ns = NsGeometry::new(1000, 9).expect("a geometry");
+    ns.supports = ALL.into_iter().fold(IoSupport::NONE, IoSupport::bitor);
+    ns
+}
+
+fn sqe(opcode: u8, slba: u64, blocks: u32) -> Sqe {
+    Sqe { opcode, cdw10: (slba & 0xffff_ffff) as u32, cdw11: (slba >> 32) as u32, cdw12: blocks - 1, ..Sqe::default() }
+}
+
+#[test]
+fn a_read_is_decoded() {
+    let read = IoCommand {
+        kind: IoKind::Read,
+        fuse: Fuse::Alone,
+        fua: false,
+        deallocate: false,
+        slba: 992,
+        blocks: 8,
+        bytes: 4096,
+    };
+    assert_eq!(decode(&sqe(opcode::READ, 992, 8), &ns(), MDTS), Ok(read));
+    assert!(read.to_guest());
+}
+
+#[test]
+fn force_unit_access_is_passed_on() {
+    for opcode in [opcode::READ, opcode::WRITE, opcode::COMPARE, opcode::WRITE_ZEROES] {
+        let mut sqe = sqe(opcode, 0, 1);
+        sqe.cdw12 |= FUA;
+        assert!(decode(&sqe, &ns(), MDTS).is_ok_and(|command| command.fua && !command.deallocate), "{opcode:#x}");
+    }
+}
+
+#[test]
+fn only_a_read_goes_to_the_guest() {
+    for opcode in [opcode::WRITE, opcode::COMPARE, opcode::WRITE_ZEROES, opcode::FLUSH] {
+        assert!(decode(&sqe(opcode, 0, 1), &ns(), MDTS).is_ok_and(|command| !command.to_guest()), "{opcode:#x}");
+    }
+}
+
+#[test]
+fn a_range_past_the_end_is_out_of_range() {
+    for opcode in [opcode::READ, opcode::WRITE, opcode::COMPARE, opcode::WRITE_ZEROES] {
+        assert!(decode(&sqe(opcode, 999, 1), &ns(), MDTS).is_ok(), "{opcode:#x}");
+        for (slba, blocks) in [(1000, 1), (999, 2), (u64::MAX, 1), (u64::MAX - 7, 8), (u64::MAX, 9)] {
+            let status = decode(&sqe(opcode, slba, blocks), &ns(), MDTS).err();
+            assert_eq!(status, Some(Status::LBA_OUT_OF_RANGE), "{opcode:#x} at {slba}, {blocks} blocks");
+        }
+    }
+}
+
+#[test]
+fn a_transfer_above_mdts_is_an_invalid_field() {
+    for opcode in [opcode::READ, opcode::WRITE, opcode::COMPARE] {
+        assert!(decode(&sqe(opcode, 0, 256), &ns(), MDTS).is_ok(), "{opcode:#x}");
+        assert_eq!(decode(&sqe(opcode, 0, 257), &ns(), MDTS), Err(Status::INVALID_FIELD), "{opcode:#x}");
+    }
+}
+
+#[test]
+fn a_transfer_that_needs_33_bits_is_an_invalid_field() {
+    let ns = NsGeometry::new(1 << 20, 16).expect("a geometry");
+    assert_eq!(decode(&sqe(opcode::READ, 0, 65536), &ns, u32::MAX), Err(Status::INVALID_FIELD));
+    assert!(decode(&sqe(opcode::READ, 0, 65535), &ns, u32::MAX).is_ok());
+}
+
+#[test]
+fn write_zeroes_is_limited_by_its_own_limit() {
+    let mut ns = NsGeometry::new(1 << 20, 12).expect("a geometry");
+    ns.supports = IoSupport::WRITE_ZEROES;
+    let command = decode(&sqe(opcode::WRITE_ZEROES, 5, 65536), &ns, 4096).expect("not limited by MDTS");
+    assert_eq!((command.kind, command.blocks, command.bytes), (IoKind::WriteZeroes, 65536, 0));
+    ns.max_write_zeroes_blocks = 8;
+    assert!(decode(&sqe(opcode::WRITE_ZEROES, 5, 8), &ns, MDTS).is_ok());
+    assert_eq!(decode(&sqe(opcode::WRITE_ZEROES, 5, 9), &ns, MDTS), Err(Status::INVALID_FIELD));
+}
+
+#[test]
+fn write_zeroes_may_deallocate_if_it_was_asked_to() {
+    let mut sqe = sqe(opcode::WRITE_ZEROES, 0, 1);
+    assert_eq!(decode(&sqe, &ns(), MDTS).map(|command| command.deallocate), Ok(false));
+    sqe.cdw12 |= DEAC;
+    assert_eq!(decode(&sqe, &ns(), MDTS).map(|command| command.deallocate), Ok(true));
+}
+
+#[test]
+fn a_flush_names_no_blocks() {
+    let command = decode(&sqe(opcode::FLUSH, u64::MAX, 65536), &ns(), MDTS).expect("its dwords are reserved");
+    assert_eq!((command.kind, command.blocks, command.bytes), (IoKind::Flush, 0, 0));
+    let mut without_cache = ns();
+    without_cache.supports = IoSupport::NONE;
+    let command = decode(&sqe(opcode::FLUSH, 0, 1), &without_cache, MDTS);
+    assert_eq!(command.map(|command| command.kind), Ok(IoKind::Nothing));
+}
+
+#[test]
+fn what_the_namespace_does_not_take_is_an_invalid_opcode() {
+    let mut ns = ns();
+    ns.supports = IoSupport::NONE;
+    for opcode in [opcode::COMPARE, opcode::WRITE_ZEROES, opcode::DATASET_MANAGEMENT] {
+        assert_eq!(decode(&sqe(opcode, 0, 1), &ns, MDTS), Err(Status::INVALID_OPCODE), "{opcode:#x}");
+    }
+}
+
+#[test]
+fn unknown_opcodes_are_invalid() {
+    let known =
+        [opcode::FLUSH, opcode::WRITE, opcode::READ, opcode::COMPARE, opcode::WRITE_ZEROES, opcode::DATASET_MANAGEMENT];
+    for opcode in (0..=u8::MAX).filter(|opcode| !known.contains(opcode)) {
+        assert_eq!(decode(&sqe(opcode, 0, 1), &ns(), MDTS), Err(Status::INVALID_OPCODE), "{opcode:#x}");
+    }
+}
+
+#[test]
+fn a_protected_namespace_is_read_but_not_written() {
+    let mut ns = ns();
+    ns.write_protected = true;
+    for opcode in [opcode::READ, opcode::COMPARE, opcode::FLUSH] {
+        assert!(decode(&sqe(opcode, 0, 1), &ns, MDTS).is_ok(), "{opcode:#x}");
+    }
+    for opcode in [opcode::WRITE, opcode::WRITE_ZEROES] {
+        assert_eq!(decode(&sqe(opcode, 0, 1), &ns, MDTS), Err(Status::NAMESPACE_WRITE_PROTECTED), "{opcode:#x}");
+    }
+}
+
+#[test]
+fn a_reserved_data_pointer_kind_is_an_invalid_field() {
+    for opcode in [opcode::READ, opcode::WRITE, opcode::COMPARE, opcode::FLUSH, opcode::WRITE_ZEROES, 0x09] {
+        let mut sqe = sqe(opcode, 0, 1);
+        for psdt in [0x40, 0x80] {
+            sqe.flags = psdt;
+            assert!(decode(&sqe, &ns(), MDTS).is_ok(), "{opcode:#x}");
+        }
+        sqe.flags = 0xc0;
+        assert_eq!(decode(&sqe, &ns(), MDTS), Err(Status::INVALID_FIELD), "{opcode:#x}");
+    }
+}
+
+#[test]
+fn only_compare_then_write_may_be_fused() {
+    for opcode in [opcode::READ, opcode::WRITE, opcode::COMPARE, opcode::FLUSH, opcode::WRITE_ZEROES, 0x09] {
+        for fuse in 1..=3 {
+            let mut sqe = sqe(opcode, 0, 1);
+            sqe.flags = fuse;
+            let expected = match (opcode, fuse) {
+                (opcode::COMPARE, 1) => Ok(Fuse::First),
+                (opcode::WRITE, 2) => Ok(Fuse::Second),
+                _ => Err(Status::INVALID_FIELD),
+            };
+            assert_eq!(decode(&sqe, &ns(), MDTS).map(|command| command.fuse), expected, "{opcode:#x}, FUSE {fuse}");
+        }
+    }
+}
+
+#[test]
+fn fused_commands_are_refused_where_there_are_none() {
+    let mut ns = ns();
+    ns.supports = IoSupport::COMPARE;
+    for (opcode, fuse) in [(opcode::COMPARE, 1), (opcode::WRITE, 2)] {
+        let mut sqe = sqe(opcode, 0, 1);
+        sqe.flags = fuse;
+        assert_eq!(decode(&sqe, &ns, MDTS), Err(Status::INVALID_FIELD), "{opcode:#x}");
+    }
+}
+
+#[test]
+fn a_fused_command_is_limited_by_the_atomic_unit() {
+    let mut ns = ns();
+    ns.max_fused_blocks = 1;
+    let mut sqe = sqe(opcode::COMPARE, 0, 2);
+    assert!(decode(&sqe, &ns, MDTS).is_ok());
+    sqe.flags = 1;
+    assert_eq!(decode(&sqe, &ns, MDTS), Err(Status::INVALID_FIELD));
+    sqe.cdw12 = 0;
+    assert!(decode(&sqe, &ns, MDTS).is_ok());
+}
+
+#[test]
+fn a_fused_pair_must_name_the_same_blocks() {
+    let command = |opcode, fuse, slba, blocks| {
+        let mut sqe = sqe(opcode, slba, blocks);
+        sqe.flags = fuse;
+        decode(&sqe, &ns(), MDTS).expect("accepted")
+    };
+    let first = command(opcode::COMPARE, 1, 8, 2);
+    let second = command(opcode::WRITE, 2, 8, 2);
+    assert_eq!(check_fused(&first, &second), Ok(()));
+    for other in [command(opcode::WRITE, 2, 9, 2), command(opcode::WRITE, 2, 8, 1), command(opcode::WRITE, 0, 8, 2)] {
+        assert_eq!(check_fused(&first, &other), Err(Status::INVALID_FIELD), "{other:?}");
+    }
+    assert_eq!(check_fused(&second, &first), Err(Status::INVALID_FIELD));
+}
+
+#[test]
+fn protection_information_and_the_metadata_pointer_are_ignored() {
+    let mut sqe = sqe(opcode::WRITE, 0, 1);
+    sqe.cdw12 |= 0xf << 26 | 1 << 24;
+    (sqe.mptr, sqe.cdw14, sqe.cdw15) = (u64::MAX, u32::MAX, u32::MAX);
+    assert!(decode(&sqe, &ns(), MDTS).is_ok());
+}
+
+#[test]
+fn an_empty_namespace_takes_no_block() {
+    let empty = NsGeometry::new(0, 9).expect("a geometry");
+    assert_eq!(decode(&sqe(opcode::READ, 0, 1), &empty, MDTS), Err(Status::LBA_OUT_OF_RANGE));
+}
+
+#[test]
+fn geometries_that_cannot_be_are_refused() {
+    assert_eq!(NsGeometry::new(1, 8), Err(GeometryError::BlockSize(8)));
+    assert_eq!(NsGeometry::new(1, 17), Err(GeometryError::BlockSize(17)));
+    assert_eq!(NsGeometry::new(1 << 55, 9), Err(GeometryError::Capacity { blocks: 1 << 55, block_shift: 9 }));
+    assert!(NsGeometry::new((1 << 55) - 1, 9).is_ok());
+}
+
+prop_compose! {
+    fn any_sqe()(
+        opcode in prop_oneof![0u8..10, any::<u8>()],
+        flags in prop_oneof![Just(0), any::<u8>()],
+        slba in prop_oneof![0u64..1100, any::<u64>()],
+        rest in any::<[u32; 4]>(),
+        blocks in prop_oneof![1u32..300, 1u32..=65536],
+    ) -> Sqe {
+        let mut sqe = sqe(opcode, slba, blocks);
+        sqe.flags = flags;
+        sqe.cdw12 |= rest[0] & 0xffff_0000;
+        (sqe.cdw13, sqe.cdw14, sqe.cdw15) = (rest[1], rest[2], rest[3]);
+        sqe
+    }
+}
+
+prop_compose! {
+    fn any_ns()(
+        blocks in prop_oneof![0u64..1100, any::<u64>()],
+        block_shift in 9u8..=16,
+        bits in any::<[bool; 6]>(),
+        write_protected in any::<bool>(),
+        limits in any::<(u32, u32)>(),
+    ) -> NsGeometry {
+        let mut ns = NsGeometry::new(blocks & u64::MAX >> block_shift, block_shift).expect("a geometry");
+        let chosen = ALL.into_iter().zip(bits).filter(|(_, chosen)| *chosen);
+        ns.supports = chosen.fold(IoSupport::NONE, |set, (support, _)| set | support);
+        ns.write_protected = write_protected;
+        (ns.max_write_zeroes_blocks, ns.max_fused_blocks) = limits;
+        ns
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_past_the_end_or_above_a_limit_is_accepted(sqe in any_sqe(), ns in any_ns(), mdts in any::<u32>()) {
+        let Ok(command) = decode(&sqe, &ns, mdts) else { return Ok(()) };
+        prop_assert!(u128::from(command.slba) + u128::from(command.blocks) <= u128::from(ns.blocks()));
+        let bytes = u128::from(command.blocks) << ns.block_shift();
+        match command.kind {
+            IoKind::Read | IoKind::Write | IoKind::Compare => {
+                prop_assert_eq!(u128::from(command.bytes), bytes);
+                prop_assert!(command.bytes <= mdts && command.blocks >= 1);
+            }
+            IoKind::WriteZeroes => prop_assert!(command.blocks <= ns.max_write_zeroes_blocks && command.bytes == 0),
+            IoKind::Deallocate => prop_assert!(command.bytes % 16 == 0 && (16..=4096).contains(&command.bytes)),
+            IoKind::Flush | IoKind::Nothing => prop_assert_eq!((command.blocks, command.bytes), (0, 0)),
+        }
+        prop_assert!(!ns.write_protected || matches!(command.kind, IoKind::Read | IoKind::Compare | IoKind::Flush | IoKind::Nothing));
+        prop_assert!(command.fuse == Fuse::Alone || ns.supports.contains(IoSupport::COMPARE_AND_WRITE));
+    }
+
+    #[test]
+    fn a_range_within_the_namespace_is_read(slba in any::<u64>(), blocks in 1u32..=256, spare in 0u64..1000) {
+        let slba = slba >> 10;
+        let ns = NsGeometry::new(slba + u64::from(blocks) + spare, 9).expect("a geometry");
+        prop_assert!(decode(&sqe(opcode::READ, slba, blocks), &ns, MDTS).is_ok());
+    }
+}

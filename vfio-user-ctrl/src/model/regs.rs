@@ -1,0 +1,401 @@
+//! The controller's registers (NVM Express Base Specification 2.0, section 3.1.3): the first page of BAR0.
+//!
+//! Two threads share them. The *control thread* answers the client: it alone reads and writes on the host's behalf.
+//! The controller's *home thread* owns the queues: it alone says how far the controller is. Neither waits for the other.
+//!
+//! | the host writes | the control thread | the home thread |
+//! |---|---|---|
+//! | CC.EN = 1 | checks CC and AQA; passes [`RegEffect::Enable`] on, or sets CSTS.CFS | makes the admin queue, then [`Registers::set_ready`] or [`Registers::set_fatal`] |
+//! | CC.EN = 0 | resets what a Controller Reset resets; passes [`RegEffect::Disable`] on | stops all queues, then [`Registers::reset_done`] |
+//! | CC.SHN | CSTS.SHST says "occurring"; passes [`RegEffect::Shutdown`] on | takes no more commands, then [`Registers::set_shutdown_complete`] |
+//! | function-level reset | [`Registers::function_reset`]; passes [`RegEffect::Disable`] on | as for CC.EN = 0 |
+//!
+//! The effects must reach the home thread in the order in which they came. A host that enables the controller before
+//! CSTS.RDY is 0 then gets both: the end of the old life and the new one. CSTS.RDY falls only by
+//! [`Registers::reset_done`]: a host takes its memory back when it reads 0, so no I/O may touch that memory any more.
+//!
+//! CSTS has two parts for that reason, one of each thread: a status that the home thread gives late, for a life that is
+//! over, goes with `reset_done`, and does not overwrite what the control thread said of the next life.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::pci::REGISTERS;
+
+/// Offsets (figure "Property Definition").
+const CAP: usize = 0x00;
+const CAP_HIGH: usize = 0x04;
+const VS: usize = 0x08;
+const INTMS: usize = 0x0c;
+const INTMC: usize = 0x10;
+const CC: usize = 0x14;
+const CSTS: usize = 0x1c;
+const AQA: usize = 0x24;
+const ASQ: usize = 0x28;
+const ASQ_HIGH: usize = 0x2c;
+const ACQ: usize = 0x30;
+const ACQ_HIGH: usize = 0x34;
+const CRTO: usize = 0x68;
+
+/// CAP.CQR: queues are physically contiguous.
+const CAP_CQR: u64 = 1 << 16;
+const CAP_TO_SHIFT: u32 = 24;
+/// CAP.CSS: the NVM command set. Neither other command sets nor a controller of admin commands alone.
+const CAP_CSS_NVM: u64 = 1 << 37;
+/// CAP.CRMS: ready only when all namespaces are; CRTO says how long that takes at most.
+const CAP_CRWMS: u64 = 1 << 59;
+
+/// NVM Express 2.0.0.
+pub const VERSION: u32 = 0x0002_0000;
+
+const CC_EN: u32 = 1;
+/// CC.CSS, CC.MPS and CC.AMS: 0 is the only value of each that this controller has, and none may change while enabled.
+const CC_MODE: u32 = 0x7 << 4 | 0xf << 7 | 0x7 << 11;
+const CC_SHN_SHIFT: u32 = 14;
+const CC_SHN: u32 = 0b11 << CC_SHN_SHIFT;
+const CC_IOSQES_SHIFT: u32 = 16;
+const CC_IOCQES_SHIFT: u32 = 20;
+const CC_ENTRY_SIZES: u32 = 0xff << CC_IOSQES_SHIFT;
+const CC_WRITABLE: u32 = CC_EN | CC_MODE | CC_SHN | CC_ENTRY_SIZES;
+const SHN_NORMAL: u32 = 0b01;
+const SHN_ABRUPT: u32 = 0b10;
+
+const CSTS_RDY: u32 = 1;
+const CSTS_CFS: u32 = 1 << 1;
+const CSTS_SHST: u32 = 0b11 << 2;
+const CSTS_SHST_OCCURRING: u32 = 0b01 << 2;
+const CSTS_SHST_COMPLETE: u32 = 0b10 << 2;
+
+const AQA_SIZE: u32 = 0xfff;
+const AQA_ACQS_SHIFT: u32 = 16;
+const AQA_WRITABLE: u32 = AQA_SIZE << AQA_ACQS_SHIFT | AQA_SIZE;
+/// Queues begin on a page, so the low bits of their addresses are reserved.
+const QUEUE_BASE: u64 = !0xfff;
+
+/// What the registers say of the controller's abilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CtrlLimits {
+    /// The most entries of an I/O queue (CAP.MQES + 1), at least 2: less counts as 2.
+    pub max_queue_entries: u16,
+    /// How long the host is to wait for the controller to become ready or to stop (CAP.TO and CRTO.CRWMT), in units of
+    /// 500 ms; 0 counts as 1.
+    pub timeout_500ms: u8,
+}
+
+/// What the home thread has to do because of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "the host waits for the home thread's answer to it"]
+pub enum RegEffect {
+    /// Start with this admin queue.
+    Enable(Enable),
+    /// Stop, and forget all queues and what the host set. It comes also for a controller that was refused by
+    /// CSTS.CFS or was never started.
+    Disable,
+    /// Get ready for the power to go. It comes also for a controller that was refused by CSTS.CFS.
+    Shutdown {
+        /// There is no time to finish what is under way.
+        abrupt: bool,
+    },
+}
+
+/// The admin queue as AQA, ASQ and ACQ have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Enable {
+    /// Guest address of the admin submission queue, on a page.
+    pub asq: u64,
+    /// Guest address of the admin completion queue, on a page.
+    pub acq: u64,
+    /// Entries of the admin submission queue: 2..=4096.
+    pub asqs: u16,
+    /// Entries of the admin completion queue: 2..=4096.
+    pub acqs: u16,
+}
+
+/// The sizes of I/O queue entries that the host set, as powers of two of bytes. They may be wrong: a queue is created
+/// only with 6 and 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntrySizes {
+    /// Submission queue entries (CC.IOSQES).
+    pub iosqes: u8,
+    /// Completion queue entries (CC.IOCQES).
+    pub iocqes: u8,
+}
+
+/// The registers of one controller.
+#[derive(Debug)]
+pub struct Registers {
+    cap: u64,
+    crto: u32,
+    intm: AtomicU32,
+    cc: AtomicU32,
+    aqa: AtomicU32,
+    asq: AtomicU64,
+    acq: AtomicU64,
+    /// CFS and SHST as far as the control thread set them.
+    csts_control: AtomicU32,
+    /// RDY, CFS and SHST as far as the home thread set them.
+    csts_home: AtomicU32,
+}
+
+impl Registers {
+    /// The registers after power-on.
+    #[must_use]
+    pub fn new(limits: &CtrlLimits) -> Self {
+        let mqes = limits.max_queue_entries.max(2) - 1;
+        let timeout = limits.timeout_500ms.max(1);
+        Self {
+            cap: u64::from(mqes) | CAP_CQR | u64::from(timeout) << CAP_TO_SHIFT | CAP_CSS_NVM | CAP_CRWMS,
+            crto: u32::from(timeout),
+            intm: AtomicU32::new(0),
+            cc: AtomicU32::new(0),
+            aqa: AtomicU32::new(0),
+            asq: AtomicU64::new(0),
+            acq: AtomicU64::new(0),
+            csts_control: AtomicU32::new(0),
+            csts_home: AtomicU32::new(0),
+        }
+    }
+
+    /// Reads at `offset`, any length and alignment. Each register that is touched is read once. Reserved registers and
+    /// what lies past [`REGISTERS`] read as 0.
+    pub fn read(&self, offset: usize, into: &mut [u8]) {
+        let (mut at, mut rest) = (offset, into);
+        while !rest.is_empty() && at < REGISTERS.end {
+            let skip = at & 3;
+            let (part, later) = rest.split_at_mut(rest.len().min(4 - skip));
+            for (byte, value) in part.iter_mut().zip(self.dword(at - skip).to_le_bytes().into_iter().skip(skip)) {
+                *byte = value;
+            }
+            at += part.len();
+            rest = later;
+        }
+        rest.fill(0);
+    }
+
+    /// Writes at `offset`, any length and alignment; a part of a register changes only that part. Control thread only:
+    /// two writers could lose each other's bits.
+    pub fn write(&self, offset: usize, data: &[u8]) -> Option<RegEffect> {
+        let (mut at, mut rest) = (offset, data);
+        let mut effect = None;
+        while !rest.is_empty() && at < REGISTERS.end {
+            let skip = at & 3;
+            let (part, later) = rest.split_at(rest.len().min(4 - skip));
+            let (mut value, mut mask) = ([0; 4], [0; 4]);
+            for ((value, mask), byte) in value.iter_mut().zip(&mut mask).skip(skip).zip(part) {
+                (*value, *mask) = (*byte, 0xff);
+            }
+            let write = Write { value: u32::from_le_bytes(value), mask: u32::from_le_bytes(mask) };
+            effect = self.write_dword(at - skip, write).or(effect);
+            at += part.len();
+            rest = later;
+        }
+        effect
+    }
+
+    /// Home thread: commands are taken (CSTS.RDY = 1).
+    pub fn set_ready(&self) {
+        self.csts_home.fetch_or(CSTS_RDY, Ordering::Release);
+    }
+
+    /// Home thread: the controller cannot go on and the host must reset it (CSTS.CFS = 1).
+    pub fn set_fatal(&self) {
+        self.csts_home.fetch_or(CSTS_CFS, Ordering::Release);
+    }
+
+    /// Home thread: the shutdown that was asked for is done (CSTS.SHST = 10b).
+    pub fn set_shutdown_complete(&self) {
+        self.csts_home.fetch_or(CSTS_SHST_COMPLETE, Ordering::Release);
+    }
+
+    /// Home thread: a [`RegEffect::Disable`] has been carried out, and nothing touches the host's memory any more
+    /// (CSTS.RDY = 0).
+    pub fn reset_done(&self) {
+        self.csts_home.store(0, Ordering::Release);
+    }
+
+    /// Control thread: all registers as after power-on, but for what the home thread says, which follows when it has
+    /// carried out the effect.
+    pub fn function_reset(&self) -> RegEffect {
+        for register in [&self.intm, &self.cc, &self.aqa, &self.csts_control] {
+            register.store(0, Ordering::Release);
+        }
+        self.asq.store(0, Ordering::Release);
+        self.acq.store(0, Ordering::Release);
+        RegEffect::Disable
+    }
+
+    /// CSTS.RDY.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.csts() & CSTS_RDY != 0
+    }
+
+    /// CSTS.CFS.
+    #[must_use]
+    pub fn fatal(&self) -> bool {
+        self.csts() & CSTS_CFS != 0
+    }
+
+    /// CC.EN.
+    #[must_use]
+    pub fn enabled(&self) -> bool {
+        self.cc() & CC_EN != 0
+    }
+
+    /// Controller Configuration.
+    #[must_use]
+    pub fn cc(&self) -> u32 {
+        self.cc.load(Ordering::Acquire)
+    }
+
+    /// Controller Status.
+    #[must_use]
+    pub fn csts(&self) -> u32 {
+        let (control, home) = (self.csts_control.load(Ordering::Acquire), self.csts_home.load(Ordering::Acquire));
+        // "Complete" is the greater value: whoever says so ends the other's "occurring".
+        (control | home) & !CSTS_SHST | (control & CSTS_SHST).max(home & CSTS_SHST)
+    }
+
+    /// Controller Capabilities.
+    #[must_use]
+    pub fn cap(&self) -> u64 {
+        self.cap
+    }
+
+    /// The sizes of I/O queue entries as they are now: a host may set them when the controller already runs.
+    #[must_use]
+    pub fn entry_sizes(&self) -> EntrySizes {
+        let cc = self.cc();
+        EntrySizes { iosqes: (cc >> CC_IOSQES_SHIFT & 0xf) as u8, iocqes: (cc >> CC_IOCQES_SHIFT & 0xf) as u8 }
+    }
+
+    fn dword(&self, at: usize) -> u32 {
+        match at {
+            CAP => low(self.cap),
+            CAP_HIGH => high(self.cap),
+            VS => VERSION,
+            INTMS | INTMC => self.intm.load(Ordering::Acquire),
+            CC => self.cc(),
+            CSTS => self.csts(),
+            AQA => self.aqa.load(Ordering::Acquire),
+            ASQ => low(self.asq.load(Ordering::Acquire)),
+            ASQ_HIGH => high(self.asq.load(Ordering::Acquire)),
+            ACQ => low(self.acq.load(Ordering::Acquire)),
+            ACQ_HIGH => high(self.acq.load(Ordering::Acquire)),
+            CRTO => self.crto,
+            _ => 0,
+        }
+    }
+
+    fn write_dword(&self, at: usize, write: Write) -> Option<RegEffect> {
+        match at {
+            INTMS => {
+                self.intm.fetch_or(write.value, Ordering::AcqRel);
+            }
+            INTMC => {
+                self.intm.fetch_and(!write.value, Ordering::AcqRel);
+            }
+            CC => return self.write_cc(write.over(self.cc()) & CC_WRITABLE),
+            AQA => self.aqa.store(write.over(self.dword(AQA)) & AQA_WRITABLE, Ordering::Release),
+            ASQ => write_half(&self.asq, write, 0),
+            ASQ_HIGH => write_half(&self.asq, write, 32),
+            ACQ => write_half(&self.acq, write, 0),
+            ACQ_HIGH => write_half(&self.acq, write, 32),
+            _ => {}
+        }
+        None
+    }
+
+    fn write_cc(&self, new: u32) -> Option<RegEffect> {
+        match (self.enabled(), new & CC_EN != 0) {
+            (false, false) => {
+                self.rest(new);
+                None
+            }
+            (true, false) => {
+                // A Controller Reset. The other fields keep what this write gives them: a host that reads CC to set
+                // EN again would lose the entry sizes.
+                self.csts_control.store(0, Ordering::Release);
+                self.intm.store(0, Ordering::Release);
+                self.rest(new);
+                Some(RegEffect::Disable)
+            }
+            (false, true) => self.enable(new & !CC_SHN),
+            (true, true) => self.notify(new & !CC_MODE | self.cc() & CC_MODE),
+        }
+    }
+
+    /// CC for a controller that is disabled. It holds nothing that a shutdown could lose, so that is complete at once.
+    fn rest(&self, cc: u32) {
+        if matches!(shn(cc), SHN_NORMAL | SHN_ABRUPT) {
+            self.csts_control.store(CSTS_SHST_COMPLETE, Ordering::Release);
+        }
+        self.cc.store(cc, Ordering::Release);
+    }
+
+    fn enable(&self, cc: u32) -> Option<RegEffect> {
+        let aqa = self.dword(AQA);
+        let (submission, completion) = (aqa & AQA_SIZE, aqa >> AQA_ACQS_SHIFT & AQA_SIZE);
+        // Sizes are 0's based, and a queue has at least two entries.
+        let good = cc & CC_MODE == 0 && submission != 0 && completion != 0;
+        self.csts_control.store(if good { 0 } else { CSTS_CFS }, Ordering::Release);
+        self.cc.store(cc, Ordering::Release);
+        good.then(|| {
+            RegEffect::Enable(Enable {
+                asq: self.asq.load(Ordering::Acquire),
+                acq: self.acq.load(Ordering::Acquire),
+                asqs: entries(submission),
+                acqs: entries(completion),
+            })
+        })
+    }
+
+    /// CC for a controller that is and stays enabled.
+    fn notify(&self, cc: u32) -> Option<RegEffect> {
+        let asked = shn(cc) != shn(self.cc()) && matches!(shn(cc), SHN_NORMAL | SHN_ABRUPT);
+        if asked {
+            // The host must not read "normal operation" before the home thread has heard of it.
+            self.csts_control.fetch_or(CSTS_SHST_OCCURRING, Ordering::AcqRel);
+        }
+        self.cc.store(cc, Ordering::Release);
+        asked.then(|| RegEffect::Shutdown { abrupt: shn(cc) == SHN_ABRUPT })
+    }
+}
+
+/// A write to a part of a dword: 0 in `value` where `mask` is 0.
+#[derive(Clone, Copy)]
+struct Write {
+    value: u32,
+    mask: u32,
+}
+
+impl Write {
+    fn over(self, old: u32) -> u32 {
+        old & !self.mask | self.value
+    }
+}
+
+fn write_half(register: &AtomicU64, write: Write, shift: u32) {
+    let old = register.load(Ordering::Acquire);
+    let new = old & !(u64::from(write.mask) << shift) | u64::from(write.value) << shift;
+    register.store(new & QUEUE_BASE, Ordering::Release);
+}
+
+fn shn(cc: u32) -> u32 {
+    (cc & CC_SHN) >> CC_SHN_SHIFT
+}
+
+/// A 0's based size of 12 bits as a number of entries.
+fn entries(size: u32) -> u16 {
+    (size & AQA_SIZE) as u16 + 1
+}
+
+fn low(register: u64) -> u32 {
+    (register & 0xffff_ffff) as u32
+}
+
+fn high(register: u64) -> u32 {
+    (register >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! What carries out the commands of a namespace.
+
+use super::CommandIo;
+use crate::memory::IoName;
+
+/// What to do with blocks. The data, where there is any, is that of the I/O.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockOp {
+    /// Read into the data.
+    Read,
+    /// Write from it.
+    Write,
+    /// Compare with it.
+    Compare,
+    /// Compare with as many of its first pieces, then write from the others.
+    CompareAndWrite(u16),
+    /// Deallocate.
+    Unmap,
+    /// Write zeroes.
+    WriteZeroes,
+    /// Write back what is cached.
+    Flush,
+}
+
+/// An I/O that was not taken.
+#[derive(Debug)]
+pub struct Refused<B: Backend> {
+    /// It may be taken later: the backend is out of something.
+    pub later: bool,
+    /// The I/O.
+    pub io: CommandIo<B>,
+}
+
+/// What carries out the commands of namespaces on one thread. Each I/O that it takes must be given to [`complete`](super::complete),
+/// once, on the same thread; that may happen within [`submit`](Self::submit).
+pub trait Backend: Sized + 'static {
+    /// A thread's way to one namespace.
+    type Channel: 'static;
+
+    /// Takes an I/O on `blocks` blocks from `slba`, which lie within the namespace as it was when the command was decoded.
+    ///
+    /// # Errors
+    /// [`Refused`] with the I/O.
+    fn submit(
+        channel: &Self::Channel,
+        op: BlockOp,
+        slba: u64,
+        blocks: u64,
+        io: CommandIo<Self>,
+    ) -> Result<(), Refused<Self>>;
+
+    /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. Whether it may be expected to end.
+    fn abort(channel: &Self::Channel, io: IoName) -> bool;
+}

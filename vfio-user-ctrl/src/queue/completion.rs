@@ -1,0 +1,194 @@
+//! Completion queues.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::context::Context;
+use super::interrupt::Vector;
+use crate::memory::CompletionRing;
+use crate::model::spec::{Cqe, Status};
+
+/// The device side of a completion queue. An entry is reserved before a command is taken, so that a completion always finds room.
+#[derive(Debug)]
+pub struct CompletionQueue {
+    qid: u16,
+    entries: u16,
+    base: u64,
+    context: Rc<Context>,
+    ring: RefCell<Option<CompletionRing>>,
+    tail: Cell<u16>,
+    phase: Cell<u16>,
+    /// The guest's head as it was last read and found valid.
+    head: Cell<u16>,
+    bad_head: Cell<Option<u32>>,
+    reserved: Cell<u16>,
+    /// Completions that wait because the queue's memory is not mapped.
+    parked: RefCell<VecDeque<Cqe>>,
+    vector: Option<Vector>,
+    /// Completions since the last interrupt, and when the first of them was posted.
+    pending: Cell<u32>,
+    since: Cell<u64>,
+}
+
+impl CompletionQueue {
+    /// A queue of `entries` entries at guest address `base`, with an interrupt vector if the guest wants interrupts.
+    #[must_use]
+    pub(super) fn new(context: &Rc<Context>, qid: u16, base: u64, entries: u16, vector: Option<Vector>) -> Rc<Self> {
+        Rc::new(Self {
+            qid,
+            entries,
+            base,
+            context: Rc::clone(context),
+            ring: RefCell::new(None),
+            tail: Cell::new(0),
+            phase: Cell::new(1),
+            head: Cell::new(0),
+            bad_head: Cell::new(None),
+            reserved: Cell::new(0),
+            parked: RefCell::new(VecDeque::new()),
+            vector,
+            pending: Cell::new(0),
+            since: Cell::new(0),
+        })
+    }
+
+    /// The queue's identifier.
+    #[must_use]
+    pub fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    /// Reserves up to `wanted` entries; how many could be had. Each is used by one [`post`](Self::post) or given back.
+    #[inline]
+    pub(super) fn reserve(&self, wanted: u16) -> u16 {
+        let mut free = self.free_by(self.head.get());
+        if free < wanted {
+            self.read_head();
+            free = self.free_by(self.head.get());
+        }
+        let granted = wanted.min(free);
+        self.reserved.set(self.reserved.get() + granted);
+        granted
+    }
+
+    /// Gives reserved entries back.
+    #[inline]
+    pub(super) fn unreserve(&self, count: u16) {
+        self.reserved.set(self.reserved.get().saturating_sub(count));
+    }
+
+    /// Entries that are neither filled nor reserved, if the guest has taken those before `head`. One entry of a queue is never used.
+    fn free_by(&self, head: u16) -> u16 {
+        let tail = self.tail.get();
+        let filled = if tail >= head { tail - head } else { self.entries - head + tail };
+        (self.entries - 1).saturating_sub(filled).saturating_sub(self.reserved.get())
+    }
+
+    /// Reads the guest's head. It must lie between the last one and the tail, or else it is reported and left out of account.
+    fn read_head(&self) {
+        let raw = self.context.completion_head(self.qid);
+        let (last, tail) = (self.head.get(), self.tail.get());
+        let valid = u16::try_from(raw).ok().filter(|head| {
+            let within = if last <= tail { (last..=tail).contains(head) } else { *head >= last || *head <= tail };
+            *head < self.entries && within
+        });
+        match valid {
+            Some(head) => {
+                self.head.set(head);
+                self.bad_head.set(None);
+            }
+            None => {
+                if self.bad_head.replace(Some(raw)) != Some(raw) {
+                    self.context.invalid_doorbell(self.qid);
+                }
+            }
+        }
+    }
+
+    /// Posts a completion, for which an entry was reserved.
+    #[inline]
+    pub(super) fn post(self: &Rc<Self>, sqid: u16, sqhd: u16, cid: u16, dw0: u32, status: Status) {
+        let cqe = Cqe { dw0, dw1: 0, sqhd, sqid, cid, status: status.bits() };
+        if !self.parked.borrow().is_empty() || !self.write(cqe) {
+            return self.park(cqe);
+        }
+        self.posted();
+    }
+
+    fn posted(self: &Rc<Self>) {
+        self.unreserve(1);
+        if self.vector.is_some() {
+            let before = self.pending.get();
+            self.pending.set(before.saturating_add(1));
+            if before == 0 {
+                self.since.set(self.context.ticks());
+                self.context.mark(self);
+            }
+        }
+    }
+
+    /// Writes an entry. Whether the queue's memory is there.
+    #[inline]
+    fn write(&self, mut cqe: Cqe) -> bool {
+        let mut ring = self.ring.borrow_mut();
+        if ring.is_none() {
+            *ring = CompletionRing::resolve(&self.context.view(), self.base, self.entries).ok();
+        }
+        let Some(ring) = ring.as_ref() else { return false };
+        let tail = self.tail.get();
+        cqe.status |= self.phase.get();
+        if ring.post(tail, cqe).is_err() {
+            return false;
+        }
+        if tail + 1 == self.entries {
+            self.tail.set(0);
+            self.phase.set(self.phase.get() ^ 1);
+        } else {
+            self.tail.set(tail + 1);
+        }
+        true
+    }
+
+    #[cold]
+    fn park(self: &Rc<Self>, cqe: Cqe) {
+        let mut parked = self.parked.borrow_mut();
+        if parked.is_empty() {
+            self.context.note_parked(self);
+        }
+        parked.push_back(cqe);
+    }
+
+    /// Tries to post what waits for the queue's memory. Whether nothing waits any more.
+    pub(super) fn post_parked(self: &Rc<Self>) -> bool {
+        loop {
+            let Some(cqe) = self.parked.borrow().front().copied() else { return true };
+            if !self.write(cqe) {
+                return false;
+            }
+            self.parked.borrow_mut().pop_front();
+            self.posted();
+        }
+    }
+
+    /// Raises the interrupt unless it is to wait for more completions. Whether it need not be looked at again.
+    #[inline]
+    pub(super) fn signal(&self) -> bool {
+        let Some(vector) = self.vector.as_ref() else { return true };
+        let coalescing = self.context.coalescing(vector.number());
+        if coalescing.ticks > 0
+            && self.pending.get() < u32::from(coalescing.entries)
+            && self.context.ticks().wrapping_sub(self.since.get()) < coalescing.ticks
+        {
+            return false;
+        }
+        self.pending.set(0);
+        vector.raise();
+        true
+    }
+
+    /// Guest memory has changed: the queue is looked for again when it is next written.
+    pub(super) fn forget_ring(&self) {
+        self.ring.take();
+    }
+}

@@ -1,0 +1,223 @@
+//! What all queues of a session share on one thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::completion::CompletionQueue;
+use super::interrupt::Coalescing;
+use crate::memory::{DoorbellPage, MemView, ShadowDoorbells};
+use crate::model::spec::Status;
+
+/// Something that the admin side should know of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// A doorbell of the queue was written with a value that is not valid.
+    InvalidDoorbell {
+        /// The queue.
+        qid: u16,
+    },
+    /// A command failed.
+    Failed {
+        /// Its submission queue.
+        sqid: u16,
+        /// Its identifier.
+        cid: u16,
+        /// Its status.
+        status: Status,
+        /// Its first block.
+        slba: u64,
+        /// Its namespace.
+        nsid: u32,
+    },
+}
+
+/// No more are kept until they are taken: a guest must not fill our memory with its errors.
+const MAX_TROUBLES: usize = 64;
+
+/// What the queues of a session have in common on one thread.
+#[derive(Debug)]
+pub(super) struct Context {
+    doorbells: Arc<DoorbellPage>,
+    view: RefCell<Rc<MemView>>,
+    shadow: RefCell<Option<Shadow>>,
+    has_shadow: Cell<bool>,
+    coalescing: Cell<Coalescing>,
+    /// The vectors whose interrupts are not coalesced.
+    at_once: RefCell<Vec<u16>>,
+    clock: fn() -> u64,
+    /// Queues with an interrupt to raise.
+    marked: RefCell<Vec<Rc<CompletionQueue>>>,
+    /// Queues with completions that could not be posted.
+    parked: RefCell<Vec<Rc<CompletionQueue>>>,
+    troubles: RefCell<Vec<Trouble>>,
+}
+
+/// Shadow doorbells (Doorbell Buffer Config, section 5.8): the buffers' guest addresses, and where they are while they are mapped.
+#[derive(Debug)]
+struct Shadow {
+    values: u64,
+    event_index: u64,
+    mapped: Option<(ShadowDoorbells, ShadowDoorbells)>,
+}
+
+impl Context {
+    pub(super) fn new(doorbells: Arc<DoorbellPage>, view: Rc<MemView>, clock: fn() -> u64) -> Rc<Self> {
+        Rc::new(Self {
+            doorbells,
+            view: RefCell::new(view),
+            shadow: RefCell::new(None),
+            has_shadow: Cell::new(false),
+            coalescing: Cell::default(),
+            at_once: RefCell::default(),
+            clock,
+            marked: RefCell::default(),
+            parked: RefCell::default(),
+            troubles: RefCell::default(),
+        })
+    }
+
+    /// The newest view of guest memory that this thread has.
+    #[inline]
+    pub(super) fn view(&self) -> Rc<MemView> {
+        Rc::clone(&self.view.borrow())
+    }
+
+    /// The clock's count, or 0 if nobody needs it.
+    pub(super) fn ticks(&self) -> u64 {
+        if self.coalescing.get().ticks == 0 { 0 } else { (self.clock)() }
+    }
+
+    /// Interrupt coalescing for a vector.
+    #[inline]
+    pub(super) fn coalescing(&self, vector: u16) -> Coalescing {
+        let coalescing = self.coalescing.get();
+        if coalescing.ticks > 0 && self.at_once.borrow().contains(&vector) { Coalescing::default() } else { coalescing }
+    }
+
+    /// The tail of a submission queue, as the guest has it. Anything may be in it.
+    #[inline]
+    pub(super) fn submission_tail(&self, qid: u16) -> u32 {
+        let index = usize::from(qid) * 2;
+        // The admin queue has no shadow (section 5.8).
+        if self.has_shadow.get() && qid > 0 { self.shadow_value(index) } else { self.doorbells.load(index) }
+    }
+
+    /// The head of a completion queue, as the guest has it.
+    pub(super) fn completion_head(&self, qid: u16) -> u32 {
+        let index = usize::from(qid) * 2 + 1;
+        if self.has_shadow.get() && qid > 0 { self.shadow_value(index) } else { self.doorbells.load(index) }
+    }
+
+    /// A shadow doorbell. Its event index is set to what is behind it: the guest never needs to write the doorbell itself, since the
+    /// shadow is looked at in each round.
+    fn shadow_value(&self, index: usize) -> u32 {
+        self.with_shadow(|values, event_index| {
+            let value = values.load(index);
+            let behind = value.wrapping_sub(1) & 0xffff;
+            if event_index.load(index) != behind {
+                event_index.store(index, behind);
+            }
+            value
+        })
+        .unwrap_or_else(|| self.doorbells.load(index))
+    }
+
+    /// Calls `f` with the shadows and their event indexes, if they are mapped.
+    fn with_shadow<R>(&self, f: impl FnOnce(&ShadowDoorbells, &ShadowDoorbells) -> R) -> Option<R> {
+        let mut shadow = self.shadow.borrow_mut();
+        let shadow = shadow.as_mut()?;
+        if shadow.mapped.is_none() {
+            let view = self.view();
+            let values = ShadowDoorbells::resolve(&view, shadow.values);
+            let event_index = ShadowDoorbells::resolve(&view, shadow.event_index);
+            shadow.mapped = values.ok().zip(event_index.ok());
+        }
+        shadow.mapped.as_ref().map(|(values, event_index)| f(values, event_index))
+    }
+
+    /// The shadow of a doorbell begins with what the doorbell holds.
+    pub(super) fn begin_shadow(&self, index: usize) {
+        let value = self.doorbells.load(index);
+        self.with_shadow(|values, _| values.store(index, value));
+    }
+
+    /// Where the shadow doorbells are.
+    pub(super) fn shadow_buffers(&self) -> Option<(u64, u64)> {
+        self.shadow.borrow().as_ref().map(|shadow| (shadow.values, shadow.event_index))
+    }
+
+    /// Guest memory has changed.
+    pub(super) fn set_view(&self, view: &Rc<MemView>) {
+        self.view.replace(Rc::clone(view));
+        if let Some(shadow) = self.shadow.borrow_mut().as_mut() {
+            shadow.mapped = None;
+        }
+    }
+
+    /// Uses shadow doorbells at these guest addresses: the shadows, and their event indexes.
+    pub(super) fn set_shadow(&self, buffers: Option<(u64, u64)>) {
+        self.has_shadow.set(buffers.is_some());
+        self.shadow.replace(buffers.map(|(values, event_index)| Shadow { values, event_index, mapped: None }));
+    }
+
+    /// Sets interrupt coalescing, and the vectors that it does not hold for.
+    pub(super) fn set_coalescing(&self, coalescing: Coalescing, at_once: Vec<u16>) {
+        self.coalescing.set(coalescing);
+        self.at_once.replace(at_once);
+    }
+
+    /// The queue has an interrupt to raise.
+    pub(super) fn mark(&self, queue: &Rc<CompletionQueue>) {
+        self.marked.borrow_mut().push(Rc::clone(queue));
+    }
+
+    /// The queue has completions that wait for its memory.
+    pub(super) fn note_parked(&self, queue: &Rc<CompletionQueue>) {
+        self.parked.borrow_mut().push(Rc::clone(queue));
+    }
+
+    #[cold]
+    pub(super) fn invalid_doorbell(&self, qid: u16) {
+        self.note(Trouble::InvalidDoorbell { qid });
+    }
+
+    #[cold]
+    pub(super) fn note(&self, trouble: Trouble) {
+        let mut troubles = self.troubles.borrow_mut();
+        if troubles.len() < MAX_TROUBLES {
+            troubles.push(trouble);
+        }
+    }
+
+    /// Raises the interrupts of queues that were marked.
+    #[inline]
+    pub(super) fn signal(&self) {
+        let mut marked = self.marked.borrow_mut();
+        if !marked.is_empty() {
+            marked.retain(|queue| !queue.signal());
+        }
+    }
+
+    /// Posts what waited for the memory of its queue.
+    #[inline]
+    pub(super) fn post_parked(&self) {
+        if self.parked.borrow().is_empty() {
+            return;
+        }
+        let mut queues = self.parked.take();
+        queues.retain(|queue| !queue.post_parked());
+        self.parked.borrow_mut().extend(queues);
+    }
+
+    /// Lets go of all queues: they hold this context.
+    pub(super) fn forget_queues(&self) {
+        self.marked.take();
+        self.parked.take();
+    }
+
+    /// Takes what the admin side should know of.
+    pub(super) fn take_troubles(&self) -> Vec<Trouble> {
+        if self.troubles.borrow().is_empty() { Vec::new() } else { self.troubles.take() }
+    }
+}

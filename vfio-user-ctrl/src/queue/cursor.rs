@@ -1,0 +1,91 @@
+//! The controller's place in a submission queue.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::context::Context;
+use crate::memory::{MemView, SubmissionRing};
+use crate::model::spec::Sqe;
+
+/// The device side of a submission queue: where it is, how far it has been read, and how far it has been written.
+#[derive(Debug)]
+pub struct Cursor {
+    qid: u16,
+    entries: u16,
+    base: u64,
+    ring: RefCell<Option<SubmissionRing>>,
+    head: Cell<u16>,
+    /// The last doorbell value that was not valid, so that it is reported once.
+    bad_tail: Cell<Option<u32>>,
+}
+
+impl Cursor {
+    /// A queue of `entries` entries at guest address `base`.
+    #[must_use]
+    pub fn new(qid: u16, base: u64, entries: u16) -> Self {
+        Self { qid, entries, base, ring: RefCell::new(None), head: Cell::new(0), bad_tail: Cell::new(None) }
+    }
+
+    /// The queue's identifier.
+    #[must_use]
+    pub fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    /// How many entries it has.
+    #[must_use]
+    pub fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    /// The index of the next entry to be taken (SQHD).
+    #[must_use]
+    #[inline]
+    pub fn head(&self) -> u16 {
+        self.head.get()
+    }
+
+    /// How many entries wait. An invalid doorbell counts as none and is reported to `context`.
+    #[inline]
+    pub(super) fn waiting(&self, context: &Context) -> u16 {
+        let tail = context.submission_tail(self.qid);
+        let head = self.head.get();
+        if tail == u32::from(head) {
+            return 0;
+        }
+        self.distance(tail, head, context)
+    }
+
+    fn distance(&self, tail: u32, head: u16, context: &Context) -> u16 {
+        match u16::try_from(tail) {
+            Ok(tail) if tail < self.entries => {
+                self.bad_tail.set(None);
+                if tail > head { tail - head } else { self.entries - head + tail }
+            }
+            _ => {
+                if self.bad_tail.replace(Some(tail)) != Some(tail) {
+                    context.invalid_doorbell(self.qid);
+                }
+                0
+            }
+        }
+    }
+
+    /// Copies the next entry and steps over it. `None` while the queue's memory is not mapped.
+    #[inline]
+    pub(super) fn take(&self, view: &Rc<MemView>) -> Option<Sqe> {
+        let mut ring = self.ring.borrow_mut();
+        if ring.is_none() {
+            *ring = SubmissionRing::resolve(view, self.base, self.entries).ok();
+        }
+        let head = self.head.get();
+        let sqe = ring.as_ref()?.read(head).ok()?;
+        self.head.set(if head + 1 == self.entries { 0 } else { head + 1 });
+        Some(sqe)
+    }
+
+    /// Guest memory has changed: the queue is looked for again when it is next read.
+    pub(super) fn forget_ring(&self) {
+        self.ring.take();
+    }
+}

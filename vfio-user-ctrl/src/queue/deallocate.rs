@@ -1,0 +1,33 @@
+//! Dataset Management: ranges that are deallocated one after another.
+
+use crate::memory::MemView;
+use crate::memory::copy::read_data;
+use crate::model::io::NsGeometry;
+use crate::model::io::dsm::{self, Extent};
+use crate::model::spec::{Sqe, Status};
+
+/// The ranges of a command, and how far it has come.
+#[derive(Debug)]
+pub(super) struct Deallocate {
+    ranges: Vec<Extent>,
+    next: usize,
+}
+
+impl Deallocate {
+    /// Fetches `bytes` bytes of ranges, and checks them.
+    pub(super) fn fetch(sqe: &Sqe, bytes: u32, geometry: &NsGeometry, view: &MemView) -> Result<Self, Status> {
+        let mut data = vec![0; bytes as usize];
+        read_data(view, sqe, &mut data)?;
+        Ok(Self { ranges: dsm::extents(&data, geometry)?.collect(), next: 0 })
+    }
+
+    /// The range to deallocate now.
+    pub(super) fn current(&self) -> Option<Extent> {
+        self.ranges.get(self.next).copied()
+    }
+
+    /// That range is done.
+    pub(super) fn advance(&mut self) {
+        self.next = self.next.saturating_add(1);
+    }
+}

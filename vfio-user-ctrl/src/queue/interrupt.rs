@@ -1,0 +1,94 @@
+//! Interrupts: what the client gave us to raise them with, and when they are raised.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// The eventfds of a session's interrupt vectors. The control thread sets them; reactors look here only when the epoch has moved.
+#[derive(Debug, Default)]
+pub struct Interrupts {
+    vectors: Mutex<Vec<Option<Arc<OwnedFd>>>>,
+    epoch: AtomicU64,
+}
+
+impl Interrupts {
+    /// Sets the eventfds of the vectors from `start` on. Vectors beyond `limit` are left out.
+    pub fn set(&self, start: usize, files: Vec<Option<OwnedFd>>, limit: usize) {
+        if let Ok(mut vectors) = self.vectors.lock() {
+            for (offset, file) in files.into_iter().enumerate() {
+                let Some(index) = start.checked_add(offset).filter(|index| *index < limit) else { break };
+                if vectors.len() <= index {
+                    vectors.resize(index + 1, None);
+                }
+                if let Some(vector) = vectors.get_mut(index) {
+                    *vector = file.map(Arc::new);
+                }
+            }
+        }
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// Takes all eventfds away.
+    pub fn clear(&self) {
+        if let Ok(mut vectors) = self.vectors.lock() {
+            vectors.clear();
+        }
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// The eventfd of a vector.
+    #[must_use]
+    pub fn get(&self, vector: u16) -> Option<Arc<OwnedFd>> {
+        self.vectors.lock().ok()?.get(usize::from(vector))?.clone()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+}
+
+/// A completion queue's interrupt vector.
+#[derive(Debug)]
+pub struct Vector {
+    number: u16,
+    interrupts: Arc<Interrupts>,
+    seen: Cell<u64>,
+    file: RefCell<Option<Arc<OwnedFd>>>,
+}
+
+impl Vector {
+    /// The vector of that number.
+    #[must_use]
+    pub fn new(number: u16, interrupts: Arc<Interrupts>) -> Self {
+        Self { number, interrupts, seen: Cell::new(u64::MAX), file: RefCell::new(None) }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Raises the interrupt, if the client has given something to raise it with.
+    #[inline]
+    pub fn raise(&self) {
+        let epoch = self.interrupts.epoch();
+        if self.seen.replace(epoch) != epoch {
+            self.file.replace(self.interrupts.get(self.number));
+        }
+        if let Some(file) = self.file.borrow().as_ref() {
+            // The eventfd does not block. One whose count is full is raised already.
+            let _ = rustix::io::write(file, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+/// Interrupt Coalescing (feature 08h) as the queues need it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Coalescing {
+    /// Completions after which an interrupt is raised at once.
+    pub entries: u16,
+    /// For how long at most, in the clock's ticks; 0 for no coalescing.
+    pub ticks: u64,
+}

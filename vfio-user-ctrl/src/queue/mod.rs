@@ -1,0 +1,33 @@
+//! The queues of a controller on one reactor: from the doorbell to the backend, and from the backend to the completion entry.
+//!
+//! The way of a command, all of it on one thread:
+//!
+//! 1. [`SubmissionQueue::poll`] sees that the doorbell has moved, reserves a completion entry for each command before it takes it,
+//!    and copies the entry out of guest memory once.
+//! 2. The copy is [decoded](crate::model::io) and its data pointer is [walked](crate::model::dptr) into pieces of host memory, which
+//!    the [`Io`](crate::memory::Io) of the command holds.
+//! 3. A [`Backend`] takes the I/O, and [`complete`] hears of its end.
+//! 4. [`CompletionQueue::post`] writes the completion entry; [`Queues::signal`] raises at most one interrupt per completion queue and
+//!    poll.
+//!
+//! Nothing here knows SPDK: the backend is a type parameter, so that tests and fuzzers bring their own.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod backend;
+mod completion;
+mod context;
+mod cursor;
+mod deallocate;
+mod interrupt;
+mod queues;
+mod submission;
+
+pub use admin::AdminQueue;
+pub use backend::{Backend, BlockOp, Refused};
+pub use completion::CompletionQueue;
+pub use context::Trouble;
+pub use cursor::Cursor;
+pub use interrupt::{Coalescing, Interrupts, Vector};
+pub use queues::{MAX_NAMESPACES, Port, Queues, Totals};
+pub use submission::{CommandIo, IoState, SubmissionQueue, complete};

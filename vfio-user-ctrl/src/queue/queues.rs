@@ -1,0 +1,327 @@
+//! The queues of a session on one thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::completion::CompletionQueue;
+use super::context::{Context, Trouble};
+use super::interrupt::{Coalescing, Interrupts, Vector};
+use super::submission::{SubmissionQueue, Submissions};
+use super::{AdminQueue, Backend, Cursor};
+use crate::memory::{DoorbellPage, MemView};
+use crate::model::io::NsGeometry;
+
+/// A thread's way to one namespace.
+pub struct Port<B: Backend> {
+    /// The namespace.
+    pub nsid: u32,
+    /// How large it is and what it can do; changes when it is resized.
+    pub geometry: Cell<NsGeometry>,
+    /// The backend's part.
+    pub channel: B::Channel,
+}
+
+impl<B: Backend> std::fmt::Debug for Port<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Port").field("nsid", &self.nsid).finish_non_exhaustive()
+    }
+}
+
+/// The namespaces of a session on one thread, by identifier less one.
+pub(super) type Ports<B> = RefCell<Vec<Option<Rc<Port<B>>>>>;
+
+/// The queues of one session on one thread.
+pub struct Queues<B: Backend> {
+    context: Rc<Context>,
+    ports: Rc<Ports<B>>,
+    max_transfer: u32,
+    interrupts: Arc<Interrupts>,
+    submission: RefCell<Vec<Rc<Submissions<B>>>>,
+    /// Deleted queues whose I/Os have not all ended.
+    ending: RefCell<Vec<Rc<Submissions<B>>>>,
+    completion: RefCell<Vec<Rc<CompletionQueue>>>,
+}
+
+impl<B: Backend> Queues<B> {
+    /// No queues yet. `max_transfer` are the most bytes of a command's data (MDTS); `clock` counts the ticks of [`Coalescing`].
+    #[must_use]
+    pub fn new(
+        doorbells: Arc<DoorbellPage>,
+        interrupts: Arc<Interrupts>,
+        view: Rc<MemView>,
+        max_transfer: u32,
+        clock: fn() -> u64,
+    ) -> Self {
+        Self {
+            context: Context::new(doorbells, view, clock),
+            ports: Rc::default(),
+            max_transfer,
+            interrupts,
+            submission: RefCell::default(),
+            ending: RefCell::default(),
+            completion: RefCell::default(),
+        }
+    }
+
+    /// The view of guest memory.
+    #[must_use]
+    pub fn view(&self) -> Rc<MemView> {
+        self.context.view()
+    }
+
+    /// Guest memory has changed. Queues are looked for anew; what is under way is moved to the new view. How many I/Os touch memory
+    /// that is in the old view only.
+    pub fn set_view(&self, view: &Rc<MemView>) -> usize {
+        self.context.set_view(view);
+        for queue in self.completion.borrow().iter() {
+            queue.forget_ring();
+        }
+        for queue in self.submission.borrow().iter() {
+            queue.queue().cursor().forget_ring();
+        }
+        self.all_submissions().iter().map(|queue| queue.rebase(view)).sum()
+    }
+
+    /// Adds a namespace, or replaces it.
+    pub fn add_port(&self, port: Port<B>) {
+        let Some(index) = port_index(port.nsid) else { return };
+        let mut ports = self.ports.borrow_mut();
+        if ports.len() <= index {
+            ports.resize_with(index + 1, || None);
+        }
+        if let Some(place) = ports.get_mut(index) {
+            *place = Some(Rc::new(port));
+        }
+    }
+
+    /// Takes a namespace away, and aborts its I/O. Its channel goes when that has ended.
+    pub fn remove_port(&self, nsid: u32) {
+        let index = port_index(nsid);
+        let port = index.and_then(|index| self.ports.borrow_mut().get_mut(index).and_then(Option::take));
+        if port.is_some() {
+            for queue in self.all_submissions() {
+                queue.abort_where(|io| io.nsid() == nsid);
+            }
+        }
+    }
+
+    /// A namespace has changed.
+    pub fn set_geometry(&self, nsid: u32, geometry: NsGeometry) {
+        if let Some(Some(port)) = port_index(nsid).and_then(|index| self.ports.borrow().get(index).cloned()) {
+            port.geometry.set(geometry);
+        }
+    }
+
+    /// Sets interrupt coalescing, and the vectors that it does not hold for.
+    pub fn set_coalescing(&self, coalescing: Coalescing, at_once: Vec<u16>) {
+        self.context.set_coalescing(coalescing, at_once);
+    }
+
+    /// Uses shadow doorbells at these guest addresses: the shadows, and their event indexes.
+    /// Queues that are there already go on from where their doorbells stand.
+    pub fn set_shadow_doorbells(&self, buffers: Option<(u64, u64)>) {
+        if self.context.shadow_buffers() == buffers {
+            return;
+        }
+        self.context.set_shadow(buffers);
+        for queue in self.submission.borrow().iter() {
+            self.context.begin_shadow(usize::from(queue.queue().qid()) * 2);
+        }
+        for queue in self.completion.borrow().iter().filter(|queue| queue.qid() > 0) {
+            self.context.begin_shadow(usize::from(queue.qid()) * 2 + 1);
+        }
+    }
+
+    /// Makes a completion queue of `entries` entries (2 or more) at guest address `base`. With a `vector` the guest wants interrupts.
+    pub fn create_completion(&self, qid: u16, base: u64, entries: u16, vector: Option<u16>) -> Rc<CompletionQueue> {
+        let vector = vector.map(|number| Vector::new(number, Arc::clone(&self.interrupts)));
+        let queue = CompletionQueue::new(&self.context, qid, base, entries, vector);
+        self.completion.borrow_mut().push(Rc::clone(&queue));
+        queue
+    }
+
+    /// Makes a submission queue of `entries` entries (2 or more) at guest address `base`, whose completions go to `cqid`. Whether
+    /// there is that completion queue.
+    pub fn create_submission(&self, qid: u16, base: u64, entries: u16, cqid: u16) -> bool {
+        let completion = self.completion.borrow().iter().find(|queue| queue.qid() == cqid).cloned();
+        let Some(completion) = completion else { return false };
+        let cursor = Cursor::new(qid, base, entries);
+        let queue = SubmissionQueue::new(cursor, completion, &self.context, &self.ports, self.max_transfer);
+        self.submission.borrow_mut().push(queue);
+        true
+    }
+
+    /// Takes no more commands from a submission queue, and aborts what is under way; its completions are still posted. Whether there
+    /// was such a queue.
+    pub fn delete_submission(&self, qid: u16) -> bool {
+        let mut queues = self.submission.borrow_mut();
+        let Some(at) = queues.iter().position(|queue| queue.queue().qid() == qid) else { return false };
+        let queue = queues.swap_remove(at);
+        drop(queues);
+        queue.abort_where(|_| true);
+        self.ending.borrow_mut().push(queue);
+        true
+    }
+
+    /// Whether nothing of a deleted submission queue is under way any more.
+    #[must_use]
+    pub fn is_ended(&self, qid: u16) -> bool {
+        self.reap();
+        !self.ending.borrow().iter().any(|queue| queue.queue().qid() == qid)
+    }
+
+    /// Deletes a completion queue. Whether there was one.
+    pub fn delete_completion(&self, qid: u16) -> bool {
+        let mut queues = self.completion.borrow_mut();
+        let before = queues.len();
+        queues.retain(|queue| queue.qid() != qid);
+        queues.len() != before
+    }
+
+    /// Takes no more commands from any queue, aborts what is under way, and posts none of its completions.
+    pub fn delete_all(&self) {
+        let queues = self.submission.take();
+        for queue in &queues {
+            queue.queue().mute();
+            queue.abort_where(|_| true);
+        }
+        self.ending.borrow_mut().extend(queues);
+        for queue in self.ending.borrow().iter() {
+            queue.queue().mute();
+        }
+        self.completion.take();
+        self.context.forget_queues();
+        self.context.set_shadow(None);
+        self.set_coalescing(Coalescing::default(), Vec::new());
+    }
+
+    /// Whether nothing is under way in queues that were deleted.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.reap();
+        self.ending.borrow().is_empty()
+    }
+
+    fn reap(&self) {
+        self.ending.borrow_mut().retain(|queue| queue.in_use() > 0);
+    }
+
+    /// Aborts a command. `then` hears whether it was aborted, at once if there is no such command.
+    pub fn abort(&self, sqid: u16, cid: u16, then: impl FnOnce(bool) + 'static) {
+        let queue = self.submission.borrow().iter().find(|queue| queue.queue().qid() == sqid).cloned();
+        match queue {
+            Some(queue) => queue.abort_command(cid, Box::new(then)),
+            None => then(false),
+        }
+    }
+
+    /// Aborts what touches memory that is not in the newest view.
+    pub fn abort_strays(&self) {
+        let view = self.view();
+        for queue in self.all_submissions() {
+            if queue.rebase(&view) > 0 {
+                queue.abort_where(|_| true);
+            }
+        }
+    }
+
+    /// Takes the commands that wait and posts what can be posted. How much was done.
+    #[inline]
+    pub fn poll(&self) -> usize {
+        let mut done = 0;
+        for queue in self.submission.borrow().iter() {
+            done += queue.poll();
+        }
+        self.context.post_parked();
+        done
+    }
+
+    /// Raises the interrupts of the completions that were posted since the last call.
+    #[inline]
+    pub fn signal(&self) {
+        self.context.signal();
+    }
+
+    /// Takes what the admin side should know of.
+    #[must_use]
+    pub fn take_troubles(&self) -> Vec<Trouble> {
+        self.context.take_troubles()
+    }
+
+    /// Whether no I/O is under way.
+    #[must_use]
+    pub fn is_empty_handed(&self) -> bool {
+        self.submission.borrow().iter().all(|queue| queue.in_use() == 0)
+    }
+
+    /// How many I/Os are under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.all_submissions().iter().map(|queue| usize::from(queue.in_use())).sum()
+    }
+
+    /// Commands and data that these queues have carried since the last call.
+    #[must_use]
+    pub fn take_totals(&self) -> Totals {
+        self.all_submissions().iter().fold(Totals::default(), |sum, queue| sum.plus(queue.queue().take_totals()))
+    }
+
+    fn all_submissions(&self) -> Vec<Rc<Submissions<B>>> {
+        self.submission.borrow().iter().chain(self.ending.borrow().iter()).cloned().collect()
+    }
+
+    /// Makes the admin queues: the submission queue of `asqs` entries at guest address `asq`, and the completion queue. Its
+    /// interrupt vector is 0.
+    pub fn create_admin(&self, asq: u64, asqs: u16, acq: u64, acqs: u16) -> AdminQueue {
+        let completion = self.create_completion(0, acq, acqs, Some(0));
+        AdminQueue::new(Cursor::new(0, asq, asqs), completion, Rc::clone(&self.context))
+    }
+}
+
+impl<B: Backend> Drop for Queues<B> {
+    fn drop(&mut self) {
+        self.context.forget_queues();
+    }
+}
+
+impl<B: Backend> std::fmt::Debug for Queues<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queues")
+            .field("submission", &self.submission.borrow().len())
+            .field("ending", &self.ending.borrow().len())
+            .field("completion", &self.completion.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Commands and data that were carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Read commands (with Compare).
+    pub reads: u64,
+    /// Write commands.
+    pub writes: u64,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+}
+
+impl Totals {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            reads: self.reads.wrapping_add(other.reads),
+            writes: self.writes.wrapping_add(other.writes),
+            bytes_read: self.bytes_read.wrapping_add(other.bytes_read),
+            bytes_written: self.bytes_written.wrapping_add(other.bytes_written),
+        }
+    }
+}
+
+pub(super) fn port_index(nsid: u32) -> Option<usize> {
+    usize::try_from(nsid.checked_sub(1)?).ok().filter(|index| *index < MAX_NAMESPACES)
+}
+
+/// The most namespaces of a controller (NN).
+pub const MAX_NAMESPACES: usize = crate::model::admin::MAX_NAMESPACES as usize;

@@ -1,0 +1,487 @@
+//! Submission queues of I/O commands, and the commands that are under way in them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::backend::{Backend, BlockOp, Refused};
+use super::completion::CompletionQueue;
+use super::context::{Context, Trouble};
+use super::cursor::Cursor;
+use super::deallocate::Deallocate;
+use super::queues::{Port, Ports, Totals, port_index};
+use crate::memory::{Io, Slots};
+use crate::model::dptr;
+use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
+use crate::model::spec::{Sqe, Status};
+
+/// The most commands of one queue that are taken in a row, so that one queue cannot keep the others waiting.
+const BURST: u16 = 128;
+
+/// The device side of a submission queue with I/O commands.
+pub struct SubmissionQueue<B: Backend> {
+    cursor: Cursor,
+    completion: Rc<CompletionQueue>,
+    context: Rc<Context>,
+    ports: Rc<Ports<B>>,
+    max_transfer: u32,
+    /// Commands that the backend could not take yet.
+    later: RefCell<VecDeque<CommandIo<B>>>,
+    /// The first command of a fused pair, while the second is awaited. A completion entry is reserved for it.
+    first: Cell<Option<Sqe>>,
+    /// The queue is gone for the guest: nothing is posted.
+    mute: Cell<bool>,
+    totals: Cell<Totals>,
+}
+
+/// A submission queue with places for its commands.
+pub(super) type Submissions<B> = Slots<SubmissionQueue<B>, IoState<B>>;
+
+/// A command that is under way.
+pub type CommandIo<B> = Io<SubmissionQueue<B>, IoState<B>>;
+
+/// What is known of a command that is under way.
+pub struct IoState<B: Backend> {
+    cid: Cell<u16>,
+    port: Cell<Option<Rc<Port<B>>>>,
+    nsid: Cell<u32>,
+    op: Cell<BlockOp>,
+    slba: Cell<u64>,
+    blocks: Cell<u64>,
+    /// The identifier of the first command, if this is the second of a fused pair.
+    first_cid: Cell<Option<u16>>,
+    /// What is left of a Dataset Management command.
+    deallocate: Cell<Option<Box<Deallocate>>>,
+    /// An Abort command waits for its end.
+    aborter: Cell<Option<Aborter>>,
+}
+
+type Aborter = Box<dyn FnOnce(bool)>;
+
+impl<B: Backend> IoState<B> {
+    fn new() -> Self {
+        Self {
+            cid: Cell::new(0),
+            port: Cell::new(None),
+            nsid: Cell::new(0),
+            op: Cell::new(BlockOp::Flush),
+            slba: Cell::new(0),
+            blocks: Cell::new(0),
+            first_cid: Cell::new(None),
+            deallocate: Cell::new(None),
+            aborter: Cell::new(None),
+        }
+    }
+
+    /// The namespace of the command.
+    pub(super) fn nsid(&self) -> u32 {
+        self.nsid.get()
+    }
+
+    /// The namespace's channel, while the command is under way.
+    fn port(&self) -> Option<Rc<Port<B>>> {
+        let port = self.port.take();
+        self.port.set(port.clone());
+        port
+    }
+}
+
+impl<B: Backend> SubmissionQueue<B> {
+    pub(super) fn new(
+        cursor: Cursor,
+        completion: Rc<CompletionQueue>,
+        context: &Rc<Context>,
+        ports: &Rc<Ports<B>>,
+        max_transfer: u32,
+    ) -> Rc<Submissions<B>> {
+        let places = cursor.entries();
+        let queue = Self {
+            cursor,
+            completion,
+            context: Rc::clone(context),
+            ports: Rc::clone(ports),
+            max_transfer,
+            later: RefCell::default(),
+            first: Cell::new(None),
+            mute: Cell::new(false),
+            totals: Cell::default(),
+        };
+        Slots::new(places, queue, IoState::new)
+    }
+
+    pub(super) fn qid(&self) -> u16 {
+        self.cursor.qid()
+    }
+
+    pub(super) fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+
+    pub(super) fn mute(&self) {
+        self.mute.set(true);
+    }
+
+    pub(super) fn take_totals(&self) -> Totals {
+        self.totals.take()
+    }
+
+    #[inline]
+    fn post(&self, cid: u16, status: Status) {
+        if !self.mute.get() {
+            self.completion.post(self.qid(), self.cursor.head(), cid, 0, status);
+        }
+    }
+
+    #[inline]
+    fn port(&self, nsid: u32) -> Option<Rc<Port<B>>> {
+        self.ports.borrow().get(port_index(nsid)?)?.clone()
+    }
+
+    /// A command that never became an I/O has failed.
+    #[cold]
+    fn refuse(&self, sqe: &Sqe, status: Status) {
+        self.context.note(Trouble::Failed { sqid: self.qid(), cid: sqe.cid, status, slba: sqe.slba(), nsid: sqe.nsid });
+        self.post(sqe.cid, status);
+    }
+}
+
+impl<B: Backend> Submissions<B> {
+    /// Takes the commands that wait. How much was done.
+    #[inline]
+    pub(super) fn poll(self: &Rc<Self>) -> usize {
+        let queue = self.queue();
+        if !queue.later.borrow().is_empty() && !self.send_again() {
+            return 0;
+        }
+        let waiting = queue.cursor.waiting(&queue.context);
+        if waiting == 0 {
+            return 0;
+        }
+        self.take_commands(waiting)
+    }
+
+    fn take_commands(self: &Rc<Self>, waiting: u16) -> usize {
+        let queue = self.queue();
+        let view = queue.context.view();
+        let room = u16::try_from(self.free()).unwrap_or(BURST);
+        let granted = queue.completion.reserve(waiting.min(BURST).min(room));
+        let mut taken = 0;
+        while taken < granted {
+            let Some(sqe) = queue.cursor.take(&view) else { break };
+            taken += 1;
+            if sqe.fuse() == 0 && !queue.awaits_second() {
+                self.begin(&sqe, None);
+            } else {
+                self.begin_fused(sqe);
+            }
+            if !queue.later.borrow().is_empty() {
+                break;
+            }
+        }
+        queue.completion.unreserve(granted - taken);
+        usize::from(taken)
+    }
+
+    /// Begins a command, `first` being the first of the fused pair that it may be the second of.
+    #[inline]
+    fn begin(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) {
+        match self.prepare(sqe, first) {
+            Ok(Some(io)) => send(io),
+            Ok(None) => self.queue().post(sqe.cid, Status::SUCCESS),
+            Err(status) => {
+                if let Some(first) = first {
+                    self.queue().refuse(first, Status::ABORTED_FAILED_FUSED);
+                }
+                self.queue().refuse(sqe, status);
+            }
+        }
+    }
+
+    /// Makes an I/O of a command; none if there is nothing to do.
+    #[inline]
+    fn prepare(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Option<CommandIo<B>>, Status> {
+        let queue = self.queue();
+        let port = queue.port(sqe.nsid).ok_or(Status::INVALID_NAMESPACE)?;
+        let geometry = port.geometry.get();
+        let command = io::decode(sqe, &geometry, queue.max_transfer)?;
+        let Some(op) = block_op(&command) else { return Ok(None) };
+        let mut io = self.take().ok_or(Status::INTERNAL_ERROR)?;
+        let op = match first {
+            None => op,
+            Some(first) => self.add_compare(&mut io, first, &command, &geometry)?,
+        };
+        if command.kind == IoKind::Deallocate {
+            let ranges = Deallocate::fetch(sqe, command.bytes, &geometry, &queue.context.view())?;
+            io.state().deallocate.set(Some(Box::new(ranges)));
+        } else if command.bytes > 0 {
+            add_data(&mut io, sqe, command.bytes, command.to_guest())?;
+        }
+        let state = io.state();
+        state.cid.set(sqe.cid);
+        state.nsid.set(sqe.nsid);
+        state.op.set(op);
+        state.slba.set(command.slba);
+        state.blocks.set(u64::from(command.blocks));
+        state.first_cid.set(first.map(|first| first.cid));
+        state.port.set(Some(port));
+        Ok(Some(io))
+    }
+
+    /// Adds the data of the Compare that is the first of a fused pair (NVM command set 2.1.4).
+    #[cold]
+    fn add_compare(
+        &self,
+        io: &mut CommandIo<B>,
+        first: &Sqe,
+        second: &IoCommand,
+        geometry: &NsGeometry,
+    ) -> Result<BlockOp, Status> {
+        let compare = io::decode(first, geometry, self.queue().max_transfer)?;
+        io::check_fused(&compare, second)?;
+        add_data(io, first, compare.bytes, compare.to_guest())?;
+        Ok(BlockOp::CompareAndWrite(io.piece_count()))
+    }
+
+    /// A command of a fused pair, or one that comes where the second of a pair was awaited (section 3.4.2).
+    #[cold]
+    fn begin_fused(self: &Rc<Self>, sqe: Sqe) {
+        let queue = self.queue();
+        let first = queue.first.take();
+        match (first, sqe.fuse()) {
+            (Some(first), 2) if first.nsid == sqe.nsid => self.begin(&sqe, Some(&first)),
+            (first, fuse) => {
+                if let Some(first) = first {
+                    queue.refuse(&first, Status::ABORTED_MISSING_FUSED);
+                }
+                match fuse {
+                    0 => self.begin(&sqe, None),
+                    1 => queue.first.set(Some(sqe)),
+                    2 => queue.refuse(&sqe, Status::ABORTED_MISSING_FUSED),
+                    _ => queue.refuse(&sqe, Status::INVALID_FIELD),
+                }
+            }
+        }
+    }
+
+    /// Sends what the backend could not take before. Whether nothing of it is left.
+    #[cold]
+    fn send_again(&self) -> bool {
+        let count = self.queue().later.borrow().len();
+        for _ in 0..count {
+            let next = self.queue().later.borrow_mut().pop_front();
+            let Some(io) = next else { break };
+            send(io);
+        }
+        self.queue().later.borrow().is_empty()
+    }
+
+    /// Aborts the commands for which `which` holds.
+    pub(super) fn abort_where(self: &Rc<Self>, which: impl Fn(&IoState<B>) -> bool) {
+        let later = self.queue().later.take();
+        for io in later {
+            if which(io.state()) {
+                complete(io, Err(Status::ABORTED_SQ_DELETION));
+            } else {
+                self.queue().later.borrow_mut().push_back(io);
+            }
+        }
+        let mut targets = Vec::new();
+        self.for_each(|name, state| {
+            if which(state)
+                && let Some(port) = state.port()
+            {
+                targets.push((name, port));
+            }
+        });
+        for (name, port) in targets {
+            B::abort(&port.channel, name);
+        }
+    }
+
+    /// Aborts the command `cid`; `then` hears whether it was.
+    pub(super) fn abort_command(self: &Rc<Self>, cid: u16, then: Aborter) {
+        let mut found = None;
+        self.for_each(|name, state| {
+            if state.cid.get() == cid && found.is_none() {
+                found = state.port().map(|port| (name, port));
+            }
+        });
+        let Some((name, port)) = found else { return then(false) };
+        let mut then = Some(then);
+        self.for_each(|other, state| {
+            if other == name {
+                state.aborter.set(then.take());
+            }
+        });
+        if !B::abort(&port.channel, name) {
+            // It cannot be aborted: the Abort command need not wait for it. If it has ended meanwhile, it has told so.
+            self.for_each(|other, state| {
+                if other == name
+                    && let Some(then) = state.aborter.take()
+                {
+                    then(false);
+                }
+            });
+        }
+    }
+}
+
+impl<B: Backend> SubmissionQueue<B> {
+    fn awaits_second(&self) -> bool {
+        let first = self.first.take();
+        self.first.set(first);
+        first.is_some()
+    }
+}
+
+/// What a command asks of the backend; nothing if it has no effect.
+#[inline]
+const fn block_op(command: &IoCommand) -> Option<BlockOp> {
+    match command.kind {
+        IoKind::Read => Some(BlockOp::Read),
+        IoKind::Write => Some(BlockOp::Write),
+        IoKind::Compare => Some(BlockOp::Compare),
+        IoKind::WriteZeroes => Some(BlockOp::WriteZeroes),
+        IoKind::Deallocate => Some(BlockOp::Unmap),
+        IoKind::Flush => Some(BlockOp::Flush),
+        IoKind::Nothing => None,
+    }
+}
+
+#[inline]
+fn add_data<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, bytes: u32, to_guest: bool) -> Result<(), Status> {
+    let view = io.queue().context.view();
+    Ok(io.add_data(&view, to_guest, |sink| dptr::walk(&*view, sqe, bytes, sink))?)
+}
+
+/// Gives an I/O to its backend.
+#[inline]
+fn send<B: Backend>(io: CommandIo<B>) {
+    let state = io.state();
+    let Some(port) = state.port() else { return complete(io, Err(Status::INTERNAL_ERROR)) };
+    let (op, slba, blocks) = (state.op.get(), state.slba.get(), state.blocks.get());
+    if op == BlockOp::Unmap {
+        return send_deallocate(io, &port);
+    }
+    submit(&port, op, slba, blocks, io);
+}
+
+#[inline]
+fn submit<B: Backend>(port: &Port<B>, op: BlockOp, slba: u64, blocks: u64, io: CommandIo<B>) {
+    if let Err(refused) = B::submit(&port.channel, op, slba, blocks, io) {
+        refuse_or_keep(refused);
+    }
+}
+
+#[cold]
+fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
+    let io = refused.io;
+    let submissions = io.owner();
+    if !refused.later || submissions.queue().mute.get() {
+        return complete(io, Err(Status::INTERNAL_ERROR));
+    }
+    submissions.queue().later.borrow_mut().push_back(io);
+}
+
+/// Sends the next range of a Dataset Management command.
+#[cold]
+fn send_deallocate<B: Backend>(io: CommandIo<B>, port: &Port<B>) {
+    let ranges = io.state().deallocate.take();
+    let next = ranges.as_deref().and_then(Deallocate::current);
+    io.state().deallocate.set(ranges);
+    match next {
+        Some(extent) => submit(port, BlockOp::Unmap, extent.slba, u64::from(extent.blocks), io),
+        None => finish(io, Status::SUCCESS),
+    }
+}
+
+/// An I/O has ended: its completion is posted and its place is free again.
+#[inline]
+pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
+    match result {
+        Ok(()) if io.state().op.get() == BlockOp::Unmap => next_range(io),
+        Ok(()) => finish(io, Status::SUCCESS),
+        Err(status) => fail(io, status),
+    }
+}
+
+/// A range of a Dataset Management command is done.
+#[cold]
+fn next_range<B: Backend>(io: CommandIo<B>) {
+    let mut ranges = io.state().deallocate.take();
+    if let Some(ranges) = ranges.as_mut() {
+        ranges.advance();
+    }
+    io.state().deallocate.set(ranges);
+    if io.queue().mute.get() { finish(io, Status::SUCCESS) } else { send(io) }
+}
+
+#[cold]
+fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
+    let (queue, state) = (io.queue(), io.state());
+    queue.context.note(Trouble::Failed {
+        sqid: queue.qid(),
+        cid: state.cid.get(),
+        status,
+        slba: state.slba.get(),
+        nsid: state.nsid.get(),
+    });
+    finish(io, status);
+}
+
+#[inline]
+fn finish<B: Backend>(io: CommandIo<B>, status: Status) {
+    let (queue, state) = (io.queue(), io.state());
+    queue.count(state.op.get(), io.bytes());
+    if let Some(first) = state.first_cid.take() {
+        finish_first(queue, first, status);
+    }
+    let aborter = state.aborter.take();
+    let fused_failed = status == Status::COMPARE_FAILURE && matches!(state.op.get(), BlockOp::CompareAndWrite(_));
+    let status = if fused_failed { Status::ABORTED_FAILED_FUSED } else { status };
+    queue.post(state.cid.get(), status);
+    state.port.take();
+    state.deallocate.take();
+    drop(io);
+    if let Some(aborter) = aborter {
+        aborter(status.sct() == 0 && matches!(status.sc(), 0x07 | 0x08));
+    }
+}
+
+/// The first command of a fused pair ends with the second. A failed comparison is its own; another failure is the second's.
+#[cold]
+fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, cid: u16, status: Status) {
+    let own = if status == Status::COMPARE_FAILURE { status } else { Status::SUCCESS };
+    queue.post(cid, own);
+}
+
+impl<B: Backend> SubmissionQueue<B> {
+    #[inline]
+    fn count(&self, op: BlockOp, bytes: u32) {
+        let mut totals = self.totals.get();
+        match op {
+            BlockOp::Read | BlockOp::Compare => {
+                totals.reads = totals.reads.wrapping_add(1);
+                totals.bytes_read = totals.bytes_read.wrapping_add(u64::from(bytes));
+            }
+            BlockOp::Write | BlockOp::CompareAndWrite(_) => {
+                totals.writes = totals.writes.wrapping_add(1);
+                totals.bytes_written = totals.bytes_written.wrapping_add(u64::from(bytes));
+            }
+            BlockOp::Unmap | BlockOp::WriteZeroes | BlockOp::Flush => return,
+        }
+        self.totals.set(totals);
+    }
+}
+
+impl<B: Backend> std::fmt::Debug for SubmissionQueue<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SubmissionQueue").field("cursor", &self.cursor).finish_non_exhaustive()
+    }
+}
+
+impl<B: Backend> std::fmt::Debug for IoState<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IoState").field("cid", &self.cid.get()).field("op", &self.op.get()).finish_non_exhaustive()
+    }
+}

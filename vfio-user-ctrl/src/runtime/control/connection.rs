@@ -1,0 +1,398 @@
+//! A client's connection: its messages, its memory, its interrupts.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+
+use super::device::Device;
+use super::socket::{self, Received};
+use super::{Command, Remote};
+use crate::memory::{Access, DoorbellPage, GuestMemory, Region};
+use crate::model::regs::{CtrlLimits, Registers};
+use crate::queue::Interrupts;
+use crate::runtime::session::{Ctrl, Session, SharedMemory};
+use crate::wire::{self, Event, IrqAction, IrqData, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
+
+/// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is under way.
+const TIMEOUT_500MS: u8 = 60;
+/// The most messages that are read in a row, so that one client cannot keep the others waiting.
+const BURST: usize = 64;
+/// I/O that touches memory which is to be unmapped is aborted if it has not ended after this.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What is to become of a connection.
+pub(super) enum State {
+    /// It goes on; wait for this.
+    Open(EventFlags),
+    /// It is over.
+    Closed,
+}
+
+/// A client that waits for memory of its to be let go.
+struct Releasing {
+    token: Token,
+    regions: Vec<Arc<Region>>,
+    since: Instant,
+    aborted: bool,
+}
+
+/// A client's connection with a controller.
+pub(super) struct Connection {
+    stream: UnixStream,
+    wire: wire::Session,
+    device: Device,
+    session: Arc<Session>,
+    remote: Remote,
+    memory: GuestMemory,
+    releasing: Vec<Releasing>,
+    /// Device resets that are under way.
+    resets: Vec<(u64, Token)>,
+    next_reset: u64,
+    began: Instant,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    /// Begins a session of that number with the client at the other end of `stream`.
+    pub(super) fn begin(number: u64, ctrl: &Arc<Ctrl>, stream: UnixStream, remote: &Remote) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let limits = CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS };
+        let session = Arc::new(Session {
+            id: number,
+            ctrl: Arc::clone(ctrl),
+            registers: Registers::new(&limits),
+            doorbells: Arc::new(DoorbellPage::new()?),
+            interrupts: Arc::new(Interrupts::default()),
+            memory: SharedMemory::default(),
+        });
+        let device = Device::new(Arc::clone(&session));
+        Ok(Self {
+            stream,
+            wire: wire::Session::new(device.info()),
+            device,
+            session,
+            remote: remote.clone(),
+            memory: GuestMemory::new(),
+            releasing: Vec::new(),
+            resets: Vec::new(),
+            next_reset: 0,
+            began: Instant::now(),
+            buffer: vec![0; MAX_READ],
+        })
+    }
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    pub(super) fn ctrl_id(&self) -> u64 {
+        self.session.ctrl.id
+    }
+
+    /// Whether the client has said nothing of use for so long.
+    pub(super) fn is_silent(&self, time: Duration) -> bool {
+        !self.wire.is_negotiated() && self.began.elapsed() >= time
+    }
+
+    /// Tells the controller's home that there is a client.
+    pub(super) fn attach(&self) {
+        let (ctrl, session) = (self.session.ctrl.id, Arc::clone(&self.session));
+        self.session.ctrl.home.send(move |group| {
+            if let Some(home) = group.home(ctrl) {
+                home.attach(group, &session);
+            }
+        });
+    }
+
+    /// Tells the home that the client has gone. What it had mapped is given back, to be dropped when nobody else holds it.
+    pub(super) fn end(self) -> Vec<Arc<Region>> {
+        let (ctrl, session) = (self.session.ctrl.id, self.session.id);
+        self.session.interrupts.clear();
+        self.session.memory.publish(GuestMemory::new());
+        self.session.ctrl.home.send(move |group| {
+            if let Some(home) = group.home(ctrl) {
+                home.detach_session(group, session);
+            }
+        });
+        let mut regions: Vec<Arc<Region>> = self.memory.regions().cloned().collect();
+        regions.extend(self.releasing.into_iter().flat_map(|releasing| releasing.regions));
+        regions
+    }
+
+    /// Reads, acts and writes until there is nothing to do.
+    pub(super) fn serve(&mut self) -> State {
+        match self.exchange() {
+            Ok(state) => state,
+            Err(error) => {
+                log::warn!("controller '{}': the client's connection is closed: {error}", self.session.ctrl.name);
+                // What explains it to the client goes out if it can.
+                let _ = self.write();
+                State::Closed
+            }
+        }
+    }
+
+    fn exchange(&mut self) -> Result<State, String> {
+        for _ in 0..BURST {
+            self.act()?;
+            let blocked = self.write().map_err(|error| error.to_string())?;
+            if !self.wire.wants_input() {
+                return Ok(State::Open(if blocked { EventFlags::OUT } else { EventFlags::empty() }));
+            }
+            let len = self.wire.read_hint().min(self.buffer.len());
+            let Some(buffer) = self.buffer.get_mut(..len) else { break };
+            match socket::receive(&self.stream, buffer).map_err(|error| error.to_string())? {
+                Received::End => return Ok(State::Closed),
+                Received::Nothing if blocked => return Ok(State::Open(EventFlags::IN | EventFlags::OUT)),
+                Received::Nothing => break,
+                Received::Some(count, fds) => {
+                    let bytes = self.buffer.get(..count).unwrap_or_default();
+                    self.wire.receive(bytes, fds).map_err(|error| error.to_string())?;
+                }
+            }
+        }
+        Ok(State::Open(EventFlags::IN))
+    }
+
+    /// Writes what waits. Whether the client does not take it.
+    fn write(&mut self) -> io::Result<bool> {
+        while let Some(chunk) = self.wire.output() {
+            let count = socket::send(&self.stream, &chunk)?;
+            if count == 0 {
+                return Ok(true);
+            }
+            self.wire.sent(count);
+        }
+        Ok(false)
+    }
+
+    fn act(&mut self) -> Result<(), String> {
+        loop {
+            let event = self.wire.next(&mut self.device);
+            // What came before a broken message has been done, and the home must know.
+            self.post_effects();
+            match event.map_err(|error| error.to_string())? {
+                None => return Ok(()),
+                Some(Event::Map(token, request)) => {
+                    let result = self.map(request);
+                    self.wire.reply(token, result);
+                }
+                Some(Event::Unmap(token, request)) => self.unmap(token, request),
+                Some(Event::SetIrqs(token, request)) => {
+                    let result = self.set_irqs(request);
+                    self.wire.reply(token, result);
+                }
+                Some(Event::Reset(token)) => self.reset(token),
+                // Nothing is asked of the client's own memory yet.
+                Some(Event::DmaDone { .. }) => {}
+            }
+        }
+    }
+
+    /// Register writes go to the home in the order in which the client made them.
+    fn post_effects(&mut self) {
+        for effect in self.device.take_effects() {
+            let (ctrl, session) = (self.session.ctrl.id, self.session.id);
+            self.session.ctrl.home.send(move |group| {
+                if let Some(home) = group.home(ctrl) {
+                    home.register_written(session, effect);
+                }
+            });
+        }
+    }
+
+    fn map(&mut self, request: MapRequest) -> Result<(), i32> {
+        let access = match (request.readable, request.writeable) {
+            (true, true) => Access::ReadWrite,
+            (true, false) => Access::ReadOnly,
+            (false, true) => Access::WriteOnly,
+            (false, false) => return Err(libc::EINVAL),
+        };
+        let has_file = request.fd.is_some();
+        let region = match request.fd {
+            Some(file) => Region::map(file, request.offset, request.addr, request.size, access, |_| {}),
+            None => Region::without_file(request.addr, request.size, access, |_| {}),
+        };
+        let added = region.and_then(|region| self.memory.with(Arc::new(region)));
+        match added {
+            Ok(memory) => {
+                if !has_file {
+                    log::warn!(
+                        "controller '{}': the client maps {:#x} bytes at {:#x} without a file: queues and data there cannot be \
+                         reached; share the VM's memory (QEMU: memory-backend-memfd,share=on)",
+                        self.session.ctrl.name,
+                        request.size,
+                        request.addr
+                    );
+                }
+                self.session.memory.publish(memory.clone());
+                self.memory = memory;
+                Ok(())
+            }
+            Err(error) => {
+                log::error!("controller '{}': a mapping of the client's is refused: {error}", self.session.ctrl.name);
+                Err(error.errno())
+            }
+        }
+    }
+
+    /// Takes regions away. The answer comes when no reactor holds them any more.
+    fn unmap(&mut self, token: Token, request: UnmapRequest) {
+        let taken = if request.all {
+            let (rest, regions) = self.memory.without_all();
+            Ok((rest, regions))
+        } else {
+            self.memory.without(request.addr, request.size)
+        };
+        match taken {
+            Ok((rest, regions)) => {
+                self.session.memory.publish(rest.clone());
+                self.memory = rest;
+                self.releasing.push(Releasing { token, regions, since: Instant::now(), aborted: false });
+                self.nudge();
+                self.release();
+            }
+            Err(error) => {
+                log::warn!("controller '{}': memory is not unmapped: {error}", self.session.ctrl.name);
+                self.wire.reply(token, Err(error.errno()));
+            }
+        }
+    }
+
+    /// Has the poll groups look at the memory now.
+    fn nudge(&self) {
+        let session = self.session.id;
+        for group in &self.session.ctrl.groups {
+            let remote = self.remote.clone();
+            group.send(move |group| {
+                group.refresh(session);
+                remote.released();
+            });
+        }
+    }
+
+    /// Whether the client waits for memory to be let go.
+    pub(super) fn is_releasing(&self) -> bool {
+        !self.releasing.is_empty()
+    }
+
+    /// Answers for what nobody holds any more. Whether anything was answered.
+    pub(super) fn release(&mut self) -> bool {
+        let before = self.releasing.len();
+        let mut impatient = false;
+        for mut releasing in std::mem::take(&mut self.releasing) {
+            releasing.regions.retain(|region| Arc::strong_count(region) > 1);
+            if releasing.regions.is_empty() {
+                self.wire.reply(releasing.token, Ok(()));
+                continue;
+            }
+            if !releasing.aborted && releasing.since.elapsed() > PATIENCE {
+                releasing.aborted = true;
+                impatient = true;
+            }
+            self.releasing.push(releasing);
+        }
+        if impatient {
+            self.abort_strays();
+        }
+        self.releasing.len() < before
+    }
+
+    /// I/O still touches memory that the client wants back: it is aborted.
+    fn abort_strays(&self) {
+        log::warn!("controller '{}': I/O is aborted: its memory is being unmapped", self.session.ctrl.name);
+        let session = self.session.id;
+        for group in &self.session.ctrl.groups {
+            group.send(move |group| {
+                if let Some(local) = group.find(session) {
+                    local.queues().abort_strays();
+                }
+            });
+        }
+    }
+
+    fn set_irqs(&mut self, request: IrqRequest) -> Result<(), i32> {
+        let interrupts = &self.session.interrupts;
+        let limit = usize::from(self.session.ctrl.max_queues) + 1;
+        let start = usize::try_from(request.start).map_err(|_| libc::EINVAL)?;
+        match (request.action, request.data) {
+            (IrqAction::Trigger, IrqData::Eventfds(files)) => {
+                for file in files.iter().flatten() {
+                    check_eventfd(file)?;
+                }
+                interrupts.set(start, files, limit);
+            }
+            (IrqAction::Trigger, IrqData::None) if request.count == 0 => interrupts.clear(),
+            (IrqAction::Trigger, data) => {
+                for index in 0..request.count {
+                    let chosen = match &data {
+                        IrqData::Bools(bools) => bools.get(index as usize).copied().unwrap_or(false),
+                        _ => true,
+                    };
+                    let vector = u16::try_from(request.start.saturating_add(index)).map_err(|_| libc::EINVAL)?;
+                    if chosen && let Some(file) = interrupts.get(vector) {
+                        let _ = rustix::io::write(&file, &1_u64.to_ne_bytes());
+                    }
+                }
+            }
+            // Masking of MSI-X vectors is the client's: it keeps the table.
+            (IrqAction::Mask | IrqAction::Unmask, _) => {}
+        }
+        Ok(())
+    }
+
+    /// The device is reset; the answer comes when nothing of the client's is under way.
+    fn reset(&mut self, token: Token) {
+        self.device.reset();
+        // The home's part of it is below.
+        self.device.take_effects();
+        let number = self.next_reset;
+        self.next_reset = self.next_reset.wrapping_add(1);
+        self.resets.push((number, token));
+        let (ctrl, session, remote) = (self.session.ctrl.id, self.session.id, self.remote.clone());
+        self.session.ctrl.home.send(move |group| {
+            let done = move || remote.send(Command::ResetDone { session, number });
+            match group.home(ctrl) {
+                Some(home) => home.reset(session, done),
+                None => done(),
+            }
+        });
+    }
+
+    /// A reset is over.
+    pub(super) fn reset_done(&mut self, number: u64) {
+        if let Some(at) = self.resets.iter().position(|(other, _)| *other == number) {
+            let (_, token) = self.resets.swap_remove(at);
+            self.wire.reply(token, Ok(()));
+        }
+    }
+
+    /// Whether the client's files are still as long as what it mapped of them.
+    pub(super) fn memory_is_intact(&self) -> bool {
+        let broken = self.memory.regions().find(|region| region.is_poisoned() || !region.is_intact());
+        if let Some(region) = broken {
+            log::error!(
+                "controller '{}': the client shrank the file behind its memory at {:#x}: its connection is closed",
+                self.session.ctrl.name,
+                region.gpa()
+            );
+        }
+        broken.is_none()
+    }
+}
+
+/// An interrupt must be raised by an eventfd, which is made not to block: a write to anything else could hold a reactor up.
+fn check_eventfd(file: &OwnedFd) -> Result<(), i32> {
+    use std::os::fd::AsRawFd;
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| libc::EBADF)?;
+    if link.as_os_str() != "anon_inode:[eventfd]" {
+        log::warn!("a client gave '{}' as an interrupt: an eventfd is needed", link.display());
+        return Err(libc::EINVAL);
+    }
+    let flags = rustix::fs::fcntl_getfl(file).map_err(|error| error.raw_os_error())?;
+    rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK).map_err(|error| error.raw_os_error())
+}

@@ -1,0 +1,464 @@
+//! The controllers as the RPCs know them, on the application's thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+use spdk::Errno;
+use spdk::bdev_client::{BdevDesc, BdevEvent, BdevInfo};
+use spdk::rpc::RpcError;
+use spdk::thread::{AppCell, cores, send_to_app};
+
+use super::control::Control;
+use super::group::{GroupHandle, PortSpec};
+use super::home::Home;
+use super::params::{ControllerParams, failed};
+use super::session::{Counters, Ctrl};
+use crate::model::admin::{Controller, Namespace, Supports};
+use crate::model::io::{IoSupport, NsGeometry};
+use crate::queue::MAX_NAMESPACES;
+
+/// What all controllers share, from the first one on.
+struct Runtime {
+    control: Control,
+    groups: Vec<Arc<GroupHandle>>,
+    next_ctrl: u64,
+}
+
+static RUNTIME: AppCell<Option<Runtime>> = AppCell::new(None);
+static ENDPOINTS: AppCell<BTreeMap<String, Rc<Endpoint>>> = AppCell::new(BTreeMap::new());
+
+/// A namespace of a controller.
+#[derive(Debug)]
+struct Attached {
+    desc: Arc<BdevDesc>,
+    info: BdevInfo,
+}
+
+/// A namespace of a controller, for those who ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceInfo {
+    /// Its identifier.
+    pub nsid: u32,
+    /// Its bdev.
+    pub bdev_name: String,
+}
+
+/// A controller.
+#[derive(Debug)]
+pub struct Endpoint {
+    params: ControllerParams,
+    ctrl: Arc<Ctrl>,
+    namespaces: RefCell<BTreeMap<u32, Attached>>,
+    deleting: Cell<bool>,
+}
+
+/// The controller of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<Rc<Endpoint>> {
+    ENDPOINTS.with(|endpoints| endpoints.borrow().get(name).cloned())
+}
+
+/// All controllers, by name.
+#[must_use]
+pub fn all() -> Vec<Rc<Endpoint>> {
+    ENDPOINTS.with(|endpoints| endpoints.borrow().values().cloned().collect())
+}
+
+/// Deletes every controller and ends all threads, then calls `done`.
+pub fn end_all(done: impl FnOnce() + 'static) {
+    /// Calls `done` when the last controller lets go of it.
+    struct Last<F: FnOnce()>(Option<F>);
+    impl<F: FnOnce()> Drop for Last<F> {
+        fn drop(&mut self) {
+            let runtime = RUNTIME.with(RefCell::take);
+            if let Some(runtime) = runtime {
+                runtime.control.end();
+                for group in &runtime.groups {
+                    group.stop();
+                }
+            }
+            if let Some(done) = self.0.take() {
+                done();
+            }
+        }
+    }
+    let last = Rc::new(Last(Some(done)));
+    for endpoint in all() {
+        let last = Rc::clone(&last);
+        endpoint.delete(move || drop(last));
+    }
+}
+
+/// Calls `f` with what all controllers share, which is started if need be.
+fn with_runtime<R>(f: impl FnOnce(&mut Runtime) -> R) -> Result<R, RpcError> {
+    RUNTIME.with(|runtime| {
+        let mut runtime = runtime.borrow_mut();
+        if runtime.is_none() {
+            *runtime = Some(Runtime::start()?);
+        }
+        runtime.as_mut().map(f).ok_or_else(|| failed(Errno::NXIO, "the controllers are not running"))
+    })
+}
+
+impl Runtime {
+    fn start() -> Result<Self, RpcError> {
+        let control = Control::start()
+            .map_err(|error| failed(Errno::NOMEM, format!("the control thread could not be started: {error}")))?;
+        let groups = cores().into_iter().map(GroupHandle::start).collect::<Result<Vec<_>, _>>();
+        let groups = groups.map_err(|errno| failed(errno, format!("the poll groups could not be started: {errno}")))?;
+        Ok(Self { control, groups, next_ctrl: 1 })
+    }
+}
+
+impl Endpoint {
+    /// Makes a controller and serves it.
+    ///
+    /// # Errors
+    /// What keeps it from being made; nothing is left of it then.
+    pub(super) fn create(params: ControllerParams) -> Result<Rc<Self>, RpcError> {
+        let name = &params.name;
+        if find(name).is_some() {
+            return Err(failed(
+                Errno::EXIST,
+                format!("a controller '{name}' exists already; choose another name, or delete it first"),
+            ));
+        }
+        let wanted = params.cores(&cores())?;
+        let model = Controller::new(params.identity()?, params.limits())
+            .map_err(|error| RpcError::invalid(error.to_string()))?;
+        let listener = listen(&params.socket_path())?;
+        let ctrl = with_runtime(|runtime| {
+            let groups: Vec<_> = runtime.groups.iter().filter(|group| wanted.contains(&group.core)).cloned().collect();
+            let id = runtime.next_ctrl;
+            runtime.next_ctrl += 1;
+            // One controller after another has its home on another core.
+            let at = usize::try_from(id).unwrap_or(0) % groups.len().max(1);
+            let home = groups.get(at).cloned()?;
+            Some(Arc::new(Ctrl {
+                id,
+                name: name.clone(),
+                max_queues: params.max_queues,
+                max_queue_depth: params.max_queue_depth,
+                groups,
+                home,
+                connected: AtomicBool::new(false),
+                counters: Counters::default(),
+            }))
+        })?
+        .ok_or_else(|| failed(Errno::NODEV, "there is no poll group on the cores of `cpumask`"))?;
+        let shared = Arc::clone(&ctrl);
+        ctrl.home.send(move |group| group.add_home(Home::new(shared, model)));
+        with_runtime(|runtime| runtime.control.add(Arc::clone(&ctrl), listener))?;
+        let endpoint = Rc::new(Self { params, ctrl, namespaces: RefCell::default(), deleting: Cell::new(false) });
+        ENDPOINTS.with(|endpoints| endpoints.borrow_mut().insert(endpoint.name().to_owned(), Rc::clone(&endpoint)));
+        Ok(endpoint)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.params.name
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub(super) fn params(&self) -> &ControllerParams {
+        &self.params
+    }
+
+    /// Its namespaces.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<NamespaceInfo> {
+        let namespaces = self.namespaces.borrow();
+        namespaces
+            .iter()
+            .map(|(nsid, attached)| NamespaceInfo { nsid: *nsid, bdev_name: attached.info.name.clone() })
+            .collect()
+    }
+
+    /// The answer to `courier_controller_get`.
+    #[must_use]
+    pub fn describe(&self) -> Value {
+        let mut value = serde_json::to_value(&self.params).unwrap_or_default();
+        let namespaces: Vec<Value> = self
+            .namespaces
+            .borrow()
+            .iter()
+            .map(|(nsid, attached)| {
+                json!({
+                    "nsid": nsid,
+                    "bdev_name": attached.info.name,
+                    "blocks": attached.desc.num_blocks(),
+                    "block_size": attached.info.block_size,
+                })
+            })
+            .collect();
+        let totals = self.ctrl.counters.totals();
+        let cores: Vec<u32> = self.ctrl.groups.iter().map(|group| group.core).collect();
+        value["socket"] = json!(self.params.socket_path());
+        value["connected"] = json!(self.ctrl.connected.load(Ordering::Acquire));
+        value["cores"] = json!(cores);
+        value["admin_core"] = json!(self.ctrl.home.core);
+        value["namespaces"] = json!(namespaces);
+        value["io"] = json!({
+            "reads": totals.reads, "writes": totals.writes,
+            "bytes_read": totals.bytes_read, "bytes_written": totals.bytes_written,
+        });
+        value
+    }
+
+    /// Adds a bdev as a namespace, with the first identifier that is free if none is given. The identifier.
+    ///
+    /// # Errors
+    /// An identifier that cannot be had, or a bdev that cannot be a namespace.
+    pub fn add_namespace(self: &Rc<Self>, nsid: Option<u32>, bdev_name: &str) -> Result<u32, RpcError> {
+        let nsid = self.choose_nsid(nsid)?;
+        let me = Rc::downgrade(self);
+        let events = move |event| {
+            if let Some(endpoint) = me.upgrade() {
+                endpoint.bdev_event(nsid, event);
+            }
+        };
+        let desc = BdevDesc::open(bdev_name, events).map_err(|errno| {
+            let why = match errno {
+                Errno::NODEV => "there is no such bdev; bdev_get_bdevs lists them".to_owned(),
+                Errno::PERM => "another module has claimed it".to_owned(),
+                _ => errno.to_string(),
+            };
+            failed(errno, format!("bdev '{bdev_name}' cannot be opened: {why}"))
+        })?;
+        let info = desc.describe();
+        let geometry = geometry(&info)?;
+        let namespace = namespace(nsid, &info, &geometry);
+        namespace
+            .check()
+            .map_err(|error| failed(Errno::INVAL, format!("bdev '{bdev_name}' cannot be a namespace: {error}")))?;
+        let desc = Arc::new(desc);
+        let port = PortSpec { nsid, desc: Arc::clone(&desc), geometry };
+        self.namespaces.borrow_mut().insert(nsid, Attached { desc, info });
+        let ctrl = self.ctrl.id;
+        self.ctrl.home.send(move |group| {
+            if let Some(home) = group.home(ctrl) {
+                home.add_namespace(namespace, port);
+            }
+        });
+        Ok(nsid)
+    }
+
+    fn choose_nsid(&self, nsid: Option<u32>) -> Result<u32, RpcError> {
+        let most = u32::try_from(MAX_NAMESPACES).unwrap_or(u32::MAX);
+        let namespaces = self.namespaces.borrow();
+        let name = self.name();
+        match nsid {
+            None => (1..=most)
+                .find(|nsid| !namespaces.contains_key(nsid))
+                .ok_or_else(|| failed(Errno::NOSPC, format!("controller '{name}' has all {most} namespaces already"))),
+            Some(nsid) if nsid == 0 || nsid > most => {
+                Err(RpcError::invalid(format!("parameter `nsid`: {nsid} is out of range; it has to be 1 to {most}")))
+            }
+            Some(nsid) if namespaces.contains_key(&nsid) => {
+                Err(failed(Errno::EXIST, format!("controller '{name}' has a namespace {nsid} already")))
+            }
+            Some(nsid) => Ok(nsid),
+        }
+    }
+
+    /// Takes a namespace away.
+    ///
+    /// # Errors
+    /// There is none of that identifier.
+    pub fn remove_namespace(&self, nsid: u32) -> Result<(), RpcError> {
+        let Some(attached) = self.namespaces.borrow_mut().remove(&nsid) else {
+            let known: Vec<u32> = self.namespaces.borrow().keys().copied().collect();
+            let text = format!("controller '{}' has no namespace {nsid}; it has {known:?}", self.name());
+            return Err(failed(Errno::NODEV, text));
+        };
+        let ctrl = self.ctrl.id;
+        self.ctrl.home.send(move |group| {
+            if let Some(home) = group.home(ctrl) {
+                home.remove_namespace(nsid);
+            }
+            // The bdev stays open until the home has let go of it, so that its channels are put first.
+            drop(attached);
+        });
+        Ok(())
+    }
+
+    fn bdev_event(&self, nsid: u32, event: BdevEvent) {
+        match event {
+            BdevEvent::Removed => {
+                log::info!("controller '{}': the bdev of namespace {nsid} is being removed", self.name());
+                // It may have been taken away already.
+                let _ = self.remove_namespace(nsid);
+            }
+            BdevEvent::Resized => {
+                let blocks = self.namespaces.borrow().get(&nsid).map(|attached| attached.desc.num_blocks());
+                let Some(blocks) = blocks else { return };
+                let ctrl = self.ctrl.id;
+                self.ctrl.home.send(move |group| {
+                    if let Some(home) = group.home(ctrl) {
+                        home.resize_namespace(nsid, blocks);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Deletes the controller, with a client or without. `done` is called, here, when nothing of it is left.
+    pub fn delete(self: &Rc<Self>, done: impl FnOnce() + 'static) {
+        if self.deleting.replace(true) {
+            return done();
+        }
+        ENDPOINTS.with(|endpoints| endpoints.borrow_mut().remove(self.name()));
+        // Before a new controller can have the same directory.
+        let _ = std::fs::remove_file(self.params.socket_path());
+        DELETED.with(|deleted| deleted.borrow_mut().push((self.ctrl.id, self.ctrl.groups.len(), Box::new(done))));
+        self.namespaces.take();
+        let ctrl = Arc::clone(&self.ctrl);
+        let removed = with_runtime(move |runtime| {
+            let id = ctrl.id;
+            runtime.control.remove(id, move || end_home(&ctrl));
+        });
+        if let Err(error) = removed {
+            log::error!("controller '{}': {error}", self.name());
+        }
+    }
+}
+
+type Deleted = (u64, usize, Box<dyn FnOnce()>);
+
+/// Controllers that are being deleted: of how many poll groups something is still there, and who waits.
+static DELETED: AppCell<Vec<Deleted>> = AppCell::new(Vec::new());
+
+/// The client is gone: the home goes, and each poll group tells when nothing is left on it.
+fn end_home(ctrl: &Arc<Ctrl>) {
+    let (id, groups) = (ctrl.id, ctrl.groups.clone());
+    ctrl.home.send(move |group| {
+        if let Some(home) = group.home(id) {
+            home.detach(group);
+        }
+        group.remove_home(id);
+        for other in groups {
+            other.send(move |group| {
+                let me = Rc::downgrade(group);
+                let gone = move || me.upgrade().is_none_or(|group| !group.has_left(id));
+                group.when(gone, move || {
+                    if let Err(error) = send_to_app(move || group_is_clear(id)) {
+                        log::error!("the end of a controller could not be told: {error}");
+                    }
+                });
+            });
+        }
+    });
+}
+
+/// Nothing of the controller is left on one poll group.
+fn group_is_clear(ctrl: u64) {
+    let done = DELETED.with(|deleted| {
+        let mut deleted = deleted.borrow_mut();
+        let at = deleted.iter().position(|(id, ..)| *id == ctrl)?;
+        let entry = deleted.get_mut(at)?;
+        entry.1 = entry.1.saturating_sub(1);
+        (entry.1 == 0).then(|| deleted.swap_remove(at).2)
+    });
+    if let Some(done) = done {
+        done();
+    }
+}
+
+/// Makes a controller's directory and socket. A socket that nobody listens on any more is replaced.
+fn listen(path: &Path) -> Result<UnixListener, RpcError> {
+    let refuse = |errno, why: String| Err(failed(errno, why));
+    let directory = path.parent().unwrap_or(path);
+    if let Err(error) = std::fs::create_dir_all(directory) {
+        let why = format!("parameter `traddr`: the directory {} cannot be made: {error}", directory.display());
+        return refuse(Errno::INVAL, why);
+    }
+    if let Ok(found) = path.symlink_metadata() {
+        if !found.file_type().is_socket() {
+            let why = format!("parameter `traddr`: {} is there already and is no socket", path.display());
+            return refuse(Errno::EXIST, why);
+        }
+        if UnixStream::connect(path).is_ok() {
+            let why = format!("parameter `traddr`: somebody listens on {} already", path.display());
+            return refuse(Errno::BUSY, why);
+        }
+        let _ = std::fs::remove_file(path);
+    }
+    let listener = UnixListener::bind(path).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| {
+        let errno = if error.kind() == ErrorKind::PermissionDenied { Errno::PERM } else { Errno::INVAL };
+        failed(errno, format!("parameter `traddr`: no socket can be made at {}: {error}", path.display()))
+    })
+}
+
+/// What the checks of commands need to know of a bdev.
+fn geometry(info: &BdevInfo) -> Result<NsGeometry, RpcError> {
+    let refuse = |why: &str| Err(failed(Errno::INVAL, format!("bdev '{}' cannot be a namespace: {why}", info.name)));
+    if info.metadata_size > 0 {
+        return refuse(&format!("its blocks have {} bytes of metadata, which is not supported", info.metadata_size));
+    }
+    if info.zoned {
+        return refuse("it has zones, which are not supported");
+    }
+    if !info.block_size.is_power_of_two() {
+        return refuse(&format!("its blocks have {} bytes, which is no power of two", info.block_size));
+    }
+    let shift = u8::try_from(info.block_size.trailing_zeros()).unwrap_or(u8::MAX);
+    let mut geometry = match NsGeometry::new(info.num_blocks, shift) {
+        Ok(geometry) => geometry,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    let mut supports = IoSupport::DATASET_MANAGEMENT;
+    for (can, command) in [
+        (info.can_unmap, IoSupport::DEALLOCATE),
+        (info.can_write_zeroes, IoSupport::WRITE_ZEROES),
+        (info.can_compare, IoSupport::COMPARE),
+        (info.can_flush, IoSupport::FLUSH),
+        (info.can_compare && info.can_compare_and_write, IoSupport::COMPARE_AND_WRITE),
+    ] {
+        if can {
+            supports = supports | command;
+        }
+    }
+    geometry.supports = supports;
+    geometry.write_protected = !info.can_write;
+    geometry.max_fused_blocks = u32::from(info.compare_and_write_blocks.max(1));
+    Ok(geometry)
+}
+
+/// A bdev as the guest sees it.
+fn namespace(nsid: u32, info: &BdevInfo, geometry: &NsGeometry) -> Namespace {
+    Namespace {
+        nsid,
+        blocks: info.num_blocks,
+        block_shift: geometry.block_shift(),
+        uuid: info.uuid,
+        nguid: info.uuid,
+        eui64: [0; 8],
+        supports: Supports {
+            unmap: info.can_unmap,
+            unmap_zeroes: false,
+            write_zeroes: info.can_write_zeroes,
+            compare: info.can_compare,
+            compare_and_write: info.can_compare && info.can_compare_and_write,
+            volatile_write_cache: info.write_cache && info.can_flush,
+        },
+        compare_and_write_blocks: info.compare_and_write_blocks.max(1),
+        optimal_boundary_blocks: u16::try_from(info.optimal_boundary).unwrap_or(0),
+        preferred_write_blocks: 0,
+        preferred_unmap_blocks: 0,
+        write_protected: !info.can_write,
+    }
+}

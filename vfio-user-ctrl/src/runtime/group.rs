@@ -1,0 +1,387 @@
+//! Poll groups: an SPDK thread per core that polls the queues placed on it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spdk::Errno;
+use spdk::bdev_client::BdevDesc;
+use spdk::poller::{Poll, Poller};
+use spdk::thread::OwnedThread;
+
+use super::bdevs::Bdevs;
+use super::home::Home;
+use super::session::Session;
+use crate::memory::MemView;
+use crate::model::io::NsGeometry;
+use crate::queue::{Port, Queues};
+
+/// A session that has had no command for so many rounds is looked at in some rounds only.
+const IDLE_AFTER: u32 = 4096;
+/// Every so many rounds, a power of two, come the admin queues and the sessions that are idle.
+const SELDOM: u32 = 16;
+/// Every so many rounds, a power of two, counters are gathered, and errors told.
+const RARELY: u32 = 4096;
+
+thread_local! {
+    /// The poll group of this reactor. The group's SPDK thread may run on one core only, so that it stays with its reactor.
+    static GROUP: RefCell<Option<Rc<Group>>> = const { RefCell::new(None) };
+}
+
+/// A poll group, for other threads.
+#[derive(Debug)]
+pub struct GroupHandle {
+    /// Its core.
+    pub core: u32,
+    thread: OwnedThread,
+}
+
+impl GroupHandle {
+    /// Starts a poll group on a core.
+    ///
+    /// # Errors
+    /// `NOMEM` when SPDK cannot make its thread.
+    pub fn start(core: u32) -> Result<Arc<Self>, Errno> {
+        let handle = Arc::new(Self { core, thread: OwnedThread::on_core(&format!("courier_{core}"), core)? });
+        let me = Arc::clone(&handle);
+        handle.thread.send(move || {
+            GROUP.with_borrow_mut(|group| *group = Some(Rc::new(Group::new(me))));
+        })?;
+        Ok(handle)
+    }
+
+    /// Calls `f` on the group's thread, later. Messages of one thread come in the order in which it sent them.
+    pub fn send(&self, f: impl FnOnce(&Rc<Group>) + Send + 'static) {
+        let call = move || {
+            let group = GROUP.with_borrow(Clone::clone);
+            if let Some(group) = group {
+                f(&group);
+            }
+        };
+        if let Err(error) = self.thread.send(call) {
+            log::error!("a message to the poll group on core {} was lost: {error}", self.core);
+        }
+    }
+
+    /// Ends the group. Its thread exits when the last handle is dropped.
+    pub fn stop(&self) {
+        let call = || {
+            let group = GROUP.with_borrow_mut(Option::take);
+            if let Some(group) = group {
+                group.end();
+            }
+        };
+        if let Err(error) = self.thread.send(call) {
+            log::error!("the poll group on core {} could not be ended: {error}", self.core);
+        }
+    }
+}
+
+/// What a namespace is on a poll group, before it has a channel.
+#[derive(Debug, Clone)]
+pub struct PortSpec {
+    /// The namespace.
+    pub nsid: u32,
+    /// Its bdev.
+    pub desc: Arc<BdevDesc>,
+    /// Its size and abilities.
+    pub geometry: NsGeometry,
+}
+
+/// A session on one poll group.
+#[derive(Debug)]
+pub struct Local {
+    session: Arc<Session>,
+    queues: Queues<Bdevs>,
+    epoch: Cell<u64>,
+    idle_rounds: Cell<u32>,
+}
+
+impl Local {
+    fn new(session: &Arc<Session>, ports: &[PortSpec]) -> Rc<Self> {
+        // The epoch before the table: a table that is newer than its epoch is looked at twice, never missed.
+        let epoch = session.memory.epoch();
+        let view = MemView::new(session.memory.newest());
+        let queues = Queues::new(
+            Arc::clone(&session.doorbells),
+            Arc::clone(&session.interrupts),
+            Rc::new(view),
+            super::home::MAX_TRANSFER,
+            spdk::time::ticks,
+        );
+        let local = Self { session: Arc::clone(session), queues, epoch: Cell::new(epoch), idle_rounds: Cell::new(0) };
+        for port in ports {
+            local.add_port(port);
+        }
+        Rc::new(local)
+    }
+
+    /// The queues.
+    #[must_use]
+    pub fn queues(&self) -> &Queues<Bdevs> {
+        &self.queues
+    }
+
+    /// Opens a channel to a namespace's bdev.
+    pub fn add_port(&self, spec: &PortSpec) {
+        match spec.desc.channel() {
+            Ok(channel) => {
+                self.queues.add_port(Port { nsid: spec.nsid, geometry: Cell::new(spec.geometry), channel });
+            }
+            Err(error) => log::error!(
+                "controller '{}': namespace {} has no channel on a core: {error}",
+                self.session.ctrl.name,
+                spec.nsid
+            ),
+        }
+    }
+
+    /// Takes the newest table of guest memory if it has changed.
+    #[inline]
+    pub fn refresh(&self) {
+        let epoch = self.session.memory.epoch();
+        if self.epoch.get() != epoch {
+            self.take_memory(epoch);
+        }
+    }
+
+    #[cold]
+    fn take_memory(&self, epoch: u64) {
+        self.epoch.set(epoch);
+        self.queues.set_view(&Rc::new(MemView::new(self.session.memory.newest())));
+    }
+
+    /// Polls the queues. Whether there was anything to do.
+    #[inline]
+    fn poll(&self) -> bool {
+        self.refresh();
+        let done = self.queues.poll() > 0;
+        self.queues.signal();
+        if done {
+            self.idle_rounds.set(0);
+        } else {
+            self.idle_rounds.set(self.idle_rounds.get().saturating_add(1));
+        }
+        done
+    }
+
+    fn is_idle(&self) -> bool {
+        self.idle_rounds.get() > IDLE_AFTER && self.queues.is_empty_handed()
+    }
+
+    /// Tells what has been gathered.
+    fn report(&self) {
+        self.session.ctrl.counters.add(self.queues.take_totals());
+        let troubles = self.queues.take_troubles();
+        if troubles.is_empty() {
+            return;
+        }
+        let (ctrl, session) = (self.session.ctrl.id, self.session.id);
+        self.session.ctrl.home.send(move |group| {
+            if let Some(home) = group.home(ctrl) {
+                home.note_troubles(session, &troubles);
+            }
+        });
+    }
+}
+
+type Condition = Box<dyn Fn() -> bool>;
+type Then = Box<dyn FnOnce()>;
+
+/// A poll group on its thread.
+#[derive(Debug)]
+pub struct Group {
+    handle: Arc<GroupHandle>,
+    sessions: RefCell<Vec<Rc<Local>>>,
+    /// Sessions that are over, but whose I/Os have not all ended.
+    ending: RefCell<Vec<Rc<Local>>>,
+    homes: RefCell<Vec<Rc<Home>>>,
+    waiting: RefCell<Waiting>,
+    round: Cell<u32>,
+    poller: RefCell<Option<Poller>>,
+}
+
+#[derive(Default)]
+struct Waiting(Vec<(Condition, Then)>);
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Waiting").field(&self.0.len()).finish()
+    }
+}
+
+impl Group {
+    fn new(handle: Arc<GroupHandle>) -> Self {
+        Self {
+            handle,
+            sessions: RefCell::default(),
+            ending: RefCell::default(),
+            homes: RefCell::default(),
+            waiting: RefCell::default(),
+            round: Cell::new(0),
+            poller: RefCell::default(),
+        }
+    }
+
+    /// The group's handle.
+    #[must_use]
+    pub fn handle(&self) -> &Arc<GroupHandle> {
+        &self.handle
+    }
+
+    /// The session on this group, made if it is not there.
+    pub fn local(self: &Rc<Self>, session: &Arc<Session>, ports: &[PortSpec]) -> Rc<Local> {
+        if let Some(local) = self.find(session.id) {
+            return local;
+        }
+        let local = Local::new(session, ports);
+        self.sessions.borrow_mut().push(Rc::clone(&local));
+        self.need_poller();
+        local
+    }
+
+    /// The session on this group, if it is there.
+    #[must_use]
+    pub fn find(&self, session: u64) -> Option<Rc<Local>> {
+        self.sessions.borrow().iter().find(|local| local.session.id == session).cloned()
+    }
+
+    /// A session is over: its queues go at once, its I/Os when they end.
+    pub fn end_session(self: &Rc<Self>, session: u64) {
+        let mut sessions = self.sessions.borrow_mut();
+        let Some(at) = sessions.iter().position(|local| local.session.id == session) else { return };
+        let local = sessions.swap_remove(at);
+        drop(sessions);
+        local.report();
+        local.queues.delete_all();
+        self.ending.borrow_mut().push(local);
+    }
+
+    /// The session's guest memory has changed: what is no longer mapped is let go as soon as no I/O touches it.
+    pub fn refresh(&self, session: u64) {
+        if let Some(local) = self.find(session) {
+            local.refresh();
+        }
+        for local in self.ending.borrow().iter().filter(|local| local.session.id == session) {
+            local.refresh();
+        }
+    }
+
+    /// A controller whose home is this group.
+    #[must_use]
+    pub fn home(&self, ctrl: u64) -> Option<Rc<Home>> {
+        self.homes.borrow().iter().find(|home| home.ctrl().id == ctrl).cloned()
+    }
+
+    /// Makes this group the home of a controller.
+    pub fn add_home(self: &Rc<Self>, home: Rc<Home>) {
+        self.homes.borrow_mut().push(home);
+        self.need_poller();
+    }
+
+    /// A controller is gone.
+    pub fn remove_home(&self, ctrl: u64) {
+        self.homes.borrow_mut().retain(|home| home.ctrl().id != ctrl);
+    }
+
+    /// Calls `then` once `condition` holds.
+    pub fn when(self: &Rc<Self>, condition: impl Fn() -> bool + 'static, then: impl FnOnce() + 'static) {
+        if condition() {
+            return then();
+        }
+        self.waiting.borrow_mut().0.push((Box::new(condition), Box::new(then)));
+        self.need_poller();
+    }
+
+    /// Whether nothing of the session is left here.
+    #[must_use]
+    pub fn has_left(&self, ctrl: u64) -> bool {
+        self.reap();
+        let of_ctrl = |local: &Rc<Local>| local.session.ctrl.id == ctrl;
+        !self.sessions.borrow().iter().any(of_ctrl) && !self.ending.borrow().iter().any(of_ctrl)
+    }
+
+    fn reap(&self) {
+        self.ending.borrow_mut().retain(|local| !local.queues.is_quiet());
+    }
+
+    fn need_poller(self: &Rc<Self>) {
+        if self.poller.borrow().is_some() {
+            return;
+        }
+        let me = Rc::downgrade(self);
+        let poll = move || me.upgrade().map_or(Poll::Idle, |group| group.poll());
+        match Poller::register("courier_queues", Duration::ZERO, poll) {
+            Ok(poller) => drop(self.poller.replace(Some(poller))),
+            Err(error) => log::error!("the poll group on core {} has no poller: {error}", self.handle.core),
+        }
+    }
+
+    #[inline]
+    fn poll(self: &Rc<Self>) -> Poll {
+        let round = self.round.get().wrapping_add(1);
+        self.round.set(round);
+        let seldom = round & (SELDOM - 1) == 0;
+        let mut busy = false;
+        for local in self.sessions.borrow().iter() {
+            if seldom || !local.is_idle() {
+                busy |= local.poll();
+            }
+        }
+        if seldom {
+            busy |= self.poll_seldom(round);
+        }
+        if busy { Poll::Busy } else { Poll::Idle }
+    }
+
+    fn poll_seldom(self: &Rc<Self>, round: u32) -> bool {
+        let homes = self.homes.borrow().clone();
+        let mut busy = false;
+        for home in &homes {
+            busy |= home.poll();
+        }
+        self.reap();
+        self.settle();
+        if round & (RARELY - 1) == 0 {
+            for local in self.sessions.borrow().iter() {
+                local.report();
+            }
+            for home in &homes {
+                home.tick();
+            }
+        }
+        let over = homes.is_empty()
+            && self.sessions.borrow().is_empty()
+            && self.ending.borrow().is_empty()
+            && self.waiting.borrow().0.is_empty();
+        if over {
+            // An idle group costs its core nothing.
+            self.poller.take();
+        }
+        busy
+    }
+
+    fn settle(&self) {
+        if self.waiting.borrow().0.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting.borrow_mut().0);
+        for (condition, then) in waiting {
+            if condition() {
+                then();
+            } else {
+                self.waiting.borrow_mut().0.push((condition, then));
+            }
+        }
+    }
+
+    fn end(&self) {
+        self.poller.take();
+        self.homes.take();
+        for local in self.sessions.take().into_iter().chain(self.ending.take()) {
+            local.queues.delete_all();
+        }
+        self.waiting.take();
+    }
+}

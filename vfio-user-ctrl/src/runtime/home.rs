@@ -1,0 +1,337 @@
+//! A controller's home: its admin queue and admin model, on one poll group.
+//!
+//! What changes the state of the whole controller (enable, disable, reset) is an [`Op`]. They are carried out one after another, each
+//! when the one before is over, since the queues of other poll groups take a moment to go.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::group::{Group, GroupHandle, Local, PortSpec};
+use super::session::{Ctrl, Session};
+use crate::model::admin::{self, Controller, DoorbellError, ErrorEntry, Namespace};
+use crate::model::regs::{Enable, RegEffect};
+use crate::queue::{AdminQueue, Coalescing, Trouble};
+
+/// The most bytes of one command's data: MDTS as the admin model tells it.
+pub const MAX_TRANSFER: u32 = 4096 << MDTS;
+
+/// The same as the admin model has it: a power of two of pages.
+pub const MDTS: u8 = 5;
+
+/// Something that changes the state of the whole controller.
+#[derive(Debug)]
+enum Op {
+    Enable(Enable),
+    Disable,
+    /// All queues go, then `after` is called.
+    Reset(Box<dyn After>),
+    Shutdown,
+}
+
+/// What follows on a reset.
+trait After: FnOnce() + Send {}
+impl<F: FnOnce() + Send> After for F {}
+
+impl std::fmt::Debug for dyn After {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("After")
+    }
+}
+
+/// The queues of so many poll groups are not quiet yet.
+#[derive(Debug)]
+struct Stopping {
+    left: usize,
+    after: Option<Box<dyn After>>,
+}
+
+/// A client's session at home.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) session: Arc<Session>,
+    pub(super) local: Rc<Local>,
+    pub(super) admin: RefCell<Option<AdminQueue>>,
+    /// The poll groups of the completion queues, and of the submission queues.
+    pub(super) completion: RefCell<BTreeMap<u16, Arc<GroupHandle>>>,
+    pub(super) submission: RefCell<BTreeMap<u16, Arc<GroupHandle>>>,
+    pub(super) shadow: Cell<Option<(u64, u64)>>,
+    pub(super) coalescing: RefCell<(Coalescing, Vec<u16>)>,
+    /// Completions of held commands that found no room yet.
+    pub(super) events: RefCell<VecDeque<admin::Completion>>,
+    /// Counts resets: an answer to what was asked before one is dropped.
+    pub(super) generation: Cell<u64>,
+}
+
+/// A controller on its home poll group.
+#[derive(Debug)]
+pub struct Home {
+    pub(super) ctrl: Arc<Ctrl>,
+    pub(super) model: RefCell<Controller>,
+    ports: RefCell<BTreeMap<u32, PortSpec>>,
+    attached: RefCell<Option<Rc<Attached>>>,
+    ops: RefCell<VecDeque<Op>>,
+    /// The queues are being stopped: the next op waits for that.
+    stopping: RefCell<Option<Stopping>>,
+    pub(super) began: Instant,
+}
+
+impl Home {
+    /// A controller without a client.
+    #[must_use]
+    pub fn new(ctrl: Arc<Ctrl>, model: Controller) -> Rc<Self> {
+        Rc::new(Self {
+            ctrl,
+            model: RefCell::new(model),
+            ports: RefCell::default(),
+            attached: RefCell::default(),
+            ops: RefCell::default(),
+            stopping: RefCell::default(),
+            began: Instant::now(),
+        })
+    }
+
+    /// The controller.
+    #[must_use]
+    pub fn ctrl(&self) -> &Arc<Ctrl> {
+        &self.ctrl
+    }
+
+    pub(super) fn attached(&self) -> Option<Rc<Attached>> {
+        self.attached.borrow().clone()
+    }
+
+    pub(super) fn attached_to(&self, session: u64) -> Option<Rc<Attached>> {
+        self.attached().filter(|attached| attached.session.id == session)
+    }
+
+    pub(super) fn port_specs(&self) -> Vec<PortSpec> {
+        self.ports.borrow().values().cloned().collect()
+    }
+
+    /// A client has come.
+    pub fn attach(&self, group: &Rc<Group>, session: &Arc<Session>) {
+        self.detach(group);
+        let local = group.local(session, &self.port_specs());
+        self.attached.replace(Some(Rc::new(Attached {
+            session: Arc::clone(session),
+            local,
+            admin: RefCell::default(),
+            completion: RefCell::default(),
+            submission: RefCell::default(),
+            shadow: Cell::default(),
+            coalescing: RefCell::default(),
+            events: RefCell::default(),
+            generation: Cell::new(0),
+        })));
+    }
+
+    /// The client of that session has gone, if it is still there.
+    pub fn detach_session(&self, group: &Rc<Group>, session: u64) {
+        if self.attached_to(session).is_some() {
+            self.detach(group);
+        }
+    }
+
+    /// The client has gone: nothing that it left is waited for, so that the next one finds the controller at once.
+    pub fn detach(&self, group: &Rc<Group>) {
+        let Some(attached) = self.attached.take() else { return };
+        self.model.borrow_mut().reset();
+        attached.admin.take();
+        let session = attached.session.id;
+        for other in self.others() {
+            other.send(move |group| group.end_session(session));
+        }
+        drop(attached);
+        group.end_session(session);
+        let stopping = self.stopping.take().and_then(|state| state.after);
+        let waiting = self.ops.take().into_iter().filter_map(|op| match op {
+            Op::Reset(after) => Some(after),
+            _ => None,
+        });
+        for after in stopping.into_iter().chain(waiting) {
+            after();
+        }
+    }
+
+    /// The poll groups of the controller but this one.
+    fn others(&self) -> impl Iterator<Item = &Arc<GroupHandle>> {
+        self.ctrl.groups.iter().filter(|group| !Arc::ptr_eq(group, &self.ctrl.home))
+    }
+
+    /// The client has written a register.
+    pub fn register_written(&self, session: u64, effect: RegEffect) {
+        if self.attached_to(session).is_none() {
+            return;
+        }
+        let op = match effect {
+            RegEffect::Enable(enable) => Op::Enable(enable),
+            RegEffect::Disable => Op::Disable,
+            RegEffect::Shutdown { .. } => Op::Shutdown,
+        };
+        self.push(op);
+    }
+
+    /// The function is reset; `after` is called, here, when nothing of the client's is under way.
+    pub fn reset(&self, session: u64, after: impl FnOnce() + Send + 'static) {
+        if self.attached_to(session).is_none() {
+            return after();
+        }
+        self.push(Op::Reset(Box::new(after)));
+    }
+
+    fn push(&self, op: Op) {
+        self.ops.borrow_mut().push_back(op);
+        self.work();
+    }
+
+    /// Carries out what waits, until something takes a moment.
+    fn work(&self) {
+        while self.stopping.borrow().is_none() {
+            let next = self.ops.borrow_mut().pop_front();
+            let (Some(op), Some(attached)) = (next, self.attached()) else { return };
+            match op {
+                Op::Enable(enable) => self.enable(&attached, &enable),
+                Op::Shutdown => attached.session.registers.set_shutdown_complete(),
+                Op::Disable => self.stop_queues(&attached, None),
+                Op::Reset(after) => self.stop_queues(&attached, Some(after)),
+            }
+        }
+    }
+
+    fn enable(&self, attached: &Rc<Attached>, enable: &Enable) {
+        let mut model = self.model.borrow_mut();
+        model.reset();
+        model.enable(self.began.elapsed());
+        attached.session.doorbells.clear();
+        let queues = attached.local.queues();
+        attached.admin.replace(Some(queues.create_admin(enable.asq, enable.asqs, enable.acq, enable.acqs)));
+        attached.session.registers.set_ready();
+    }
+
+    /// Adds a namespace, which the guest hears of by an asynchronous event.
+    pub fn add_namespace(&self, namespace: Namespace, port: PortSpec) {
+        let nsid = port.nsid;
+        if let Err(error) = self.model.borrow_mut().add_namespace(namespace) {
+            return log::error!("controller '{}': namespace {nsid} could not be added: {error}", self.ctrl.name);
+        }
+        self.ports.borrow_mut().insert(nsid, port.clone());
+        self.tell_queues(move |local| local.add_port(&port));
+    }
+
+    /// Takes a namespace away. Its bdev is let go when none of its I/O is under way.
+    pub fn remove_namespace(&self, nsid: u32) {
+        self.model.borrow_mut().remove_namespace(nsid);
+        self.ports.borrow_mut().remove(&nsid);
+        self.tell_queues(move |local| local.queues().remove_port(nsid));
+    }
+
+    /// A namespace has another size.
+    pub fn resize_namespace(&self, nsid: u32, blocks: u64) {
+        if let Err(error) = self.model.borrow_mut().resize_namespace(nsid, blocks) {
+            return log::error!("controller '{}': namespace {nsid} keeps its size: {error}", self.ctrl.name);
+        }
+        let mut ports = self.ports.borrow_mut();
+        let Some(port) = ports.get_mut(&nsid) else { return };
+        let Ok(geometry) = port.geometry.resized(blocks) else { return };
+        port.geometry = geometry;
+        self.tell_queues(move |local| local.queues().set_geometry(nsid, geometry));
+    }
+
+    /// Calls `f` on every poll group that has queues of the client.
+    fn tell_queues(&self, f: impl Fn(&Local) + Clone + Send + 'static) {
+        let Some(attached) = self.attached() else { return };
+        let session = attached.session.id;
+        for group in &self.ctrl.groups {
+            let f = f.clone();
+            group.send(move |group| {
+                if let Some(local) = group.find(session) {
+                    f(&local);
+                }
+            });
+        }
+    }
+
+    /// Commands have failed.
+    pub(super) fn note_troubles(&self, session: u64, troubles: &[Trouble]) {
+        if self.attached_to(session).is_none() {
+            return;
+        }
+        let mut model = self.model.borrow_mut();
+        for trouble in troubles {
+            match *trouble {
+                Trouble::InvalidDoorbell { .. } => model.doorbell_error(DoorbellError::Value),
+                Trouble::Failed { sqid, cid, status, slba, nsid } => {
+                    model.io_error(&ErrorEntry { sqid, cid, status, lba: slba, nsid });
+                }
+            }
+        }
+    }
+
+    /// What is looked after from time to time.
+    pub(super) fn tick(&self) {
+        let Some(attached) = self.attached() else { return };
+        let expired = self.model.borrow().keep_alive_expired(self.began.elapsed());
+        if expired && attached.admin.borrow().is_some() {
+            log::warn!("controller '{}': the host sent no keep-alive in time", self.ctrl.name);
+            attached.session.registers.set_fatal();
+            self.push(Op::Disable);
+        }
+    }
+
+    /// All queues go; `after` is called when nothing is under way in them.
+    fn stop_queues(&self, attached: &Rc<Attached>, after: Option<Box<dyn After>>) {
+        self.model.borrow_mut().reset();
+        attached.forget_queues();
+        self.stopping.replace(Some(Stopping { left: self.ctrl.groups.len(), after }));
+        let (ctrl, session) = (self.ctrl.id, attached.session.id);
+        for handle in &self.ctrl.groups {
+            let home = Arc::clone(&self.ctrl.home);
+            let stopped = move || {
+                home.send(move |group| {
+                    if let Some(home) = group.home(ctrl) {
+                        home.group_stopped(session);
+                    }
+                });
+            };
+            handle.send(move |group| {
+                let Some(local) = group.find(session) else { return stopped() };
+                local.queues().delete_all();
+                group.when(move || local.queues().is_quiet(), stopped);
+            });
+        }
+    }
+
+    /// Nothing is under way any more in the queues of one poll group.
+    fn group_stopped(&self, session: u64) {
+        let Some(attached) = self.attached_to(session) else { return };
+        let mut stopping = self.stopping.borrow_mut();
+        let Some(state) = stopping.as_mut() else { return };
+        state.left = state.left.saturating_sub(1);
+        if state.left > 0 {
+            return;
+        }
+        let after = stopping.take().and_then(|state| state.after);
+        drop(stopping);
+        attached.session.doorbells.clear();
+        attached.session.registers.reset_done();
+        if let Some(after) = after {
+            after();
+        }
+        self.work();
+    }
+}
+
+impl Attached {
+    fn forget_queues(&self) {
+        self.admin.take();
+        self.generation.set(self.generation.get() + 1);
+        self.completion.take();
+        self.submission.take();
+        self.shadow.set(None);
+        self.coalescing.take();
+        self.events.take();
+    }
+}

@@ -1,0 +1,262 @@
+//! The parameters of the RPC methods.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use spdk::Errno;
+use spdk::rpc::RpcError;
+use uuid::Uuid;
+
+use crate::model::admin::{Identity, Limits, MAX_QUEUE_ENTRIES, MAX_QUEUES, Nqn, Text};
+use crate::model::pci::PciIdentity;
+
+/// The most bytes of a UNIX socket's path.
+const MAX_SOCKET_PATH: usize = 107;
+/// The name of the socket in a controller's directory, as for SPDK's own transport.
+const SOCKET: &str = "cntrl";
+
+/// What `courier_controller_create` takes, and `save_config` writes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ControllerParams {
+    /// The name that the operator calls the controller by.
+    pub(super) name: String,
+    /// The directory of its socket.
+    pub(super) traddr: String,
+    /// By which the controller is known to the guest, in its NQN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) uuid: Option<Uuid>,
+    /// What the guest sees as its serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) serial_number: Option<String>,
+    /// What the guest sees as its model.
+    #[serde(default = "default_model_number")]
+    pub(super) model_number: String,
+    /// I/O queue pairs.
+    #[serde(default = "default_max_queues")]
+    pub(super) max_queues: u16,
+    /// Entries of a queue.
+    #[serde(default = "default_max_queue_depth")]
+    pub(super) max_queue_depth: u16,
+    /// The cores whose reactors its queues are spread over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cpumask: Option<String>,
+}
+
+fn default_model_number() -> String {
+    "Courier NVMe Controller".to_owned()
+}
+
+fn default_max_queues() -> u16 {
+    32
+}
+
+fn default_max_queue_depth() -> u16 {
+    256
+}
+
+impl ControllerParams {
+    /// Checks the values; those that were left out and are random or made of others are filled in.
+    ///
+    /// # Errors
+    /// What is wrong, with the value, and what would be right.
+    pub(super) fn resolve(mut self) -> Result<Self, RpcError> {
+        if self.name.is_empty() {
+            return Err(RpcError::invalid("parameter `name` is empty; a controller needs a name"));
+        }
+        check_range("max_queues", self.max_queues, 1, MAX_QUEUES)?;
+        check_range("max_queue_depth", self.max_queue_depth, 2, MAX_QUEUE_ENTRIES)?;
+        if self.traddr.is_empty() {
+            return Err(RpcError::invalid(
+                "parameter `traddr` is empty; it is the directory for the controller's socket",
+            ));
+        }
+        let path = self.socket_path();
+        let len = path.as_os_str().len();
+        if len > MAX_SOCKET_PATH {
+            return Err(RpcError::invalid(format!(
+                "parameter `traddr`: the socket's path {} has {len} bytes; a UNIX socket's path has at most {MAX_SOCKET_PATH}",
+                path.display()
+            )));
+        }
+        let uuid = *self.uuid.get_or_insert_with(Uuid::new_v4);
+        self.serial_number.get_or_insert_with(|| {
+            let hex = uuid.simple().to_string();
+            format!("CR{}", hex.get(..18).unwrap_or_default())
+        });
+        self.identity()?;
+        Ok(self)
+    }
+
+    /// The path of its socket.
+    pub(super) fn socket_path(&self) -> PathBuf {
+        Path::new(&self.traddr).join(SOCKET)
+    }
+
+    /// What the guest sees of it.
+    ///
+    /// # Errors
+    /// A text that does not fit.
+    pub(super) fn identity(&self) -> Result<Identity, RpcError> {
+        let uuid = self.uuid.unwrap_or_default();
+        let serial = self.serial_number.as_deref().unwrap_or_default();
+        let invalid = |error: crate::model::admin::IdentityError| RpcError::invalid(error.to_string());
+        let pci = PciIdentity::default();
+        Ok(Identity {
+            subnqn: Nqn::new(&format!("nqn.2014-08.org.nvmexpress:uuid:{uuid}")).map_err(invalid)?,
+            serial_number: Text::new("serial_number", serial).map_err(invalid)?,
+            model_number: Text::new("model_number", &self.model_number).map_err(invalid)?,
+            firmware: Text::new("firmware", env!("CARGO_PKG_VERSION")).map_err(invalid)?,
+            uuid: uuid.into_bytes(),
+            cntlid: 1,
+            vid: pci.vendor,
+            ssvid: pci.subsystem_vendor,
+        })
+    }
+
+    /// How large it is.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            max_queues: self.max_queues,
+            max_queue_entries: self.max_queue_depth,
+            mdts: super::home::MDTS,
+            vectors: self.max_queues + 1,
+            wzsl: 0,
+        }
+    }
+
+    /// The cores of `cpumask` that are among the application's `cores`; all of these if there is no mask.
+    ///
+    /// # Errors
+    /// A mask that cannot be read, or that names cores that the application does not have.
+    pub(super) fn cores(&self, cores: &[u32]) -> Result<Vec<u32>, RpcError> {
+        let Some(mask) = &self.cpumask else { return Ok(cores.to_vec()) };
+        let wanted = parse_cpumask(mask).ok_or_else(|| {
+            RpcError::invalid(format!(
+                "parameter `cpumask`: '{mask}' is no core mask; right are a hexadecimal mask such as 0x3 or a list such as [0-1,4]"
+            ))
+        })?;
+        match wanted.iter().find(|core| !cores.contains(core)) {
+            None => Ok(wanted),
+            Some(core) => Err(RpcError::invalid(format!(
+                "parameter `cpumask`: '{mask}' has core {core}, which is none of the application's: {cores:?}"
+            ))),
+        }
+    }
+}
+
+fn check_range(name: &str, value: u16, least: u16, most: u16) -> Result<(), RpcError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(RpcError::invalid(format!("parameter `{name}`: {value} is out of range; it has to be {least} to {most}")))
+}
+
+/// The cores in a mask as SPDK writes them: `0x5`, `5` or `[0,2]`, `[0-2]`. None if it is not one, or empty.
+fn parse_cpumask(mask: &str) -> Option<Vec<u32>> {
+    let mask = mask.trim();
+    let mut cores = Vec::new();
+    if let Some(list) = mask.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        for part in list.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            if first > last || last > 1023 {
+                return None;
+            }
+            cores.extend(first..=last);
+        }
+    } else {
+        let digits = mask.strip_prefix("0x").or_else(|| mask.strip_prefix("0X")).unwrap_or(mask);
+        for (place, digit) in digits.chars().rev().enumerate() {
+            let digit = digit.to_digit(16)?;
+            let place = u32::try_from(place).ok().filter(|place| *place < 256)?;
+            cores.extend((0..4).filter(|bit| digit >> bit & 1 == 1).map(|bit| place * 4 + bit));
+        }
+    }
+    cores.sort_unstable();
+    cores.dedup();
+    Some(cores).filter(|cores| !cores.is_empty())
+}
+
+/// What `courier_controller_get` takes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GetParams {
+    pub(super) name: Option<String>,
+}
+
+/// What `courier_controller_delete` takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeleteParams {
+    pub(super) name: String,
+}
+
+/// What `courier_controller_add_ns` takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AddNsParams {
+    pub(super) name: String,
+    pub(super) nsid: Option<u32>,
+    pub(super) bdev_name: String,
+}
+
+/// What `courier_controller_remove_ns` takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveNsParams {
+    pub(super) name: String,
+    pub(super) nsid: u32,
+}
+
+/// An error of a known number, with a sentence.
+pub(super) fn failed(errno: Errno, message: impl Into<String>) -> RpcError {
+    RpcError::failed(errno, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(json: serde_json::Value) -> Result<ControllerParams, String> {
+        let params: ControllerParams = serde_json::from_value(json).map_err(|error| error.to_string())?;
+        params.resolve().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_left_out_is_filled_in_and_stays() {
+        let params = params(serde_json::json!({ "name": "a", "traddr": "/tmp/a" })).expect("valid");
+        let serial = params.serial_number.clone().expect("made of the UUID");
+        assert_eq!((serial.len(), serial.get(..2)), (20, Some("CR")));
+        let again = params.clone().resolve().expect("valid");
+        assert_eq!(params, again);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_the_range() {
+        for (name, value) in [("max_queues", 0), ("max_queues", 129), ("max_queue_depth", 1), ("max_queue_depth", 1025)]
+        {
+            let mut json = serde_json::json!({ "name": "a", "traddr": "/tmp/a" });
+            json[name] = value.into();
+            let reason = params(json).expect_err("out of range");
+            assert!(reason.contains(name) && reason.contains(&value.to_string()), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_refused() {
+        let traddr = format!("/tmp/{}", "x".repeat(100));
+        let reason = params(serde_json::json!({ "name": "a", "traddr": traddr })).expect_err("too long");
+        assert!(reason.contains("107"), "{reason}");
+    }
+
+    #[test]
+    fn core_masks_are_read_in_both_forms() {
+        assert_eq!(parse_cpumask("0x5"), Some(vec![0, 2]));
+        assert_eq!(parse_cpumask("10"), Some(vec![4]));
+        assert_eq!(parse_cpumask("[0-2,5]"), Some(vec![0, 1, 2, 5]));
+        for wrong in ["", "0x", "0", "[]", "[2-1]", "[0-99999]", "x", "[1"] {
+            assert_eq!(parse_cpumask(wrong), None, "{wrong}");
+        }
+    }
+}

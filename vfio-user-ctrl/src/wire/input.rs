@@ -1,0 +1,109 @@
+//! What came from the client and is not handled yet: bytes, cut into messages, and the file descriptors in them.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use zerocopy::FromBytes;
+
+use super::ProtocolError;
+use super::proto::{HEADER, Header};
+
+/// The most bytes to give to [`Session::receive`](super::Session::receive) at once.
+pub const MAX_READ: usize = 64 << 10;
+
+/// The capacity that an empty buffer keeps, in bytes.
+const KEEP: usize = 64 << 10;
+
+/// A message, whole.
+pub(super) struct Message<'a> {
+    pub(super) header: Header,
+    pub(super) payload: &'a [u8],
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+/// The receiving side of a connection.
+#[derive(Debug)]
+pub(super) struct Input {
+    buffer: Vec<u8>,
+    /// Where in the buffer the next message begins.
+    start: usize,
+    /// How many bytes of the stream came before the next message.
+    position: u64,
+    /// Each with the place in the stream of the last byte of the read that brought it.
+    fds: VecDeque<(u64, OwnedFd)>,
+    max_fds: usize,
+}
+
+impl Input {
+    /// `max_fds` is how many file descriptors a message may have.
+    pub(super) fn new(max_fds: usize) -> Self {
+        Self { buffer: Vec::new(), start: 0, position: 0, fds: VecDeque::new(), max_fds }
+    }
+
+    /// Takes what one read brought.
+    ///
+    /// The file descriptors are those of the *last* message in `bytes`: the kernel ends a read after the first piece
+    /// of the stream that has some, but begins it with whatever came before. Given to the first message in `bytes`,
+    /// they would be lost to a client that sends a mapping without a file and then one with.
+    pub(super) fn push(&mut self, bytes: &[u8], fds: Vec<OwnedFd>, max_message: usize) -> Result<(), ProtocolError> {
+        let waiting = self.len().saturating_add(bytes.len());
+        let max = max_message + MAX_READ;
+        if waiting > max {
+            return Err(ProtocolError::TooMuchInput { bytes: waiting, max });
+        }
+        let (count, max) = (self.fds.len().saturating_add(fds.len()), 2 * self.max_fds);
+        if count > max {
+            return Err(ProtocolError::TooManyFds { count, max });
+        }
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            if self.buffer.is_empty() && self.buffer.capacity() > KEEP {
+                self.buffer = Vec::new();
+            }
+        }
+        self.buffer.extend_from_slice(bytes);
+        if !bytes.is_empty() {
+            let last = self.position + (self.buffer.len() as u64 - 1);
+            self.fds.extend(fds.into_iter().map(|fd| (last, fd)));
+        }
+        Ok(())
+    }
+
+    /// The next message, if it is there as a whole.
+    pub(super) fn take(&mut self, max_message: usize) -> Result<Option<Message<'_>>, ProtocolError> {
+        let waiting = self.buffer.get(self.start..).unwrap_or_default();
+        let Ok((header, _)) = Header::read_from_prefix(waiting) else { return Ok(None) };
+        let size = header.msg_size as usize;
+        if size < HEADER || size > max_message {
+            return Err(ProtocolError::Size { size: header.msg_size, max: max_message });
+        }
+        let Some(payload) = waiting.get(HEADER..size) else { return Ok(None) };
+        self.start += size;
+        self.position += size as u64;
+        let mut fds = Vec::new();
+        while self.fds.front().is_some_and(|(last, _)| *last < self.position)
+            && let Some((_, fd)) = self.fds.pop_front()
+        {
+            fds.push(fd);
+        }
+        Ok(Some(Message { header, payload, fds }))
+    }
+
+    /// How many bytes to read, so that the read ends where the next message's header or the message ends.
+    pub(super) fn missing(&self) -> usize {
+        let waiting = self.buffer.get(self.start..).unwrap_or_default();
+        let whole = Header::read_from_prefix(waiting).map_or(HEADER, |(header, _)| header.msg_size as usize);
+        whole.saturating_sub(waiting.len()).clamp(1, MAX_READ)
+    }
+
+    /// How many bytes wait.
+    pub(super) fn len(&self) -> usize {
+        self.buffer.len().saturating_sub(self.start)
+    }
+
+    /// Whether more may come: not all that a message may have is there already.
+    pub(super) fn has_room(&self, max_message: usize) -> bool {
+        self.len() < max_message && self.fds.len() <= self.max_fds
+    }
+}
