@@ -39,12 +39,6 @@ pub struct BdevInfo {
     pub can_write_zeroes: bool,
     /// It can flush.
     pub can_flush: bool,
-    /// It can compare.
-    pub can_compare: bool,
-    /// It can compare and write as one.
-    pub can_compare_and_write: bool,
-    /// It can abort.
-    pub can_abort: bool,
 }
 
 impl BdevDesc {
@@ -70,9 +64,6 @@ impl BdevDesc {
                 can_unmap: can(io_type::SPDK_BDEV_IO_TYPE_UNMAP),
                 can_write_zeroes: can(io_type::SPDK_BDEV_IO_TYPE_WRITE_ZEROES),
                 can_flush: can(io_type::SPDK_BDEV_IO_TYPE_FLUSH),
-                can_compare: can(io_type::SPDK_BDEV_IO_TYPE_COMPARE),
-                can_compare_and_write: can(io_type::SPDK_BDEV_IO_TYPE_COMPARE_AND_WRITE),
-                can_abort: can(io_type::SPDK_BDEV_IO_TYPE_ABORT),
             }
         }
     }

@@ -349,7 +349,7 @@ fn end_home(ctrl: &Arc<Ctrl>) {
         for other in groups {
             other.send(move |group| {
                 let me = Rc::downgrade(group);
-                let gone = move || me.upgrade().is_none_or(|group| !group.has_left(id));
+                let gone = move || me.upgrade().is_none_or(|group| group.is_clear_of(id));
                 group.when(gone, move || {
                     if let Err(error) = send_to_app(move || group_is_clear(id)) {
                         log::error!("the end of a controller could not be told: {error}");
@@ -424,9 +424,10 @@ fn geometry(info: &BdevInfo) -> Result<NsGeometry, RpcError> {
     for (can, command) in [
         (info.can_unmap, IoSupport::DEALLOCATE),
         (info.can_write_zeroes, IoSupport::WRITE_ZEROES),
-        (info.can_compare, IoSupport::COMPARE),
         (info.can_flush, IoSupport::FLUSH),
-        (info.can_compare && info.can_compare_and_write, IoSupport::COMPARE_AND_WRITE),
+        // The bdev layer compares for a bdev that cannot.
+        (info.can_read, IoSupport::COMPARE),
+        (info.can_read && info.can_write, IoSupport::COMPARE_AND_WRITE),
     ] {
         if can {
             supports = supports | command;
@@ -451,8 +452,8 @@ fn namespace(nsid: u32, info: &BdevInfo, geometry: &NsGeometry) -> Namespace {
             unmap: info.can_unmap,
             unmap_zeroes: false,
             write_zeroes: info.can_write_zeroes,
-            compare: info.can_compare,
-            compare_and_write: info.can_compare && info.can_compare_and_write,
+            compare: geometry.supports.contains(IoSupport::COMPARE),
+            compare_and_write: geometry.supports.contains(IoSupport::COMPARE_AND_WRITE),
             volatile_write_cache: info.write_cache && info.can_flush,
         },
         compare_and_write_blocks: info.compare_and_write_blocks.max(1),

@@ -266,6 +266,9 @@ impl Group {
         for local in self.ending.borrow().iter().filter(|local| local.session.id == session) {
             local.refresh();
         }
+        for home in self.homes.borrow().iter() {
+            home.forget_rings(session);
+        }
     }
 
     /// A controller whose home is this group.
@@ -294,9 +297,9 @@ impl Group {
         self.need_poller();
     }
 
-    /// Whether nothing of the session is left here.
+    /// Whether nothing of a controller is left here.
     #[must_use]
-    pub fn has_left(&self, ctrl: u64) -> bool {
+    pub fn is_clear_of(&self, ctrl: u64) -> bool {
         self.reap();
         let of_ctrl = |local: &Rc<Local>| local.session.ctrl.id == ctrl;
         !self.sessions.borrow().iter().any(of_ctrl) && !self.ending.borrow().iter().any(of_ctrl)

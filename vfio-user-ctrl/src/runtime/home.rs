@@ -211,6 +211,15 @@ impl Home {
         attached.session.registers.set_ready();
     }
 
+    /// Guest memory has changed: the admin queues are looked for anew.
+    pub(super) fn forget_rings(&self, session: u64) {
+        if let Some(attached) = self.attached_to(session)
+            && let Some(queue) = attached.admin.borrow().as_ref()
+        {
+            queue.forget_rings();
+        }
+    }
+
     /// Adds a namespace, which the guest hears of by an asynchronous event.
     pub fn add_namespace(&self, namespace: Namespace, port: PortSpec) {
         let nsid = port.nsid;
