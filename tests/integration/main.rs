@@ -11,6 +11,11 @@ mod support;
 
 mod bad_input;
 mod clients;
+mod controller_clients;
+mod controller_hostile_memory;
+mod controller_hostile_queues;
+mod controller_life;
+mod controller_namespaces;
 mod data;
 mod faults;
 mod front;
