@@ -1,14 +1,16 @@
-//! SPDK's own tools as clients of our controllers.
+//! SPDK's own tools as clients of our controllers. (Its example `hotplug` looks for local PCIe drives only.)
 
 use std::fs;
 use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use serial_test::serial;
 
 use crate::support::bytes::{pattern, sha256};
 use crate::support::controller::{Front, FrontEnd};
-use crate::support::load::Work;
+use crate::support::load::{Load, Work};
+use crate::support::nvme::{ABORT, BASE, Command, DATA, Driver, READ};
 use crate::support::pool::Backing;
 use crate::support::process::{Libraries, Process};
 use crate::support::{paths, secs};
@@ -99,7 +101,7 @@ fn queues_of_two_cores_of_a_client_are_served_by_two_reactors() {
     let front = Front::start_on("0x3");
     front.malloc("small", 64, 512);
     let controller = front.controller("c", &["small"]);
-    let load = crate::support::load::Load::start_stock("0x3", &["-C"]);
+    let load = Load::start_stock("0x3", &["-C"]);
     controller.attach(&load);
     let results = load.run(Work { kind: "verify", io_size: 8_192, depth: 16, seconds: 2 });
     assert_eq!(results.len(), 2, "one bdev on two cores: {results:?}");
@@ -107,20 +109,30 @@ fn queues_of_two_cores_of_a_client_are_served_by_two_reactors() {
     front.assert_alive();
 }
 
+/// The Abort command by hand: SPDK's example `abort` crashes over vfio-user, whatever the server, since SPDK's client
+/// cannot list the commands of such a queue.
 #[test]
 #[serial]
-fn the_example_abort_aborts_io_that_takes_long() {
+fn a_command_that_takes_long_is_aborted_at_the_bdev() {
+    const LATENCY: u64 = 3_000_000;
     let front = Front::start();
-    front.slow("slow", 300_000);
+    front.slow("slow", LATENCY);
     let controller = front.controller("c", &["slow"]);
-    let address = controller.transport_id();
-    let args =
-        ["-r", &address, "--no-huge", "-s", "512", "-c", "0x1", "-q", "16", "-o", "4096", "-w", "randrw", "-M", "50"];
-    let told = tool("abort", &[&args[..], &["-t", "2"]].concat());
-    let line = told.lines().find(|line| line.contains("success") && line.contains("failed"));
-    let line = line.unwrap_or_else(|| panic!("no abort was counted:\n{told}"));
-    assert!(line.trim_end().ends_with("failed 0"), "an Abort command failed: {told}");
-    assert!(told.contains("abort submitted") && !told.contains("abort submitted 0,"), "nothing was aborted: {told}");
+    let mut driver = Driver::start(controller.dir());
+    let mut queue = driver.create_queue(1, 16, None);
+    let start = Instant::now();
+    let cid = driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, BASE + DATA)]);
+    sleep(Duration::from_millis(100));
+    let abort = |cid| Command { opcode: ABORT, cdw10: u32::from(cid) << 16 | 1, ..Command::default() };
+    let aborted = driver.admin(abort(cid));
+    assert!(aborted.succeeded() && aborted.dw0 & 1 == 0, "it was not aborted: {aborted:?}");
+    let done = driver.complete(&mut queue);
+    let took = start.elapsed();
+    assert!(!done.succeeded() && took < Duration::from_micros(LATENCY / 2), "{done:?} after {took:?}");
+    for unknown in [cid, 999] {
+        let aborted = driver.admin(abort(unknown));
+        assert!(aborted.succeeded() && aborted.dw0 & 1 == 1, "what is not there was aborted: {aborted:?}");
+    }
     front.assert_alive();
 }
 
@@ -133,7 +145,7 @@ fn the_example_reconnect_does_io_without_an_error() {
     let args =
         ["-r", &address, "--no-huge", "-s", "512", "-c", "0x1", "-q", "32", "-o", "4096", "-w", "randrw", "-M", "50"];
     let told = tool("reconnect", &[&args[..], &["-t", "3"]].concat());
-    assert!(!told.contains("error") && !told.contains("failed"), "{told}");
+    assert!(told.contains("Launching workers") && !told.contains("error") && !told.contains("failed"), "{told}");
     front.assert_alive();
 }
 
@@ -192,7 +204,7 @@ fn a_client_that_goes_leaves_a_controller_for_the_next_one() {
         let load = controller.load(&[]);
         load.run(Work { kind: "verify", io_size: 4_096, depth: 16, seconds: 1 });
         assert_eq!(load.shut_down(secs(20)).code(), Some(0), "round {round}\n{}", load.process.tail());
-        sleep(std::time::Duration::from_millis(50));
+        sleep(Duration::from_millis(50));
     }
     front.assert_alive();
 }

@@ -94,9 +94,8 @@ fn a_client_killed_under_load_makes_way_for_another_at_once() {
 fn a_client_that_says_nothing_keeps_nobody_from_connecting() {
     let front = front();
     let (controller, other) = (front.controller("c", &["disk"]), front.controller("other", &[]));
-    let silent: Vec<UnixStream> = (0..4)
-        .map(|_| UnixStream::connect(controller.dir().join("cntrl")).expect("the socket can be connected to"))
-        .collect();
+    let silent: Vec<UnixStream> =
+        (0..4).map(|_| vfio_user::connect(controller.dir()).expect("the socket can be connected to")).collect();
     let start = Instant::now();
     Driver::start(other.dir());
     let mut driver = Driver::start(controller.dir());
@@ -189,7 +188,8 @@ fn sixty_four_handshakes_at_once_are_each_done_in_time() {
                     let mut client = Client::connect(dir).expect("the socket can be connected to");
                     client.handshake().expect("the handshake is answered");
                     let shaken = start.elapsed();
-                    let mut driver = Driver::start_within(dir, secs(10));
+                    let mut driver = Driver::over(client);
+                    driver.enable();
                     driver.identify(1, 0);
                     shaken
                 })
@@ -200,6 +200,20 @@ fn sixty_four_handshakes_at_once_are_each_done_in_time() {
     let longest = times.iter().max().expect("there are some");
     assert!(*longest < REPLY_LIMIT, "a handshake took {longest:?}");
     front.assert_alive();
+}
+
+/// A configuration with which one application can have many threads: every one keeps buffers of its own.
+fn small_caches() -> String {
+    let file = paths::new_dir("caches").join("config.json");
+    let bdev = json!({ "iobuf_small_cache_size": 8, "iobuf_large_cache_size": 2 });
+    let config = json!({ "subsystems": [
+        { "subsystem": "accel", "config": [
+            { "method": "accel_set_options", "params": { "small_cache_size": 8, "large_cache_size": 2 } },
+        ] },
+        { "subsystem": "bdev", "config": [{ "method": "bdev_set_options", "params": bdev }] },
+    ] });
+    fs::write(&file, config.to_string()).expect("a file can be written");
+    file.display().to_string()
 }
 
 #[test]
@@ -213,8 +227,9 @@ fn one_client_attaches_sixty_four_controllers_at_once_and_uses_them_all() {
         front.null(&name, 16);
         controllers.push(front.controller(&format!("c{index}"), &[&name]));
     }
-    let client =
-        App::start(Program::StockBdevperf, "0x1", &["-z", "-q", "1", "-o", "4096", "-w", "randread", "-t", "1"]);
+    let config = small_caches();
+    let args = ["-z", "-q", "1", "-o", "4096", "-w", "randread", "-t", "1", "-c", &config];
+    let client = App::start(Program::StockBdevperf, "0x1", &args);
     let attach = |(index, controller): (usize, &Controller<'_>)| {
         client.rpc.begin("bdev_nvme_attach_controller", controller.attach_params(&format!("n{index}")))
     };
@@ -247,7 +262,7 @@ fn two_hundred_rounds_of_a_controller_and_a_client_cost_no_memory() {
         driver.check(&mut queue, 3);
         count.set(count.get() + 1);
         // By turns, the client goes first, and the controller goes with the client attached.
-        if count.get() % 2 == 0 {
+        if count.get().is_multiple_of(2) {
             drop(driver);
             wait_for("the controller to go", secs(5), || controller.try_delete().is_ok());
         } else {

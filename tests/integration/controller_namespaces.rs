@@ -139,7 +139,7 @@ fn a_command_to_a_namespace_that_is_gone_is_refused_and_io_under_way_is_answered
         driver.complete(&mut queue);
     }
     let refused = driver.run(&mut queue, Command::io(READ, 2, 0, 8, BASE + DATA));
-    assert_eq!(refused.status & 0x7ff, 0x0b, "Invalid Namespace or Format is due: {refused:?}");
+    assert_eq!(refused.code(), 0x0b, "Invalid Namespace or Format is due: {refused:?}");
     driver.check(&mut queue, 5);
     front.assert_alive();
 }

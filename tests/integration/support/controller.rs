@@ -62,12 +62,18 @@ impl Front {
 
     /// Starts one on any cores.
     pub(crate) fn start_on(mask: &str) -> Self {
+        let stock = FrontEnd::chosen() == FrontEnd::Stock;
+        Self::start_program(if stock { Program::Stock } else { Program::Courier }, mask)
+    }
+
+    /// Starts one that has pools, whatever the front end is.
+    pub(crate) fn start_with_pools() -> Self {
+        Self::start_program(Program::Courier, MASK)
+    }
+
+    fn start_program(program: Program, mask: &str) -> Self {
         shared::rest();
         arena::rest();
-        let program = match FrontEnd::chosen() {
-            FrontEnd::Stock => Program::Stock,
-            FrontEnd::Courier => Program::Courier,
-        };
         let app = App::start(program, mask, &[]);
         if FrontEnd::chosen() == FrontEnd::Stock {
             app.rpc.ok("nvmf_create_transport", &json!({ "trtype": "VFIOUSER" }));
@@ -122,7 +128,7 @@ impl<'a> Controller<'a> {
     /// Makes a controller whose socket is in `dir`.
     #[track_caller]
     pub(crate) fn create(front: &'a Front, name: &str, dir: &Path) -> Self {
-        let controller = Self { front, name: name.to_owned(), dir: dir.to_owned() };
+        let controller = Self::existing(front, name, dir);
         match FrontEnd::chosen() {
             FrontEnd::Courier => {
                 front.rpc.ok("courier_controller_create", &json!({ "name": name, "traddr": dir }));
@@ -136,6 +142,11 @@ impl<'a> Controller<'a> {
             }
         }
         controller
+    }
+
+    /// One that has been made.
+    pub(crate) fn existing(front: &'a Front, name: &str, dir: &Path) -> Self {
+        Self { front, name: name.to_owned(), dir: dir.to_owned() }
     }
 
     fn stock_nqn(&self) -> String {

@@ -13,6 +13,7 @@ pub(crate) mod process;
 pub(crate) mod rpc;
 pub(crate) mod shared;
 pub(crate) mod vfio_user;
+pub(crate) mod vm;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

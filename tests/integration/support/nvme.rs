@@ -34,6 +34,7 @@ pub(crate) const DELETE_IO_SQ: u8 = 0x00;
 pub(crate) const CREATE_IO_SQ: u8 = 0x01;
 pub(crate) const DELETE_IO_CQ: u8 = 0x04;
 pub(crate) const CREATE_IO_CQ: u8 = 0x05;
+pub(crate) const ABORT: u8 = 0x08;
 pub(crate) const IDENTIFY: u8 = 0x06;
 /// Opcodes of I/O commands.
 pub(crate) const WRITE: u8 = 0x01;
@@ -87,8 +88,13 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
-    pub(crate) fn succeeded(&self) -> bool {
-        self.status & 0x7ff == 0
+    /// Status Code Type and Status Code.
+    pub(crate) fn code(self) -> u16 {
+        self.status & 0x7ff
+    }
+
+    pub(crate) fn succeeded(self) -> bool {
+        self.code() == 0
     }
 }
 
@@ -162,8 +168,9 @@ impl Driver {
         Self::over(client.unwrap_or_else(|error| panic!("{}: {error}", dir.display())))
     }
 
+    /// Maps the memory, for a client that has agreed on the version.
     #[track_caller]
-    fn over(mut client: Client) -> Self {
+    pub(crate) fn over(mut client: Client) -> Self {
         let memory = Memory::new(SIZE);
         client.map(BASE, SIZE, &memory.file, 0).expect("a memory file can be mapped");
         let mut driver = Self { client, memory, admin: Queue::new(0, ADMIN_ENTRIES) };
@@ -174,8 +181,8 @@ impl Driver {
     /// Lets the device use memory, as every driver does.
     #[track_caller]
     pub(crate) fn bus_master(&mut self) {
-        /// Memory space and bus master.
-        const COMMAND: u16 = 6;
+        /// Memory space, bus master, no interrupt by a pin.
+        const COMMAND: u16 = 0x406;
         self.client.write(CONFIG, 4, &COMMAND.to_le_bytes()).expect("the command register can be written");
     }
 

@@ -9,11 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType, socket_with,
 };
 
 use super::secs;
@@ -187,6 +190,24 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(field.expect("the reply is long enough"))
 }
 
+/// Connects to the socket in `dir`, for as long as a client waits for anything: a server that accepts nobody would have
+/// it wait for ever.
+pub(crate) fn connect(dir: &Path) -> io::Result<UnixStream> {
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let address = SocketAddrUnix::new(dir.join("cntrl"))?;
+    let start = Instant::now();
+    while let Err(error) = rustix::net::connect(&socket, &address) {
+        if error != Errno::AGAIN || start.elapsed() > REPLY_LIMIT {
+            return Err(error.into());
+        }
+        sleep(Duration::from_millis(1));
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
 /// A connection to a controller's socket.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -201,7 +222,7 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to the socket in `dir`, and says nothing.
     pub(crate) fn connect(dir: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(dir.join("cntrl"))?;
+        let stream = connect(dir)?;
         stream.set_read_timeout(Some(REPLY_LIMIT))?;
         stream.set_write_timeout(Some(REPLY_LIMIT))?;
         Ok(Self { stream, last_id: 0, served: None, early: VecDeque::new() })
