@@ -1,15 +1,10 @@
-# Runs in the guest: fio writes DRIVE's first JOBS * SIZE_MIB with checksums and reads them back, from JOBS processors, each
-# with a part of its own and an I/O queue of its own.
+# Runs in the guest: fio writes the first JOBS * SIZE_MIB of namespace NSID with checksums and reads them back, from JOBS
+# processors, each with a part of its own and an I/O queue of its own.
 # shellcheck shell=bash
 set -eu
-for _ in $(seq 100); do
-    [ -b "$DRIVE" ] && break
-    sleep 0.1
-done
-controller=${DRIVE##*/}
-controller=${controller%n*}
+await_drive "$NSID"
 # The admin queue is counted, too.
-queues=$(($(cat "/sys/class/nvme/$controller/queue_count") - 1))
+queues=$(($(cat "/sys/class/nvme/$CONTROLLER/queue_count") - 1))
 [ "$queues" -ge "$JOBS" ] || {
     echo "the drive has $queues I/O queues, not $JOBS" >&2
     exit 11

@@ -88,6 +88,7 @@ block=$(blockdev --getss "$ns" 2>/dev/null || cat "/sys/block/${ns##*/}/queue/lo
 bytes=$((16 * block))
 head -c $bytes /dev/urandom >/tmp/data
 head -c $bytes /dev/zero >/tmp/zeros
+# shellcheck disable=SC2317 # called by way of try
 on() { nvme "$1" "$ns" --start-block="$2" "${@:3}"; }
 sized=(--block-count=15 --data-size="$bytes")
 try write on write 0 "${sized[@]}" --data=/tmp/data

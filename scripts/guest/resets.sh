@@ -1,14 +1,9 @@
-# Runs in the guest: fio with checksums on DRIVE, while the controller is reset in the way that HOW names, TIMES times. fio
-# must see no error: the driver sends again what a reset has cut off.
+# Runs in the guest: fio with checksums on namespace NSID, while the controller is reset in the way that HOW names, TIMES
+# times. fio must see no error: the driver sends again what a reset has cut off.
 # shellcheck shell=bash
 set -eu
-for _ in $(seq 100); do
-    [ -b "$DRIVE" ] && break
-    sleep 0.1
-done
-controller=${DRIVE##*/}
-controller=${controller%n*}
-class=/sys/class/nvme/$controller
+await_drive "$NSID"
+class=/sys/class/nvme/$CONTROLLER
 device=$(realpath "$class/device")
 
 # live: waits until the controller works.
@@ -25,7 +20,7 @@ live() {
 
 reset() {
     case $HOW in
-        nvme) nvme reset "/dev/$controller" ;;
+        nvme) nvme reset "/dev/$CONTROLLER" ;;
         sysfs) echo 1 >"$class/reset_controller" ;;
         function)
             grep -qw flr "$device/reset_method" || {

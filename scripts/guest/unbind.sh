@@ -1,10 +1,9 @@
-# Runs in the guest: the driver is unbound from DRIVE's controller with fio under way, and bound again, TIMES times; then
-# the drive holds the data that it held.
+# Runs in the guest: the driver is unbound from the controller of namespace NSID with fio under way, and bound again, TIMES
+# times; then the drive holds the data that it held.
 # shellcheck shell=bash
 set -eu
-controller=${DRIVE##*/}
-controller=${controller%n*}
-address=$(cat "/sys/class/nvme/$controller/address")
+await_drive "$NSID"
+address=$(cat "/sys/class/nvme/$CONTROLLER/address")
 driver=/sys/bus/pci/drivers/nvme
 dd if=/dev/urandom of=/tmp/data bs=1M count=2 status=none
 dd if=/tmp/data of="$DRIVE" bs=1M oflag=direct status=none
@@ -17,12 +16,7 @@ for ((round = 1; round <= TIMES; round++)); do
     echo "$address" >$driver/unbind
     wait $fio || true
     echo "$address" >$driver/bind
-    for ((i = 0; i < 300; i++)); do
-        # The drive may have another name now.
-        for class in "/sys/bus/pci/devices/$address"/nvme/nvme*; do DRIVE=/dev/${class##*/}n1; done
-        [ -b "$DRIVE" ] && break
-        sleep 0.1
-    done
+    await_drive "$NSID"
     dd if="$DRIVE" bs=1M count=2 iflag=direct status=none | cmp - /tmp/data || {
         echo "round $round: $DRIVE does not hold what it held" >&2
         dmesg | tail -n 20 >&2

@@ -12,12 +12,12 @@ use serial_test::serial;
 
 use crate::support::controller::{Controller, Front};
 use crate::support::secs;
-use crate::support::vm::Vm;
+use crate::support::vm::{Script, Vm};
 
 /// The guest's processors, and the queues of its drive.
 const CPUS: u32 = 4;
-/// Its first namespace.
-const DRIVE: (&str, &str) = ("DRIVE", "/dev/nvme0n1");
+/// Its first namespace, for the guest's scripts.
+const FIRST: (&str, &str) = ("NSID", "1");
 
 /// A front end with a controller, and a guest.
 struct Guest {
@@ -46,7 +46,7 @@ impl Guest {
     /// The drive works: fio's data are read back as they were written.
     #[track_caller]
     fn check(&self) {
-        self.vm.run("fio-verify.sh", &[DRIVE, ("JOBS", "1"), ("SIZE_MIB", "4")], 120);
+        self.vm.run("fio-verify.sh", &[FIRST, ("JOBS", "1"), ("SIZE_MIB", "4")], 120);
         self.front.assert_alive();
     }
 }
@@ -66,9 +66,9 @@ fn with_guest(test: impl FnOnce(&mut Guest)) {
 #[ignore = "boots a guest"]
 fn fio_verifies_its_data_over_one_queue_and_over_four() {
     with_guest(|guest| {
-        for drive in ["/dev/nvme0n1", "/dev/nvme0n2"] {
+        for nsid in ["1", "2"] {
             for jobs in ["1", "4"] {
-                let variables = [("DRIVE", drive), ("JOBS", jobs), ("SIZE_MIB", "8")];
+                let variables = [("NSID", nsid), ("JOBS", jobs), ("SIZE_MIB", "8")];
                 guest.vm.run("fio-verify.sh", &variables, 180);
             }
         }
@@ -77,7 +77,7 @@ fn fio_verifies_its_data_over_one_queue_and_over_four() {
 
 fn resets(how: &str) {
     with_guest(|guest| {
-        guest.vm.run("resets.sh", &[DRIVE, ("HOW", how), ("TIMES", "5")], 180);
+        guest.vm.run("resets.sh", &[FIRST, ("HOW", how), ("TIMES", "5")], 180);
         guest.check();
     });
 }
@@ -108,7 +108,7 @@ fn fio_sees_no_error_through_function_level_resets() {
 #[ignore = "boots a guest"]
 fn the_driver_is_unbound_and_bound_under_load_and_the_data_stay() {
     with_guest(|guest| {
-        guest.vm.run("unbind.sh", &[DRIVE, ("TIMES", "3")], 180);
+        guest.vm.run("unbind.sh", &[FIRST, ("TIMES", "3")], 180);
     });
 }
 
@@ -118,29 +118,28 @@ fn the_driver_is_unbound_and_bound_under_load_and_the_data_stay() {
 fn linux_shows_namespaces_that_come_grow_and_go_without_a_rescan() {
     with_guest(|guest| {
         let controller = guest.controller();
-        let blocks = |mib: u64| format!("[ \"$(cat /sys/class/block/nvme0n3/size)\" = {} ]", mib << 11);
+        let blocks = |mib: u64| format!("[ \"$(sectors 3)\" = {} ]", mib << 11);
         for round in 0..3 {
             let first = 100 + round * 100;
             guest.front.rpc.ok("bdev_null_resize", &json!({ "name": "extra", "new_size": first }));
             assert_eq!(controller.add("extra"), 3, "round {round}");
-            guest.vm.wait_until("[ -b /dev/nvme0n3 ]", 10);
+            guest.vm.wait_until("find_drive 3", 10);
             guest.vm.wait_until(&blocks(first), 10);
             guest.front.rpc.ok("bdev_null_resize", &json!({ "name": "extra", "new_size": first + 50 }));
             guest.vm.wait_until(&blocks(first + 50), 10);
             controller.remove(3);
-            guest.vm.wait_until("[ ! -e /sys/class/block/nvme0n3 ]", 10);
+            guest.vm.wait_until("! find_drive 3", 10);
         }
         guest.check();
     });
 }
 
-/// fio on the drive until it is killed, begun.
-fn under_load(guest: &Guest) -> crate::support::vm::Script {
-    let fio = "fio --name=load --filename=/dev/nvme0n1 --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw --bs=4k \
-               --numjobs=4 --size=16m --time_based --runtime=300 --output=\"$OUT/load\" & echo begun; wait";
+/// fio on the drive until it is killed, well under way.
+fn under_load(guest: &Guest) -> Script {
+    let fio = "await_drive 1; fio --name=load --filename=$DRIVE --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw --bs=4k \
+               --numjobs=4 --size=16m --time_based --runtime=300 --output=\"$OUT/load\" & sleep 3; touch /share/begun; wait";
     let script = guest.vm.begin_text(fio, &[], 300);
-    crate::support::wait_for("fio to begin", secs(30), || script.has_said("begun"));
-    sleep(secs(3));
+    guest.vm.wait_for_share("begun", 60);
     script
 }
 
@@ -174,15 +173,15 @@ fn qemu_killed_under_load_makes_way_for_the_next_one_at_once() {
 #[ignore = "boots a guest"]
 fn a_bdev_deleted_under_a_guest_takes_its_drive_and_no_other_with_it() {
     with_guest(|guest| {
-        guest.front.malloc("doomed", 32, 512);
+        guest.front.null("doomed", 32);
         assert_eq!(guest.controller().add("doomed"), 3);
-        guest.vm.wait_until("[ -b /dev/nvme0n3 ]", 10);
-        let fio = "fio --name=doomed --filename=/dev/nvme0n3 --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bs=4k \
+        guest.vm.wait_until("find_drive 3", 10);
+        let fio = "await_drive 3; fio --name=doomed --filename=$DRIVE --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bs=4k \
                    --time_based --runtime=60; echo ended";
         let script = guest.vm.begin_text(fio, &[], 90);
         sleep(secs(5));
-        guest.front.rpc.ok("bdev_malloc_delete", &json!({ "name": "doomed" }));
-        guest.vm.wait_until("[ ! -e /sys/class/block/nvme0n3 ]", 10);
+        guest.front.rpc.ok("bdev_null_delete", &json!({ "name": "doomed" }));
+        guest.vm.wait_until("! find_drive 3", 10);
         let done = script.finish();
         assert!(done.output.contains("ended"), "fio hangs on a drive that is gone: {}", done.output);
         sleep(Duration::from_millis(100));

@@ -4,7 +4,10 @@
 //! machine, and most of them one pool and one `courier_tgt`.
 //!
 //! `COURIER_TARGET_DIR` names the folder of `courier_tgt` and `libcourier.so`, if they are not those that cargo built
-//! for this test.
+//! for this test. `COURIER_TEST_FRONT_END=stock` has SPDK's own front end make the controllers, for comparison: it does not
+//! pass all of the tests, and some take its process down.
+//!
+//! The tests in a guest run only if asked: `-- --ignored guest::`.
 #![expect(clippy::panic, reason = "a test fails by a panic")]
 
 mod support;

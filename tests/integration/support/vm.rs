@@ -58,11 +58,6 @@ impl Script {
         let status = self.process.wait(secs(self.seconds + 20));
         Done { status: status.code().unwrap_or(-1), output: self.process.output(), out: self.out }
     }
-
-    /// Whether it has said something.
-    pub(crate) fn has_said(&self, words: &str) -> bool {
-        self.process.output().contains(words)
-    }
 }
 
 /// A guest.
@@ -105,12 +100,13 @@ impl Vm {
         self.begin_text(&text, variables, seconds)
     }
 
-    /// Starts a script that is given as text.
+    /// Starts a script that is given as text, after the functions of `scripts/guest/drive.sh`.
     pub(crate) fn begin_text(&self, text: &str, variables: &[(&str, &str)], seconds: u64) -> Script {
         let dir = paths::new_dir("script");
         let (file, out) = (dir.join("script"), dir.join("out"));
         let set: Vec<String> = variables.iter().map(|(key, value)| format!("{key}='{value}'\n")).collect();
-        fs::write(&file, set.concat() + text).expect("a file can be written");
+        let drive = fs::read_to_string(script("guest/drive.sh")).expect("it is in the checkout");
+        fs::write(&file, set.concat() + &drive + text).expect("a file can be written");
         let path = |path: &Path| path.display().to_string();
         let args = ["exec", "--vm", &path(&self.dir), "--script", &path(&file), "--out", &path(&out)];
         let mut args: Vec<String> = args.map(str::to_owned).to_vec();
@@ -131,6 +127,13 @@ impl Vm {
         let text = format!("for _ in $(seq {}); do {condition} && exit 0; sleep 0.1; done; exit 1\n", seconds * 10);
         let done = self.begin_text(&text, &[], seconds + 30).finish();
         assert_eq!(done.status, 0, "in vain for {seconds} s in the guest: {condition}\n{}", done.output);
+    }
+
+    /// Waits until a script has made a file in `/share`, which is removed.
+    #[track_caller]
+    pub(crate) fn wait_for_share(&self, name: &str, seconds: u64) {
+        let file = self.dir.join("share").join(name);
+        wait_for("a script in the guest to go on", secs(seconds), || fs::remove_file(&file).is_ok());
     }
 
     /// Resets the machine, whatever the guest is doing, and waits until it has booted again.
