@@ -166,6 +166,10 @@ fn data_pointers_outside_of_the_memory_are_refused_by_a_status() {
         driver.memory.write(DATA + PAGE, &(data + PAGE).to_le_bytes().repeat(512));
         driver.memory.write(DATA + 2 * PAGE, &[data.to_le_bytes(), end.to_le_bytes()].concat());
         let read = |blocks, prp1, prp2| Command { prp2, ..Command::io(READ, 1, 0, blocks, prp1) };
+        let list: Vec<u8> = (16..48).flat_map(|page| (data + page * PAGE).to_le_bytes()).collect();
+        driver.memory.write(DATA + 3 * PAGE, &list);
+        let good = driver.run(&mut queue, read(MOST, data + 8 * PAGE, data + 3 * PAGE));
+        assert!(good.succeeded(), "a good list is refused: {good:?}");
         let outside = [
             read(8, end, 0),
             read(8, OTHER, 0),
