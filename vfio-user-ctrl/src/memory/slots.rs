@@ -127,13 +127,18 @@ impl<Q, T> Slots<Q, T> {
     /// Makes every I/O hold `view` instead of the view that it began with, if all its pieces lie in regions that `view` has too.
     /// How many do not: these touch memory that is to go.
     pub fn rebase(&self, view: &Rc<MemView>) -> usize {
+        if self.in_use() == 0 {
+            return 0;
+        }
+        // Made once: an I/O has many pieces, and a client many regions.
+        let ranges = view.memory().host_ranges();
         let mut left = 0;
         for slot in self.slots.iter().filter(|slot| slot.taken.get()) {
             let Some(held) = slot.view.take() else { continue };
             // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
             // thread, and a backend reads them by pointer.
             let pieces = unsafe { std::slice::from_raw_parts(self.pieces_of(slot), usize::from(slot.count.get())) };
-            let stays = pieces.iter().all(|piece| view.memory().holds(piece));
+            let stays = pieces.iter().all(|piece| ranges.hold(piece));
             left += usize::from(!stays);
             slot.view.set(Some(if stays { Rc::clone(view) } else { held }));
         }
