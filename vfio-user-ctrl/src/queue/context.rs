@@ -215,6 +215,12 @@ impl Context {
         self.parked.borrow_mut().extend(queues);
     }
 
+    /// A completion queue is gone: nothing of it is posted or signalled any more.
+    pub(super) fn forget_queue(&self, qid: u16) {
+        self.marked.borrow_mut().retain(|queue| queue.qid() != qid);
+        self.parked.borrow_mut().retain(|queue| queue.qid() != qid);
+    }
+
     /// Lets go of all queues: they hold this context.
     pub(super) fn forget_queues(&self) {
         self.marked.take();

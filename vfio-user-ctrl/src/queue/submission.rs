@@ -29,6 +29,8 @@ pub struct SubmissionQueue<B: Backend> {
     later: RefCell<VecDeque<CommandIo<B>>>,
     /// The first command of a fused pair, while the second is awaited. A completion entry is reserved for it.
     first: Cell<Option<Sqe>>,
+    /// The queue is being deleted: nothing more is sent to the backend.
+    closed: Cell<bool>,
     /// The queue is gone for the guest: nothing is posted.
     mute: Cell<bool>,
     totals: Cell<Totals>,
@@ -103,6 +105,7 @@ impl<B: Backend> SubmissionQueue<B> {
             max_transfer,
             later: RefCell::default(),
             first: Cell::new(None),
+            closed: Cell::new(false),
             mute: Cell::new(false),
             totals: Cell::default(),
         };
@@ -117,6 +120,7 @@ impl<B: Backend> SubmissionQueue<B> {
         &self.cursor
     }
 
+    /// Nothing is posted any more.
     pub(super) fn mute(&self) {
         self.mute.set(true);
     }
@@ -275,6 +279,18 @@ impl<B: Backend> Submissions<B> {
         self.queue().later.borrow().is_empty()
     }
 
+    /// Takes no more commands, and aborts what is under way.
+    pub(super) fn close(self: &Rc<Self>) {
+        let queue = self.queue();
+        queue.closed.set(true);
+        queue.cursor.forget_ring();
+        // Its completion entry is reserved: a completion queue that others use would be an entry short for ever.
+        if let Some(first) = queue.first.take() {
+            queue.refuse(&first, Status::ABORTED_SQ_DELETION);
+        }
+        self.abort_where(|_| true);
+    }
+
     /// Aborts the commands for which `which` holds.
     pub(super) fn abort_where(self: &Rc<Self>, which: impl Fn(&IoState<B>) -> bool) {
         let later = self.queue().later.take();
@@ -377,8 +393,12 @@ fn submit<B: Backend>(port: &Port<B>, op: BlockOp, slba: u64, blocks: u64, io: C
 fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
     let io = refused.io;
     let submissions = io.owner();
-    if !refused.later || submissions.queue().mute.get() {
+    if !refused.later {
         return complete(io, Err(Status::INTERNAL_ERROR));
+    }
+    // Nobody sends again what a closed queue keeps.
+    if submissions.queue().closed.get() {
+        return complete(io, Err(Status::ABORTED_SQ_DELETION));
     }
     submissions.queue().later.borrow_mut().push_back(io);
 }
@@ -412,8 +432,15 @@ fn next_range<B: Backend>(io: CommandIo<B>) {
     if let Some(ranges) = ranges.as_mut() {
         ranges.advance();
     }
+    let is_done = ranges.as_ref().is_none_or(|ranges| ranges.current().is_none());
     io.state().deallocate.set(ranges);
-    if io.queue().mute.get() { finish(io, Status::SUCCESS) } else { send(io) }
+    if is_done {
+        finish(io, Status::SUCCESS);
+    } else if io.queue().closed.get() {
+        fail(io, Status::ABORTED_SQ_DELETION);
+    } else {
+        send(io);
+    }
 }
 
 #[cold]
