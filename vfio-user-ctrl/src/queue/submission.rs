@@ -54,8 +54,8 @@ pub struct IoState<B: Backend> {
     first_cid: Cell<Option<u16>>,
     /// What is left of a Dataset Management command.
     deallocate: Cell<Option<Box<Deallocate>>>,
-    /// An Abort command waits for its end.
-    aborter: Cell<Option<Aborter>>,
+    /// Abort commands that wait for its end.
+    aborters: Cell<Vec<Aborter>>,
 }
 
 type Aborter = Box<dyn FnOnce(bool)>;
@@ -71,13 +71,27 @@ impl<B: Backend> IoState<B> {
             blocks: Cell::new(0),
             first_cid: Cell::new(None),
             deallocate: Cell::new(None),
-            aborter: Cell::new(None),
+            aborters: Cell::default(),
         }
     }
 
     /// The namespace of the command.
     pub(super) fn nsid(&self) -> u32 {
         self.nsid.get()
+    }
+
+    fn add_aborter(&self, aborter: Aborter) {
+        let mut aborters = self.aborters.take();
+        aborters.push(aborter);
+        self.aborters.set(aborters);
+    }
+
+    /// Takes the aborter back that was added last, if the command has not ended since.
+    fn take_aborter(&self) -> Option<Aborter> {
+        let mut aborters = self.aborters.take();
+        let last = aborters.pop();
+        self.aborters.set(aborters);
+        last
     }
 
     /// The namespace's channel, while the command is under way.
@@ -316,6 +330,10 @@ impl<B: Backend> Submissions<B> {
 
     /// Aborts the command `cid`; `then` hears whether it was.
     pub(super) fn abort_command(self: &Rc<Self>, cid: u16, then: Aborter) {
+        if let Some(io) = self.queue().take_later(cid) {
+            complete(io, Err(Status::ABORT_REQUESTED));
+            return then(true);
+        }
         let mut found = None;
         self.for_each(|name, state| {
             if state.cid.get() == cid && found.is_none() {
@@ -325,19 +343,23 @@ impl<B: Backend> Submissions<B> {
         let Some((name, port)) = found else { return then(false) };
         let mut then = Some(then);
         self.for_each(|other, state| {
-            if other == name {
-                state.aborter.set(then.take());
+            if other == name
+                && let Some(then) = then.take()
+            {
+                state.add_aborter(then);
             }
         });
         if !B::abort(&port.channel, name) {
             // It cannot be aborted: the Abort command need not wait for it. If it has ended meanwhile, it has told so.
+            let mut aborter = None;
             self.for_each(|other, state| {
-                if other == name
-                    && let Some(then) = state.aborter.take()
-                {
-                    then(false);
+                if other == name {
+                    aborter = state.take_aborter();
                 }
             });
+            if let Some(then) = aborter {
+                then(false);
+            }
         }
     }
 }
@@ -347,6 +369,13 @@ impl<B: Backend> SubmissionQueue<B> {
         let first = self.first.take();
         self.first.set(first);
         first.is_some()
+    }
+
+    /// Takes the command `cid` out of those that the backend could not take yet.
+    fn take_later(&self, cid: u16) -> Option<CommandIo<B>> {
+        let mut later = self.later.borrow_mut();
+        let at = later.iter().position(|io| io.state().cid.get() == cid)?;
+        later.remove(at)
     }
 }
 
@@ -463,22 +492,27 @@ fn finish<B: Backend>(io: CommandIo<B>, status: Status) {
     if let Some(first) = state.first_cid.take() {
         finish_first(queue, first, status);
     }
-    let aborter = state.aborter.take();
-    let fused_failed = status == Status::COMPARE_FAILURE && matches!(state.op.get(), BlockOp::CompareAndWrite(_));
+    let aborters = state.aborters.take();
+    let fused_failed = is_compare_failure(status) && matches!(state.op.get(), BlockOp::CompareAndWrite(_));
     let status = if fused_failed { Status::ABORTED_FAILED_FUSED } else { status };
     queue.post(state.cid.get(), status);
     state.port.take();
     state.deallocate.take();
     drop(io);
-    if let Some(aborter) = aborter {
+    for aborter in aborters {
         aborter(status.sct() == 0 && matches!(status.sc(), 0x07 | 0x08));
     }
+}
+
+/// Backends differ in whether they say Do Not Retry with it.
+fn is_compare_failure(status: Status) -> bool {
+    (status.sct(), status.sc()) == (Status::COMPARE_FAILURE.sct(), Status::COMPARE_FAILURE.sc())
 }
 
 /// The first command of a fused pair ends with the second. A failed comparison is its own; another failure is the second's.
 #[cold]
 fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, cid: u16, status: Status) {
-    let own = if status == Status::COMPARE_FAILURE { status } else { Status::SUCCESS };
+    let own = if is_compare_failure(status) { status } else { Status::SUCCESS };
     queue.post(cid, own);
 }
 
