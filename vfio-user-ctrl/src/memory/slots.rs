@@ -11,7 +11,7 @@ use std::rc::{Rc, Weak};
 
 use libc::iovec;
 
-use super::{IovSink, MemView};
+use super::{IovSink, MemView, bytes};
 use crate::model::dptr::DptrError;
 #[cfg(feature = "runtime")]
 use crate::model::spec::Status;
@@ -38,6 +38,8 @@ struct Slot<Q: 'static, T: 'static> {
     taken: Cell<bool>,
     count: Cell<u16>,
     bytes: Cell<u32>,
+    /// All pieces may be written to.
+    writeable: Cell<bool>,
     view: Cell<Option<Rc<MemView>>>,
     state: T,
 }
@@ -74,6 +76,7 @@ impl<Q, T> Slots<Q, T> {
                     taken: Cell::new(false),
                     count: Cell::new(0),
                     bytes: Cell::new(0),
+                    writeable: Cell::new(true),
                     view: Cell::new(None),
                     state: state(),
                 })
@@ -111,6 +114,7 @@ impl<Q, T> Slots<Q, T> {
         slot.taken.set(true);
         slot.count.set(0);
         slot.bytes.set(0);
+        slot.writeable.set(true);
         let slot = NonNull::from(slot);
         // The place holds its queue while it is taken; `Io::drop` takes the count back.
         std::mem::forget(Rc::clone(self));
@@ -127,13 +131,18 @@ impl<Q, T> Slots<Q, T> {
     /// Makes every I/O hold `view` instead of the view that it began with, if all its pieces lie in regions that `view` has too.
     /// How many do not: these touch memory that is to go.
     pub fn rebase(&self, view: &Rc<MemView>) -> usize {
+        if self.in_use() == 0 {
+            return 0;
+        }
+        // Made once: an I/O has many pieces, and a client many regions.
+        let ranges = view.memory().host_ranges();
         let mut left = 0;
         for slot in self.slots.iter().filter(|slot| slot.taken.get()) {
             let Some(held) = slot.view.take() else { continue };
             // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
             // thread, and a backend reads them by pointer.
             let pieces = unsafe { std::slice::from_raw_parts(self.pieces_of(slot), usize::from(slot.count.get())) };
-            let stays = pieces.iter().all(|piece| view.memory().holds(piece));
+            let stays = pieces.iter().all(|piece| ranges.hold(piece));
             left += usize::from(!stays);
             slot.view.set(Some(if stays { Rc::clone(view) } else { held }));
         }
@@ -253,8 +262,41 @@ impl<Q, T> Io<Q, T> {
         let (count, bytes) = (sink.count(), sink.bytes());
         slot.count.set(u16::try_from(begin + count).unwrap_or(NONE));
         slot.bytes.set(slot.bytes.get().saturating_add(bytes));
+        slot.writeable.set(slot.writeable.get() && to_guest);
         slot.view.set(Some(Rc::clone(view)));
         Ok(())
+    }
+
+    /// Copies its data into `into`, from the piece with index `first` on and as far as both go. How many bytes those are.
+    pub fn read_data(&self, first: u16, into: &mut [u8]) -> usize {
+        let (len, mut rest) = (into.len(), into);
+        for (host, piece_len) in self.host_pieces().skip(usize::from(first)) {
+            let (now, later) = rest.split_at_mut(piece_len.min(rest.len()));
+            // SAFETY: the piece is memory of a region that the view of this I/O holds, and was translated for this use.
+            unsafe { bytes::load(host, now) };
+            rest = later;
+        }
+        len - rest.len()
+    }
+
+    /// Copies `data` to where its data goes, as far as both go. How many bytes those are: none if its data comes from the guest.
+    pub fn write_data(&self, data: &[u8]) -> usize {
+        let mut rest = data;
+        for (host, piece_len) in self.host_pieces().take_while(|_| self.slot().writeable.get()) {
+            let (now, later) = rest.split_at(piece_len.min(rest.len()));
+            // SAFETY: the piece is memory of a region that the view of this I/O holds, and was translated for writing.
+            unsafe { bytes::store(host, now) };
+            rest = later;
+        }
+        data.len() - rest.len()
+    }
+
+    fn host_pieces(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
+        let slot = self.slot();
+        let pieces = self.slots().pieces_of(slot).cast_const();
+        // SAFETY: the pieces of this place are only filled through a unique reference to this I/O.
+        let pieces = unsafe { std::slice::from_raw_parts(pieces, usize::from(slot.count.get())) };
+        pieces.iter().filter_map(|piece| Some((NonNull::new(piece.iov_base.cast())?, piece.iov_len)))
     }
 
     /// Gives the I/O up to a raw pointer.

@@ -159,7 +159,7 @@ impl<B: Backend> Queues<B> {
         let Some(at) = queues.iter().position(|queue| queue.queue().qid() == qid) else { return false };
         let queue = queues.swap_remove(at);
         drop(queues);
-        queue.abort_where(|_| true);
+        queue.close();
         self.ending.borrow_mut().push(queue);
         true
     }
@@ -171,11 +171,13 @@ impl<B: Backend> Queues<B> {
         !self.ending.borrow().iter().any(|queue| queue.queue().qid() == qid)
     }
 
-    /// Deletes a completion queue. Whether there was one.
+    /// Deletes a completion queue, which no submission queue uses any more. What could not be posted to it is lost. Whether there
+    /// was such a queue.
     pub fn delete_completion(&self, qid: u16) -> bool {
         let mut queues = self.completion.borrow_mut();
         let before = queues.len();
         queues.retain(|queue| queue.qid() != qid);
+        self.context.forget_queue(qid);
         queues.len() != before
     }
 
@@ -184,13 +186,16 @@ impl<B: Backend> Queues<B> {
         let queues = self.submission.take();
         for queue in &queues {
             queue.queue().mute();
-            queue.abort_where(|_| true);
+            queue.close();
         }
-        self.ending.borrow_mut().extend(queues);
         for queue in self.ending.borrow().iter() {
             queue.queue().mute();
         }
-        self.completion.take();
+        self.ending.borrow_mut().extend(queues);
+        // What is still under way has them, but writes nothing to their memory, which the client may want back.
+        for queue in self.completion.take() {
+            queue.forget_ring();
+        }
         self.context.forget_queues();
         self.context.set_shadow(None);
         self.set_coalescing(Coalescing::default(), Vec::new());
@@ -281,7 +286,7 @@ impl<B: Backend> Queues<B> {
 
 impl<B: Backend> Drop for Queues<B> {
     fn drop(&mut self) {
-        self.context.forget_queues();
+        self.delete_all();
     }
 }
 

@@ -29,6 +29,8 @@ pub struct SubmissionQueue<B: Backend> {
     later: RefCell<VecDeque<CommandIo<B>>>,
     /// The first command of a fused pair, while the second is awaited. A completion entry is reserved for it.
     first: Cell<Option<Sqe>>,
+    /// The queue is being deleted: nothing more is sent to the backend.
+    closed: Cell<bool>,
     /// The queue is gone for the guest: nothing is posted.
     mute: Cell<bool>,
     totals: Cell<Totals>,
@@ -52,8 +54,8 @@ pub struct IoState<B: Backend> {
     first_cid: Cell<Option<u16>>,
     /// What is left of a Dataset Management command.
     deallocate: Cell<Option<Box<Deallocate>>>,
-    /// An Abort command waits for its end.
-    aborter: Cell<Option<Aborter>>,
+    /// Abort commands that wait for its end.
+    aborters: Cell<Vec<Aborter>>,
 }
 
 type Aborter = Box<dyn FnOnce(bool)>;
@@ -69,13 +71,27 @@ impl<B: Backend> IoState<B> {
             blocks: Cell::new(0),
             first_cid: Cell::new(None),
             deallocate: Cell::new(None),
-            aborter: Cell::new(None),
+            aborters: Cell::default(),
         }
     }
 
     /// The namespace of the command.
     pub(super) fn nsid(&self) -> u32 {
         self.nsid.get()
+    }
+
+    fn add_aborter(&self, aborter: Aborter) {
+        let mut aborters = self.aborters.take();
+        aborters.push(aborter);
+        self.aborters.set(aborters);
+    }
+
+    /// Takes the aborter back that was added last, if the command has not ended since.
+    fn take_aborter(&self) -> Option<Aborter> {
+        let mut aborters = self.aborters.take();
+        let last = aborters.pop();
+        self.aborters.set(aborters);
+        last
     }
 
     /// The namespace's channel, while the command is under way.
@@ -103,6 +119,7 @@ impl<B: Backend> SubmissionQueue<B> {
             max_transfer,
             later: RefCell::default(),
             first: Cell::new(None),
+            closed: Cell::new(false),
             mute: Cell::new(false),
             totals: Cell::default(),
         };
@@ -117,6 +134,7 @@ impl<B: Backend> SubmissionQueue<B> {
         &self.cursor
     }
 
+    /// Nothing is posted any more.
     pub(super) fn mute(&self) {
         self.mute.set(true);
     }
@@ -275,6 +293,18 @@ impl<B: Backend> Submissions<B> {
         self.queue().later.borrow().is_empty()
     }
 
+    /// Takes no more commands, and aborts what is under way.
+    pub(super) fn close(self: &Rc<Self>) {
+        let queue = self.queue();
+        queue.closed.set(true);
+        queue.cursor.forget_ring();
+        // Its completion entry is reserved: a completion queue that others use would be an entry short for ever.
+        if let Some(first) = queue.first.take() {
+            queue.refuse(&first, Status::ABORTED_SQ_DELETION);
+        }
+        self.abort_where(|_| true);
+    }
+
     /// Aborts the commands for which `which` holds.
     pub(super) fn abort_where(self: &Rc<Self>, which: impl Fn(&IoState<B>) -> bool) {
         let later = self.queue().later.take();
@@ -300,6 +330,10 @@ impl<B: Backend> Submissions<B> {
 
     /// Aborts the command `cid`; `then` hears whether it was.
     pub(super) fn abort_command(self: &Rc<Self>, cid: u16, then: Aborter) {
+        if let Some(io) = self.queue().take_later(cid) {
+            complete(io, Err(Status::ABORT_REQUESTED));
+            return then(true);
+        }
         let mut found = None;
         self.for_each(|name, state| {
             if state.cid.get() == cid && found.is_none() {
@@ -309,19 +343,23 @@ impl<B: Backend> Submissions<B> {
         let Some((name, port)) = found else { return then(false) };
         let mut then = Some(then);
         self.for_each(|other, state| {
-            if other == name {
-                state.aborter.set(then.take());
+            if other == name
+                && let Some(then) = then.take()
+            {
+                state.add_aborter(then);
             }
         });
         if !B::abort(&port.channel, name) {
             // It cannot be aborted: the Abort command need not wait for it. If it has ended meanwhile, it has told so.
+            let mut aborter = None;
             self.for_each(|other, state| {
-                if other == name
-                    && let Some(then) = state.aborter.take()
-                {
-                    then(false);
+                if other == name {
+                    aborter = state.take_aborter();
                 }
             });
+            if let Some(then) = aborter {
+                then(false);
+            }
         }
     }
 }
@@ -331,6 +369,13 @@ impl<B: Backend> SubmissionQueue<B> {
         let first = self.first.take();
         self.first.set(first);
         first.is_some()
+    }
+
+    /// Takes the command `cid` out of those that the backend could not take yet.
+    fn take_later(&self, cid: u16) -> Option<CommandIo<B>> {
+        let mut later = self.later.borrow_mut();
+        let at = later.iter().position(|io| io.state().cid.get() == cid)?;
+        later.remove(at)
     }
 }
 
@@ -377,8 +422,12 @@ fn submit<B: Backend>(port: &Port<B>, op: BlockOp, slba: u64, blocks: u64, io: C
 fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
     let io = refused.io;
     let submissions = io.owner();
-    if !refused.later || submissions.queue().mute.get() {
+    if !refused.later {
         return complete(io, Err(Status::INTERNAL_ERROR));
+    }
+    // Nobody sends again what a closed queue keeps.
+    if submissions.queue().closed.get() {
+        return complete(io, Err(Status::ABORTED_SQ_DELETION));
     }
     submissions.queue().later.borrow_mut().push_back(io);
 }
@@ -412,8 +461,15 @@ fn next_range<B: Backend>(io: CommandIo<B>) {
     if let Some(ranges) = ranges.as_mut() {
         ranges.advance();
     }
+    let is_done = ranges.as_ref().is_none_or(|ranges| ranges.current().is_none());
     io.state().deallocate.set(ranges);
-    if io.queue().mute.get() { finish(io, Status::SUCCESS) } else { send(io) }
+    if is_done {
+        finish(io, Status::SUCCESS);
+    } else if io.queue().closed.get() {
+        fail(io, Status::ABORTED_SQ_DELETION);
+    } else {
+        send(io);
+    }
 }
 
 #[cold]
@@ -436,22 +492,27 @@ fn finish<B: Backend>(io: CommandIo<B>, status: Status) {
     if let Some(first) = state.first_cid.take() {
         finish_first(queue, first, status);
     }
-    let aborter = state.aborter.take();
-    let fused_failed = status == Status::COMPARE_FAILURE && matches!(state.op.get(), BlockOp::CompareAndWrite(_));
+    let aborters = state.aborters.take();
+    let fused_failed = is_compare_failure(status) && matches!(state.op.get(), BlockOp::CompareAndWrite(_));
     let status = if fused_failed { Status::ABORTED_FAILED_FUSED } else { status };
     queue.post(state.cid.get(), status);
     state.port.take();
     state.deallocate.take();
     drop(io);
-    if let Some(aborter) = aborter {
+    for aborter in aborters {
         aborter(status.sct() == 0 && matches!(status.sc(), 0x07 | 0x08));
     }
+}
+
+/// Backends differ in whether they say Do Not Retry with it.
+fn is_compare_failure(status: Status) -> bool {
+    (status.sct(), status.sc()) == (Status::COMPARE_FAILURE.sct(), Status::COMPARE_FAILURE.sc())
 }
 
 /// The first command of a fused pair ends with the second. A failed comparison is its own; another failure is the second's.
 #[cold]
 fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, cid: u16, status: Status) {
-    let own = if status == Status::COMPARE_FAILURE { status } else { Status::SUCCESS };
+    let own = if is_compare_failure(status) { status } else { Status::SUCCESS };
     queue.post(cid, own);
 }
 
