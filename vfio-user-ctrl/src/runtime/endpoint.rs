@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use spdk::Errno;
@@ -150,6 +150,8 @@ impl Endpoint {
                 groups,
                 home,
                 connected: AtomicBool::new(false),
+                regions: AtomicU64::new(0),
+                memory: AtomicU64::new(0),
                 counters: Counters::default(),
             }))
         })?
@@ -205,6 +207,9 @@ impl Endpoint {
         let cores: Vec<u32> = self.ctrl.groups.iter().map(|group| group.core).collect();
         value["socket"] = json!(self.params.socket_path());
         value["connected"] = json!(self.ctrl.connected.load(Ordering::Acquire));
+        value["memory"] = json!({
+            "regions": self.ctrl.regions.load(Ordering::Relaxed), "bytes": self.ctrl.memory.load(Ordering::Relaxed),
+        });
         value["cores"] = json!(cores);
         value["admin_core"] = json!(self.ctrl.home.core);
         value["namespaces"] = json!(namespaces);

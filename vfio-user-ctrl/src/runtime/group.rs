@@ -20,7 +20,7 @@ use crate::queue::{Port, Queues};
 /// A session that has had no command for so many rounds is looked at in some rounds only.
 const IDLE_AFTER: u32 = 4096;
 /// Every so many rounds, a power of two, come the admin queues and the sessions that are idle.
-const SELDOM: u32 = 16;
+const SELDOM: u32 = 64;
 /// Every so many rounds, a power of two, counters are gathered, and errors told.
 const RARELY: u32 = 4096;
 
@@ -306,6 +306,9 @@ impl Group {
     }
 
     fn reap(&self) {
+        if self.ending.borrow().is_empty() {
+            return;
+        }
         self.ending.borrow_mut().retain(|local| !local.queues.is_quiet());
     }
 
@@ -339,22 +342,24 @@ impl Group {
     }
 
     fn poll_seldom(self: &Rc<Self>, round: u32) -> bool {
-        let homes = self.homes.borrow().clone();
+        let rarely = round & (RARELY - 1) == 0;
         let mut busy = false;
-        for home in &homes {
+        // A home may go while it is polled, so that its list is not held.
+        for at in 0.. {
+            let Some(home) = self.homes.borrow().get(at).cloned() else { break };
             busy |= home.poll();
-        }
-        self.reap();
-        self.settle();
-        if round & (RARELY - 1) == 0 {
-            for local in self.sessions.borrow().iter() {
-                local.report();
-            }
-            for home in &homes {
+            if rarely {
                 home.tick();
             }
         }
-        let over = homes.is_empty()
+        self.reap();
+        self.settle();
+        if rarely {
+            for local in self.sessions.borrow().iter() {
+                local.report();
+            }
+        }
+        let over = self.homes.borrow().is_empty()
             && self.sessions.borrow().is_empty()
             && self.ending.borrow().is_empty()
             && self.waiting.borrow().0.is_empty();
