@@ -123,8 +123,7 @@ impl Local {
         &self.queues
     }
 
-    /// Opens a channel to a namespace's bdev.
-    pub fn add_port(&self, spec: &PortSpec) {
+    fn add_port(&self, spec: &PortSpec) {
         match spec.desc.channel() {
             Ok(channel) => {
                 self.queues.add_port(Port { nsid: spec.nsid, geometry: Cell::new(spec.geometry), channel });
@@ -237,8 +236,16 @@ impl Group {
         }
         let local = Local::new(session, ports);
         self.sessions.borrow_mut().push(Rc::clone(&local));
-        self.need_poller();
+        self.lead_pollers();
         local
+    }
+
+    /// Opens a channel to a namespace's bdev for a session that is here.
+    pub fn add_port(self: &Rc<Self>, session: u64, spec: &PortSpec) {
+        if let Some(local) = self.find(session) {
+            local.add_port(spec);
+            self.lead_pollers();
+        }
     }
 
     /// The session on this group, if it is there.
@@ -322,6 +329,13 @@ impl Group {
             Ok(poller) => drop(self.poller.replace(Some(poller))),
             Err(error) => log::error!("the poll group on core {} has no poller: {error}", self.handle.core),
         }
+    }
+
+    /// Makes the poller the first of its thread: SPDK calls the one that was registered last first. What it takes from the guests
+    /// is then sent, or done, by the bdevs' pollers within the same round.
+    fn lead_pollers(self: &Rc<Self>) {
+        self.poller.take();
+        self.need_poller();
     }
 
     #[inline]
