@@ -48,7 +48,7 @@ impl Cursor {
     /// How many entries wait. An invalid doorbell counts as none and is reported to `context`.
     #[inline]
     pub(super) fn waiting(&self, context: &Context) -> u16 {
-        let tail = context.submission_tail(self.qid);
+        let Some(tail) = context.submission_tail(self.qid) else { return 0 };
         let head = self.head.get();
         if tail == u32::from(head) {
             return 0;

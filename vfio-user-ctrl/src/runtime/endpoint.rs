@@ -430,6 +430,7 @@ fn geometry(info: &BdevInfo) -> Result<NsGeometry, RpcError> {
         (info.can_unmap, IoSupport::DEALLOCATE),
         (info.can_write_zeroes, IoSupport::WRITE_ZEROES),
         (info.can_flush, IoSupport::FLUSH),
+        (info.can_flush && info.write_cache, IoSupport::WRITE_CACHE),
         // The bdev layer compares for a bdev that cannot.
         (info.can_read, IoSupport::COMPARE),
         (info.can_read && info.can_write, IoSupport::COMPARE_AND_WRITE),
