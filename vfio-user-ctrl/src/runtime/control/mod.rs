@@ -173,7 +173,14 @@ impl Server {
                         }
                     }
                     key if key & 1 == 0 => self.accept(key >> 1),
-                    key => self.serve(key >> 1),
+                    key => {
+                        self.serve(key >> 1);
+                        // Whatever it still waits for, nobody is there to be told.
+                        let flags = event.flags;
+                        if flags.contains(epoll::EventFlags::HUP) {
+                            self.close(key >> 1);
+                        }
+                    }
                 }
             }
             self.look_after();
