@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use serial_test::serial;
 
 use crate::support::arena::{SLOW, attack};
-use crate::support::nvme::{BASE, CC_ENABLE, Command, DATA, Driver, IDENTIFY, PAGE, READ, READY, SIZE, WRITE};
-use crate::support::secs;
+use crate::support::nvme::{BASE, CC_ENABLE, Command, DATA, Driver, IDENTIFY, PAGE, READ, SIZE, WRITE};
 use crate::support::vfio_user::{Client, DMA_MAP, DMA_UNMAP, Memory, dma_map, dma_unmap};
+use crate::support::{secs, wait_for};
 
 /// Where a second memory file is.
 const OTHER: u64 = 1 << 33;
@@ -40,23 +40,22 @@ fn a_memory_file_that_shrinks_under_live_queues_harms_nobody_else() {
 #[serial]
 fn a_memory_file_that_shrinks_while_data_go_to_it_harms_nobody_else() {
     attack(|arena, dir| {
-        let mut driver = Driver::start(dir);
-        let mut queue = driver.create_queue(1, 64, None);
         for round in 0..20_u64 {
+            let mut driver = Driver::start_within(dir, secs(10));
+            let mut queue = driver.create_queue(1, 64, None);
             let memory = Memory::new(4 << 20);
-            let at = OTHER + round * (4 << 20);
-            driver.client.map(at, 4 << 20, &memory.file, 0).expect("a memory file can be mapped");
+            driver.client.map(OTHER, 4 << 20, &memory.file, 0).expect("a memory file can be mapped");
             // A list of PRPs for 128 KiB, and as many commands as fit into the queue, on it.
-            let list: Vec<u8> = (1..32).flat_map(|page| (at + page * PAGE).to_le_bytes()).collect();
+            let list: Vec<u8> = (1..32).flat_map(|page| (OTHER + page * PAGE).to_le_bytes()).collect();
             driver.memory.write(DATA, &list);
-            let read = Command { prp2: BASE + DATA, ..Command::io(READ, 1, 0, MOST, at) };
+            let read = Command { prp2: BASE + DATA, ..Command::io(READ, 1, 0, MOST, OTHER) };
             driver.submit(&mut queue, &[read; 48]);
             memory.file.set_len(if round % 2 == 0 { 0 } else { PAGE }).expect("a memfd can shrink");
-            for _ in 0..48 {
-                driver.complete(&mut queue);
-            }
+            // The server closes the connection when it finds out.
+            wait_for("the commands to be answered, or the connection to be closed", secs(5), || {
+                (0..48).all(|slot| driver.phase_in(&queue, slot) == 1) || driver.client.device_info().is_err()
+            });
         }
-        driver.check(&mut queue, 2);
         arena.front.assert_alive();
     });
 }
@@ -89,14 +88,16 @@ fn an_unmap_with_io_in_flight_is_answered_when_that_io_has_ended() {
         let mut queue = driver.create_queue(1, 16, None);
         let memory = Memory::new(1 << 20);
         driver.client.map(OTHER, 1 << 20, &memory.file, 0).expect("a memory file can be mapped");
+        // Alone, the I/O would take longer than the client is let wait: it is aborted.
         let start = Instant::now();
         driver.submit(&mut queue, &[Command::io(READ, 2, 0, 8, OTHER)]);
         sleep(Duration::from_millis(100));
         driver.client.unmap(OTHER, 1 << 20).expect("memory can be unmapped");
         let took = start.elapsed();
-        assert!(took >= Duration::from_micros(SLOW * 7 / 10), "it was answered after {took:?} already");
+        assert!(took < Duration::from_micros(SLOW * 9 / 10), "it was answered after {took:?} only");
         assert!(driver.peek(&queue).is_some(), "it was answered before the I/O had ended");
-        driver.complete(&mut queue);
+        let done = driver.complete(&mut queue);
+        assert!(!done.succeeded(), "the I/O ended by itself after {took:?}: {done:?}");
         let gone = driver.run(&mut queue, Command::io(READ, 1, 0, 8, OTHER));
         assert!(!gone.succeeded(), "memory that was unmapped is used");
         driver.check(&mut queue, 3);
@@ -276,23 +277,23 @@ fn memory_without_a_file_is_read_and_written_by_messages_or_refused_by_a_status(
     });
 }
 
+/// Its memory may come later, so that the controller gets ready: it waits for that.
 #[test]
 #[serial]
-fn admin_queues_where_no_file_is_make_the_controller_fail_and_nothing_else() {
+fn admin_queues_where_there_is_no_memory_are_not_served_and_harm_nobody() {
     attack(|arena, dir| {
         for (sq, cq) in [(OTHER, OTHER + PAGE), (0, 0), (u64::MAX - 0xfff, u64::MAX - 0xfff), (BASE + SIZE, BASE)] {
-            let mut driver = Driver::connect(dir);
+            let mut driver = Driver::start_within(dir, secs(10));
             map_without_file(&mut driver.client, OTHER, Memory::new(1 << 20));
-            let csts = driver.enable_at(CC_ENABLE, sq, cq);
-            assert_eq!(csts & READY, 0, "it is ready with queues at {sq:#x} and {cq:#x}: CSTS is {csts:#x}");
+            driver.enable_at(CC_ENABLE, sq, cq);
             for index in 0..4 {
                 driver.doorbell(index, 3).expect("a doorbell can be rung");
             }
+            sleep(Duration::from_millis(50));
             arena.front.assert_alive();
+            assert_eq!(driver.memory.read_vec(0, 4096), [0; 4096], "what came of queues at {sq:#x} and {cq:#x}");
             driver.enable();
             driver.identify(1, 0);
-            drop(driver);
-            drop(Driver::start_within(dir, secs(10)));
         }
     });
 }

@@ -13,8 +13,8 @@ use crate::rounds::rounds;
 use crate::support::app::{App, Program};
 use crate::support::controller::{Controller, Front};
 use crate::support::load::Work;
-use crate::support::nvme::Driver;
-use crate::support::vfio_user::{self, BAR0, Client, REGION_READ, REPLY_LIMIT, region_access};
+use crate::support::nvme::{BASE, Command, DATA, Driver, READ, SIZE};
+use crate::support::vfio_user::{self, BAR0, Client, DMA_UNMAP, REGION_READ, REPLY_LIMIT, dma_unmap, region_access};
 use crate::support::{paths, secs, wait_for};
 
 const RANDOM: Work<'_> = Work { kind: "randrw", io_size: 4_096, depth: 32, seconds: 30 };
@@ -87,6 +87,43 @@ fn a_client_killed_under_load_makes_way_for_another_at_once() {
     }
     usable(&controller);
     front.assert_alive();
+}
+
+/// The bdev never ends its I/O, so that the client would never have its memory back.
+#[test]
+#[serial]
+fn a_client_that_goes_while_an_io_hangs_makes_way_for_another_at_once() {
+    let front = front();
+    front.null("null", 16);
+    front.rpc.ok("bdev_error_create", &json!({ "base_name": "null" }));
+    let hang = json!({ "name": "EE_null", "io_type": "all", "error_type": "pending", "num": 1 });
+    front.rpc.ok("bdev_error_inject_error", &hang);
+    let controller = front.controller("c", &["disk", "EE_null"]);
+    let mut driver = Driver::start(controller.dir());
+    let mut queue = driver.create_queue(1, 16, None);
+    driver.submit(&mut queue, &[Command::io(READ, 2, 0, 8, BASE + DATA)]);
+    let unmap = driver.client.send(DMA_UNMAP, &dma_unmap(BASE, SIZE), &[]).expect("bytes can be sent");
+    driver.client.reply(unmap, secs(2)).expect_err("memory is given back that an I/O touches");
+    let start = Instant::now();
+    drop(driver);
+    let mut driver = Driver::start(controller.dir());
+    assert!(start.elapsed() < secs(2), "the next client had to wait for {:?}", start.elapsed());
+    let mut queue = driver.create_queue(1, 16, None);
+    driver.check(&mut queue, 1);
+    front.assert_alive();
+}
+
+#[test]
+#[serial]
+fn a_thousand_commands_one_after_another_are_each_answered_at_once() {
+    let front = front();
+    let controller = front.controller("c", &["disk"]);
+    let mut client = Client::negotiated(controller.dir()).expect("a client can connect");
+    for number in 0..1_000 {
+        let start = Instant::now();
+        client.device_info().unwrap_or_else(|failure| panic!("command {number}: {failure}"));
+        assert!(start.elapsed() < secs(1), "command {number} was answered after {:?}", start.elapsed());
+    }
 }
 
 #[test]

@@ -188,10 +188,11 @@ impl<B: Backend> Submissions<B> {
         let queue = self.queue();
         let view = queue.context.view();
         let room = u16::try_from(self.free()).unwrap_or(BURST);
+        queue.completion.prefetch();
         let granted = queue.completion.reserve(waiting.min(BURST).min(room));
         let mut taken = 0;
         while taken < granted {
-            let Some(sqe) = queue.cursor.take(&view) else { break };
+            let Some(sqe) = queue.cursor.take(&view, taken + 1 < granted) else { break };
             taken += 1;
             if sqe.fuse() == 0 && queue.first.borrow().is_none() {
                 self.begin(&sqe, None);

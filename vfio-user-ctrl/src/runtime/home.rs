@@ -184,13 +184,18 @@ impl Home {
     }
 
     /// Adds a namespace, which the guest hears of by an asynchronous event.
-    pub fn add_namespace(&self, namespace: Namespace, port: PortSpec) {
+    pub fn add_namespace(&self, namespace: Namespace, port: &PortSpec) {
         let nsid = port.nsid;
         if let Err(error) = self.model.borrow_mut().add_namespace(namespace) {
             return log::error!("controller '{}': namespace {nsid} could not be added: {error}", self.ctrl.name);
         }
         self.ports.borrow_mut().insert(nsid, port.clone());
-        self.tell_queues(move |local| local.add_port(&port));
+        let Some(attached) = self.attached() else { return };
+        let session = attached.session.id;
+        for group in &self.ctrl.groups {
+            let port = port.clone();
+            group.send(move |group| group.add_port(session, &port));
+        }
     }
 
     /// Takes a namespace away. Its bdev is let go when none of its I/O is under way.

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
@@ -87,11 +88,6 @@ impl Connection {
         &self.session
     }
 
-    /// Whether the client can be heard. If not, its end would not be noticed either.
-    pub(super) fn wants_input(&self) -> bool {
-        self.wire.wants_input()
-    }
-
     /// Whether the client has said nothing of use for so long.
     pub(super) fn is_silent(&self, time: Duration) -> bool {
         !self.wire.is_negotiated() && self.began.elapsed() >= time
@@ -112,6 +108,8 @@ impl Connection {
         let (ctrl, session) = (self.session.ctrl.id, self.session.id);
         self.session.interrupts.clear();
         self.session.memory.publish(GuestMemory::new());
+        self.session.ctrl.regions.store(0, Ordering::Relaxed);
+        self.session.ctrl.memory.store(0, Ordering::Relaxed);
         self.session.ctrl.home.send(move |group| {
             if let Some(home) = group.home(ctrl) {
                 home.detach_session(session);
@@ -136,30 +134,31 @@ impl Connection {
     }
 
     fn exchange(&mut self) -> Result<State, String> {
-        let mut reads = 0;
-        loop {
-            // What was read last is acted on before this returns: nobody comes back for it.
-            self.act()?;
-            let blocked = self.write().map_err(|error| error.to_string())?;
-            let out = if blocked { EventFlags::OUT } else { EventFlags::empty() };
-            if !self.wire.wants_input() {
-                return Ok(State::Open(out));
-            }
-            if reads == BURST {
-                return Ok(State::Open(EventFlags::IN | out));
-            }
-            reads += 1;
+        let mut blocked = self.act_and_write()?;
+        for _ in 0..BURST {
             let len = self.wire.read_hint().min(self.buffer.len());
-            let buffer = self.buffer.get_mut(..len).unwrap_or_default();
+            let Some(buffer) = self.buffer.get_mut(..len).filter(|_| self.wire.wants_input()) else { break };
             match socket::receive(&self.stream, buffer).map_err(|error| error.to_string())? {
                 Received::End => return Ok(State::Closed),
-                Received::Nothing => return Ok(State::Open(EventFlags::IN | out)),
+                Received::Nothing => break,
                 Received::Some(count, fds) => {
                     let bytes = self.buffer.get(..count).unwrap_or_default();
                     self.wire.receive(bytes, fds).map_err(|error| error.to_string())?;
                 }
             }
+            // What was read is acted on, the last message of a burst, too: its client may send nothing before it has the answer.
+            blocked = self.act_and_write()?;
         }
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, self.wire.wants_input());
+        interest.set(EventFlags::OUT, blocked);
+        Ok(State::Open(interest))
+    }
+
+    /// Does what has been asked, and writes the answers. Whether the client does not take them.
+    fn act_and_write(&mut self) -> Result<bool, String> {
+        self.act()?;
+        self.write().map_err(|error| error.to_string())
     }
 
     /// Writes what waits. Whether the client does not take it.
@@ -239,8 +238,7 @@ impl Connection {
                         request.addr
                     );
                 }
-                self.session.memory.publish(memory.clone());
-                self.memory = memory;
+                self.publish(memory);
                 Ok(())
             }
             Err(error) => {
@@ -250,18 +248,24 @@ impl Connection {
         }
     }
 
+    fn publish(&mut self, memory: GuestMemory) {
+        self.session.ctrl.regions.store(memory.len() as u64, Ordering::Relaxed);
+        self.session.ctrl.memory.store(memory.bytes(), Ordering::Relaxed);
+        self.session.memory.publish(memory.clone());
+        self.memory = memory;
+    }
+
     /// Takes regions away. The answer comes when no reactor holds them any more.
     fn unmap(&mut self, token: Token, request: UnmapRequest) {
-        let taken = if request.all {
+        let parted = if request.all {
             let (rest, regions) = self.memory.without_all();
             Ok((rest, regions))
         } else {
             self.memory.without(request.addr, request.size)
         };
-        match taken {
+        match parted {
             Ok((rest, regions)) => {
-                self.session.memory.publish(rest.clone());
-                self.memory = rest;
+                self.publish(rest);
                 self.releasing.push(Releasing { token, regions, since: Instant::now() });
                 self.nudge();
             }
@@ -405,6 +409,6 @@ fn check_eventfd(file: &OwnedFd) -> Result<(), i32> {
         complain!("a client gave '{}' as an interrupt: an eventfd is needed", link.display());
         return Err(libc::EINVAL);
     }
-    let flags = rustix::fs::fcntl_getfl(file).map_err(|error| error.raw_os_error())?;
-    rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK).map_err(|error| error.raw_os_error())
+    let flags = rustix::fs::fcntl_getfl(file).map_err(rustix::io::Errno::raw_os_error)?;
+    rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK).map_err(rustix::io::Errno::raw_os_error)
 }

@@ -35,7 +35,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// How often it is looked whether regions that were unmapped are still in use.
 const RELEASE_PERIOD: Duration = Duration::from_millis(2);
 /// How often files that clients could shrink are looked at.
-const CHECK_PERIOD: Duration = Duration::from_secs(1);
+const CHECK_PERIOD: Duration = Duration::from_millis(250);
 /// Sessions of a controller that are over, but of which something is still under way. Each has memory, files and I/O: a client that
 /// goes and comes again and again must not have ever more of them.
 const MAX_ENDED: usize = 8;
@@ -182,7 +182,14 @@ impl Server {
                         }
                     }
                     key if key & 1 == 0 => self.accept(key >> 1),
-                    key => self.ready(key >> 1, event.flags),
+                    key => {
+                        self.serve(key >> 1);
+                        // Whatever it still waits for, nobody is there to be told.
+                        let flags = event.flags;
+                        if flags.contains(epoll::EventFlags::HUP) {
+                            self.close(key >> 1);
+                        }
+                    }
                 }
             }
             self.look_after();
@@ -300,16 +307,6 @@ impl Server {
             self.connections.insert(session, connection);
             return self.serve(session);
         }
-    }
-
-    /// A client has written, reads again, or has gone.
-    fn ready(&mut self, session: u64, flags: epoll::EventFlags) {
-        let gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-        if gone && self.connections.get(&session).is_some_and(|connection| !connection.wants_input()) {
-            // It would be told again and again, and not be read from before it has been answered.
-            return self.close(session);
-        }
-        self.serve(session);
     }
 
     /// Reads from a client, does what it asks, and writes to it.
