@@ -11,7 +11,7 @@ use std::rc::{Rc, Weak};
 
 use libc::iovec;
 
-use super::{IovSink, MemView};
+use super::{IovSink, MemView, bytes};
 use crate::model::dptr::DptrError;
 #[cfg(feature = "runtime")]
 use crate::model::spec::Status;
@@ -38,7 +38,11 @@ struct Slot<Q: 'static, T: 'static> {
     taken: Cell<bool>,
     count: Cell<u16>,
     bytes: Cell<u32>,
+    /// All pieces may be written to.
+    writeable: Cell<bool>,
     view: Cell<Option<Rc<MemView>>>,
+    /// It has pieces in memory that the newest view does not have.
+    stray: Cell<bool>,
     state: T,
 }
 
@@ -74,7 +78,9 @@ impl<Q, T> Slots<Q, T> {
                     taken: Cell::new(false),
                     count: Cell::new(0),
                     bytes: Cell::new(0),
+                    writeable: Cell::new(true),
                     view: Cell::new(None),
+                    stray: Cell::new(false),
                     state: state(),
                 })
                 .collect(),
@@ -111,30 +117,38 @@ impl<Q, T> Slots<Q, T> {
         slot.taken.set(true);
         slot.count.set(0);
         slot.bytes.set(0);
+        slot.writeable.set(true);
+        slot.stray.set(false);
         let slot = NonNull::from(slot);
         // The place holds its queue while it is taken; `Io::drop` takes the count back.
         std::mem::forget(Rc::clone(self));
         Some(Io(slot))
     }
 
-    /// Calls `f` with the name and the state of every I/O that is under way.
-    pub fn for_each(&self, mut f: impl FnMut(IoName, &T)) {
+    /// Calls `f` with every I/O that is under way.
+    pub fn for_each(&self, mut f: impl FnMut(UnderWay<'_, T>)) {
         for slot in self.slots.iter().filter(|slot| slot.taken.get()) {
-            f(slot.name(), &slot.state);
+            f(slot.under_way());
         }
     }
 
     /// Makes every I/O hold `view` instead of the view that it began with, if all its pieces lie in regions that `view` has too.
     /// How many do not: these touch memory that is to go.
     pub fn rebase(&self, view: &Rc<MemView>) -> usize {
+        if self.in_use() == 0 {
+            return 0;
+        }
+        // Made once: an I/O has many pieces, and a client many regions.
+        let ranges = view.memory().host_ranges();
         let mut left = 0;
         for slot in self.slots.iter().filter(|slot| slot.taken.get()) {
             let Some(held) = slot.view.take() else { continue };
             // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
             // thread, and a backend reads them by pointer.
             let pieces = unsafe { std::slice::from_raw_parts(self.pieces_of(slot), usize::from(slot.count.get())) };
-            let stays = pieces.iter().all(|piece| view.memory().holds(piece));
+            let stays = pieces.iter().all(|piece| ranges.hold(piece));
             left += usize::from(!stays);
+            slot.stray.set(!stays);
             slot.view.set(Some(if stays { Rc::clone(view) } else { held }));
         }
         left
@@ -157,6 +171,21 @@ impl<Q, T> Slot<Q, T> {
     fn name(&self) -> IoName {
         IoName(NonNull::from(self).cast())
     }
+
+    fn under_way(&self) -> UnderWay<'_, T> {
+        UnderWay { name: self.name(), state: &self.state, is_stray: self.stray.get() }
+    }
+}
+
+/// An I/O that is under way, for those who only look.
+#[derive(Debug)]
+pub struct UnderWay<'a, T> {
+    /// What a backend knows it by.
+    pub name: IoName,
+    /// Its state.
+    pub state: &'a T,
+    /// Whether it has pieces in memory that the view of the last [`rebase`](Slots::rebase) does not have.
+    pub is_stray: bool,
 }
 
 impl<Q, T> std::fmt::Debug for Slots<Q, T> {
@@ -220,6 +249,11 @@ impl<Q, T> Io<Q, T> {
         self.slot().name()
     }
 
+    /// The I/O, to look at.
+    pub fn under_way(&self) -> UnderWay<'_, T> {
+        self.slot().under_way()
+    }
+
     /// Bytes of its data.
     #[inline]
     pub fn bytes(&self) -> u32 {
@@ -253,8 +287,41 @@ impl<Q, T> Io<Q, T> {
         let (count, bytes) = (sink.count(), sink.bytes());
         slot.count.set(u16::try_from(begin + count).unwrap_or(NONE));
         slot.bytes.set(slot.bytes.get().saturating_add(bytes));
+        slot.writeable.set(slot.writeable.get() && to_guest);
         slot.view.set(Some(Rc::clone(view)));
         Ok(())
+    }
+
+    /// Copies its data into `into`, from the piece with index `first` on and as far as both go. How many bytes those are.
+    pub fn read_data(&self, first: u16, into: &mut [u8]) -> usize {
+        let (len, mut rest) = (into.len(), into);
+        for (host, piece_len) in self.host_pieces().skip(usize::from(first)) {
+            let (now, later) = rest.split_at_mut(piece_len.min(rest.len()));
+            // SAFETY: the piece is memory of a region that the view of this I/O holds, and was translated for this use.
+            unsafe { bytes::load(host, now) };
+            rest = later;
+        }
+        len - rest.len()
+    }
+
+    /// Copies `data` to where its data goes, as far as both go. How many bytes those are: none if its data comes from the guest.
+    pub fn write_data(&self, data: &[u8]) -> usize {
+        let mut rest = data;
+        for (host, piece_len) in self.host_pieces().take_while(|_| self.slot().writeable.get()) {
+            let (now, later) = rest.split_at(piece_len.min(rest.len()));
+            // SAFETY: the piece is memory of a region that the view of this I/O holds, and was translated for writing.
+            unsafe { bytes::store(host, now) };
+            rest = later;
+        }
+        data.len() - rest.len()
+    }
+
+    fn host_pieces(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
+        let slot = self.slot();
+        let pieces = self.slots().pieces_of(slot).cast_const();
+        // SAFETY: the pieces of this place are only filled through a unique reference to this I/O.
+        let pieces = unsafe { std::slice::from_raw_parts(pieces, usize::from(slot.count.get())) };
+        pieces.iter().filter_map(|piece| Some((NonNull::new(piece.iov_base.cast())?, piece.iov_len)))
     }
 
     /// Gives the I/O up to a raw pointer.

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -207,15 +208,23 @@ impl GuestMemory {
         Ok(Self { slots: slots.into() })
     }
 
-    /// Whether all of a piece of host memory is in one region of this table: who holds the table then keeps the piece mapped.
-    pub(super) fn holds(&self, piece: &libc::iovec) -> bool {
-        let begin = piece.iov_base.addr();
-        let within = |slot: &Slot| {
-            let HostPtr(host) = slot.host?;
-            let offset = begin.checked_sub(host.addr().get())?;
-            offset.checked_add(piece.iov_len).filter(|end| *end <= to_usize(slot.len))
+    /// Where the regions are in host memory.
+    pub(super) fn host_ranges(&self) -> HostRanges {
+        let range = |slot: &Slot| {
+            let start = slot.host?.0.addr().get();
+            // A mapping, which does not reach the end of the address space.
+            Some(start..start + to_usize(slot.len))
         };
-        self.slots.iter().any(|slot| within(slot).is_some())
+        let mut ranges: Vec<_> = self.slots.iter().filter_map(range).collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        ranges.dedup_by(|next, last| {
+            let joins = last.end == next.start;
+            if joins {
+                last.end = next.end;
+            }
+            joins
+        });
+        HostRanges(ranges)
     }
 
     /// The host memory of the longest part of the `len` bytes at `gpa` that begins there and is in one region. `hint`
@@ -277,6 +286,19 @@ impl GuestMemory {
             rest = later;
         }
         Ok(())
+    }
+}
+
+/// The host memory of a table's regions, sorted; those that touch are one, since a piece of data may reach from one into the next.
+pub(super) struct HostRanges(Vec<Range<usize>>);
+
+impl HostRanges {
+    /// Whether all of a piece is in regions of the table: who holds the table then keeps the piece mapped.
+    pub(super) fn hold(&self, piece: &libc::iovec) -> bool {
+        let begin = piece.iov_base.addr();
+        let behind = self.0.partition_point(|range| range.start <= begin);
+        let range = behind.checked_sub(1).and_then(|last| self.0.get(last));
+        range.zip(begin.checked_add(piece.iov_len)).is_some_and(|(range, end)| end <= range.end)
     }
 }
 

@@ -95,23 +95,29 @@ impl Context {
         if coalescing.ticks > 0 && self.at_once.borrow().contains(&vector) { Coalescing::default() } else { coalescing }
     }
 
-    /// The tail of a submission queue, as the guest has it. Anything may be in it.
+    /// The tail of a submission queue, as the guest has it. Anything may be in it. `None` while it is not to be had.
     #[inline]
-    pub(super) fn submission_tail(&self, qid: u16) -> u32 {
-        let index = usize::from(qid) * 2;
-        // The admin queue has no shadow (section 5.8).
-        if self.has_shadow.get() && qid > 0 { self.shadow_value(index) } else { self.doorbells.load(index) }
+    pub(super) fn submission_tail(&self, qid: u16) -> Option<u32> {
+        self.doorbell(qid, usize::from(qid) * 2)
     }
 
-    /// The head of a completion queue, as the guest has it.
-    pub(super) fn completion_head(&self, qid: u16) -> u32 {
-        let index = usize::from(qid) * 2 + 1;
-        if self.has_shadow.get() && qid > 0 { self.shadow_value(index) } else { self.doorbells.load(index) }
+    /// The head of a completion queue, likewise.
+    pub(super) fn completion_head(&self, qid: u16) -> Option<u32> {
+        self.doorbell(qid, usize::from(qid) * 2 + 1)
+    }
+
+    #[inline]
+    fn doorbell(&self, qid: u16, index: usize) -> Option<u32> {
+        // The admin queue has no shadow (section 5.8).
+        if self.has_shadow.get() && qid > 0 { self.shadow_value(index) } else { Some(self.doorbells.load(index)) }
     }
 
     /// A shadow doorbell. Its event index is set to what is behind it: the guest never needs to write the doorbell itself, since the
     /// shadow is looked at in each round.
-    fn shadow_value(&self, index: usize) -> u32 {
+    ///
+    /// While the shadow's memory is not mapped there is no value: that of the doorbell itself is an old one, and entries that were
+    /// carried out long ago would be taken for new ones.
+    fn shadow_value(&self, index: usize) -> Option<u32> {
         self.with_shadow(|values, event_index| {
             let value = values.load(index);
             let behind = value.wrapping_sub(1) & 0xffff;
@@ -120,7 +126,6 @@ impl Context {
             }
             value
         })
-        .unwrap_or_else(|| self.doorbells.load(index))
     }
 
     /// Calls `f` with the shadows and their event indexes, if they are mapped.
@@ -136,9 +141,8 @@ impl Context {
         shadow.mapped.as_ref().map(|(values, event_index)| f(values, event_index))
     }
 
-    /// The shadow of a doorbell begins with what the doorbell holds.
-    pub(super) fn begin_shadow(&self, index: usize) {
-        let value = self.doorbells.load(index);
+    /// The shadow of a doorbell begins with `value`.
+    pub(super) fn begin_shadow(&self, index: usize, value: u32) {
         self.with_shadow(|values, _| values.store(index, value));
     }
 
@@ -208,6 +212,12 @@ impl Context {
         let mut queues = self.parked.take();
         queues.retain(|queue| !queue.post_parked());
         self.parked.borrow_mut().extend(queues);
+    }
+
+    /// A completion queue is gone: nothing of it is posted or signalled any more.
+    pub(super) fn forget_queue(&self, qid: u16) {
+        self.marked.borrow_mut().retain(|queue| queue.qid() != qid);
+        self.parked.borrow_mut().retain(|queue| queue.qid() != qid);
     }
 
     /// Lets go of all queues: they hold this context.

@@ -1,5 +1,7 @@
 //! Submission queues of I/O commands, and the commands that are under way in them.
 
+mod abort;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -12,7 +14,7 @@ use super::deallocate::Deallocate;
 use super::queues::{Port, Ports, Totals, port_index};
 use crate::memory::{Io, Slots};
 use crate::model::dptr;
-use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
+use crate::model::io::{self, IoCommand, IoKind, IoSupport, NsGeometry};
 use crate::model::spec::{Sqe, Status};
 
 /// The most commands of one queue that are taken in a row, so that one queue cannot keep the others waiting.
@@ -28,7 +30,9 @@ pub struct SubmissionQueue<B: Backend> {
     /// Commands that the backend could not take yet.
     later: RefCell<VecDeque<CommandIo<B>>>,
     /// The first command of a fused pair, while the second is awaited. A completion entry is reserved for it.
-    first: Cell<Option<Sqe>>,
+    first: RefCell<Option<Sqe>>,
+    /// The queue is being deleted: nothing more is sent to the backend.
+    closed: Cell<bool>,
     /// The queue is gone for the guest: nothing is posted.
     mute: Cell<bool>,
     totals: Cell<Totals>,
@@ -46,17 +50,29 @@ pub struct IoState<B: Backend> {
     port: Cell<Option<Rc<Port<B>>>>,
     nsid: Cell<u32>,
     op: Cell<BlockOp>,
+    then: Cell<Then>,
     slba: Cell<u64>,
     blocks: Cell<u64>,
     /// The identifier of the first command, if this is the second of a fused pair.
     first_cid: Cell<Option<u16>>,
     /// What is left of a Dataset Management command.
     deallocate: Cell<Option<Box<Deallocate>>>,
-    /// An Abort command waits for its end.
-    aborter: Cell<Option<Aborter>>,
+    /// Abort commands that wait for its end.
+    aborters: Cell<Vec<Aborter>>,
 }
 
 type Aborter = Box<dyn FnOnce(bool)>;
+
+/// What follows when the backend has done its part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The command is done.
+    Finish,
+    /// The next range of a Dataset Management command.
+    NextRange,
+    /// A flush, for a write that must be durable (FUA) in a namespace that keeps writes in a cache.
+    Flush,
+}
 
 impl<B: Backend> IoState<B> {
     fn new() -> Self {
@@ -65,11 +81,12 @@ impl<B: Backend> IoState<B> {
             port: Cell::new(None),
             nsid: Cell::new(0),
             op: Cell::new(BlockOp::Flush),
+            then: Cell::new(Then::Finish),
             slba: Cell::new(0),
             blocks: Cell::new(0),
             first_cid: Cell::new(None),
             deallocate: Cell::new(None),
-            aborter: Cell::new(None),
+            aborters: Cell::default(),
         }
     }
 
@@ -102,7 +119,8 @@ impl<B: Backend> SubmissionQueue<B> {
             ports: Rc::clone(ports),
             max_transfer,
             later: RefCell::default(),
-            first: Cell::new(None),
+            first: RefCell::default(),
+            closed: Cell::new(false),
             mute: Cell::new(false),
             totals: Cell::default(),
         };
@@ -117,8 +135,14 @@ impl<B: Backend> SubmissionQueue<B> {
         &self.cursor
     }
 
+    /// Nothing is posted any more.
     pub(super) fn mute(&self) {
         self.mute.set(true);
+    }
+
+    /// Whether the namespace of an I/O is still the one that it began with.
+    pub(super) fn has_port_of(&self, io: &IoState<B>) -> bool {
+        io.port().is_none_or(|port| self.port(port.nsid).is_some_and(|now| Rc::ptr_eq(&now, &port)))
     }
 
     pub(super) fn take_totals(&self) -> Totals {
@@ -164,12 +188,13 @@ impl<B: Backend> Submissions<B> {
         let queue = self.queue();
         let view = queue.context.view();
         let room = u16::try_from(self.free()).unwrap_or(BURST);
+        queue.completion.prefetch();
         let granted = queue.completion.reserve(waiting.min(BURST).min(room));
         let mut taken = 0;
         while taken < granted {
-            let Some(sqe) = queue.cursor.take(&view) else { break };
+            let Some(sqe) = queue.cursor.take(&view, taken + 1 < granted) else { break };
             taken += 1;
-            if sqe.fuse() == 0 && !queue.awaits_second() {
+            if sqe.fuse() == 0 && queue.first.borrow().is_none() {
                 self.begin(&sqe, None);
             } else {
                 self.begin_fused(sqe);
@@ -220,8 +245,10 @@ impl<B: Backend> Submissions<B> {
         state.cid.set(sqe.cid);
         state.nsid.set(sqe.nsid);
         state.op.set(op);
+        state.then.set(what_follows(&command, &geometry));
         state.slba.set(command.slba);
-        state.blocks.set(u64::from(command.blocks));
+        // A flush is of the whole namespace: a bdev of several disks would flush the first of them only.
+        state.blocks.set(if op == BlockOp::Flush { geometry.blocks() } else { u64::from(command.blocks) });
         state.first_cid.set(first.map(|first| first.cid));
         state.port.set(Some(port));
         Ok(Some(io))
@@ -255,7 +282,7 @@ impl<B: Backend> Submissions<B> {
                 }
                 match fuse {
                     0 => self.begin(&sqe, None),
-                    1 => queue.first.set(Some(sqe)),
+                    1 => drop(queue.first.replace(Some(sqe))),
                     2 => queue.refuse(&sqe, Status::ABORTED_MISSING_FUSED),
                     _ => queue.refuse(&sqe, Status::INVALID_FIELD),
                 }
@@ -274,64 +301,6 @@ impl<B: Backend> Submissions<B> {
         }
         self.queue().later.borrow().is_empty()
     }
-
-    /// Aborts the commands for which `which` holds.
-    pub(super) fn abort_where(self: &Rc<Self>, which: impl Fn(&IoState<B>) -> bool) {
-        let later = self.queue().later.take();
-        for io in later {
-            if which(io.state()) {
-                complete(io, Err(Status::ABORTED_SQ_DELETION));
-            } else {
-                self.queue().later.borrow_mut().push_back(io);
-            }
-        }
-        let mut targets = Vec::new();
-        self.for_each(|name, state| {
-            if which(state)
-                && let Some(port) = state.port()
-            {
-                targets.push((name, port));
-            }
-        });
-        for (name, port) in targets {
-            B::abort(&port.channel, name);
-        }
-    }
-
-    /// Aborts the command `cid`; `then` hears whether it was.
-    pub(super) fn abort_command(self: &Rc<Self>, cid: u16, then: Aborter) {
-        let mut found = None;
-        self.for_each(|name, state| {
-            if state.cid.get() == cid && found.is_none() {
-                found = state.port().map(|port| (name, port));
-            }
-        });
-        let Some((name, port)) = found else { return then(false) };
-        let mut then = Some(then);
-        self.for_each(|other, state| {
-            if other == name {
-                state.aborter.set(then.take());
-            }
-        });
-        if !B::abort(&port.channel, name) {
-            // It cannot be aborted: the Abort command need not wait for it. If it has ended meanwhile, it has told so.
-            self.for_each(|other, state| {
-                if other == name
-                    && let Some(then) = state.aborter.take()
-                {
-                    then(false);
-                }
-            });
-        }
-    }
-}
-
-impl<B: Backend> SubmissionQueue<B> {
-    fn awaits_second(&self) -> bool {
-        let first = self.first.take();
-        self.first.set(first);
-        first.is_some()
-    }
 }
 
 /// What a command asks of the backend; nothing if it has no effect.
@@ -345,6 +314,17 @@ const fn block_op(command: &IoCommand) -> Option<BlockOp> {
         IoKind::Deallocate => Some(BlockOp::Unmap),
         IoKind::Flush => Some(BlockOp::Flush),
         IoKind::Nothing => None,
+    }
+}
+
+#[inline]
+fn what_follows(command: &IoCommand, geometry: &NsGeometry) -> Then {
+    match command.kind {
+        IoKind::Deallocate => Then::NextRange,
+        IoKind::Write | IoKind::WriteZeroes if command.fua && geometry.supports.contains(IoSupport::WRITE_CACHE) => {
+            Then::Flush
+        }
+        _ => Then::Finish,
     }
 }
 
@@ -377,8 +357,12 @@ fn submit<B: Backend>(port: &Port<B>, op: BlockOp, slba: u64, blocks: u64, io: C
 fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
     let io = refused.io;
     let submissions = io.owner();
-    if !refused.later || submissions.queue().mute.get() {
+    if !refused.later {
         return complete(io, Err(Status::INTERNAL_ERROR));
+    }
+    // Nobody sends again what a closed queue keeps.
+    if submissions.queue().closed.get() {
+        return complete(io, Err(Status::ABORTED_SQ_DELETION));
     }
     submissions.queue().later.borrow_mut().push_back(io);
 }
@@ -399,10 +383,21 @@ fn send_deallocate<B: Backend>(io: CommandIo<B>, port: &Port<B>) {
 #[inline]
 pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     match result {
-        Ok(()) if io.state().op.get() == BlockOp::Unmap => next_range(io),
-        Ok(()) => finish(io, Status::SUCCESS),
+        Ok(()) if io.state().then.get() == Then::Finish => finish(io, Status::SUCCESS),
+        Ok(()) if io.state().then.get() == Then::Flush => flush(io),
+        Ok(()) => next_range(io),
         Err(status) => fail(io, status),
     }
+}
+
+/// A write is done, but in a cache.
+#[cold]
+fn flush<B: Backend>(io: CommandIo<B>) {
+    let state = io.state();
+    io.queue().count(state.op.get(), io.bytes());
+    state.then.set(Then::Finish);
+    state.op.set(BlockOp::Flush);
+    if io.queue().closed.get() { fail(io, Status::ABORTED_SQ_DELETION) } else { send(io) }
 }
 
 /// A range of a Dataset Management command is done.
@@ -412,20 +407,24 @@ fn next_range<B: Backend>(io: CommandIo<B>) {
     if let Some(ranges) = ranges.as_mut() {
         ranges.advance();
     }
+    let is_done = ranges.as_ref().is_none_or(|ranges| ranges.current().is_none());
     io.state().deallocate.set(ranges);
-    if io.queue().mute.get() { finish(io, Status::SUCCESS) } else { send(io) }
+    if is_done {
+        finish(io, Status::SUCCESS);
+    } else if io.queue().closed.get() {
+        fail(io, Status::ABORTED_SQ_DELETION);
+    } else {
+        send(io);
+    }
 }
 
 #[cold]
 fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
     let (queue, state) = (io.queue(), io.state());
-    queue.context.note(Trouble::Failed {
-        sqid: queue.qid(),
-        cid: state.cid.get(),
-        status,
-        slba: state.slba.get(),
-        nsid: state.nsid.get(),
-    });
+    let (sqid, cid, slba, nsid) = (queue.qid(), state.cid.get(), state.slba.get(), state.nsid.get());
+    if !queue.mute.get() {
+        queue.context.note(Trouble::Failed { sqid, cid, status, slba, nsid });
+    }
     finish(io, status);
 }
 
@@ -436,22 +435,27 @@ fn finish<B: Backend>(io: CommandIo<B>, status: Status) {
     if let Some(first) = state.first_cid.take() {
         finish_first(queue, first, status);
     }
-    let aborter = state.aborter.take();
-    let fused_failed = status == Status::COMPARE_FAILURE && matches!(state.op.get(), BlockOp::CompareAndWrite(_));
+    let aborters = state.aborters.take();
+    let fused_failed = is_compare_failure(status) && matches!(state.op.get(), BlockOp::CompareAndWrite(_));
     let status = if fused_failed { Status::ABORTED_FAILED_FUSED } else { status };
     queue.post(state.cid.get(), status);
     state.port.take();
     state.deallocate.take();
     drop(io);
-    if let Some(aborter) = aborter {
+    for aborter in aborters {
         aborter(status.sct() == 0 && matches!(status.sc(), 0x07 | 0x08));
     }
+}
+
+/// Backends differ in whether they say Do Not Retry with it.
+fn is_compare_failure(status: Status) -> bool {
+    (status.sct(), status.sc()) == (Status::COMPARE_FAILURE.sct(), Status::COMPARE_FAILURE.sc())
 }
 
 /// The first command of a fused pair ends with the second. A failed comparison is its own; another failure is the second's.
 #[cold]
 fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, cid: u16, status: Status) {
-    let own = if status == Status::COMPARE_FAILURE { status } else { Status::SUCCESS };
+    let own = if is_compare_failure(status) { status } else { Status::SUCCESS };
     queue.post(cid, own);
 }
 

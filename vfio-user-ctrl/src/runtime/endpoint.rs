@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use spdk::Errno;
@@ -165,6 +165,8 @@ impl Endpoint {
                 groups,
                 home,
                 connected: AtomicBool::new(false),
+                regions: AtomicU64::new(0),
+                memory: AtomicU64::new(0),
                 counters: Counters::default(),
             }))
         })?
@@ -220,6 +222,9 @@ impl Endpoint {
         let cores: Vec<u32> = self.ctrl.groups.iter().map(|group| group.core).collect();
         value["socket"] = json!(self.params.socket_path());
         value["connected"] = json!(self.ctrl.connected.load(Ordering::Acquire));
+        value["memory"] = json!({
+            "regions": self.ctrl.regions.load(Ordering::Relaxed), "bytes": self.ctrl.memory.load(Ordering::Relaxed),
+        });
         value["cores"] = json!(cores);
         value["admin_core"] = json!(self.ctrl.home.core);
         value["namespaces"] = json!(namespaces);
@@ -448,6 +453,7 @@ fn geometry(info: &BdevInfo) -> Result<NsGeometry, RpcError> {
         (info.can_unmap, IoSupport::DEALLOCATE),
         (info.can_write_zeroes, IoSupport::WRITE_ZEROES),
         (info.can_flush, IoSupport::FLUSH),
+        (info.can_flush && info.write_cache, IoSupport::WRITE_CACHE),
         // The bdev layer compares for a bdev that cannot.
         (info.can_read, IoSupport::COMPARE),
         (info.can_read && info.can_write, IoSupport::COMPARE_AND_WRITE),

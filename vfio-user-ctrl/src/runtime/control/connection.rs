@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
@@ -113,6 +114,8 @@ impl Connection {
         let (ctrl, session) = (self.session.ctrl.id, self.session.id);
         self.session.interrupts.clear();
         self.session.memory.publish(GuestMemory::new());
+        self.session.ctrl.regions.store(0, Ordering::Relaxed);
+        self.session.ctrl.memory.store(0, Ordering::Relaxed);
         self.session.ctrl.home.send(move |group| {
             if let Some(home) = group.home(ctrl) {
                 home.detach_session(group, session);
@@ -235,8 +238,7 @@ impl Connection {
                         request.addr
                     );
                 }
-                self.session.memory.publish(memory.clone());
-                self.memory = memory;
+                self.publish(memory);
                 Ok(())
             }
             Err(error) => {
@@ -244,6 +246,13 @@ impl Connection {
                 Err(error.errno())
             }
         }
+    }
+
+    fn publish(&mut self, memory: GuestMemory) {
+        self.session.ctrl.regions.store(memory.len() as u64, Ordering::Relaxed);
+        self.session.ctrl.memory.store(memory.bytes(), Ordering::Relaxed);
+        self.session.memory.publish(memory.clone());
+        self.memory = memory;
     }
 
     /// Takes regions away. The answer comes when no reactor holds them any more.
@@ -256,8 +265,7 @@ impl Connection {
         };
         match taken {
             Ok((rest, regions)) => {
-                self.session.memory.publish(rest.clone());
-                self.memory = rest;
+                self.publish(rest);
                 self.releasing.push(Releasing { token, regions, since: Instant::now(), aborted: false });
                 self.nudge();
                 self.release();

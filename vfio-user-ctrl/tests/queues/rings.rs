@@ -1,0 +1,210 @@
+//! Rings: wrap and phase, room, doorbells.
+
+use vfio_user_ctrl::model::spec::Status;
+use vfio_user_ctrl::queue::Trouble;
+
+use super::common::guest::{LISTS, PAGE, Rig, flush, read};
+use super::common::ram::Disk;
+
+const BLOCKS: usize = 64;
+
+#[test]
+fn the_phase_changes_with_each_round_and_sqhd_follows() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    // Rings of different sizes wrap at different times.
+    let mut cq = rig.create_cq(1, 5, None);
+    let mut sq = rig.create_sq(1, 3, 1);
+    for cid in 0..60 {
+        rig.run(&mut sq, &[flush(cid)]);
+        let cqes = rig.reap(&mut cq);
+        assert_eq!(cqes.len(), 1);
+        assert_eq!((cqes[0].cid, cqes[0].sqid, cqes[0].sqhd), (cid, 1, (cid + 1) % 3));
+    }
+}
+
+#[test]
+fn a_full_completion_queue_holds_commands_back_until_it_is_drained() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let mut cq = rig.create_cq(1, 4, None);
+    let mut sq = rig.create_sq(1, 32, 1);
+    let sqes: Vec<_> = (0..20).map(flush).collect();
+    rig.run(&mut sq, &sqes);
+    rig.queues.poll();
+    assert_eq!(disk.submitted.get(), 3, "one entry of a queue is never used");
+    let before = rig.get(cq.base, 64);
+    rig.queues.poll();
+    assert_eq!(rig.get(cq.base, 64), before, "what the host has not taken is not overwritten");
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        let cqes = rig.take(&mut cq, 2);
+        rig.doorbells.store(3, cq.head.into());
+        seen.extend(cqes.iter().map(|cqe| cqe.cid));
+        rig.queues.poll();
+    }
+    assert_eq!(seen, (0..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn entries_that_are_reserved_count_as_filled() {
+    let disk = Disk::new(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let mut cq = rig.create_cq(1, 4, None);
+    let mut sq = rig.create_sq(1, 32, 1);
+    rig.run(&mut sq, &(0..10).map(flush).collect::<Vec<_>>());
+    assert_eq!(disk.held(), 3);
+    disk.finish(2);
+    rig.queues.poll();
+    assert_eq!((disk.held(), rig.peek(&cq).map(|cqe| cqe.cid)), (2, Some(2)));
+    rig.reap(&mut cq);
+    rig.queues.poll();
+    assert_eq!(disk.held(), 3);
+}
+
+#[test]
+fn two_submission_queues_share_a_completion_queue() {
+    let disk = Disk::new(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let mut cq = rig.create_cq(1, 4, None);
+    let (mut first, mut second) = (rig.create_sq(1, 8, 1), rig.create_sq(2, 8, 1));
+    rig.submit(&mut first, &[flush(1), flush(2), flush(3), flush(4)]);
+    rig.submit(&mut second, &[flush(1), flush(2)]);
+    rig.queues.poll();
+    assert_eq!(disk.held(), 3);
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        disk.finish(0);
+        seen.extend(rig.reap(&mut cq).iter().map(|cqe| (cqe.sqid, cqe.cid)));
+        rig.queues.poll();
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2)]);
+}
+
+#[test]
+fn no_more_than_a_burst_of_one_queue_is_taken_in_a_row() {
+    let disk = Disk::new(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let (mut sq, _) = rig.create(1, 1024);
+    let (mut other, _) = rig.create(2, 4);
+    rig.submit(&mut sq, &(0..1000).map(flush).collect::<Vec<_>>());
+    rig.submit(&mut other, &[read(1, 9, 1)]);
+    rig.queues.poll();
+    assert_eq!(disk.held(), 129, "128 of the first queue, and the second has its turn");
+    for _ in 0..7 {
+        rig.queues.poll();
+    }
+    assert_eq!(disk.held(), 1001);
+}
+
+#[test]
+fn a_tail_outside_of_the_queue_is_told_once_and_takes_nothing() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let (mut sq, mut cq) = rig.create(1, 8);
+    for bad in [8, 0xffff, 0x1_0000, u32::MAX] {
+        rig.doorbells.store(2, bad);
+        rig.queues.poll();
+        rig.queues.poll();
+        assert_eq!(rig.queues.take_troubles(), [Trouble::InvalidDoorbell { qid: 1 }], "{bad:#x}");
+    }
+    assert_eq!(disk.submitted.get(), 0);
+    rig.run(&mut sq, &[flush(1)]);
+    assert_eq!(rig.statuses(&mut cq), [(1, 0)], "the queue goes on with a good value");
+}
+
+#[test]
+fn a_head_that_passes_the_tail_is_told_and_gives_no_room() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let cq = rig.create_cq(1, 4, None);
+    let mut sq = rig.create_sq(1, 32, 1);
+    rig.run(&mut sq, &(0..10).map(flush).collect::<Vec<_>>());
+    let before = rig.get(cq.base, 64);
+    for bad in [4, 0x1_0001, u32::MAX] {
+        rig.doorbells.store(3, bad);
+        rig.queues.poll();
+        assert_eq!(rig.queues.take_troubles(), [Trouble::InvalidDoorbell { qid: 1 }], "{bad:#x}");
+    }
+    assert_eq!((disk.submitted.get(), rig.get(cq.base, 64)), (3, before));
+    rig.doorbells.store(3, 2);
+    rig.queues.poll();
+    assert_eq!(disk.submitted.get(), 5);
+}
+
+#[test]
+fn an_empty_slot_of_a_namespace_is_an_invalid_namespace() {
+    let rig = Rig::with(&Disk::instant(BLOCKS, 9));
+    let (mut sq, mut cq) = rig.create(1, 8);
+    for (cid, nsid) in [(1, 0), (2, 2), (3, 257), (4, u32::MAX)] {
+        let mut sqe = flush(cid);
+        sqe.nsid = nsid;
+        rig.run(&mut sq, &[sqe]);
+    }
+    let invalid = Status::INVALID_NAMESPACE.bits();
+    assert_eq!(rig.statuses(&mut cq), [(1, invalid), (2, invalid), (3, invalid), (4, invalid)]);
+}
+
+/// Pages for shadow doorbells and event indexes.
+const SHADOW: (u64, u64) = (LISTS.0, LISTS.0 + PAGE);
+
+#[test]
+fn shadow_doorbells_are_used_for_i_o_queues_from_where_the_doorbells_stand() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let (mut sq, mut cq) = rig.create(1, 8);
+    rig.submit(&mut sq, &[flush(1)]);
+    rig.queues.set_shadow_doorbells(Some(SHADOW));
+    rig.queues.poll();
+    assert_eq!(rig.statuses(&mut cq), [(1, 0)], "what the doorbell told is not lost");
+    rig.submit(&mut sq, &[flush(2)]);
+    rig.queues.poll();
+    assert_eq!(rig.statuses(&mut cq), [], "the doorbell itself is not looked at");
+    rig.put(SHADOW.0 + 8, &2_u32.to_le_bytes());
+    rig.queues.poll();
+    assert_eq!(rig.statuses(&mut cq), [(2, 0)]);
+    let event_index = rig.get(SHADOW.1 + 8, 4);
+    assert_eq!(event_index, 1_u32.to_le_bytes(), "the host need not ring for the next value");
+}
+
+#[test]
+fn shadow_doorbells_of_any_value_are_borne() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let (_, mut cq) = rig.create(1, 8);
+    rig.queues.set_shadow_doorbells(Some(SHADOW));
+    for value in [8_u32, 0xffff_ffff, 0x1_0000] {
+        rig.put(SHADOW.0, &[value.to_le_bytes(); 16].concat());
+        rig.queues.poll();
+        assert_eq!(rig.queues.take_troubles(), [Trouble::InvalidDoorbell { qid: 1 }]);
+    }
+    assert_eq!((rig.statuses(&mut cq), disk.submitted.get()), (vec![], 0));
+}
+
+#[test]
+fn a_shadow_that_is_not_mapped_rings_nothing() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let mut rig = Rig::with(&disk);
+    let (mut sq, mut cq) = rig.create(1, 8);
+    rig.run(&mut sq, &(0..5).map(flush).collect::<Vec<_>>());
+    rig.queues.set_shadow_doorbells(Some(SHADOW));
+    rig.reap(&mut cq);
+    rig.put(SHADOW.0 + 12, &5_u32.to_le_bytes());
+    for tail in [7_u32, 2] {
+        for cid in 5..8 {
+            rig.put(sq.base + u64::from(cid) * 64, zerocopy::IntoBytes::as_bytes(&flush(cid)));
+        }
+        rig.put(SHADOW.0 + 8, &tail.to_le_bytes());
+        rig.queues.poll();
+        rig.put(SHADOW.0 + 12, &tail.to_le_bytes());
+    }
+    assert_eq!(disk.submitted.get(), 10);
+    rig.unmap(LISTS);
+    rig.queues.poll();
+    assert_eq!(disk.submitted.get(), 10, "the doorbell says 5, which was long ago");
+    rig.map(LISTS);
+    rig.put(SHADOW.0 + 8, &3_u32.to_le_bytes());
+    rig.queues.poll();
+    assert_eq!(disk.submitted.get(), 11);
+}
