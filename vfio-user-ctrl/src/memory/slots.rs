@@ -280,6 +280,7 @@ impl<Q, T> Io<Q, T> {
     }
 
     /// Copies `data` to where its data goes, as far as both go. How many bytes those are: none if its data comes from the guest.
+    #[must_use]
     pub fn write_data(&self, data: &[u8]) -> usize {
         let mut rest = data;
         for (host, piece_len) in self.host_pieces().take_while(|_| self.slot().writeable.get()) {
