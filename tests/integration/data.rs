@@ -1,12 +1,11 @@
 //! Data goes both ways unharmed, through every kind of I/O.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use serial_test::serial;
 
+use crate::support::bytes::{pattern, sha256};
 use crate::support::load::{Load, Work};
 use crate::support::pool::{Backing, Pool, SIZE, UUIDS};
 use crate::support::process::{Libraries, Process};
@@ -97,27 +96,6 @@ fn a_bdev_is_described_as_the_pool_s_namespace_is() {
     assert_eq!(told["namespaces"][0]["num_blocks"], SIZE / 512, "{told}");
     app.rpc.ok("courier_pool_delete", &json!({ "name": "p" }));
     assert_eq!(app.bdevs(), Vec::<String>::new());
-}
-
-fn sha256(path: &Path) -> String {
-    let output = Command::new("sha256sum").arg(path).output().expect("sha256sum can be run");
-    assert!(output.status.success(), "sha256sum {}", path.display());
-    String::from_utf8_lossy(&output.stdout).split_whitespace().next().unwrap_or_default().to_owned()
-}
-
-/// Bytes of which no two blocks are alike.
-fn pattern(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        // Xorshift.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
 }
 
 /// Copies with SPDK's `spdk_dd`, on the bdev `disk` of namespace 1 of a pool.

@@ -40,7 +40,7 @@ fn things(app: &App) -> Things {
 }
 
 /// Does `warm_up` rounds, and then `count` more, which must leave nothing behind.
-fn rounds(app: &App, warm_up: u32, count: u32, round: impl Fn()) {
+pub(crate) fn rounds(app: &App, warm_up: u32, count: u32, round: impl Fn()) {
     for _ in 0..warm_up {
         round();
     }

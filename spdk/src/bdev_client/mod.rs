@@ -38,8 +38,8 @@ pub struct BdevDesc(Open);
 #[derive(Clone, Copy, Debug)]
 struct Open {
     raw: NonNull<sys::spdk_bdev_desc>,
-    /// A leaked box, which SPDK's event callback uses.
-    events: NonNull<Events>,
+    /// A count of an [`Rc`], which SPDK's event callback uses.
+    events: *const Events,
 }
 
 // SAFETY: SPDK lets every thread use a descriptor for channels and I/O. It is opened and closed, and its events are
@@ -55,7 +55,7 @@ impl Open {
         // SAFETY: the bdev was opened on this thread; no event comes after it is closed.
         unsafe {
             sys::spdk_bdev_close(self.raw.as_ptr());
-            drop(Box::from_raw(self.events.as_ptr()));
+            drop(Rc::from_raw(self.events));
         }
     }
 }
@@ -67,8 +67,13 @@ impl BdevDesc {
     /// `NODEV` when there is none, `PERM` when another module has claimed it or off the application's thread.
     pub fn open(name: &str, events: impl Fn(BdevEvent) + 'static) -> Result<Self, Errno> {
         unsafe extern "C" fn event(kind: u32, _: *mut sys::spdk_bdev, ctx: *mut c_void) {
-            // SAFETY: `ctx` is the box below, which lives until the bdev is closed.
-            let events = unsafe { &*ctx.cast::<Events>() };
+            let events = ctx.cast::<Events>().cast_const();
+            // SAFETY: `ctx` came from `Rc::into_raw` below, and that count is held until the bdev is closed. Another is taken for
+            // this call, which may close it.
+            let events = unsafe {
+                Rc::increment_strong_count(events);
+                Rc::from_raw(events)
+            };
             match kind {
                 sys::spdk_bdev_event_type::SPDK_BDEV_EVENT_REMOVE => events(BdevEvent::Removed),
                 sys::spdk_bdev_event_type::SPDK_BDEV_EVENT_RESIZE => events(BdevEvent::Resized),
@@ -79,16 +84,16 @@ impl BdevDesc {
             return Err(Errno::PERM);
         }
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-        let events: NonNull<Events> = NonNull::from(Box::leak(Box::new(Box::new(events) as Events)));
+        let events = Rc::into_raw(Rc::new(Box::new(events) as Events));
         let mut raw = ptr::null_mut();
-        // SAFETY: the callback expects the box.
-        let rc =
-            unsafe { sys::spdk_bdev_open_ext(name.as_ptr(), true, Some(event), events.as_ptr().cast(), &raw mut raw) };
+        let ctx = events.cast_mut().cast();
+        // SAFETY: the callback expects the count.
+        let rc = unsafe { sys::spdk_bdev_open_ext(name.as_ptr(), true, Some(event), ctx, &raw mut raw) };
         match (Errno::check(rc), NonNull::new(raw)) {
             (Ok(()), Some(raw)) => Ok(Self(Open { raw, events })),
             (result, _) => {
-                // SAFETY: SPDK did not take the box.
-                drop(unsafe { Box::from_raw(events.as_ptr()) });
+                // SAFETY: SPDK did not take the count.
+                drop(unsafe { Rc::from_raw(events) });
                 Err(result.err().unwrap_or(Errno::NODEV))
             }
         }

@@ -2,11 +2,12 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 use libc::iovec;
 use spdk_sys as sys;
 
-use super::BdevChannel;
+use super::{BdevChannel, Channel};
 use crate::Errno;
 use crate::nvme::{Rejected, Status};
 
@@ -131,14 +132,22 @@ impl BdevChannel {
     /// # Errors
     /// `NOTSUP` when the bdev cannot abort, `NOMEM` when the bdev layer is out of I/Os.
     pub fn abort_owner(&self, raw: NonNull<c_void>) -> Result<(), Errno> {
-        unsafe extern "C" fn over(io: *mut sys::spdk_bdev_io, _: bool, _: *mut c_void) {
+        unsafe extern "C" fn over(io: *mut sys::spdk_bdev_io, _: bool, ctx: *mut c_void) {
             // SAFETY: the abort is over and is this callback's to free.
             unsafe { sys::spdk_bdev_free_io(io) };
+            // SAFETY: the count that was given with the abort, which ends once.
+            drop(unsafe { Rc::from_raw(ctx.cast::<Channel>().cast_const()) });
         }
-        let (desc, ch) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr());
-        // SAFETY: the bdev is open and this is the channel's thread; the pointer is compared, not followed.
-        let rc = unsafe { sys::spdk_bdev_abort(desc, ch, raw.as_ptr(), Some(over), std::ptr::null_mut()) };
-        Errno::check(rc)
+        // What is to be aborted may end first, and with it the last other use of the channel.
+        let channel = Rc::into_raw(Rc::clone(&self.0));
+        let (desc, ch, ctx) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), channel.cast_mut().cast());
+        // SAFETY: the bdev is open and this is the channel's thread; the pointer is compared, not followed. The count keeps the
+        // channel until `over`.
+        let rc = unsafe { sys::spdk_bdev_abort(desc, ch, raw.as_ptr(), Some(over), ctx) };
+        Errno::check(rc).inspect_err(|_| {
+            // SAFETY: SPDK did not take the count.
+            drop(unsafe { Rc::from_raw(channel) });
+        })
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) enum Program {
     Courier,
     /// SPDK's `bdevperf` with the plugin.
     Bdevperf,
+    /// SPDK's `bdevperf` without it.
+    StockBdevperf,
 }
 
 impl Program {
@@ -28,13 +30,13 @@ impl Program {
         match self {
             Self::Stock | Self::StockWithPlugin => paths::stock("spdk_tgt"),
             Self::Courier => paths::courier_tgt(),
-            Self::Bdevperf => paths::stock("bdevperf"),
+            Self::Bdevperf | Self::StockBdevperf => paths::stock("bdevperf"),
         }
     }
 
     pub(crate) fn libraries(self) -> Libraries {
         match self {
-            Self::Stock => Libraries::Spdk,
+            Self::Stock | Self::StockBdevperf => Libraries::Spdk,
             Self::StockWithPlugin | Self::Bdevperf => Libraries::Plugin,
             Self::Courier => Libraries::None,
         }
@@ -45,7 +47,7 @@ impl Program {
             Self::Stock => "stock",
             Self::StockWithPlugin => "plugin",
             Self::Courier => "courier",
-            Self::Bdevperf => "perf",
+            Self::Bdevperf | Self::StockBdevperf => "perf",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! SPDK's `bdevperf` with the plugin: load on our bdevs without anything in between.
+//! SPDK's `bdevperf`: with the plugin, load on our bdevs without anything in between; without it, a client of ours.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -50,10 +50,19 @@ impl Deref for Load {
 impl Load {
     /// Starts one. `args` are more of its options: `-f` goes on after a failed I/O, `-T` names the one bdev to use.
     pub(crate) fn start(mask: &str, args: &[&str]) -> Self {
+        Self::start_program(Program::Bdevperf, mask, args)
+    }
+
+    /// The same without the plugin.
+    pub(crate) fn start_stock(mask: &str, args: &[&str]) -> Self {
+        Self::start_program(Program::StockBdevperf, mask, args)
+    }
+
+    fn start_program(program: Program, mask: &str, args: &[&str]) -> Self {
         let mut all = vec!["-z", "-q", "1", "-o", "4096", "-w", "verify", "-t", "1"];
         all.extend(args);
         shared::rest();
-        Self { app: App::start(Program::Bdevperf, mask, &all) }
+        Self { app: App::start(program, mask, &all) }
     }
 
     /// Starts one whose work is in a file of jobs.

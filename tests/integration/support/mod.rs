@@ -1,13 +1,19 @@
 //! What the tests are made of.
 
 pub(crate) mod app;
+pub(crate) mod arena;
+pub(crate) mod bytes;
+pub(crate) mod controller;
 pub(crate) mod export;
 pub(crate) mod load;
+pub(crate) mod nvme;
 pub(crate) mod paths;
 pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod rpc;
 pub(crate) mod shared;
+pub(crate) mod vfio_user;
+pub(crate) mod vm;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -48,6 +48,8 @@ impl Process {
             command.arg(format!("LD_PRELOAD={}", paths::plugin().display()));
         }
         let file = File::options().create(true).append(true).open(log).expect("a log can be written");
+        // One that crashes leaves its core with its log, and not in the checkout.
+        command.current_dir(log.parent().unwrap_or(Path::new("/")));
         command.arg(program).args(args).stdin(Stdio::null());
         command.stderr(file.try_clone().expect("a file can be had twice")).stdout(file);
         Self { name, child: Mutex::new(spawn_for_good(command)), log: log.to_owned() }

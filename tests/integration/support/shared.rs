@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::app::{App, Program};
+use super::arena;
 use super::pool::Pool;
 
 /// A share of something that other tests use, too. If the test fails, the log is shown.
@@ -55,6 +56,7 @@ fn share<T: HasApp>(slot: &Mutex<Option<Arc<T>>>, start: impl FnOnce() -> T) -> 
 /// A pool as [`Pool::malloc`] makes it.
 pub(crate) fn pool() -> Shared<Pool> {
     static POOL: Mutex<Option<Arc<Pool>>> = Mutex::new(None);
+    arena::rest();
     share(&POOL, Pool::malloc)
 }
 
@@ -68,6 +70,7 @@ pub(crate) fn rest() {
 
 /// A `courier_tgt`, without pools: a test leaves none.
 pub(crate) fn courier() -> Shared<App> {
+    arena::rest();
     let courier = share(&COURIER, || App::start(Program::Courier, "0x2", &[]));
     clear(&courier);
     courier

@@ -39,7 +39,7 @@ pub use region::{Access, Region, RegionId};
 pub use ring::{CompletionRing, SubmissionRing};
 #[cfg(feature = "runtime")]
 pub use slots::TakesBdevIo;
-pub use slots::{Io, IoName, Slots};
+pub use slots::{Io, IoName, Slots, UnderWay};
 pub use table::{GuestMemory, HostPiece};
 pub use view::MemView;
 

@@ -60,6 +60,8 @@ struct Backing {
     watch: Watch,
     _mapping: Mapping,
     file: OwnedFd,
+    /// The file can never become shorter.
+    sealed: bool,
     /// Where the region ends in the file, in bytes.
     file_end: u64,
     /// Where the region begins in memory.
@@ -97,7 +99,8 @@ impl Region {
         // SAFETY: `before` is below the mapping's length.
         let host = HostPtr(unsafe { mapping.start.0.add(to_usize(before)) });
         let watch = Watch::new(mapping.start.0.addr().get(), mapping.len, to_usize(page));
-        let backing = Backing { watch, _mapping: mapping, file, file_end, host };
+        let sealed = is_sealed(&file);
+        let backing = Backing { watch, _mapping: mapping, file, sealed, file_end, host };
         Ok(Self::new(gpa, len, access, Some(backing), Box::new(on_drop)))
     }
 
@@ -160,7 +163,8 @@ impl Region {
     #[must_use]
     pub fn is_intact(&self) -> bool {
         let Some(backing) = &self.backing else { return true };
-        !self.is_poisoned() && file_size(&backing.file).is_ok_and(|size| size >= backing.file_end)
+        let is_long_enough = || file_size(&backing.file).is_ok_and(|size| size >= backing.file_end);
+        !self.is_poisoned() && (backing.sealed || is_long_enough())
     }
 
     /// Whether an access found that the file did not hold the region. It stays so.
@@ -223,6 +227,13 @@ fn file_size(file: &OwnedFd) -> Result<u64, MapError> {
         _ => "no file with a name (an eventfd, for example)",
     };
     Err(MapError::NotAFile { what })
+}
+
+/// Whether the file's length is sealed against shrinking, as QEMU's memfds are. A file that knows no seals has none.
+fn is_sealed(file: &OwnedFd) -> bool {
+    // SAFETY: the descriptor is open; no memory is given.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & libc::F_SEAL_SHRINK != 0
 }
 
 /// The size of the pages of a file of memory, in bytes. A file that another process or a disk serves is refused: who

@@ -73,11 +73,11 @@ impl<const SIZE: usize> Ring<SIZE> {
     }
 
     #[inline]
-    fn prefetch(&self, index: u16) {
+    fn prefetch<const WRITE: bool>(&self, index: u16) {
         if let Place::Direct(HostPtr(start), _) = &self.place
             && index < self.entries
         {
-            prefetch(start.as_ptr().wrapping_add(usize::from(index) * SIZE));
+            prefetch::<WRITE>(start.as_ptr().wrapping_add(usize::from(index) * SIZE));
         }
     }
 
@@ -101,15 +101,21 @@ impl<const SIZE: usize> Ring<SIZE> {
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
-fn prefetch(address: *const u8) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: the instruction is in every x86-64, and takes any address.
-    unsafe { _mm_prefetch(address.cast(), _MM_HINT_T0) };
+fn prefetch<const WRITE: bool>(address: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+    // SAFETY: the instructions take any address, and one that a processor does not have does nothing there.
+    unsafe {
+        if WRITE {
+            _mm_prefetch(address.cast(), _MM_HINT_ET0);
+        } else {
+            _mm_prefetch(address.cast(), _MM_HINT_T0);
+        }
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
-fn prefetch(_address: *const u8) {}
+fn prefetch<const WRITE: bool>(_address: *const u8) {}
 
 /// A submission queue. It keeps its region from being unmapped.
 pub struct SubmissionRing(Ring<{ size_of::<Sqe>() }>);
@@ -141,7 +147,7 @@ impl SubmissionRing {
     /// Has the processor fetch an entry that is going to be read.
     #[inline]
     pub fn prefetch(&self, index: u16) {
-        self.0.prefetch(index);
+        self.0.prefetch::<false>(index);
     }
 
     /// How many entries there are.
@@ -195,7 +201,7 @@ impl CompletionRing {
     /// Has the processor fetch an entry that is going to be written.
     #[inline]
     pub fn prefetch(&self, index: u16) {
-        self.0.prefetch(index);
+        self.0.prefetch::<true>(index);
     }
 
     /// How many entries there are.

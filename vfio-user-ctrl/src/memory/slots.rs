@@ -41,6 +41,8 @@ struct Slot<Q: 'static, T: 'static> {
     /// All pieces may be written to.
     writeable: Cell<bool>,
     view: Cell<Option<Rc<MemView>>>,
+    /// It has pieces in memory that the newest view does not have.
+    stray: Cell<bool>,
     state: T,
 }
 
@@ -78,6 +80,7 @@ impl<Q, T> Slots<Q, T> {
                     bytes: Cell::new(0),
                     writeable: Cell::new(true),
                     view: Cell::new(None),
+                    stray: Cell::new(false),
                     state: state(),
                 })
                 .collect(),
@@ -115,16 +118,17 @@ impl<Q, T> Slots<Q, T> {
         slot.count.set(0);
         slot.bytes.set(0);
         slot.writeable.set(true);
+        slot.stray.set(false);
         let slot = NonNull::from(slot);
         // The place holds its queue while it is taken; `Io::drop` takes the count back.
         std::mem::forget(Rc::clone(self));
         Some(Io(slot))
     }
 
-    /// Calls `f` with the name and the state of every I/O that is under way.
-    pub fn for_each(&self, mut f: impl FnMut(IoName, &T)) {
+    /// Calls `f` with every I/O that is under way.
+    pub fn for_each(&self, mut f: impl FnMut(UnderWay<'_, T>)) {
         for slot in self.slots.iter().filter(|slot| slot.taken.get()) {
-            f(slot.name(), &slot.state);
+            f(slot.under_way());
         }
     }
 
@@ -144,6 +148,7 @@ impl<Q, T> Slots<Q, T> {
             let pieces = unsafe { std::slice::from_raw_parts(self.pieces_of(slot), usize::from(slot.count.get())) };
             let stays = pieces.iter().all(|piece| ranges.hold(piece));
             left += usize::from(!stays);
+            slot.stray.set(!stays);
             slot.view.set(Some(if stays { Rc::clone(view) } else { held }));
         }
         left
@@ -166,6 +171,21 @@ impl<Q, T> Slot<Q, T> {
     fn name(&self) -> IoName {
         IoName(NonNull::from(self).cast())
     }
+
+    fn under_way(&self) -> UnderWay<'_, T> {
+        UnderWay { name: self.name(), state: &self.state, is_stray: self.stray.get() }
+    }
+}
+
+/// An I/O that is under way, for those who only look.
+#[derive(Debug)]
+pub struct UnderWay<'a, T> {
+    /// What a backend knows it by.
+    pub name: IoName,
+    /// Its state.
+    pub state: &'a T,
+    /// Whether it has pieces in memory that the view of the last [`rebase`](Slots::rebase) does not have.
+    pub is_stray: bool,
 }
 
 impl<Q, T> std::fmt::Debug for Slots<Q, T> {
@@ -227,6 +247,11 @@ impl<Q, T> Io<Q, T> {
     /// What a backend knows it by.
     pub fn name(&self) -> IoName {
         self.slot().name()
+    }
+
+    /// The I/O, to look at.
+    pub fn under_way(&self) -> UnderWay<'_, T> {
+        self.slot().under_way()
     }
 
     /// Bytes of its data.

@@ -47,6 +47,8 @@ impl IoSupport {
     pub const FLUSH: Self = Self(1 << 4);
     /// Compare and Write as a fused operation.
     pub const COMPARE_AND_WRITE: Self = Self(1 << 5);
+    /// What is written may stay in a volatile cache: a write that must be durable (FUA) wants a flush behind it.
+    pub const WRITE_CACHE: Self = Self(1 << 6);
 
     /// Whether all of `other` are in the set.
     #[must_use]

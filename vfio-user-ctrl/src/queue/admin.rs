@@ -26,7 +26,7 @@ impl AdminQueue {
         if self.cursor.waiting(&self.context) == 0 || self.completion.reserve(1) == 0 {
             return None;
         }
-        let sqe = self.cursor.take(&self.context.view());
+        let sqe = self.cursor.take(&self.context.view(), false);
         if sqe.is_none() {
             self.completion.unreserve(1);
         }

@@ -85,6 +85,11 @@ impl CompletionQueue {
         (self.entries - 1).saturating_sub(filled).saturating_sub(self.reserved.get())
     }
 
+    /// The guest's head as it was last read.
+    pub(super) fn head(&self) -> u16 {
+        self.head.get()
+    }
+
     /// Reads the guest's head. It must lie between the last one and the tail, or else it is reported and left out of account.
     fn read_head(&self) {
         let Some(raw) = self.context.completion_head(self.qid) else { return };
@@ -103,6 +108,14 @@ impl CompletionQueue {
                     self.context.invalid_doorbell(self.qid);
                 }
             }
+        }
+    }
+
+    /// Asks for the entry that is written next: the guest's core has it, since the guest looks at it.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        if let Some(ring) = self.ring.borrow().as_ref() {
+            ring.prefetch(self.tail.get());
         }
     }
 

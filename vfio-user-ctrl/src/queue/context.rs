@@ -141,9 +141,8 @@ impl Context {
         shadow.mapped.as_ref().map(|(values, event_index)| f(values, event_index))
     }
 
-    /// The shadow of a doorbell begins with what the doorbell holds.
-    pub(super) fn begin_shadow(&self, index: usize) {
-        let value = self.doorbells.load(index);
+    /// The shadow of a doorbell begins with `value`.
+    pub(super) fn begin_shadow(&self, index: usize, value: u32) {
         self.with_shadow(|values, _| values.store(index, value));
     }
 

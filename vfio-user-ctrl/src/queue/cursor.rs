@@ -71,16 +71,22 @@ impl Cursor {
         }
     }
 
-    /// Copies the next entry and steps over it. `None` while the queue's memory is not mapped.
+    /// Copies the next entry and steps over it, and asks for the one behind it if there is `another`. `None` while the queue's
+    /// memory is not mapped.
     #[inline]
-    pub(super) fn take(&self, view: &Rc<MemView>) -> Option<Sqe> {
+    pub(super) fn take(&self, view: &Rc<MemView>, another: bool) -> Option<Sqe> {
         let mut ring = self.ring.borrow_mut();
         if ring.is_none() {
             *ring = SubmissionRing::resolve(view, self.base, self.entries).ok();
         }
         let head = self.head.get();
-        let sqe = ring.as_ref()?.read(head).ok()?;
-        self.head.set(if head + 1 == self.entries { 0 } else { head + 1 });
+        let ring = ring.as_ref()?;
+        let next = if head + 1 == self.entries { 0 } else { head + 1 };
+        if another {
+            ring.prefetch(next);
+        }
+        let sqe = ring.read(head).ok()?;
+        self.head.set(next);
         Some(sqe)
     }
 

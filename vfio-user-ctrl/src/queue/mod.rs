@@ -22,6 +22,8 @@ mod deallocate;
 mod interrupt;
 mod queues;
 mod submission;
+#[cfg(test)]
+mod tests;
 
 pub use admin::AdminQueue;
 pub use backend::{Backend, BlockOp, Refused};

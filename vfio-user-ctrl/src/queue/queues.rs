@@ -9,7 +9,7 @@ use super::context::{Context, Trouble};
 use super::interrupt::{Coalescing, Interrupts, Vector};
 use super::submission::{SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor};
-use crate::memory::{DoorbellPage, MemView};
+use crate::memory::{DoorbellPage, MemView, ShadowDoorbells};
 use crate::model::io::NsGeometry;
 
 /// A thread's way to one namespace.
@@ -101,7 +101,7 @@ impl<B: Backend> Queues<B> {
         let port = index.and_then(|index| self.ports.borrow_mut().get_mut(index).and_then(Option::take));
         if port.is_some() {
             for queue in self.all_submissions() {
-                queue.abort_where(|io| io.nsid() == nsid);
+                queue.abort_where(|io| io.state.nsid() == nsid);
             }
         }
     }
@@ -119,18 +119,32 @@ impl<B: Backend> Queues<B> {
     }
 
     /// Uses shadow doorbells at these guest addresses: the shadows, and their event indexes.
-    /// Queues that are there already go on from where their doorbells stand.
+    /// Queues that are there already go on from where they stand.
     pub fn set_shadow_doorbells(&self, buffers: Option<(u64, u64)>) {
         if self.context.shadow_buffers() == buffers {
             return;
         }
-        self.context.set_shadow(buffers);
+        // The doorbells themselves are old if the host has used other shadows until now.
+        let mut stand = Vec::new();
         for queue in self.submission.borrow().iter() {
-            self.context.begin_shadow(usize::from(queue.queue().qid()) * 2);
+            let (qid, head) = (queue.queue().qid(), queue.queue().cursor().head());
+            stand.push((usize::from(qid) * 2, self.context.submission_tail(qid).unwrap_or(head.into())));
         }
         for queue in self.completion.borrow().iter().filter(|queue| queue.qid() > 0) {
-            self.context.begin_shadow(usize::from(queue.qid()) * 2 + 1);
+            let (qid, head) = (queue.qid(), queue.head());
+            stand.push((usize::from(qid) * 2 + 1, self.context.completion_head(qid).unwrap_or(head.into())));
         }
+        self.context.set_shadow(buffers);
+        for (index, value) in stand {
+            self.context.begin_shadow(index, value);
+        }
+    }
+
+    /// Whether the guest has memory at these addresses that can be shadow doorbells and their event indexes.
+    #[must_use]
+    pub fn can_be_shadows(&self, shadow: u64, event_idx: u64) -> bool {
+        let view = self.view();
+        [shadow, event_idx].into_iter().all(|gpa| ShadowDoorbells::resolve(&view, gpa).is_ok())
     }
 
     /// Makes a completion queue of `entries` entries (2 or more) at guest address `base`. With a `vector` the guest wants interrupts.
@@ -226,8 +240,21 @@ impl<B: Backend> Queues<B> {
         let view = self.view();
         for queue in self.all_submissions() {
             if queue.rebase(&view) > 0 {
-                queue.abort_where(|_| true);
+                queue.abort_where(|io| io.is_stray);
             }
+        }
+    }
+
+    /// Aborts once more what was to be aborted and is still under way, in queues that are deleted and of namespaces that are gone:
+    /// an abort may come too late, or before the backend can take it.
+    pub fn abort_again(&self) {
+        let queues: Vec<_> = self.ending.borrow().clone();
+        for queue in queues {
+            queue.abort_where(|_| true);
+        }
+        let queues: Vec<_> = self.submission.borrow().clone();
+        for queue in queues {
+            queue.abort_where(|io| !queue.queue().has_port_of(io.state));
         }
     }
 

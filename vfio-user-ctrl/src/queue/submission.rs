@@ -1,5 +1,7 @@
 //! Submission queues of I/O commands, and the commands that are under way in them.
 
+mod abort;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -12,7 +14,7 @@ use super::deallocate::Deallocate;
 use super::queues::{Port, Ports, Totals, port_index};
 use crate::memory::{Io, Slots};
 use crate::model::dptr;
-use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
+use crate::model::io::{self, IoCommand, IoKind, IoSupport, NsGeometry};
 use crate::model::spec::{Sqe, Status};
 
 /// The most commands of one queue that are taken in a row, so that one queue cannot keep the others waiting.
@@ -28,7 +30,7 @@ pub struct SubmissionQueue<B: Backend> {
     /// Commands that the backend could not take yet.
     later: RefCell<VecDeque<CommandIo<B>>>,
     /// The first command of a fused pair, while the second is awaited. A completion entry is reserved for it.
-    first: Cell<Option<Sqe>>,
+    first: RefCell<Option<Sqe>>,
     /// The queue is being deleted: nothing more is sent to the backend.
     closed: Cell<bool>,
     /// The queue is gone for the guest: nothing is posted.
@@ -48,6 +50,7 @@ pub struct IoState<B: Backend> {
     port: Cell<Option<Rc<Port<B>>>>,
     nsid: Cell<u32>,
     op: Cell<BlockOp>,
+    then: Cell<Then>,
     slba: Cell<u64>,
     blocks: Cell<u64>,
     /// The identifier of the first command, if this is the second of a fused pair.
@@ -60,6 +63,17 @@ pub struct IoState<B: Backend> {
 
 type Aborter = Box<dyn FnOnce(bool)>;
 
+/// What follows when the backend has done its part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The command is done.
+    Finish,
+    /// The next range of a Dataset Management command.
+    NextRange,
+    /// A flush, for a write that must be durable (FUA) in a namespace that keeps writes in a cache.
+    Flush,
+}
+
 impl<B: Backend> IoState<B> {
     fn new() -> Self {
         Self {
@@ -67,6 +81,7 @@ impl<B: Backend> IoState<B> {
             port: Cell::new(None),
             nsid: Cell::new(0),
             op: Cell::new(BlockOp::Flush),
+            then: Cell::new(Then::Finish),
             slba: Cell::new(0),
             blocks: Cell::new(0),
             first_cid: Cell::new(None),
@@ -78,20 +93,6 @@ impl<B: Backend> IoState<B> {
     /// The namespace of the command.
     pub(super) fn nsid(&self) -> u32 {
         self.nsid.get()
-    }
-
-    fn add_aborter(&self, aborter: Aborter) {
-        let mut aborters = self.aborters.take();
-        aborters.push(aborter);
-        self.aborters.set(aborters);
-    }
-
-    /// Takes the aborter back that was added last, if the command has not ended since.
-    fn take_aborter(&self) -> Option<Aborter> {
-        let mut aborters = self.aborters.take();
-        let last = aborters.pop();
-        self.aborters.set(aborters);
-        last
     }
 
     /// The namespace's channel, while the command is under way.
@@ -118,7 +119,7 @@ impl<B: Backend> SubmissionQueue<B> {
             ports: Rc::clone(ports),
             max_transfer,
             later: RefCell::default(),
-            first: Cell::new(None),
+            first: RefCell::default(),
             closed: Cell::new(false),
             mute: Cell::new(false),
             totals: Cell::default(),
@@ -137,6 +138,11 @@ impl<B: Backend> SubmissionQueue<B> {
     /// Nothing is posted any more.
     pub(super) fn mute(&self) {
         self.mute.set(true);
+    }
+
+    /// Whether the namespace of an I/O is still the one that it began with.
+    pub(super) fn has_port_of(&self, io: &IoState<B>) -> bool {
+        io.port().is_none_or(|port| self.port(port.nsid).is_some_and(|now| Rc::ptr_eq(&now, &port)))
     }
 
     pub(super) fn take_totals(&self) -> Totals {
@@ -182,12 +188,13 @@ impl<B: Backend> Submissions<B> {
         let queue = self.queue();
         let view = queue.context.view();
         let room = u16::try_from(self.free()).unwrap_or(BURST);
+        queue.completion.prefetch();
         let granted = queue.completion.reserve(waiting.min(BURST).min(room));
         let mut taken = 0;
         while taken < granted {
-            let Some(sqe) = queue.cursor.take(&view) else { break };
+            let Some(sqe) = queue.cursor.take(&view, taken + 1 < granted) else { break };
             taken += 1;
-            if sqe.fuse() == 0 && !queue.awaits_second() {
+            if sqe.fuse() == 0 && queue.first.borrow().is_none() {
                 self.begin(&sqe, None);
             } else {
                 self.begin_fused(sqe);
@@ -238,8 +245,10 @@ impl<B: Backend> Submissions<B> {
         state.cid.set(sqe.cid);
         state.nsid.set(sqe.nsid);
         state.op.set(op);
+        state.then.set(what_follows(&command, &geometry));
         state.slba.set(command.slba);
-        state.blocks.set(u64::from(command.blocks));
+        // A flush is of the whole namespace: a bdev of several disks would flush the first of them only.
+        state.blocks.set(if op == BlockOp::Flush { geometry.blocks() } else { u64::from(command.blocks) });
         state.first_cid.set(first.map(|first| first.cid));
         state.port.set(Some(port));
         Ok(Some(io))
@@ -273,7 +282,7 @@ impl<B: Backend> Submissions<B> {
                 }
                 match fuse {
                     0 => self.begin(&sqe, None),
-                    1 => queue.first.set(Some(sqe)),
+                    1 => drop(queue.first.replace(Some(sqe))),
                     2 => queue.refuse(&sqe, Status::ABORTED_MISSING_FUSED),
                     _ => queue.refuse(&sqe, Status::INVALID_FIELD),
                 }
@@ -292,91 +301,6 @@ impl<B: Backend> Submissions<B> {
         }
         self.queue().later.borrow().is_empty()
     }
-
-    /// Takes no more commands, and aborts what is under way.
-    pub(super) fn close(self: &Rc<Self>) {
-        let queue = self.queue();
-        queue.closed.set(true);
-        queue.cursor.forget_ring();
-        // Its completion entry is reserved: a completion queue that others use would be an entry short for ever.
-        if let Some(first) = queue.first.take() {
-            queue.refuse(&first, Status::ABORTED_SQ_DELETION);
-        }
-        self.abort_where(|_| true);
-    }
-
-    /// Aborts the commands for which `which` holds.
-    pub(super) fn abort_where(self: &Rc<Self>, which: impl Fn(&IoState<B>) -> bool) {
-        let later = self.queue().later.take();
-        for io in later {
-            if which(io.state()) {
-                complete(io, Err(Status::ABORTED_SQ_DELETION));
-            } else {
-                self.queue().later.borrow_mut().push_back(io);
-            }
-        }
-        let mut targets = Vec::new();
-        self.for_each(|name, state| {
-            if which(state)
-                && let Some(port) = state.port()
-            {
-                targets.push((name, port));
-            }
-        });
-        for (name, port) in targets {
-            B::abort(&port.channel, name);
-        }
-    }
-
-    /// Aborts the command `cid`; `then` hears whether it was.
-    pub(super) fn abort_command(self: &Rc<Self>, cid: u16, then: Aborter) {
-        if let Some(io) = self.queue().take_later(cid) {
-            complete(io, Err(Status::ABORT_REQUESTED));
-            return then(true);
-        }
-        let mut found = None;
-        self.for_each(|name, state| {
-            if state.cid.get() == cid && found.is_none() {
-                found = state.port().map(|port| (name, port));
-            }
-        });
-        let Some((name, port)) = found else { return then(false) };
-        let mut then = Some(then);
-        self.for_each(|other, state| {
-            if other == name
-                && let Some(then) = then.take()
-            {
-                state.add_aborter(then);
-            }
-        });
-        if !B::abort(&port.channel, name) {
-            // It cannot be aborted: the Abort command need not wait for it. If it has ended meanwhile, it has told so.
-            let mut aborter = None;
-            self.for_each(|other, state| {
-                if other == name {
-                    aborter = state.take_aborter();
-                }
-            });
-            if let Some(then) = aborter {
-                then(false);
-            }
-        }
-    }
-}
-
-impl<B: Backend> SubmissionQueue<B> {
-    fn awaits_second(&self) -> bool {
-        let first = self.first.take();
-        self.first.set(first);
-        first.is_some()
-    }
-
-    /// Takes the command `cid` out of those that the backend could not take yet.
-    fn take_later(&self, cid: u16) -> Option<CommandIo<B>> {
-        let mut later = self.later.borrow_mut();
-        let at = later.iter().position(|io| io.state().cid.get() == cid)?;
-        later.remove(at)
-    }
 }
 
 /// What a command asks of the backend; nothing if it has no effect.
@@ -390,6 +314,17 @@ const fn block_op(command: &IoCommand) -> Option<BlockOp> {
         IoKind::Deallocate => Some(BlockOp::Unmap),
         IoKind::Flush => Some(BlockOp::Flush),
         IoKind::Nothing => None,
+    }
+}
+
+#[inline]
+fn what_follows(command: &IoCommand, geometry: &NsGeometry) -> Then {
+    match command.kind {
+        IoKind::Deallocate => Then::NextRange,
+        IoKind::Write | IoKind::WriteZeroes if command.fua && geometry.supports.contains(IoSupport::WRITE_CACHE) => {
+            Then::Flush
+        }
+        _ => Then::Finish,
     }
 }
 
@@ -448,10 +383,21 @@ fn send_deallocate<B: Backend>(io: CommandIo<B>, port: &Port<B>) {
 #[inline]
 pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     match result {
-        Ok(()) if io.state().op.get() == BlockOp::Unmap => next_range(io),
-        Ok(()) => finish(io, Status::SUCCESS),
+        Ok(()) if io.state().then.get() == Then::Finish => finish(io, Status::SUCCESS),
+        Ok(()) if io.state().then.get() == Then::Flush => flush(io),
+        Ok(()) => next_range(io),
         Err(status) => fail(io, status),
     }
+}
+
+/// A write is done, but in a cache.
+#[cold]
+fn flush<B: Backend>(io: CommandIo<B>) {
+    let state = io.state();
+    io.queue().count(state.op.get(), io.bytes());
+    state.then.set(Then::Finish);
+    state.op.set(BlockOp::Flush);
+    if io.queue().closed.get() { fail(io, Status::ABORTED_SQ_DELETION) } else { send(io) }
 }
 
 /// A range of a Dataset Management command is done.
@@ -475,13 +421,10 @@ fn next_range<B: Backend>(io: CommandIo<B>) {
 #[cold]
 fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
     let (queue, state) = (io.queue(), io.state());
-    queue.context.note(Trouble::Failed {
-        sqid: queue.qid(),
-        cid: state.cid.get(),
-        status,
-        slba: state.slba.get(),
-        nsid: state.nsid.get(),
-    });
+    let (sqid, cid, slba, nsid) = (queue.qid(), state.cid.get(), state.slba.get(), state.nsid.get());
+    if !queue.mute.get() {
+        queue.context.note(Trouble::Failed { sqid, cid, status, slba, nsid });
+    }
     finish(io, status);
 }
 

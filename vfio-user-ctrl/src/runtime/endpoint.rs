@@ -8,13 +8,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use spdk::Errno;
 use spdk::bdev_client::{BdevDesc, BdevEvent, BdevInfo};
 use spdk::rpc::RpcError;
 use spdk::thread::{AppCell, cores, send_to_app};
+use uuid::Uuid;
 
 use super::control::Control;
 use super::group::{GroupHandle, PortSpec};
@@ -64,6 +65,11 @@ pub struct Endpoint {
 #[must_use]
 pub fn find(name: &str) -> Option<Rc<Endpoint>> {
     ENDPOINTS.with(|endpoints| endpoints.borrow().get(name).cloned())
+}
+
+/// The controller of that UUID.
+fn with_uuid(uuid: Uuid) -> Option<Rc<Endpoint>> {
+    all().into_iter().find(|endpoint| endpoint.params.uuid == Some(uuid))
 }
 
 /// All controllers, by name.
@@ -131,6 +137,15 @@ impl Endpoint {
                 format!("a controller '{name}' exists already; choose another name, or delete it first"),
             ));
         }
+        if let Some((uuid, other)) = params.uuid.and_then(|uuid| Some((uuid, with_uuid(uuid)?))) {
+            return Err(failed(
+                Errno::EXIST,
+                format!(
+                    "parameter `uuid`: controller '{}' has the UUID {uuid} already; leave it out for a new one",
+                    other.name()
+                ),
+            ));
+        }
         let wanted = params.cores(&cores())?;
         let model = Controller::new(params.identity()?, params.limits())
             .map_err(|error| RpcError::invalid(error.to_string()))?;
@@ -150,6 +165,8 @@ impl Endpoint {
                 groups,
                 home,
                 connected: AtomicBool::new(false),
+                regions: AtomicU64::new(0),
+                memory: AtomicU64::new(0),
                 counters: Counters::default(),
             }))
         })?
@@ -205,6 +222,9 @@ impl Endpoint {
         let cores: Vec<u32> = self.ctrl.groups.iter().map(|group| group.core).collect();
         value["socket"] = json!(self.params.socket_path());
         value["connected"] = json!(self.ctrl.connected.load(Ordering::Acquire));
+        value["memory"] = json!({
+            "regions": self.ctrl.regions.load(Ordering::Relaxed), "bytes": self.ctrl.memory.load(Ordering::Relaxed),
+        });
         value["cores"] = json!(cores);
         value["admin_core"] = json!(self.ctrl.home.core);
         value["namespaces"] = json!(namespaces);
@@ -233,7 +253,7 @@ impl Endpoint {
                 Errno::PERM => "another module has claimed it".to_owned(),
                 _ => errno.to_string(),
             };
-            failed(errno, format!("bdev '{bdev_name}' cannot be opened: {why}"))
+            failed(errno, format!("parameter `bdev_name`: '{bdev_name}' cannot be opened: {why}"))
         })?;
         let info = desc.describe();
         let geometry = geometry(&info)?;
@@ -264,10 +284,13 @@ impl Endpoint {
             Some(nsid) if nsid == 0 || nsid > most => {
                 Err(RpcError::invalid(format!("parameter `nsid`: {nsid} is out of range; it has to be 1 to {most}")))
             }
-            Some(nsid) if namespaces.contains_key(&nsid) => {
-                Err(failed(Errno::EXIST, format!("controller '{name}' has a namespace {nsid} already")))
-            }
-            Some(nsid) => Ok(nsid),
+            Some(nsid) => match namespaces.get(&nsid) {
+                None => Ok(nsid),
+                Some(attached) => Err(failed(
+                    Errno::EXIST,
+                    format!("parameter `nsid`: {nsid} is bdev '{}' already in controller '{name}'", attached.info.name),
+                )),
+            },
         }
     }
 
@@ -278,7 +301,8 @@ impl Endpoint {
     pub fn remove_namespace(&self, nsid: u32) -> Result<(), RpcError> {
         let Some(attached) = self.namespaces.borrow_mut().remove(&nsid) else {
             let known: Vec<u32> = self.namespaces.borrow().keys().copied().collect();
-            let text = format!("controller '{}' has no namespace {nsid}; it has {known:?}", self.name());
+            let text =
+                format!("parameter `nsid`: controller '{}' has no namespace {nsid}; it has {known:?}", self.name());
             return Err(failed(Errno::NODEV, text));
         };
         let ctrl = self.ctrl.id;
@@ -379,7 +403,11 @@ fn listen(path: &Path) -> Result<UnixListener, RpcError> {
     let refuse = |errno, why: String| Err(failed(errno, why));
     let directory = path.parent().unwrap_or(path);
     if let Err(error) = std::fs::create_dir_all(directory) {
-        let why = format!("parameter `traddr`: the directory {} cannot be made: {error}", directory.display());
+        let why = match error.kind() {
+            ErrorKind::AlreadyExists => "it is there already and is none".to_owned(),
+            _ => error.to_string(),
+        };
+        let why = format!("parameter `traddr`: the directory {} cannot be made: {why}", directory.display());
         return refuse(Errno::INVAL, why);
     }
     if let Ok(found) = path.symlink_metadata() {
@@ -425,6 +453,7 @@ fn geometry(info: &BdevInfo) -> Result<NsGeometry, RpcError> {
         (info.can_unmap, IoSupport::DEALLOCATE),
         (info.can_write_zeroes, IoSupport::WRITE_ZEROES),
         (info.can_flush, IoSupport::FLUSH),
+        (info.can_flush && info.write_cache, IoSupport::WRITE_CACHE),
         // The bdev layer compares for a bdev that cannot.
         (info.can_read, IoSupport::COMPARE),
         (info.can_read && info.can_write, IoSupport::COMPARE_AND_WRITE),

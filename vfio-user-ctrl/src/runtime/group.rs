@@ -20,7 +20,7 @@ use crate::queue::{Port, Queues};
 /// A session that has had no command for so many rounds is looked at in some rounds only.
 const IDLE_AFTER: u32 = 4096;
 /// Every so many rounds, a power of two, come the admin queues and the sessions that are idle.
-const SELDOM: u32 = 16;
+const SELDOM: u32 = 64;
 /// Every so many rounds, a power of two, counters are gathered, and errors told.
 const RARELY: u32 = 4096;
 
@@ -123,8 +123,7 @@ impl Local {
         &self.queues
     }
 
-    /// Opens a channel to a namespace's bdev.
-    pub fn add_port(&self, spec: &PortSpec) {
+    fn add_port(&self, spec: &PortSpec) {
         match spec.desc.channel() {
             Ok(channel) => {
                 self.queues.add_port(Port { nsid: spec.nsid, geometry: Cell::new(spec.geometry), channel });
@@ -237,8 +236,16 @@ impl Group {
         }
         let local = Local::new(session, ports);
         self.sessions.borrow_mut().push(Rc::clone(&local));
-        self.need_poller();
+        self.lead_pollers();
         local
+    }
+
+    /// Opens a channel to a namespace's bdev for a session that is here.
+    pub fn add_port(self: &Rc<Self>, session: u64, spec: &PortSpec) {
+        if let Some(local) = self.find(session) {
+            local.add_port(spec);
+            self.lead_pollers();
+        }
     }
 
     /// The session on this group, if it is there.
@@ -306,6 +313,9 @@ impl Group {
     }
 
     fn reap(&self) {
+        if self.ending.borrow().is_empty() {
+            return;
+        }
         self.ending.borrow_mut().retain(|local| !local.queues.is_quiet());
     }
 
@@ -319,6 +329,13 @@ impl Group {
             Ok(poller) => drop(self.poller.replace(Some(poller))),
             Err(error) => log::error!("the poll group on core {} has no poller: {error}", self.handle.core),
         }
+    }
+
+    /// Makes the poller the first of its thread: SPDK calls the one that was registered last first. What it takes from the guests
+    /// is then sent, or done, by the bdevs' pollers within the same round.
+    fn lead_pollers(self: &Rc<Self>) {
+        self.poller.take();
+        self.need_poller();
     }
 
     #[inline]
@@ -339,22 +356,24 @@ impl Group {
     }
 
     fn poll_seldom(self: &Rc<Self>, round: u32) -> bool {
-        let homes = self.homes.borrow().clone();
+        let rarely = round & (RARELY - 1) == 0;
         let mut busy = false;
-        for home in &homes {
+        // A home may go while it is polled, so that its list is not held.
+        for at in 0.. {
+            let Some(home) = self.homes.borrow().get(at).cloned() else { break };
             busy |= home.poll();
-        }
-        self.reap();
-        self.settle();
-        if round & (RARELY - 1) == 0 {
-            for local in self.sessions.borrow().iter() {
-                local.report();
-            }
-            for home in &homes {
+            if rarely {
                 home.tick();
             }
         }
-        let over = homes.is_empty()
+        self.reap();
+        self.settle();
+        if rarely {
+            for local in self.sessions.borrow().iter() {
+                local.report();
+            }
+        }
+        let over = self.homes.borrow().is_empty()
             && self.sessions.borrow().is_empty()
             && self.ending.borrow().is_empty()
             && self.waiting.borrow().0.is_empty();

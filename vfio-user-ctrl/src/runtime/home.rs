@@ -227,7 +227,12 @@ impl Home {
             return log::error!("controller '{}': namespace {nsid} could not be added: {error}", self.ctrl.name);
         }
         self.ports.borrow_mut().insert(nsid, port.clone());
-        self.tell_queues(move |local| local.add_port(&port));
+        let Some(attached) = self.attached() else { return };
+        let session = attached.session.id;
+        for group in &self.ctrl.groups {
+            let port = port.clone();
+            group.send(move |group| group.add_port(session, &port));
+        }
     }
 
     /// Takes a namespace away. Its bdev is let go when none of its I/O is under way.

@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize};
 use spdk::Errno;
 use spdk::rpc::RpcError;
 use uuid::Uuid;
 
-use crate::model::admin::{Identity, Limits, MAX_QUEUE_ENTRIES, MAX_QUEUES, Nqn, Text};
+use crate::model::admin::{Identity, IdentityError, Limits, MAX_QUEUE_ENTRIES, MAX_QUEUES, Nqn, Text};
 use crate::model::pci::PciIdentity;
 
 /// The most bytes of a UNIX socket's path.
 const MAX_SOCKET_PATH: usize = 107;
+/// The most bytes of a controller's name.
+const MAX_NAME: usize = 255;
 /// The name of the socket in a controller's directory, as for SPDK's own transport.
 const SOCKET: &str = "cntrl";
 
@@ -24,7 +27,7 @@ pub(super) struct ControllerParams {
     /// The directory of its socket.
     pub(super) traddr: String,
     /// By which the controller is known to the guest, in its NQN.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "read_uuid")]
     pub(super) uuid: Option<Uuid>,
     /// What the guest sees as its serial number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,14 +58,25 @@ fn default_max_queue_depth() -> u16 {
     256
 }
 
+/// Reads a UUID; the error tells the value, which the UUID's own does not.
+fn read_uuid<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Uuid>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+    let expected = "a UUID, such as 67e55044-10b1-426f-9247-bb680e5fe0c8";
+    Uuid::parse_str(&text).map(Some).map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &expected))
+}
+
 impl ControllerParams {
     /// Checks the values; those that were left out and are random or made of others are filled in.
     ///
     /// # Errors
     /// What is wrong, with the value, and what would be right.
     pub(super) fn resolve(mut self) -> Result<Self, RpcError> {
-        if self.name.is_empty() {
-            return Err(RpcError::invalid("parameter `name` is empty; a controller needs a name"));
+        let name = &self.name;
+        if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+            return Err(RpcError::invalid(format!(
+                "parameter `name`: {name:?} has {} bytes; right is text of 1 to {MAX_NAME} bytes without control characters",
+                name.len()
+            )));
         }
         check_range("max_queues", self.max_queues, 1, MAX_QUEUES)?;
         check_range("max_queue_depth", self.max_queue_depth, 2, MAX_QUEUE_ENTRIES)?;
@@ -100,7 +114,7 @@ impl ControllerParams {
     pub(super) fn identity(&self) -> Result<Identity, RpcError> {
         let uuid = self.uuid.unwrap_or_default();
         let serial = self.serial_number.as_deref().unwrap_or_default();
-        let invalid = |error: crate::model::admin::IdentityError| RpcError::invalid(error.to_string());
+        let invalid = |error: IdentityError| RpcError::invalid(error.to_string());
         let pci = PciIdentity::default();
         Ok(Identity {
             subnqn: Nqn::new(&format!("nqn.2014-08.org.nvmexpress:uuid:{uuid}")).map_err(invalid)?,
@@ -241,6 +255,23 @@ mod tests {
             let reason = params(json).expect_err("out of range");
             assert!(reason.contains(name) && reason.contains(&value.to_string()), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_shown_or_is_too_long_is_refused_with_its_length() {
+        for (name, len) in [(String::new(), "0"), ("a\nb".to_owned(), "3"), ("n".repeat(256), "256")] {
+            let reason = params(serde_json::json!({ "name": name, "traddr": "/tmp/a" })).expect_err("no name");
+            assert!(reason.contains("`name`") && reason.contains(len) && reason.contains("255"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_that_is_none_is_refused_with_its_value() {
+        let json = |uuid: &str| serde_json::json!({ "name": "a", "traddr": "/tmp/a", "uuid": uuid });
+        let reason = params(json("no-uuid")).expect_err("not hexadecimal");
+        assert!(reason.contains("\"no-uuid\""), "{reason}");
+        let right = params(json("11111111-2222-4333-8444-555555555555")).expect("a UUID");
+        assert_eq!(right.uuid.map(|uuid| uuid.as_u128() >> 96), Some(0x1111_1111));
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub struct Ctrl {
     pub home: Arc<GroupHandle>,
     /// Whether a client is there.
     pub connected: AtomicBool,
+    /// How many regions of memory the client has mapped, and of how many bytes.
+    pub regions: AtomicU64,
+    /// The bytes of these regions.
+    pub memory: AtomicU64,
     /// What it has carried.
     pub counters: Counters,
 }

@@ -3,6 +3,9 @@ use std::os::unix::fs::FileExt;
 use super::super::testing::{file, region_of, view_of};
 use super::*;
 
+/// Where the doorbells are in the file: where they are in BAR0.
+const AT: u64 = DOORBELLS.start as u64;
+
 fn client(page: &DoorbellPage) -> File {
     File::from(page.file().try_clone().expect("a descriptor"))
 }
@@ -10,11 +13,11 @@ fn client(page: &DoorbellPage) -> File {
 #[test]
 fn a_doorbell_that_the_client_rings_is_seen() {
     let page = DoorbellPage::new().expect("a page");
-    client(&page).write_all_at(&0x1234_u32.to_le_bytes(), PAGE + 5 * 4).expect("written");
+    client(&page).write_all_at(&0x1234_u32.to_le_bytes(), AT + 5 * 4).expect("written");
     assert_eq!((page.load(5), page.load(4), page.load(6)), (0x1234, 0, 0));
     page.store(5, 7);
     let mut back = [0; 4];
-    client(&page).read_exact_at(&mut back, PAGE + 5 * 4).expect("read");
+    client(&page).read_exact_at(&mut back, AT + 5 * 4).expect("read");
     assert_eq!(back, [7, 0, 0, 0]);
     page.clear();
     assert_eq!(page.load(5), 0);
@@ -25,8 +28,8 @@ fn the_client_cannot_change_the_length_of_the_page() {
     let page = DoorbellPage::new().expect("a page");
     let file = client(&page);
     assert_eq!(file.set_len(0).map_err(|error| error.raw_os_error()), Err(Some(libc::EPERM)));
-    assert_eq!(file.set_len(3 * PAGE).map_err(|error| error.raw_os_error()), Err(Some(libc::EPERM)));
-    assert_eq!(file.metadata().map(|metadata| metadata.len()).ok(), Some(2 * PAGE));
+    assert_eq!(file.set_len(AT + 2 * PAGE).map_err(|error| error.raw_os_error()), Err(Some(libc::EPERM)));
+    assert_eq!(file.metadata().map(|metadata| metadata.len()).ok(), Some(AT + PAGE));
 }
 
 #[test]

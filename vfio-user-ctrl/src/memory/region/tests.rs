@@ -146,3 +146,12 @@ fn a_part_of_a_huge_page_is_mapped() {
     assert_eq!(back, [0; 7]);
     assert_eq!(view.translate(0x4000_0010, 7, false), Err(Fault::Poisoned));
 }
+
+#[test]
+fn a_file_that_is_sealed_against_shrinking_is_known_as_such() {
+    assert!(!is_sealed(&file(PAGE).into()));
+    let sealed = memfd::create(c"courier-test", PAGE, libc::MFD_ALLOW_SEALING).expect("a memfd");
+    assert!(!is_sealed(&sealed.try_clone().expect("a descriptor").into()));
+    memfd::seal_length(&sealed).expect("sealed");
+    assert!(is_sealed(&sealed.into()));
+}

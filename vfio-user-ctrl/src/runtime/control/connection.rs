@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
@@ -113,6 +114,8 @@ impl Connection {
         let (ctrl, session) = (self.session.ctrl.id, self.session.id);
         self.session.interrupts.clear();
         self.session.memory.publish(GuestMemory::new());
+        self.session.ctrl.regions.store(0, Ordering::Relaxed);
+        self.session.ctrl.memory.store(0, Ordering::Relaxed);
         self.session.ctrl.home.send(move |group| {
             if let Some(home) = group.home(ctrl) {
                 home.detach_session(group, session);
@@ -137,25 +140,31 @@ impl Connection {
     }
 
     fn exchange(&mut self) -> Result<State, String> {
+        let mut blocked = self.act_and_write()?;
         for _ in 0..BURST {
-            self.act()?;
-            let blocked = self.write().map_err(|error| error.to_string())?;
-            if !self.wire.wants_input() {
-                return Ok(State::Open(if blocked { EventFlags::OUT } else { EventFlags::empty() }));
-            }
             let len = self.wire.read_hint().min(self.buffer.len());
-            let Some(buffer) = self.buffer.get_mut(..len) else { break };
+            let Some(buffer) = self.buffer.get_mut(..len).filter(|_| self.wire.wants_input()) else { break };
             match socket::receive(&self.stream, buffer).map_err(|error| error.to_string())? {
                 Received::End => return Ok(State::Closed),
-                Received::Nothing if blocked => return Ok(State::Open(EventFlags::IN | EventFlags::OUT)),
                 Received::Nothing => break,
                 Received::Some(count, fds) => {
                     let bytes = self.buffer.get(..count).unwrap_or_default();
                     self.wire.receive(bytes, fds).map_err(|error| error.to_string())?;
                 }
             }
+            // What was read is acted on, the last message of a burst, too: its client may send nothing before it has the answer.
+            blocked = self.act_and_write()?;
         }
-        Ok(State::Open(EventFlags::IN))
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, self.wire.wants_input());
+        interest.set(EventFlags::OUT, blocked);
+        Ok(State::Open(interest))
+    }
+
+    /// Does what has been asked, and writes the answers. Whether the client does not take them.
+    fn act_and_write(&mut self) -> Result<bool, String> {
+        self.act()?;
+        self.write().map_err(|error| error.to_string())
     }
 
     /// Writes what waits. Whether the client does not take it.
@@ -229,8 +238,7 @@ impl Connection {
                         request.addr
                     );
                 }
-                self.session.memory.publish(memory.clone());
-                self.memory = memory;
+                self.publish(memory);
                 Ok(())
             }
             Err(error) => {
@@ -238,6 +246,13 @@ impl Connection {
                 Err(error.errno())
             }
         }
+    }
+
+    fn publish(&mut self, memory: GuestMemory) {
+        self.session.ctrl.regions.store(memory.len() as u64, Ordering::Relaxed);
+        self.session.ctrl.memory.store(memory.bytes(), Ordering::Relaxed);
+        self.session.memory.publish(memory.clone());
+        self.memory = memory;
     }
 
     /// Takes regions away. The answer comes when no reactor holds them any more.
@@ -250,8 +265,7 @@ impl Connection {
         };
         match taken {
             Ok((rest, regions)) => {
-                self.session.memory.publish(rest.clone());
-                self.memory = rest;
+                self.publish(rest);
                 self.releasing.push(Releasing { token, regions, since: Instant::now(), aborted: false });
                 self.nudge();
                 self.release();

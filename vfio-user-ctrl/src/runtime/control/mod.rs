@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// How often it is looked whether regions that were unmapped are still in use.
 const RELEASE_PERIOD: Duration = Duration::from_millis(2);
 /// How often files that clients could shrink are looked at.
-const CHECK_PERIOD: Duration = Duration::from_secs(1);
+const CHECK_PERIOD: Duration = Duration::from_millis(250);
 
 /// What other threads ask of the control thread.
 enum Command {
@@ -173,7 +173,14 @@ impl Server {
                         }
                     }
                     key if key & 1 == 0 => self.accept(key >> 1),
-                    key => self.serve(key >> 1),
+                    key => {
+                        self.serve(key >> 1);
+                        // Whatever it still waits for, nobody is there to be told.
+                        let flags = event.flags;
+                        if flags.contains(epoll::EventFlags::HUP) {
+                            self.close(key >> 1);
+                        }
+                    }
                 }
             }
             self.look_after();

@@ -1,0 +1,190 @@
+//! A Linux guest, whose drives are our controllers, in all that a guest's life has in it.
+//!
+//! Guests take their time, and `scripts/install-guest.sh` must have made what they are of. So these tests run only if
+//! asked: `cargo test --release --test integration guest:: -- --ignored`. They share one guest while nothing goes wrong.
+
+use std::sync::{Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::json;
+use serial_test::serial;
+
+use crate::support::controller::{Controller, Front};
+use crate::support::secs;
+use crate::support::vm::{Script, Vm};
+
+/// The guest's processors, and the queues of its drive.
+const CPUS: u32 = 4;
+/// Its first namespace, for the guest's scripts.
+const FIRST: (&str, &str) = ("NSID", "1");
+
+/// A front end with a controller, and a guest.
+struct Guest {
+    front: Front,
+    dir: std::path::PathBuf,
+    vm: Vm,
+}
+
+static GUEST: Mutex<Option<Guest>> = Mutex::new(None);
+
+impl Guest {
+    fn start() -> Self {
+        let front = Front::start();
+        front.malloc("disk", 64, 512);
+        front.malloc("large", 64, 4_096);
+        front.null("extra", 100);
+        let dir = front.controller("drive", &["disk", "large"]).dir().to_owned();
+        let vm = Vm::boot(&[&dir], CPUS);
+        Self { front, dir, vm }
+    }
+
+    fn controller(&self) -> Controller<'_> {
+        Controller::existing(&self.front, "drive", &self.dir)
+    }
+
+    /// The drive works: fio's data are read back as they were written.
+    #[track_caller]
+    fn check(&self) {
+        self.vm.run("fio-verify.sh", &[FIRST, ("JOBS", "1"), ("SIZE_MIB", "4")], 120);
+        self.front.assert_alive();
+    }
+}
+
+/// Does something with the guest. One with which something went wrong is not used again.
+#[track_caller]
+fn with_guest(test: impl FnOnce(&mut Guest)) {
+    let guest = GUEST.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut guest = guest.unwrap_or_else(Guest::start);
+    test(&mut guest);
+    guest.front.assert_alive();
+    *GUEST.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest);
+}
+
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn fio_verifies_its_data_over_one_queue_and_over_four() {
+    with_guest(|guest| {
+        for nsid in ["1", "2"] {
+            for jobs in ["1", "4"] {
+                let variables = [("NSID", nsid), ("JOBS", jobs), ("SIZE_MIB", "8")];
+                guest.vm.run("fio-verify.sh", &variables, 180);
+            }
+        }
+    });
+}
+
+fn resets(how: &str) {
+    with_guest(|guest| {
+        guest.vm.run("resets.sh", &[FIRST, ("HOW", how), ("TIMES", "5")], 180);
+        guest.check();
+    });
+}
+
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn fio_sees_no_error_through_resets_by_nvme_cli() {
+    resets("nvme");
+}
+
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn fio_sees_no_error_through_controller_resets() {
+    resets("sysfs");
+}
+
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn fio_sees_no_error_through_function_level_resets() {
+    resets("function");
+}
+
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn the_driver_is_unbound_and_bound_under_load_and_the_data_stay() {
+    with_guest(|guest| {
+        guest.vm.run("unbind.sh", &[FIRST, ("TIMES", "3")], 180);
+    });
+}
+
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn linux_shows_namespaces_that_come_grow_and_go_without_a_rescan() {
+    with_guest(|guest| {
+        let controller = guest.controller();
+        let blocks = |mib: u64| format!("[ \"$(sectors 3)\" = {} ]", mib << 11);
+        for round in 0..3 {
+            let first = 100 + round * 100;
+            guest.front.rpc.ok("bdev_null_resize", &json!({ "name": "extra", "new_size": first }));
+            assert_eq!(controller.add("extra"), 3, "round {round}");
+            guest.vm.wait_until("find_drive 3", 10);
+            guest.vm.wait_until(&blocks(first), 10);
+            guest.front.rpc.ok("bdev_null_resize", &json!({ "name": "extra", "new_size": first + 50 }));
+            guest.vm.wait_until(&blocks(first + 50), 10);
+            controller.remove(3);
+            guest.vm.wait_until("! find_drive 3", 10);
+        }
+        guest.check();
+    });
+}
+
+/// fio on the drive until it is killed, well under way.
+fn under_load(guest: &Guest) -> Script {
+    let fio = "await_drive 1; fio --name=load --filename=$DRIVE --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw --bs=4k \
+               --numjobs=4 --size=16m --time_based --runtime=300 --output=\"$OUT/load\" & sleep 3; touch /share/begun; wait";
+    let script = guest.vm.begin_text(fio, &[], 300);
+    guest.vm.wait_for_share("begun", 60);
+    script
+}
+
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn a_guest_that_is_reset_under_load_boots_again_with_its_drive() {
+    with_guest(|guest| {
+        drop(under_load(guest));
+        guest.vm.reset();
+        guest.check();
+    });
+}
+
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn qemu_killed_under_load_makes_way_for_the_next_one_at_once() {
+    with_guest(|guest| {
+        let load = under_load(guest);
+        guest.vm.kill();
+        // At once: QEMU gives up a socket that does not answer within 5 s.
+        guest.vm = Vm::boot(&[&guest.dir], CPUS);
+        drop(load);
+        guest.check();
+    });
+}
+
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn a_bdev_deleted_under_a_guest_takes_its_drive_and_no_other_with_it() {
+    with_guest(|guest| {
+        guest.front.null("doomed", 32);
+        assert_eq!(guest.controller().add("doomed"), 3);
+        guest.vm.wait_until("find_drive 3", 10);
+        let fio = "await_drive 3; fio --name=doomed --filename=$DRIVE --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bs=4k \
+                   --time_based --runtime=60; echo ended";
+        let script = guest.vm.begin_text(fio, &[], 90);
+        sleep(secs(5));
+        guest.front.rpc.ok("bdev_null_delete", &json!({ "name": "doomed" }));
+        guest.vm.wait_until("! find_drive 3", 10);
+        let done = script.finish();
+        assert!(done.output.contains("ended"), "fio hangs on a drive that is gone: {}", done.output);
+        sleep(Duration::from_millis(100));
+        guest.check();
+    });
+}

@@ -1,0 +1,385 @@
+//! An NVMe driver by hand, over the raw vfio-user client: it can make queues and commands that no driver makes.
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::vfio_user::{BAR0, CONFIG, Client, Failure, Memory};
+use super::{secs, wait_for};
+
+/// Where the driver's memory is in the guest.
+pub(crate) const BASE: u64 = 1 << 32;
+/// How much there is of it.
+pub(crate) const SIZE: u64 = 16 << 20;
+/// Where in it the data buffers begin; the queues are before that.
+pub(crate) const DATA: u64 = 1 << 20;
+pub(crate) const PAGE: u64 = 4096;
+
+const CC: u64 = 0x14;
+const CSTS: u64 = 0x1c;
+const AQA: u64 = 0x24;
+const ASQ: u64 = 0x28;
+const ACQ: u64 = 0x30;
+const DOORBELLS: u64 = 0x1000;
+
+/// CC with EN, and with the sizes of queue entries that every driver sets.
+pub(crate) const CC_ENABLE: u32 = 1 | 6 << 16 | 4 << 20;
+/// CSTS.RDY.
+pub(crate) const READY: u32 = 1;
+/// CSTS.CFS.
+pub(crate) const FATAL: u32 = 2;
+
+/// Opcodes of admin commands.
+pub(crate) const DELETE_IO_SQ: u8 = 0x00;
+pub(crate) const CREATE_IO_SQ: u8 = 0x01;
+pub(crate) const DELETE_IO_CQ: u8 = 0x04;
+pub(crate) const CREATE_IO_CQ: u8 = 0x05;
+pub(crate) const ABORT: u8 = 0x08;
+pub(crate) const IDENTIFY: u8 = 0x06;
+/// Opcodes of I/O commands.
+pub(crate) const WRITE: u8 = 0x01;
+pub(crate) const READ: u8 = 0x02;
+pub(crate) const COMPARE: u8 = 0x05;
+
+/// How many entries the admin queues have.
+const ADMIN_ENTRIES: u16 = 32;
+
+/// A submission queue entry in the making.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Command {
+    pub(crate) opcode: u8,
+    pub(crate) flags: u8,
+    pub(crate) nsid: u32,
+    pub(crate) prp1: u64,
+    pub(crate) prp2: u64,
+    pub(crate) cdw10: u32,
+    pub(crate) cdw11: u32,
+    pub(crate) cdw12: u32,
+}
+
+impl Command {
+    /// An I/O command on blocks, with its data at `prp1`.
+    pub(crate) fn io(opcode: u8, nsid: u32, slba: u32, blocks: u16, prp1: u64) -> Self {
+        Self { opcode, nsid, prp1, cdw10: slba, cdw12: u32::from(blocks - 1), ..Self::default() }
+    }
+
+    fn bytes(&self, cid: u16) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        let mut put = |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
+        put(0, &[self.opcode, self.flags]);
+        put(2, &cid.to_le_bytes());
+        put(4, &self.nsid.to_le_bytes());
+        put(24, &self.prp1.to_le_bytes());
+        put(32, &self.prp2.to_le_bytes());
+        put(40, &self.cdw10.to_le_bytes());
+        put(44, &self.cdw11.to_le_bytes());
+        put(48, &self.cdw12.to_le_bytes());
+        bytes
+    }
+}
+
+/// A completion queue entry.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Completion {
+    pub(crate) dw0: u32,
+    pub(crate) cid: u16,
+    /// The status field with the phase tag cut off: SC in bits 7:0, SCT in 10:8.
+    pub(crate) status: u16,
+}
+
+impl Completion {
+    /// Status Code Type and Status Code.
+    pub(crate) fn code(self) -> u16 {
+        self.status & 0x7ff
+    }
+
+    pub(crate) fn succeeded(self) -> bool {
+        self.code() == 0
+    }
+}
+
+/// A submission queue and its completion queue, which have the same number and size.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    qid: u16,
+    entries: u16,
+    /// Where they are in the memory.
+    sq: u64,
+    cq: u64,
+    tail: u16,
+    head: u16,
+    phase: u16,
+    cid: u16,
+}
+
+impl Queue {
+    fn new(qid: u16, entries: u16) -> Self {
+        // 16 KiB for each submission queue, half of it for the completion queue behind it: 256 entries.
+        let sq = u64::from(qid) * 6 * PAGE;
+        Self { qid, entries, sq, cq: sq + 4 * PAGE, tail: 0, head: 0, phase: 1, cid: 0 }
+    }
+
+    pub(crate) fn sq_addr(&self) -> u64 {
+        BASE + self.sq
+    }
+
+    pub(crate) fn cq_addr(&self) -> u64 {
+        BASE + self.cq
+    }
+}
+
+/// A driver with its memory mapped.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) client: Client,
+    pub(crate) memory: Memory,
+    pub(crate) admin: Queue,
+}
+
+impl Driver {
+    /// Connects to the socket in `dir`, maps the memory, and enables the controller.
+    #[track_caller]
+    pub(crate) fn start(dir: &Path) -> Self {
+        let mut driver = Self::connect(dir);
+        driver.enable();
+        driver
+    }
+
+    /// The same, tried until it works: while a server tidies up after the client before.
+    #[track_caller]
+    pub(crate) fn start_within(dir: &Path, limit: Duration) -> Self {
+        let start = Instant::now();
+        let client = loop {
+            match Client::negotiated(dir) {
+                Ok(client) => break client,
+                Err(error) => assert!(start.elapsed() < limit, "no client is taken for {limit:?}: {error}"),
+            }
+            sleep(Duration::from_millis(10));
+        };
+        let mut driver = Self::over(client);
+        driver.enable();
+        driver
+    }
+
+    /// Connects to the socket in `dir` and maps the memory.
+    #[track_caller]
+    pub(crate) fn connect(dir: &Path) -> Self {
+        let client = Client::negotiated(dir);
+        Self::over(client.unwrap_or_else(|error| panic!("{}: {error}", dir.display())))
+    }
+
+    /// Maps the memory, for a client that has agreed on the version.
+    #[track_caller]
+    pub(crate) fn over(mut client: Client) -> Self {
+        let memory = Memory::new(SIZE);
+        client.map(BASE, SIZE, &memory.file, 0).expect("a memory file can be mapped");
+        let mut driver = Self { client, memory, admin: Queue::new(0, ADMIN_ENTRIES) };
+        driver.bus_master();
+        driver
+    }
+
+    /// Lets the device use memory, as every driver does.
+    #[track_caller]
+    pub(crate) fn bus_master(&mut self) {
+        /// Memory space, bus master, no interrupt by a pin.
+        const COMMAND: u16 = 0x406;
+        self.client.write(CONFIG, 4, &COMMAND.to_le_bytes()).expect("the command register can be written");
+    }
+
+    /// Disables the controller and waits until it has stopped.
+    #[track_caller]
+    pub(crate) fn disable(&mut self) {
+        self.write(CC, &0_u32.to_le_bytes());
+        wait_for("CSTS.RDY to be 0", secs(10), || self.csts() & READY == 0);
+    }
+
+    /// Resets and enables the controller.
+    #[track_caller]
+    pub(crate) fn enable(&mut self) {
+        let csts = self.enable_with(CC_ENABLE);
+        assert_eq!(csts & (READY | FATAL), READY, "the controller does not get ready: CSTS is {csts:#x}");
+    }
+
+    /// The same with any CC; returns CSTS as soon as it says something, or after a while.
+    #[track_caller]
+    pub(crate) fn enable_with(&mut self, cc: u32) -> u32 {
+        let (sq, cq) = (self.admin.sq_addr(), self.admin.cq_addr());
+        self.enable_at(cc, sq, cq)
+    }
+
+    /// The same with any place for the admin queues.
+    #[track_caller]
+    pub(crate) fn enable_at(&mut self, cc: u32, sq: u64, cq: u64) -> u32 {
+        self.disable();
+        self.admin = Queue::new(0, ADMIN_ENTRIES);
+        self.memory.write(0, &vec![0; usize::try_from(DATA).expect("64-bit")]);
+        let size = u32::from(ADMIN_ENTRIES - 1);
+        self.write(AQA, &(size << 16 | size).to_le_bytes());
+        self.write(ASQ, &sq.to_le_bytes());
+        self.write(ACQ, &cq.to_le_bytes());
+        self.write(CC, &cc.to_le_bytes());
+        let start = Instant::now();
+        loop {
+            let csts = self.csts();
+            if csts & (READY | FATAL) != 0 || start.elapsed() > secs(3) {
+                return csts;
+            }
+            sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[track_caller]
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.client.write(BAR0, offset, data).expect("a register can be written");
+    }
+
+    #[track_caller]
+    pub(crate) fn csts(&mut self) -> u32 {
+        self.client.read_u32(BAR0, CSTS).expect("CSTS can be read")
+    }
+
+    /// Writes any doorbell: `index` counts them from the admin submission queue's on.
+    pub(crate) fn doorbell(&mut self, index: u64, value: u32) -> Result<(), Failure> {
+        self.client.write(BAR0, DOORBELLS + 4 * index, &value.to_le_bytes())
+    }
+
+    /// Puts commands into a queue, and rings its doorbell once; returns the last one's identifier.
+    #[track_caller]
+    pub(crate) fn submit(&mut self, queue: &mut Queue, commands: &[Command]) -> u16 {
+        for command in commands {
+            queue.cid = queue.cid.wrapping_add(1);
+            self.memory.write(queue.sq + 64 * u64::from(queue.tail), &command.bytes(queue.cid));
+            queue.tail = (queue.tail + 1) % queue.entries;
+        }
+        self.doorbell(2 * u64::from(queue.qid), queue.tail.into()).expect("a doorbell can be rung");
+        queue.cid
+    }
+
+    /// Takes a completion, if there is one.
+    #[track_caller]
+    pub(crate) fn poll(&mut self, queue: &mut Queue) -> Option<Completion> {
+        let entry = self.peek(queue)?;
+        queue.head = (queue.head + 1) % queue.entries;
+        queue.phase ^= u16::from(queue.head == 0);
+        self.doorbell(2 * u64::from(queue.qid) + 1, queue.head.into()).expect("a doorbell can be rung");
+        Some(entry)
+    }
+
+    /// Looks at a completion, and leaves it there.
+    pub(crate) fn peek(&self, queue: &Queue) -> Option<Completion> {
+        let at = queue.cq + 16 * u64::from(queue.head);
+        let status = u16::from_le_bytes(self.memory.read(at + 14));
+        let dw0 = u32::from_le_bytes(self.memory.read(at));
+        let cid = u16::from_le_bytes(self.memory.read(at + 12));
+        (status & 1 == queue.phase).then_some(Completion { dw0, cid, status: status >> 1 })
+    }
+
+    /// Waits for a completion.
+    #[track_caller]
+    pub(crate) fn complete(&mut self, queue: &mut Queue) -> Completion {
+        let start = Instant::now();
+        loop {
+            if let Some(entry) = self.poll(queue) {
+                return entry;
+            }
+            assert!(start.elapsed() < secs(10), "queue {} waits in vain for a completion", queue.qid);
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Does one command in a queue.
+    #[track_caller]
+    pub(crate) fn run(&mut self, queue: &mut Queue, command: Command) -> Completion {
+        let cid = self.submit(queue, &[command]);
+        let entry = self.complete(queue);
+        assert_eq!(entry.cid, cid, "{command:?}: the completion is another command's");
+        entry
+    }
+
+    /// Does a command `count` times at once.
+    #[track_caller]
+    pub(crate) fn run_any(&mut self, queue: &mut Queue, command: Command, count: usize) -> Vec<Completion> {
+        self.run_all(queue, &vec![command; count])
+    }
+
+    /// Does commands at once; the completions are in the order in which they came.
+    #[track_caller]
+    pub(crate) fn run_all(&mut self, queue: &mut Queue, commands: &[Command]) -> Vec<Completion> {
+        self.submit(queue, commands);
+        commands.iter().map(|_| self.complete(queue)).collect()
+    }
+
+    /// Puts a command into the admin queue, and does not look at what comes of it.
+    #[track_caller]
+    pub(crate) fn submit_admin(&mut self, command: Command) {
+        let mut queue = std::mem::replace(&mut self.admin, Queue::new(0, ADMIN_ENTRIES));
+        self.submit(&mut queue, &[command]);
+        self.admin = queue;
+    }
+
+    /// The phase tag in a slot of a completion queue.
+    pub(crate) fn phase_in(&self, queue: &Queue, slot: u64) -> u16 {
+        u16::from_le_bytes(self.memory.read(queue.cq + 16 * slot + 14)) & 1
+    }
+
+    /// Does one admin command.
+    #[track_caller]
+    pub(crate) fn admin(&mut self, command: Command) -> Completion {
+        let mut queue = std::mem::replace(&mut self.admin, Queue::new(0, ADMIN_ENTRIES));
+        let entry = self.run(&mut queue, command);
+        self.admin = queue;
+        entry
+    }
+
+    /// Makes a pair of I/O queues; the completion queue's interrupt vector, if it has one, is `vector`.
+    #[track_caller]
+    pub(crate) fn create_queue(&mut self, qid: u16, entries: u16, vector: Option<u16>) -> Queue {
+        let queue = Queue::new(qid, entries);
+        let created = self.try_create(&queue, vector);
+        assert!(created.succeeded(), "queue {qid} cannot be made: {created:?}");
+        queue
+    }
+
+    /// Makes a pair of I/O queues; returns the first completion that is an error, or the last one.
+    #[track_caller]
+    pub(crate) fn try_create(&mut self, queue: &Queue, vector: Option<u16>) -> Completion {
+        let cdw10 = u32::from(queue.entries - 1) << 16 | u32::from(queue.qid);
+        let interrupts = vector.map_or(1, |vector| u32::from(vector) << 16 | 3);
+        let cq =
+            Command { opcode: CREATE_IO_CQ, prp1: queue.cq_addr(), cdw10, cdw11: interrupts, ..Command::default() };
+        let made = self.admin(cq);
+        if !made.succeeded() {
+            return made;
+        }
+        let cdw11 = u32::from(queue.qid) << 16 | 1;
+        self.admin(Command { opcode: CREATE_IO_SQ, prp1: queue.sq_addr(), cdw10, cdw11, ..Command::default() })
+    }
+
+    /// A pair of I/O queues that is to be made by [`Self::try_create`].
+    pub(crate) fn queue(qid: u16, entries: u16) -> Queue {
+        Queue::new(qid, entries)
+    }
+
+    /// Identify's data: CNS, namespace.
+    #[track_caller]
+    pub(crate) fn identify(&mut self, cns: u32, nsid: u32) -> Vec<u8> {
+        let command = Command { opcode: IDENTIFY, nsid, prp1: BASE + DATA, cdw10: cns, ..Command::default() };
+        let done = self.admin(command);
+        assert!(done.succeeded(), "Identify {cns:#x} of namespace {nsid}: {done:?}");
+        self.memory.read_vec(DATA, 4096)
+    }
+
+    /// Writes a block of a pattern and reads it back: that the controller works.
+    #[track_caller]
+    pub(crate) fn check(&mut self, queue: &mut Queue, seed: u8) {
+        let (from, to) = (DATA, DATA + PAGE);
+        let block: Vec<u8> = (0..=u8::MAX).cycle().map(|byte| byte ^ seed).take(512).collect();
+        self.memory.write(from, &block);
+        self.memory.write(to, &[0; 512]);
+        for (opcode, place) in [(WRITE, from), (READ, to)] {
+            let done = self.run(queue, Command::io(opcode, 1, u32::from(seed), 1, BASE + place));
+            assert!(done.succeeded(), "opcode {opcode}: {done:?}");
+        }
+        assert_eq!(self.memory.read_vec(to, 512), block, "what was read is not what was written");
+    }
+}

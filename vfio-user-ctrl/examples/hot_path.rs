@@ -1,0 +1,117 @@
+//! The hot path alone: I/Os of 4 KiB through the queues of a controller, with a backend that does nothing.
+//!
+//! `hot_path IOS REGIONS` carries out `IOS` reads at queue depth 32 in a guest whose memory is `REGIONS` regions, each I/O in another
+//! region than the one before. `scripts/instructions.sh` counts the instructions of [`poll`] under callgrind.
+
+use std::cell::Cell;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::pwrite;
+use vfio_user_ctrl::memory::{Access, DoorbellPage, GuestMemory, IoName, MemView, Region};
+use vfio_user_ctrl::model::io::NsGeometry;
+use vfio_user_ctrl::model::spec::Sqe;
+use vfio_user_ctrl::queue::{Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, complete};
+use zerocopy::IntoBytes;
+
+const PAGE: u64 = 4096;
+const ENTRIES: u16 = 256;
+const DEPTH: u16 = 32;
+/// The queues, one page for the completions and four for the submissions, lie in the first region.
+const CQ: u64 = 0;
+const SQ: u64 = PAGE;
+const DATA: u64 = 8 * PAGE;
+const REGION: u64 = 16 * PAGE;
+/// Regions do not touch one another.
+const STRIDE: u64 = 2 * REGION;
+
+/// A namespace of which every I/O is done as soon as it is sent.
+enum Nothing {}
+
+impl Backend for Nothing {
+    type Channel = ();
+
+    fn submit((): &(), _: BlockOp, _: u64, _: u64, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+        complete(io, Ok(()));
+        Ok(())
+    }
+
+    fn abort((): &(), _: IoName) -> bool {
+        false
+    }
+}
+
+/// One round. It stays a function of its own, so that its instructions can be told from the rest.
+#[inline(never)]
+fn poll(queues: &Queues<Nothing>) -> usize {
+    let done = queues.poll();
+    queues.signal();
+    done
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let numbers: Vec<u64> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+    let [ios, regions @ 1..=4096] = numbers[..] else {
+        eprintln!("usage: hot_path IOS REGIONS (1 to 4096), not {arguments:?}");
+        return ExitCode::from(2);
+    };
+    match run(ios, regions) {
+        Ok(done) => {
+            println!("{done} I/Os in {regions} regions");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("hot_path: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(ios: u64, regions: u64) -> Result<u64, Box<dyn std::error::Error>> {
+    let (memory, queues_file) = guest(regions)?;
+    let doorbells = Arc::new(DoorbellPage::new()?);
+    let view = Rc::new(MemView::new(Arc::new(memory)));
+    let queues =
+        Queues::<Nothing>::new(Arc::clone(&doorbells), Arc::new(Interrupts::default()), view, 128 * 1024, || 0);
+    queues.add_port(Port { nsid: 1, geometry: Cell::new(NsGeometry::new(1 << 20, 12)?), channel: () });
+    queues.create_completion(1, CQ, ENTRIES, None);
+    queues.create_submission(1, SQ, ENTRIES, 1);
+
+    let (mut done, mut tail) = (0, 0_u16);
+    while done < ios {
+        for _ in 0..DEPTH {
+            let at = u64::from(tail);
+            let prp1 = done % regions * STRIDE + DATA;
+            let sqe = Sqe { opcode: 2, cid: tail, nsid: 1, prp1, cdw10: u32::from(tail), ..Sqe::default() };
+            pwrite(&queues_file, sqe.as_bytes(), SQ + at * size_of::<Sqe>() as u64)?;
+            tail = (tail + 1) % ENTRIES;
+            done += 1;
+        }
+        doorbells.store(2, u32::from(tail));
+        if poll(&queues) != usize::from(DEPTH) {
+            return Err("a round did not take all commands".into());
+        }
+        // Everything was completed within the round: as many completions as commands.
+        doorbells.store(3, u32::from(tail));
+    }
+    Ok(done)
+}
+
+/// Guest memory of so many regions, and the file of the first.
+fn guest(regions: u64) -> Result<(GuestMemory, OwnedFd), Box<dyn std::error::Error>> {
+    let mut memory = GuestMemory::new();
+    let mut first = None;
+    for region in 0..regions {
+        let file = memfd_create("hot-path", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, REGION)?;
+        if region == 0 {
+            first = Some(file.try_clone()?);
+        }
+        memory = memory.with(Arc::new(Region::map(file, 0, region * STRIDE, REGION, Access::ReadWrite, |_| {})?))?;
+    }
+    Ok((memory, first.ok_or("no region")?))
+}

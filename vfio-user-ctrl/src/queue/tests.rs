@@ -1,0 +1,254 @@
+//! Queues in a guest's memory, with a backend that does what a test says.
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, complete};
+use crate::memory::{Access, DoorbellPage, GuestMemory, IoName, MemView, Region};
+use crate::model::io::{IoSupport, NsGeometry, opcode};
+use crate::model::spec::{Cqe, Sqe, Status};
+
+const PAGE: u64 = 4096;
+const ENTRIES: u16 = 16;
+/// Where things are in the guest's memory.
+const COMPLETIONS: u64 = PAGE;
+const COMMANDS: u64 = 2 * PAGE;
+const SHADOWS: u64 = 3 * PAGE;
+const EVENTS: u64 = 4 * PAGE;
+/// The second region.
+const FAR: u64 = 64 * PAGE;
+const FUA: u32 = 1 << 30;
+
+enum Fake {}
+
+struct Taken {
+    op: BlockOp,
+    slba: u64,
+    blocks: u64,
+    io: CommandIo<Fake>,
+}
+
+thread_local! {
+    static TAKEN: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
+    static ABORTED: RefCell<Vec<IoName>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Backend for Fake {
+    type Channel = ();
+
+    fn submit(_: &(), op: BlockOp, slba: u64, blocks: u64, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+        TAKEN.with_borrow_mut(|taken| taken.push(Taken { op, slba, blocks, io }));
+        Ok(())
+    }
+
+    fn abort(_: &(), io: IoName) -> bool {
+        ABORTED.with_borrow_mut(|aborted| aborted.push(io));
+        true
+    }
+}
+
+/// What the backend has under way: the operation, its first block, how many.
+fn under_way() -> Vec<(BlockOp, u64, u64)> {
+    TAKEN.with_borrow(|taken| taken.iter().map(|taken| (taken.op, taken.slba, taken.blocks)).collect())
+}
+
+/// The backend ends the I/O that it has had for longest.
+fn end(result: Result<(), Status>) {
+    let taken = TAKEN.with_borrow_mut(|taken| taken.remove(0));
+    complete(taken.io, result);
+}
+
+fn aborts() -> usize {
+    ABORTED.take().len()
+}
+
+struct Guest {
+    near: File,
+    memory: GuestMemory,
+    doorbells: Arc<DoorbellPage>,
+    queues: Queues<Fake>,
+    tail: Cell<u16>,
+    head: Cell<u16>,
+}
+
+impl Guest {
+    /// A guest with two regions of memory, a namespace, and a pair of queues.
+    fn new() -> Self {
+        let file = || {
+            let file = File::from(memfd_create("courier-test", MemfdFlags::CLOEXEC).expect("a memfd"));
+            file.set_len(16 * PAGE).expect("room");
+            file
+        };
+        let (near, far) = (file(), file());
+        let region = |file: &File, gpa| {
+            let fd = file.try_clone().expect("a descriptor").into();
+            Arc::new(Region::map(fd, 0, gpa, 16 * PAGE, Access::ReadWrite, |_| {}).expect("mapped"))
+        };
+        let memory = GuestMemory::new().with(region(&near, 0)).and_then(|memory| memory.with(region(&far, FAR)));
+        let memory = memory.expect("two regions");
+        let doorbells = Arc::new(DoorbellPage::new().expect("a page"));
+        let view = Rc::new(MemView::new(Arc::new(memory.clone())));
+        let interrupts = Arc::new(Interrupts::default());
+        let queues = Queues::new(Arc::clone(&doorbells), interrupts, view, 1 << 17, || 0);
+        let mut geometry = NsGeometry::new(1000, 12).expect("a geometry");
+        geometry.supports = IoSupport::FLUSH;
+        queues.add_port(Port { nsid: 1, geometry: Cell::new(geometry), channel: () });
+        queues.create_completion(1, COMPLETIONS, ENTRIES, None);
+        assert!(queues.create_submission(1, COMMANDS, ENTRIES, 1));
+        Self { near, memory, doorbells, queues, tail: Cell::new(0), head: Cell::new(0) }
+    }
+
+    fn cache_writes(&self) {
+        let mut geometry = NsGeometry::new(1000, 12).expect("a geometry");
+        geometry.supports = IoSupport::FLUSH | IoSupport::WRITE_CACHE;
+        self.queues.set_geometry(1, geometry);
+    }
+
+    /// Puts a command in the queue, and rings unless the guest has shadow doorbells.
+    fn put(&self, sqe: Sqe) {
+        let tail = self.tail.get();
+        self.near.write_all_at(sqe.as_bytes(), COMMANDS + u64::from(tail) * 64).expect("written");
+        self.tail.set((tail + 1) % ENTRIES);
+    }
+
+    fn ring(&self) {
+        self.doorbells.store(2, self.tail.get().into());
+        self.queues.poll();
+    }
+
+    fn ring_shadow(&self) {
+        self.near.write_all_at(&u32::from(self.tail.get()).to_le_bytes(), SHADOWS + 8).expect("written");
+        self.queues.poll();
+    }
+
+    fn send(&self, sqe: Sqe) {
+        self.put(sqe);
+        self.ring();
+    }
+
+    /// The completions since the last call, by command identifier.
+    fn completions(&self) -> Vec<(u16, Status)> {
+        let mut found = Vec::new();
+        loop {
+            let head = self.head.get();
+            let (index, phase) = (head % ENTRIES, u16::from(head / ENTRIES % 2 == 0));
+            let mut entry = [0; 16];
+            self.near.read_exact_at(&mut entry, COMPLETIONS + u64::from(index) * 16).expect("read");
+            let cqe = Cqe::read_from_bytes(&entry).expect("an entry");
+            if cqe.status & 1 != phase {
+                self.doorbells.store(3, index.into());
+                return found;
+            }
+            let (sct, sc) = ((cqe.status >> 9 & 7) as u8, (cqe.status >> 1 & 0xff) as u8);
+            found.push((cqe.cid, Status::new(sct, sc)));
+            self.head.set(head + 1);
+        }
+    }
+
+    /// The guest's memory has changed. How many I/Os touch what is gone.
+    fn set_memory(&self, memory: GuestMemory) -> usize {
+        self.queues.set_view(&Rc::new(MemView::new(Arc::new(memory))))
+    }
+}
+
+fn command(opcode: u8, cid: u16) -> Sqe {
+    Sqe { opcode, cid, nsid: 1, prp1: 8 * PAGE, ..Sqe::default() }
+}
+
+fn read(cid: u16) -> Sqe {
+    command(opcode::READ, cid)
+}
+
+#[test]
+fn a_flush_is_of_the_whole_namespace() {
+    let guest = Guest::new();
+    guest.send(command(opcode::FLUSH, 1));
+    assert_eq!(under_way(), [(BlockOp::Flush, 0, 1000)]);
+    end(Ok(()));
+    assert_eq!(guest.completions(), [(1, Status::SUCCESS)]);
+}
+
+#[test]
+fn a_durable_write_to_a_cache_is_completed_after_a_flush() {
+    let guest = Guest::new();
+    guest.send(Sqe { cdw12: FUA, ..command(opcode::WRITE, 1) });
+    end(Ok(()));
+    assert_eq!(guest.completions(), [(1, Status::SUCCESS)], "there is no cache");
+    guest.cache_writes();
+    guest.send(Sqe { cdw10: 4, cdw12: FUA | 1, prp2: 9 * PAGE, ..command(opcode::WRITE, 2) });
+    assert_eq!(under_way(), [(BlockOp::Write, 4, 2)]);
+    end(Ok(()));
+    assert_eq!((under_way(), guest.completions()), (vec![(BlockOp::Flush, 4, 2)], vec![]));
+    end(Ok(()));
+    assert_eq!(guest.completions(), [(2, Status::SUCCESS)]);
+    assert_eq!(guest.queues.take_totals().writes, 2);
+}
+
+#[test]
+fn a_durable_write_whose_flush_fails_has_failed() {
+    let guest = Guest::new();
+    guest.cache_writes();
+    guest.send(Sqe { cdw12: FUA, ..command(opcode::WRITE, 1) });
+    end(Ok(()));
+    end(Err(Status::INTERNAL_ERROR));
+    assert_eq!(guest.completions(), [(1, Status::INTERNAL_ERROR)]);
+}
+
+#[test]
+fn other_shadows_begin_where_the_queues_stand() {
+    let guest = Guest::new();
+    guest.queues.set_shadow_doorbells(Some((SHADOWS, EVENTS)));
+    guest.put(read(0));
+    guest.ring_shadow();
+    guest.queues.set_shadow_doorbells(Some((6 * PAGE, EVENTS)));
+    guest.queues.poll();
+    assert_eq!(under_way().len(), 1, "the command is not taken again");
+    TAKEN.take();
+}
+
+#[test]
+fn only_what_touches_memory_that_goes_is_aborted() {
+    let guest = Guest::new();
+    guest.put(read(1));
+    guest.put(Sqe { prp1: FAR, ..read(2) });
+    guest.ring();
+    let far = guest.memory.region_at(FAR).map(Arc::downgrade).expect("a region");
+    let left = guest.memory.without(FAR, 16 * PAGE).expect("the far region").0;
+    assert_eq!(guest.set_memory(left), 1);
+    guest.queues.abort_strays();
+    assert_eq!(aborts(), 1);
+    end(Ok(()));
+    let Guest { memory, queues, .. } = guest;
+    drop(memory);
+    assert!(far.upgrade().is_some(), "the backend still writes to it");
+    end(Ok(()));
+    assert!(far.upgrade().is_none());
+    drop(queues);
+}
+
+#[test]
+fn what_was_to_be_aborted_is_aborted_again() {
+    let guest = Guest::new();
+    guest.send(read(1));
+    guest.queues.abort_again();
+    assert_eq!(aborts(), 0, "nobody wants it to end");
+    guest.queues.remove_port(1);
+    assert_eq!(aborts(), 1);
+    guest.queues.abort_again();
+    assert_eq!(aborts(), 1);
+    guest.queues.delete_all();
+    assert_eq!(aborts(), 1);
+    guest.queues.abort_again();
+    assert_eq!(aborts(), 1);
+    assert!(!guest.queues.is_quiet());
+    end(Err(Status::ABORT_REQUESTED));
+    assert!(guest.queues.is_quiet() && guest.completions().is_empty());
+    guest.queues.abort_again();
+    assert_eq!(aborts(), 0);
+}
