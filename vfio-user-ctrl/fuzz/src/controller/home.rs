@@ -21,7 +21,7 @@ use crate::ram::Ram;
 pub(super) const MAX_QUEUES: u16 = 4;
 pub(super) const MAX_ENTRIES: u16 = 64;
 const MDTS: u8 = 5;
-const BURST: usize = 16;
+const BURST: usize = 4;
 
 thread_local! {
     /// What the queues' clock says, in microseconds.
@@ -32,6 +32,14 @@ enum Op {
     Enable(Enable),
     Disable,
     Shutdown,
+    Fail,
+}
+
+/// What follows when all queues are gone.
+#[derive(Clone, Copy)]
+enum Stopped {
+    Reset,
+    Failed,
 }
 
 /// Something that another thread would say.
@@ -53,7 +61,7 @@ pub(super) struct Home {
     pub(super) queues: Queues<Ram>,
     admin: Option<AdminQueue>,
     ops: VecDeque<Op>,
-    stopping: bool,
+    stopping: Option<Stopped>,
     generation: u64,
     inbox: Inbox,
     completion: BTreeSet<u16>,
@@ -76,7 +84,7 @@ impl Home {
             queues,
             admin: None,
             ops: VecDeque::new(),
-            stopping: false,
+            stopping: None,
             generation: 0,
             inbox: Inbox::default(),
             completion: BTreeSet::new(),
@@ -116,13 +124,14 @@ impl Home {
     }
 
     fn work(&mut self) {
-        while !self.stopping
+        while self.stopping.is_none()
             && let Some(op) = self.ops.pop_front()
         {
             match op {
                 Op::Enable(enable) => self.enable(&enable),
                 Op::Shutdown => self.registers.set_shutdown_complete(),
-                Op::Disable => self.stop_queues(),
+                Op::Disable => self.stop_queues(Stopped::Reset),
+                Op::Fail => self.stop_queues(Stopped::Failed),
             }
         }
     }
@@ -135,7 +144,7 @@ impl Home {
         self.registers.set_ready();
     }
 
-    fn stop_queues(&mut self) {
+    fn stop_queues(&mut self, then: Stopped) {
         self.model.reset();
         self.admin = None;
         self.generation += 1;
@@ -144,7 +153,7 @@ impl Home {
         self.coalescing = Default::default();
         self.events.clear();
         self.queues.delete_all();
-        self.stopping = true;
+        self.stopping = Some(then);
     }
 
     /// The client is gone: whoever comes next finds the controller as new.
@@ -178,7 +187,7 @@ impl Home {
         }
         if self.model.keep_alive_expired(Self::now()) && self.admin.is_some() {
             self.registers.set_fatal();
-            self.ops.push_back(Op::Disable);
+            self.ops.push_back(Op::Fail);
             self.work();
         }
     }
@@ -204,10 +213,14 @@ impl Home {
                 self.answered(answer);
             }
         }
-        if self.stopping && self.queues.is_quiet() {
-            self.stopping = false;
+        if let Some(then) = self.stopping
+            && self.queues.is_quiet()
+        {
+            self.stopping = None;
             self.doorbells.clear();
-            self.registers.reset_done();
+            if matches!(then, Stopped::Reset) {
+                self.registers.reset_done();
+            }
             self.work();
         }
     }
@@ -317,8 +330,12 @@ impl Home {
                 });
             }
             Outcome::DoorbellBuffers { shadow, event_idx } => {
-                self.queues.set_shadow_doorbells(Some((shadow, event_idx)));
-                self.complete(cid, 0, Status::SUCCESS);
+                if self.queues.can_be_shadows(shadow, event_idx) {
+                    self.queues.set_shadow_doorbells(Some((shadow, event_idx)));
+                    self.complete(cid, 0, Status::SUCCESS);
+                } else {
+                    self.complete(cid, 0, Status::INVALID_FIELD);
+                }
             }
         }
     }

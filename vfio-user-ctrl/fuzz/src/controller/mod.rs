@@ -51,7 +51,8 @@ pub mod step {
     pub const TRUNCATE: u8 = 22;
     pub const RECONNECT: u8 = 23;
     pub const EVENTFDS: u8 = 24;
-    pub const ABORT_STRAYS: u8 = 25;
+    /// Of memory that goes, or of what was to be aborted before.
+    pub const ABORT: u8 = 25;
     /// The host tells itself where a queue is, and begins it anew.
     pub const HOST_QUEUE: u8 = 26;
     pub const COUNT: u8 = 27;
@@ -107,7 +108,8 @@ fn identity() -> Identity {
 
 fn geometry(blocks: u64, block_shift: u8) -> NsGeometry {
     let mut geometry = NsGeometry::new(blocks, block_shift).expect("a geometry");
-    geometry.supports = IoSupport::COMPARE
+    geometry.supports = IoSupport::WRITE_CACHE
+        | IoSupport::COMPARE
         | IoSupport::WRITE_ZEROES
         | IoSupport::DATASET_MANAGEMENT
         | IoSupport::DEALLOCATE
@@ -224,6 +226,10 @@ impl World {
             step::TRUNCATE => {
                 let pages = script.u8();
                 self.memory.truncate(index, (pages & 0x7f).into(), pages > 0x7f);
+                false
+            }
+            _ if index == 0 => {
+                self.home.queues.abort_again();
                 false
             }
             _ => {
