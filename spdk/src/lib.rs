@@ -5,6 +5,7 @@
 //! | [`app`] | starting and stopping an SPDK application with SPDK's own options |
 //! | [`thread`] | SPDK threads, messages between them, values that stay on the application's thread |
 //! | [`poller`] | pollers |
+//! | [`os_thread`] | operating-system threads that are got out of a system call |
 //! | [`io_device`] | I/O devices and their per-thread channels |
 //! | [`rpc`], [`json`] | typed JSON-RPC methods and JSON output |
 //! | [`bdev`] | bdev modules: devices that take I/O from SPDK's bdev layer |
@@ -36,6 +37,7 @@ pub mod io_device;
 pub mod json;
 pub mod log;
 pub mod nvme;
+pub mod os_thread;
 pub mod poller;
 pub mod rpc;
 pub mod subsystem;

@@ -15,6 +15,9 @@ use super::guard::{self, Watch};
 /// What the addresses and lengths of regions are multiples of, in bytes.
 pub const PAGE: u64 = 4096;
 
+/// So many bytes are unmapped at once: in the meantime no thread of the process can map anything.
+const UNMAP_STEP: usize = 1 << 30;
+
 /// The type of ramfs, which libc does not name (`linux/magic.h`).
 const RAMFS_MAGIC: u64 = 0x8584_58f6;
 
@@ -305,8 +308,10 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range is the mapping. Whoever had an address in it also held this value.
-        unsafe { libc::munmap(self.start.0.as_ptr().cast(), self.len) };
+        for at in (0..self.len).step_by(UNMAP_STEP) {
+            // SAFETY: the range is of the mapping. Whoever had an address in it also held this value.
+            unsafe { libc::munmap(self.start.0.as_ptr().add(at).cast(), UNMAP_STEP.min(self.len - at)) };
+        }
     }
 }
 

@@ -200,6 +200,13 @@ impl CompletionQueue {
         true
     }
 
+    /// Raises an interrupt that could not be raised before.
+    pub(super) fn catch_up(&self) {
+        if let Some(vector) = &self.vector {
+            vector.catch_up();
+        }
+    }
+
     /// Guest memory has changed: the queue is looked for again when it is next written.
     pub(super) fn forget_ring(&self) {
         self.ring.take();

@@ -194,13 +194,16 @@ impl Context {
         }
     }
 
+    /// Whether queues have interrupts to raise.
+    #[inline]
+    pub(super) fn has_marked(&self) -> bool {
+        !self.marked.borrow().is_empty()
+    }
+
     /// Raises the interrupts of queues that were marked.
     #[inline]
     pub(super) fn signal(&self) {
-        let mut marked = self.marked.borrow_mut();
-        if !marked.is_empty() {
-            marked.retain(|queue| !queue.signal());
-        }
+        self.marked.borrow_mut().retain(|queue| !queue.signal());
     }
 
     /// Posts what waited for the memory of its queue.

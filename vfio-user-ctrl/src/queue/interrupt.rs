@@ -1,8 +1,9 @@
 //! Interrupts: what the client gave us to raise them with, and when they are raised.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The eventfds of a session's interrupt vectors. The control thread sets them; reactors look here only when the epoch has moved.
@@ -10,6 +11,9 @@ use std::sync::{Arc, Mutex};
 pub struct Interrupts {
     vectors: Mutex<Vec<Option<Arc<OwnedFd>>>>,
     epoch: AtomicU64,
+    /// Vectors that the client wants to hear.
+    asked: Mutex<BTreeSet<u16>>,
+    blocked: AtomicBool,
 }
 
 impl Interrupts {
@@ -43,6 +47,31 @@ impl Interrupts {
         self.vectors.lock().ok()?.get(usize::from(vector))?.clone()
     }
 
+    /// The client asks for an interrupt.
+    pub fn ask(&self, vector: u16) {
+        if let Ok(mut asked) = self.asked.lock() {
+            asked.insert(vector);
+        }
+    }
+
+    /// Takes the vectors that the client has asked for.
+    pub(super) fn take_asked(&self) -> BTreeSet<u16> {
+        self.asked.lock().map(|mut asked| std::mem::take(&mut *asked)).unwrap_or_default()
+    }
+
+    /// Whether an eventfd has made who wrote to it wait. Its flag was set so that it does not, but the client has the flag too.
+    #[must_use]
+    pub fn has_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Acquire)
+    }
+
+    #[cold]
+    fn note_blocked(&self) {
+        self.blocked.store(true, Ordering::Release);
+        // None of the client's eventfds is written to any more.
+        self.clear();
+    }
+
     fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
@@ -55,13 +84,15 @@ pub struct Vector {
     interrupts: Arc<Interrupts>,
     seen: Cell<u64>,
     file: RefCell<Option<Arc<OwnedFd>>>,
+    /// There was nothing to raise it with when it was to be raised.
+    missed: Cell<bool>,
 }
 
 impl Vector {
     /// The vector of that number.
     #[must_use]
     pub fn new(number: u16, interrupts: Arc<Interrupts>) -> Self {
-        Self { number, interrupts, seen: Cell::new(u64::MAX), file: RefCell::new(None) }
+        Self { number, interrupts, seen: Cell::new(u64::MAX), file: RefCell::new(None), missed: Cell::new(false) }
     }
 
     /// Its number.
@@ -70,16 +101,31 @@ impl Vector {
         self.number
     }
 
+    /// Raises an interrupt that could not be raised before. The client may take the eventfd of a vector away and set it again while
+    /// the guest waits for the vector.
+    pub fn catch_up(&self) {
+        if self.missed.take() {
+            self.raise();
+        }
+    }
+
     /// Raises the interrupt, if the client has given something to raise it with.
+    ///
+    /// The eventfd was made not to block: one whose count is full is raised already. But a client can undo that and fill the count.
+    /// Who runs this has to be interrupted then; the write tells it by `EINTR`, which no write gives that does not wait.
     #[inline]
     pub fn raise(&self) {
         let epoch = self.interrupts.epoch();
         if self.seen.replace(epoch) != epoch {
             self.file.replace(self.interrupts.get(self.number));
         }
-        if let Some(file) = self.file.borrow().as_ref() {
-            // The eventfd does not block. One whose count is full is raised already.
-            let _ = rustix::io::write(file, &1_u64.to_ne_bytes());
+        match self.file.borrow().as_ref() {
+            None => self.missed.set(true),
+            Some(file) => {
+                if rustix::io::write(file, &1_u64.to_ne_bytes()) == Err(rustix::io::Errno::INTR) {
+                    self.interrupts.note_blocked();
+                }
+            }
         }
     }
 }

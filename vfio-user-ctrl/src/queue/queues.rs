@@ -41,7 +41,12 @@ pub struct Queues<B: Backend> {
     /// Deleted queues whose I/Os have not all ended.
     ending: RefCell<Vec<Rc<Submissions<B>>>>,
     completion: RefCell<Vec<Rc<CompletionQueue>>>,
+    /// The submission queue that the next poll begins with: the last one ended before it.
+    turn: Cell<usize>,
 }
+
+/// The most commands of a session that one poll takes, or a few more: a guest with many queues must not keep other guests waiting.
+const BURST: usize = 256;
 
 impl<B: Backend> Queues<B> {
     /// No queues yet. `max_transfer` are the most bytes of a command's data (MDTS); `clock` counts the ticks of [`Coalescing`].
@@ -61,6 +66,7 @@ impl<B: Backend> Queues<B> {
             submission: RefCell::default(),
             ending: RefCell::default(),
             completion: RefCell::default(),
+            turn: Cell::new(0),
         }
     }
 
@@ -262,11 +268,34 @@ impl<B: Backend> Queues<B> {
     #[inline]
     pub fn poll(&self) -> usize {
         let mut done = 0;
-        for queue in self.submission.borrow().iter() {
+        let mut next = 0;
+        for (index, queue) in self.submission.borrow().iter().enumerate().skip(self.turn.get()) {
             done += queue.poll();
+            if done >= BURST {
+                next = index + 1;
+                break;
+            }
         }
+        self.turn.set(next);
         self.context.post_parked();
         done
+    }
+
+    /// Whether there are interrupts to raise.
+    #[must_use]
+    #[inline]
+    pub fn has_signals(&self) -> bool {
+        self.context.has_marked()
+    }
+
+    /// The client's eventfds have changed, or it asks for interrupts: raises these, and those that could not be raised before.
+    pub fn catch_up(&self) {
+        for queue in self.completion.borrow().iter() {
+            queue.catch_up();
+        }
+        for vector in self.interrupts.take_asked() {
+            Vector::new(vector, Arc::clone(&self.interrupts)).raise();
+        }
     }
 
     /// Raises the interrupts of the completions that were posted since the last call.

@@ -42,12 +42,12 @@ thread_local! {
 impl Backend for Fake {
     type Channel = ();
 
-    fn submit(_: &(), op: BlockOp, slba: u64, blocks: u64, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn submit((): &(), op: BlockOp, slba: u64, blocks: u64, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         TAKEN.with_borrow_mut(|taken| taken.push(Taken { op, slba, blocks, io }));
         Ok(())
     }
 
-    fn abort(_: &(), io: IoName) -> bool {
+    fn abort((): &(), io: IoName) -> bool {
         ABORTED.with_borrow_mut(|aborted| aborted.push(io));
         true
     }
@@ -137,7 +137,7 @@ impl Guest {
         let mut found = Vec::new();
         loop {
             let head = self.head.get();
-            let (index, phase) = (head % ENTRIES, u16::from(head / ENTRIES % 2 == 0));
+            let (index, phase) = (head % ENTRIES, u16::from((head / ENTRIES).is_multiple_of(2)));
             let mut entry = [0; 16];
             self.near.read_exact_at(&mut entry, COMPLETIONS + u64::from(index) * 16).expect("read");
             let cqe = Cqe::read_from_bytes(&entry).expect("an entry");

@@ -10,8 +10,8 @@ use crate::model::admin::{Controller, CreateCq, CreateSq, IoTotals, Outcome, Que
 use crate::model::spec::{Sqe, Status};
 use crate::queue::Coalescing;
 
-/// The most admin commands that are taken in a row.
-const BURST: usize = 16;
+/// The most admin commands that are taken in a row: to make a queue takes a while, in which other guests wait.
+const BURST: usize = 4;
 
 impl Home {
     /// Takes admin commands. Whether there were any.
@@ -87,8 +87,8 @@ impl Home {
             Outcome::DeleteCq { qid } => self.delete_completion(attached, sqe.cid, qid),
             Outcome::Abort { sqid, cid } => self.abort(attached, sqe.cid, sqid, cid),
             Outcome::DoorbellBuffers { shadow, event_idx } => {
-                self.use_shadow_doorbells(attached, shadow, event_idx);
-                attached.complete(sqe.cid, 0, Status::SUCCESS);
+                let status = self.use_shadow_doorbells(attached, shadow, event_idx);
+                attached.complete(sqe.cid, 0, status);
             }
         }
     }
@@ -225,7 +225,10 @@ impl Home {
     }
 
     /// Shadow doorbells begin with what the doorbells hold, so that queues that are there already go on.
-    fn use_shadow_doorbells(&self, attached: &Rc<Attached>, shadow: u64, event_idx: u64) {
+    fn use_shadow_doorbells(&self, attached: &Rc<Attached>, shadow: u64, event_idx: u64) -> Status {
+        if !attached.local.queues().can_be_shadows(shadow, event_idx) {
+            return Status::INVALID_FIELD;
+        }
         attached.shadow.set(Some((shadow, event_idx)));
         let session = attached.session.id;
         for group in &self.ctrl.groups {
@@ -235,6 +238,7 @@ impl Home {
                 }
             });
         }
+        Status::SUCCESS
     }
 
     /// Tells the poll groups of interrupt coalescing when the guest has changed it.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -101,6 +101,13 @@ pub fn end_all(done: impl FnOnce() + 'static) {
         let last = Rc::clone(&last);
         endpoint.delete(move || drop(last));
     }
+    // Some may be on their way already, by an RPC.
+    DELETED.with(|deleted| {
+        for entry in deleted.borrow_mut().iter_mut() {
+            let last = Rc::clone(&last);
+            entry.done.push(Box::new(move || drop(last)));
+        }
+    });
 }
 
 /// Calls `f` with what all controllers share, which is started if need be.
@@ -116,10 +123,10 @@ fn with_runtime<R>(f: impl FnOnce(&mut Runtime) -> R) -> Result<R, RpcError> {
 
 impl Runtime {
     fn start() -> Result<Self, RpcError> {
-        let control = Control::start()
-            .map_err(|error| failed(Errno::NOMEM, format!("the control thread could not be started: {error}")))?;
         let groups = cores().into_iter().map(GroupHandle::start).collect::<Result<Vec<_>, _>>();
         let groups = groups.map_err(|errno| failed(errno, format!("the poll groups could not be started: {errno}")))?;
+        let control = Control::start()
+            .map_err(|error| failed(Errno::NOMEM, format!("the control thread could not be started: {error}")))?;
         Ok(Self { control, groups, next_ctrl: 1 })
     }
 }
@@ -344,7 +351,8 @@ impl Endpoint {
         ENDPOINTS.with(|endpoints| endpoints.borrow_mut().remove(self.name()));
         // Before a new controller can have the same directory.
         let _ = std::fs::remove_file(self.params.socket_path());
-        DELETED.with(|deleted| deleted.borrow_mut().push((self.ctrl.id, self.ctrl.groups.len(), Box::new(done))));
+        let entry = Deleted { ctrl: self.ctrl.id, groups: self.ctrl.groups.len(), done: vec![Box::new(done)] };
+        DELETED.with(|deleted| deleted.borrow_mut().push(entry));
         self.namespaces.take();
         let ctrl = Arc::clone(&self.ctrl);
         let removed = with_runtime(move |runtime| {
@@ -357,9 +365,15 @@ impl Endpoint {
     }
 }
 
-type Deleted = (u64, usize, Box<dyn FnOnce()>);
+/// A controller that is being deleted.
+struct Deleted {
+    ctrl: u64,
+    /// On how many poll groups something of it may still be.
+    groups: usize,
+    /// Who waits for its end.
+    done: Vec<Box<dyn FnOnce()>>,
+}
 
-/// Controllers that are being deleted: of how many poll groups something is still there, and who waits.
 static DELETED: AppCell<Vec<Deleted>> = AppCell::new(Vec::new());
 
 /// The client is gone: the home goes, and each poll group tells when nothing is left on it.
@@ -367,7 +381,7 @@ fn end_home(ctrl: &Arc<Ctrl>) {
     let (id, groups) = (ctrl.id, ctrl.groups.clone());
     ctrl.home.send(move |group| {
         if let Some(home) = group.home(id) {
-            home.detach(group);
+            home.detach();
         }
         group.remove_home(id);
         for other in groups {
@@ -388,12 +402,12 @@ fn end_home(ctrl: &Arc<Ctrl>) {
 fn group_is_clear(ctrl: u64) {
     let done = DELETED.with(|deleted| {
         let mut deleted = deleted.borrow_mut();
-        let at = deleted.iter().position(|(id, ..)| *id == ctrl)?;
+        let at = deleted.iter().position(|entry| entry.ctrl == ctrl)?;
         let entry = deleted.get_mut(at)?;
-        entry.1 = entry.1.saturating_sub(1);
-        (entry.1 == 0).then(|| deleted.swap_remove(at).2)
+        entry.groups = entry.groups.saturating_sub(1);
+        (entry.groups == 0).then(|| deleted.swap_remove(at).done)
     });
-    if let Some(done) = done {
+    for done in done.into_iter().flatten() {
         done();
     }
 }
@@ -415,7 +429,7 @@ fn listen(path: &Path) -> Result<UnixListener, RpcError> {
             let why = format!("parameter `traddr`: {} is there already and is no socket", path.display());
             return refuse(Errno::EXIST, why);
         }
-        if UnixStream::connect(path).is_ok() {
+        if has_listener(path) {
             let why = format!("parameter `traddr`: somebody listens on {} already", path.display());
             return refuse(Errno::BUSY, why);
         }
@@ -429,6 +443,16 @@ fn listen(path: &Path) -> Result<UnixListener, RpcError> {
         let errno = if error.kind() == ErrorKind::PermissionDenied { Errno::PERM } else { Errno::INVAL };
         failed(errno, format!("parameter `traddr`: no socket can be made at {}: {error}", path.display()))
     })
+}
+
+/// Whether somebody listens on a socket. This does not wait for one who does not accept.
+fn has_listener(path: &Path) -> bool {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let Ok(address) = SocketAddrUnix::new(path) else { return false };
+    let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return false };
+    // Full of connections that wait, it is there as well.
+    matches!(connect(&socket, &address), Ok(()) | Err(rustix::io::Errno::AGAIN))
 }
 
 /// What the checks of commands need to know of a bdev.

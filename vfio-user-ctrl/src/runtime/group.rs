@@ -3,10 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use spdk::Errno;
 use spdk::bdev_client::BdevDesc;
+use spdk::os_thread::OsThread;
 use spdk::poller::{Poll, Poller};
 use spdk::thread::OwnedThread;
 
@@ -23,6 +26,8 @@ const IDLE_AFTER: u32 = 4096;
 const SELDOM: u32 = 64;
 /// Every so many rounds, a power of two, counters are gathered, and errors told.
 const RARELY: u32 = 4096;
+/// How long what is to be aborted may take before it is aborted again.
+const ABORT_PERIOD: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// The poll group of this reactor. The group's SPDK thread may run on one core only, so that it stays with its reactor.
@@ -35,6 +40,11 @@ pub struct GroupHandle {
     /// Its core.
     pub core: u32,
     thread: OwnedThread,
+    reactor: OnceLock<OsThread>,
+    /// While interrupts are raised, which time that is; else 0.
+    raising: AtomicU64,
+    /// What [`watch`](Self::watch) saw last.
+    seen: AtomicU64,
 }
 
 impl GroupHandle {
@@ -43,9 +53,12 @@ impl GroupHandle {
     /// # Errors
     /// `NOMEM` when SPDK cannot make its thread.
     pub fn start(core: u32) -> Result<Arc<Self>, Errno> {
-        let handle = Arc::new(Self { core, thread: OwnedThread::on_core(&format!("courier_{core}"), core)? });
+        let thread = OwnedThread::on_core(&format!("courier_{core}"), core)?;
+        let (reactor, raising, seen) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(0));
+        let handle = Arc::new(Self { core, thread, reactor, raising, seen });
         let me = Arc::clone(&handle);
         handle.thread.send(move || {
+            me.reactor.get_or_init(OsThread::current);
             GROUP.with_borrow_mut(|group| *group = Some(Rc::new(Group::new(me))));
         })?;
         Ok(handle)
@@ -61,6 +74,18 @@ impl GroupHandle {
         };
         if let Err(error) = self.thread.send(call) {
             log::error!("a message to the poll group on core {} was lost: {error}", self.core);
+        }
+    }
+
+    /// Gets the reactor out of raising interrupts if it has been at that since the last call: a client has made an eventfd of its
+    /// block. To be called by one thread, every few milliseconds.
+    pub fn watch(&self) {
+        let raising = self.raising.load(Ordering::Relaxed);
+        if raising != 0
+            && self.seen.swap(raising, Ordering::Relaxed) == raising
+            && let Some(reactor) = self.reactor.get()
+        {
+            reactor.interrupt();
         }
     }
 
@@ -96,6 +121,8 @@ pub struct Local {
     queues: Queues<Bdevs>,
     epoch: Cell<u64>,
     idle_rounds: Cell<u32>,
+    /// It has had nothing to do for long, and has nothing under way.
+    idle: Cell<bool>,
 }
 
 impl Local {
@@ -110,7 +137,8 @@ impl Local {
             super::home::MAX_TRANSFER,
             spdk::time::ticks,
         );
-        let local = Self { session: Arc::clone(session), queues, epoch: Cell::new(epoch), idle_rounds: Cell::new(0) };
+        let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
+        let local = Self { session, queues, epoch, idle_rounds: Cell::new(0), idle: Cell::new(false) };
         for port in ports {
             local.add_port(port);
         }
@@ -153,20 +181,21 @@ impl Local {
 
     /// Polls the queues. Whether there was anything to do.
     #[inline]
-    fn poll(&self) -> bool {
+    fn poll(&self, group: &Group) -> bool {
         self.refresh();
         let done = self.queues.poll() > 0;
-        self.queues.signal();
+        if self.queues.has_signals() {
+            group.raise(|| self.queues.signal());
+        }
         if done {
             self.idle_rounds.set(0);
-        } else {
-            self.idle_rounds.set(self.idle_rounds.get().saturating_add(1));
+            self.idle.set(false);
+        } else if self.idle_rounds.get() < IDLE_AFTER {
+            self.idle_rounds.set(self.idle_rounds.get() + 1);
+        } else if !self.idle.get() {
+            self.idle.set(self.queues.is_empty_handed());
         }
         done
-    }
-
-    fn is_idle(&self) -> bool {
-        self.idle_rounds.get() > IDLE_AFTER && self.queues.is_empty_handed()
     }
 
     /// Tells what has been gathered.
@@ -198,6 +227,8 @@ pub struct Group {
     homes: RefCell<Vec<Rc<Home>>>,
     waiting: RefCell<Waiting>,
     round: Cell<u32>,
+    raised: Cell<u64>,
+    aborted: Cell<Instant>,
     poller: RefCell<Option<Poller>>,
 }
 
@@ -219,6 +250,8 @@ impl Group {
             homes: RefCell::default(),
             waiting: RefCell::default(),
             round: Cell::new(0),
+            raised: Cell::new(0),
+            aborted: Cell::new(Instant::now()),
             poller: RefCell::default(),
         }
     }
@@ -265,10 +298,11 @@ impl Group {
         self.ending.borrow_mut().push(local);
     }
 
-    /// The session's guest memory has changed: what is no longer mapped is let go as soon as no I/O touches it.
+    /// The session's guest memory or its eventfds have changed: what is no longer mapped is let go as soon as no I/O touches it.
     pub fn refresh(&self, session: u64) {
         if let Some(local) = self.find(session) {
             local.refresh();
+            self.raise(|| local.queues.catch_up());
         }
         for local in self.ending.borrow().iter().filter(|local| local.session.id == session) {
             local.refresh();
@@ -312,6 +346,16 @@ impl Group {
         !self.sessions.borrow().iter().any(of_ctrl) && !self.ending.borrow().iter().any(of_ctrl)
     }
 
+    /// Raises interrupts, by `f`, so that [`GroupHandle::watch`] knows.
+    #[inline]
+    fn raise(&self, f: impl FnOnce()) {
+        let count = self.raised.get().wrapping_add(1).max(1);
+        self.raised.set(count);
+        self.handle.raising.store(count, Ordering::Relaxed);
+        f();
+        self.handle.raising.store(0, Ordering::Relaxed);
+    }
+
     fn reap(&self) {
         if self.ending.borrow().is_empty() {
             return;
@@ -345,8 +389,8 @@ impl Group {
         let seldom = round & (SELDOM - 1) == 0;
         let mut busy = false;
         for local in self.sessions.borrow().iter() {
-            if seldom || !local.is_idle() {
-                busy |= local.poll();
+            if seldom || !local.idle.get() {
+                busy |= local.poll(self);
             }
         }
         if seldom {
@@ -365,6 +409,7 @@ impl Group {
             if rarely {
                 home.tick();
             }
+            self.abort_again();
         }
         self.reap();
         self.settle();
@@ -382,6 +427,16 @@ impl Group {
             self.poller.take();
         }
         busy
+    }
+
+    fn abort_again(&self) {
+        if self.aborted.get().elapsed() < ABORT_PERIOD {
+            return;
+        }
+        self.aborted.set(Instant::now());
+        for local in self.sessions.borrow().iter().chain(self.ending.borrow().iter()) {
+            local.queues.abort_again();
+        }
     }
 
     fn settle(&self) {

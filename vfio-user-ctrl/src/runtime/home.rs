@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::group::{Group, GroupHandle, Local, PortSpec};
-use super::session::{Ctrl, Session};
+use super::session::{After, Ctrl, Op, Session};
 use crate::model::admin::{self, Controller, DoorbellError, ErrorEntry, Namespace};
-use crate::model::regs::{Enable, RegEffect};
+use crate::model::regs::Enable;
 use crate::queue::{AdminQueue, Coalescing, Trouble};
 
 /// The most bytes of one command's data: MDTS as the admin model tells it.
@@ -21,31 +21,20 @@ pub const MAX_TRANSFER: u32 = 4096 << MDTS;
 /// The same as the admin model has it: a power of two of pages.
 pub const MDTS: u8 = 5;
 
-/// Something that changes the state of the whole controller.
-#[derive(Debug)]
-enum Op {
-    Enable(Enable),
-    Disable,
-    /// All queues go, then `after` is called.
-    Reset(Box<dyn After>),
-    Shutdown,
-}
-
-/// What follows on a reset.
-trait After: FnOnce() + Send {}
-impl<F: FnOnce() + Send> After for F {}
-
-impl std::fmt::Debug for dyn After {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("After")
-    }
-}
-
 /// The queues of so many poll groups are not quiet yet.
 #[derive(Debug)]
 struct Stopping {
     left: usize,
-    after: Option<Box<dyn After>>,
+    then: Stopped,
+}
+
+/// What follows when all queues are gone.
+#[derive(Debug)]
+enum Stopped {
+    /// The registers tell that the controller is reset.
+    Reset(Option<Box<dyn After>>),
+    /// They tell that it has failed, until the host resets it.
+    Failed,
 }
 
 /// A client's session at home.
@@ -72,7 +61,6 @@ pub struct Home {
     pub(super) model: RefCell<Controller>,
     ports: RefCell<BTreeMap<u32, PortSpec>>,
     attached: RefCell<Option<Rc<Attached>>>,
-    ops: RefCell<VecDeque<Op>>,
     /// The queues are being stopped: the next op waits for that.
     stopping: RefCell<Option<Stopping>>,
     pub(super) began: Instant,
@@ -87,7 +75,6 @@ impl Home {
             model: RefCell::new(model),
             ports: RefCell::default(),
             attached: RefCell::default(),
-            ops: RefCell::default(),
             stopping: RefCell::default(),
             began: Instant::now(),
         })
@@ -113,7 +100,7 @@ impl Home {
 
     /// A client has come.
     pub fn attach(&self, group: &Rc<Group>, session: &Arc<Session>) {
-        self.detach(group);
+        self.detach();
         let local = group.local(session, &self.port_specs());
         self.attached.replace(Some(Rc::new(Attached {
             session: Arc::clone(session),
@@ -129,74 +116,50 @@ impl Home {
     }
 
     /// The client of that session has gone, if it is still there.
-    pub fn detach_session(&self, group: &Rc<Group>, session: u64) {
+    pub fn detach_session(&self, session: u64) {
         if self.attached_to(session).is_some() {
-            self.detach(group);
+            self.detach();
         }
     }
 
     /// The client has gone: nothing that it left is waited for, so that the next one finds the controller at once.
-    pub fn detach(&self, group: &Rc<Group>) {
+    pub fn detach(&self) {
         let Some(attached) = self.attached.take() else { return };
         self.model.borrow_mut().reset();
         attached.admin.take();
         let session = attached.session.id;
-        for other in self.others() {
-            other.send(move |group| group.end_session(session));
+        // By a message to this group too: one that makes a queue may be on its way to it, and would begin the session anew.
+        for group in &self.ctrl.groups {
+            group.send(move |group| group.end_session(session));
         }
-        drop(attached);
-        group.end_session(session);
-        let stopping = self.stopping.take().and_then(|state| state.after);
-        let waiting = self.ops.take().into_iter().filter_map(|op| match op {
-            Op::Reset(after) => Some(after),
-            _ => None,
-        });
-        for after in stopping.into_iter().chain(waiting) {
+        if let Some(Stopping { then: Stopped::Reset(Some(after)), .. }) = self.stopping.take() {
             after();
         }
-    }
-
-    /// The poll groups of the controller but this one.
-    fn others(&self) -> impl Iterator<Item = &Arc<GroupHandle>> {
-        self.ctrl.groups.iter().filter(|group| !Arc::ptr_eq(group, &self.ctrl.home))
-    }
-
-    /// The client has written a register.
-    pub fn register_written(&self, session: u64, effect: RegEffect) {
-        if self.attached_to(session).is_none() {
-            return;
+        while let Some(op) = attached.session.next_asked() {
+            if let Op::Reset(after) = op {
+                after();
+            }
         }
-        let op = match effect {
-            RegEffect::Enable(enable) => Op::Enable(enable),
-            RegEffect::Disable => Op::Disable,
-            RegEffect::Shutdown { .. } => Op::Shutdown,
-        };
-        self.push(op);
     }
 
-    /// The function is reset; `after` is called, here, when nothing of the client's is under way.
-    pub fn reset(&self, session: u64, after: impl FnOnce() + Send + 'static) {
-        if self.attached_to(session).is_none() {
-            return after();
+    /// The client of that session has asked for something.
+    pub fn asked(&self, session: u64) {
+        if self.attached_to(session).is_some() {
+            self.work();
         }
-        self.push(Op::Reset(Box::new(after)));
-    }
-
-    fn push(&self, op: Op) {
-        self.ops.borrow_mut().push_back(op);
-        self.work();
     }
 
     /// Carries out what waits, until something takes a moment.
     fn work(&self) {
         while self.stopping.borrow().is_none() {
-            let next = self.ops.borrow_mut().pop_front();
-            let (Some(op), Some(attached)) = (next, self.attached()) else { return };
+            let Some(attached) = self.attached() else { return };
+            let Some(op) = attached.session.next_asked() else { return };
             match op {
                 Op::Enable(enable) => self.enable(&attached, &enable),
                 Op::Shutdown => attached.session.registers.set_shutdown_complete(),
-                Op::Disable => self.stop_queues(&attached, None),
-                Op::Reset(after) => self.stop_queues(&attached, Some(after)),
+                Op::Disable => self.stop_queues(&attached, Stopped::Reset(None)),
+                Op::Fail => self.stop_queues(&attached, Stopped::Failed),
+                Op::Reset(after) => self.stop_queues(&attached, Stopped::Reset(Some(after))),
             }
         }
     }
@@ -291,15 +254,17 @@ impl Home {
         if expired && attached.admin.borrow().is_some() {
             log::warn!("controller '{}': the host sent no keep-alive in time", self.ctrl.name);
             attached.session.registers.set_fatal();
-            self.push(Op::Disable);
+            if attached.session.ask(Op::Fail) {
+                self.work();
+            }
         }
     }
 
-    /// All queues go; `after` is called when nothing is under way in them.
-    fn stop_queues(&self, attached: &Rc<Attached>, after: Option<Box<dyn After>>) {
+    /// All queues go; `then` comes when nothing is under way in them.
+    fn stop_queues(&self, attached: &Rc<Attached>, then: Stopped) {
         self.model.borrow_mut().reset();
         attached.forget_queues();
-        self.stopping.replace(Some(Stopping { left: self.ctrl.groups.len(), after }));
+        self.stopping.replace(Some(Stopping { left: self.ctrl.groups.len(), then }));
         let (ctrl, session) = (self.ctrl.id, attached.session.id);
         for handle in &self.ctrl.groups {
             let home = Arc::clone(&self.ctrl.home);
@@ -327,12 +292,14 @@ impl Home {
         if state.left > 0 {
             return;
         }
-        let after = stopping.take().and_then(|state| state.after);
+        let stopped = stopping.take().map(|state| state.then);
         drop(stopping);
         attached.session.doorbells.clear();
-        attached.session.registers.reset_done();
-        if let Some(after) = after {
-            after();
+        if let Some(Stopped::Reset(after)) = stopped {
+            attached.session.registers.reset_done();
+            if let Some(after) = after {
+                after();
+            }
         }
         self.work();
     }

@@ -1,10 +1,12 @@
 //! What the threads share of a controller and of a client's session with it.
 
+use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::memory::{DoorbellPage, GuestMemory};
-use crate::model::regs::Registers;
+use crate::model::regs::{CtrlLimits, Enable, RegEffect, Registers};
 use crate::queue::{Interrupts, Totals};
 
 use super::group::GroupHandle;
@@ -79,6 +81,101 @@ pub struct Session {
     pub interrupts: Arc<Interrupts>,
     /// The client's memory.
     pub memory: SharedMemory,
+    /// What the home has not begun yet.
+    asked: Mutex<VecDeque<Op>>,
+    /// For each poll group of the controller, whether it has been told to look at the session and has not done so.
+    nudged: Vec<AtomicBool>,
+}
+
+/// Something that changes the state of the whole controller.
+#[derive(Debug)]
+pub enum Op {
+    /// Start with this admin queue.
+    Enable(Enable),
+    /// Stop, and forget what the host set.
+    Disable,
+    /// Stop as by `Disable`, but tell the host that the controller has failed.
+    Fail,
+    /// Stop as by `Disable`, then call this.
+    Reset(Box<dyn After>),
+    /// Get ready for the power to go.
+    Shutdown,
+}
+
+impl From<RegEffect> for Op {
+    fn from(effect: RegEffect) -> Self {
+        match effect {
+            RegEffect::Enable(enable) => Self::Enable(enable),
+            RegEffect::Disable => Self::Disable,
+            RegEffect::Shutdown { .. } => Self::Shutdown,
+        }
+    }
+}
+
+/// What follows on a reset.
+pub trait After: FnOnce() + Send {}
+impl<F: FnOnce() + Send> After for F {}
+
+impl std::fmt::Debug for dyn After {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("After")
+    }
+}
+
+impl Session {
+    /// A client's session of that number.
+    ///
+    /// # Errors
+    /// What the operating system says of the doorbells' page.
+    pub fn new(id: u64, ctrl: &Arc<Ctrl>, limits: &CtrlLimits) -> io::Result<Self> {
+        Ok(Self {
+            id,
+            ctrl: Arc::clone(ctrl),
+            registers: Registers::new(limits),
+            doorbells: Arc::new(DoorbellPage::new()?),
+            interrupts: Arc::default(),
+            memory: SharedMemory::default(),
+            asked: Mutex::default(),
+            nudged: ctrl.groups.iter().map(|_| AtomicBool::new(false)).collect(),
+        })
+    }
+
+    /// Asks the home for something. Whether it must be told: if it has not begun what was asked before, it finds this too.
+    ///
+    /// However fast a client writes registers, little is kept: what is asked of a life that is to end is forgotten.
+    #[must_use]
+    pub fn ask(&self, op: Op) -> bool {
+        let Ok(mut asked) = self.asked.lock() else { return false };
+        let was_empty = asked.is_empty();
+        match op {
+            Op::Disable | Op::Fail | Op::Reset(_) => asked.retain(|other| matches!(other, Op::Reset(_))),
+            Op::Shutdown => asked.retain(|other| !matches!(other, Op::Shutdown)),
+            Op::Enable(_) => {}
+        }
+        asked.push_back(op);
+        was_empty
+    }
+
+    /// Takes what is next to be done.
+    #[must_use]
+    pub fn next_asked(&self) -> Option<Op> {
+        self.asked.lock().ok()?.pop_front()
+    }
+
+    /// Notes that the poll group of that index is told to look at the session. Whether that is to be done: if it was told and has
+    /// not looked yet, it will see what there is now.
+    #[must_use]
+    pub fn nudge(&self, group: usize) -> bool {
+        self.nudged.get(group).is_some_and(|nudged| !nudged.swap(true, Ordering::AcqRel))
+    }
+
+    /// That poll group is about to look at the session.
+    pub fn looks(&self, group: usize) {
+        if let Some(nudged) = self.nudged.get(group) {
+            // Reads what `nudge` wrote, so that all that went before it is seen.
+            nudged.swap(false, Ordering::AcqRel);
+        }
+    }
 }
 
 /// The newest table of guest memory. The control thread publishes it; reactors take it when the epoch has moved.
@@ -91,11 +188,14 @@ pub struct SharedMemory {
 impl SharedMemory {
     /// Puts a new table in place of the old one.
     pub fn publish(&self, memory: GuestMemory) {
+        let mut table = Arc::new(memory);
         if let Ok(mut newest) = self.newest.lock() {
-            *newest = Arc::new(memory);
+            std::mem::swap(&mut *newest, &mut table);
         }
         // After the table: who sees the new epoch finds the new table.
         self.epoch.fetch_add(1, Ordering::Release);
+        // Not while a reactor could wait for it.
+        drop(table);
     }
 
     /// Moves whenever a table is published.

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 
+use super::complaint::complain;
 use super::device::Device;
+use super::graves::Graves;
 use super::socket::{self, Received};
 use super::{Command, Remote};
-use crate::memory::{Access, DoorbellPage, GuestMemory, Region};
-use crate::model::regs::{CtrlLimits, Registers};
-use crate::queue::Interrupts;
-use crate::runtime::session::{Ctrl, Session, SharedMemory};
+use crate::memory::{Access, GuestMemory, Region};
+use crate::model::regs::CtrlLimits;
+use crate::runtime::session::{Ctrl, Op, Session};
 use crate::wire::{self, Event, IrqAction, IrqData, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
 
 /// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is under way.
@@ -37,8 +38,8 @@ pub(super) enum State {
 struct Releasing {
     token: Token,
     regions: Vec<Arc<Region>>,
+    /// Since when, or since what still touches it was last aborted.
     since: Instant,
-    aborted: bool,
 }
 
 /// A client's connection with a controller.
@@ -62,14 +63,7 @@ impl Connection {
     pub(super) fn begin(number: u64, ctrl: &Arc<Ctrl>, stream: UnixStream, remote: &Remote) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let limits = CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS };
-        let session = Arc::new(Session {
-            id: number,
-            ctrl: Arc::clone(ctrl),
-            registers: Registers::new(&limits),
-            doorbells: Arc::new(DoorbellPage::new()?),
-            interrupts: Arc::new(Interrupts::default()),
-            memory: SharedMemory::default(),
-        });
+        let session = Arc::new(Session::new(number, ctrl, &limits)?);
         let device = Device::new(Arc::clone(&session));
         Ok(Self {
             stream,
@@ -90,8 +84,13 @@ impl Connection {
         self.stream.as_fd()
     }
 
-    pub(super) fn ctrl_id(&self) -> u64 {
-        self.session.ctrl.id
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Whether the client can be heard. If not, its end would not be noticed either.
+    pub(super) fn wants_input(&self) -> bool {
+        self.wire.wants_input()
     }
 
     /// Whether the client has said nothing of use for so long.
@@ -118,7 +117,7 @@ impl Connection {
         self.session.ctrl.memory.store(0, Ordering::Relaxed);
         self.session.ctrl.home.send(move |group| {
             if let Some(home) = group.home(ctrl) {
-                home.detach_session(group, session);
+                home.detach_session(session);
             }
         });
         let mut regions: Vec<Arc<Region>> = self.memory.regions().cloned().collect();
@@ -131,7 +130,7 @@ impl Connection {
         match self.exchange() {
             Ok(state) => state,
             Err(error) => {
-                log::warn!("controller '{}': the client's connection is closed: {error}", self.session.ctrl.name);
+                complain!("controller '{}': the client's connection is closed: {error}", self.session.ctrl.name);
                 // What explains it to the client goes out if it can.
                 let _ = self.write();
                 State::Closed
@@ -140,31 +139,30 @@ impl Connection {
     }
 
     fn exchange(&mut self) -> Result<State, String> {
-        let mut blocked = self.act_and_write()?;
-        for _ in 0..BURST {
+        let mut reads = 0;
+        loop {
+            // What was read last is acted on before this returns: nobody comes back for it.
+            self.act()?;
+            let blocked = self.write().map_err(|error| error.to_string())?;
+            let out = if blocked { EventFlags::OUT } else { EventFlags::empty() };
+            if !self.wire.wants_input() {
+                return Ok(State::Open(out));
+            }
+            if reads == BURST {
+                return Ok(State::Open(EventFlags::IN | out));
+            }
+            reads += 1;
             let len = self.wire.read_hint().min(self.buffer.len());
-            let Some(buffer) = self.buffer.get_mut(..len).filter(|_| self.wire.wants_input()) else { break };
+            let buffer = self.buffer.get_mut(..len).unwrap_or_default();
             match socket::receive(&self.stream, buffer).map_err(|error| error.to_string())? {
                 Received::End => return Ok(State::Closed),
-                Received::Nothing => break,
+                Received::Nothing => return Ok(State::Open(EventFlags::IN | out)),
                 Received::Some(count, fds) => {
                     let bytes = self.buffer.get(..count).unwrap_or_default();
                     self.wire.receive(bytes, fds).map_err(|error| error.to_string())?;
                 }
             }
-            // What was read is acted on, the last message of a burst, too: its client may send nothing before it has the answer.
-            blocked = self.act_and_write()?;
         }
-        let mut interest = EventFlags::empty();
-        interest.set(EventFlags::IN, self.wire.wants_input());
-        interest.set(EventFlags::OUT, blocked);
-        Ok(State::Open(interest))
-    }
-
-    /// Does what has been asked, and writes the answers. Whether the client does not take them.
-    fn act_and_write(&mut self) -> Result<bool, String> {
-        self.act()?;
-        self.write().map_err(|error| error.to_string())
     }
 
     /// Writes what waits. Whether the client does not take it.
@@ -205,10 +203,16 @@ impl Connection {
     /// Register writes go to the home in the order in which the client made them.
     fn post_effects(&mut self) {
         for effect in self.device.take_effects() {
+            self.ask(effect.into());
+        }
+    }
+
+    fn ask(&self, op: Op) {
+        if self.session.ask(op) {
             let (ctrl, session) = (self.session.ctrl.id, self.session.id);
             self.session.ctrl.home.send(move |group| {
                 if let Some(home) = group.home(ctrl) {
-                    home.register_written(session, effect);
+                    home.asked(session);
                 }
             });
         }
@@ -230,7 +234,7 @@ impl Connection {
         match added {
             Ok(memory) => {
                 if !has_file {
-                    log::warn!(
+                    complain!(
                         "controller '{}': the client maps {:#x} bytes at {:#x} without a file: queues and data there cannot be \
                          reached; share the VM's memory (QEMU: memory-backend-memfd,share=on)",
                         self.session.ctrl.name,
@@ -242,7 +246,7 @@ impl Connection {
                 Ok(())
             }
             Err(error) => {
-                log::error!("controller '{}': a mapping of the client's is refused: {error}", self.session.ctrl.name);
+                complain!("controller '{}': a mapping of the client's is refused: {error}", self.session.ctrl.name);
                 Err(error.errno())
             }
         }
@@ -266,24 +270,26 @@ impl Connection {
         match taken {
             Ok((rest, regions)) => {
                 self.publish(rest);
-                self.releasing.push(Releasing { token, regions, since: Instant::now(), aborted: false });
+                self.releasing.push(Releasing { token, regions, since: Instant::now() });
                 self.nudge();
-                self.release();
             }
             Err(error) => {
-                log::warn!("controller '{}': memory is not unmapped: {error}", self.session.ctrl.name);
+                complain!("controller '{}': memory is not unmapped: {error}", self.session.ctrl.name);
                 self.wire.reply(token, Err(error.errno()));
             }
         }
     }
 
-    /// Has the poll groups look at the memory now.
+    /// Has the poll groups look at the memory and the eventfds now.
     fn nudge(&self) {
-        let session = self.session.id;
-        for group in &self.session.ctrl.groups {
-            let remote = self.remote.clone();
+        for (index, group) in self.session.ctrl.groups.iter().enumerate() {
+            if !self.session.nudge(index) {
+                continue;
+            }
+            let (session, remote) = (Arc::clone(&self.session), self.remote.clone());
             group.send(move |group| {
-                group.refresh(session);
+                session.looks(index);
+                group.refresh(session.id);
                 remote.released();
             });
         }
@@ -295,17 +301,17 @@ impl Connection {
     }
 
     /// Answers for what nobody holds any more. Whether anything was answered.
-    pub(super) fn release(&mut self) -> bool {
+    pub(super) fn release(&mut self, graves: &Graves) -> bool {
         let before = self.releasing.len();
         let mut impatient = false;
         for mut releasing in std::mem::take(&mut self.releasing) {
-            releasing.regions.retain(|region| Arc::strong_count(region) > 1);
+            releasing.regions = graves.bury(releasing.regions);
             if releasing.regions.is_empty() {
                 self.wire.reply(releasing.token, Ok(()));
                 continue;
             }
-            if !releasing.aborted && releasing.since.elapsed() > PATIENCE {
-                releasing.aborted = true;
+            if releasing.since.elapsed() > PATIENCE {
+                releasing.since = Instant::now();
                 impatient = true;
             }
             self.releasing.push(releasing);
@@ -318,7 +324,7 @@ impl Connection {
 
     /// I/O still touches memory that the client wants back: it is aborted.
     fn abort_strays(&self) {
-        log::warn!("controller '{}': I/O is aborted: its memory is being unmapped", self.session.ctrl.name);
+        complain!("controller '{}': I/O is aborted: its memory is being unmapped", self.session.ctrl.name);
         let session = self.session.id;
         for group in &self.session.ctrl.groups {
             group.send(move |group| {
@@ -331,6 +337,9 @@ impl Connection {
 
     fn set_irqs(&mut self, request: IrqRequest) -> Result<(), i32> {
         let interrupts = &self.session.interrupts;
+        if interrupts.has_blocked() {
+            return Err(libc::EINVAL);
+        }
         let limit = usize::from(self.session.ctrl.max_queues) + 1;
         let start = usize::try_from(request.start).map_err(|_| libc::EINVAL)?;
         match (request.action, request.data) {
@@ -339,6 +348,7 @@ impl Connection {
                     check_eventfd(file)?;
                 }
                 interrupts.set(start, files, limit);
+                self.nudge();
             }
             (IrqAction::Trigger, IrqData::None) if request.count == 0 => interrupts.clear(),
             (IrqAction::Trigger, data) => {
@@ -348,10 +358,12 @@ impl Connection {
                         _ => true,
                     };
                     let vector = u16::try_from(request.start.saturating_add(index)).map_err(|_| libc::EINVAL)?;
-                    if chosen && let Some(file) = interrupts.get(vector) {
-                        let _ = rustix::io::write(&file, &1_u64.to_ne_bytes());
+                    if chosen {
+                        interrupts.ask(vector);
                     }
                 }
+                // Not from this thread: it answers all clients, and an eventfd of this one may block.
+                self.nudge();
             }
             // Masking of MSI-X vectors is the client's: it keeps the table.
             (IrqAction::Mask | IrqAction::Unmask, _) => {}
@@ -367,14 +379,8 @@ impl Connection {
         let number = self.next_reset;
         self.next_reset = self.next_reset.wrapping_add(1);
         self.resets.push((number, token));
-        let (ctrl, session, remote) = (self.session.ctrl.id, self.session.id, self.remote.clone());
-        self.session.ctrl.home.send(move |group| {
-            let done = move || remote.send(Command::ResetDone { session, number });
-            match group.home(ctrl) {
-                Some(home) => home.reset(session, done),
-                None => done(),
-            }
-        });
+        let (session, remote) = (self.session.id, self.remote.clone());
+        self.ask(Op::Reset(Box::new(move || remote.send(Command::ResetDone { session, number }))));
     }
 
     /// A reset is over.
@@ -389,7 +395,7 @@ impl Connection {
     pub(super) fn memory_is_intact(&self) -> bool {
         let broken = self.memory.regions().find(|region| region.is_poisoned() || !region.is_intact());
         if let Some(region) = broken {
-            log::error!(
+            complain!(
                 "controller '{}': the client shrank the file behind its memory at {:#x}: its connection is closed",
                 self.session.ctrl.name,
                 region.gpa()
@@ -404,7 +410,7 @@ fn check_eventfd(file: &OwnedFd) -> Result<(), i32> {
     use std::os::fd::AsRawFd;
     let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| libc::EBADF)?;
     if link.as_os_str() != "anon_inode:[eventfd]" {
-        log::warn!("a client gave '{}' as an interrupt: an eventfd is needed", link.display());
+        complain!("a client gave '{}' as an interrupt: an eventfd is needed", link.display());
         return Err(libc::EINVAL);
     }
     let flags = rustix::fs::fcntl_getfl(file).map_err(|error| error.raw_os_error())?;

@@ -3,34 +3,44 @@
 //! It is an operating-system thread of its own, not a reactor's: a client is answered at once whatever the reactors do. QEMU gives a
 //! device up that does not answer for five seconds.
 
+mod complaint;
 mod connection;
 mod device;
+mod endpoint;
+mod graves;
 mod socket;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
-use super::session::Ctrl;
+use super::group::GroupHandle;
+use super::session::{Ctrl, Session};
 use crate::memory::Region;
+use complaint::complain;
 use connection::{Connection, State};
+use endpoint::Endpoint;
+use graves::Graves;
 
-/// Connections that wait for the client before them to go.
-const MAX_WAITING: usize = 4;
 /// A client that has said nothing for so long makes room for one that waits.
 const SILENCE: Duration = Duration::from_secs(1);
 /// How often it is looked whether regions that were unmapped are still in use.
 const RELEASE_PERIOD: Duration = Duration::from_millis(2);
 /// How often files that clients could shrink are looked at.
 const CHECK_PERIOD: Duration = Duration::from_millis(250);
+/// Sessions of a controller that are over, but of which something is still under way. Each has memory, files and I/O: a client that
+/// goes and comes again and again must not have ever more of them.
+const MAX_ENDED: usize = 8;
+/// How often it is looked whether a client holds a reactor up.
+const WATCH_PERIOD: Duration = Duration::from_millis(20);
 
 /// What other threads ask of the control thread.
 enum Command {
@@ -109,14 +119,6 @@ impl Control {
     }
 }
 
-/// A controller's socket, and who is on it.
-struct Endpoint {
-    ctrl: Arc<Ctrl>,
-    listener: UnixListener,
-    active: Option<u64>,
-    waiting: VecDeque<UnixStream>,
-}
-
 /// What epoll tells a listener and a connection by, besides `WAKE`.
 const WAKE: u64 = 0;
 const fn listener_key(ctrl: u64) -> u64 {
@@ -134,9 +136,13 @@ struct Server {
     endpoints: BTreeMap<u64, Endpoint>,
     connections: BTreeMap<u64, Connection>,
     /// Regions of sessions that are over: they are unmapped here, not on a reactor, when no I/O touches them.
-    graves: Vec<Arc<Region>>,
+    dying: Vec<Arc<Region>>,
+    /// Sessions that are over, but may still be somewhere.
+    ended: Vec<Weak<Session>>,
+    graves: Graves,
     next_session: u64,
     checked: Instant,
+    watched: Instant,
 }
 
 impl Server {
@@ -150,9 +156,12 @@ impl Server {
             remote,
             endpoints: BTreeMap::new(),
             connections: BTreeMap::new(),
-            graves: Vec::new(),
+            dying: Vec::new(),
+            ended: Vec::new(),
+            graves: Graves::start()?,
             next_session: 1,
             checked: Instant::now(),
+            watched: Instant::now(),
         })
     }
 
@@ -173,14 +182,7 @@ impl Server {
                         }
                     }
                     key if key & 1 == 0 => self.accept(key >> 1),
-                    key => {
-                        self.serve(key >> 1);
-                        // Whatever it still waits for, nobody is there to be told.
-                        let flags = event.flags;
-                        if flags.contains(epoll::EventFlags::HUP) {
-                            self.close(key >> 1);
-                        }
-                    }
+                    key => self.ready(key >> 1, event.flags),
                 }
             }
             self.look_after();
@@ -188,13 +190,20 @@ impl Server {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if !self.graves.is_empty() || self.connections.values().any(Connection::is_releasing) {
+        let releasing = || self.connections.values().any(Connection::is_releasing);
+        if !self.dying.is_empty() || releasing() {
             Some(RELEASE_PERIOD)
-        } else if self.connections.is_empty() {
+        } else if self.sessions().next().is_none() && !self.endpoints.values().any(Endpoint::has_waiting) {
             None
         } else {
-            Some(CHECK_PERIOD)
+            Some(WATCH_PERIOD)
         }
+    }
+
+    /// The sessions with clients, and those that are over but still somewhere.
+    fn sessions(&self) -> impl Iterator<Item = Arc<Session>> {
+        let ended = self.ended.iter().filter_map(Weak::upgrade);
+        self.connections.values().map(|connection| Arc::clone(connection.session())).chain(ended)
     }
 
     /// Does what other threads ask. Whether to go on.
@@ -232,7 +241,7 @@ impl Server {
         if let Err(error) = epoll::add(&self.epoll, &listener, key, epoll::EventFlags::IN) {
             return log::error!("controller '{}' cannot be served: {error}", ctrl.name);
         }
-        self.endpoints.insert(ctrl.id, Endpoint { ctrl, listener, active: None, waiting: VecDeque::new() });
+        self.endpoints.insert(ctrl.id, Endpoint::new(ctrl, listener));
     }
 
     fn remove(&mut self, ctrl: u64) {
@@ -245,13 +254,8 @@ impl Server {
 
     /// Takes the connections that came to a controller's socket.
     fn accept(&mut self, ctrl: u64) {
-        let Some(endpoint) = self.endpoints.get_mut(&ctrl) else { return };
-        while let Ok((stream, _)) = endpoint.listener.accept() {
-            if endpoint.waiting.len() >= MAX_WAITING {
-                log::warn!("controller '{}': a client was turned away: others wait already", endpoint.ctrl.name);
-                continue;
-            }
-            endpoint.waiting.push_back(stream);
+        if let Some(endpoint) = self.endpoints.get_mut(&ctrl) {
+            endpoint.accept();
         }
         self.promote(ctrl);
     }
@@ -259,7 +263,7 @@ impl Server {
     /// Lets the next client in if there is none, or if the one there has said nothing.
     fn promote(&mut self, ctrl: u64) {
         let Some(endpoint) = self.endpoints.get(&ctrl) else { return };
-        if endpoint.waiting.is_empty() {
+        if !endpoint.has_waiting() {
             return;
         }
         if let Some(active) = endpoint.active {
@@ -267,11 +271,15 @@ impl Server {
             if !silent {
                 return;
             }
-            log::warn!("controller '{}': a client that said nothing makes room for another", endpoint.ctrl.name);
+            complain!("controller '{}': a client that said nothing makes room for another", endpoint.ctrl.name);
             return self.close(active);
         }
+        let of_ctrl = |session: &Weak<Session>| session.upgrade().is_some_and(|session| session.ctrl.id == ctrl);
+        if self.ended.iter().filter(|session| of_ctrl(session)).count() >= MAX_ENDED {
+            return;
+        }
         let Some(endpoint) = self.endpoints.get_mut(&ctrl) else { return };
-        while let Some(stream) = endpoint.waiting.pop_front() {
+        while let Some(stream) = endpoint.next_client() {
             let session = self.next_session;
             self.next_session += 1;
             let connection = match Connection::begin(session, &endpoint.ctrl, stream, &self.remote) {
@@ -294,6 +302,16 @@ impl Server {
         }
     }
 
+    /// A client has written, reads again, or has gone.
+    fn ready(&mut self, session: u64, flags: epoll::EventFlags) {
+        let gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+        if gone && self.connections.get(&session).is_some_and(|connection| !connection.wants_input()) {
+            // It would be told again and again, and not be read from before it has been answered.
+            return self.close(session);
+        }
+        self.serve(session);
+    }
+
     /// Reads from a client, does what it asks, and writes to it.
     fn serve(&mut self, session: u64) {
         let Some(connection) = self.connections.get_mut(&session) else { return };
@@ -309,24 +327,28 @@ impl Server {
     fn close(&mut self, session: u64) {
         let Some(connection) = self.connections.remove(&session) else { return };
         let _ = epoll::delete(&self.epoll, connection.socket());
-        let ctrl = connection.ctrl_id();
-        self.graves.extend(connection.end());
+        let ctrl = connection.session().ctrl.id;
         if let Some(endpoint) = self.endpoints.get_mut(&ctrl) {
-            endpoint.active = None;
-            endpoint.ctrl.connected.store(false, Ordering::Release);
-            self.promote(ctrl);
+            endpoint.vacate();
         }
+        self.ended.push(Arc::downgrade(connection.session()));
+        self.dying.extend(connection.end());
+        self.promote(ctrl);
     }
 
     /// What comes with time: regions that are free now, clients that shrank their memory, clients that wait.
     fn look_after(&mut self) {
-        self.graves.retain(|region| Arc::strong_count(region) > 1);
+        self.dying = self.graves.bury(std::mem::take(&mut self.dying));
         let releasing: Vec<u64> =
             self.connections.iter().filter(|(_, connection)| connection.is_releasing()).map(|(id, _)| *id).collect();
         for session in releasing {
-            if self.connections.get_mut(&session).is_some_and(Connection::release) {
+            if self.connections.get_mut(&session).is_some_and(|connection| connection.release(&self.graves)) {
                 self.serve(session);
             }
+        }
+        if self.watched.elapsed() >= WATCH_PERIOD {
+            self.watched = Instant::now();
+            self.watch();
         }
         if self.checked.elapsed() < CHECK_PERIOD {
             return;
@@ -341,9 +363,41 @@ impl Server {
         for session in broken {
             self.close(session);
         }
-        let ctrls: Vec<u64> = self.endpoints.keys().copied().collect();
-        for ctrl in ctrls {
+    }
+
+    /// Clients that hold reactors up, and clients that wait.
+    fn watch(&mut self) {
+        self.ended.retain(|session| session.strong_count() > 0);
+        let mut groups: BTreeMap<u32, Arc<GroupHandle>> = BTreeMap::new();
+        for session in self.sessions() {
+            groups.extend(session.ctrl.groups.iter().map(|group| (group.core, Arc::clone(group))));
+        }
+        for group in groups.values() {
+            group.watch();
+        }
+        let blocked = |connection: &Connection| connection.session().interrupts.has_blocked();
+        let blocked: Vec<u64> =
+            self.connections.iter().filter(|(_, connection)| blocked(connection)).map(|(id, _)| *id).collect();
+        for session in blocked {
+            self.bar(session);
+        }
+        let waiting: Vec<u64> =
+            self.endpoints.iter().filter(|(_, endpoint)| endpoint.has_waiting()).map(|(id, _)| *id).collect();
+        for ctrl in waiting {
             self.promote(ctrl);
         }
+    }
+
+    /// A client has made an eventfd of its block: it must go, and cannot do that again at once.
+    fn bar(&mut self, session: u64) {
+        let ctrl = self.connections.get(&session).map(|connection| connection.session().ctrl.id);
+        if let Some(endpoint) = ctrl.and_then(|ctrl| self.endpoints.get_mut(&ctrl)) {
+            complain!(
+                "controller '{}': an eventfd of the client's blocked: its connection is closed",
+                endpoint.ctrl.name
+            );
+            endpoint.bar();
+        }
+        self.close(session);
     }
 }
