@@ -140,7 +140,7 @@ impl World {
             1 => {
                 let write = block_command(opcode::WRITE, 0, slba, blocks, DATA.0 + 0x20_0000 + slba * PAGE);
                 // Some are to be durable, so that a flush follows.
-                Sqe { cdw12: write.cdw12 | (u32::from(slba % 2 == 0) << 30), ..write }
+                Sqe { cdw12: write.cdw12 | (u32::from(slba.is_multiple_of(2)) << 30), ..write }
             }
             2 => Sqe { flags: 1, ..block_command(opcode::COMPARE, 0, slba, blocks, DATA.0) },
             3 => Sqe { flags: 2, ..block_command(opcode::WRITE, 0, slba, blocks, DATA.0) },

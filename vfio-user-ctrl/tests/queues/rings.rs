@@ -185,7 +185,7 @@ fn an_entry_whose_phase_a_guest_has_seen_is_whole() {
             ahead -= 1;
         }
         ahead += 1;
-        let phase = 1 ^ (number / ENTRIES as u32 & 1) as u16;
+        let phase = 1 ^ ((number / ENTRIES as u32) & 1) as u16;
         let cqe = Cqe { dw0: number, sqhd: number as u16, status: phase, ..Cqe::default() };
         ring.post((number % ENTRIES as u32) as u16, cqe).expect("an entry");
     }

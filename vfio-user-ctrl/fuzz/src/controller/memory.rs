@@ -164,7 +164,7 @@ impl Memory {
         let pages = pages % all + 1;
         let file = &self.files[index];
         file.set_len(pages * PAGE).expect("it can be cut");
-        if !stay {
+        if !stay || pages == all {
             file.set_len(all * PAGE).expect("room");
             file.write_all_at(&[CANARY; PAGE as usize], (all - 1) * PAGE).expect("room");
         }
