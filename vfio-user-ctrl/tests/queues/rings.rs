@@ -103,6 +103,26 @@ fn no_more_than_a_burst_of_one_queue_is_taken_in_a_row() {
 }
 
 #[test]
+fn each_of_many_busy_queues_has_its_turn() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let mut queues: Vec<_> = (1..=7).map(|qid| (rig.create(qid, 1024), 0)).collect();
+    for _ in 0..40 {
+        for ((sq, cq), done) in &mut queues {
+            let cqes = rig.reap(cq);
+            *done += cqes.len();
+            // As many again as were taken: the queue is always full.
+            let count = if *done == 0 && sq.tail == 0 { 1000 } else { cqes.len() };
+            rig.submit(sq, &vec![flush(1); count]);
+        }
+        rig.queues.poll();
+    }
+    let (least, most) =
+        queues.iter().fold((usize::MAX, 0), |(least, most), (_, done)| (least.min(*done), most.max(*done)));
+    assert!(least > 0 && most - least <= 256, "from {least} to {most} commands");
+}
+
+#[test]
 fn a_tail_outside_of_the_queue_is_told_once_and_takes_nothing() {
     let disk = Disk::instant(BLOCKS, 9);
     let rig = Rig::with(&disk);

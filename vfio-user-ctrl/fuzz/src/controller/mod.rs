@@ -317,12 +317,17 @@ impl World {
     }
 
     fn set_eventfds(&mut self, start: usize, count: usize) {
+        if count == 7 {
+            self.home.interrupts.ask(start as u16);
+            return self.home.queues.catch_up();
+        }
         if count == 0 {
             return self.home.interrupts.clear();
         }
         let file = || eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
         let files = (0..count).map(|index| (index != 3).then(file)).collect();
         self.home.interrupts.set(start, files, usize::from(MAX_QUEUES) + 1);
+        self.home.queues.catch_up();
     }
 
     /// The client goes, whatever is under way, and another comes.
