@@ -73,9 +73,15 @@ need_hugepages 1024
 phase "tests"
 must cargo test --release --workspace
 
+phase "instructions of the hot path"
+must scripts/instructions.sh
+
+phase "fuzzing"
+must scripts/fuzz.sh --time 30
+
 phase "RPC client and bench"
 must python3 -m unittest discover --start-directory scripts/python --pattern 'test_*.py'
-must scripts/bench.sh --case tcp-qd32 --pairs 1 --runtime 1
+must scripts/bench.sh --case front-qd32 --case tcp-qd32 --pairs 1 --runtime 1
 
 if [ -n "$GUEST" ]; then
     phase "demo in a guest"
