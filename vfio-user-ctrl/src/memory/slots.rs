@@ -226,15 +226,15 @@ impl<Q, T> Io<Q, T> {
     }
 
     /// Its queue.
-    #[must_use]
     #[inline]
+    #[must_use]
     pub fn queue(&self) -> &Q {
         &self.slots().queue
     }
 
     /// Its state.
-    #[must_use]
     #[inline]
+    #[must_use]
     pub fn state(&self) -> &T {
         &self.slot().state
     }
@@ -263,15 +263,15 @@ impl<Q, T> Io<Q, T> {
     }
 
     /// Bytes of its data.
-    #[must_use]
     #[inline]
+    #[must_use]
     pub fn bytes(&self) -> u32 {
         self.slot().bytes.get()
     }
 
     /// How many pieces its data has.
-    #[must_use]
     #[inline]
+    #[must_use]
     pub fn piece_count(&self) -> u16 {
         self.slot().count.get()
     }
@@ -303,7 +303,6 @@ impl<Q, T> Io<Q, T> {
     }
 
     /// Copies its data into `into`, from the piece with index `first` on and as far as both go. How many bytes those are.
-    #[must_use]
     pub fn read_data(&self, first: u16, into: &mut [u8]) -> usize {
         let (len, mut rest) = (into.len(), into);
         for (host, piece_len) in self.host_pieces().skip(usize::from(first)) {

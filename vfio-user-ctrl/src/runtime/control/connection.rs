@@ -88,6 +88,11 @@ impl Connection {
         &self.session
     }
 
+    /// Whether the client can be heard. If not, its end would not be noticed either.
+    pub(super) fn wants_input(&self) -> bool {
+        self.wire.wants_input()
+    }
+
     /// Whether the client has said nothing of use for so long.
     pub(super) fn is_silent(&self, time: Duration) -> bool {
         !self.wire.is_negotiated() && self.began.elapsed() >= time
@@ -134,31 +139,30 @@ impl Connection {
     }
 
     fn exchange(&mut self) -> Result<State, String> {
-        let mut blocked = self.act_and_write()?;
-        for _ in 0..BURST {
+        let mut reads = 0;
+        loop {
+            // What was read last is acted on before this returns: nobody comes back for it.
+            self.act()?;
+            let blocked = self.write().map_err(|error| error.to_string())?;
+            let out = if blocked { EventFlags::OUT } else { EventFlags::empty() };
+            if !self.wire.wants_input() {
+                return Ok(State::Open(out));
+            }
+            if reads == BURST {
+                return Ok(State::Open(EventFlags::IN | out));
+            }
+            reads += 1;
             let len = self.wire.read_hint().min(self.buffer.len());
-            let Some(buffer) = self.buffer.get_mut(..len).filter(|_| self.wire.wants_input()) else { break };
+            let buffer = self.buffer.get_mut(..len).unwrap_or_default();
             match socket::receive(&self.stream, buffer).map_err(|error| error.to_string())? {
                 Received::End => return Ok(State::Closed),
-                Received::Nothing => break,
+                Received::Nothing => return Ok(State::Open(EventFlags::IN | out)),
                 Received::Some(count, fds) => {
                     let bytes = self.buffer.get(..count).unwrap_or_default();
                     self.wire.receive(bytes, fds).map_err(|error| error.to_string())?;
                 }
             }
-            // What was read is acted on, the last message of a burst, too: its client may send nothing before it has the answer.
-            blocked = self.act_and_write()?;
         }
-        let mut interest = EventFlags::empty();
-        interest.set(EventFlags::IN, self.wire.wants_input());
-        interest.set(EventFlags::OUT, blocked);
-        Ok(State::Open(interest))
-    }
-
-    /// Does what has been asked, and writes the answers. Whether the client does not take them.
-    fn act_and_write(&mut self) -> Result<bool, String> {
-        self.act()?;
-        self.write().map_err(|error| error.to_string())
     }
 
     /// Writes what waits. Whether the client does not take it.
@@ -257,13 +261,13 @@ impl Connection {
 
     /// Takes regions away. The answer comes when no reactor holds them any more.
     fn unmap(&mut self, token: Token, request: UnmapRequest) {
-        let parted = if request.all {
+        let taken = if request.all {
             let (rest, regions) = self.memory.without_all();
             Ok((rest, regions))
         } else {
             self.memory.without(request.addr, request.size)
         };
-        match parted {
+        match taken {
             Ok((rest, regions)) => {
                 self.publish(rest);
                 self.releasing.push(Releasing { token, regions, since: Instant::now() });
@@ -409,6 +413,6 @@ fn check_eventfd(file: &OwnedFd) -> Result<(), i32> {
         complain!("a client gave '{}' as an interrupt: an eventfd is needed", link.display());
         return Err(libc::EINVAL);
     }
-    let flags = rustix::fs::fcntl_getfl(file).map_err(rustix::io::Errno::raw_os_error)?;
-    rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK).map_err(rustix::io::Errno::raw_os_error)
+    let flags = rustix::fs::fcntl_getfl(file).map_err(|error| error.raw_os_error())?;
+    rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK).map_err(|error| error.raw_os_error())
 }

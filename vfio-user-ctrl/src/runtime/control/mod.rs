@@ -182,14 +182,7 @@ impl Server {
                         }
                     }
                     key if key & 1 == 0 => self.accept(key >> 1),
-                    key => {
-                        self.serve(key >> 1);
-                        // Whatever it still waits for, nobody is there to be told.
-                        let flags = event.flags;
-                        if flags.contains(epoll::EventFlags::HUP) {
-                            self.close(key >> 1);
-                        }
-                    }
+                    key => self.ready(key >> 1, event.flags),
                 }
             }
             self.look_after();
@@ -307,6 +300,16 @@ impl Server {
             self.connections.insert(session, connection);
             return self.serve(session);
         }
+    }
+
+    /// A client has written, reads again, or has gone.
+    fn ready(&mut self, session: u64, flags: epoll::EventFlags) {
+        let gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+        if gone && self.connections.get(&session).is_some_and(|connection| !connection.wants_input()) {
+            // It would be told again and again, and not be read from before it has been answered.
+            return self.close(session);
+        }
+        self.serve(session);
     }
 
     /// Reads from a client, does what it asks, and writes to it.
