@@ -8,11 +8,12 @@ usage() {
 Usage: scripts/test.sh [--no-guest] [--no-lint] [--help]
 
 Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds Courier, and tests it:
-formatting and lints, unit tests, SPDK within the test's process, live targets with SPDK's own
-tools as clients, the bench in short, and the demo in a guest. Needs root and Debian 12 or 13 with a
-Rust toolchain. Ends with `test: PASS` (exit 0) or `test: FAIL (reason)`.
+formatting and lints, unit tests, SPDK within the test's process, live targets and controllers with
+SPDK's own tools and with hostile clients, the bench in short; and in guests the demo, resets and hot plug
+under fio, nvme-cli on our drive and on QEMU's own, and booting from the drive. Needs root and Debian 12 or 13
+with a Rust toolchain. Ends with `test: PASS` (exit 0) or `test: FAIL (reason)`.
 
-  --no-guest   leave out the guest
+  --no-guest   leave out what needs a guest
   --no-lint    leave out formatting and lints
   --help       this text
 
@@ -72,13 +73,25 @@ need_hugepages 1024
 phase "tests"
 must cargo test --release --workspace
 
+phase "instructions of the hot path"
+must scripts/instructions.sh
+
+phase "fuzzing"
+must scripts/fuzz.sh --time 30
+
 phase "RPC client and bench"
 must python3 -m unittest discover --start-directory scripts/python --pattern 'test_*.py'
-must scripts/bench.sh --case tcp-qd32 --pairs 1 --runtime 1
+must scripts/bench.sh --case front-qd32 --case tcp-qd32 --pairs 1 --runtime 1
 
 if [ -n "$GUEST" ]; then
     phase "demo in a guest"
     must scripts/demo.sh --runtime 2
+    phase "controllers in a guest: resets, hot plug, reboot"
+    must cargo test --release --workspace --test integration guest:: -- --ignored
+    phase "nvme-cli in a guest: our drive and QEMU's own"
+    must scripts/nvme-compare.sh
+    phase "a guest boots from the drive"
+    must scripts/test-boot.sh
 fi
 
 phase_summary
