@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::memory::order::{Nudge, Published};
 use crate::memory::{DoorbellPage, GuestMemory};
 use crate::model::regs::{CtrlLimits, Enable, RegEffect, Registers};
 use crate::queue::{Interrupts, Totals};
@@ -79,12 +80,12 @@ pub struct Session {
     pub doorbells: Arc<DoorbellPage>,
     /// The eventfds.
     pub interrupts: Arc<Interrupts>,
-    /// The client's memory.
-    pub memory: SharedMemory,
+    /// The newest table of the client's memory. The control thread publishes it.
+    pub memory: Published<GuestMemory>,
     /// What the home has not begun yet.
     asked: Asked,
     /// For each poll group of the controller, whether it has been told to look at the session and has not done so.
-    nudged: Vec<AtomicBool>,
+    nudged: Vec<Nudge>,
 }
 
 /// Something that changes the state of the whole controller.
@@ -158,9 +159,9 @@ impl Session {
             registers: Registers::new(limits),
             doorbells: Arc::new(DoorbellPage::new()?),
             interrupts: Arc::default(),
-            memory: SharedMemory::default(),
+            memory: Published::default(),
             asked: Asked::default(),
-            nudged: ctrl.groups.iter().map(|_| AtomicBool::new(false)).collect(),
+            nudged: ctrl.groups.iter().map(|_| Nudge::default()).collect(),
         })
     }
 
@@ -180,49 +181,14 @@ impl Session {
     /// not looked yet, it will see what there is now.
     #[must_use]
     pub fn nudge(&self, group: usize) -> bool {
-        self.nudged.get(group).is_some_and(|nudged| !nudged.swap(true, Ordering::AcqRel))
+        self.nudged.get(group).is_some_and(Nudge::tell)
     }
 
     /// That poll group is about to look at the session.
     pub fn looks(&self, group: usize) {
         if let Some(nudged) = self.nudged.get(group) {
-            // Reads what `nudge` wrote, so that all that went before it is seen.
-            nudged.swap(false, Ordering::AcqRel);
+            nudged.look();
         }
-    }
-}
-
-/// The newest table of guest memory. The control thread publishes it; reactors take it when the epoch has moved.
-#[derive(Debug, Default)]
-pub struct SharedMemory {
-    newest: Mutex<Arc<GuestMemory>>,
-    epoch: AtomicU64,
-}
-
-impl SharedMemory {
-    /// Puts a new table in place of the old one.
-    pub fn publish(&self, memory: GuestMemory) {
-        let mut table = Arc::new(memory);
-        if let Ok(mut newest) = self.newest.lock() {
-            std::mem::swap(&mut *newest, &mut table);
-        }
-        // After the table: who sees the new epoch finds the new table.
-        self.epoch.fetch_add(1, Ordering::Release);
-        // Not while a reactor could wait for it.
-        drop(table);
-    }
-
-    /// Moves whenever a table is published.
-    #[must_use]
-    #[inline]
-    pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
-    }
-
-    /// The newest table.
-    #[must_use]
-    pub fn newest(&self) -> Arc<GuestMemory> {
-        self.newest.lock().map(|newest| Arc::clone(&newest)).unwrap_or_default()
     }
 }
 
