@@ -79,6 +79,7 @@ must cargo test --release --workspace
 
 phase "instructions of the hot path"
 must scripts/instructions.sh
+must cargo bench --quiet --package vfio-user-ctrl --no-default-features --bench pieces -- --test
 
 if [ -n "$FULL" ]; then
     phase "fuzzing"
