@@ -9,8 +9,9 @@ use super::context::{Context, Trouble};
 use super::interrupt::{Coalescing, Interrupts, Vector};
 use super::submission::{SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor};
-use crate::memory::{DoorbellPage, MemView, ShadowDoorbells};
+use crate::memory::{CompletionRing, DoorbellPage, Fault, MemView, ShadowDoorbells, SubmissionRing};
 use crate::model::io::NsGeometry;
+use crate::model::spec::Status;
 
 /// A thread's way to one namespace.
 pub struct Port<B: Backend> {
@@ -68,6 +69,10 @@ impl<B: Backend> Queues<B> {
             completion: RefCell::default(),
             turn: Cell::new(0),
         }
+    }
+
+    pub(super) fn context(&self) -> &Rc<Context> {
+        &self.context
     }
 
     /// The view of guest memory.
@@ -153,6 +158,22 @@ impl<B: Backend> Queues<B> {
         [shadow, event_idx].into_iter().all(|gpa| ShadowDoorbells::resolve(&view, gpa).is_ok())
     }
 
+    /// Whether a submission queue can be at guest address `base`.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check_submission_queue(&self, base: u64, entries: u16) -> Result<(), Fault> {
+        SubmissionRing::resolve(&self.view(), base, entries).map(drop)
+    }
+
+    /// Whether a completion queue can be at guest address `base`.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check_completion_queue(&self, base: u64, entries: u16) -> Result<(), Fault> {
+        CompletionRing::resolve(&self.view(), base, entries).map(drop)
+    }
+
     /// Makes a completion queue of `entries` entries (2 or more) at guest address `base`. With a `vector` the guest wants interrupts.
     pub fn create_completion(&self, qid: u16, base: u64, entries: u16, vector: Option<u16>) -> Rc<CompletionQueue> {
         let vector = vector.map(|number| Vector::new(number, Arc::clone(&self.interrupts)));
@@ -212,6 +233,8 @@ impl<B: Backend> Queues<B> {
             queue.queue().mute();
         }
         self.ending.borrow_mut().extend(queues);
+        // Those of admin commands: the others have been cancelled with their queues.
+        self.context.remotes().cancel_all(Status::ABORTED_SQ_DELETION);
         // What is still under way has them, but writes nothing to their memory, which the client may want back.
         for queue in self.completion.take() {
             queue.forget_ring();
@@ -225,7 +248,7 @@ impl<B: Backend> Queues<B> {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.reap();
-        self.ending.borrow().is_empty()
+        self.ending.borrow().is_empty() && self.context.remotes().is_empty()
     }
 
     fn reap(&self) {
@@ -344,6 +367,7 @@ impl<B: Backend> Queues<B> {
 impl<B: Backend> Drop for Queues<B> {
     fn drop(&mut self) {
         self.delete_all();
+        self.forget_transfers();
     }
 }
 

@@ -3,10 +3,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::control::complaint::complain;
 use super::group::{Group, GroupHandle};
 use super::home::{Attached, Home};
+use crate::memory::Fault;
 use crate::memory::copy::{read_data, write_data};
-use crate::model::admin::{Controller, CreateCq, CreateSq, IoTotals, Outcome, QueueId};
+use crate::model::admin::{Controller, CreateCq, CreateSq, IoTotals, Outcome, Pending, QueueId};
+use crate::model::dptr::DptrError;
 use crate::model::spec::{Sqe, Status};
 use crate::queue::Coalescing;
 
@@ -22,6 +25,9 @@ impl Home {
         }
         let mut busy = false;
         for _ in 0..BURST {
+            if attached.transferring.get() {
+                break;
+            }
             let next = attached.admin.borrow().as_ref().and_then(|queue| queue.next());
             let Some(sqe) = next else { break };
             busy = true;
@@ -63,17 +69,17 @@ impl Home {
     fn carry_out(&self, attached: &Rc<Attached>, sqe: &Sqe, outcome: Outcome) {
         match outcome {
             Outcome::Done { dw0, status } => attached.complete(sqe.cid, dw0, status),
-            Outcome::Data { data, dw0 } => {
-                let written = write_data(&attached.local.queues().view(), sqe, &data);
-                attached.complete(sqe.cid, dw0, written.map_or_else(Status::from, |()| Status::SUCCESS));
-            }
+            Outcome::Data { data, dw0 } => match write_data(&attached.local.queues().view(), sqe, &data) {
+                Ok(()) => attached.complete(sqe.cid, dw0, Status::SUCCESS),
+                Err(DptrError::Invalid(status)) => attached.complete(sqe.cid, 0, status),
+                Err(DptrError::NoFile) => self.send_by_messages(attached, sqe, &data, dw0),
+            },
             Outcome::Need { len, pending } => {
                 let mut data = vec![0; len];
-                if let Err(error) = read_data(&attached.local.queues().view(), sqe, &mut data) {
-                    attached.complete(sqe.cid, 0, error.into());
-                } else {
-                    let outcome = self.model.borrow_mut().supply(pending, &data, self.began.elapsed());
-                    self.carry_out(attached, sqe, outcome);
+                match read_data(&attached.local.queues().view(), sqe, &mut data) {
+                    Ok(()) => self.supply(attached, sqe, pending, &data),
+                    Err(DptrError::Invalid(status)) => attached.complete(sqe.cid, 0, status),
+                    Err(DptrError::NoFile) => self.fetch_by_messages(attached, sqe, len, pending),
                 }
             }
             Outcome::Held => {
@@ -93,6 +99,31 @@ impl Home {
         }
     }
 
+    /// The data of a command that needed some are there.
+    pub(super) fn supply(&self, attached: &Rc<Attached>, sqe: &Sqe, pending: Pending, data: &[u8]) {
+        let outcome = self.model.borrow_mut().supply(pending, data, self.began.elapsed());
+        self.carry_out(attached, sqe, outcome);
+    }
+
+    /// What makes `then` be called here, by a message, unless the controller was reset meanwhile.
+    pub(super) fn answer<R: Send + 'static>(
+        &self,
+        attached: &Attached,
+        then: impl FnOnce(&Self, &Rc<Attached>, R) + Send + 'static,
+    ) -> Answer<R> {
+        let (ctrl, session, generation) = (self.ctrl.id, attached.session.id, attached.generation.get());
+        let home = Arc::clone(&self.ctrl.home);
+        Box::new(move |result| {
+            home.send(move |group| {
+                let Some(home) = group.home(ctrl) else { return };
+                let Some(attached) = home.attached_to(session) else { return };
+                if attached.generation.get() == generation {
+                    then(&home, &attached, result);
+                }
+            });
+        })
+    }
+
     /// Calls `f` on a poll group, and `then` here with what it says, unless the controller was reset meanwhile.
     fn ask<R: Send + 'static>(
         &self,
@@ -101,17 +132,7 @@ impl Home {
         f: impl FnOnce(&Rc<Group>, Answer<R>) + Send + 'static,
         then: impl FnOnce(&Self, &Rc<Attached>, R) + Send + 'static,
     ) {
-        let (ctrl, session, generation) = (self.ctrl.id, attached.session.id, attached.generation.get());
-        let home = Arc::clone(&self.ctrl.home);
-        let answer: Answer<R> = Box::new(move |result| {
-            home.send(move |group| {
-                let Some(home) = group.home(ctrl) else { return };
-                let Some(attached) = home.attached_to(session) else { return };
-                if attached.generation.get() == generation {
-                    then(&home, &attached, result);
-                }
-            });
-        });
+        let answer = self.answer(attached, then);
         group.send(move |group| f(group, answer));
     }
 
@@ -120,6 +141,10 @@ impl Home {
         let (Some(group), Ok(entries)) = (self.place(create.qid), u16::try_from(create.entries)) else {
             return self.refuse_queue(attached, cid, queue, Status::INVALID_QUEUE_SIZE);
         };
+        attached.local.refresh();
+        if let Err(fault) = attached.local.queues().check_completion_queue(create.base, entries) {
+            return self.refuse_place(attached, cid, queue, create.base, fault);
+        }
         attached.session.doorbells.store(usize::from(create.qid) * 2 + 1, 0);
         attached.completion.borrow_mut().insert(create.qid, Arc::clone(&group));
         let (session, ports) = (Arc::clone(&attached.session), self.port_specs());
@@ -136,6 +161,11 @@ impl Home {
             home.model.borrow_mut().queue_created(queue);
             attached.complete(cid, 0, Status::SUCCESS);
         });
+    }
+
+    fn refuse_place(&self, attached: &Attached, cid: u16, queue: QueueId, base: u64, fault: Fault) {
+        complain!("controller '{}': {queue:?} is refused: it cannot be at {base:#x}: {fault}", self.ctrl.name);
+        self.refuse_queue(attached, cid, queue, Status::INVALID_FIELD);
     }
 
     fn refuse_queue(&self, attached: &Attached, cid: u16, queue: QueueId, status: Status) {
@@ -157,6 +187,10 @@ impl Home {
         let (Some(group), Ok(entries)) = (group, u16::try_from(create.entries)) else {
             return self.refuse_queue(attached, cid, queue, Status::COMPLETION_QUEUE_INVALID);
         };
+        attached.local.refresh();
+        if let Err(fault) = attached.local.queues().check_submission_queue(create.base, entries) {
+            return self.refuse_place(attached, cid, queue, create.base, fault);
+        }
         attached.session.doorbells.store(usize::from(create.qid) * 2, 0);
         attached.submission.borrow_mut().insert(create.qid, Arc::clone(&group));
         let session = attached.session.id;
@@ -284,10 +318,10 @@ impl Home {
 }
 
 /// How a poll group answers its home.
-type Answer<R> = Box<dyn FnOnce(R) + Send>;
+pub(super) type Answer<R> = Box<dyn FnOnce(R) + Send>;
 
 impl Attached {
-    fn complete(&self, cid: u16, dw0: u32, status: Status) {
+    pub(super) fn complete(&self, cid: u16, dw0: u32, status: Status) {
         if let Some(queue) = self.admin.borrow().as_ref() {
             queue.complete(cid, dw0, status);
         }

@@ -238,6 +238,7 @@ impl Endpoint {
         value["io"] = json!({
             "reads": totals.reads, "writes": totals.writes,
             "bytes_read": totals.bytes_read, "bytes_written": totals.bytes_written,
+            "bytes_bounced": self.ctrl.counters.bytes_bounced(),
         });
         value
     }

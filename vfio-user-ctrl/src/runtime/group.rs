@@ -15,6 +15,7 @@ use spdk::thread::OwnedThread;
 
 use super::bdevs::Bdevs;
 use super::home::Home;
+use super::remote::ClientMemory;
 use super::session::Session;
 use crate::memory::MemView;
 use crate::model::io::NsGeometry;
@@ -126,7 +127,7 @@ pub struct Local {
 }
 
 impl Local {
-    fn new(session: &Arc<Session>, ports: &[PortSpec]) -> Rc<Self> {
+    fn new(session: &Arc<Session>, ports: &[PortSpec], group: &Arc<GroupHandle>) -> Rc<Self> {
         // The epoch before the table: a table that is newer than its epoch is looked at twice, never missed.
         let epoch = session.memory.epoch();
         let view = MemView::new(session.memory.newest());
@@ -137,6 +138,7 @@ impl Local {
             super::home::MAX_TRANSFER,
             spdk::time::ticks,
         );
+        queues.set_remote_memory(Box::new(ClientMemory::new(session, group)));
         let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
         let local = Self { session, queues, epoch, idle_rounds: Cell::new(0), idle: Cell::new(false) };
         for port in ports {
@@ -201,6 +203,7 @@ impl Local {
     /// Tells what has been gathered.
     fn report(&self) {
         self.session.ctrl.counters.add(self.queues.take_totals());
+        self.session.ctrl.counters.add_bounced(self.queues.take_bounced());
         let troubles = self.queues.take_troubles();
         if troubles.is_empty() {
             return;
@@ -267,7 +270,7 @@ impl Group {
         if let Some(local) = self.find(session.id) {
             return local;
         }
-        let local = Local::new(session, ports);
+        let local = Local::new(session, ports, &self.handle);
         self.sessions.borrow_mut().push(Rc::clone(&local));
         self.lead_pollers();
         local
@@ -295,7 +298,15 @@ impl Group {
         drop(sessions);
         local.report();
         local.queues.delete_all();
+        local.queues.forget_transfers();
         self.ending.borrow_mut().push(local);
+    }
+
+    /// A transfer with the session's client has ended.
+    pub fn transferred(&self, session: u64, id: u64, result: Result<Vec<Vec<u8>>, i32>) {
+        if let Some(local) = self.find(session) {
+            local.queues.transferred(id, result);
+        }
     }
 
     /// The session's guest memory or its eventfds have changed: what is no longer mapped is let go as soon as no I/O touches it.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::control::complaint::complain;
 use super::group::{Group, GroupHandle, Local, PortSpec};
 use super::session::{After, Ctrl, Op, Session};
 use crate::model::admin::{self, Controller, DoorbellError, ErrorEntry, Namespace};
@@ -50,6 +51,8 @@ pub(super) struct Attached {
     pub(super) coalescing: RefCell<(Coalescing, Vec<u16>)>,
     /// Completions of held commands that found no room yet.
     pub(super) events: RefCell<VecDeque<admin::Completion>>,
+    /// An admin command waits for its data to go by messages.
+    pub(super) transferring: Cell<bool>,
     /// Counts resets: an answer to what was asked before one is dropped.
     pub(super) generation: Cell<u64>,
 }
@@ -111,6 +114,7 @@ impl Home {
             shadow: Cell::default(),
             coalescing: RefCell::default(),
             events: RefCell::default(),
+            transferring: Cell::new(false),
             generation: Cell::new(0),
         })));
     }
@@ -165,11 +169,19 @@ impl Home {
     }
 
     fn enable(&self, attached: &Rc<Attached>, enable: &Enable) {
+        attached.local.refresh();
+        let queues = attached.local.queues();
+        let checked = queues.check_submission_queue(enable.asq, enable.asqs).map_err(|fault| (enable.asq, fault));
+        let checked = checked
+            .and_then(|()| queues.check_completion_queue(enable.acq, enable.acqs).map_err(|fault| (enable.acq, fault)));
+        if let Err((gpa, fault)) = checked {
+            complain!("controller '{}' fails: its admin queue cannot be at {gpa:#x}: {fault}", self.ctrl.name);
+            return attached.session.registers.set_fatal();
+        }
         let mut model = self.model.borrow_mut();
         model.reset();
         model.enable(self.began.elapsed());
         attached.session.doorbells.clear();
-        let queues = attached.local.queues();
         attached.admin.replace(Some(queues.create_admin(enable.asq, enable.asqs, enable.acq, enable.acqs)));
         attached.session.registers.set_ready();
     }
@@ -314,5 +326,6 @@ impl Attached {
         self.shadow.set(None);
         self.coalescing.take();
         self.events.take();
+        self.transferring.set(false);
     }
 }

@@ -5,11 +5,13 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::memory::{DoorbellPage, GuestMemory};
+use crate::memory::{BounceBudget, DoorbellPage, GuestMemory};
 use crate::model::regs::{CtrlLimits, Enable, RegEffect, Registers};
 use crate::queue::{Interrupts, Totals};
 
+use super::control::Remote;
 use super::group::GroupHandle;
+use super::remote::BUDGET;
 
 /// A controller, for as long as the RPCs know it.
 #[derive(Debug)]
@@ -43,6 +45,7 @@ pub struct Counters {
     writes: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
+    bytes_bounced: AtomicU64,
 }
 
 impl Counters {
@@ -52,6 +55,17 @@ impl Counters {
         self.writes.fetch_add(totals.writes, Ordering::Relaxed);
         self.bytes_read.fetch_add(totals.bytes_read, Ordering::Relaxed);
         self.bytes_written.fetch_add(totals.bytes_written, Ordering::Relaxed);
+    }
+
+    /// Adds bytes that went by messages, to and from memory that came without a file.
+    pub fn add_bounced(&self, bytes: u64) {
+        self.bytes_bounced.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many bytes these are.
+    #[must_use]
+    pub fn bytes_bounced(&self) -> u64 {
+        self.bytes_bounced.load(Ordering::Relaxed)
     }
 
     /// The sums.
@@ -81,6 +95,10 @@ pub struct Session {
     pub interrupts: Arc<Interrupts>,
     /// The client's memory.
     pub memory: SharedMemory,
+    /// How much may stand in for memory of its that came without a file.
+    pub bounce: Arc<BounceBudget>,
+    /// The way to who has its connection.
+    pub control: Remote,
     /// What the home has not begun yet.
     asked: Mutex<VecDeque<Op>>,
     /// For each poll group of the controller, whether it has been told to look at the session and has not done so.
@@ -127,7 +145,7 @@ impl Session {
     ///
     /// # Errors
     /// What the operating system says of the doorbells' page.
-    pub fn new(id: u64, ctrl: &Arc<Ctrl>, limits: &CtrlLimits) -> io::Result<Self> {
+    pub fn new(id: u64, ctrl: &Arc<Ctrl>, limits: &CtrlLimits, control: &Remote) -> io::Result<Self> {
         Ok(Self {
             id,
             ctrl: Arc::clone(ctrl),
@@ -135,6 +153,8 @@ impl Session {
             doorbells: Arc::new(DoorbellPage::new()?),
             interrupts: Arc::default(),
             memory: SharedMemory::default(),
+            bounce: BounceBudget::new(BUDGET),
+            control: control.clone(),
             asked: Mutex::default(),
             nudged: ctrl.groups.iter().map(|_| AtomicBool::new(false)).collect(),
         })

@@ -229,6 +229,11 @@ impl Session {
         self.state.transfers.write(id, addr, data.to_vec());
         self.state.transfers.start(&mut self.state.output);
     }
+
+    /// Asks for no more of a read or a write. Its end comes as ever: with `ECANCELED`, unless all of it was asked for already.
+    pub fn dma_cancel(&mut self, id: u64) {
+        self.state.transfers.cancel(id);
+    }
 }
 
 impl State {

@@ -23,6 +23,8 @@ struct Transfer {
     /// How many bytes are transferred.
     done: usize,
     write: bool,
+    /// Nobody wants more of it than what has been asked for already.
+    cancelled: bool,
     /// What to write, or what was read until now.
     data: Vec<u8>,
 }
@@ -84,11 +86,11 @@ impl Transfers {
     }
 
     pub(super) fn read(&mut self, id: u64, addr: u64, len: usize) {
-        self.add(Transfer { id, addr, len, done: 0, write: false, data: Vec::new() });
+        self.add(Transfer { id, addr, len, done: 0, write: false, cancelled: false, data: Vec::new() });
     }
 
     pub(super) fn write(&mut self, id: u64, addr: u64, data: Vec<u8>) {
-        self.add(Transfer { id, addr, len: data.len(), done: 0, write: true, data });
+        self.add(Transfer { id, addr, len: data.len(), done: 0, write: true, cancelled: false, data });
     }
 
     fn add(&mut self, transfer: Transfer) {
@@ -123,6 +125,16 @@ impl Transfers {
         self.active.push((msg_id, transfer));
     }
 
+    /// Asks for no more of a transfer. It ends at once if nothing of it is being asked for, else with the reply.
+    pub(super) fn cancel(&mut self, id: u64) {
+        if let Some(at) = self.waiting.iter().position(|transfer| transfer.id == id) {
+            self.waiting.remove(at);
+            self.done.push_back((id, Err(libc::ECANCELED)));
+        } else if let Some((_, transfer)) = self.active.iter_mut().find(|(_, transfer)| transfer.id == id) {
+            transfer.cancelled = true;
+        }
+    }
+
     /// Takes a reply of the client's.
     pub(super) fn reply(&mut self, header: &Header, payload: &[u8]) -> Result<(), ProtocolError> {
         let (msg_id, command) = (header.msg_id, header.command);
@@ -133,6 +145,9 @@ impl Transfers {
         let (_, mut transfer) = self.active.swap_remove(at);
         match transfer.take(self.max_piece, header, payload) {
             Err(errno) => self.done.push_back((transfer.id, Err(errno))),
+            Ok(()) if transfer.done < transfer.len && transfer.cancelled => {
+                self.done.push_back((transfer.id, Err(libc::ECANCELED)));
+            }
             Ok(()) if transfer.done < transfer.len => self.waiting.push_front(transfer),
             Ok(()) if transfer.write => self.done.push_back((transfer.id, Ok(Vec::new()))),
             Ok(()) => self.done.push_back((transfer.id, Ok(transfer.data))),

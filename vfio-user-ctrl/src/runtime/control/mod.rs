@@ -3,11 +3,12 @@
 //! It is an operating-system thread of its own, not a reactor's: a client is answered at once whatever the reactors do. QEMU gives a
 //! device up that does not answer for five seconds.
 
-mod complaint;
+pub(super) mod complaint;
 mod connection;
 mod device;
 mod endpoint;
 mod graves;
+mod remote;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use super::group::GroupHandle;
 use super::session::{Ctrl, Session};
 use crate::memory::Region;
+use crate::queue::Transfer;
 use complaint::complain;
 use connection::{Connection, State};
 use endpoint::Endpoint;
@@ -52,6 +54,10 @@ enum Command {
     ResetDone { session: u64, number: u64 },
     /// A poll group has let go of memory.
     Released,
+    /// A poll group wants to reach memory of that session's client that came without a file.
+    Transfer { session: u64, group: Arc<GroupHandle>, transfer: Transfer },
+    /// It does not want that any more.
+    Abandon { session: u64, id: u64 },
     /// End.
     End,
 }
@@ -81,6 +87,16 @@ impl Remote {
     /// A poll group has let go of memory.
     pub fn released(&self) {
         self.send(Command::Released);
+    }
+
+    /// Begins a transfer with that session's client. The group hears of its end.
+    pub fn transfer(&self, session: u64, group: Arc<GroupHandle>, transfer: Transfer) {
+        self.send(Command::Transfer { session, group, transfer });
+    }
+
+    /// Ends a transfer soon.
+    pub fn abandon(&self, session: u64, id: u64) {
+        self.send(Command::Abandon { session, id });
     }
 }
 
@@ -224,6 +240,18 @@ impl Server {
                     }
                 }
                 Command::Released => {}
+                Command::Transfer { session, group, transfer } => {
+                    if let Some(connection) = self.connections.get_mut(&session) {
+                        connection.transfer(group, transfer);
+                        self.serve(session);
+                    }
+                }
+                Command::Abandon { session, id } => {
+                    if let Some(connection) = self.connections.get_mut(&session) {
+                        connection.abandon(id);
+                        self.serve(session);
+                    }
+                }
                 Command::End => {
                     let ctrls: Vec<u64> = self.endpoints.keys().copied().collect();
                     for ctrl in ctrls {

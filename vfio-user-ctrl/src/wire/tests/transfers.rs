@@ -170,3 +170,32 @@ fn message_identifiers_in_use_are_not_given_again() {
     harness.send(&client::dma_read_reply(first, 0, &[2; 4]), Vec::new());
     assert_eq!(done(&mut harness), (u64::MAX, Ok(vec![2; 4])));
 }
+
+#[test]
+fn a_transfer_that_is_cancelled_ends_with_what_was_asked_for() {
+    // More than may be asked for at once, so that the last one waits.
+    let mut harness = small();
+    for id in 0..65 {
+        harness.session.dma_read(id, 0, 150);
+    }
+    let asked = harness.drain();
+    harness.session.dma_cancel(64);
+    harness.session.dma_cancel(0);
+    harness.session.dma_cancel(1000);
+    assert_eq!(done(&mut harness), (64, Err(libc::ECANCELED)));
+    assert!(harness.next().expect("it goes on").is_none(), "a reply is awaited");
+    harness.send(&client::dma_read_reply(asked[0].msg_id, 0, &[0; 100]), Vec::new());
+    assert_eq!(done(&mut harness), (0, Err(libc::ECANCELED)));
+    assert!(harness.next().expect("it goes on").is_none(), "the other 50 bytes are not asked for");
+    assert!(harness.drain().is_empty());
+}
+
+#[test]
+fn a_transfer_whose_last_piece_was_asked_for_is_cancelled_too_late() {
+    let mut harness = small();
+    harness.session.dma_write(7, 0, &[1; 100]);
+    let msg_id = sent(&mut harness).msg_id;
+    harness.session.dma_cancel(7);
+    harness.send(&client::dma_write_reply(msg_id, 0, 100), Vec::new());
+    assert_eq!(done(&mut harness), (7, Ok(Vec::new())));
+}
