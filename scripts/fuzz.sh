@@ -86,7 +86,7 @@ for target in "${TARGETS[@]}"; do
     fi
     say "    $(sed -n 's/^stat::number_of_executed_units: */runs: /p' "$log"), $(find "$FOUND/$target" -type f | wc -l) new inputs"
     if [ -n "$GROW" ]; then
-        "$program" -merge=1 -max_len=8192 "$corpus" "$FOUND/$target" >>"$log" 2>&1 || die "$target: the corpus could not be extended"
+        "$program" -merge=1 -use_counters=0 -max_len=8192 "$corpus" "$FOUND/$target" >>"$log" 2>&1 || die "$target: the corpus could not be extended"
         say "    the corpus has $(find "$corpus" -type f | wc -l) inputs"
     fi
 done

@@ -221,8 +221,11 @@ fn io_seeds() -> Seeds {
     let others = command(1, 0, 1, 1, [0, 0], [0; 3]).then(&command(1, 8, 2, 2, [0, 0], [0, 0, 7]));
     let bells = (1..8).fold(w(), |w, i| w.step(s::DOORBELL).u8(i).u32(u32::from(i) * 3));
     let shadow = admin(0x7c, 5, 0, [0; 3]).then(&page(w().step(s::MEMORY), 20).u8(16)).u64(0).u64(1);
-    let abort = read(7, 0, 1).then(&poll()).step(s::BACKEND).u8(0).u8(0x10);
-    let abort = abort.then(&admin(8, 3, 0, [7 << 16 | 1, 0, 0])).then(&admin(8, 4, 0, [7 << 16 | 1, 0, 0]));
+    let aborts = |how| {
+        let abort = |cid| admin(8, cid, 0, [7 << 16 | 1, 0, 0]);
+        read(7, 0, 1).then(&poll()).step(s::BACKEND).u8(0).u8(how).then(&abort(3)).then(&abort(4)).then(&finish(0))
+    };
+    let stuck = dsm.clone().then(&poll()).then(&admin(0, 8, 0, [1, 0, 0])).step(s::BACKEND).u8(0).u8(2);
     let many = (0..15).fold(w(), |w, i| w.then(&read(i, i.into(), 1)));
     let delete = many.clone().then(&poll()).then(&admin(0, 8, 0, [1, 0, 0])).then(&finish(0)).then(&poll());
     let later = w().step(s::BACKEND).u8(0).u8(6).then(&many).then(&poll()).then(&poll()).then(&poll());
@@ -240,7 +243,10 @@ fn io_seeds() -> Seeds {
         ("other-commands", run(others)),
         ("doorbells", run(bells)),
         ("shadow-doorbells", run(shadow)),
-        ("abort", run(abort)),
+        ("abort", run(aborts(0x10))),
+        ("abort-later", run(aborts(0x20))),
+        ("abort-refused", run(aborts(0))),
+        ("deallocate-deleted", run(stuck.then(&finish(0)))),
         ("full", run(many)),
         ("delete-in-flight", run(delete)),
         ("refused", run(later)),

@@ -408,6 +408,12 @@ unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, 
 
     #[inline]
     fn complete(self, result: Result<(), spdk::nvme::Status>) {
-        Q::ended(self, result.map_err(|status| Status::new(status.sct, status.sc)));
+        Q::ended(
+            self,
+            result.map_err(|error| {
+                let status = Status::new(error.sct, error.sc);
+                if error.dnr { status.with_dnr() } else { status }
+            }),
+        );
     }
 }

@@ -11,7 +11,7 @@ use crate::memory::copy::{read_data, write_data};
 use crate::model::admin::{Controller, CreateCq, CreateSq, IoTotals, Outcome, Pending, QueueId};
 use crate::model::dptr::DptrError;
 use crate::model::spec::{Sqe, Status};
-use crate::queue::Coalescing;
+use crate::queue::{AdminQueue, Coalescing};
 
 /// The most admin commands that are taken in a row: to make a queue takes a while, in which other guests wait.
 const BURST: usize = 4;
@@ -28,7 +28,7 @@ impl Home {
             if attached.transferring.get() {
                 break;
             }
-            let next = attached.admin.borrow().as_ref().and_then(|queue| queue.next());
+            let next = attached.admin.borrow().as_ref().and_then(AdminQueue::next);
             let Some(sqe) = next else { break };
             busy = true;
             self.command(&attached, &sqe);

@@ -420,7 +420,6 @@ impl Group {
             if rarely {
                 home.tick();
             }
-            self.abort_again();
         }
         self.reap();
         self.settle();
@@ -428,6 +427,7 @@ impl Group {
             for local in self.sessions.borrow().iter() {
                 local.report();
             }
+            self.abort_again();
         }
         let over = self.homes.borrow().is_empty()
             && self.sessions.borrow().is_empty()
