@@ -22,6 +22,9 @@ use super::view::MemView;
 use crate::model::dptr::DptrError;
 use crate::model::spec::Status;
 
+/// What a piece of data costs of the budget at least: so much, about, is kept of each piece besides its bytes.
+const PIECE_COST: u64 = 512;
+
 /// How many bytes may stand in for one client's memory at once.
 #[derive(Debug)]
 pub struct BounceBudget {
@@ -109,9 +112,8 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    fn new(permit: Permit) -> Option<Arc<Self>> {
-        let size = to_usize(permit.bytes.max(PAGE));
-        let layout = Layout::from_size_align(size, to_usize(PAGE)).ok()?;
+    fn new(bytes: u64, permit: Permit) -> Option<Arc<Self>> {
+        let layout = Layout::from_size_align(to_usize(bytes.max(PAGE)), to_usize(PAGE)).ok()?;
         // SAFETY: the layout has bytes.
         let start = NonNull::new(unsafe { alloc::alloc_zeroed(layout) })?;
         Some(Arc::new(Self { start: HostPtr(start), layout, _permit: permit }))
@@ -272,7 +274,8 @@ impl Plan {
     fn carry_out(mut self, budget: &Arc<BounceBudget>) -> Result<Bounce, BounceError> {
         self.merge_pages();
         let bytes = self.pages.iter().map(|(range, _)| range.end - range.start).sum();
-        let pages = Pages::new(budget.take(bytes)?).ok_or(BounceError::Invalid(Status::INTERNAL_ERROR))?;
+        let permit = budget.take(self.cost().max(bytes))?;
+        let pages = Pages::new(bytes, permit).ok_or(BounceError::Invalid(Status::INTERNAL_ERROR))?;
         let mut offset = 0;
         let mut regions = self.local;
         regions.sort_unstable_by_key(|region| region.id());
@@ -285,6 +288,11 @@ impl Plan {
         }
         let view = Rc::new(MemView::new(Arc::new(GuestMemory::of(regions))));
         Ok(Bounce { view, remote: self.remote.into() })
+    }
+
+    /// What is moved by messages is kept beside the pages: a guest may name one page many times.
+    fn cost(&self) -> u64 {
+        self.remote.iter().map(|(_, len)| u64::from(*len).max(PIECE_COST)).sum()
     }
 
     /// Pages that touch become one range, and a page that is named twice is there once.

@@ -108,6 +108,10 @@ impl Remotes {
     }
 
     fn begin(&self, id: u64, bounce: &Bounce, work: Work, then: Then) {
+        if bounce.remote().is_empty() {
+            // The client has given a file for the memory while the command waited for room.
+            return then(Ok(Vec::new()));
+        }
         let Some(memory) = self.memory.get() else { return then(Err(Status::DATA_TRANSFER_ERROR)) };
         let writes = matches!(work, Work::Write(_));
         self.waiters.borrow_mut().insert(id, Waiter { then, writes, bytes: bounce.bytes(), cancelled: None });

@@ -1,6 +1,6 @@
 //! The server's own commands: `DMA_READ` and `DMA_WRITE`, for memory that came without a file.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use zerocopy::IntoBytes;
 
@@ -66,7 +66,9 @@ impl Transfer {
 /// All transfers of a session.
 #[derive(Debug)]
 pub(super) struct Transfers {
-    waiting: VecDeque<Transfer>,
+    /// Those that are not asked for, by identifier: the one with the lowest is next. There may be many thousands, and each may be
+    /// cancelled by itself.
+    waiting: BTreeMap<u64, Transfer>,
     /// Each with the identifier of the message that asked for its piece.
     active: Vec<(u16, Transfer)>,
     next_msg_id: u16,
@@ -76,7 +78,7 @@ pub(super) struct Transfers {
 
 impl Transfers {
     pub(super) fn new() -> Self {
-        let (waiting, active, done) = (VecDeque::new(), Vec::new(), VecDeque::new());
+        let (waiting, active, done) = (BTreeMap::new(), Vec::new(), VecDeque::new());
         Self { waiting, active, next_msg_id: 0, max_piece: 0, done }
     }
 
@@ -101,14 +103,14 @@ impl Transfers {
         } else if transfer.len == 0 {
             self.done.push_back((transfer.id, Ok(Vec::new())));
         } else {
-            self.waiting.push_back(transfer);
+            self.waiting.insert(transfer.id, transfer);
         }
     }
 
     /// Asks for what waits, as far as there is room.
     pub(super) fn start(&mut self, output: &mut Output) {
         while self.active.len() < MAX_ACTIVE && !output.is_full() {
-            let Some(transfer) = self.waiting.pop_front() else { return };
+            let Some((_, transfer)) = self.waiting.pop_first() else { return };
             self.ask(transfer, output);
         }
     }
@@ -127,8 +129,7 @@ impl Transfers {
 
     /// Asks for no more of a transfer. It ends at once if nothing of it is being asked for, else with the reply.
     pub(super) fn cancel(&mut self, id: u64) {
-        if let Some(at) = self.waiting.iter().position(|transfer| transfer.id == id) {
-            self.waiting.remove(at);
+        if self.waiting.remove(&id).is_some() {
             self.done.push_back((id, Err(libc::ECANCELED)));
         } else if let Some((_, transfer)) = self.active.iter_mut().find(|(_, transfer)| transfer.id == id) {
             transfer.cancelled = true;
@@ -148,7 +149,9 @@ impl Transfers {
             Ok(()) if transfer.done < transfer.len && transfer.cancelled => {
                 self.done.push_back((transfer.id, Err(libc::ECANCELED)));
             }
-            Ok(()) if transfer.done < transfer.len => self.waiting.push_front(transfer),
+            Ok(()) if transfer.done < transfer.len => {
+                self.waiting.insert(transfer.id, transfer);
+            }
             Ok(()) if transfer.write => self.done.push_back((transfer.id, Ok(Vec::new()))),
             Ok(()) => self.done.push_back((transfer.id, Ok(transfer.data))),
         }

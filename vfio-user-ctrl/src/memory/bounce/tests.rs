@@ -102,6 +102,18 @@ fn the_regions_and_the_room_are_held_until_the_last_holder_lets_go() {
 }
 
 #[test]
+fn a_page_that_is_named_many_times_costs_what_is_moved() {
+    let budget = BounceBudget::new(1 << 20);
+    let whole = bounce(&memory(), &[(REMOTE, 4096); 32], &budget);
+    assert_eq!((whole.bytes(), budget.used()), (32 * PAGE, 32 * PAGE));
+    drop(whole);
+    let small = bounce(&memory(), &[(REMOTE, 1); 129], &budget);
+    assert_eq!((small.bytes(), budget.used()), (129, 129 * PIECE_COST));
+    drop(small);
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
 fn what_could_never_have_room_is_refused() {
     let budget = BounceBudget::new(PAGE);
     let refused = Bounce::new(&memory(), &[(REMOTE + 4095, 2)], false, &budget).map(|bounce| bounce.bytes());

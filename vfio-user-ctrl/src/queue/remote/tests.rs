@@ -306,6 +306,22 @@ fn what_waits_for_room_can_be_aborted_and_more_than_there_ever_is_is_refused() {
 }
 
 #[test]
+fn what_waits_for_room_goes_on_without_messages_when_its_memory_has_come_with_a_file() {
+    let mut guest = Guest::with_budget(PAGE);
+    guest.send_all(&[write(1, 0, 8, FAR, 0), write(2, 8, 8, FAR + PAGE, 0)]);
+    guest.unmap(FAR);
+    guest.map_file(FAR, &pattern(8192));
+    guest.queues.abort_strays();
+    guest.client.drop_all();
+    guest.queues.poll();
+    guest.disk.finish();
+    assert_eq!(guest.completions(), [(1, Status::ABORTED_SQ_DELETION), (2, Status::SUCCESS)]);
+    assert_eq!(guest.disk.get(8, 8), pattern(8192)[4096..]);
+    assert_eq!(guest.queues.take_bounced(), 0);
+    guest.assert_idle();
+}
+
+#[test]
 fn memory_is_held_until_the_transfer_is_over_and_other_changes_disturb_nothing() {
     let mut guest = Guest::new();
     guest.send(write(1, 0, 1, FAR, 0));

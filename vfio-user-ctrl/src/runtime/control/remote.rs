@@ -60,7 +60,7 @@ impl Transfers {
             }
             Work::Write(pieces) => {
                 for (gpa, bytes) in pieces {
-                    wire.dma_write(self.next_part, gpa, &bytes);
+                    wire.dma_write(self.next_part, gpa, bytes);
                     self.next_part += 1;
                 }
             }

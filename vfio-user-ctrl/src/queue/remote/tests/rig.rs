@@ -321,6 +321,15 @@ impl Guest {
         self.queues.set_view(&Rc::new(MemView::new(Arc::new(self.memory.clone()))))
     }
 
+    /// The client gives a file with these pages for the memory at an address.
+    pub(super) fn map_file(&mut self, gpa: u64, data: &[u8]) {
+        let file = File::from(memfd_create("courier-test", MemfdFlags::CLOEXEC).expect("a memfd"));
+        file.write_all_at(data, 0).expect("room");
+        let region = Region::map(file.into(), 0, gpa, data.len() as u64, Access::ReadWrite, |_| {}).expect("mapped");
+        self.memory = self.memory.with(Arc::new(region)).expect("no overlap");
+        self.queues.set_view(&Rc::new(MemView::new(Arc::new(self.memory.clone()))));
+    }
+
     /// A command with an SGL of these data blocks in one segment.
     pub(super) fn sgl(&self, sqe: Sqe, pieces: &[(u64, u32)]) -> Sqe {
         let list = pieces.iter().flat_map(|(gpa, len)| [gpa.to_le_bytes(), u64::from(*len).to_le_bytes()].concat());
