@@ -41,6 +41,8 @@ pub struct Queues<B: Backend> {
     submission: RefCell<Vec<Rc<Submissions<B>>>>,
     /// Deleted queues whose I/Os have not all ended.
     ending: RefCell<Vec<Rc<Submissions<B>>>>,
+    /// Flushes that the guest has not asked for by commands.
+    flushing: RefCell<Option<Rc<Submissions<B>>>>,
     completion: RefCell<Vec<Rc<CompletionQueue>>>,
     /// The submission queue that the next poll begins with: the last one ended before it.
     turn: Cell<usize>,
@@ -66,6 +68,7 @@ impl<B: Backend> Queues<B> {
             interrupts,
             submission: RefCell::default(),
             ending: RefCell::default(),
+            flushing: RefCell::default(),
             completion: RefCell::default(),
             turn: Cell::new(0),
         }
@@ -222,9 +225,29 @@ impl<B: Backend> Queues<B> {
         queues.len() != before
     }
 
+    /// Has what the namespaces keep in volatile caches written back, unless that is under way already.
+    pub fn flush(&self) {
+        if self.is_flushed() {
+            let flushes = Submissions::with_flushes(&self.context, &self.ports);
+            self.flushing.replace(Some(flushes));
+        }
+    }
+
+    /// Whether nothing of that is under way. To be called until it is so.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        let flushing = self.flushing.borrow().clone();
+        let is_flushed = flushing.is_none_or(|flushes| flushes.are_flushed());
+        if is_flushed {
+            self.flushing.take();
+        }
+        is_flushed
+    }
+
     /// Takes no more commands from any queue, aborts what is under way, and posts none of its completions.
     pub fn delete_all(&self) {
-        let queues = self.submission.take();
+        let mut queues = self.submission.take();
+        queues.extend(self.flushing.take());
         for queue in &queues {
             queue.queue().mute();
             queue.close();
@@ -281,7 +304,7 @@ impl<B: Backend> Queues<B> {
         for queue in queues {
             queue.abort_where(|_| true);
         }
-        let queues: Vec<_> = self.submission.borrow().clone();
+        let queues: Vec<_> = self.submission.borrow().iter().chain(self.flushing.borrow().iter()).cloned().collect();
         for queue in queues {
             queue.abort_where(|io| !queue.queue().has_port_of(io.state));
         }
@@ -352,7 +375,8 @@ impl<B: Backend> Queues<B> {
     }
 
     fn all_submissions(&self) -> Vec<Rc<Submissions<B>>> {
-        self.submission.borrow().iter().chain(self.ending.borrow().iter()).cloned().collect()
+        let flushing = self.flushing.borrow();
+        self.submission.borrow().iter().chain(self.ending.borrow().iter()).chain(flushing.iter()).cloned().collect()
     }
 
     /// Makes the admin queues: the submission queue of `asqs` entries at guest address `asq`, and the completion queue. Its

@@ -1,6 +1,7 @@
 //! Submission queues of I/O commands, and the commands that are under way in them.
 
 mod abort;
+mod flush;
 mod remote;
 
 use std::cell::{Cell, RefCell};
