@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::control::complaint::complain;
 use super::group::{Group, GroupHandle};
 use super::home::{Attached, Home};
+use super::session::Settings;
 use crate::memory::Fault;
 use crate::memory::copy::{read_data, write_data};
 use crate::model::admin::{Controller, CreateCq, CreateSq, IoTotals, Outcome, Pending, QueueId};
@@ -21,6 +22,7 @@ impl Home {
     pub(super) fn poll(&self) -> bool {
         let Some(attached) = self.attached() else { return false };
         if attached.admin.borrow().is_none() {
+            self.enable_late(&attached);
             return false;
         }
         let mut busy = false;
@@ -148,11 +150,9 @@ impl Home {
         attached.session.doorbells.store(usize::from(create.qid) * 2 + 1, 0);
         attached.completion.borrow_mut().insert(create.qid, Arc::clone(&group));
         let (session, ports) = (Arc::clone(&attached.session), self.port_specs());
-        let (shadow, coalescing) = (attached.shadow.get(), attached.coalescing.borrow().clone());
         let make = move |group: &Rc<Group>, answer: Answer<()>| {
             let local = group.local(&session, &ports);
-            local.queues().set_shadow_doorbells(shadow);
-            local.queues().set_coalescing(coalescing.0, coalescing.1);
+            local.take_settings();
             let vector = create.interrupts.then_some(create.vector);
             local.queues().create_completion(create.qid, create.base, entries, vector);
             answer(());
@@ -244,6 +244,7 @@ impl Home {
 
     fn abort(&self, attached: &Rc<Attached>, cid: u16, sqid: u16, target: u16) {
         let Some(group) = attached.submission.borrow().get(&sqid).cloned() else {
+            self.model.borrow_mut().abort_finished();
             return attached.complete(cid, 1, Status::SUCCESS);
         };
         let session = attached.session.id;
@@ -263,38 +264,41 @@ impl Home {
         if !attached.local.queues().can_be_shadows(shadow, event_idx) {
             return Status::INVALID_FIELD;
         }
-        attached.shadow.set(Some((shadow, event_idx)));
-        let session = attached.session.id;
-        for group in &self.ctrl.groups {
-            group.send(move |group| {
-                if let Some(local) = group.find(session) {
-                    local.queues().set_shadow_doorbells(Some((shadow, event_idx)));
-                }
-            });
-        }
+        let settings = Settings { shadow: Some((shadow, event_idx)), ..attached.settings.borrow().clone() };
+        self.publish(attached, settings);
         Status::SUCCESS
     }
 
     /// Tells the poll groups of interrupt coalescing when the guest has changed it.
     fn publish_coalescing(&self, attached: &Rc<Attached>) {
-        let wanted = {
+        let settings = {
             let model = self.model.borrow();
             let coalescing = model.coalescing();
             let micros = u64::try_from(coalescing.time.as_micros()).unwrap_or(u64::MAX);
             let ticks = micros.saturating_mul(spdk::time::ticks_hz() / 1_000_000);
             let at_once = (0..=self.ctrl.max_queues).filter(|vector| !model.coalesces(*vector)).collect();
-            (Coalescing { entries: coalescing.entries, ticks }, at_once)
+            let shadow = attached.settings.borrow().shadow;
+            Settings { shadow, coalescing: Coalescing { entries: coalescing.entries, ticks }, at_once }
         };
-        if *attached.coalescing.borrow() == wanted {
+        self.publish(attached, settings);
+    }
+
+    /// Has the poll groups take what the host has set, if it is new.
+    fn publish(&self, attached: &Rc<Attached>, settings: Settings) {
+        if *attached.settings.borrow() == settings {
             return;
         }
-        attached.coalescing.replace(wanted.clone());
-        let session = attached.session.id;
-        for group in &self.ctrl.groups {
-            let (coalescing, at_once) = wanted.clone();
+        attached.session.set(settings.clone());
+        attached.settings.replace(settings);
+        for (index, group) in self.ctrl.groups.iter().enumerate() {
+            if !attached.session.tell(index) {
+                continue;
+            }
+            let session = Arc::clone(&attached.session);
             group.send(move |group| {
-                if let Some(local) = group.find(session) {
-                    local.queues().set_coalescing(coalescing, at_once);
+                session.hears(index);
+                if let Some(local) = group.find(session.id) {
+                    local.take_settings();
                 }
             });
         }

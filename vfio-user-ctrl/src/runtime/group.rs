@@ -15,6 +15,7 @@ use spdk::thread::OwnedThread;
 
 use super::bdevs::Bdevs;
 use super::home::Home;
+use super::post::Post;
 use super::remote::ClientMemory;
 use super::session::Session;
 use crate::memory::MemView;
@@ -35,12 +36,23 @@ thread_local! {
     static GROUP: RefCell<Option<Rc<Group>>> = const { RefCell::new(None) };
 }
 
+/// What a poll group is to do.
+type Message = Box<dyn FnOnce(&Rc<Group>) + Send>;
+
+/// On the group's thread. What comes when the group has ended is dropped.
+fn act(message: Message) {
+    let group = GROUP.with_borrow(Clone::clone);
+    if let Some(group) = group {
+        message(&group);
+    }
+}
+
 /// A poll group, for other threads.
 #[derive(Debug)]
 pub struct GroupHandle {
     /// Its core.
     pub core: u32,
-    thread: OwnedThread,
+    post: Arc<Post<Message>>,
     reactor: OnceLock<OsThread>,
     /// While interrupts are raised, which time that is; else 0.
     raising: AtomicU64,
@@ -55,10 +67,13 @@ impl GroupHandle {
     /// `NOMEM` when SPDK cannot make its thread.
     pub fn start(core: u32) -> Result<Arc<Self>, Errno> {
         let thread = OwnedThread::on_core(&format!("courier_{core}"), core)?;
+        let thread = Arc::new(thread);
+        let way = Arc::clone(&thread);
+        let post = Post::new(act, move |call| way.send(call));
         let (reactor, raising, seen) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(0));
-        let handle = Arc::new(Self { core, thread, reactor, raising, seen });
+        let handle = Arc::new(Self { core, post, reactor, raising, seen });
         let me = Arc::clone(&handle);
-        handle.thread.send(move || {
+        thread.send(move || {
             me.reactor.get_or_init(OsThread::current);
             GROUP.with_borrow_mut(|group| *group = Some(Rc::new(Group::new(me))));
         })?;
@@ -67,15 +82,7 @@ impl GroupHandle {
 
     /// Calls `f` on the group's thread, later. Messages of one thread come in the order in which it sent them.
     pub fn send(&self, f: impl FnOnce(&Rc<Group>) + Send + 'static) {
-        let call = move || {
-            let group = GROUP.with_borrow(Clone::clone);
-            if let Some(group) = group {
-                f(&group);
-            }
-        };
-        if let Err(error) = self.thread.send(call) {
-            log::error!("a message to the poll group on core {} was lost: {error}", self.core);
-        }
+        self.post.send(Box::new(f));
     }
 
     /// Gets the reactor out of raising interrupts if it has been at that since the last call: a client has made an eventfd of its
@@ -92,15 +99,10 @@ impl GroupHandle {
 
     /// Ends the group. Its thread exits when the last handle is dropped.
     pub fn stop(&self) {
-        let call = || {
-            let group = GROUP.with_borrow_mut(Option::take);
-            if let Some(group) = group {
-                group.end();
-            }
-        };
-        if let Err(error) = self.thread.send(call) {
-            log::error!("the poll group on core {} could not be ended: {error}", self.core);
-        }
+        self.send(|group| {
+            GROUP.with_borrow_mut(Option::take);
+            group.end();
+        });
     }
 }
 
@@ -179,6 +181,13 @@ impl Local {
     fn take_memory(&self, epoch: u64) {
         self.epoch.set(epoch);
         self.queues.set_view(&Rc::new(MemView::new(self.session.memory.newest())));
+    }
+
+    /// Takes what the host has set.
+    pub fn take_settings(&self) {
+        let settings = self.session.settings();
+        self.queues.set_shadow_doorbells(settings.shadow);
+        self.queues.set_coalescing(settings.coalescing, settings.at_once);
     }
 
     /// Polls the queues. Whether there was anything to do.
