@@ -24,6 +24,7 @@ mod controller_life;
 mod controller_namespaces;
 mod controller_remote_memory;
 mod controller_secrets;
+mod controller_start_stop;
 mod data;
 mod faults;
 mod front;
