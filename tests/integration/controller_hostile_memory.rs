@@ -254,8 +254,7 @@ fn memory_without_a_file_is_read_and_written_by_messages_or_refused_by_a_status(
         let cid = {
             let mut admin = std::mem::replace(&mut driver.admin, Driver::queue(0, 32));
             let cid = driver.submit(&mut admin, &[identify]);
-            driver.client.attend(Duration::from_millis(500)).expect("the connection stays");
-            let done = driver.complete(&mut admin);
+            let done = driver.complete_serving(&mut admin);
             driver.admin = admin;
             if done.succeeded() {
                 let written = driver.client.served().read_vec(0, 4096);
@@ -267,8 +266,7 @@ fn memory_without_a_file_is_read_and_written_by_messages_or_refused_by_a_status(
         driver.client.served().write(0, &[7; 512]);
         for (opcode, place) in [(WRITE, OTHER), (READ, OTHER + PAGE)] {
             driver.submit(&mut queue, &[Command::io(opcode, 1, 6, 1, place)]);
-            driver.client.attend(Duration::from_millis(500)).expect("the connection stays");
-            let done = driver.complete(&mut queue);
+            let done = driver.complete_serving(&mut queue);
             if done.succeeded() && opcode == READ {
                 let read: [u8; 512] = driver.client.served().read(PAGE);
                 assert!(read == [7; 512] || read != [0; 512], "a read that worked brought nothing");

@@ -1,6 +1,8 @@
 //! Memory that a client maps without a file: data there go by messages.
 
+use std::io::ErrorKind;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -9,8 +11,8 @@ use serial_test::serial;
 use crate::support::arena::{Arena, attack};
 use crate::support::controller::FrontEnd;
 use crate::support::nvme::{ABORT, BASE, Command, Completion, DATA, Driver, IDENTIFY, PAGE, Queue, READ, WRITE};
-use crate::support::secs;
-use crate::support::vfio_user::{DMA_MAP, Memory, dma_map};
+use crate::support::vfio_user::{DMA_MAP, DMA_UNMAP, Memory, Message, dma_map, dma_unmap, message};
+use crate::support::{secs, wait_for};
 
 /// Where the memory without a file is, and how much there is of it.
 const REMOTE: u64 = 1 << 33;
@@ -30,23 +32,10 @@ fn start(dir: &Path) -> Driver {
     driver
 }
 
-/// Waits for a completion and does meanwhile what the server asks.
-#[track_caller]
-fn complete(driver: &mut Driver, queue: &mut Queue) -> Completion {
-    let start = Instant::now();
-    loop {
-        if let Some(done) = driver.poll(queue) {
-            return done;
-        }
-        assert!(start.elapsed() < secs(10), "there is no completion");
-        driver.client.attend(SHORT).expect("the connection stays");
-    }
-}
-
 #[track_caller]
 fn run(driver: &mut Driver, queue: &mut Queue, command: Command) -> Completion {
     let cid = driver.submit(queue, &[command]);
-    let done = complete(driver, queue);
+    let done = driver.complete_serving(queue);
     assert_eq!(done.cid, cid, "{command:?}: the completion is another command's");
     done
 }
@@ -68,7 +57,7 @@ fn bounced(arena: &Arena) -> u64 {
     };
     let mut last = count();
     loop {
-        std::thread::sleep(Duration::from_millis(300));
+        sleep(Duration::from_millis(300));
         let now = count();
         if now == last {
             return now;
@@ -139,7 +128,7 @@ fn many_commands_at_once_are_all_carried_out() {
                 (0..64_u32).map(|i| Command::io(opcode, 1, i * 8, 8, base + u64::from(i) * PAGE)).collect();
             driver.submit(&mut queue, &commands);
             for _ in 0..64 {
-                let done = complete(&mut driver, &mut queue);
+                let done = driver.complete_serving(&mut queue);
                 assert!(done.succeeded(), "{done:?}");
             }
         }
@@ -168,7 +157,7 @@ fn a_client_that_answers_nothing_holds_up_nobody_but_itself() {
         driver.client.set_mute(true);
         driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 8, REMOTE); 8]);
         driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, REMOTE + PAGE); 8]);
-        std::thread::sleep(Duration::from_millis(100));
+        sleep(Duration::from_millis(100));
         // A command that waits for its data is aborted at once.
         let abort = Command { opcode: ABORT, cdw10: 1 << 16 | 1, ..Command::default() };
         let done = driver.admin(abort);
@@ -180,16 +169,94 @@ fn a_client_that_answers_nothing_holds_up_nobody_but_itself() {
         assert!(begin.elapsed() < secs(3), "a reset took {:?}", begin.elapsed());
         driver.identify(1, 0);
         driver.submit_admin(Command { opcode: IDENTIFY, prp1: REMOTE, cdw10: 1, ..Command::default() });
-        std::thread::sleep(Duration::from_millis(100));
+        sleep(Duration::from_millis(100));
         let begin = Instant::now();
         driver.enable();
         assert!(begin.elapsed() < secs(3), "a reset took {:?}", begin.elapsed());
         let mut queue = driver.create_queue(1, 64, None);
         driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, REMOTE + PAGE); 32]);
-        std::thread::sleep(Duration::from_millis(50));
+        sleep(Duration::from_millis(50));
         drop(driver);
         arena.front.assert_alive();
     });
+}
+
+/// What the server asks next.
+#[track_caller]
+fn asked(driver: &mut Driver) -> Message {
+    let asked = driver.client.receive(secs(10)).expect("the server asks for memory");
+    assert!(!asked.is_reply(), "{asked:?}");
+    asked
+}
+
+/// Answers it; `error` is an errno or 0.
+#[track_caller]
+fn answer(driver: &mut Driver, asked: &Message, error: u32, payload: &[u8]) -> Vec<u8> {
+    /// A reply, and one that tells an error.
+    const REPLY: [u32; 2] = [1, 1 | 1 << 5];
+    let mut bytes = message(asked.id, asked.command, payload);
+    bytes[8..12].copy_from_slice(&REPLY[usize::from(error != 0)].to_le_bytes());
+    bytes[12..16].copy_from_slice(&error.to_le_bytes());
+    driver.client.send_bytes(&bytes, &[]).expect("an answer can be sent");
+    bytes
+}
+
+/// The payload of an answer: what was asked for, and some data.
+fn part(addr: u64, count: u64, data: &[u8]) -> Vec<u8> {
+    [&addr.to_le_bytes()[..], &count.to_le_bytes(), data].concat()
+}
+
+#[test]
+#[serial]
+fn wrong_answers_fail_their_command_and_a_second_answer_ends_the_session() {
+    if FrontEnd::chosen() == FrontEnd::Stock {
+        return;
+    }
+    attack(|arena, dir| {
+        let mut driver = start(dir);
+        let mut queue = driver.create_queue(1, 16, None);
+        let wrong = [
+            (5, Vec::new()),
+            (0, Vec::new()),
+            (0, part(REMOTE, 4096, &[7; 4095])),
+            (0, part(REMOTE, 4096, &[7; 8192])),
+            (0, part(REMOTE, 1 << 40, &[7; 4096])),
+            (0, part(REMOTE + PAGE, 4096, &[7; 4096])),
+        ];
+        for opcode in [WRITE, READ] {
+            for (error, payload) in &wrong {
+                driver.submit(&mut queue, &[Command::io(opcode, 1, 0, 8, REMOTE)]);
+                let data = if opcode == READ { payload.len().min(16) } else { payload.len() };
+                let asked = asked(&mut driver);
+                let sent = answer(&mut driver, &asked, *error, &payload[..data]);
+                let done = driver.complete(&mut queue);
+                let right = opcode == READ && sent.len() > 16 && sent[16..32] == part(REMOTE, 4096, &[7; 0]);
+                assert_eq!(done.code(), if right { 0 } else { 4 }, "opcode {opcode} with {sent:?}");
+            }
+        }
+        driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 8, REMOTE), Command::io(WRITE, 1, 8, 8, REMOTE)]);
+        let asked_first = asked(&mut driver);
+        let first = answer(&mut driver, &asked_first, 0, &part(REMOTE, 4096, &[7; 4096]));
+        driver.client.send_bytes(&first, &[]).expect("an answer can be sent");
+        wait_for("the end of the session", secs(5), || driver.client.receive(SHORT).is_err_and(|error| is_end(&error)));
+        arena.front.assert_alive();
+
+        // One that goes while it is asked, for what is to be fetched and for what is to be sent.
+        let mut driver = start(dir);
+        let mut queue = driver.create_queue(1, 16, None);
+        driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 8, REMOTE), Command::io(READ, 1, 8, 8, REMOTE)]);
+        asked(&mut driver);
+        drop(driver);
+        let mut driver = start(dir);
+        let mut queue = driver.create_queue(1, 16, None);
+        driver.check(&mut queue, 10);
+        assert!(run(&mut driver, &mut queue, Command::io(READ, 1, 8, 8, REMOTE)).succeeded());
+    });
+}
+
+/// Whether the server has closed the connection.
+fn is_end(error: &std::io::Error) -> bool {
+    !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 #[test]
@@ -201,16 +268,19 @@ fn an_unmap_is_answered_when_the_transfers_are_over_or_given_up() {
         let data = pattern(4096, 4);
         driver.client.served().write(0, &data);
         driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 8, REMOTE)]);
-        // The client answers what it is asked while it waits for the reply.
-        driver.client.unmap(REMOTE, LEN).expect("memory can be unmapped");
-        assert!(complete(&mut driver, &mut queue).succeeded());
+        let asked = asked(&mut driver);
+        let unmap = driver.client.send(DMA_UNMAP, &dma_unmap(REMOTE, LEN), &[]).expect("a message can be sent");
+        sleep(Duration::from_millis(50));
+        answer(&mut driver, &asked, 0, &part(REMOTE, 4096, &data));
+        driver.client.reply(unmap, secs(10)).expect("memory can be unmapped");
+        assert!(driver.complete_serving(&mut queue).succeeded());
         let gone = run(&mut driver, &mut queue, Command::io(READ, 1, 0, 8, REMOTE));
         assert!(!gone.succeeded(), "memory that was unmapped is used");
 
         driver.client.call(DMA_MAP, &dma_map(REMOTE, LEN, 0), &[]).expect("it can be mapped again");
         driver.client.set_mute(true);
         driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 8, REMOTE), Command::io(READ, 1, 0, 8, REMOTE + PAGE)]);
-        std::thread::sleep(Duration::from_millis(100));
+        sleep(Duration::from_millis(100));
         let begin = Instant::now();
         driver.client.unmap(REMOTE, LEN).expect("memory can be unmapped");
         let took = begin.elapsed();

@@ -41,6 +41,8 @@ const CHECK_PERIOD: Duration = Duration::from_millis(250);
 /// Sessions of a controller that are over, but of which something is still under way. Each has memory, files and I/O: a client that
 /// goes and comes again and again must not have ever more of them.
 const MAX_ENDED: usize = 8;
+/// The most that other threads ask for that is done in a row.
+const BURST: usize = 64;
 /// How often it is looked whether a client holds a reactor up.
 const WATCH_PERIOD: Duration = Duration::from_millis(20);
 
@@ -79,9 +81,13 @@ pub struct Remote {
 impl Remote {
     fn send(&self, command: Command) {
         if self.commands.send(command).is_ok() {
-            // The eventfd does not block; one whose count is full wakes as well.
-            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+            self.wake();
         }
+    }
+
+    fn wake(&self) {
+        // The eventfd does not block; one whose count is full wakes as well.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
     /// A poll group has let go of memory.
@@ -226,7 +232,8 @@ impl Server {
     fn obey(&mut self) -> bool {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.wake, &mut count);
-        while let Ok(command) = self.commands.try_recv() {
+        for _ in 0..BURST {
+            let Ok(command) = self.commands.try_recv() else { return true };
             match command {
                 Command::Add(ctrl, listener) => self.add(ctrl, listener),
                 Command::Remove(ctrl, done) => {
@@ -261,6 +268,8 @@ impl Server {
                 }
             }
         }
+        // A client whose memory has no file can have ever more asked for; the others have their turn first.
+        self.remote.wake();
         true
     }
 
