@@ -72,7 +72,7 @@ fn admin_queues_whose_memory_comes_a_moment_later_are_served() {
     driver.client.write(BAR0, CC, &CC_ENABLE.to_le_bytes()).expect("CC can be written");
     sleep(Duration::from_millis(200));
     assert_eq!(driver.csts() & (READY | FATAL), 0, "its memory is waited for");
-    driver.memory.write(0, &[0; 1 << 16]);
+    driver.memory.write(0, &vec![0; 1 << 16]);
     let file = driver.memory.file.try_clone().expect("a descriptor");
     driver.client.map(BASE, SIZE, &file, 0).expect("memory can be mapped");
     wait_for("CSTS.RDY", secs(2), || driver.csts() & READY != 0);
