@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | CC.EN = 1 | checks CC and AQA; passes [`RegEffect::Enable`] on, or sets CSTS.CFS | makes the admin queue, then [`Registers::set_ready`] or [`Registers::set_fatal`] |
 //! | CC.EN = 0 | resets what a Controller Reset resets; passes [`RegEffect::Disable`] on | stops all queues, then [`Registers::reset_done`] |
-//! | CC.SHN | CSTS.SHST says "occurring"; passes [`RegEffect::Shutdown`] on | takes no more commands, then [`Registers::set_shutdown_complete`] |
+//! | CC.SHN | CSTS.SHST says "occurring"; passes [`RegEffect::Shutdown`] on | has caches written back, then [`Registers::set_shutdown_complete`] |
 //! | function-level reset | [`Registers::function_reset`]; passes [`RegEffect::Disable`] on | as for CC.EN = 0 |
 //!
 //! The effects must reach the home thread in the order in which they came. A host that enables the controller before
