@@ -287,6 +287,19 @@ impl Driver {
         }
     }
 
+    /// Waits for a completion, and does meanwhile what the server asks.
+    #[track_caller]
+    pub(crate) fn complete_serving(&mut self, queue: &mut Queue) -> Completion {
+        let start = Instant::now();
+        loop {
+            if let Some(entry) = self.poll(queue) {
+                return entry;
+            }
+            assert!(start.elapsed() < secs(10), "queue {} waits in vain for a completion", queue.qid);
+            self.client.attend(Duration::from_millis(5)).expect("the connection stays");
+        }
+    }
+
     /// Does one command in a queue.
     #[track_caller]
     pub(crate) fn run(&mut self, queue: &mut Queue, command: Command) -> Completion {

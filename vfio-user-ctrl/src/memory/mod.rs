@@ -9,6 +9,7 @@
 //! | [`doorbells`] | the doorbell page of BAR0, and shadow doorbells in guest memory |
 //! | [`iov`], [`copy`] | a command's data as I/O vectors of host memory, or copied |
 //! | [`order`] | the orders of access that two threads, or we and the guest, rely on |
+//! | [`bounce`] | pages of ours that stand in for memory without a file while a command lasts |
 //! | [`slots`] | the I/Os of a queue that are under way, with the memory that they hold |
 //!
 //! # Memory that others write
@@ -20,6 +21,7 @@
 //!
 //! Host addresses leave this module only as raw pointers, which safe code cannot follow.
 
+pub mod bounce;
 mod bytes;
 pub mod copy;
 pub mod doorbells;
@@ -35,6 +37,7 @@ mod sync;
 pub mod table;
 pub mod view;
 
+pub use bounce::{Bounce, BounceBudget, BounceError};
 pub use doorbells::{DoorbellPage, ShadowDoorbells};
 pub use error::{Fault, MapError, UnmapError};
 pub use iov::IovSink;

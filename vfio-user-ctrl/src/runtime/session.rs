@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::memory::order::{Nudge, Published};
-use crate::memory::{DoorbellPage, GuestMemory};
+use crate::memory::{BounceBudget, DoorbellPage, GuestMemory};
 use crate::model::regs::{CtrlLimits, Enable, RegEffect, Registers};
-use crate::queue::{Interrupts, Totals};
+use crate::queue::{Coalescing, Interrupts, Totals};
 
+use super::control::Remote;
 use super::group::GroupHandle;
+use super::remote::BUDGET;
 
 /// A controller, for as long as the RPCs know it.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub struct Counters {
     writes: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
+    bytes_bounced: AtomicU64,
 }
 
 impl Counters {
@@ -53,6 +56,17 @@ impl Counters {
         self.writes.fetch_add(totals.writes, Ordering::Relaxed);
         self.bytes_read.fetch_add(totals.bytes_read, Ordering::Relaxed);
         self.bytes_written.fetch_add(totals.bytes_written, Ordering::Relaxed);
+    }
+
+    /// Adds bytes that went by messages, to and from memory that came without a file.
+    pub fn add_bounced(&self, bytes: u64) {
+        self.bytes_bounced.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many bytes these are.
+    #[must_use]
+    pub fn bytes_bounced(&self) -> u64 {
+        self.bytes_bounced.load(Ordering::Relaxed)
     }
 
     /// The sums.
@@ -82,10 +96,51 @@ pub struct Session {
     pub interrupts: Arc<Interrupts>,
     /// The newest table of the client's memory. The control thread publishes it.
     pub memory: Published<GuestMemory>,
+    /// How much may stand in for memory of its that came without a file.
+    pub bounce: Arc<BounceBudget>,
+    /// The way to who has its connection.
+    pub control: Remote,
     /// What the home has not begun yet.
     asked: Asked,
-    /// For each poll group of the controller, whether it has been told to look at the session and has not done so.
-    nudged: Vec<Nudge>,
+    /// What holds for all its queues.
+    settings: Mutex<Settings>,
+    /// The poll groups of the controller that have been told to look at the session, and those that have been told of settings, and
+    /// have not done so.
+    nudged: Nudges,
+    told: Nudges,
+}
+
+/// What the host has set for all queues of a session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Where shadow doorbells and their event indexes are, if it uses them.
+    pub shadow: Option<(u64, u64)>,
+    /// Interrupt coalescing.
+    pub coalescing: Coalescing,
+    /// The vectors that it does not hold for.
+    pub at_once: Vec<u16>,
+}
+
+/// Messages that are on their way, by poll group. The one that is there will find what is new: there need not be two.
+#[derive(Debug)]
+struct Nudges(Vec<Nudge>);
+
+impl Nudges {
+    fn new(groups: usize) -> Self {
+        Self((0..groups).map(|_| Nudge::default()).collect())
+    }
+
+    /// A message is to be sent to this group. Whether none is on its way.
+    fn tell(&self, group: usize) -> bool {
+        self.0.get(group).is_some_and(Nudge::tell)
+    }
+
+    /// It has come.
+    fn look(&self, group: usize) {
+        if let Some(nudge) = self.0.get(group) {
+            nudge.look();
+        }
+    }
 }
 
 /// Something that changes the state of the whole controller.
@@ -152,7 +207,7 @@ impl Session {
     ///
     /// # Errors
     /// What the operating system says of the doorbells' page.
-    pub fn new(id: u64, ctrl: &Arc<Ctrl>, limits: &CtrlLimits) -> io::Result<Self> {
+    pub fn new(id: u64, ctrl: &Arc<Ctrl>, limits: &CtrlLimits, control: &Remote) -> io::Result<Self> {
         Ok(Self {
             id,
             ctrl: Arc::clone(ctrl),
@@ -160,8 +215,12 @@ impl Session {
             doorbells: Arc::new(DoorbellPage::new()?),
             interrupts: Arc::default(),
             memory: Published::default(),
+            bounce: BounceBudget::new(BUDGET),
+            control: control.clone(),
             asked: Asked::default(),
-            nudged: ctrl.groups.iter().map(|_| Nudge::default()).collect(),
+            settings: Mutex::default(),
+            nudged: Nudges::new(ctrl.groups.len()),
+            told: Nudges::new(ctrl.groups.len()),
         })
     }
 
@@ -181,20 +240,53 @@ impl Session {
     /// not looked yet, it will see what there is now.
     #[must_use]
     pub fn nudge(&self, group: usize) -> bool {
-        self.nudged.get(group).is_some_and(Nudge::tell)
+        self.nudged.tell(group)
     }
 
     /// That poll group is about to look at the session.
     pub fn looks(&self, group: usize) {
-        if let Some(nudged) = self.nudged.get(group) {
-            nudged.look();
+        self.nudged.look(group);
+    }
+
+    /// What holds for all queues now.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.settings.lock().map(|settings| settings.clone()).unwrap_or_default()
+    }
+
+    /// This holds for all queues from now on.
+    pub fn set(&self, settings: Settings) {
+        if let Ok(mut current) = self.settings.lock() {
+            *current = settings;
         }
+    }
+
+    /// Notes that the poll group of that index is told of new settings. Whether that is to be done: however often a host sets
+    /// something, no more than one message is on its way.
+    #[must_use]
+    pub fn tell(&self, group: usize) -> bool {
+        self.told.tell(group)
+    }
+
+    /// That poll group is about to take the settings.
+    pub fn hears(&self, group: usize) {
+        self.told.look(group);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_message_to_each_group_is_enough_for_all_that_is_new() {
+        let nudges = Nudges::new(2);
+        assert!(nudges.tell(0) && nudges.tell(1), "both groups must be told");
+        assert!(!nudges.tell(0), "one is on its way");
+        nudges.look(0);
+        assert!(nudges.tell(0) && !nudges.tell(1));
+        assert!(!nudges.tell(2), "there is no such group");
+    }
 
     fn enable(asq: u64) -> Op {
         Op::Enable(Enable { asq, acq: 0, asqs: 2, acqs: 2 })
