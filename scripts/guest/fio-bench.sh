@@ -30,9 +30,9 @@ find_drive || {
     exit 10
 }
 # The admin queue is counted, too.
-queues=$(($(cat "/sys/class/nvme/$CONTROLLER/queue_count") - 1))
-[ "$queues" -ge "$QUEUES" ] || {
-    echo "the drive has $queues I/O queues, not $QUEUES" >&2
+found=$(($(cat "/sys/class/nvme/$CONTROLLER/queue_count") - 1))
+[ "$found" -ge "$QUEUES" ] || {
+    echo "the drive has $found I/O queues, not $QUEUES" >&2
     exit 11
 }
 printf '%s\n' "$CONTROLLER" >"$OUT/controller"

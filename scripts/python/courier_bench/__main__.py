@@ -20,9 +20,10 @@ from .turns import SLICE_S
 
 EPILOG = f"""
 A pair is a fresh stock and a fresh Courier, which share the core of process B: while one is measured, the other
-is suspended. They take turns of {SLICE_S} s (stock, courier, courier, stock, ...) until each has had its seconds; in a guest, turns
-of up to 3 s. The group `attached` measures one after the other, each alone, among the idle, and alone again. A turn
-during which other processes or the hypervisor took more than {DISTURBED:.0%} of a core is done again, at most {REPEATS} times.
+is suspended. They take turns of {SLICE_S} s (stock, courier, courier, stock, ...) until each has had its seconds; in a
+guest, turns of up to 3 s. The group `attached` measures one after the other, each alone, among the idle, and alone
+again. A turn during which other processes or the hypervisor took more than {DISTURBED:.0%} of a core is done again, at most
+{REPEATS} times.
 
 A goal such as >=1.20 is for the ratio courier / stock; one such as courier>=0.97 for Courier's own figure.
 
@@ -48,8 +49,8 @@ def parse_arguments(argv):
                         help="seconds for each variant, per pair and case (default: 6)")
     parser.add_argument("--quick", action="store_true", help="2 seconds each: under 5 minutes in all for the default cases")
     parser.add_argument("--out", metavar="DIR",
-                        help="folder for the table (bench.txt), everything that was measured (bench.json) and a chart (bench.svg); "
-                             "made if it is not there (default: bench-results/<UTC time> in the checkout)")
+                        help="folder for the table (bench.txt), everything that was measured (bench.json) and a chart "
+                             "(bench.svg); made if it is not there (default: bench-results/<UTC time> in the checkout)")
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured to FILE, too")
     parser.add_argument("--self", dest="against_itself", action="store_true",
                         help="stock against stock: shows the bench's own spread; needs no Courier")
@@ -140,9 +141,10 @@ def publish(args, out, machine_words, schedule, variants):
     if not complete:
         remarks.append("The run ended before everything was measured.")
     if schedule.disturbed:
-        remarks.append(f"{schedule.disturbed} turn(s) of {schedule.turns} were disturbed by other processes each time and were kept: "
-                       "do not trust these figures far.")
-    settings = {"pairs": args.pairs, "runtime_s": args.runtime, "complete": complete, "turns": schedule.turns, "disturbed_turns": schedule.disturbed,
+        remarks.append(f"{schedule.disturbed} turn(s) of {schedule.turns} were disturbed by other processes each time and were "
+                       "kept: do not trust these figures far.")
+    settings = {"pairs": args.pairs, "runtime_s": args.runtime, "complete": complete, "turns": schedule.turns,
+                "disturbed_turns": schedule.disturbed,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(args.started))}
     document = report.document(machine_words, settings, results, judgements, variants)
     for path in filter(None, (out / "bench.json", args.json)):

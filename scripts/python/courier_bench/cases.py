@@ -133,9 +133,10 @@ def _random_reads(setup, queue_depth, default=True, **goals):
 
 
 def _guest_reads(queue_depth, queues, **goals):
-    return Case(GUEST, f"guest-qd{queue_depth}" + (f"-{queues}q" if queues > 1 else ""),
-                f"4 KiB random reads, queue depth {queue_depth} on " + ("one queue" if queues == 1 else f"each of {queues} queues"),
-                "randread", 4096, queue_depth, False, goals, (IOPS, LATENCY, INTERRUPTS, CYCLES), queues)
+    name = f"guest-qd{queue_depth}" + (f"-{queues}q" if queues > 1 else "")
+    where = "one queue" if queues == 1 else f"each of {queues} queues"
+    return Case(GUEST, name, f"4 KiB random reads, queue depth {queue_depth} on {where}", "randread", 4096,
+                queue_depth, False, goals, (IOPS, LATENCY, INTERRUPTS, CYCLES), queues)
 
 
 def _at_least(ratio):
@@ -177,7 +178,7 @@ def by_name(name):
 
 
 def chosen(names, groups=()):
-    """The cases that are meant by these names of cases and setups, or the default ones if there is no name; and those of `groups`."""
+    """The cases that are meant by these names of cases and setups, or the default ones if there is no name; and `groups`."""
     def wanted(case):
         picked = case.name in names or case.setup.name in names if names else case.default
         return picked or case.setup.name in groups

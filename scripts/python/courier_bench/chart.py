@@ -31,12 +31,14 @@ def script(path, judgements, names):
         if data:
             title = f"goal {word}" if word else "no goal"
             blocks.append(f"$series{number} << END\n{data}END\n")
-            plots.append(f"$series{number} using 1:2:3:4 with xerrorbars pointtype 7 pointsize 0.6 linecolor rgb '{colour}' title '{title}'")
+            plots.append(f"$series{number} using 1:2:3:4 with xerrorbars pointtype 7 pointsize 0.6 "
+                         f"linecolor rgb '{colour}' title '{title}'")
     goals = "".join(f"{verdict.goal.as_ratio(verdict.comparison):.4f} {y}\n" for y, verdict in rows
                     if verdict.goal and verdict.comparison.first > 0)
     if goals:
         blocks.append(f"$goals << END\n{goals}END\n")
-        plots.append(f"$goals using 1:2 with points pointtype 2 pointsize 0.8 linewidth 2 linecolor rgb '{GOAL_COLOUR}' title 'goal'")
+        plots.append("$goals using 1:2 with points pointtype 2 pointsize 0.8 linewidth 2 "
+                     f"linecolor rgb '{GOAL_COLOUR}' title 'goal'")
     tics = ", ".join(f"{_quoted(verdict.name)} {y}" for y, verdict in rows)
     return "".join(blocks) + f"""
 set terminal svg size {WIDTH_PX},{FRAME_PX + ROW_PX * max(1, len(rows))} font 'sans,11' background '#ffffff'

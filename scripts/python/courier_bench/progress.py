@@ -27,7 +27,8 @@ class Progress:
         left = (time.monotonic() - self._start) / self._done_expected * (self._expected - self._done_expected)
         figures = "; ".join(f"{figure.title} " + ", ".join(
             f"{name} {side[figure.key]:,.{figure.decimals}f}" for name, side in zip(names, pair)) for figure in case.figures[:3])
-        say(f"    [{self._done:{len(str(self._steps))}}/{self._steps}] pair {number} {case.name:<13} {figures} ({duration(left)} left)")
+        step = f"{self._done:{len(str(self._steps))}}/{self._steps}"
+        say(f"    [{step}] pair {number} {case.name:<13} {figures} ({duration(left)} left)")
 
     def disturbed(self, case, others):
         """Says that a turn cannot be trusted, and why."""

@@ -79,7 +79,8 @@ class Rig:
     def attach(self, server, number):
         """Attaches a drive to process A: drive 0 to the VM's stand-in, the others to nobody."""
         name = _controller(number)
-        found = self._a.call("bdev_nvme_attach_controller", {"name": name, "trtype": "VFIOUSER", "traddr": server.socket_dir(number)})
+        found = self._a.call("bdev_nvme_attach_controller", {"name": name, "trtype": "VFIOUSER",
+                                                             "traddr": server.socket_dir(number)})
         if f"{name}n1" not in found:
             raise MeasurementFailed(f"the VM's stand-in found no namespace on its drive. {server.process.log_tail()}")
 

@@ -13,7 +13,7 @@ PLANS = {Way.TURNS: Turns, Way.ATTACHED: Attached, Way.GUEST: Guest}
 
 
 class Schedule:
-    """All measurements of a bench. For every group and pair its plan, a class of PLANS, starts what it needs afresh, and measures.
+    """All measurements of a bench. For every group and pair its plan, a class of PLANS, starts what it needs, and measures.
 
     A plan is made with the seconds for each variant, tells with `seconds(case)` and `PAIR_OVERHEAD_S` what it takes, and
     yields from `measure_pair` each case with a sample for each variant: figures by their keys, and more if it likes.
