@@ -5,13 +5,15 @@ import io
 import json
 import math
 import pathlib
+import socket
 import tempfile
 import unittest
 
 from courier_bench import attached, cases, chart, guest, report, stats
 from courier_bench.__main__ import list_cases, needs, parse_arguments
 from courier_bench.rig import MeasurementFailed, bare_figures
-from courier_bench.schedule import DISTURBED, PLANS, REPEATS, Schedule
+from courier_bench.rpc import RpcClient, RpcError
+from courier_bench.schedule import DISTURBED, PLANS, REPEATED, REPEATS, Schedule
 from courier_bench.server import _BACK_ENDS, Server, Variant
 
 VARIANTS = (Variant("a", "", False), Variant("b", "", True))
@@ -31,13 +33,13 @@ class FakeServer:
         self.name = name
         self.drives = {0}
 
-    def add_drive(self, number):
-        """Notes the drive."""
-        self.drives.add(number)
+    def add_drives(self, numbers):
+        """Notes the drives."""
+        self.drives |= set(numbers)
 
-    def remove_drive(self, number):
-        """Forgets the drive."""
-        self.drives.remove(number)
+    def remove_drives(self, numbers):
+        """Forgets the drives."""
+        self.drives -= set(numbers)
 
     def memory(self):
         """Memory by the number of drives: 200 KiB for each of a, 50 for each of b, and some of DPDK's."""
@@ -87,10 +89,10 @@ class FakeRig:
         self.events.append(f"{server.name} of {len(server.drives)}")
         return self._sample(800.0 if server.name == "a" and len(server.drives) > 1 else 1000.0)
 
-    def attach(self, server, number):
+    def attach(self, server, numbers):
         """Does nothing."""
 
-    def detach(self, number):
+    def detach(self, numbers):
         """Does nothing."""
 
     def settle(self):
@@ -143,6 +145,11 @@ class Order(unittest.TestCase):
         schedule, (result,) = run_schedule(FakeRig(disturbed=2 + 2 * (REPEATS + 1)), pairs=1, runtime=1)
         self.assertEqual(schedule.disturbed, 1)
         self.assertGreater(result.pairs[0][0]["others"], DISTURBED)
+
+    def test_a_machine_that_is_never_quiet_cannot_make_a_run_endless(self):
+        schedule, _ = run_schedule(FakeRig(disturbed=10_000), pairs=5, runtime=20)
+        self.assertEqual((schedule.turns, schedule.disturbed), (100, 100))
+        self.assertEqual(schedule.repeated, REPEATS + schedule.turns * REPEATED)
 
     def test_what_was_measured_before_a_failure_is_kept(self):
         rig = FakeRig(idle_are_read=True)
@@ -266,18 +273,18 @@ class Chains(unittest.TestCase):
 
     def test_couriers_front_end_is_a_controller_with_the_bdev_as_namespace(self):
         server = server_of(VARIANTS[1])
-        server.add_drive(3)
+        server.add_drives([3])
         self.assertEqual(server.process.calls[1:], [
             ("courier_controller_create", {"name": "drive3", "traddr": server.socket_dir(3), "serial_number": "b-3"}),
             ("courier_controller_add_ns", {"name": "drive3", "bdev_name": "null3"})])
 
     def test_stocks_front_end_is_a_subsystem_of_its_own_for_each_drive(self):
         server = server_of(VARIANTS[0])
-        server.add_drive(3)
+        server.add_drives([3])
         methods = [method for method, _ in server.process.calls]
         self.assertEqual(methods, ["bdev_null_create", "nvmf_create_subsystem", "nvmf_subsystem_add_ns", "nvmf_subsystem_add_listener"])
         nqn = server.process.calls[1][1]["nqn"]
-        server.remove_drive(3)
+        server.remove_drives([3])
         self.assertEqual(server.process.calls[4:], [("nvmf_delete_subsystem", {"nqn": nqn}), ("bdev_null_delete", {"name": "null3"})])
 
     def test_reads_of_the_busy_drive_are_not_counted_as_those_of_the_idle(self):
@@ -313,6 +320,43 @@ class RecordingProcess:
         """Records the call. A bdev that is made answers with its name."""
         self.calls.append((method, params))
         return params["name"] if method == "bdev_null_create" else self.answer
+
+    def call_all(self, method, params):
+        """The same with each of these."""
+        return [self.call(method, one) for one in params]
+
+
+class Calls(unittest.TestCase):
+    """Several calls at once."""
+
+    def setUp(self):
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(self._listener.close)
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/rpc.sock"
+            self._listener.bind(path)
+            self._listener.listen()
+            self.client = RpcClient(path)
+        self.addCleanup(self.client.close)
+        self._server, _ = self._listener.accept()
+        self.addCleanup(self._server.close)
+
+    def answer(self, responses):
+        """Has these waiting for the client, in this order, in one piece."""
+        self._server.sendall(b"".join(json.dumps({"jsonrpc": "2.0", **response}).encode() for response in responses))
+
+    def test_answers_in_any_order_are_given_in_that_of_the_calls(self):
+        self.answer([{"id": 2, "result": "second"}, {"id": 1, "result": "first"}])
+        self.assertEqual(self.client.call_all("m", [{"n": 1}, None]), ["first", "second"])
+        self.assertEqual(self._server.recv(4096), b'{"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"n": 1}}'
+                                                  b'{"jsonrpc": "2.0", "id": 2, "method": "m"}')
+
+    def test_an_error_of_one_does_not_lose_the_answers_of_the_next_call(self):
+        self.answer([{"id": 1, "result": True}, {"id": 2, "error": {"code": -17, "message": "File exists"}}, {"id": 3, "result": 3}])
+        with self.assertRaisesRegex(RpcError, "m: File exists") as raised:
+            self.client.call_all("m", [{}, {}])
+        self.assertEqual(raised.exception.code, -17)
+        self.assertEqual(self.client.call("m"), 3)
 
 
 class Statistics(unittest.TestCase):
@@ -402,9 +446,14 @@ class Report(unittest.TestCase):
             "bench tcp-qd32.cycles_per_io stock=3000 courier=3000 ratio=1.000 goal=none"])
 
     def test_what_is_worse_than_stock_is_named(self):
-        judgements = report.verdicts([result_of("tcp-qd32", measurement(1000.0), measurement(990.0))])
-        self.assertEqual(report.worse_text(judgements, NAMES),
+        result = report.CaseResult(cases.by_name("tcp-qd32"), [(measurement(1000.0), measurement(990.0))] * 3)
+        self.assertEqual(report.worse_text([result], report.verdicts([result]), NAMES),
                          "Worse than stock, with all of the interval: tcp-qd32.iops (0.990), tcp-qd32.latency_us (1.010)")
+
+    def test_one_pair_cannot_tell_what_is_worse(self):
+        result = result_of("tcp-qd32", measurement(1000.0), measurement(990.0))
+        self.assertEqual(report.worse_text([result], report.verdicts([result]), NAMES),
+                         "Worse than stock: fewer than 3 pairs cannot tell")
 
     def test_stock_against_itself_is_not_judged(self):
         judgements = report.verdicts([result_of("tcp-qd32", measurement(), measurement(10.0))], judged=False)
@@ -455,6 +504,15 @@ class Arguments(unittest.TestCase):
         named = parse_arguments(["--case", "tcp", "--case", "front-qd1"])
         self.assertEqual([case.name for case in named.cases],
                          ["front-qd1", "tcp-qd1", "tcp-qd32", "tcp-qd128", "tcp-write-qd32", "tcp-128k-qd8"])
+
+    def test_quick_is_short_unless_told_otherwise(self):
+        for argv, told in ((["--quick"], (3, 2)), ([], (5, 6)), (["--quick", "--pairs", "7", "--runtime", "4"], (7, 4))):
+            args = parse_arguments(argv)
+            self.assertEqual((args.pairs, args.runtime), told)
+
+    def test_quick_takes_less_than_five_minutes_by_its_own_reckoning(self):
+        args = parse_arguments(["--quick"])
+        self.assertLess(Schedule(VARIANTS, args.cases, args.pairs, args.runtime).seconds(), 300)
 
     def test_guest_adds_its_cases_to_those_that_are_measured_anyway(self):
         guests = [case for case in cases.CASES if case.setup is cases.GUEST]

@@ -14,7 +14,7 @@ from .process import ProcessFailed
 from .progress import say
 from .rig import MeasurementFailed, Rig
 from .rpc import RpcError
-from .schedule import DISTURBED, REPEATS, Schedule
+from .schedule import DISTURBED, REPEATED, REPEATS, Schedule
 from .server import Variant
 from .turns import SLICE_S
 
@@ -23,7 +23,7 @@ A pair is a fresh stock and a fresh Courier, which share the core of process B: 
 is suspended. They take turns of {SLICE_S} s (stock, courier, courier, stock, ...) until each has had its seconds; in a
 guest, turns of up to 3 s. The group `attached` measures one after the other, each alone, among the idle, and alone
 again. A turn during which other processes or the hypervisor took more than {DISTURBED:.0%} of a core is done again, at most
-{REPEATS} times.
+{REPEATS} times, and not more than {REPEATED:.0%} of all turns.
 
 A goal such as >=1.20 is for the ratio courier / stock; one such as courier>=0.97 for Courier's own figure.
 
@@ -41,13 +41,13 @@ def parse_arguments(argv):
     parser.add_argument("--case", action="append", choices=names, metavar="NAME",
                         help="measure this case, or this group of cases, only (repeatable; --list names them)")
     parser.add_argument("--guest", action="store_true",
-                        help="the cases with fio in a Linux guest, too (they install QEMU and a guest; some 10 minutes more)")
+                        help="the cases with fio in a Linux guest, too (they install QEMU and a guest; some 20 minutes more)")
     parser.add_argument("--all", action="store_true", help="measure every case, not only the default ones")
     parser.add_argument("--list", action="store_true", help="list the cases and their goals, and end")
-    parser.add_argument("--pairs", type=_at_least(1), default=5, metavar="N", help="pairs per case (default: 5)")
+    parser.add_argument("--pairs", type=_at_least(1), metavar="N", help="pairs per case (default: 5)")
     parser.add_argument("--runtime", type=_at_least(1), metavar="S",
                         help="seconds for each variant, per pair and case (default: 6)")
-    parser.add_argument("--quick", action="store_true", help="2 seconds each: under 5 minutes in all for the default cases")
+    parser.add_argument("--quick", action="store_true", help="3 pairs of 2 seconds each: under 5 minutes for the default cases")
     parser.add_argument("--out", metavar="DIR",
                         help="folder for the table (bench.txt), everything that was measured (bench.json) and a chart "
                              "(bench.svg); made if it is not there (default: bench-results/<UTC time> in the checkout)")
@@ -65,6 +65,7 @@ def parse_arguments(argv):
         parser.error(f"--json {args.json}: its folder does not exist")
     args.started = time.time()
     args.runtime = args.runtime or (2 if args.quick else 6)
+    args.pairs = args.pairs or (3 if args.quick else 5)
     groups = [setup.name for setup in cases.SETUPS if setup is cases.GUEST and args.guest]
     args.cases = list(cases.CASES) if args.all else cases.chosen(args.case, groups)
     return args
@@ -141,10 +142,10 @@ def publish(args, out, machine_words, schedule, variants):
     if not complete:
         remarks.append("The run ended before everything was measured.")
     if schedule.disturbed:
-        remarks.append(f"{schedule.disturbed} turn(s) of {schedule.turns} were disturbed by other processes each time and were "
+        remarks.append(f"{schedule.disturbed} turn(s) of {schedule.turns} were disturbed by other processes and were "
                        "kept: do not trust these figures far.")
     settings = {"pairs": args.pairs, "runtime_s": args.runtime, "complete": complete, "turns": schedule.turns,
-                "disturbed_turns": schedule.disturbed,
+                "repeated_turns": schedule.repeated, "disturbed_turns": schedule.disturbed,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(args.started))}
     document = report.document(machine_words, settings, results, judgements, variants)
     for path in filter(None, (out / "bench.json", args.json)):

@@ -48,8 +48,13 @@ class SpdkProcess:
 
     def call(self, method, params=None, timeout=30.0):
         """Calls an RPC method. Raises RpcError for its error, ProcessFailed when no answer comes."""
+        (result,) = self.call_all(method, [params], timeout)
+        return result
+
+    def call_all(self, method, params, timeout=30.0):
+        """Calls it once with each of `params`, without waiting in between; the results in the same order."""
         try:
-            return self._rpc.call(method, params, timeout)
+            return self._rpc.call_all(method, params, timeout)
         except TimeoutError:
             raise self._failed(f"gave no answer to {method} within {timeout:.0f} s") from None
         except OSError as error:

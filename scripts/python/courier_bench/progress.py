@@ -32,7 +32,7 @@ class Progress:
 
     def disturbed(self, case, others):
         """Says that a turn cannot be trusted, and why."""
-        say(f"        {case.name}: others used {others:.0%} of a core, again and again; kept all the same")
+        say(f"        {case.name}: others used {others:.0%} of a core; kept all the same")
 
 
 def say(text):

@@ -7,6 +7,9 @@ from statistics import median
 
 from .stats import compare
 
+# The interval of fewer says nothing.
+ENOUGH_PAIRS = 3
+
 
 @dataclasses.dataclass
 class CaseResult:
@@ -87,8 +90,10 @@ def legend_text(names):
             "\npairs: the smallest and the largest ratio within a pair. p: signed-rank test; large means chance explains it.")
 
 
-def worse_text(judgements, names):
+def worse_text(results, judgements, names):
     """Names the figures in which the second variant is worse than the first."""
+    if any(len(result.pairs) < ENOUGH_PAIRS for result in results):
+        return f"Worse than {names[0]}: fewer than {ENOUGH_PAIRS} pairs cannot tell"
     worse = [f"{verdict.name} ({verdict.comparison.ratio:.3f})" for verdict in judgements if verdict.worse]
     return f"Worse than {names[0]}, with all of the interval: {', '.join(worse) or 'none'}"
 
@@ -104,7 +109,7 @@ def text(machine, results, judgements, variants, remarks=()):
     """Everything that the bench says, as text."""
     names = [variant.name for variant in variants]
     parts = [machine_text(machine), *(case_text(result, variants) for result in results), legend_text(names), *remarks,
-             worse_text(judgements, names), "\n".join(verdict_line(verdict, names) for verdict in judgements)]
+             worse_text(results, judgements, names), "\n".join(verdict_line(verdict, names) for verdict in judgements)]
     return "\n\n".join(parts) + "\n"
 
 

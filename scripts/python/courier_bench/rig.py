@@ -8,7 +8,7 @@ import subprocess
 from .machine import Children, Disturbance
 from .process import SpdkProcess, die_with_parent
 from .rpc import RpcError
-from .server import Server, export, null_bdev
+from .server import Export, Server, export, null_bdevs
 
 POOL_NQN = "nqn.2024-01.io.courier:bench-pool"
 MEMORY_MIB = 1024
@@ -70,23 +70,23 @@ class Rig:
     def measure(self, server, case, seconds):
         """Attaches the VM's stand-in to the server, runs the case's load, and detaches it again."""
         server.resume()
-        self.attach(server, 0)
+        self.attach(server, [0])
         measured = self.load(server, case, seconds)
-        self.detach(0)
+        self.detach([0])
         server.suspend()
         return measured
 
-    def attach(self, server, number):
-        """Attaches a drive to process A: drive 0 to the VM's stand-in, the others to nobody."""
-        name = _controller(number)
-        found = self._a.call("bdev_nvme_attach_controller", {"name": name, "trtype": "VFIOUSER",
-                                                             "traddr": server.socket_dir(number)})
-        if f"{name}n1" not in found:
-            raise MeasurementFailed(f"the VM's stand-in found no namespace on its drive. {server.process.log_tail()}")
+    def attach(self, server, numbers):
+        """Attaches drives to process A: drive 0 to the VM's stand-in, the others to nobody."""
+        names = [_controller(number) for number in numbers]
+        found = self._a.call_all("bdev_nvme_attach_controller", [
+            {"name": name, "trtype": "VFIOUSER", "traddr": server.socket_dir(number)} for name, number in zip(names, numbers)])
+        if found != [[f"{name}n1"] for name in names]:
+            raise MeasurementFailed(f"the VM's stand-in found no namespace on a drive. {server.process.log_tail()}")
 
-    def detach(self, number):
-        """Detaches it."""
-        self._a.call("bdev_nvme_detach_controller", {"name": _controller(number)})
+    def detach(self, numbers):
+        """Detaches them."""
+        self._a.call_all("bdev_nvme_detach_controller", [{"name": _controller(number)} for number in numbers])
 
     def settle(self):
         """Waits until process A has looked at everything that was attached, such as for partitions."""
@@ -130,7 +130,8 @@ class Rig:
     def _export_pool(self):
         address = {"traddr": "127.0.0.1", "adrfam": "ipv4", "trsvcid": str(_free_port())}
         self._a.call("nvmf_create_transport", {"trtype": "TCP"})
-        export(self._a, POOL_NQN, "BENCH", null_bdev(self._a, "Store"), {"trtype": "TCP"} | address)
+        (bdev,) = null_bdevs(self._a, ["Store"])
+        export(self._a, [Export(POOL_NQN, "BENCH", bdev, {"trtype": "TCP"} | address)])
         return {"name": "pool", "trtype": "tcp", "subnqn": POOL_NQN} | address
 
     def _perform(self, case, seconds):

@@ -9,6 +9,8 @@ from .turns import Turns
 
 DISTURBED = 0.04
 REPEATS = 3
+# Of all turns, so that a machine that is never quiet cannot make a run as long as it likes.
+REPEATED = 0.5
 PLANS = {Way.TURNS: Turns, Way.ATTACHED: Attached, Way.GUEST: Guest}
 
 
@@ -26,6 +28,7 @@ class Schedule:
         self._pairs = pairs
         self._measured = {}
         self.turns = 0
+        self.repeated = 0
         self.disturbed = 0
 
     def measure(self, rig):
@@ -40,6 +43,10 @@ class Schedule:
                     pair = tuple(samples[variant] for variant in self._variants)
                     self._measured.setdefault(case.name, []).append(pair)
                     progress.measured(case, number, names, pair)
+
+    def seconds(self):
+        """About how long all of it takes, if others leave the machine alone."""
+        return sum(self._pairs * sum(self._seconds(setup, cases).values()) for setup, cases in self._groups)
 
     def results(self):
         """A CaseResult for every case of which there is a pair."""
@@ -60,12 +67,16 @@ class Watch:
 
     def undisturbed(self, case, turn):
         """The samples by name that `turn()` measures, after as many tries as it takes and is worth."""
-        self._schedule.turns += 1
-        for _ in range(REPEATS + 1):
+        schedule = self._schedule
+        schedule.turns += 1
+        for left in reversed(range(REPEATS + 1)):
             taken = turn()
             others = max(sample["others"] for sample in taken.values())
             if others <= DISTURBED:
                 return taken
-        self._schedule.disturbed += 1
+            if not left or schedule.repeated >= REPEATS + schedule.turns * REPEATED:
+                break
+            schedule.repeated += 1
+        schedule.disturbed += 1
         self._progress.disturbed(case, others)
         return taken

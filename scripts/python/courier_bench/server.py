@@ -45,7 +45,7 @@ class Server:
         try:
             if self._front is Front.STOCK:
                 self.process.call("nvmf_create_transport", {"trtype": "VFIOUSER"})
-            self._add_drive(0, _BACK_ENDS[variant.chain(setup).back](self.process, pool))
+            self._add_drives([0], [_BACK_ENDS[variant.chain(setup).back](self.process, pool)])
             self.suspend()
         except BaseException:
             self.stop()
@@ -59,17 +59,17 @@ class Server:
         """A drive's serial number, by which a guest tells them apart."""
         return f"{self._name}-{number}"
 
-    def add_drive(self, number):
-        """One more drive, with a null bdev of its own."""
-        self._add_drive(number, null_bdev(self.process, _null_name(number)))
+    def add_drives(self, numbers):
+        """More drives, each with a null bdev of its own."""
+        self._add_drives(numbers, null_bdevs(self.process, [_null_name(number) for number in numbers]))
 
-    def remove_drive(self, number):
-        """Takes such a drive away."""
+    def remove_drives(self, numbers):
+        """Takes such drives away."""
         if self._front is Front.STOCK:
-            self.process.call("nvmf_delete_subsystem", {"nqn": self._nqn(number)})
+            self.process.call_all("nvmf_delete_subsystem", [{"nqn": self._nqn(number)} for number in numbers])
         else:
-            self.process.call("courier_controller_delete", {"name": _controller(number)})
-        self.process.call("bdev_null_delete", {"name": _null_name(number)})
+            self.process.call_all("courier_controller_delete", [{"name": _controller(number)} for number in numbers])
+        self.process.call_all("bdev_null_delete", [{"name": _null_name(number)} for number in numbers])
 
     def memory(self):
         """Bytes of memory in use: the process's own (VmRSS, in which hugepages are not counted), and on DPDK's heap, which
@@ -100,33 +100,49 @@ class Server:
     def _nqn(self, number):
         return f"{DRIVE_NQN}-{self.serial(number)}"
 
-    def _add_drive(self, number, bdev):
-        folder = self.socket_dir(number)
+    def _add_drives(self, numbers, bdevs):
+        folders = [self.socket_dir(number) for number in numbers]
         if self._front is Front.STOCK:
-            os.mkdir(folder)
-            export(self.process, self._nqn(number), self.serial(number), bdev, {"trtype": "VFIOUSER", "traddr": folder})
-        else:
-            self.process.call("courier_controller_create", {"name": _controller(number), "traddr": folder,
-                                                            "serial_number": self.serial(number)})
-            self.process.call("courier_controller_add_ns", {"name": _controller(number), "bdev_name": bdev})
+            for folder in folders:
+                os.mkdir(folder)
+            export(self.process, [Export(self._nqn(number), self.serial(number), bdev, {"trtype": "VFIOUSER", "traddr": folder})
+                                  for number, bdev, folder in zip(numbers, bdevs, folders)])
+            return
+        self.process.call_all("courier_controller_create", [
+            {"name": _controller(number), "traddr": folder, "serial_number": self.serial(number)}
+            for number, folder in zip(numbers, folders)])
+        self.process.call_all("courier_controller_add_ns", [
+            {"name": _controller(number), "bdev_name": bdev} for number, bdev in zip(numbers, bdevs)])
 
 
-def export(process, nqn, serial, bdev, listener):
-    """Makes a subsystem of SPDK's target with `bdev` as namespace 1, under identifiers of its own.
+@dataclass(frozen=True)
+class Export:
+    """A subsystem of SPDK's target with one bdev as namespace 1."""
+
+    nqn: str
+    serial: str
+    bdev: str
+    listener: dict[str, str]
+
+
+def export(process, exports):
+    """Makes these subsystems, their namespaces under identifiers of their own.
 
     The pool's bdev and the drive's namespace both end up in process A, which refuses to know two bdevs by one UUID.
     """
-    identity = uuid.uuid4()
-    process.call("nvmf_create_subsystem", {"nqn": nqn, "allow_any_host": True, "serial_number": serial})
-    process.call("nvmf_subsystem_add_ns", {"nqn": nqn, "namespace": {
-        "bdev_name": bdev, "nsid": 1, "uuid": str(identity), "nguid": identity.hex.upper()}})
-    process.call("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": listener})
+    identities = [uuid.uuid4() for _ in exports]
+    process.call_all("nvmf_create_subsystem", [{"nqn": one.nqn, "allow_any_host": True, "serial_number": one.serial}
+                                               for one in exports])
+    process.call_all("nvmf_subsystem_add_ns", [
+        {"nqn": one.nqn, "namespace": {"bdev_name": one.bdev, "nsid": 1, "uuid": str(identity), "nguid": identity.hex.upper()}}
+        for one, identity in zip(exports, identities)])
+    process.call_all("nvmf_subsystem_add_listener", [{"nqn": one.nqn, "listen_address": one.listener} for one in exports])
 
 
-def null_bdev(process, name):
-    """Makes a bdev that has no data and takes no time."""
-    return process.call("bdev_null_create", {"name": name, "uuid": str(uuid.uuid4()),
-                                             "block_size": BLOCK_SIZE, "num_blocks": NUM_BLOCKS})
+def null_bdevs(process, names):
+    """Makes bdevs that have no data and take no time."""
+    return process.call_all("bdev_null_create", [{"name": name, "uuid": str(uuid.uuid4()), "block_size": BLOCK_SIZE,
+                                                  "num_blocks": NUM_BLOCKS} for name in names])
 
 
 def _null_name(number):
@@ -138,7 +154,7 @@ def _controller(number):
 
 
 def _null_back(process, _pool):
-    return null_bdev(process, _null_name(0))
+    return null_bdevs(process, [_null_name(0)])[0]
 
 
 def _stock_back(process, pool):
