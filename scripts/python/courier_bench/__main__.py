@@ -41,7 +41,7 @@ def parse_arguments(argv):
     parser.add_argument("--case", action="append", choices=names, metavar="NAME",
                         help="measure this case, or this group of cases, only (repeatable; --list names them)")
     parser.add_argument("--guest", action="store_true",
-                        help="the cases with fio in a Linux guest, too (they install QEMU and a guest; some 20 minutes more)")
+                        help="the cases with fio in a Linux guest, too (they install QEMU and a guest; some 12 minutes more)")
     parser.add_argument("--all", action="store_true", help="measure every case, not only the default ones")
     parser.add_argument("--list", action="store_true", help="list the cases and their goals, and end")
     parser.add_argument("--pairs", type=_at_least(1), metavar="N", help="pairs per case (default: 5)")
