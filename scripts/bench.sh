@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # All three processes' memory (scripts/python/courier_bench, rig.py and server.py), and a little more.
-HUGEPAGES_MIB=3200
+HUGEPAGES_MIB=3400
 BENCH_PID=
 
 # bench ARGUMENT...: becomes the Python program that measures.
@@ -13,11 +13,11 @@ bench() {
     exec python3 -m courier_bench "$@"
 }
 
-# link_tools SPDK FOLDER: puts SPDK's spdk_tgt and bdevperf into FOLDER, linked statically. courier_tgt is
+# link_tools SPDK FOLDER: puts SPDK's spdk_tgt, spdk_nvme_perf and bdevperf into FOLDER, linked statically. courier_tgt is
 # linked so, too; a rival out of shared libraries would pay for its calls between them.
 link_tools() {
     local spdk=$1 folder=$2 vfio_user=$1/build/libvfio-user/usr/local/lib place archives
-    for place in app/spdk_tgt/spdk_tgt.o examples/bdev/bdevperf/bdevperf.o; do
+    for place in app/spdk_tgt/spdk_tgt.o app/spdk_nvme_perf/perf.o examples/bdev/bdevperf/bdevperf.o; do
         [ -e "$spdk/$place" ] || die "'$spdk' is not a built SPDK tree (no $place in it); the bench links its tools from one. Point SPDK_DIR at such a tree, or unset it"
     done
     archives=$folder/archives
@@ -27,6 +27,7 @@ link_tools() {
         find "$place" -maxdepth 1 -name '*.a' -exec ln -sf -t "$archives" {} + 2>/dev/null || true
     done
     link_tool "$spdk/app/spdk_tgt" "$folder/spdk_tgt"
+    link_tool "$spdk/app/spdk_nvme_perf" "$folder/spdk_nvme_perf"
     link_tool "$spdk/examples/bdev/bdevperf" "$folder/bdevperf"
 }
 
@@ -42,11 +43,9 @@ stop_bench() {
     if [ -n "$BENCH_PID" ] && kill -TERM "$BENCH_PID" 2>/dev/null; then wait "$BENCH_PID"; fi
 }
 
-BUILD=1
 for option; do
     case $option in
         -h | --help | --list) need_packages python3; bench "$@" ;;
-        --self) BUILD= ;;
     esac
 done
 
@@ -55,13 +54,18 @@ need_packages python3
 mkdir -p "$COURIER_CACHE"
 exec 8>"$COURIER_CACHE/bench.lock"
 flock -n 8 || die "another bench is running on this machine; two would measure each other"
-(bench --list "$@" >/dev/null) || exit 2 # a mistake in the options is better told now than after the build
+needs=$(bench --needs "$@") || exit 2 # a mistake in the options is better told now than after the build
+# Only the chart needs it.
+(need_packages gnuplot-nox) || warn "there will be no chart"
 "$COURIER_ROOT/scripts/install-spdk.sh"
 spdk=$("$COURIER_ROOT/scripts/install-spdk.sh" --print-dir)
-phase "stock spdk_tgt and bdevperf, linked statically"
+phase "stock spdk_tgt and SPDK's tools, linked statically"
 tools=$COURIER_CACHE/bench-tools-$(printf '%s' "$spdk" | sha256sum | cut -c 1-10)
 link_tools "$spdk" "$tools"
-if [ -n "$BUILD" ]; then
+if [[ " $needs " = *" guest "* ]]; then
+    "$COURIER_ROOT/scripts/install-guest.sh" || die "the guest could not be made (why is above)"
+fi
+if [[ " $needs " = *" courier "* ]]; then
     phase "courier: cargo build --release"
     need_cargo
     (cd "$COURIER_ROOT" && cargo build --release --bin courier_tgt) || die "cargo build failed (see above)"
