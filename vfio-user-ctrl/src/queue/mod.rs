@@ -32,4 +32,4 @@ pub use context::Trouble;
 pub use cursor::Cursor;
 pub use interrupt::{Coalescing, Interrupts, Vector};
 pub use queues::{MAX_NAMESPACES, Port, Queues, Totals};
-pub use submission::{CommandIo, IoState, SubmissionQueue, complete};
+pub use submission::{CommandIo, IoState, SubmissionQueue, complete, complete_passed};
