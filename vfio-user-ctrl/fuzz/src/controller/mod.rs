@@ -379,6 +379,9 @@ impl World {
             write_zeroes: true,
             compare: true,
             compare_and_write: true,
+            write_uncorrectable: true,
+            verify: true,
+            vendor_specific: true,
             volatile_write_cache: true,
         };
         let namespace = Namespace {
