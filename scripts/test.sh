@@ -63,9 +63,12 @@ phase "SPDK"
 
 if [ -n "$LINT" ]; then
     phase "style"
+    FUZZ=vfio-user-ctrl/fuzz/Cargo.toml # a workspace of its own
     must cargo fmt --all --check
+    must cargo fmt --manifest-path $FUZZ --check
     must shellcheck -x scripts/*.sh
     must cargo clippy --quiet --workspace --all-targets --release -- -D warnings
+    must cargo clippy --quiet --manifest-path $FUZZ --target-dir "${CARGO_TARGET_DIR:-target}" --all-targets --release -- -D warnings
 fi
 
 phase "build"

@@ -404,6 +404,16 @@ impl<Q, T> std::fmt::Debug for Io<Q, T> {
 pub trait TakesBdevIo<T: 'static>: Sized + 'static {
     /// The I/O has ended.
     fn ended(io: Io<Self, T>, result: Result<(), Status>);
+
+    /// An I/O that was a command of the guest's as it is has ended; `dw0` is dword 0 of its completion.
+    fn ended_passed(io: Io<Self, T>, dw0: u32, result: Result<(), Status>);
+}
+
+/// A status as SPDK has it.
+#[cfg(feature = "runtime")]
+fn from_spdk(status: spdk::nvme::Status) -> Status {
+    let own = Status::new(status.sct, status.sc);
+    if status.dnr { own.with_dnr() } else { own }
 }
 
 #[cfg(feature = "runtime")]
@@ -430,12 +440,10 @@ unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, 
 
     #[inline]
     fn complete(self, result: Result<(), spdk::nvme::Status>) {
-        Q::ended(
-            self,
-            result.map_err(|error| {
-                let status = Status::new(error.sct, error.sc);
-                if error.dnr { status.with_dnr() } else { status }
-            }),
-        );
+        Q::ended(self, result.map_err(from_spdk));
+    }
+
+    fn complete_passed(self, dw0: u32, result: Result<(), spdk::nvme::Status>) {
+        Q::ended_passed(self, dw0, result.map_err(from_spdk));
     }
 }
