@@ -29,16 +29,13 @@ RUN if [ -n "$DEBIAN_MIRROR" ]; then \
         fi; \
     fi
 
-# --- what SPDK and Courier are built with, and what the tests use ---------------------------------------------
+# --- what SPDK and Courier are built with ---------------------------------------------------------------------
 
 FROM base AS packages
 ENV COURIER_CACHE=/opt/courier DEBIAN_FRONTEND=noninteractive
 COPY scripts/lib.sh scripts/install-spdk.sh /opt/courier-scripts/scripts/
 RUN apt-get update && \
     /opt/courier-scripts/scripts/install-spdk.sh --packages && \
-    apt-get install -y --no-install-recommends \
-        debian-archive-keyring mmdebstrap kmod util-linux procps iproute2 \
-        shellcheck valgrind fio nvme-cli socat git less && \
     rm -rf /var/lib/apt/lists/*
 
 # --- SPDK, built once: this layer changes only with the two scripts -------------------------------------------
@@ -81,6 +78,11 @@ COPY --from=spdk /opt/courier /opt/courier
 # --- dev: to be run with the checkout on /courier (scripts/dev.sh) --------------------------------------------
 
 FROM toolchain AS dev
+# What the tests and the scripts would install themselves, and what a developer misses.
+RUN apt-get update && \
+    apt-get install -y --no-install-recommends \
+        shellcheck valgrind socat kmod mmdebstrap debian-archive-keyring util-linux procps iproute2 git less && \
+    rm -rf /var/lib/apt/lists/*
 COPY --from=guest /opt/courier /opt/courier
 # What is built stays out of the checkout.
 ENV CARGO_TARGET_DIR=/target

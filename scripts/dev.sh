@@ -47,6 +47,7 @@ if [ -n "$BUILD" ] || ! image_there $IMAGE; then
     phase_end
 fi
 
+# shellcheck disable=SC2054 # docker's commas
 OPTIONS=(
     --rm --init --interactive
     --mount "type=bind,src=$COURIER_ROOT,dst=/courier"

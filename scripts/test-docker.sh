@@ -4,6 +4,8 @@
 . "$(dirname "$0")/lib.sh"
 COURIER_CA=${COURIER_CA:-/etc/ssl/certs/ca-certificates.crt}
 if [ -r "$COURIER_CA" ]; then export COURIER_CA; else unset COURIER_CA; fi
+# shellcheck source=scripts/lib-target.sh
+. "$COURIER_ROOT/scripts/lib-target.sh"
 # shellcheck source=scripts/lib-docker.sh
 . "$COURIER_ROOT/scripts/lib-docker.sh"
 
@@ -127,8 +129,8 @@ find_compose() {
 # Where no registry is to be had, both images are made of what the machine has: its Debian, its Rust toolchain.
 base_images() {
     local suite
-    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
-    case $suite in bookworm | trixie) ;; *) suite=bookworm ;; esac
+    suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    [ "$suite" = trixie ] || suite=bookworm
     BASE=debian:$suite-slim
     RUST=rust:1-slim-$suite
     phase "the base images $BASE and $RUST"
@@ -211,7 +213,7 @@ check_runtime() {
         ldd /usr/local/bin/courier_tgt | grep "not found" || echo "courier_tgt finds its libraries"
         for tool in gcc cargo make clang; do if command -v $tool >/dev/null; then echo "the build tool $tool is in it"; fi; done
     ' 2>&1) || die "the programs in the runtime image do not run: $found"
-    say "$(sed 's/^/    /' <<<"$found")"
+    say "$found"
     grep -q "finds its libraries" <<<"$found" || die "courier_tgt in the runtime image lacks libraries (see above)"
     ! grep -q "build tool" <<<"$found" || die "the runtime image holds build tools (see above)"
 }
@@ -313,8 +315,6 @@ if [ -n "$CLEAN" ]; then
     exit 0
 fi
 
-# shellcheck source=scripts/lib-target.sh
-. "$COURIER_ROOT/scripts/lib-target.sh"
 at_exit verdict
 [ "$(uname -sm)" = "Linux x86_64" ] || skip "this machine is $(uname -sm); the images are made for Linux x86_64 only"
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/courier-test-docker.XXXXXX")

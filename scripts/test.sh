@@ -14,7 +14,7 @@ in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `tes
 `test: FAIL (reason)`. On a warm machine some ten minutes, and as many again with --full.
 
   --full       also what takes long, as continuous integration does: the fuzz targets from their corpus; guests under
-               resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive
+               resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive; the images for Docker
   --no-guest   leave out the guests
   --no-lint    leave out formatting and lints
   --help       this text
@@ -64,7 +64,7 @@ phase "SPDK"
 if [ -n "$LINT" ]; then
     phase "style"
     must cargo fmt --all --check
-    must shellcheck -x scripts/*.sh
+    must shellcheck -x scripts/*.sh docker/*.sh docker/courier-rpc
     must cargo clippy --quiet --workspace --all-targets --release -- -D warnings
 fi
 
@@ -101,6 +101,11 @@ if [ -n "$GUEST" ] && [ -n "$FULL" ]; then
     must scripts/nvme-compare.sh
     phase "a guest boots from the drive"
     must scripts/test-boot.sh
+fi
+
+if [ -n "$FULL" ]; then
+    phase "docker: images and services"
+    must scripts/test-docker.sh
 fi
 
 phase_summary
