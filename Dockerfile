@@ -100,11 +100,12 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     rm -rf /target /usr/local/cargo/registry
 
 # --- runtime: courier_tgt, the plugin, the RPC client, and the libraries that they load -----------------------
+# `openssl` is there for its configuration file: without one SPDK does not start.
 
 FROM base AS runtime
 RUN --mount=type=bind,from=build,source=/out,target=/out \
     apt-get update && \
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 $(cat /out/runtime.packages) && \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 openssl $(cat /out/runtime.packages) && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 COPY --from=build /out/runtime /
 CMD ["courier_tgt", "--help"]
