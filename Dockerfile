@@ -20,7 +20,10 @@ FROM ${BASE} AS base
 # Package mirrors in place of the base image's own. Without the second there are no security updates beyond the first's.
 ARG DEBIAN_MIRROR=
 ARG DEBIAN_SECURITY_MIRROR=
-RUN if [ -n "$DEBIAN_MIRROR" ]; then \
+# What the mirror wants of apt's configuration: Acquire::Check-Valid-Until "false"; for one that stands still.
+ARG APT_CONF=
+RUN if [ -n "$APT_CONF" ]; then echo "$APT_CONF" >/etc/apt/apt.conf.d/99mirror; fi; \
+    if [ -n "$DEBIAN_MIRROR" ]; then \
         . /etc/os-release; \
         rm -f /etc/apt/sources.list.d/*; \
         echo "deb $DEBIAN_MIRROR $VERSION_CODENAME main" >/etc/apt/sources.list; \

@@ -191,6 +191,8 @@ spdk_image() {
 
 build_images() {
     local options=(--network host --build-arg "BASE=$BASE" --build-arg "RUST=$RUST")
+    # A mirror that stands still, such as a snapshot, is one for the images, too.
+    options+=(--build-arg "APT_CONF=$(apt-config dump 2>/dev/null | grep '^Acquire::Check-' || true)")
     if [ -n "$SPDK_IMAGE" ]; then options+=(--build-arg "SPDK_FROM=$SPDK_IMAGE"); fi
     phase "docker build: runtime"
     build_image runtime $IMAGE "${options[@]}"
@@ -200,7 +202,7 @@ build_images() {
         phase "docker build: dev"
         build_image dev courier-dev "${options[@]}"
     fi
-    docker image ls --format '    {{.Repository}}: {{.Size}}' | grep '^    courier' >&2 || true
+    docker image ls --format '{{.Repository}}: {{.Size}}' | grep -e "^$IMAGE:" -e "^$STOCK_IMAGE:" -e '^courier-dev:' | sed 's/^/    /' >&2
 }
 
 check_runtime() {
@@ -262,12 +264,12 @@ run_services() {
         capabilities=$((16#$(docker exec "$id" sed -n 's/^CapPrm:\s*//p' /proc/1/status)))
         [ $((capabilities & ~(1 << 23))) -eq 0 ] || die "the service $service has more capabilities than SYS_NICE: $capabilities"
     done
-    id=$(compose ps -q client)
+    id=$(compose ps --all -q client)
     status=$(timeout $((120 + CLIENT_SECONDS)) docker wait "$id") || services_failed "the client did not end in time"
     docker logs "$id" >"$WORK/client.log" 2>&1
     [ "$status" = 0 ] || services_failed "the client ended with status $status"
     grep -q 'workload: verify' "$WORK/client.log" || services_failed "the client did not verify"
-    say "$(grep -E '^ *(Device Information|Job:|Drive|Total)' "$WORK/client.log" | sed 's/^/    /')"
+    tr '\r' '\n' <"$WORK/client.log" | grep -E '^[[:space:]]*(Job:|Verification|Device Information|Drive0n1)' >&2
 }
 
 services_failed() {
