@@ -102,6 +102,8 @@ start_engine() {
 # shellcheck disable=SC2317 # run by at_exit
 stop_engine() {
     local i mounted
+    # The images of sources that have changed since.
+    if [ -n "$PASSED" ]; then docker image prune --force >/dev/null 2>&1; fi
     kill -TERM "$DOCKERD" 2>/dev/null
     for ((i = 0; i < 300; i++)); do
         kill -0 "$DOCKERD" 2>/dev/null || break
