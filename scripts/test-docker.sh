@@ -63,7 +63,6 @@ skip() {
 # install_engine: Debian's, without having it started: the test's own daemon leaves nothing behind.
 install_engine() {
     local packages=(docker.io) package
-    [ "$(id -u)" -eq 0 ] || skip "no Docker engine runs, and only root can start one"
     command -v apt-get >/dev/null || skip "no Docker engine runs, and there is no apt-get to install one"
     # These are parts of docker.io in Debian 12.
     for package in docker-cli docker-buildx; do
@@ -78,6 +77,7 @@ install_engine() {
 start_engine() {
     local i
     phase "a Docker engine"
+    [ "$(id -u)" -eq 0 ] || skip "no Docker engine runs, and only root can start one"
     command -v dockerd >/dev/null || install_engine
     if ! engine_runs; then
         WORK_DOCKER=$(mktemp -d "${TMPDIR:-/tmp}/courier-docker.XXXXXX")
