@@ -5,13 +5,14 @@
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/install-spdk.sh [--print-dir] [--force] [--help]
+Usage: scripts/install-spdk.sh [--print-dir] [--packages] [--force] [--help]
 
 Builds SPDK (static and shared libraries, spdk_tgt and the stock tools) in Courier's cache, once.
 A second run finds it there and does nothing.
 
   --print-dir   print the folder of the SPDK in use (stock tools in its build/bin and build/examples)
                 and build nothing; exit 1 if there is none yet
+  --packages    install the Debian packages that SPDK and Courier are built with, and build nothing
   --force       build anew even if the cache has it
   --help        this text
 
@@ -96,6 +97,12 @@ mend_without_rbd() {
     fi
 }
 
+install_packages() {
+    phase "SPDK: packages"
+    need_root
+    need_packages "${BUILD_PACKAGES[@]}"
+}
+
 build() {
     local work tarball inner version dir
     mkdir -p "$COURIER_CACHE"
@@ -103,9 +110,7 @@ build() {
     flock -n 9 || { say "    another run is building SPDK; waiting for it"; flock 9; }
     if [ -z "$FORCE" ] && cached_dir >/dev/null; then return 0; fi
 
-    phase "SPDK: packages"
-    need_root
-    need_packages "${BUILD_PACKAGES[@]}"
+    install_packages
     work=$(mktemp -d "$COURIER_CACHE/spdk-fetch.XXXXXX")
     at_exit rm -rf "$work"
     phase "SPDK: download (about 250 MB)"
@@ -141,9 +146,11 @@ build() {
 
 FORCE=
 PRINT=
+PACKAGES=
 while [ $# -gt 0 ]; do
     case $1 in
         --print-dir) PRINT=1 ;;
+        --packages) PACKAGES=1 ;;
         --force) FORCE=1 ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; die "unknown option '$1'" ;;
@@ -153,6 +160,11 @@ done
 
 if [ -n "$PRINT" ]; then
     print_dir
+    exit 0
+fi
+if [ -n "$PACKAGES" ]; then
+    install_packages
+    phase_end
     exit 0
 fi
 if [ -n "${SPDK_DIR:-}" ]; then

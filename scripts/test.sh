@@ -5,7 +5,7 @@
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/test.sh [--full] [--no-guest] [--no-lint] [--help]
+Usage: scripts/test.sh [--full] [--docker] [--no-guest] [--no-lint] [--help]
 
 Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds Courier, and tests it:
 formatting and lints, unit tests, SPDK within the test's process, live targets and controllers with
@@ -15,6 +15,7 @@ in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `tes
 
   --full       also what takes long, as continuous integration does: the fuzz targets from their corpus; guests under
                resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive
+  --docker     also the images for Docker and the services that they make (scripts/test-docker.sh)
   --no-guest   leave out the guests
   --no-lint    leave out formatting and lints
   --help       this text
@@ -26,11 +27,13 @@ TEXT
 }
 
 FULL=
+DOCKER=
 GUEST=1
 LINT=1
 while [ $# -gt 0 ]; do
     case $1 in
         --full) FULL=1 ;;
+        --docker) DOCKER=1 ;;
         --no-guest) GUEST= ;;
         --no-lint) LINT= ;;
         -h | --help) usage; exit 0 ;;
@@ -66,7 +69,7 @@ if [ -n "$LINT" ]; then
     FUZZ=vfio-user-ctrl/fuzz/Cargo.toml # a workspace of its own
     must cargo fmt --all --check
     must cargo fmt --manifest-path $FUZZ --check
-    must shellcheck -x scripts/*.sh
+    must shellcheck -x scripts/*.sh docker/*.sh docker/courier-rpc
     must cargo clippy --quiet --workspace --all-targets --release -- -D warnings
     must cargo clippy --quiet --manifest-path $FUZZ --target-dir "${CARGO_TARGET_DIR:-target}" --all-targets --release -- -D warnings
 fi
@@ -105,6 +108,11 @@ if [ -n "$GUEST" ] && [ -n "$FULL" ]; then
     must scripts/nvme-compare.sh
     phase "a guest boots from the drive"
     must scripts/test-boot.sh
+fi
+
+if [ -n "$DOCKER" ]; then
+    phase "docker: images and services"
+    must scripts/test-docker.sh
 fi
 
 phase_summary

@@ -1,0 +1,338 @@
+#!/usr/bin/env bash
+# Builds Courier's images and runs the services of compose.yaml until the client's verify says that all is well.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+COURIER_CA=${COURIER_CA:-/etc/ssl/certs/ca-certificates.crt}
+if [ -r "$COURIER_CA" ]; then export COURIER_CA; else unset COURIER_CA; fi
+# shellcheck source=scripts/lib-target.sh
+. "$COURIER_ROOT/scripts/lib-target.sh"
+# shellcheck source=scripts/lib-docker.sh
+. "$COURIER_ROOT/scripts/lib-docker.sh"
+
+usage() {
+    cat <<'TEXT'
+Usage: scripts/test-docker.sh [--dev] [--from-nothing] [--clean] [--help]
+
+Builds the images of the Dockerfile and runs them: what `runtime` holds; the plugin in a stock spdk_tgt; the services of
+compose.yaml, with hardly a capability, until the client has verified what it wrote. Where no Docker engine runs, one is installed
+(Debian's docker.io) and started, with its data in Courier's cache, and ended afterwards. Ends with `docker: PASS` (exit 0),
+`docker: FAIL (reason)`, or `docker: SKIPPED (why)` (exit 0) where no engine can be had. The first run takes some minutes.
+
+  --dev            build the image for developing, too, and run scripts/demo.sh and scripts/test.sh in it
+  --from-nothing   build SPDK in the image; otherwise the one of Courier's cache is taken, if there is one
+  --clean          remove what earlier runs have kept (images, the engine's data), and test nothing
+  --help           this text
+
+Environment:
+  COURIER_CACHE          the cache (default: ~/.cache/courier)
+TEXT
+    docker_environment
+}
+
+IMAGE=courier-test
+STOCK_IMAGE=courier-stock-test
+PROJECT=courier-test
+CLIENT_SECONDS=5
+# What the server and the client of compose.yaml take.
+HUGEPAGES_MIB=1024
+DATA=$COURIER_CACHE/docker
+
+# --- the verdict ---------------------------------------------------------------------------------------------
+
+PASSED='' REASON='' SKIPPED=''
+on_die() { REASON=$1; }
+
+# shellcheck disable=SC2317 # run by at_exit
+verdict() {
+    if [ -n "$SKIPPED" ]; then
+        echo "docker: SKIPPED ($SKIPPED)"
+    elif [ -n "$PASSED" ]; then
+        echo "docker: PASS"
+    else
+        echo "docker: FAIL (${REASON:-it was interrupted, or failed in ${PHASE_NAME:-the beginning}})"
+    fi
+}
+
+skip() {
+    SKIPPED=$1
+    exit 0
+}
+
+# --- the engine ----------------------------------------------------------------------------------------------
+
+# install_engine: Debian's, without having it started: the test's own daemon leaves nothing behind.
+install_engine() {
+    local packages=(docker.io) package
+    command -v apt-get >/dev/null || skip "no Docker engine runs, and there is no apt-get to install one"
+    # These are parts of docker.io in Debian 12.
+    for package in docker-cli docker-buildx; do
+        if apt-cache show "$package" >/dev/null 2>&1; then packages+=("$package"); fi
+    done
+    # In a child, so that its failure is no failure of the test.
+    (AT_EXIT=(); RUNLEVEL=1 need_packages "${packages[@]}") || skip "no Docker engine runs, and none could be installed (why is above)"
+    command -v dockerd >/dev/null || skip "the package docker.io brought no dockerd"
+}
+
+# Without bridge, packet filter and forwarding of the machine's: the services' network has no way out anyway.
+start_engine() {
+    local i
+    phase "a Docker engine"
+    [ "$(id -u)" -eq 0 ] || skip "no Docker engine runs, and only root can start one"
+    command -v dockerd >/dev/null || install_engine
+    if ! engine_runs; then
+        WORK_DOCKER=$(mktemp -d "${TMPDIR:-/tmp}/courier-docker.XXXXXX")
+        at_exit stop_engine
+        export DOCKER_HOST=unix://$WORK_DOCKER/docker.sock
+        mkdir -p "$DATA"
+        setpriv --pdeathsig TERM -- dockerd --data-root "$DATA" --exec-root "$WORK_DOCKER/run" --pidfile "$WORK_DOCKER/pid" \
+            --host "$DOCKER_HOST" --bridge none --iptables=false --ip-forward=false >"$WORK_DOCKER/log" 2>&1 &
+        DOCKERD=$!
+        for ((i = 0; i < 300; i++)); do
+            if engine_runs; then break; fi
+            kill -0 "$DOCKERD" 2>/dev/null || break
+            sleep 0.1
+        done
+        if ! engine_runs; then
+            tail -n 10 "$WORK_DOCKER/log" >&2
+            skip "dockerd does not start on this machine (its last lines are above)"
+        fi
+    fi
+}
+
+# shellcheck disable=SC2317 # run by at_exit
+stop_engine() {
+    local i mounted
+    # The images of sources that have changed since.
+    if [ -n "$PASSED" ]; then docker image prune --force >/dev/null 2>&1; fi
+    kill -TERM "$DOCKERD" 2>/dev/null
+    for ((i = 0; i < 300; i++)); do
+        kill -0 "$DOCKERD" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$DOCKERD" 2>/dev/null && warn "dockerd did not end in 30 s; it was killed"
+    # Newest first.
+    for mounted in $(awk '{ print $2 }' /proc/mounts | grep -e "^$WORK_DOCKER/" -e "^$DATA/" | tac); do umount "$mounted"; done
+    rm -rf "$WORK_DOCKER"
+}
+
+find_compose() {
+    if docker compose version >/dev/null 2>&1; then
+        COMPOSE=(docker compose)
+        return
+    fi
+    if ! command -v docker-compose >/dev/null; then
+        (AT_EXIT=(); need_packages docker-compose) || skip "there is no docker compose, and none could be installed (why is above)"
+    fi
+    COMPOSE=(docker-compose)
+}
+
+# --- what the images are made from ---------------------------------------------------------------------------
+
+# Where no registry is to be had, both images are made of what the machine has: its Debian, its Rust toolchain.
+base_images() {
+    local suite
+    suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    [ "$suite" = trixie ] || suite=bookworm
+    BASE=debian:$suite-slim
+    RUST=rust:1-slim-$suite
+    phase "the base images $BASE and $RUST"
+    fetched "$BASE" || make_base "$suite"
+    fetched "$RUST" || make_rust
+}
+
+fetched() { image_there "$1" || timeout 300 docker pull --quiet "$1" >&2; }
+
+make_base() {
+    local tar=$WORK/base.tar
+    say "    no registry has it for us; it is made with mmdebstrap"
+    need_packages mmdebstrap debian-archive-keyring
+    run_logged "$WORK/mmdebstrap.log" mmdebstrap --variant=minbase "$1" "$tar" "$(debian_mirror)"
+    docker import "$tar" "$BASE" >/dev/null
+    rm "$tar"
+}
+
+make_rust() {
+    local sysroot root=$WORK/rust name
+    need_cargo
+    sysroot=$(rustc --print sysroot)
+    say "    no registry has it for us; it is made of the toolchain in $sysroot"
+    name=$(basename "$sysroot")
+    mkdir -p "$root"/usr/local/{cargo/bin,rustup/toolchains}
+    ln -s "$sysroot" "$root/usr/local/rustup/toolchains/$name"
+    for program in cargo rustc rustfmt cargo-fmt clippy-driver cargo-clippy rustdoc; do
+        ln -s "../../rustup/toolchains/$name/bin/$program" "$root/usr/local/cargo/bin/$program"
+    done
+    # Only the link to the toolchain is followed, which leads out of the tree; those within it stay links.
+    tar -C "$root" -c usr/local/cargo -f "$WORK/rust.tar"
+    tar -C "$(dirname "$sysroot")" --exclude=share/doc --exclude=rustlib/src --transform "s,^,usr/local/rustup/toolchains/," \
+        -rf "$WORK/rust.tar" "$name"
+    docker import "$WORK/rust.tar" "$RUST" >/dev/null
+    rm "$WORK/rust.tar"
+}
+
+# spdk_image: an image of the SPDK that was built on this machine by the same script, in the place that the Dockerfile has
+# for it. Sets SPDK_IMAGE, which is empty if there is none.
+spdk_image() {
+    local spdk place=$WORK/spdk/opt/courier name
+    SPDK_IMAGE=
+    [ -z "$FROM_NOTHING" ] || return 0
+    spdk=$(SPDK_DIR='' "$COURIER_ROOT/scripts/install-spdk.sh" --print-dir 2>/dev/null) || return 0
+    name=$(basename "$spdk")
+    phase "an image of $name"
+    SPDK_IMAGE=courier-spdk:$name
+    if image_there "$SPDK_IMAGE"; then return 0; fi
+    mkdir -p "$place"
+    cp -a "$spdk" "$place/"
+    # The build writes down where it was made.
+    grep -rlIF "$spdk" "$place" --include='*.pc' --include='*.mk' --include='*.d' | xargs -r sed -i "s|$spdk|/opt/courier/$name|g"
+    tar -C "$WORK/spdk" -c opt | docker import - "$SPDK_IMAGE" >/dev/null
+    rm -rf "$WORK/spdk"
+}
+
+# --- what is tested ------------------------------------------------------------------------------------------
+
+build_images() {
+    local options=(--network host --build-arg "BASE=$BASE" --build-arg "RUST=$RUST")
+    # A mirror that stands still, such as a snapshot, is one for the images, too.
+    options+=(--build-arg "APT_CONF=$(apt-config dump 2>/dev/null | grep '^Acquire::Check-' || true)")
+    if [ -n "$SPDK_IMAGE" ]; then options+=(--build-arg "SPDK_FROM=$SPDK_IMAGE"); fi
+    phase "docker build: runtime"
+    build_image runtime $IMAGE "${options[@]}"
+    phase "docker build: stock"
+    build_image stock $STOCK_IMAGE "${options[@]}"
+    if [ -n "$DEV" ]; then
+        phase "docker build: dev"
+        build_image dev courier-dev "${options[@]}"
+    fi
+    docker image ls --format '{{.Repository}}: {{.Size}}' | grep -e "^$IMAGE:" -e "^$STOCK_IMAGE:" -e '^courier-dev:' | sed 's/^/    /' >&2
+}
+
+check_runtime() {
+    local found
+    phase "what the runtime image holds"
+    # shellcheck disable=SC2016 # for the container's shell
+    found=$(docker run --rm --network none --cap-drop ALL --read-only $IMAGE sh -c '
+        courier_tgt --version &&
+        courier-rpc courier_pool_create --help >/dev/null && echo "the RPC client knows Courier" &&
+        ldd /usr/local/bin/courier_tgt | grep "not found" || echo "courier_tgt finds its libraries"
+        for tool in gcc cargo make clang; do if command -v $tool >/dev/null; then echo "the build tool $tool is in it"; fi; done
+    ' 2>&1) || die "the programs in the runtime image do not run: $found"
+    say "$found"
+    grep -q "finds its libraries" <<<"$found" || die "courier_tgt in the runtime image lacks libraries (see above)"
+    ! grep -q "build tool" <<<"$found" || die "the runtime image holds build tools (see above)"
+}
+
+# The plugin gets its RPCs into an spdk_tgt that knows nothing of Courier.
+check_plugin() {
+    local i
+    phase "the plugin in a stock spdk_tgt"
+    docker run --detach --name $PROJECT-plugin --network none --cap-drop ALL --env LD_PRELOAD=/usr/local/lib/courier/libcourier.so \
+        --mount "type=bind,src=$COURIER_ROOT/docker/pool.json,dst=/etc/courier/pool.json,readonly" \
+        $STOCK_IMAGE spdk_tgt -m "[$POOL_CORE]" --no-pci --no-huge -s 512 --json /etc/courier/pool.json >/dev/null
+    for ((i = 0; i < 30; i++)); do
+        if docker exec --env LD_PRELOAD= $PROJECT-plugin courier-rpc -t 30 rpc_get_methods 2>/dev/null | grep -q courier_pool_create; then
+            docker rm --force --volumes $PROJECT-plugin >/dev/null
+            return
+        fi
+        sleep 1
+    done
+    docker logs --tail 15 $PROJECT-plugin >&2
+    die "no courier_pool_create in a stock spdk_tgt that has the plugin preloaded (its last lines are above)"
+}
+
+compose() {
+    env COURIER_IMAGE=$IMAGE COURIER_STOCK_IMAGE=$STOCK_IMAGE COURIER_POOL_CORE="$POOL_CORE" COURIER_SERVER_CORE="$MIDDLE_CORE" \
+        COURIER_CLIENT_CORE="$POOL_CORE" COURIER_CLIENT_SECONDS=$CLIENT_SECONDS \
+        timeout 300 "${COMPOSE[@]}" --project-name $PROJECT --file "$COURIER_ROOT/compose.yaml" "$@"
+}
+
+# shellcheck disable=SC2317 # run by at_exit
+remove_services() {
+    docker rm --force --volumes $PROJECT-plugin >/dev/null 2>&1 || true
+    compose down --volumes --remove-orphans --timeout 20 >/dev/null 2>&1 || true
+}
+
+run_services() {
+    local id service status=0 capabilities
+    phase "compose: pool, server and client"
+    need_hugepages $HUGEPAGES_MIB
+    # Returns when the client, which waits for the others' health, has been started.
+    compose up --no-build --detach >"$WORK/compose.log" 2>&1 || services_failed "docker compose up failed"
+    for service in pool server; do
+        id=$(compose ps -q $service)
+        [ "$(docker inspect --format '{{.State.Health.Status}}' "$id")" = healthy ] || services_failed "the service $service is not healthy"
+        [ "$(docker inspect --format '{{.HostConfig.Privileged}}' "$id")" = false ] || die "the service $service is privileged"
+        # Of the process that serves: an empty set, or that of SYS_NICE.
+        capabilities=$((16#$(docker exec "$id" sed -n 's/^CapPrm:\s*//p' /proc/1/status)))
+        [ $((capabilities & ~(1 << 23))) -eq 0 ] || die "the service $service has more capabilities than SYS_NICE: $capabilities"
+    done
+    id=$(compose ps --all -q client)
+    status=$(timeout $((120 + CLIENT_SECONDS)) docker wait "$id") || services_failed "the client did not end in time"
+    docker logs "$id" >"$WORK/client.log" 2>&1
+    [ "$status" = 0 ] || services_failed "the client ended with status $status"
+    grep -q 'workload: verify' "$WORK/client.log" || services_failed "the client did not verify"
+    tr '\r' '\n' <"$WORK/client.log" | grep -E '^[[:space:]]*(Job:|Verification|Device Information|Drive0n1)' >&2
+}
+
+services_failed() {
+    tail -n 20 "$WORK/compose.log" >&2
+    for service in pool server client; do
+        say "--- $service:"
+        compose logs --no-color --tail 20 $service >&2
+    done
+    die "$1 (the logs are above)"
+}
+
+check_dev() {
+    local command
+    for command in ./scripts/demo.sh ./scripts/test.sh; do
+        phase "in the dev image: $command"
+        COURIER_DOCKER_RUN="--network host" "$COURIER_ROOT/scripts/dev.sh" $command >&2 || die "$command failed in the dev image (why is above)"
+    done
+}
+
+clean() {
+    local image
+    if engine_runs; then
+        for image in $IMAGE $STOCK_IMAGE $(docker image ls --quiet courier-spdk); do docker image rm --force "$image" >/dev/null 2>&1 || true; done
+    fi
+    rm -rf "$DATA"
+    say "    removed: the test's images, and $DATA"
+}
+
+# --- main ----------------------------------------------------------------------------------------------------
+
+DEV='' FROM_NOTHING='' CLEAN=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        --dev) DEV=1 ;;
+        --from-nothing) FROM_NOTHING=1 ;;
+        --clean) CLEAN=1 ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; die "unknown option '$1'" ;;
+    esac
+    shift
+done
+if [ -n "$CLEAN" ]; then
+    clean
+    exit 0
+fi
+
+at_exit verdict
+[ "$(uname -sm)" = "Linux x86_64" ] || skip "this machine is $(uname -sm); the images are made for Linux x86_64 only"
+WORK=$(mktemp -d "${TMPDIR:-/tmp}/courier-test-docker.XXXXXX")
+at_exit rm -rf "$WORK"
+engine_runs || start_engine
+find_compose
+choose_cores
+base_images
+spdk_image
+build_images
+at_exit remove_services
+remove_services
+check_runtime
+check_plugin
+run_services
+[ -z "$DEV" ] || check_dev
+phase_summary
+PASSED=1
