@@ -115,8 +115,13 @@ impl App {
     }
 }
 
-/// The options with which every SPDK application runs here: without hugepages, on cores that others use, too.
+/// The options with which every SPDK application runs here: on cores that others use, too, and without hugepages, unless
+/// `COURIER_TEST_HUGEPAGES` is set: memory that an RDMA device is to reach is all there from the beginning.
 pub(crate) fn common_args(socket: &Path, mask: &str) -> Vec<String> {
     let socket = socket.display().to_string();
-    ["-r", &socket, "-m", mask, "--no-huge", "-s", "1024", "--disable-cpumask-locks"].map(str::to_owned).to_vec()
+    let mut args = vec!["-r", &socket, "-m", mask, "--disable-cpumask-locks"];
+    if std::env::var_os("COURIER_TEST_HUGEPAGES").is_none() {
+        args.extend(["--no-huge", "-s", "1024"]);
+    }
+    args.into_iter().map(str::to_owned).collect()
 }
