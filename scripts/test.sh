@@ -5,14 +5,17 @@
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/test.sh [--no-guest] [--no-lint] [--help]
+Usage: scripts/test.sh [--full] [--no-guest] [--no-lint] [--help]
 
 Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds Courier, and tests it:
-formatting and lints, unit tests, SPDK within the test's process, live targets with SPDK's own
-tools as clients, the bench in short, and the demo in a guest. Needs root and Debian 12 or 13 with a
-Rust toolchain. Ends with `test: PASS` (exit 0) or `test: FAIL (reason)`.
+formatting and lints, unit tests, SPDK within the test's process, live targets and controllers with
+SPDK's own tools and with hostile clients, the instructions of the hot path, the bench in short, and the demo
+in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `test: PASS` (exit 0) or
+`test: FAIL (reason)`. On a warm machine some ten minutes, and as many again with --full.
 
-  --no-guest   leave out the guest
+  --full       also what takes long, as continuous integration does: the fuzz targets from their corpus; guests under
+               resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive
+  --no-guest   leave out the guests
   --no-lint    leave out formatting and lints
   --help       this text
 
@@ -22,10 +25,12 @@ Environment:
 TEXT
 }
 
+FULL=
 GUEST=1
 LINT=1
 while [ $# -gt 0 ]; do
     case $1 in
+        --full) FULL=1 ;;
         --no-guest) GUEST= ;;
         --no-lint) LINT= ;;
         -h | --help) usage; exit 0 ;;
@@ -72,13 +77,30 @@ need_hugepages 1024
 phase "tests"
 must cargo test --release --workspace
 
+phase "instructions of the hot path"
+must scripts/instructions.sh
+
+if [ -n "$FULL" ]; then
+    phase "fuzzing"
+    must scripts/fuzz.sh --time 30
+fi
+
 phase "RPC client and bench"
 must python3 -m unittest discover --start-directory scripts/python --pattern 'test_*.py'
-must scripts/bench.sh --case tcp-qd32 --pairs 1 --runtime 1
+must scripts/bench.sh --case front-qd32 --case tcp-qd32 --pairs 1 --runtime 1
 
 if [ -n "$GUEST" ]; then
     phase "demo in a guest"
     must scripts/demo.sh --runtime 2
+fi
+
+if [ -n "$GUEST" ] && [ -n "$FULL" ]; then
+    phase "controllers in a guest: resets, hot plug, reboot"
+    must cargo test --release --workspace --test integration guest:: -- --ignored
+    phase "nvme-cli in a guest: our drive and QEMU's own"
+    must scripts/nvme-compare.sh
+    phase "a guest boots from the drive"
+    must scripts/test-boot.sh
 fi
 
 phase_summary

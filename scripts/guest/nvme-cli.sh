@@ -69,19 +69,19 @@ for fid in $(seq 1 32) 128 129 130 131 132; do
         try "feature-$id-sel$select" nvme get-feature "$ctrl" -f "$fid" -s $select -n 1
     done
 done
-try set-arbitration nvme set-feature "$ctrl" -f 1 -v 0x03020107
+try set-arbitration nvme set-feature "$ctrl" -f 1 --value=0x03020107
 try get-arbitration nvme get-feature "$ctrl" -f 1
-try set-temperature nvme set-feature "$ctrl" -f 4 -v 0x160
+try set-temperature nvme set-feature "$ctrl" -f 4 --value=0x160
 try get-temperature nvme get-feature "$ctrl" -f 4
-try set-write-cache nvme set-feature "$ctrl" -f 6 -v 1
-try set-coalescing nvme set-feature "$ctrl" -f 8 -v 0x0103
+try set-write-cache nvme set-feature "$ctrl" -f 6 --value=1
+try set-coalescing nvme set-feature "$ctrl" -f 8 --value=0x0103
 try get-coalescing nvme get-feature "$ctrl" -f 8
-try clear-coalescing nvme set-feature "$ctrl" -f 8 -v 0
-try set-power-state nvme set-feature "$ctrl" -f 2 -v 0
-try set-power-state-unknown nvme set-feature "$ctrl" -f 2 -v 31
-try set-queues-late nvme set-feature "$ctrl" -f 7 -v 0x00010001
-try set-feature-unknown nvme set-feature "$ctrl" -f 0x7f -v 1
-try set-feature-saved nvme set-feature "$ctrl" -f 1 -v 7 --save
+try clear-coalescing nvme set-feature "$ctrl" -f 8 --value=0
+try set-power-state nvme set-feature "$ctrl" -f 2 --value=0
+try set-power-state-unknown nvme set-feature "$ctrl" -f 2 --value=31
+try set-queues-late nvme set-feature "$ctrl" -f 7 --value=0x00010001
+try set-feature-unknown nvme set-feature "$ctrl" -f 0x7f --value=1
+try set-feature-saved nvme set-feature "$ctrl" -f 1 --value=7 --save
 
 # Data: a pattern is written; compared; zeroed; deallocated.
 block=$(blockdev --getss "$ns" 2>/dev/null || cat "/sys/block/${ns##*/}/queue/logical_block_size")

@@ -145,10 +145,11 @@ COMMANDS = (
             Parameter("name", "Name of the controller, free to choose", "-b", required=True),
             Parameter("traddr", "Folder for the socket, which is called cntrl; made if it is not there", "-a", kind=folder,
                       required=True),
-            Parameter("uuid", "UUID of the controller. Default: a new one", "-u"),
+            Parameter("uuid", "UUID of the controller, which no other one has. Default: a new one", "-u"),
             Parameter("serial_number", "Serial number that the guest sees, at most 20 characters. Default: made from the UUID",
                       "-s"),
-            Parameter("model_number", "Model number that the guest sees, at most 40 characters", "-d"),
+            Parameter("model_number", "Model number that the guest sees, at most 40 characters. Default: Courier NVMe Controller",
+                      "-d"),
             Parameter("max_queues", "Most I/O queue pairs of the guest, 1 to 128. Default: 32", "-q", kind=unsigned),
             Parameter("max_queue_depth", "Most entries of a queue of the guest, 2 to 1024. Default: 256", "-e", kind=unsigned),
             Parameter("cpumask", "Cores that may serve the queues, such as 0x3 or [0-1]. Default: all of the target's", "-m"),
@@ -156,7 +157,7 @@ COMMANDS = (
     ),
     Command(
         "courier_controller_get",
-        "Show the NVMe controllers: who is connected, namespaces and queues",
+        "Show the NVMe controllers: whether a client is attached, its memory, the cores, namespaces and I/O",
         (Parameter("name", "Name of the controller. Default: all", "-b"),),
     ),
     Command(

@@ -3,8 +3,9 @@
 Usage: nvme_compare.py DIFFERENCES REFERENCE OURS
 
 REFERENCE and OURS are folders that scripts/guest/nvme-cli.sh has filled. A field is named FILE.KEY.KEY, where lists are
-numbered, and a command's exit status FILE.status. DIFFERENCES is a file with lines `PATTERN: EXPLANATION`, where the
-pattern is that of a field as in a shell. Every difference is printed with its explanation; one without ends this with 1.
+numbered, and a command's exit status FILE.status. DIFFERENCES is a file with lines `FIELD = VALUE: EXPLANATION`, where
+FIELD and VALUE are patterns as in a shell: of a field, and of what it is in OURS (`-`: it is not there). Without
+` = VALUE` it may be anything. Every difference is printed with its explanation; one without ends this with 1.
 """
 
 import fnmatch
@@ -86,37 +87,44 @@ def read_folder(folder):
 
 
 def read_explanations(path):
-    """[(pattern, explanation)] of a list of differences."""
+    """[(pattern of a field, pattern of our value, explanation)] of a list of differences."""
     explanations = []
     for number, line in enumerate(Path(path).read_text().splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         pattern, colon, explanation = line.partition(": ")
         if not colon or not explanation.strip():
-            raise ValueError(f"{path}:{number}: `PATTERN: EXPLANATION` was expected, not {line!r}")
-        explanations.append((pattern.strip(), explanation.strip()))
+            raise ValueError(f"{path}:{number}: `FIELD = VALUE: EXPLANATION` was expected, not {line!r}")
+        field, _, value = pattern.partition(" = ")
+        explanations.append((field.strip(), value.strip() or "*", explanation.strip()))
     return explanations
 
 
+def as_text(value):
+    """A value as patterns see it."""
+    return "-" if value is None else str(value).strip()
+
+
 def compare(reference, ours, explanations):
-    """Returns ([(field, reference's, ours, explanation or None)], [pattern that matched nothing])."""
+    """Returns ([(field, reference's, ours, explanation or None)], [(field, value) of patterns that matched nothing])."""
     differences = []
     used = set()
     for field in sorted(reference.keys() | ours.keys()):
         pair = reference.get(field), ours.get(field)
         if pair[0] == pair[1]:
             continue
-        match = next((entry for entry in explanations if fnmatch.fnmatchcase(field, entry[0])), None)
+        match = next((entry for entry in explanations if fnmatch.fnmatchcase(field, entry[0])
+                      and fnmatch.fnmatchcase(as_text(pair[1]), entry[1])), None)
         if match:
-            used.add(match[0])
-        differences.append((field, *pair, match[1] if match else None))
-    return differences, [pattern for pattern, _ in explanations if pattern not in used]
+            used.add(match[:2])
+        differences.append((field, *pair, match[2] if match else None))
+    return differences, [entry[:2] for entry in explanations if entry[:2] not in used]
 
 
 def show(value):
     """A value as it is printed."""
-    text = "-" if value is None else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    shown = as_text(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def main(arguments):
@@ -135,8 +143,8 @@ def main(arguments):
         if why:
             print(f"{field}: {show(theirs)} | {show(mine)}  ({why})")
     unexplained = [entry for entry in differences if not entry[3]]
-    for pattern in unused:
-        print(f"no longer a difference: {pattern}")
+    for field, value in unused:
+        print(f"no longer a difference: {field} = {value}")
     for field, theirs, mine, _ in unexplained:
         print(f"NOT EXPLAINED: {field}: {show(theirs)} | {show(mine)}")
     same = len(reference.keys() & ours.keys()) - sum(1 for entry in differences if None not in entry[1:3])

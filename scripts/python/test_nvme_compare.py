@@ -53,9 +53,10 @@ class FieldsTest(unittest.TestCase):
 class CompareTest(unittest.TestCase):
     def test_the_first_pattern_that_matches_explains(self):
         differences, unused = nvme_compare.compare(
-            {"a.x": 1, "a.y": 1, "same": 0}, {"a.x": 2, "b": 3, "same": 0}, [("a.*", "why"), ("c", "never")])
-        self.assertEqual(differences, [("a.x", 1, 2, "why"), ("a.y", 1, None, "why"), ("b", None, 3, None)])
-        self.assertEqual(unused, ["c"])
+            {"a.x": 1, "a.y": 1, "same": 0}, {"a.x": 2, "b": 3, "same": 0},
+            [("a.*", "2", "two"), ("a.*", "*", "why"), ("c", "*", "never")])
+        self.assertEqual(differences, [("a.x", 1, 2, "two"), ("a.y", 1, None, "why"), ("b", None, 3, None)])
+        self.assertEqual(unused, [("c", "*")])
 
     def run_main(self, explanation, ours):
         with tempfile.TemporaryDirectory() as folder:
@@ -75,11 +76,21 @@ class CompareTest(unittest.TestCase):
         self.assertEqual(status, 0)
         self.assertIn("a.extra: 1 | 2  (it is ours)", output)
 
+    def test_another_value_than_the_one_explained_fails(self):
+        self.assertEqual(self.run_main("a.extra = 2: it is ours", "2")[0], 0)
+        status, output = self.run_main("a.extra = 3: it is ours", "2")
+        self.assertEqual(status, 1)
+        self.assertIn("NOT EXPLAINED: a.extra: 1 | 2", output)
+
+    def test_a_field_that_is_missing_is_told_by_a_dash(self):
+        explanations = [("x", "-", "not there")]
+        self.assertEqual(nvme_compare.compare({"x": 1}, {}, explanations)[0], [("x", 1, None, "not there")])
+
     def test_a_difference_without_an_explanation_fails(self):
         status, output = self.run_main("a.other: something else", "2")
         self.assertEqual(status, 1)
         self.assertIn("NOT EXPLAINED: a.extra: 1 | 2", output)
-        self.assertIn("no longer a difference: a.other", output)
+        self.assertIn("no longer a difference: a.other = *", output)
 
     def test_no_difference_passes(self):
         self.assertEqual(self.run_main("a.other: something else", "1")[0], 0)

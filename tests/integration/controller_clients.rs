@@ -10,10 +10,15 @@ use serial_test::serial;
 use crate::support::bytes::{pattern, sha256};
 use crate::support::controller::{Front, FrontEnd};
 use crate::support::load::{Load, Work};
-use crate::support::nvme::{ABORT, BASE, Command, DATA, Driver, READ};
+use crate::support::nvme::{ABORT, BASE, COMPARE, Command, DATA, Driver, PAGE, READ, WRITE};
 use crate::support::pool::Backing;
 use crate::support::process::{Libraries, Process};
 use crate::support::{paths, secs};
+
+/// Statuses: Status Code Type and Status Code, and Do Not Retry.
+const COMPARE_FAILURE: u16 = 0x285;
+const ABORTED_FAILED_FUSED: u16 = 0x09;
+const DNR: u16 = 1 << 14;
 
 /// Runs one of SPDK's tools without hugepages, on the core that the front end leaves free.
 fn tool(name: &str, args: &[&str]) -> String {
@@ -132,6 +137,35 @@ fn a_command_that_takes_long_is_aborted_at_the_bdev() {
     for unknown in [cid, 999] {
         let aborted = driver.admin(abort(unknown));
         assert!(aborted.succeeded() && aborted.dw0 & 1 == 1, "what is not there was aborted: {aborted:?}");
+    }
+    front.assert_alive();
+}
+
+/// The bdev layer compares for a bdev that cannot, and does the pair with the blocks locked.
+#[test]
+#[serial]
+fn compare_and_its_fused_pair_with_write_tell_a_difference_and_write_nothing_then() {
+    const FIRST: u8 = 1;
+    const SECOND: u8 = 2;
+    let front = front();
+    let controller = front.controller("c", &["small"]);
+    let mut driver = Driver::start(controller.dir());
+    let mut queue = driver.create_queue(1, 16, None);
+    let [old, new, other, read] = [0, 1, 2, 3].map(|page| DATA + page * PAGE);
+    for (place, byte) in [(old, 1), (new, 2), (other, 3)] {
+        driver.memory.write(place, &[byte; 512]);
+    }
+    let io = |opcode, place| Command::io(opcode, 1, 5, 1, BASE + place);
+    assert!(driver.run(&mut queue, io(WRITE, old)).succeeded());
+    assert!(driver.run(&mut queue, io(COMPARE, old)).succeeded());
+    assert_eq!(driver.run(&mut queue, io(COMPARE, other)).status, DNR | COMPARE_FAILURE);
+    let pair =
+        |from, to| [(FIRST, io(COMPARE, from)), (SECOND, io(WRITE, to))].map(|(flags, io)| Command { flags, ..io });
+    for (from, codes, holds) in [(other, [COMPARE_FAILURE, ABORTED_FAILED_FUSED], 1), (old, [0, 0], 2)] {
+        let done = driver.run_all(&mut queue, &pair(from, new));
+        assert_eq!([done[0].code(), done[1].code()], codes, "{done:?}");
+        assert!(driver.run(&mut queue, io(READ, read)).succeeded());
+        assert_eq!(driver.memory.read::<512>(read), [holds; 512], "after {codes:x?}");
     }
     front.assert_alive();
 }

@@ -140,10 +140,9 @@ fn descriptors_that_nobody_asked_for_are_closed() {
         let before = descriptors(arena);
         for _ in 0..50 {
             // Refused, or read; the connection may end.
-            for (command, payload, fds) in [
-                (REGION_READ, region_access(BAR0, 0, 8), &fds[..8]),
-                (DMA_MAP, dma_map(1, 1, 1), &fds[..]),
-            ] {
+            for (command, payload, fds) in
+                [(REGION_READ, region_access(BAR0, 0, 8), &fds[..8]), (DMA_MAP, dma_map(1, 1, 1), &fds[..])]
+            {
                 if let Err(Failure::Lost(_)) = client.call(command, &payload, fds) {
                     client = negotiated(dir);
                 }

@@ -102,8 +102,11 @@ fn a_client_that_goes_while_an_io_hangs_makes_way_for_another_at_once() {
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 16, None);
     driver.submit(&mut queue, &[Command::io(READ, 2, 0, 8, BASE + DATA)]);
+    // Nothing tells that a command was taken. One that was not when its queue's memory goes is no I/O.
+    sleep(Duration::from_millis(200));
     let unmap = driver.client.send(DMA_UNMAP, &dma_unmap(BASE, SIZE), &[]).expect("bytes can be sent");
-    driver.client.reply(unmap, secs(2)).expect_err("memory is given back that an I/O touches");
+    // After half a second the I/O is aborted, so that the memory can be given back.
+    driver.client.reply(unmap, Duration::from_millis(300)).expect_err("memory is given back that an I/O touches");
     let start = Instant::now();
     drop(driver);
     let mut driver = Driver::start(controller.dir());

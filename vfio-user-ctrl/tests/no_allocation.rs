@@ -1,7 +1,6 @@
 //! No allocation per I/O: while reads and writes go from the doorbell to the backend and back to the completion queue, the thread
 //! asks for no memory. What the backend does is not looked at here: this one completes at once.
 #![expect(unsafe_code, reason = "counting what the allocator is asked for")]
-#![expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 #![expect(clippy::undocumented_unsafe_blocks, reason = "one comment is for all of the functions")]
 
 mod common;
@@ -73,8 +72,8 @@ fn calls_during(sqes: [Sqe; 2]) -> u64 {
     }
     let mut cq = rig.create_cq(1, ENTRIES, Some(1));
     let mut sq = rig.create_sq(1, ENTRIES, 1);
-    let ring: Vec<_> = sqes.into_iter().cycle().take(ENTRIES.into()).collect();
-    rig.submit(&mut sq, &ring);
+    let commands: Vec<_> = sqes.into_iter().cycle().take(ENTRIES.into()).collect();
+    rig.submit(&mut sq, &commands);
     let (mut before, mut done) = (0, 0);
     rig.doorbells.store(2, 0);
     sq.tail = 0;
@@ -111,6 +110,6 @@ fn reads_and_writes_of_33_pieces_allocate_nothing() {
 
 #[test]
 fn sgls_of_33_pieces_allocate_nothing() {
-    let sqes = commands(66, 0).map(|sqe| Sqe { flags: 1 << 6, prp1: SGL, prp2: 0x30 << 56 | 33 * 16, ..sqe });
+    let sqes = commands(66, 0).map(|sqe| Sqe { flags: 1 << 6, prp1: SGL, prp2: (0x30 << 56) | (33 * 16), ..sqe });
     assert_eq!(calls_during(sqes), 0);
 }

@@ -19,7 +19,7 @@ use super::harness::{PATIENCE, on_app};
 const GUARD: u8 = 0xa5;
 
 /// Compare failure (NVM command set, media and data integrity errors, 85h).
-pub(crate) const COMPARE_FAILURE: Status = Status { sct: 2, sc: 0x85, dnr: false };
+pub(crate) const COMPARE_FAILURE: Status = Status { sct: 2, sc: 0x85, dnr: true };
 /// Command abort requested.
 pub(crate) const ABORTED: Status = Status { sct: 0, sc: 7, dnr: false };
 

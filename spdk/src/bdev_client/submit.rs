@@ -11,6 +11,10 @@ use super::{BdevChannel, Channel};
 use crate::Errno;
 use crate::nvme::{Rejected, Status};
 
+/// Status Code Type and Status Code of Compare Failure.
+const MEDIA_ERROR: c_int = 2;
+const COMPARE_FAILURE: c_int = 0x85;
+
 /// The owner of an I/O, which the bdev layer keeps while the I/O is under way and gives back with its end.
 ///
 /// # Safety
@@ -186,5 +190,30 @@ pub(super) unsafe fn failure(io: *mut sys::spdk_bdev_io) -> Status {
     // SAFETY: the caller vouches for the I/O.
     unsafe { sys::spdk_bdev_io_get_nvme_status(io, &raw mut cdw0, &raw mut sct, &raw mut sc) };
     let part = |value: c_int| u8::try_from(value).unwrap_or(u8::MAX);
+    // SAFETY: as above.
+    if unsafe { is_miscompare(io) } {
+        return Status { sct: part(MEDIA_ERROR), sc: part(COMPARE_FAILURE), dnr: true };
+    }
     Status { sct: part(sct), sc: part(sc), dnr: false }
+}
+
+/// Whether the data were not what they were compared with. Where the bdev layer compares by itself, only the status of fused
+/// commands tells: the other one is an internal error then.
+///
+/// # Safety
+/// `io` must be an I/O that has ended.
+unsafe fn is_miscompare(io: *mut sys::spdk_bdev_io) -> bool {
+    let (mut cdw0, mut first, mut second) = (0, (0, 0), (0, 0));
+    // SAFETY: the caller vouches for the I/O.
+    unsafe {
+        sys::spdk_bdev_io_get_nvme_fused_status(
+            io,
+            &raw mut cdw0,
+            &raw mut first.0,
+            &raw mut first.1,
+            &raw mut second.0,
+            &raw mut second.1,
+        );
+    }
+    first == (MEDIA_ERROR, COMPARE_FAILURE)
 }

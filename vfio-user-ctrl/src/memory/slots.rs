@@ -25,7 +25,7 @@ const NONE: u16 = u16::MAX;
 /// A queue `Q` with places for its I/Os, each with a state `T` of its own.
 pub struct Slots<Q: 'static, T: 'static> {
     queue: Q,
-    slots: Box<[Slot<Q, T>]>,
+    places: Box<[Slot<Q, T>]>,
     pieces: Pieces,
     free: Cell<u16>,
     in_use: Cell<u16>,
@@ -70,7 +70,7 @@ impl<Q, T> Slots<Q, T> {
         let count = count.min(NONE - 1);
         Rc::new_cyclic(|owner| Self {
             queue,
-            slots: (0..count)
+            places: (0..count)
                 .map(|index| Slot {
                     owner: owner.clone(),
                     index,
@@ -105,13 +105,13 @@ impl<Q, T> Slots<Q, T> {
     /// How many places are free.
     #[inline]
     pub fn free(&self) -> usize {
-        self.slots.len() - usize::from(self.in_use.get())
+        self.places.len() - usize::from(self.in_use.get())
     }
 
     /// Takes a place.
     #[inline]
     pub fn take(self: &Rc<Self>) -> Option<Io<Q, T>> {
-        let slot = self.slots.get(usize::from(self.free.get()))?;
+        let slot = self.places.get(usize::from(self.free.get()))?;
         self.free.set(slot.next_free.get());
         self.in_use.set(self.in_use.get() + 1);
         slot.taken.set(true);
@@ -127,7 +127,7 @@ impl<Q, T> Slots<Q, T> {
 
     /// Calls `f` with every I/O that is under way.
     pub fn for_each(&self, mut f: impl FnMut(UnderWay<'_, T>)) {
-        for slot in self.slots.iter().filter(|slot| slot.taken.get()) {
+        for slot in self.places.iter().filter(|slot| slot.taken.get()) {
             f(slot.under_way());
         }
     }
@@ -141,7 +141,7 @@ impl<Q, T> Slots<Q, T> {
         // Made once: an I/O has many pieces, and a client many regions.
         let ranges = view.memory().host_ranges();
         let mut left = 0;
-        for slot in self.slots.iter().filter(|slot| slot.taken.get()) {
+        for slot in self.places.iter().filter(|slot| slot.taken.get()) {
             let Some(held) = slot.view.take() else { continue };
             // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
             // thread, and a backend reads them by pointer.
@@ -190,7 +190,10 @@ pub struct UnderWay<'a, T> {
 
 impl<Q, T> std::fmt::Debug for Slots<Q, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slots").field("count", &self.slots.len()).field("in_use", &self.in_use.get()).finish()
+        f.debug_struct("Slots")
+            .field("count", &self.places.len())
+            .field("in_use", &self.in_use.get())
+            .finish_non_exhaustive()
     }
 }
 
@@ -224,17 +227,20 @@ impl<Q, T> Io<Q, T> {
 
     /// Its queue.
     #[inline]
+    #[must_use]
     pub fn queue(&self) -> &Q {
         &self.slots().queue
     }
 
     /// Its state.
     #[inline]
+    #[must_use]
     pub fn state(&self) -> &T {
         &self.slot().state
     }
 
     /// Its queue with the places of its I/Os.
+    #[must_use]
     pub fn owner(&self) -> Rc<Slots<Q, T>> {
         let slots = self.slot().owner.as_ptr();
         // SAFETY: the queue is alive, since this holds a count of it; another is added for the value that is made.
@@ -245,23 +251,27 @@ impl<Q, T> Io<Q, T> {
     }
 
     /// What a backend knows it by.
+    #[must_use]
     pub fn name(&self) -> IoName {
         self.slot().name()
     }
 
     /// The I/O, to look at.
+    #[must_use]
     pub fn under_way(&self) -> UnderWay<'_, T> {
         self.slot().under_way()
     }
 
     /// Bytes of its data.
     #[inline]
+    #[must_use]
     pub fn bytes(&self) -> u32 {
         self.slot().bytes.get()
     }
 
     /// How many pieces its data has.
     #[inline]
+    #[must_use]
     pub fn piece_count(&self) -> u16 {
         self.slot().count.get()
     }
@@ -305,6 +315,7 @@ impl<Q, T> Io<Q, T> {
     }
 
     /// Copies `data` to where its data goes, as far as both go. How many bytes those are: none if its data comes from the guest.
+    #[must_use]
     pub fn write_data(&self, data: &[u8]) -> usize {
         let mut rest = data;
         for (host, piece_len) in self.host_pieces().take_while(|_| self.slot().writeable.get()) {
@@ -395,6 +406,12 @@ unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, 
 
     #[inline]
     fn complete(self, result: Result<(), spdk::nvme::Status>) {
-        Q::ended(self, result.map_err(|status| Status::new(status.sct, status.sc)));
+        Q::ended(
+            self,
+            result.map_err(|error| {
+                let status = Status::new(error.sct, error.sc);
+                if error.dnr { status.with_dnr() } else { status }
+            }),
+        );
     }
 }

@@ -121,6 +121,7 @@ impl CompletionQueue {
 
     /// Posts a completion, for which an entry was reserved.
     #[inline]
+    #[expect(clippy::similar_names, reason = "the names are the specification's")]
     pub(super) fn post(self: &Rc<Self>, sqid: u16, sqhd: u16, cid: u16, dw0: u32, status: Status) {
         let cqe = Cqe { dw0, dw1: 0, sqhd, sqid, cid, status: status.bits() };
         if !self.parked.borrow().is_empty() || !self.write(cqe) {

@@ -334,6 +334,7 @@ impl<B: Backend> Queues<B> {
 
     /// Makes the admin queues: the submission queue of `asqs` entries at guest address `asq`, and the completion queue. Its
     /// interrupt vector is 0.
+    #[expect(clippy::similar_names, reason = "the names are the specification's")]
     pub fn create_admin(&self, asq: u64, asqs: u16, acq: u64, acqs: u16) -> AdminQueue {
         let completion = self.create_completion(0, acq, acqs, Some(0));
         AdminQueue::new(Cursor::new(0, asq, asqs), completion, Rc::clone(&self.context))

@@ -252,3 +252,28 @@ fn what_was_to_be_aborted_is_aborted_again() {
     guest.queues.abort_again();
     assert_eq!(aborts(), 0);
 }
+
+#[test]
+fn one_poll_takes_no_more_than_its_share_and_the_next_goes_on_behind_it() {
+    let guest = Guest::new();
+    // For what is tested it does not matter that they lie over each other.
+    for qid in 2..=20 {
+        guest.queues.create_completion(qid, COMPLETIONS, ENTRIES, None);
+        assert!(guest.queues.create_submission(qid, COMMANDS, ENTRIES, qid));
+    }
+    for _ in 1..ENTRIES {
+        guest.put(read(0));
+    }
+    for qid in 1..=20 {
+        guest.doorbells.store(qid * 2, u32::from(ENTRIES) - 1);
+    }
+    assert_eq!(guest.queues.poll(), 270);
+    while under_way().len() > 255 {
+        end(Ok(()));
+    }
+    guest.completions();
+    guest.doorbells.store(2, 0);
+    assert_eq!(guest.queues.poll(), 30, "the last two queues");
+    assert_eq!(guest.queues.poll(), 1, "the first one again");
+    TAKEN.take();
+}

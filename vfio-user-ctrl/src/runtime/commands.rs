@@ -8,7 +8,7 @@ use super::home::{Attached, Home};
 use crate::memory::copy::{read_data, write_data};
 use crate::model::admin::{Controller, CreateCq, CreateSq, IoTotals, Outcome, QueueId};
 use crate::model::spec::{Sqe, Status};
-use crate::queue::Coalescing;
+use crate::queue::{AdminQueue, Coalescing};
 
 /// The most admin commands that are taken in a row: to make a queue takes a while, in which other guests wait.
 const BURST: usize = 4;
@@ -22,7 +22,7 @@ impl Home {
         }
         let mut busy = false;
         for _ in 0..BURST {
-            let next = attached.admin.borrow().as_ref().and_then(|queue| queue.next());
+            let next = attached.admin.borrow().as_ref().and_then(AdminQueue::next);
             let Some(sqe) = next else { break };
             busy = true;
             self.command(&attached, &sqe);

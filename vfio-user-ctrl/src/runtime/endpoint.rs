@@ -274,7 +274,7 @@ impl Endpoint {
         let ctrl = self.ctrl.id;
         self.ctrl.home.send(move |group| {
             if let Some(home) = group.home(ctrl) {
-                home.add_namespace(namespace, port);
+                home.add_namespace(namespace, &port);
             }
         });
         Ok(nsid)

@@ -409,7 +409,6 @@ impl Group {
             if rarely {
                 home.tick();
             }
-            self.abort_again();
         }
         self.reap();
         self.settle();
@@ -417,6 +416,7 @@ impl Group {
             for local in self.sessions.borrow().iter() {
                 local.report();
             }
+            self.abort_again();
         }
         let over = self.homes.borrow().is_empty()
             && self.sessions.borrow().is_empty()

@@ -184,7 +184,7 @@ impl Home {
     }
 
     /// Adds a namespace, which the guest hears of by an asynchronous event.
-    pub fn add_namespace(&self, namespace: Namespace, port: PortSpec) {
+    pub fn add_namespace(&self, namespace: Namespace, port: &PortSpec) {
         let nsid = port.nsid;
         if let Err(error) = self.model.borrow_mut().add_namespace(namespace) {
             return log::error!("controller '{}': namespace {nsid} could not be added: {error}", self.ctrl.name);

@@ -82,7 +82,7 @@ pub struct Session {
     /// The client's memory.
     pub memory: SharedMemory,
     /// What the home has not begun yet.
-    asked: Mutex<VecDeque<Op>>,
+    asked: Asked,
     /// For each poll group of the controller, whether it has been told to look at the session and has not done so.
     nudged: Vec<AtomicBool>,
 }
@@ -112,6 +112,30 @@ impl From<RegEffect> for Op {
     }
 }
 
+/// What the home has not begun yet. However fast a client writes registers, little is kept: what is asked of a life that is to end is
+/// forgotten.
+#[derive(Debug, Default)]
+struct Asked(Mutex<VecDeque<Op>>);
+
+impl Asked {
+    /// Whether there was nothing.
+    fn push(&self, op: Op) -> bool {
+        let Ok(mut asked) = self.0.lock() else { return false };
+        let was_empty = asked.is_empty();
+        match op {
+            Op::Disable | Op::Fail | Op::Reset(_) => asked.retain(|other| matches!(other, Op::Reset(_))),
+            Op::Shutdown => asked.retain(|other| !matches!(other, Op::Shutdown)),
+            Op::Enable(_) => {}
+        }
+        asked.push_back(op);
+        was_empty
+    }
+
+    fn pop(&self) -> Option<Op> {
+        self.0.lock().ok()?.pop_front()
+    }
+}
+
 /// What follows on a reset.
 pub trait After: FnOnce() + Send {}
 impl<F: FnOnce() + Send> After for F {}
@@ -135,31 +159,21 @@ impl Session {
             doorbells: Arc::new(DoorbellPage::new()?),
             interrupts: Arc::default(),
             memory: SharedMemory::default(),
-            asked: Mutex::default(),
+            asked: Asked::default(),
             nudged: ctrl.groups.iter().map(|_| AtomicBool::new(false)).collect(),
         })
     }
 
     /// Asks the home for something. Whether it must be told: if it has not begun what was asked before, it finds this too.
-    ///
-    /// However fast a client writes registers, little is kept: what is asked of a life that is to end is forgotten.
     #[must_use]
     pub fn ask(&self, op: Op) -> bool {
-        let Ok(mut asked) = self.asked.lock() else { return false };
-        let was_empty = asked.is_empty();
-        match op {
-            Op::Disable | Op::Fail | Op::Reset(_) => asked.retain(|other| matches!(other, Op::Reset(_))),
-            Op::Shutdown => asked.retain(|other| !matches!(other, Op::Shutdown)),
-            Op::Enable(_) => {}
-        }
-        asked.push_back(op);
-        was_empty
+        self.asked.push(op)
     }
 
     /// Takes what is next to be done.
     #[must_use]
     pub fn next_asked(&self) -> Option<Op> {
-        self.asked.lock().ok()?.pop_front()
+        self.asked.pop()
     }
 
     /// Notes that the poll group of that index is told to look at the session. Whether that is to be done: if it was told and has
@@ -209,5 +223,34 @@ impl SharedMemory {
     #[must_use]
     pub fn newest(&self) -> Arc<GuestMemory> {
         self.newest.lock().map(|newest| Arc::clone(&newest)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enable(asq: u64) -> Op {
+        Op::Enable(Enable { asq, acq: 0, asqs: 2, acqs: 2 })
+    }
+
+    #[test]
+    fn what_is_asked_of_a_life_that_ends_is_forgotten_but_resets_are_not() {
+        let asked = Asked::default();
+        assert!(asked.push(enable(1)), "the home must be told");
+        for _ in 0..1000 {
+            assert!(!asked.push(Op::Disable));
+            assert!(!asked.push(enable(2)));
+            assert!(!asked.push(Op::Shutdown));
+            assert!(!asked.push(Op::Shutdown));
+        }
+        assert!(!asked.push(Op::Reset(Box::new(|| {}))));
+        assert!(!asked.push(Op::Disable));
+        assert!(!asked.push(enable(3)));
+        assert!(matches!(asked.pop(), Some(Op::Reset(_))));
+        assert!(matches!(asked.pop(), Some(Op::Disable)));
+        assert!(matches!(asked.pop(), Some(Op::Enable(Enable { asq: 3, .. }))));
+        assert!(asked.pop().is_none());
+        assert!(asked.push(Op::Disable));
     }
 }

@@ -54,6 +54,7 @@ pub(crate) fn geometry(blocks: u64, block_shift: u8) -> NsGeometry {
         | IoSupport::DATASET_MANAGEMENT
         | IoSupport::DEALLOCATE
         | IoSupport::FLUSH
+        | IoSupport::WRITE_CACHE
         | IoSupport::COMPARE_AND_WRITE;
     geometry
 }

@@ -135,7 +135,7 @@ fn write_zeroes_and_flush_reach_the_backend_without_data() {
     let rig = Rig::with(&disk);
     let (mut sq, mut cq) = rig.create(1, 8);
     rig.run(&mut sq, &[Sqe { prp1: u64::MAX, ..block_command(opcode::WRITE_ZEROES, 1, 3, 400, 0) }, flush(2)]);
-    assert_eq!(disk.ops(), [(BlockOp::WriteZeroes, 3, 400), (BlockOp::Flush, 0, 0)]);
+    assert_eq!(disk.ops(), [(BlockOp::WriteZeroes, 3, 400), (BlockOp::Flush, 0, BLOCKS as u64)]);
     disk.finish_all();
     assert_eq!(rig.statuses(&mut cq), [(1, 0), (2, 0)]);
 }

@@ -27,6 +27,8 @@ enum Step {
     AtOnce { disk: usize, yes: bool },
     OnAbort { disk: usize, how: u8 },
     Abort { queue: usize, cid: u16 },
+    AbortAgain,
+    AbortStrays,
     Unmap(usize),
     Map(usize),
     RemoveNamespace(usize),
@@ -49,6 +51,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (disk.clone(), any::<bool>()).prop_map(|(disk, yes)| Step::AtOnce { disk, yes }),
         1 => (disk.clone(), 0_u8..3).prop_map(|(disk, how)| Step::OnAbort { disk, how }),
         3 => (queue.clone(), 0_u16..24).prop_map(|(queue, cid)| Step::Abort { queue, cid }),
+        1 => Just(Step::AbortAgain),
+        1 => Just(Step::AbortStrays),
         2 => (0_usize..4).prop_map(Step::Unmap),
         4 => (0_usize..4).prop_map(Step::Map),
         1 => disk.clone().prop_map(Step::RemoveNamespace),
@@ -133,7 +137,11 @@ impl World {
     fn command(&self, kind: u8, nsid: u32, slba: u64, blocks: u32) -> Sqe {
         let sqe = match kind {
             0 => block_command(opcode::READ, 0, slba, blocks, DATA.0 + slba * PAGE),
-            1 => block_command(opcode::WRITE, 0, slba, blocks, DATA.0 + 0x20_0000 + slba * PAGE),
+            1 => {
+                let write = block_command(opcode::WRITE, 0, slba, blocks, DATA.0 + 0x20_0000 + slba * PAGE);
+                // Some are to be durable, so that a flush follows.
+                Sqe { cdw12: write.cdw12 | (u32::from(slba.is_multiple_of(2)) << 30), ..write }
+            }
             2 => Sqe { flags: 1, ..block_command(opcode::COMPARE, 0, slba, blocks, DATA.0) },
             3 => Sqe { flags: 2, ..block_command(opcode::WRITE, 0, slba, blocks, DATA.0) },
             4 => flush(0),
@@ -194,6 +202,8 @@ impl World {
                 waiting.set(waiting.get() + 1);
                 self.rig.queues.abort(SHAPE[queue].0, cid, move |_| waiting.set(waiting.get() - 1));
             }
+            Step::AbortAgain => self.rig.queues.abort_again(),
+            Step::AbortStrays => self.rig.queues.abort_strays(),
             Step::Unmap(part) => self.set_mapped(part, false),
             Step::Map(part) => self.set_mapped(part, true),
             Step::RemoveNamespace(index) => self.rig.queues.remove_port(index as u32 + 1),

@@ -1,6 +1,10 @@
 //! Rings: wrap and phase, room, doorbells.
 
-use vfio_user_ctrl::model::spec::Status;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use vfio_user_ctrl::memory::{CompletionRing, MemView};
+use vfio_user_ctrl::model::spec::{Cqe, Status};
 use vfio_user_ctrl::queue::Trouble;
 
 use super::common::guest::{LISTS, PAGE, Rig, flush, read};
@@ -99,6 +103,26 @@ fn no_more_than_a_burst_of_one_queue_is_taken_in_a_row() {
 }
 
 #[test]
+fn each_of_many_busy_queues_has_its_turn() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let mut queues: Vec<_> = (1..=7).map(|qid| (rig.create(qid, 1024), 0)).collect();
+    for _ in 0..40 {
+        for ((sq, cq), done) in &mut queues {
+            let cqes = rig.reap(cq);
+            *done += cqes.len();
+            // As many again as were taken: the queue is always full.
+            let count = if *done == 0 && sq.tail == 0 { 1000 } else { cqes.len() };
+            rig.submit(sq, &vec![flush(1); count]);
+        }
+        rig.queues.poll();
+    }
+    let (least, most) =
+        queues.iter().fold((usize::MAX, 0), |(least, most), (_, done)| (least.min(*done), most.max(*done)));
+    assert!(least > 0 && most - least <= 256, "from {least} to {most} commands");
+}
+
+#[test]
 fn a_tail_outside_of_the_queue_is_told_once_and_takes_nothing() {
     let disk = Disk::instant(BLOCKS, 9);
     let rig = Rig::with(&disk);
@@ -144,6 +168,48 @@ fn an_empty_slot_of_a_namespace_is_an_invalid_namespace() {
     }
     let invalid = Status::INVALID_NAMESPACE.bits();
     assert_eq!(rig.statuses(&mut cq), [(1, invalid), (2, invalid), (3, invalid), (4, invalid)]);
+}
+
+#[test]
+fn an_entry_whose_phase_a_guest_has_seen_is_whole() {
+    const ENTRIES: u64 = 4;
+    const ROUNDS: u32 = 20_000;
+    let memory = Arc::new(Rig::new().memory);
+    let ring = CompletionRing::resolve(&MemView::new(Arc::clone(&memory)), 0, ENTRIES as u16).expect("a ring");
+    let word = |view: &MemView, gpa| {
+        let mut bytes = [0; 8];
+        view.read(gpa, &mut bytes).expect("mapped");
+        u64::from_le_bytes(bytes)
+    };
+    let (tell, taken) = std::sync::mpsc::sync_channel(ENTRIES as usize - 1);
+    let guest = std::thread::spawn(move || {
+        let view = MemView::new(memory);
+        for round in 0..ROUNDS {
+            let phase = 1 ^ u64::from(round) & 1;
+            for index in 0..ENTRIES {
+                while word(&view, index * 16 + 8) >> 48 & 1 != phase {
+                    std::thread::yield_now();
+                }
+                fence(Ordering::Acquire);
+                let number = u64::from(round) * ENTRIES + index;
+                assert_eq!((word(&view, index * 16), word(&view, index * 16 + 8) & 0xffff), (number, number & 0xffff));
+                tell.send(()).expect("the device is there");
+            }
+        }
+    });
+    let mut ahead = 0;
+    for number in 0..ROUNDS * ENTRIES as u32 {
+        // As with a head doorbell: no entry is used again before the guest has taken it.
+        if ahead == ENTRIES - 1 {
+            taken.recv().expect("the guest goes on");
+            ahead -= 1;
+        }
+        ahead += 1;
+        let phase = 1 ^ ((number / ENTRIES as u32) & 1) as u16;
+        let cqe = Cqe { dw0: number, sqhd: number as u16, status: phase, ..Cqe::default() };
+        ring.post((number % ENTRIES as u32) as u16, cqe).expect("an entry");
+    }
+    guest.join().expect("every entry was whole");
 }
 
 /// Pages for shadow doorbells and event indexes.

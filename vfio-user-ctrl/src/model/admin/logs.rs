@@ -283,16 +283,17 @@ impl Controller {
         })
     }
 
-    /// Commands Supported and Effects: admin commands, then those of the NVM command set.
+    /// Commands Supported and Effects: admin commands, then those of the NVM command set. Without their scopes, which may be
+    /// left out: Linux warns of I/O commands that have one.
     fn command_effects(&self) -> Vec<u8> {
         let supports = self.namespaces.supports();
-        let admin = table(|opcode| Opcode::parse(opcode).map_or(0, |_| SUPPORTED | OF_CONTROLLER));
+        let admin = table(|opcode| Opcode::parse(opcode).map_or(0, |_| SUPPORTED));
         let io = table(|opcode| match opcode {
-            0x00 | 0x02 => SUPPORTED | OF_NAMESPACE,
-            0x01 => SUPPORTED | CHANGES_BLOCKS | OF_NAMESPACE,
-            0x05 if supports.compare => SUPPORTED | OF_NAMESPACE,
-            0x08 if supports.write_zeroes => SUPPORTED | CHANGES_BLOCKS | OF_NAMESPACE,
-            0x09 if supports.unmap => SUPPORTED | CHANGES_BLOCKS | OF_NAMESPACE,
+            0x00 | 0x02 => SUPPORTED,
+            0x01 => SUPPORTED | CHANGES_BLOCKS,
+            0x05 if supports.compare => SUPPORTED,
+            0x08 if supports.write_zeroes => SUPPORTED | CHANGES_BLOCKS,
+            0x09 if supports.unmap => SUPPORTED | CHANGES_BLOCKS,
             _ => 0,
         });
         let mut data = [admin, io].concat();

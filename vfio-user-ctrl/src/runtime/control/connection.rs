@@ -285,13 +285,13 @@ impl Connection {
 
     /// Takes regions away. The answer comes when no reactor holds them any more.
     fn unmap(&mut self, token: Token, request: UnmapRequest) {
-        let taken = if request.all {
+        let parted = if request.all {
             let (rest, regions) = self.memory.without_all();
             Ok((rest, regions))
         } else {
             self.memory.without(request.addr, request.size)
         };
-        match taken {
+        match parted {
             Ok((rest, regions)) => {
                 self.publish(rest);
                 self.releasing.push(Releasing { token, regions, since: Instant::now() });
@@ -451,6 +451,6 @@ fn check_eventfd(file: &OwnedFd) -> Result<(), i32> {
         complain!("a client gave '{}' as an interrupt: an eventfd is needed", link.display());
         return Err(libc::EINVAL);
     }
-    let flags = rustix::fs::fcntl_getfl(file).map_err(|error| error.raw_os_error())?;
-    rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK).map_err(|error| error.raw_os_error())
+    let flags = rustix::fs::fcntl_getfl(file).map_err(rustix::io::Errno::raw_os_error)?;
+    rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK).map_err(rustix::io::Errno::raw_os_error)
 }

@@ -1,0 +1,468 @@
+//! A controller with all that comes at it: registers, configuration space, commands, doorbells, memory that comes and goes, a
+//! backend that ends its I/Os when it likes, namespaces that come and go.
+
+mod home;
+mod memory;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use rustix::event::{EventfdFlags, eventfd};
+use vfio_user_ctrl::model::admin::{Identity, Namespace, Nqn, Supports, Text};
+use vfio_user_ctrl::model::io::{IoSupport, NsGeometry};
+use vfio_user_ctrl::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
+use vfio_user_ctrl::model::spec::{Sqe, Status};
+use vfio_user_ctrl::queue::Port;
+use zerocopy::IntoBytes;
+
+use crate::ram::{Disk, OnAbort, Ram};
+use crate::script::Script;
+use home::{Home, MAX_QUEUES, NOW};
+use memory::{Memory, PAGE};
+
+/// The kinds of steps.
+#[expect(missing_docs, reason = "the names tell; see `World::apply`")]
+pub mod step {
+    pub const WRITE_BAR0: u8 = 0;
+    pub const READ_BAR0: u8 = 1;
+    pub const WRITE_CONFIG: u8 = 2;
+    pub const READ_CONFIG: u8 = 3;
+    /// A command into a queue, at the host's tail, and its doorbell.
+    pub const COMMAND: u8 = 4;
+    /// A command whose doorbell is not rung.
+    pub const SILENT_COMMAND: u8 = 5;
+    pub const DOORBELL: u8 = 6;
+    pub const MEMORY: u8 = 7;
+    pub const POLL: u8 = 8;
+    pub const FINISH: u8 = 9;
+    pub const FAIL: u8 = 10;
+    pub const BACKEND: u8 = 11;
+    pub const UNMAP: u8 = 12;
+    pub const MAP: u8 = 13;
+    pub const MAP_ANY: u8 = 14;
+    pub const UNMAP_ANY: u8 = 15;
+    /// The host takes all completions of a queue.
+    pub const REAP: u8 = 16;
+    pub const ADD_NAMESPACE: u8 = 17;
+    pub const REMOVE_NAMESPACE: u8 = 18;
+    pub const RESIZE_NAMESPACE: u8 = 19;
+    pub const DEVICE_RESET: u8 = 20;
+    pub const TICK: u8 = 21;
+    pub const TRUNCATE: u8 = 22;
+    pub const RECONNECT: u8 = 23;
+    pub const EVENTFDS: u8 = 24;
+    /// Of memory that goes, or of what was to be aborted before.
+    pub const ABORT: u8 = 25;
+    /// The host tells itself where a queue is, and begins it anew.
+    pub const HOST_QUEUE: u8 = 26;
+    pub const COUNT: u8 = 27;
+}
+
+/// Namespaces: exponents of two of their blocks' sizes, and blocks.
+const DISKS: [(u8, usize); 3] = [(9, 128), (12, 16), (16, 2)];
+
+/// The host's idea of a pair of queues.
+#[derive(Debug, Clone, Copy, Default)]
+struct HostQueue {
+    sq: u64,
+    cq: u64,
+    entries: u16,
+    tail: u16,
+    head: u16,
+    phase: u16,
+}
+
+struct World {
+    home: Home,
+    memory: Memory,
+    config: ConfigSpace,
+    msix: MsixTable,
+    disks: Vec<Rc<Disk>>,
+    host: [HostQueue; MAX_QUEUES as usize + 1],
+}
+
+/// Carries a script out.
+pub fn run(script: &[u8]) {
+    NOW.set(0);
+    let mut world = World::new();
+    let mut script = Script(script);
+    while !script.is_over() {
+        world.apply(&mut script);
+        world.release();
+    }
+    world.end();
+}
+
+fn identity() -> Identity {
+    Identity {
+        subnqn: Nqn::new("nqn.2014-08.org.nvmexpress:uuid:0").expect("a name"),
+        serial_number: Text::new("serial number", "S1").expect("fits"),
+        model_number: Text::new("model number", "A model").expect("fits"),
+        firmware: Text::new("firmware", "1.0").expect("fits"),
+        uuid: [0x5a; 16],
+        cntlid: 7,
+        vid: 0x1234,
+        ssvid: 0x5678,
+    }
+}
+
+fn geometry(blocks: u64, block_shift: u8) -> NsGeometry {
+    let mut geometry = NsGeometry::new(blocks, block_shift).expect("a geometry");
+    geometry.supports = IoSupport::WRITE_CACHE
+        | IoSupport::COMPARE
+        | IoSupport::WRITE_ZEROES
+        | IoSupport::DATASET_MANAGEMENT
+        | IoSupport::DEALLOCATE
+        | IoSupport::FLUSH
+        | IoSupport::COMPARE_AND_WRITE;
+    geometry
+}
+
+impl World {
+    fn new() -> Self {
+        let memory = Memory::new();
+        let vectors = MAX_QUEUES + 1;
+        let mut world = Self {
+            home: Home::new(Home::model(), &memory.view()),
+            memory,
+            config: ConfigSpace::new(&PciIdentity::default(), vectors),
+            msix: MsixTable::new(vectors),
+            disks: DISKS.iter().map(|(shift, blocks)| Disk::new(*blocks, *shift)).collect(),
+            host: Default::default(),
+        };
+        for index in 0..DISKS.len() {
+            world.add_namespace(index);
+        }
+        world
+    }
+
+    fn apply(&mut self, script: &mut Script<'_>) {
+        match script.u8() % step::COUNT {
+            step::WRITE_BAR0 => {
+                let (offset, len) = (script.u16() & 0x3fff, 1 << script.below(5));
+                self.write_bar0(offset.into(), script.bytes(len));
+            }
+            step::READ_BAR0 => {
+                let (offset, len) = (script.u16() & 0x3fff, script.below(40));
+                self.read_bar0(offset.into(), len);
+            }
+            step::WRITE_CONFIG => {
+                let (offset, len) = (script.u16() & 0xfff, 1 << script.below(4));
+                if self.config.write(offset.into(), script.bytes(len)).function_reset {
+                    self.device_reset();
+                }
+            }
+            step::READ_CONFIG => {
+                let (offset, len) = (script.u16() & 0xfff, script.below(40));
+                self.config.read(offset.into(), &mut vec![0; len]);
+            }
+            step::COMMAND => self.command(script, true),
+            step::SILENT_COMMAND => self.command(script, false),
+            step::DOORBELL => {
+                let index = script.below(usize::from(MAX_QUEUES) * 2 + 4);
+                self.home.doorbells.store(index, script.u32());
+            }
+            step::MEMORY => {
+                let (gpa, len) = (address(script), script.below(256));
+                self.memory.put(gpa, script.bytes(len));
+            }
+            step::POLL => self.home.poll(),
+            step::HOST_QUEUE => {
+                let queue = HostQueue {
+                    sq: address(script),
+                    cq: address(script),
+                    entries: u16::from(script.u8()) % 64 + 1,
+                    phase: 1,
+                    ..HostQueue::default()
+                };
+                self.host[script.below(usize::from(MAX_QUEUES) + 1)] = queue;
+            }
+            step::REAP => self.reap(script.below(usize::from(MAX_QUEUES) + 1)),
+            step::EVENTFDS => self.set_eventfds(script.below(8), script.below(8)),
+            step::RECONNECT => self.reconnect(),
+            step::DEVICE_RESET => self.device_reset(),
+            step::TICK => NOW.set(NOW.get().saturating_add(script.u32().into())),
+            kind @ (step::FINISH | step::FAIL | step::BACKEND) => self.backend(kind, script),
+            kind @ (step::ADD_NAMESPACE | step::REMOVE_NAMESPACE | step::RESIZE_NAMESPACE) => {
+                self.namespace(kind, script);
+            }
+            kind => self.change_memory(kind, script),
+        }
+    }
+
+    fn backend(&mut self, kind: u8, script: &mut Script<'_>) {
+        let disk = &self.disks[script.below(DISKS.len())];
+        let value = script.u8();
+        match kind {
+            step::FINISH => drop(disk.finish((value % 64).into())),
+            step::FAIL => {
+                let status = [Status::INTERNAL_ERROR, Status::COMPARE_FAILURE, Status::ABORT_REQUESTED];
+                disk.fail((value % 64).into(), status[usize::from(value) / 64 % status.len()]);
+            }
+            _ => {
+                disk.at_once.set(value & 1 != 0);
+                disk.refuse_later.set(u32::from(value >> 1 & 3));
+                disk.refuse.set(u32::from(value >> 3 & 1));
+                disk.on_abort.set(match value >> 4 & 3 {
+                    0 => OnAbort::Refuse,
+                    1 => OnAbort::EndNow,
+                    _ => OnAbort::EndLater,
+                });
+            }
+        }
+    }
+
+    fn change_memory(&mut self, kind: u8, script: &mut Script<'_>) {
+        let index = script.below(memory::COUNT);
+        let changed = match kind {
+            step::UNMAP => self.memory.unmap_part(index),
+            step::MAP => self.memory.map_part(index),
+            step::MAP_ANY => self.memory.map_any(address(script), script.u64(), script.u64()),
+            step::UNMAP_ANY if index == 0 => {
+                self.memory.unmap_all();
+                true
+            }
+            step::UNMAP_ANY => self.memory.unmap(address(script), script.u64()),
+            step::TRUNCATE => {
+                let pages = script.u8();
+                self.memory.truncate(index, (pages & 0x7f).into(), pages > 0x7f);
+                false
+            }
+            _ if index == 0 => {
+                self.home.queues.abort_again();
+                false
+            }
+            _ => {
+                self.home.queues.abort_strays();
+                false
+            }
+        };
+        if changed {
+            self.home.set_view(&self.memory.view());
+        }
+    }
+
+    /// Memory is let go as soon as no I/O is under way.
+    fn release(&mut self) {
+        if self.memory.releasing.is_empty() {
+            return;
+        }
+        self.memory.release();
+        let is_free = self.memory.releasing.is_empty() || self.disks.iter().any(|disk| disk.held() > 0);
+        assert!(is_free || self.home.queues.in_flight() > 0, "memory is held though no I/O is under way");
+    }
+
+    fn write_bar0(&mut self, offset: usize, data: &[u8]) {
+        for piece in pci::pieces(offset, data.len()) {
+            let part = &data[piece.bytes.clone()];
+            match piece.area {
+                Area::Registers => {
+                    if let Some(effect) = self.home.registers.write(piece.offset, part) {
+                        self.home.register_written(effect);
+                    }
+                }
+                Area::Doorbells => self.home.doorbells.write_at(piece.offset, part),
+                Area::Msix => self.msix.write(piece.offset, part),
+            }
+        }
+    }
+
+    fn read_bar0(&self, offset: usize, len: usize) {
+        let mut into = vec![0; len];
+        for piece in pci::pieces(offset, len) {
+            let part = &mut into[piece.bytes.clone()];
+            match piece.area {
+                Area::Registers => self.home.registers.read(piece.offset, part),
+                Area::Doorbells => self.home.doorbells.read_at(piece.offset, part),
+                Area::Msix => self.msix.read(piece.offset, part),
+            }
+        }
+    }
+
+    fn device_reset(&mut self) {
+        self.config.reset();
+        self.msix.reset();
+        let effect = self.home.registers.function_reset();
+        self.home.register_written(effect);
+    }
+
+    fn command(&mut self, script: &mut Script<'_>, ring: bool) {
+        let qid = script.below(usize::from(MAX_QUEUES) + 1);
+        let sqe = command(script);
+        let host = &mut self.host[qid];
+        if host.entries == 0 {
+            return;
+        }
+        self.memory.put(host.sq.wrapping_add(u64::from(host.tail) * 64), sqe.as_bytes());
+        host.tail = (host.tail + 1) % host.entries;
+        if ring {
+            self.home.doorbells.store(qid * 2, host.tail.into());
+        }
+    }
+
+    fn reap(&mut self, qid: usize) {
+        let host = &mut self.host[qid];
+        for _ in 0..host.entries {
+            let [.., status, _] = self.memory.get::<16>(host.cq.wrapping_add(u64::from(host.head) * 16)).map(u16::from);
+            if status & 1 != host.phase {
+                break;
+            }
+            host.head += 1;
+            if host.head == host.entries {
+                host.head = 0;
+                host.phase ^= 1;
+            }
+        }
+        self.home.doorbells.store(qid * 2 + 1, host.head.into());
+    }
+
+    fn set_eventfds(&mut self, start: usize, count: usize) {
+        if count == 7 {
+            self.home.interrupts.ask(start as u16);
+            return self.home.queues.catch_up();
+        }
+        if count == 0 {
+            return self.home.interrupts.clear();
+        }
+        let file = || eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
+        let files = (0..count).map(|index| (index != 3).then(file)).collect();
+        self.home.interrupts.set(start, files, usize::from(MAX_QUEUES) + 1);
+        self.home.queues.catch_up();
+    }
+
+    /// The client goes, whatever is under way, and another comes.
+    fn reconnect(&mut self) {
+        let memory = std::mem::replace(&mut self.memory, Memory::new());
+        let new = Home::new(Home::model(), &self.memory.view());
+        let model = std::mem::replace(&mut self.home, new).detach();
+        self.home.model = model;
+        self.drain();
+        memory.check();
+        memory.end();
+        self.host = Default::default();
+        self.config.reset();
+        self.msix.reset();
+        for (index, disk) in self.disks.iter().enumerate() {
+            if self.home.model.namespace(index as u32 + 1).is_some() {
+                self.home.queues.add_port(port(index, disk));
+            }
+        }
+    }
+
+    fn namespace(&mut self, kind: u8, script: &mut Script<'_>) {
+        let index = script.below(DISKS.len());
+        let nsid = index as u32 + 1;
+        match kind {
+            step::ADD_NAMESPACE => self.add_namespace(index),
+            step::REMOVE_NAMESPACE => {
+                self.home.model.remove_namespace(nsid);
+                self.home.queues.remove_port(nsid);
+            }
+            _ => {
+                let blocks = script.u64();
+                let (shift, _) = DISKS[index];
+                if self.home.model.resize_namespace(nsid, blocks).is_ok() {
+                    self.home.queues.set_geometry(nsid, geometry(blocks, shift));
+                }
+            }
+        }
+    }
+
+    fn add_namespace(&mut self, index: usize) {
+        let (block_shift, blocks) = DISKS[index];
+        let supports = Supports {
+            unmap: true,
+            unmap_zeroes: true,
+            write_zeroes: true,
+            compare: true,
+            compare_and_write: true,
+            volatile_write_cache: true,
+        };
+        let namespace = Namespace {
+            nsid: index as u32 + 1,
+            blocks: blocks as u64,
+            block_shift,
+            uuid: [index as u8; 16],
+            nguid: [0; 16],
+            eui64: [0; 8],
+            supports,
+            compare_and_write_blocks: 0,
+            optimal_boundary_blocks: 8,
+            preferred_write_blocks: 0,
+            preferred_unmap_blocks: 0,
+            write_protected: false,
+        };
+        if self.home.model.add_namespace(namespace).is_ok() {
+            self.home.queues.add_port(port(index, &self.disks[index]));
+        }
+    }
+
+    fn drain(&self) {
+        for disk in &self.disks {
+            disk.refuse_later.set(0);
+            disk.refuse.set(0);
+            disk.finish_all();
+        }
+    }
+
+    /// The host resets the controller, which must come to an end; then everything goes.
+    fn end(mut self) {
+        self.memory.check();
+        self.write_bar0(0x14, &[0; 4]);
+        for _ in 0..4 {
+            self.drain();
+            self.home.poll();
+        }
+        assert!(!self.home.is_enabled() && !self.home.registers.ready(), "a reset ends");
+        assert!(self.home.queues.is_quiet() && self.home.queues.in_flight() == 0, "nothing is under way after it");
+        self.memory.check();
+        drop(self.home.detach());
+        assert!(self.disks.iter().all(|disk| disk.held() == 0 && Rc::strong_count(disk) == 1), "channels are closed");
+        self.memory.end();
+    }
+}
+
+fn port(index: usize, disk: &Rc<Disk>) -> Port<Ram> {
+    let (shift, blocks) = DISKS[index];
+    Port { nsid: index as u32 + 1, geometry: Cell::new(geometry(blocks as u64, shift)), channel: Rc::clone(disk) }
+}
+
+/// An address: a byte that says where, and two for the offset; or any.
+fn address(script: &mut Script<'_>) -> u64 {
+    let kind = script.u8();
+    if kind == 0xff {
+        return script.u64();
+    }
+    let offset = u64::from(script.u16());
+    match kind % 16 {
+        0..8 => u64::from(kind % 8) * 8 * PAGE + offset,
+        8 => 0x4_0000 + offset,
+        9 => 0x10_0000 + offset,
+        10 => (u64::MAX - 0x1_0fff).wrapping_add(offset),
+        11 => 0x20_0000 + offset,
+        // Whole pages of the largest part.
+        12 => offset % 64 * PAGE,
+        13 => 0x4_0000 - PAGE + offset,
+        14 => u64::MAX - offset,
+        _ => 0x30_0000 + offset,
+    }
+}
+
+fn command(script: &mut Script<'_>) -> Sqe {
+    let (opcode, flags, cid, nsid) = (script.u8(), script.u8(), script.u8(), script.u8());
+    let (prp1, prp2) = (address(script), address(script));
+    // The second half of an SGL descriptor has its type in the highest byte and the length in the lowest four.
+    let prp2 = if flags >> 6 == 0 { prp2 } else { u64::from(script.u8()) << 56 | prp2 & 0xff_ffff };
+    Sqe {
+        opcode,
+        flags,
+        cid: cid.into(),
+        nsid: if nsid == 0xff { u32::MAX } else { nsid.into() },
+        prp1,
+        prp2,
+        cdw10: script.u32(),
+        cdw11: script.u32(),
+        cdw12: script.u32(),
+        ..Sqe::default()
+    }
+}
