@@ -77,6 +77,13 @@ class Order(unittest.TestCase):
         self.assertEqual(rig.events[2:], ["a", "b", "a", "b", "a", "b", "stop"])
         self.assertEqual(schedule.disturbed, 0)
 
+    def test_a_schedule_without_repeats_takes_what_it_gets(self):
+        rig = FakeRig(disturbed=100)
+        schedule = Schedule(VARIANTS, cases.chosen(("front-qd1",)), pairs=1, runtime=1, repeats=0)
+        with contextlib.redirect_stderr(io.StringIO()):
+            schedule.measure(rig)
+        self.assertEqual((rig.events.count("a"), rig.events.count("b"), schedule.disturbed), (2, 2, 0))
+
     def test_a_turn_that_stays_disturbed_is_kept_and_counted(self):
         schedule, (result,) = run_schedule(FakeRig(disturbed=2 + 2 * (REPEATS + 1)), pairs=1, runtime=1)
         self.assertEqual(schedule.disturbed, 1)
@@ -96,10 +103,11 @@ class Chains(unittest.TestCase):
         _, courier = VARIANTS
         told = {setup.name: str(courier.chain(setup)) for setup in cases.SETUPS}
         self.assertEqual(told, {"front": "Courier's front end + null bdev", "whole": "Courier's front end + Courier's bdev",
-                                "tcp": "SPDK's front end + Courier's bdev"})
+                                "tcp": "SPDK's front end + Courier's bdev",
+                                "rdma": "Courier's front end + Courier's bdev"})
 
     def test_the_front_end_alone_needs_no_pool(self):
-        self.assertEqual([setup.name for setup in cases.SETUPS if setup.stock.needs_pool], ["whole", "tcp"])
+        self.assertEqual([setup.name for setup in cases.SETUPS if setup.stock.needs_pool], ["whole", "tcp", "rdma"])
         self.assertTrue(all(setup.stock.needs_pool == setup.courier.needs_pool for setup in cases.SETUPS))
 
     def test_every_part_can_be_set_up(self):
@@ -187,7 +195,10 @@ class Arguments(unittest.TestCase):
                          ["front-qd1", "front-qd32", "front-qd128", "whole-qd1", "whole-qd32", "whole-qd128"])
         named = parse_arguments(["--case", "tcp-128k-qd8", "--case", "tcp-qd1"])
         self.assertEqual([case.name for case in named.cases], ["tcp-qd1", "tcp-128k-qd8"])
-        self.assertEqual(parse_arguments(["--all"]).cases, list(cases.CASES))
+        self.assertEqual(parse_arguments(["--all"]).cases, [case for case in cases.CASES if case.setup is not cases.RDMA])
+
+    def test_cases_over_rdma_are_measured_alone(self):
+        self.assertEqual([case.name for case in parse_arguments(["--rdma"]).cases], ["rdma-qd32"])
 
     def test_a_setups_name_stands_for_all_its_cases(self):
         named = parse_arguments(["--case", "tcp", "--case", "front-qd1"])
@@ -204,7 +215,8 @@ class Arguments(unittest.TestCase):
 
     def test_mistakes_are_refused(self):
         for argv in (["--pairs", "0"], ["--runtime", "x"], ["--case", "nvme"], ["--cores", "0,0"], ["--cores", "0"],
-                     ["--json", "/no/such/folder/f.json"]):
+                     ["--json", "/no/such/folder/f.json"], ["--case", "rdma"], ["--rdma", "--all"],
+                     ["--rdma", "--case", "tcp"], ["--rdma", "--json", "f.json"]):
             with self.subTest(argv), contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
                 parse_arguments(argv)
 

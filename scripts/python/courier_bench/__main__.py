@@ -27,10 +27,12 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         prog="scripts/bench.sh", description="Measures Courier against SPDK's own C stack, in pairs, on two cores.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [setup.name for setup in cases.SETUPS] + [case.name for case in cases.CASES]
+    names = [setup.name for setup in cases.SETUPS if setup.fabric == "tcp"] + [case.name for case in cases.over("tcp")]
     parser.add_argument("--case", action="append", choices=names, metavar="NAME",
                         help="measure this case, or this group of cases, only (repeatable; --list names them)")
     parser.add_argument("--all", action="store_true", help="measure every case, not only the default ones")
+    parser.add_argument("--rdma", action="store_true",
+                        help="measure the cases over RDMA, in an emulated machine whose clock counts instructions: a cycle is one")
     parser.add_argument("--list", action="store_true", help="list the cases and their goals, and end")
     parser.add_argument("--pairs", type=_at_least(1), default=5, metavar="N", help="pairs per case (default: 5)")
     parser.add_argument("--runtime", type=_at_least(1), metavar="S",
@@ -48,7 +50,12 @@ def parse_arguments(argv):
     if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
         parser.error(f"--json {args.json}: its folder does not exist")
     args.runtime = args.runtime or (2 if args.quick else 6)
-    args.cases = list(cases.CASES) if args.all else cases.chosen(args.case)
+    if args.rdma and (args.case or args.all or args.json):
+        parser.error("--rdma goes without --case, --all and --json: its cases are measured in a machine of their own")
+    if args.rdma:
+        args.cases = cases.over("rdma")
+    else:
+        args.cases = cases.over("tcp") if args.all else cases.chosen(args.case)
     return args
 
 
@@ -78,15 +85,17 @@ def list_cases():
     for setup, group in cases.by_setup(cases.CASES):
         print(f"{setup.name}: {setup.summary}; stock is {setup.stock}, courier is {setup.courier}")
         for case in group:
+            only = "--rdma" if setup.fabric == "rdma" else "--case or --all"
             goals = ", ".join(f"{key} ratio {goal}" for key, goal in case.goals.items()) or "none"
-            print(f"  {case.name:<16} {case.summary}; goal: {goals}{'' if case.default else ' (only with --case or --all)'}")
+            print(f"  {case.name:<16} {case.summary}; goal: {goals}{'' if case.default else f' (only with {only})'}")
 
 
 def run(args, workdir):
     """Measures, reports, and returns the exit status."""
     variants = choose_variants(args)
     names = [variant.name for variant in variants]
-    schedule = Schedule(variants, args.cases, args.pairs, args.runtime)
+    # The emulated machine's own work (its NIC is software) looks like that of others.
+    schedule = Schedule(variants, args.cases, args.pairs, args.runtime, repeats=0 if args.rdma else REPEATS)
     rig = Rig(workdir, find_tool(args.tools, "bdevperf"), args.cores)
     try:
         machine_words = machine.describe(args.cores, rig.spdk_version())

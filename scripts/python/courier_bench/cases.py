@@ -75,12 +75,16 @@ class Setup:
     summary: str
     stock: Chain
     courier: Chain
+    fabric: str = "tcp"
+    """What the pool speaks. RDMA is measured in a machine of its own."""
 
 
 FRONT = Setup("front", "the front end alone", Chain(Front.STOCK, Back.NULL), Chain(Front.COURIER, Back.NULL))
 WHOLE = Setup("whole", "the whole way over NVMe/TCP", Chain(Front.STOCK, Back.STOCK), Chain(Front.COURIER, Back.COURIER))
 TCP = Setup("tcp", "the back end alone over NVMe/TCP", Chain(Front.STOCK, Back.STOCK), Chain(Front.STOCK, Back.COURIER))
-SETUPS = (FRONT, WHOLE, TCP)
+RDMA = Setup("rdma", "the whole way over NVMe/RDMA", Chain(Front.STOCK, Back.STOCK), Chain(Front.COURIER, Back.COURIER),
+             fabric="rdma")
+SETUPS = (FRONT, WHOLE, TCP, RDMA)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def _random_reads(setup, queue_depth, default=True, **goals):
 
 
 NOT_SLOWER = Goal(False, 1.00)
+LESS = Goal(False, 0.95)
 NOT_LESS = Goal(True, 1.00)
 
 # Those of one setup in one piece: they share their processes.
@@ -123,12 +128,18 @@ CASES = (
     _random_reads(TCP, 128, default=False, iops=NOT_LESS),
     Case(TCP, "write-qd32", "4 KiB random writes, queue depth 32", "randwrite", 4096, 32, default=False),
     Case(TCP, "128k-qd8", "128 KiB random reads, queue depth 8", "randread", 131072, 8, default=False),
+    _random_reads(RDMA, 32, default=False, cycles_per_io=LESS),
 )
 
 
 def by_name(name):
     """The case of that name, or None."""
     return next((case for case in CASES if case.name == name), None)
+
+
+def over(fabric):
+    """The cases that are measured where pools over this fabric are."""
+    return [case for case in CASES if case.setup.fabric == fabric]
 
 
 def chosen(names):

@@ -1,5 +1,6 @@
 """Processes A and B wired up as described in the package, and one slice of load with them."""
 
+import os
 import socket
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Rig:
         self._b_core = cores[1]
         self._servers = []
         self._started = 0
-        self._pool = None
+        self._pools = {}
         # -g: one memory file, which the vfio-user client can pass to B as a whole.
         self._a = SpdkProcess("bdevperf", bdevperf, workdir, cores[0], MEMORY_MIB, ["-z", "-g", "-T", VM_BDEV])
 
@@ -47,11 +48,10 @@ class Rig:
 
     def start(self, variant, setup):
         """A fresh, suspended server of this variant and setup. Process A becomes the pool when the first needs one."""
-        if variant.chain(setup).needs_pool and not self._pool:
-            self._pool = self._export_pool()
+        pool = self._pool_over(setup.fabric) if variant.chain(setup).needs_pool else None
         self._started += 1
         name = f"{variant.name}-{setup.name}-{self._started}"
-        server = Server(variant, setup, self._workdir, name, self._b_core, self._pool)
+        server = Server(variant, setup, self._workdir, name, self._b_core, pool)
         self._servers.append(server)
         return server
 
@@ -84,10 +84,13 @@ class Rig:
         self.stop_servers()
         self._a.stop()
 
-    def _export_pool(self):
-        address = {"traddr": "127.0.0.1", "adrfam": "ipv4", "trsvcid": str(_free_port())}
-        export(self._a, POOL_NQN, null_bdev(self._a, "Store"), "TCP", address)
-        return {"name": "pool", "trtype": "tcp", "subnqn": POOL_NQN} | address
+    def _pool_over(self, fabric):
+        """How to connect to the pool, which is exported with the first call."""
+        if fabric not in self._pools:
+            address = {"traddr": _address(fabric), "adrfam": "ipv4", "trsvcid": str(_free_port())}
+            export(self._a, POOL_NQN, null_bdev(self._a, "Store"), fabric.upper(), address)
+            self._pools[fabric] = {"name": "pool", "trtype": fabric, "subnqn": POOL_NQN} | address
+        return self._pools[fabric]
 
     def _load(self, case, seconds):
         params = {"workload_type": case.workload, "io_size": str(case.io_size),
@@ -100,6 +103,15 @@ class Rig:
             raise MeasurementFailed(f"{case.name}: the load {job['status']} with {job['io_failed']} failed I/Os "
                                     f"at {job['iops']:.0f} IOPS; the logs are in {self._workdir}")
         return job
+
+
+def _address(fabric):
+    if fabric == "tcp":
+        return "127.0.0.1"
+    try:
+        return os.environ["RDMA_ADDRESS"]
+    except KeyError:
+        raise MeasurementFailed("RDMA_ADDRESS is not set: is this the machine of scripts/rdma-vm.sh?") from None
 
 
 def _free_port():

@@ -12,6 +12,8 @@ DRIVE_NQN = "nqn.2024-01.io.courier:bench-drive"
 BLOCK_SIZE = 4096
 NUM_BLOCKS = 1 << 20
 MEMORY_MIB = 1024
+# Soft-RoCE has fewer queues than it says, and its machine little memory.
+TRANSPORT_OPTIONS = {"RDMA": {"num_shared_buffers": 511, "buf_cache_size": 32, "max_io_qpairs_per_ctrlr": 8}}
 # Towards the pool. A suspended initiator sends no keep-alive; it is never suspended for so long.
 KEEP_ALIVE_MS = 60_000
 
@@ -72,7 +74,7 @@ def export(process, nqn, bdev, transport, listener):
     The pool's bdev and the drive's namespace both end up in process A, which refuses to know two bdevs by one UUID.
     """
     identity = uuid.uuid4()
-    process.call("nvmf_create_transport", {"trtype": transport})
+    process.call("nvmf_create_transport", {"trtype": transport} | TRANSPORT_OPTIONS.get(transport, {}))
     process.call("nvmf_create_subsystem", {"nqn": nqn, "allow_any_host": True, "serial_number": "BENCH"})
     process.call("nvmf_subsystem_add_ns", {"nqn": nqn, "namespace": {
         "bdev_name": bdev, "nsid": 1, "uuid": str(identity), "nguid": identity.hex.upper()}})

@@ -6,6 +6,7 @@
 mod controller;
 mod data;
 mod faults;
+mod memory;
 mod target;
 
 use crate::support::load::Work;

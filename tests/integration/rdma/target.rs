@@ -72,16 +72,14 @@ impl Network {
         }
     }
 
-    /// Takes its link down, and its address away: Soft-RoCE's queue for connection requests dies for good if one is sent on a link
-    /// that is down.
+    /// Takes its address away: nothing gets through any more. (On a link that is down a request for a connection would put
+    /// Soft-RoCE's queue for such requests out of order for good.)
     pub(super) fn take_down(self) {
         self.ip(&["address", "flush"]);
-        self.ip(&["link", "set", "down"]);
     }
 
-    /// Takes its link up again.
+    /// Gives it its address back.
     pub(super) fn take_up(self) {
-        self.ip(&["link", "set", "up"]);
         self.ip(&["address", "add", &format!("{}/24", self.address())]);
     }
 

@@ -25,10 +25,4 @@ impl Region {
         let _ = backing.registration.set(registration);
         Ok(())
     }
-
-    /// Whether SPDK's devices were told of the region.
-    #[must_use]
-    pub fn is_registered(&self) -> bool {
-        self.backing.as_ref().is_some_and(|backing| backing.registration.get().is_some())
-    }
 }

@@ -215,6 +215,7 @@ impl Connection {
                 Some(Event::DmaDone { .. }) => {}
             }
         }
+        Ok(())
     }
 
     /// Register writes go to the home in the order in which the client made them.
@@ -267,8 +268,8 @@ impl Connection {
         let Some(Mapping { token, memory, gpa }) = self.mapping.take() else { return };
         if let Err(error) = result {
             complain!(
-                "controller '{}': SPDK does not take the client's memory at {gpa:#x} for devices ({error}): I/O there fails for \
-                 namespaces on RDMA or on local drives",
+                "controller '{}': devices do not take the client's memory at {gpa:#x} ({error}): I/O there fails on RDMA and on \
+                 local drives; is it shared memory or hugepages, and is the limit of locked memory (ulimit -l) high enough?",
                 self.session.ctrl.name
             );
         }
