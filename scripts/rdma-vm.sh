@@ -14,7 +14,7 @@ could not be made or died; 124: COMMAND took too long. An empty COMMAND (`true`)
 
 COMMAND sees this machine's files, read-only, in the same places; programs built here run there. Its own are
   /out             a folder that comes back: with --out, into DIR, with `stdout`, `stderr` and `status`
-  /tmp, /run       empty folders in memory; this machine's are under /host
+  /tmp, /var/tmp, /run   empty folders in memory; this machine's are under /host
   /guest           the guest's own system: `chroot /guest ip ...`, as well rdma, nvme, fio
 and it finds
   RDMA_ADDRESS, RDMA_ADDRESS2   two addresses (on the interfaces rdma0 and rdma1) with an RDMA device each, rxe0 and rxe1

@@ -49,6 +49,8 @@ root() {
             esac
         fi
     done
+    # SPDK's programs make sockets there.
+    mount -t tmpfs none "$tree/var/tmp"
     mkdir -p "$tree"/{out,guest,host}
     mount -o bind "$OUT" "$tree/out"
     mount -o bind / "$tree/guest"

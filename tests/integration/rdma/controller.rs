@@ -43,7 +43,7 @@ fn hugepages_of_a_client_are_reached_by_spdk_s_target_over_rdma() {
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn ordinary_pages_of_a_client_are_reached_by_spdk_s_target_over_rdma() {
-    data_of_a_client_is_verified_at_every_io_size(Kind::Spdk, Fabric::Rdma, &["--no-huge", "-s", "256"]);
+    data_of_a_client_is_verified_at_every_io_size(Kind::Spdk, Fabric::Rdma, &["--no-huge", "-s", "1024"]);
 }
 
 #[test]

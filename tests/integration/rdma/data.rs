@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use serial_test::serial;
 
-use super::target::{NGUID, Network, SIZE, UUID};
+use super::target::{Network, SIZE};
 use super::{Fabric, Kind, Target, for_every_target, verify};
 use crate::support::bytes::{pattern, sha256};
 use crate::support::load::Load;
@@ -22,8 +22,8 @@ fn a_namespace_is_described_as_it_is_and_its_data_verified_at_every_io_size(kind
     let bdev = load.bdev("pn1");
     assert_eq!(bdev["block_size"], target.block_size(), "{bdev}");
     assert_eq!(bdev["num_blocks"], SIZE / u64::from(target.block_size()), "{bdev}");
-    assert_eq!(bdev["driver_specific"]["courier"]["nguid"], NGUID, "{bdev}");
-    assert_eq!(bdev["uuid"], UUID, "{bdev}");
+    assert_eq!(bdev["driver_specific"]["courier"]["nguid"], target.nguid(), "{bdev}");
+    assert_eq!(bdev["uuid"], target.uuid(), "{bdev}");
     for (io_size, depth) in
         [(4_096, 32), (8_192, 16), (64 << 10, 8), (128 << 10, 4), ((128 << 10) + 4_096, 2), (1 << 20, 2)]
     {

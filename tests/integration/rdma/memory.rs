@@ -1,9 +1,5 @@
 //! Memory of a client becomes known to RDMA devices and is forgotten again, whatever it is made of.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::Command as Program;
-
 use serde_json::json;
 use serial_test::serial;
 
@@ -11,7 +7,6 @@ use super::target::Network;
 use super::{Fabric, Kind, Target};
 use crate::support::controller::Front;
 use crate::support::nvme::{BASE, Command, DATA, Driver, PAGE, Queue, READ, WRITE};
-use crate::support::paths;
 use crate::support::vfio_user::Memory;
 
 /// Where the regions of a test are in the guest, and where the same memory is once more.
@@ -53,84 +48,52 @@ fn hundreds_of_regions_and_memory_mapped_twice_are_all_reached_and_forgotten_aga
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 16, None);
     let memory = Memory::new(REGIONS * REGION);
-    for round in 0..2_u8 {
-        // Neighbours in the guest lie the other way round in the file.
-        for index in 0..REGIONS {
-            let offset = (REGIONS - 1 - index) * REGION;
-            driver.client.map(FIRST + index * REGION, REGION, &memory.file, offset).expect("a region can be mapped");
-        }
-        driver.client.map(AGAIN, REGIONS * REGION, &memory.file, 0).expect("memory can be mapped twice");
-        for index in (0..REGIONS - 1).step_by(23) {
-            // The last page of a region, and the first of the next one.
-            let (last, next) = ((REGIONS - index) * REGION - PAGE, (REGIONS - 2 - index) * REGION);
-            let byte = u8::try_from(index % 200).expect("a small number") + round;
-            memory.write(last, &[byte; 4096]);
-            memory.write(next, &[byte + 1; 4096]);
-            let (from, to) = (FIRST + (index + 1) * REGION - PAGE, PAGE);
-            move_pages(&mut driver, &mut queue, from, AGAIN + to);
-            assert_eq!(memory.read::<4096>(to), [byte; 4096], "region {index}");
-            assert_eq!(memory.read::<4096>(to + PAGE), [byte + 1; 4096], "region {}", index + 1);
-        }
-        driver.client.unmap(AGAIN, REGIONS * REGION).expect("it can be unmapped");
-        for index in 0..REGIONS {
-            driver.client.unmap(FIRST + index * REGION, REGION).expect("a region can be unmapped");
-        }
-        let gone = driver.run(&mut queue, Command::io(READ, 1, 0, 1, FIRST));
-        assert!(!gone.succeeded(), "memory that was unmapped is used");
-        move_pages(&mut driver, &mut queue, BASE + DATA, BASE + DATA + 2 * PAGE);
+    // Neighbours in the guest lie the other way round in the file.
+    for index in 0..REGIONS {
+        let offset = (REGIONS - 1 - index) * REGION;
+        driver.client.map(FIRST + index * REGION, REGION, &memory.file, offset).expect("a region can be mapped");
     }
+    driver.client.map(AGAIN, REGIONS * REGION, &memory.file, 0).expect("memory can be mapped twice");
+    for index in (0..REGIONS - 1).step_by(23) {
+        // The last page of a region, and the first of the next one.
+        let (last, next) = ((REGIONS - index) * REGION - PAGE, (REGIONS - 2 - index) * REGION);
+        let byte = u8::try_from(index % 200).expect("a small number");
+        memory.write(last, &[byte; 4096]);
+        memory.write(next, &[byte + 1; 4096]);
+        let (from, to) = (FIRST + (index + 1) * REGION - PAGE, PAGE);
+        move_pages(&mut driver, &mut queue, from, AGAIN + to);
+        assert_eq!(memory.read::<4096>(to), [byte; 4096], "region {index}");
+        assert_eq!(memory.read::<4096>(to + PAGE), [byte + 1; 4096], "region {}", index + 1);
+    }
+    driver.client.unmap(AGAIN, REGIONS * REGION).expect("it can be unmapped");
+    for index in 0..REGIONS {
+        driver.client.unmap(FIRST + index * REGION, REGION).expect("a region can be unmapped");
+    }
+    let gone = driver.run(&mut queue, Command::io(READ, 1, 0, 1, FIRST));
+    assert!(!gone.succeeded(), "memory that was unmapped is used");
+    driver.client.map(AGAIN, REGIONS * REGION, &memory.file, 0).expect("it can be mapped again");
+    move_pages(&mut driver, &mut queue, AGAIN, BASE + DATA);
+    assert_eq!(driver.memory.read::<4096>(DATA), memory.read::<4096>(0));
     assert_eq!(losses(&front), 0, "the connection was lost\n{}", front.process.tail());
     front.assert_alive();
 }
 
-/// A file system on a disk: its files cannot be pinned for as long as a device wants.
-struct DiskFiles(PathBuf);
-
-impl DiskFiles {
-    fn mount() -> Self {
-        let dir = paths::new_dir("disk");
-        let (image, mount) = (dir.join("image"), dir.join("mount"));
-        let file = File::create(&image).expect("a file can be made");
-        file.set_len(16 << 20).expect("it can grow");
-        std::fs::create_dir(&mount).expect("a folder can be made");
-        run("mkfs.ext4", &["-q".as_ref(), &image]);
-        run("mount", &["-o".as_ref(), "loop".as_ref(), &image, &mount]);
-        Self(mount)
-    }
-
-    fn memory(&self) -> Memory {
-        let path = self.0.join("memory");
-        let file = File::options().read(true).write(true).create_new(true).open(path).expect("a file can be made");
-        file.set_len(REGION).expect("it can grow");
-        Memory { file }
-    }
-}
-
-impl Drop for DiskFiles {
-    fn drop(&mut self) {
-        // Who holds a file of it is killed with its owner; the folder goes with the machine.
-        let _ = Program::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-fn run(program: &str, args: &[&Path]) {
-    let output = Program::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// Maps memory that a device refuses, and uses it: I/O of a pool over RDMA fails there, and nothing else does.
 fn memory_that_a_device_refuses(mapped_first: bool) {
+    /// What `courier_tgt` may lock, in KiB: enough for its own memory, and too little for the client's.
+    const LIMIT_KIB: u64 = 2 << 20;
+    const TOO_MUCH: u64 = 3 << 30;
     let target = Target::start(Kind::Kernel, Fabric::Rdma, Network::First);
-    let front = Front::start_with_pools();
+    let front = Front::start_with_little_memory(LIMIT_KIB);
     front.malloc("ram", 8, 512);
     let controller = front.controller("c", &["ram"]);
     if !mapped_first {
         add_disk(&front, &target);
     }
     let mut driver = Driver::start(controller.dir());
-    let disk = DiskFiles::mount();
-    let memory = disk.memory();
-    driver.client.map(FIRST, REGION, &memory.file, 0).expect("a file of a disk can be mapped");
+    // It is all holes: what a device would have to fill.
+    let memory = Memory::new(TOO_MUCH);
+    driver.client.map(FIRST, TOO_MUCH, &memory.file, 0).expect("memory can be mapped");
     if mapped_first {
         add_disk(&front, &target);
     }

@@ -16,10 +16,6 @@ use crate::support::pool::Backing;
 const NVMET: &str = "/sys/kernel/config/nvmet";
 /// The bytes of every target's namespace.
 pub(super) const SIZE: u64 = 32 << 20;
-/// By what every target's namespace is known.
-pub(super) const NGUID: &str = "0123456789abcdeffedcba9876543210";
-/// The same.
-pub(super) const UUID: &str = "2d3a4a6e-7b1c-4e58-9f3d-5a2b6c7d8e92";
 
 /// Whose target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +117,16 @@ impl Target {
         format!("nqn.2024-01.com.example:pool{}", self.port)
     }
 
+    /// By what its namespace is known.
+    pub(super) fn nguid(&self) -> String {
+        format!("0123456789abcdeffedcba987654{:04x}", self.port)
+    }
+
+    /// The same.
+    pub(super) fn uuid(&self) -> String {
+        format!("2d3a4a6e-7b1c-4e58-9f3d-5a2b6c7d{:04x}", self.port)
+    }
+
     /// Where its data lies.
     pub(super) fn file(&self) -> &Path {
         &self.file.path
@@ -176,7 +182,7 @@ impl Target {
         let file = json!({ "name": "file", "filename": self.file.path, "block_size": self.file.block_size });
         app.rpc.ok("bdev_aio_create", &file);
         app.rpc.ok("nvmf_create_subsystem", &json!({ "nqn": nqn, "allow_any_host": true, "serial_number": "POOL" }));
-        let namespace = json!({ "bdev_name": "file", "nguid": NGUID, "uuid": UUID });
+        let namespace = json!({ "bdev_name": "file", "nguid": self.nguid(), "uuid": self.uuid() });
         app.rpc.ok("nvmf_subsystem_add_ns", &json!({ "nqn": nqn, "namespace": namespace }));
         let address = json!({
             "trtype": self.fabric.name(), "adrfam": "ipv4", "traddr": self.address, "trsvcid": self.port.to_string(),
@@ -200,8 +206,8 @@ impl Target {
         tell(&subsystem, "attr_allow_any_host", 1);
         make(&namespace);
         tell(&namespace, "device_path", self.file.path.display());
-        tell(&namespace, "device_nguid", NGUID);
-        tell(&namespace, "device_uuid", UUID);
+        tell(&namespace, "device_nguid", self.nguid());
+        tell(&namespace, "device_uuid", self.uuid());
         tell(&namespace, "enable", 1);
         make(&port);
         tell(&port, "addr_trtype", self.fabric.name());

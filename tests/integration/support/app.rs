@@ -76,6 +76,14 @@ impl App {
         Self { process, rpc: Rpc::new(socket) }
     }
 
+    /// Starts one that is linked statically, with its log in `dir`.
+    pub(crate) fn start_other(program: &Path, dir: &Path, socket: PathBuf, mask: &str) -> Self {
+        let process = Process::spawn(program, &common_args(&socket, mask), Libraries::None, &dir.join("log"));
+        let app = Self { process, rpc: Rpc::new(socket) };
+        app.wait_for_rpc();
+        app
+    }
+
     #[track_caller]
     fn wait_for_rpc(&self) {
         wait_for("an application's RPC socket", secs(60), || {
