@@ -38,7 +38,8 @@ done
 at_exit verdict
 
 need_cargo
-need_packages python3
+# The machine runs this one's programs: `ip` takes addresses away.
+need_packages pkg-config clang libclang-dev python3 iproute2
 "$COURIER_ROOT/scripts/install-spdk.sh" || die "SPDK could not be installed (why is above)"
 "$COURIER_ROOT/scripts/install-guest.sh" || die "the guest could not be made (why is above)"
 

@@ -14,7 +14,7 @@ in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `tes
 `test: FAIL (reason)`. On a warm machine some ten minutes, and as many again with --full.
 
   --full       also what takes long, as continuous integration does: the fuzz targets from their corpus; guests under
-               resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive
+               resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive; pools over RDMA
   --no-guest   leave out the guests
   --no-lint    leave out formatting and lints
   --help       this text
@@ -101,6 +101,8 @@ if [ -n "$GUEST" ] && [ -n "$FULL" ]; then
     must scripts/nvme-compare.sh
     phase "a guest boots from the drive"
     must scripts/test-boot.sh
+    phase "NVMe-oF over RDMA, in a machine of its own"
+    must scripts/test-rdma.sh
 fi
 
 phase_summary
