@@ -7,10 +7,11 @@
 #ifndef SPDK_CONFIG_RDMA
 
 int
-courier_shim_rdma_probe(void *start, size_t len)
+courier_shim_rdma_probe(void *start, size_t len, size_t page)
 {
 	(void)start;
 	(void)len;
+	(void)page;
 	return 0;
 }
 
@@ -42,38 +43,51 @@ last_error(void)
 	return errno > 0 ? -errno : -EIO;
 }
 
-int
-courier_shim_rdma_probe(void *start, size_t len)
+static int
+probe_device(struct ibv_context *device, void *start, size_t len, size_t page)
 {
 	int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
+	struct ibv_device_attr limits;
+	struct ibv_pd *pd;
+	struct ibv_mr *mr;
+	int rc = 0;
+
+#ifdef IBV_ACCESS_OPTIONAL_FIRST
+	access |= IBV_ACCESS_RELAXED_ORDERING;
+#endif
+	if (ibv_query_device(device, &limits) == 0 && len > limits.max_mr_size) {
+		return -E2BIG;
+	}
+	pd = ibv_alloc_pd(device);
+	if (pd == NULL) {
+		/* No connection could be made on such a device either. */
+		return 0;
+	}
+	errno = 0;
+	mr = ibv_reg_mr(pd, start, page, access);
+	if (mr == NULL) {
+		rc = last_error();
+	} else {
+		ibv_dereg_mr(mr);
+	}
+	ibv_dealloc_pd(pd);
+	return rc;
+}
+
+int
+courier_shim_rdma_probe(void *start, size_t len, size_t page)
+{
 	struct ibv_context **devices = rdma_get_devices(NULL);
 	int i, rc = 0;
 
 	if (devices == NULL) {
 		return 0;
 	}
-#ifdef IBV_ACCESS_OPTIONAL_FIRST
-	access |= IBV_ACCESS_RELAXED_ORDERING;
-#endif
 	for (i = 0; rc == 0 && devices[i] != NULL; i++) {
-		struct ibv_pd *pd = ibv_alloc_pd(devices[i]);
-		struct ibv_mr *mr;
-
-		if (pd == NULL) {
-			/* No connection could be made on such a device either. */
-			continue;
-		}
-		errno = 0;
-		mr = ibv_reg_mr(pd, start, len, access);
-		if (mr == NULL) {
-			rc = last_error();
-		} else {
-			ibv_dereg_mr(mr);
-		}
-		ibv_dealloc_pd(pd);
+		rc = probe_device(devices[i], start, len, page);
 	}
 	rdma_free_devices(devices);
-	return rc;
+	return rc == 0 ? i : rc;
 }
 
 static int64_t

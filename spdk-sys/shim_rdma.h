@@ -5,10 +5,10 @@
 #include <stddef.h>
 
 /*
- * Whether every RDMA device of this machine takes the len bytes at start, as SPDK's initiator would register them. Allocates
- * every page. Returns 0, also without a device, or -errno.
+ * Whether every RDMA device of this machine would take the len bytes at start, as SPDK's initiator registers them: whether they are
+ * no more than it takes in one piece, and whether it takes the first `page` of them. Returns how many devices there are, or -errno.
  */
-int courier_shim_rdma_probe(void *start, size_t len);
+int courier_shim_rdma_probe(void *start, size_t len, size_t page);
 
 /*
  * Whether an NVMe target listens at an address (as numbers) and port: asks for a connection as a host's admin queue does, and

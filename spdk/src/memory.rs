@@ -9,6 +9,8 @@ use spdk_sys as sys;
 
 use crate::Errno;
 
+mod locked;
+
 /// What a registration begins and ends at a multiple of, in bytes.
 pub const PAGE: usize = 4096;
 
@@ -19,9 +21,9 @@ pub const PAGE: usize = 4096;
 /// come later learn of it, too.
 ///
 /// SPDK does not tell what a device makes of it, and a device that comes later and refuses one range is of no use to anybody: none of
-/// its connections comes up. So once RDMA is in use, every RDMA device is asked before SPDK learns of a range; and when it comes into
-/// use, of all ranges that SPDK knows by then. A range that is refused is left out, or taken out: SPDK then refuses I/O
-/// there, for devices that would need it.
+/// its connections comes up. So once RDMA is in use, it is made sure before SPDK learns of a range that every RDMA device would take
+/// it, and that this process may lock it; and when RDMA comes into use, for all ranges that SPDK knows by then. A range that is
+/// refused is left out, or taken out: SPDK then refuses I/O there, for devices that would need it.
 #[derive(Debug)]
 pub struct Registration {
     start: usize,
@@ -46,7 +48,7 @@ impl Registration {
         let range = Range { start, len, registered: true };
         // It is set under the lock that is held here.
         if RDMA_IN_USE.load(Ordering::Relaxed) {
-            range.probe()?;
+            range.probe(0)?;
         }
         range.register()?;
         let start = start.addr().get();
@@ -63,16 +65,16 @@ impl Drop for Registration {
     }
 }
 
-/// RDMA is about to be used. The first time, devices are asked of all memory that is registered, and that takes as long as
-/// they need for it.
+/// RDMA is about to be used. The first time, devices are asked of all memory that is registered.
 pub(crate) fn expect_rdma() {
     // Without the lock: who connects need not wait for memory that is being registered.
     if RDMA_IN_USE.load(Ordering::Acquire) {
         return;
     }
     let mut known = known();
+    let mut expected = 0_usize;
     for range in known.ranges.values_mut().filter(|range| range.registered) {
-        if let Err(error) = range.probe() {
+        if let Err(error) = range.probe(expected) {
             log::error!(
                 "an RDMA device does not take {:#x} bytes of a client's memory ({error}): I/O there fails on RDMA; is the limit of \
                  locked memory (ulimit -l) high enough?",
@@ -80,6 +82,8 @@ pub(crate) fn expect_rdma() {
             );
             range.unregister();
             range.registered = false;
+        } else {
+            expected = expected.saturating_add(range.len);
         }
     }
     RDMA_IN_USE.store(true, Ordering::Release);
@@ -111,9 +115,17 @@ struct Range {
 unsafe impl Send for Range {}
 
 impl Range {
-    fn probe(&self) -> Result<(), Errno> {
+    /// Asks RDMA devices, without having them pin all of it: that takes long. So many bytes more are going to be pinned.
+    fn probe(&self, expected: usize) -> Result<(), Errno> {
         // SAFETY: who registered the range vouches that it is mapped; devices know it only during the call.
-        Errno::check(unsafe { sys::courier_shim_rdma_probe(self.start.as_ptr().cast(), self.len) })
+        let count = unsafe { sys::courier_shim_rdma_probe(self.start.as_ptr().cast(), self.len, PAGE) };
+        Errno::check(count)?;
+        let devices = usize::try_from(count).unwrap_or(0);
+        if locked::may_lock(self.len.saturating_add(expected).saturating_mul(devices)) {
+            Ok(())
+        } else {
+            Err(Errno::NOMEM)
+        }
     }
 
     fn register(&self) -> Result<(), Errno> {

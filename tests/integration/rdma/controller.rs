@@ -1,6 +1,6 @@
 //! A client's I/O on our vfio-user controller goes to a pool from the client's own memory.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use serial_test::serial;
 
 use super::target::Network;
@@ -28,6 +28,10 @@ fn data_of_a_client_is_verified_at_every_io_size(kind: Kind, fabric: Fabric, mem
     }
     let told = front.rpc.ok("courier_pool_get", &json!({ "name": "p" }))[0].clone();
     assert_eq!(told["losses"], 0, "the connection was lost: {told}");
+    let stats = front.rpc.ok("courier_get_stats", &Value::Null);
+    let io = &stats["controllers"][0]["io"];
+    assert!(io["bytes_written"].as_u64() > Some(0), "{stats}");
+    assert_eq!(io["bytes_bounced"], 0, "data was not moved from where it was: {stats}");
     assert_eq!(load.shut_down(secs(30)).code(), Some(0), "{}", load.process.tail());
     front.assert_alive();
 }
@@ -43,7 +47,7 @@ fn hugepages_of_a_client_are_reached_by_spdk_s_target_over_rdma() {
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn ordinary_pages_of_a_client_are_reached_by_spdk_s_target_over_rdma() {
-    data_of_a_client_is_verified_at_every_io_size(Kind::Spdk, Fabric::Rdma, &["--no-huge", "-s", "1024"]);
+    data_of_a_client_is_verified_at_every_io_size(Kind::Spdk, Fabric::Rdma, &["--no-huge", "-s", "512"]);
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Memory of a client becomes known to RDMA devices and is forgotten again, whatever it is made of.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use serial_test::serial;
 
 use super::target::Network;
 use super::{Fabric, Kind, Target};
 use crate::support::controller::Front;
 use crate::support::nvme::{BASE, Command, DATA, Driver, PAGE, Queue, READ, WRITE};
-use crate::support::vfio_user::Memory;
+use crate::support::vfio_user::{DMA_MAP, Memory, dma_map};
+use crate::support::{secs, wait_for};
 
 /// Where the regions of a test are in the guest, and where the same memory is once more.
 const FIRST: u64 = 1 << 33;
@@ -76,6 +77,32 @@ fn hundreds_of_regions_and_memory_mapped_twice_are_all_reached_and_forgotten_aga
     assert_eq!(driver.memory.read::<4096>(DATA), memory.read::<4096>(0));
     assert_eq!(losses(&front), 0, "the connection was lost\n{}", front.process.tail());
     front.assert_alive();
+}
+
+#[test]
+#[serial]
+#[ignore = "needs the machine of scripts/rdma-vm.sh"]
+fn data_in_memory_without_a_file_go_to_a_pool_over_rdma_and_are_counted() {
+    let target = Target::start(Kind::Kernel, Fabric::Rdma, Network::First);
+    let front = Front::start_with_pools();
+    add_disk(&front, &target);
+    let controller = front.controller("c", &["disk"]);
+    let mut driver = Driver::start(controller.dir());
+    let mut queue = driver.create_queue(1, 16, None);
+    driver.client.call(DMA_MAP, &dma_map(FIRST, REGION, 0), &[]).expect("memory without a file can be mapped");
+    driver.client.serve(FIRST, Memory::new(REGION));
+    driver.client.served().write(0, &[0xa5; 8192]);
+    for (opcode, at) in [(WRITE, FIRST), (READ, FIRST + 4 * PAGE)] {
+        let command = Command { prp2: at + PAGE, ..Command::io(opcode, 1, 8, 2, at) };
+        let done = driver.run_by_messages(&mut queue, command);
+        assert!(done.succeeded(), "opcode {opcode}: {done:?}");
+    }
+    assert_eq!(driver.client.served().read_vec(4 * PAGE, 8192), [0xa5; 8192]);
+    wait_for("the bytes to be counted", secs(5), || {
+        let stats = front.rpc.ok("courier_get_stats", &Value::Null);
+        stats["controllers"][0]["io"]["bytes_bounced"] == 4 * PAGE
+    });
+    assert_eq!(losses(&front), 0, "the connection was lost\n{}", front.process.tail());
 }
 
 /// Maps memory that a device refuses, and uses it: I/O of a pool over RDMA fails there, and nothing else does.

@@ -287,6 +287,19 @@ impl Driver {
         }
     }
 
+    /// Waits for a completion, and does meanwhile what the server asks.
+    #[track_caller]
+    pub(crate) fn complete_serving(&mut self, queue: &mut Queue) -> Completion {
+        let start = Instant::now();
+        loop {
+            if let Some(entry) = self.poll(queue) {
+                return entry;
+            }
+            assert!(start.elapsed() < secs(10), "queue {} waits in vain for a completion", queue.qid);
+            self.client.attend(Duration::from_millis(5)).expect("the connection stays");
+        }
+    }
+
     /// Does one command in a queue.
     #[track_caller]
     pub(crate) fn run(&mut self, queue: &mut Queue, command: Command) -> Completion {
@@ -294,6 +307,20 @@ impl Driver {
         let entry = self.complete(queue);
         assert_eq!(entry.cid, cid, "{command:?}: the completion is another command's");
         entry
+    }
+
+    /// Does one command, and meanwhile what the server asks of the client.
+    #[track_caller]
+    pub(crate) fn run_by_messages(&mut self, queue: &mut Queue, command: Command) -> Completion {
+        let start = Instant::now();
+        self.submit(queue, &[command]);
+        loop {
+            if let Some(done) = self.poll(queue) {
+                return done;
+            }
+            assert!(start.elapsed() < secs(10), "there is no completion");
+            self.client.attend(Duration::from_millis(5)).expect("the connection stays");
+        }
     }
 
     /// Does a command `count` times at once.

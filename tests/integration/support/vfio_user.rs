@@ -215,6 +215,8 @@ pub(crate) struct Client {
     last_id: u16,
     /// What the server may read and write by messages: where, and the file.
     served: Option<(u64, Memory)>,
+    /// It does not answer what the server asks.
+    mute: bool,
     /// Replies that came while another was waited for.
     early: VecDeque<Message>,
 }
@@ -225,7 +227,7 @@ impl Client {
         let stream = connect(dir)?;
         stream.set_read_timeout(Some(REPLY_LIMIT))?;
         stream.set_write_timeout(Some(REPLY_LIMIT))?;
-        Ok(Self { stream, last_id: 0, served: None, early: VecDeque::new() })
+        Ok(Self { stream, last_id: 0, served: None, mute: false, early: VecDeque::new() })
     }
 
     /// Connects and agrees on the version.
@@ -244,6 +246,11 @@ impl Client {
     /// Lets the server read and write `memory`, from `addr` on, by messages.
     pub(crate) fn serve(&mut self, addr: u64, memory: Memory) {
         self.served = Some((addr, memory));
+    }
+
+    /// Answers nothing that the server asks from now on, or answers again.
+    pub(crate) fn set_mute(&mut self, mute: bool) {
+        self.mute = mute;
     }
 
     /// What [`Self::serve`] got.
@@ -345,6 +352,9 @@ impl Client {
     /// Answers `DMA_READ` and `DMA_WRITE`.
     fn answer(&mut self, message: &Message) -> io::Result<()> {
         const EINVAL: u32 = 22;
+        if self.mute {
+            return Ok(());
+        }
         let place = |(base, _): &(u64, Memory)| u64_at(&message.payload, 0).checked_sub(*base);
         let reply = match (message.command, &self.served) {
             (DMA_READ, Some(served)) => place(served).map(|offset| {

@@ -167,7 +167,7 @@ impl World {
                 self.transfers += 1;
             }
             step::DMA_WRITE if self.transfers < 100 => {
-                self.session.dma_write(self.next_id, script.u64(), &vec![7; usize::from(script.u16()) * 4]);
+                self.session.dma_write(self.next_id, script.u64(), vec![7; usize::from(script.u16()) * 4]);
                 self.next_id += 1;
                 self.transfers += 1;
             }

@@ -118,6 +118,9 @@ pub enum Fault {
     /// It is to be written and its region must not be.
     #[error("the region is read-only")]
     ReadOnly,
+    /// It is to be read and its region must not be.
+    #[error("the region is write-only")]
+    WriteOnly,
     /// Its region came without a file: only messages to the client reach it.
     #[error("the region came without a file")]
     NoFile,

@@ -8,6 +8,7 @@
 //! | [`ring`] | submission and completion queues in guest memory |
 //! | [`doorbells`] | the doorbell page of BAR0, and shadow doorbells in guest memory |
 //! | [`iov`], [`copy`] | a command's data as I/O vectors of host memory, or copied |
+//! | [`bounce`] | pages of ours that stand in for memory without a file while a command lasts |
 //! | [`slots`] | the I/Os of a queue that are under way, with the memory that they hold |
 //!
 //! # Memory that others write
@@ -19,6 +20,7 @@
 //!
 //! Host addresses leave this module only as raw pointers, which safe code cannot follow.
 
+pub mod bounce;
 mod bytes;
 pub mod copy;
 pub mod doorbells;
@@ -32,6 +34,7 @@ pub mod slots;
 pub mod table;
 pub mod view;
 
+pub use bounce::{Bounce, BounceBudget, BounceError};
 pub use doorbells::{DoorbellPage, ShadowDoorbells};
 pub use error::{Fault, MapError, UnmapError};
 pub use iov::IovSink;

@@ -6,9 +6,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
+use super::bounce::Pages;
 use super::error::MapError;
 use super::guard::{self, Watch};
 
@@ -55,14 +56,24 @@ pub struct Region {
     gpa: u64,
     len: u64,
     access: Access,
-    backing: Option<Backing>,
+    backing: Backing,
     /// In a mutex only so that the region can be shared: a notifier need not be `Sync`.
     on_drop: Mutex<Option<Notifier>>,
 }
 
+/// Where the bytes of a region are.
+enum Backing {
+    /// With the client.
+    None,
+    /// In a file of the client's.
+    File(FileBacking),
+    /// In pages of ours, which stand in for a part of a region without a file.
+    Own { host: HostPtr, _pages: Arc<Pages>, of: Arc<Region> },
+}
+
 /// The order of the fields is that of their drops: devices and the guard must forget the addresses before they can be another
 /// mapping's.
-struct Backing {
+struct FileBacking {
     #[cfg(feature = "runtime")]
     registration: std::sync::OnceLock<spdk::memory::Registration>,
     watch: Watch,
@@ -109,7 +120,7 @@ impl Region {
         let host = HostPtr(unsafe { mapping.start.0.add(to_usize(before)) });
         let watch = Watch::new(mapping.start.0.addr().get(), mapping.len, to_usize(page));
         let sealed = is_sealed(&file);
-        let backing = Backing {
+        let backing = FileBacking {
             #[cfg(feature = "runtime")]
             registration: std::sync::OnceLock::new(),
             watch,
@@ -119,10 +130,11 @@ impl Region {
             file_end,
             host,
         };
-        Ok(Self::new(gpa, len, access, Some(backing), Box::new(on_drop)))
+        Ok(Self::new(gpa, len, access, Backing::File(backing), Some(Box::new(on_drop))))
     }
 
-    /// A region that came without a file: it is reached by messages to the client only, and never translated.
+    /// A region that came without a file: it is reached by messages to the client only, and never translated but to pages that
+    /// [stand in](super::bounce) for it.
     ///
     /// # Errors
     /// When the range is empty, unaligned, or reaches 2^64.
@@ -133,11 +145,20 @@ impl Region {
         on_drop: impl FnOnce(RegionId) + Send + 'static,
     ) -> Result<Self, MapError> {
         check_range(gpa, len)?;
-        Ok(Self::new(gpa, len, access, None, Box::new(on_drop)))
+        Ok(Self::new(gpa, len, access, Backing::None, Some(Box::new(on_drop))))
     }
 
-    fn new(gpa: u64, len: u64, access: Access, backing: Option<Backing>, on_drop: Notifier) -> Self {
-        Self { id: RegionId::next(), gpa, len, access, backing, on_drop: Mutex::new(Some(on_drop)) }
+    /// The pages from `offset` bytes into `pages` on, which stand in for `len` bytes at `gpa` of the region `of`; it is held. `None`
+    /// if there are not as many.
+    pub(super) fn standing_in(of: &Arc<Self>, gpa: u64, len: u64, pages: &Arc<Pages>, offset: u64) -> Option<Self> {
+        let host = pages.at(offset, len)?;
+        gpa.checked_add(len)?;
+        let backing = Backing::Own { host, _pages: Arc::clone(pages), of: Arc::clone(of) };
+        Some(Self::new(gpa, len, Access::ReadWrite, backing, None))
+    }
+
+    fn new(gpa: u64, len: u64, access: Access, backing: Backing, on_drop: Option<Notifier>) -> Self {
+        Self { id: RegionId::next(), gpa, len, access, backing, on_drop: Mutex::new(on_drop) }
     }
 
     /// What `on_drop` will be told.
@@ -174,13 +195,19 @@ impl Region {
     /// Whether it came with a file.
     #[must_use]
     pub const fn has_file(&self) -> bool {
-        self.backing.is_some()
+        matches!(self.backing, Backing::File(_))
+    }
+
+    /// The region without a file that pages of ours stand in for here.
+    #[must_use]
+    pub const fn stands_in_for(&self) -> Option<&Arc<Self>> {
+        if let Backing::Own { of, .. } = &self.backing { Some(of) } else { None }
     }
 
     /// Whether the file still holds the region. A region without a file is intact.
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        let Some(backing) = &self.backing else { return true };
+        let Backing::File(backing) = &self.backing else { return true };
         let is_long_enough = || file_size(&backing.file).is_ok_and(|size| size >= backing.file_end);
         !self.is_poisoned() && (backing.sealed || is_long_enough())
     }
@@ -188,18 +215,23 @@ impl Region {
     /// Whether an access found that the file did not hold the region. It stays so.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
-        self.backing.as_ref().is_some_and(|backing| backing.watch.poisoned().load(Ordering::Acquire))
+        matches!(&self.backing, Backing::File(backing) if backing.watch.poisoned().load(Ordering::Acquire))
     }
 
     /// Where the region begins in memory, and what tells that it is poisoned.
     pub(super) fn host(&self) -> Option<(HostPtr, &'static AtomicBool)> {
-        self.backing.as_ref().map(|backing| (backing.host, backing.watch.poisoned()))
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        match &self.backing {
+            Backing::None => None,
+            Backing::File(backing) => Some((backing.host, backing.watch.poisoned())),
+            Backing::Own { host, .. } => Some((*host, &NEVER)),
+        }
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        self.backing = None;
+        self.backing = Backing::None;
         if let Some(on_drop) = self.on_drop.get_mut().ok().and_then(Option::take) {
             on_drop(self.id);
         }
@@ -208,7 +240,11 @@ impl Drop for Region {
 
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.has_file() { "with a file" } else { "without a file" };
+        let kind = match self.backing {
+            Backing::None => "without a file",
+            Backing::File(_) => "with a file",
+            Backing::Own { .. } => "standing in",
+        };
         write!(f, "Region({:#x}..{:#x}, {:?}, {kind})", self.gpa, self.end(), self.access)
     }
 }

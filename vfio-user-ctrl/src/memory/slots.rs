@@ -146,10 +146,12 @@ impl<Q, T> Slots<Q, T> {
             // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
             // thread, and a backend reads them by pointer.
             let pieces = unsafe { std::slice::from_raw_parts(self.pieces_of(slot), usize::from(slot.count.get())) };
-            let stays = pieces.iter().all(|piece| ranges.hold(piece));
-            left += usize::from(!stays);
-            slot.stray.set(!stays);
-            slot.view.set(Some(if stays { Rc::clone(view) } else { held }));
+            let moves = pieces.iter().all(|piece| ranges.hold(piece));
+            // Pages that stand in for the client's memory are in no view but that of their I/O.
+            let is_stray = !moves && !held.memory().still_bounces(view.memory());
+            left += usize::from(is_stray);
+            slot.stray.set(is_stray);
+            slot.view.set(Some(if moves { Rc::clone(view) } else { held }));
         }
         left
     }

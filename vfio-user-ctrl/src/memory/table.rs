@@ -104,6 +104,12 @@ impl GuestMemory {
         Self::default()
     }
 
+    /// These regions, none of which is over another.
+    pub(super) fn of(mut regions: Vec<Arc<Region>>) -> Self {
+        regions.sort_unstable_by_key(|region| region.gpa());
+        Self { slots: regions.into_iter().map(Slot::new).collect() }
+    }
+
     /// The same memory with one region more. A refused region is dropped, and its notifier called, if nobody else holds
     /// it.
     ///
@@ -191,6 +197,17 @@ impl GuestMemory {
     #[must_use]
     pub fn region_at(&self, gpa: u64) -> Option<&Arc<Region>> {
         self.slot(&Cell::new(0), gpa).ok().map(|slot| &slot.region)
+    }
+
+    /// For memory in which pages stand in for regions: whether all that it was made of is still in `newest`.
+    #[must_use]
+    pub fn still_bounces(&self, newest: &Self) -> bool {
+        let mut stands_in = false;
+        let mut is_there = |region: &Arc<Region>| {
+            let of = region.stands_in_for().inspect(|_| stands_in = true).unwrap_or(region);
+            newest.region_at(of.gpa()).is_some_and(|now| now.id() == of.id())
+        };
+        self.regions().all(&mut is_there) && stands_in
     }
 
     /// Only the regions that the `len` bytes at `gpa` touch: who holds this does not keep the others.

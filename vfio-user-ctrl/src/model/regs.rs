@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | CC.EN = 1 | checks CC and AQA; passes [`RegEffect::Enable`] on, or sets CSTS.CFS | makes the admin queue, then [`Registers::set_ready`] or [`Registers::set_fatal`] |
 //! | CC.EN = 0 | resets what a Controller Reset resets; passes [`RegEffect::Disable`] on | stops all queues, then [`Registers::reset_done`] |
-//! | CC.SHN | CSTS.SHST says "occurring"; passes [`RegEffect::Shutdown`] on | takes no more commands, then [`Registers::set_shutdown_complete`] |
+//! | CC.SHN | CSTS.SHST says "occurring"; passes [`RegEffect::Shutdown`] on | has caches written back, then [`Registers::set_shutdown_complete`] |
 //! | function-level reset | [`Registers::function_reset`]; passes [`RegEffect::Disable`] on | as for CC.EN = 0 |
 //!
 //! The effects must reach the home thread in the order in which they came. A host that enables the controller before
@@ -15,7 +15,8 @@
 //! [`Registers::reset_done`]: a host takes its memory back when it reads 0, so no I/O may touch that memory any more.
 //!
 //! CSTS has two parts for that reason, one of each thread: a status that the home thread gives late, for a life that is
-//! over, goes with `reset_done`, and does not overwrite what the control thread said of the next life.
+//! over, goes with `reset_done`, and does not overwrite what the control thread said of the next life. Only of a life that never got
+//! ready the control thread takes it away.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -218,6 +219,7 @@ impl Registers {
         for register in [&self.intm, &self.cc, &self.aqa, &self.csts_control] {
             register.store(0, Ordering::Release);
         }
+        self.forget_failure();
         self.asq.store(0, Ordering::Release);
         self.acq.store(0, Ordering::Release);
         RegEffect::Disable
@@ -315,6 +317,7 @@ impl Registers {
                 // A Controller Reset. The other fields keep what this write gives them: a host that reads CC to set
                 // EN again would lose the entry sizes.
                 self.csts_control.store(0, Ordering::Release);
+                self.forget_failure();
                 self.intm.store(0, Ordering::Release);
                 self.rest(new);
                 Some(RegEffect::Disable)
@@ -322,6 +325,14 @@ impl Registers {
             (false, true) => self.enable(new & !CC_SHN),
             (true, true) => self.notify(new & !CC_MODE | self.cc() & CC_MODE),
         }
+    }
+
+    /// A host that waits for CSTS.RDY = 0 does not wait for a controller that never got ready. What the home thread said of that life is
+    /// forgotten now: the host could take it for the next one's.
+    fn forget_failure(&self) {
+        let not_ready = |home| (home & CSTS_RDY == 0).then_some(0);
+        // One that is ready goes by `reset_done`.
+        let _ = self.csts_home.fetch_update(Ordering::AcqRel, Ordering::Acquire, not_ready);
     }
 
     /// CC for a controller that is disabled. It holds nothing that a shutdown could lose, so that is complete at once.

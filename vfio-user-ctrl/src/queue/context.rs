@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::completion::CompletionQueue;
 use super::interrupt::Coalescing;
+use super::remote::Remotes;
 use crate::memory::{DoorbellPage, MemView, ShadowDoorbells};
 use crate::model::spec::Status;
 
@@ -51,6 +52,7 @@ pub(super) struct Context {
     /// Queues with completions that could not be posted.
     parked: RefCell<Vec<Rc<CompletionQueue>>>,
     troubles: RefCell<Vec<Trouble>>,
+    remotes: Remotes,
 }
 
 /// Shadow doorbells (Doorbell Buffer Config, section 5.8): the buffers' guest addresses, and where they are while they are mapped.
@@ -74,6 +76,7 @@ impl Context {
             marked: RefCell::default(),
             parked: RefCell::default(),
             troubles: RefCell::default(),
+            remotes: Remotes::default(),
         })
     }
 
@@ -81,6 +84,11 @@ impl Context {
     #[inline]
     pub(super) fn view(&self) -> Rc<MemView> {
         Rc::clone(&self.view.borrow())
+    }
+
+    /// Transfers of data in memory without a file.
+    pub(super) fn remotes(&self) -> &Remotes {
+        &self.remotes
     }
 
     /// The clock's count, or 0 if nobody needs it.

@@ -2,6 +2,7 @@
 
 use crate::memory::MemView;
 use crate::memory::copy::read_data;
+use crate::model::dptr::DptrError;
 use crate::model::io::NsGeometry;
 use crate::model::io::dsm::{self, Extent};
 use crate::model::spec::{Sqe, Status};
@@ -15,10 +16,15 @@ pub(super) struct Deallocate {
 
 impl Deallocate {
     /// Fetches `bytes` bytes of ranges, and checks them.
-    pub(super) fn fetch(sqe: &Sqe, bytes: u32, geometry: &NsGeometry, view: &MemView) -> Result<Self, Status> {
+    pub(super) fn fetch(sqe: &Sqe, bytes: u32, geometry: &NsGeometry, view: &MemView) -> Result<Self, DptrError> {
         let mut data = vec![0; bytes as usize];
         read_data(view, sqe, &mut data)?;
-        Ok(Self { ranges: dsm::extents(&data, geometry)?.collect(), next: 0 })
+        Ok(Self::parse(&data, geometry)?)
+    }
+
+    /// Checks ranges that were fetched.
+    pub(super) fn parse(data: &[u8], geometry: &NsGeometry) -> Result<Self, Status> {
+        Ok(Self { ranges: dsm::extents(data, geometry)?.collect(), next: 0 })
     }
 
     /// The range to deallocate now.

@@ -21,6 +21,7 @@ mod cursor;
 mod deallocate;
 mod interrupt;
 mod queues;
+mod remote;
 mod submission;
 #[cfg(test)]
 mod tests;
@@ -32,4 +33,5 @@ pub use context::Trouble;
 pub use cursor::Cursor;
 pub use interrupt::{Coalescing, Interrupts, Vector};
 pub use queues::{MAX_NAMESPACES, Port, Queues, Totals};
+pub use remote::{RemoteMemory, Transfer, Work};
 pub use submission::{CommandIo, IoState, SubmissionQueue, complete};

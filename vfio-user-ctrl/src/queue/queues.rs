@@ -9,8 +9,9 @@ use super::context::{Context, Trouble};
 use super::interrupt::{Coalescing, Interrupts, Vector};
 use super::submission::{SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor};
-use crate::memory::{DoorbellPage, MemView, ShadowDoorbells};
+use crate::memory::{CompletionRing, DoorbellPage, Fault, MemView, ShadowDoorbells, SubmissionRing};
 use crate::model::io::NsGeometry;
+use crate::model::spec::Status;
 
 /// A thread's way to one namespace.
 pub struct Port<B: Backend> {
@@ -40,6 +41,8 @@ pub struct Queues<B: Backend> {
     submission: RefCell<Vec<Rc<Submissions<B>>>>,
     /// Deleted queues whose I/Os have not all ended.
     ending: RefCell<Vec<Rc<Submissions<B>>>>,
+    /// Flushes that the guest has not asked for by commands.
+    flushing: RefCell<Option<Rc<Submissions<B>>>>,
     completion: RefCell<Vec<Rc<CompletionQueue>>>,
     /// The submission queue that the next poll begins with: the last one ended before it.
     turn: Cell<usize>,
@@ -65,9 +68,14 @@ impl<B: Backend> Queues<B> {
             interrupts,
             submission: RefCell::default(),
             ending: RefCell::default(),
+            flushing: RefCell::default(),
             completion: RefCell::default(),
             turn: Cell::new(0),
         }
+    }
+
+    pub(super) fn context(&self) -> &Rc<Context> {
+        &self.context
     }
 
     /// The view of guest memory.
@@ -153,6 +161,22 @@ impl<B: Backend> Queues<B> {
         [shadow, event_idx].into_iter().all(|gpa| ShadowDoorbells::resolve(&view, gpa).is_ok())
     }
 
+    /// Whether a submission queue can be at guest address `base`.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check_submission_queue(&self, base: u64, entries: u16) -> Result<(), Fault> {
+        SubmissionRing::resolve(&self.view(), base, entries).map(drop)
+    }
+
+    /// Whether a completion queue can be at guest address `base`.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check_completion_queue(&self, base: u64, entries: u16) -> Result<(), Fault> {
+        CompletionRing::resolve(&self.view(), base, entries).map(drop)
+    }
+
     /// Makes a completion queue of `entries` entries (2 or more) at guest address `base`. With a `vector` the guest wants interrupts.
     pub fn create_completion(&self, qid: u16, base: u64, entries: u16, vector: Option<u16>) -> Rc<CompletionQueue> {
         let vector = vector.map(|number| Vector::new(number, Arc::clone(&self.interrupts)));
@@ -201,9 +225,29 @@ impl<B: Backend> Queues<B> {
         queues.len() != before
     }
 
+    /// Has what the namespaces keep in volatile caches written back, unless that is under way already.
+    pub fn flush(&self) {
+        if self.is_flushed() {
+            let flushes = Submissions::with_flushes(&self.context, &self.ports);
+            self.flushing.replace(Some(flushes));
+        }
+    }
+
+    /// Whether nothing of that is under way. To be called until it is so.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        let flushing = self.flushing.borrow().clone();
+        let is_flushed = flushing.is_none_or(|flushes| flushes.are_flushed());
+        if is_flushed {
+            self.flushing.take();
+        }
+        is_flushed
+    }
+
     /// Takes no more commands from any queue, aborts what is under way, and posts none of its completions.
     pub fn delete_all(&self) {
-        let queues = self.submission.take();
+        let mut queues = self.submission.take();
+        queues.extend(self.flushing.take());
         for queue in &queues {
             queue.queue().mute();
             queue.close();
@@ -212,6 +256,8 @@ impl<B: Backend> Queues<B> {
             queue.queue().mute();
         }
         self.ending.borrow_mut().extend(queues);
+        // Those of admin commands: the others have been cancelled with their queues.
+        self.context.remotes().cancel_all(Status::ABORTED_SQ_DELETION);
         // What is still under way has them, but writes nothing to their memory, which the client may want back.
         for queue in self.completion.take() {
             queue.forget_ring();
@@ -225,7 +271,7 @@ impl<B: Backend> Queues<B> {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.reap();
-        self.ending.borrow().is_empty()
+        self.ending.borrow().is_empty() && self.context.remotes().is_empty()
     }
 
     fn reap(&self) {
@@ -258,7 +304,7 @@ impl<B: Backend> Queues<B> {
         for queue in queues {
             queue.abort_where(|_| true);
         }
-        let queues: Vec<_> = self.submission.borrow().clone();
+        let queues: Vec<_> = self.submission.borrow().iter().chain(self.flushing.borrow().iter()).cloned().collect();
         for queue in queues {
             queue.abort_where(|io| !queue.queue().has_port_of(io.state));
         }
@@ -329,7 +375,8 @@ impl<B: Backend> Queues<B> {
     }
 
     fn all_submissions(&self) -> Vec<Rc<Submissions<B>>> {
-        self.submission.borrow().iter().chain(self.ending.borrow().iter()).cloned().collect()
+        let flushing = self.flushing.borrow();
+        self.submission.borrow().iter().chain(self.ending.borrow().iter()).chain(flushing.iter()).cloned().collect()
     }
 
     /// Makes the admin queues: the submission queue of `asqs` entries at guest address `asq`, and the completion queue. Its
@@ -344,6 +391,7 @@ impl<B: Backend> Queues<B> {
 impl<B: Backend> Drop for Queues<B> {
     fn drop(&mut self) {
         self.delete_all();
+        self.forget_transfers();
     }
 }
 

@@ -1,6 +1,8 @@
 //! Submission queues of I/O commands, and the commands that are under way in them.
 
 mod abort;
+mod flush;
+mod remote;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,9 +15,10 @@ use super::cursor::Cursor;
 use super::deallocate::Deallocate;
 use super::queues::{Port, Ports, Totals, port_index};
 use crate::memory::{Io, Slots};
-use crate::model::dptr;
+use crate::model::dptr::{self, DptrError};
 use crate::model::io::{self, IoCommand, IoKind, IoSupport, NsGeometry};
 use crate::model::spec::{Sqe, Status};
+use remote::Remote;
 
 /// The most commands of one queue that are taken in a row, so that one queue cannot keep the others waiting.
 const BURST: u16 = 128;
@@ -57,6 +60,10 @@ pub struct IoState<B: Backend> {
     first_cid: Cell<Option<u16>>,
     /// What is left of a Dataset Management command.
     deallocate: Cell<Option<Box<Deallocate>>>,
+    /// What is to be done about data in memory without a file, and the transfer of it that is under way, or 0. Who sets them takes
+    /// them back before the command finishes.
+    remote: Cell<Option<Box<Remote>>>,
+    transfer: Cell<u64>,
     /// Abort commands that wait for its end.
     aborters: Cell<Vec<Aborter>>,
 }
@@ -72,6 +79,8 @@ enum Then {
     NextRange,
     /// A flush, for a write that must be durable (FUA) in a namespace that keeps writes in a cache.
     Flush,
+    /// The data is sent to the guest, in memory without a file.
+    ToGuest,
 }
 
 impl<B: Backend> IoState<B> {
@@ -86,6 +95,8 @@ impl<B: Backend> IoState<B> {
             blocks: Cell::new(0),
             first_cid: Cell::new(None),
             deallocate: Cell::new(None),
+            remote: Cell::new(None),
+            transfer: Cell::new(0),
             aborters: Cell::default(),
         }
     }
@@ -161,6 +172,15 @@ impl<B: Backend> SubmissionQueue<B> {
         self.ports.borrow().get(port_index(nsid)?)?.clone()
     }
 
+    /// A command, and the first of its fused pair if it has one, never became an I/O.
+    #[cold]
+    fn refuse_both(&self, sqe: &Sqe, first: Option<&Sqe>, status: Status) {
+        if let Some(first) = first {
+            self.refuse(first, Status::ABORTED_FAILED_FUSED);
+        }
+        self.refuse(sqe, status);
+    }
+
     /// A command that never became an I/O has failed.
     #[cold]
     fn refuse(&self, sqe: &Sqe, status: Status) {
@@ -213,18 +233,14 @@ impl<B: Backend> Submissions<B> {
         match self.prepare(sqe, first) {
             Ok(Some(io)) => send(io),
             Ok(None) => self.queue().post(sqe.cid, Status::SUCCESS),
-            Err(status) => {
-                if let Some(first) = first {
-                    self.queue().refuse(first, Status::ABORTED_FAILED_FUSED);
-                }
-                self.queue().refuse(sqe, status);
-            }
+            Err(DptrError::Invalid(status)) => self.queue().refuse_both(sqe, first, status),
+            Err(DptrError::NoFile) => self.begin_remote(sqe, first),
         }
     }
 
     /// Makes an I/O of a command; none if there is nothing to do.
     #[inline]
-    fn prepare(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Option<CommandIo<B>>, Status> {
+    fn prepare(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Option<CommandIo<B>>, DptrError> {
         let queue = self.queue();
         let port = queue.port(sqe.nsid).ok_or(Status::INVALID_NAMESPACE)?;
         let geometry = port.geometry.get();
@@ -242,13 +258,7 @@ impl<B: Backend> Submissions<B> {
             add_data(&mut io, sqe, command.bytes, command.to_guest())?;
         }
         let state = io.state();
-        state.cid.set(sqe.cid);
-        state.nsid.set(sqe.nsid);
-        state.op.set(op);
-        state.then.set(what_follows(&command, &geometry));
-        state.slba.set(command.slba);
-        // A flush is of the whole namespace: a bdev of several disks would flush the first of them only.
-        state.blocks.set(if op == BlockOp::Flush { geometry.blocks() } else { u64::from(command.blocks) });
+        describe(state, sqe, op, &command, &geometry);
         state.first_cid.set(first.map(|first| first.cid));
         state.port.set(Some(port));
         Ok(Some(io))
@@ -262,7 +272,7 @@ impl<B: Backend> Submissions<B> {
         first: &Sqe,
         second: &IoCommand,
         geometry: &NsGeometry,
-    ) -> Result<BlockOp, Status> {
+    ) -> Result<BlockOp, DptrError> {
         let compare = io::decode(first, geometry, self.queue().max_transfer)?;
         io::check_fused(&compare, second)?;
         add_data(io, first, compare.bytes, compare.to_guest())?;
@@ -297,7 +307,7 @@ impl<B: Backend> Submissions<B> {
         for _ in 0..count {
             let next = self.queue().later.borrow_mut().pop_front();
             let Some(io) = next else { break };
-            send(io);
+            remote::resume(io);
         }
         self.queue().later.borrow().is_empty()
     }
@@ -318,6 +328,17 @@ const fn block_op(command: &IoCommand) -> Option<BlockOp> {
 }
 
 #[inline]
+fn describe<B: Backend>(state: &IoState<B>, sqe: &Sqe, op: BlockOp, command: &IoCommand, geometry: &NsGeometry) {
+    state.cid.set(sqe.cid);
+    state.nsid.set(sqe.nsid);
+    state.op.set(op);
+    state.then.set(what_follows(command, geometry));
+    state.slba.set(command.slba);
+    // A flush is of the whole namespace: a bdev of several disks would flush the first of them only.
+    state.blocks.set(if op == BlockOp::Flush { geometry.blocks() } else { u64::from(command.blocks) });
+}
+
+#[inline]
 fn what_follows(command: &IoCommand, geometry: &NsGeometry) -> Then {
     match command.kind {
         IoKind::Deallocate => Then::NextRange,
@@ -329,9 +350,9 @@ fn what_follows(command: &IoCommand, geometry: &NsGeometry) -> Then {
 }
 
 #[inline]
-fn add_data<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, bytes: u32, to_guest: bool) -> Result<(), Status> {
+fn add_data<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, bytes: u32, to_guest: bool) -> Result<(), DptrError> {
     let view = io.queue().context.view();
-    Ok(io.add_data(&view, to_guest, |sink| dptr::walk(&*view, sqe, bytes, sink))?)
+    io.add_data(&view, to_guest, |sink| dptr::walk(&*view, sqe, bytes, sink))
 }
 
 /// Gives an I/O to its backend.
@@ -385,6 +406,7 @@ pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     match result {
         Ok(()) if io.state().then.get() == Then::Finish => finish(io, Status::SUCCESS),
         Ok(()) if io.state().then.get() == Then::Flush => flush(io),
+        Ok(()) if io.state().then.get() == Then::ToGuest => remote::deliver(io),
         Ok(()) => next_range(io),
         Err(status) => fail(io, status),
     }
@@ -425,6 +447,7 @@ fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
     if !queue.mute.get() {
         queue.context.note(Trouble::Failed { sqid, cid, status, slba, nsid });
     }
+    state.remote.take();
     finish(io, status);
 }
 

@@ -277,3 +277,35 @@ fn one_poll_takes_no_more_than_its_share_and_the_next_goes_on_behind_it() {
     assert_eq!(guest.queues.poll(), 1, "the first one again");
     TAKEN.take();
 }
+
+#[test]
+fn a_flush_of_the_controllers_own_reaches_namespaces_with_a_cache_and_posts_nothing() {
+    let guest = Guest::new();
+    guest.queues.flush();
+    assert!(guest.queues.is_flushed() && under_way().is_empty(), "there is no cache");
+    guest.cache_writes();
+    guest.queues.flush();
+    guest.queues.flush();
+    assert_eq!(under_way(), [(BlockOp::Flush, 0, 1000)], "one is enough");
+    assert!(!guest.queues.is_flushed());
+    end(Err(Status::INTERNAL_ERROR));
+    assert!(guest.queues.is_flushed() && guest.completions().is_empty() && guest.queues.take_troubles().is_empty());
+    assert_eq!(guest.queues.in_flight(), 0);
+}
+
+#[test]
+fn a_flush_of_the_controllers_own_is_aborted_by_a_reset_and_by_the_end_of_its_namespace() {
+    let guest = Guest::new();
+    guest.cache_writes();
+    guest.queues.flush();
+    guest.queues.delete_all();
+    assert!(guest.queues.is_flushed(), "nobody waits for it any more");
+    assert_eq!((aborts(), guest.queues.is_quiet()), (1, false));
+    end(Err(Status::ABORTED_SQ_DELETION));
+    assert!(guest.queues.is_quiet());
+    guest.queues.flush();
+    guest.queues.remove_port(1);
+    assert_eq!(aborts(), 1);
+    end(Ok(()));
+    assert!(guest.queues.is_flushed());
+}

@@ -3,10 +3,14 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::control::complaint::complain;
 use super::group::{Group, GroupHandle};
 use super::home::{Attached, Home};
+use super::session::Settings;
+use crate::memory::Fault;
 use crate::memory::copy::{read_data, write_data};
-use crate::model::admin::{Controller, CreateCq, CreateSq, IoTotals, Outcome, QueueId};
+use crate::model::admin::{Controller, CreateCq, CreateSq, IoTotals, Outcome, Pending, QueueId};
+use crate::model::dptr::DptrError;
 use crate::model::spec::{Sqe, Status};
 use crate::queue::{AdminQueue, Coalescing};
 
@@ -18,10 +22,14 @@ impl Home {
     pub(super) fn poll(&self) -> bool {
         let Some(attached) = self.attached() else { return false };
         if attached.admin.borrow().is_none() {
+            self.enable_late(&attached);
             return false;
         }
         let mut busy = false;
         for _ in 0..BURST {
+            if attached.transferring.get() {
+                break;
+            }
             let next = attached.admin.borrow().as_ref().and_then(AdminQueue::next);
             let Some(sqe) = next else { break };
             busy = true;
@@ -63,17 +71,17 @@ impl Home {
     fn carry_out(&self, attached: &Rc<Attached>, sqe: &Sqe, outcome: Outcome) {
         match outcome {
             Outcome::Done { dw0, status } => attached.complete(sqe.cid, dw0, status),
-            Outcome::Data { data, dw0 } => {
-                let written = write_data(&attached.local.queues().view(), sqe, &data);
-                attached.complete(sqe.cid, dw0, written.map_or_else(Status::from, |()| Status::SUCCESS));
-            }
+            Outcome::Data { data, dw0 } => match write_data(&attached.local.queues().view(), sqe, &data) {
+                Ok(()) => attached.complete(sqe.cid, dw0, Status::SUCCESS),
+                Err(DptrError::Invalid(status)) => attached.complete(sqe.cid, 0, status),
+                Err(DptrError::NoFile) => self.send_by_messages(attached, sqe, &data, dw0),
+            },
             Outcome::Need { len, pending } => {
                 let mut data = vec![0; len];
-                if let Err(error) = read_data(&attached.local.queues().view(), sqe, &mut data) {
-                    attached.complete(sqe.cid, 0, error.into());
-                } else {
-                    let outcome = self.model.borrow_mut().supply(pending, &data, self.began.elapsed());
-                    self.carry_out(attached, sqe, outcome);
+                match read_data(&attached.local.queues().view(), sqe, &mut data) {
+                    Ok(()) => self.supply(attached, sqe, pending, &data),
+                    Err(DptrError::Invalid(status)) => attached.complete(sqe.cid, 0, status),
+                    Err(DptrError::NoFile) => self.fetch_by_messages(attached, sqe, len, pending),
                 }
             }
             Outcome::Held => {
@@ -93,6 +101,31 @@ impl Home {
         }
     }
 
+    /// The data of a command that needed some are there.
+    pub(super) fn supply(&self, attached: &Rc<Attached>, sqe: &Sqe, pending: Pending, data: &[u8]) {
+        let outcome = self.model.borrow_mut().supply(pending, data, self.began.elapsed());
+        self.carry_out(attached, sqe, outcome);
+    }
+
+    /// What makes `then` be called here, by a message, unless the controller was reset meanwhile.
+    pub(super) fn answer<R: Send + 'static>(
+        &self,
+        attached: &Attached,
+        then: impl FnOnce(&Self, &Rc<Attached>, R) + Send + 'static,
+    ) -> Answer<R> {
+        let (ctrl, session, generation) = (self.ctrl.id, attached.session.id, attached.generation.get());
+        let home = Arc::clone(&self.ctrl.home);
+        Box::new(move |result| {
+            home.send(move |group| {
+                let Some(home) = group.home(ctrl) else { return };
+                let Some(attached) = home.attached_to(session) else { return };
+                if attached.generation.get() == generation {
+                    then(&home, &attached, result);
+                }
+            });
+        })
+    }
+
     /// Calls `f` on a poll group, and `then` here with what it says, unless the controller was reset meanwhile.
     fn ask<R: Send + 'static>(
         &self,
@@ -101,17 +134,7 @@ impl Home {
         f: impl FnOnce(&Rc<Group>, Answer<R>) + Send + 'static,
         then: impl FnOnce(&Self, &Rc<Attached>, R) + Send + 'static,
     ) {
-        let (ctrl, session, generation) = (self.ctrl.id, attached.session.id, attached.generation.get());
-        let home = Arc::clone(&self.ctrl.home);
-        let answer: Answer<R> = Box::new(move |result| {
-            home.send(move |group| {
-                let Some(home) = group.home(ctrl) else { return };
-                let Some(attached) = home.attached_to(session) else { return };
-                if attached.generation.get() == generation {
-                    then(&home, &attached, result);
-                }
-            });
-        });
+        let answer = self.answer(attached, then);
         group.send(move |group| f(group, answer));
     }
 
@@ -120,14 +143,16 @@ impl Home {
         let (Some(group), Ok(entries)) = (self.place(create.qid), u16::try_from(create.entries)) else {
             return self.refuse_queue(attached, cid, queue, Status::INVALID_QUEUE_SIZE);
         };
+        attached.local.refresh();
+        if let Err(fault) = attached.local.queues().check_completion_queue(create.base, entries) {
+            return self.refuse_place(attached, cid, queue, create.base, fault);
+        }
         attached.session.doorbells.store(usize::from(create.qid) * 2 + 1, 0);
         attached.completion.borrow_mut().insert(create.qid, Arc::clone(&group));
         let (session, ports) = (Arc::clone(&attached.session), self.port_specs());
-        let (shadow, coalescing) = (attached.shadow.get(), attached.coalescing.borrow().clone());
         let make = move |group: &Rc<Group>, answer: Answer<()>| {
             let local = group.local(&session, &ports);
-            local.queues().set_shadow_doorbells(shadow);
-            local.queues().set_coalescing(coalescing.0, coalescing.1);
+            local.take_settings();
             let vector = create.interrupts.then_some(create.vector);
             local.queues().create_completion(create.qid, create.base, entries, vector);
             answer(());
@@ -136,6 +161,11 @@ impl Home {
             home.model.borrow_mut().queue_created(queue);
             attached.complete(cid, 0, Status::SUCCESS);
         });
+    }
+
+    fn refuse_place(&self, attached: &Attached, cid: u16, queue: QueueId, base: u64, fault: Fault) {
+        complain!("controller '{}': {queue:?} is refused: it cannot be at {base:#x}: {fault}", self.ctrl.name);
+        self.refuse_queue(attached, cid, queue, Status::INVALID_FIELD);
     }
 
     fn refuse_queue(&self, attached: &Attached, cid: u16, queue: QueueId, status: Status) {
@@ -157,6 +187,10 @@ impl Home {
         let (Some(group), Ok(entries)) = (group, u16::try_from(create.entries)) else {
             return self.refuse_queue(attached, cid, queue, Status::COMPLETION_QUEUE_INVALID);
         };
+        attached.local.refresh();
+        if let Err(fault) = attached.local.queues().check_submission_queue(create.base, entries) {
+            return self.refuse_place(attached, cid, queue, create.base, fault);
+        }
         attached.session.doorbells.store(usize::from(create.qid) * 2, 0);
         attached.submission.borrow_mut().insert(create.qid, Arc::clone(&group));
         let session = attached.session.id;
@@ -210,6 +244,7 @@ impl Home {
 
     fn abort(&self, attached: &Rc<Attached>, cid: u16, sqid: u16, target: u16) {
         let Some(group) = attached.submission.borrow().get(&sqid).cloned() else {
+            self.model.borrow_mut().abort_finished();
             return attached.complete(cid, 1, Status::SUCCESS);
         };
         let session = attached.session.id;
@@ -229,38 +264,41 @@ impl Home {
         if !attached.local.queues().can_be_shadows(shadow, event_idx) {
             return Status::INVALID_FIELD;
         }
-        attached.shadow.set(Some((shadow, event_idx)));
-        let session = attached.session.id;
-        for group in &self.ctrl.groups {
-            group.send(move |group| {
-                if let Some(local) = group.find(session) {
-                    local.queues().set_shadow_doorbells(Some((shadow, event_idx)));
-                }
-            });
-        }
+        let settings = Settings { shadow: Some((shadow, event_idx)), ..attached.settings.borrow().clone() };
+        self.publish(attached, settings);
         Status::SUCCESS
     }
 
     /// Tells the poll groups of interrupt coalescing when the guest has changed it.
     fn publish_coalescing(&self, attached: &Rc<Attached>) {
-        let wanted = {
+        let settings = {
             let model = self.model.borrow();
             let coalescing = model.coalescing();
             let micros = u64::try_from(coalescing.time.as_micros()).unwrap_or(u64::MAX);
             let ticks = micros.saturating_mul(spdk::time::ticks_hz() / 1_000_000);
             let at_once = (0..=self.ctrl.max_queues).filter(|vector| !model.coalesces(*vector)).collect();
-            (Coalescing { entries: coalescing.entries, ticks }, at_once)
+            let shadow = attached.settings.borrow().shadow;
+            Settings { shadow, coalescing: Coalescing { entries: coalescing.entries, ticks }, at_once }
         };
-        if *attached.coalescing.borrow() == wanted {
+        self.publish(attached, settings);
+    }
+
+    /// Has the poll groups take what the host has set, if it is new.
+    fn publish(&self, attached: &Rc<Attached>, settings: Settings) {
+        if *attached.settings.borrow() == settings {
             return;
         }
-        attached.coalescing.replace(wanted.clone());
-        let session = attached.session.id;
-        for group in &self.ctrl.groups {
-            let (coalescing, at_once) = wanted.clone();
+        attached.session.set(settings.clone());
+        attached.settings.replace(settings);
+        for (index, group) in self.ctrl.groups.iter().enumerate() {
+            if !attached.session.tell(index) {
+                continue;
+            }
+            let session = Arc::clone(&attached.session);
             group.send(move |group| {
-                if let Some(local) = group.find(session) {
-                    local.queues().set_coalescing(coalescing, at_once);
+                session.hears(index);
+                if let Some(local) = group.find(session.id) {
+                    local.take_settings();
                 }
             });
         }
@@ -284,10 +322,10 @@ impl Home {
 }
 
 /// How a poll group answers its home.
-type Answer<R> = Box<dyn FnOnce(R) + Send>;
+pub(super) type Answer<R> = Box<dyn FnOnce(R) + Send>;
 
 impl Attached {
-    fn complete(&self, cid: u16, dw0: u32, status: Status) {
+    pub(super) fn complete(&self, cid: u16, dw0: u32, status: Status) {
         if let Some(queue) = self.admin.borrow().as_ref() {
             queue.complete(cid, dw0, status);
         }

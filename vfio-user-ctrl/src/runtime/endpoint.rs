@@ -249,6 +249,7 @@ impl Endpoint {
         json!({
             "reads": totals.reads, "writes": totals.writes,
             "bytes_read": totals.bytes_read, "bytes_written": totals.bytes_written,
+            "bytes_bounced": self.ctrl.counters.bytes_bounced(),
         })
     }
 
@@ -398,11 +399,9 @@ fn end_home(ctrl: &Arc<Ctrl>) {
             other.send(move |group| {
                 let me = Rc::downgrade(group);
                 let gone = move || me.upgrade().is_none_or(|group| group.is_clear_of(id));
-                group.when(gone, move || {
-                    if let Err(error) = send_to_app(move || group_is_clear(id)) {
-                        log::error!("the end of a controller could not be told: {error}");
-                    }
-                });
+                // Who deletes it waits: what SPDK has no message for now is told in a later round.
+                let told = move || gone() && send_to_app(move || group_is_clear(id)) != Err(Errno::NOMEM);
+                group.when(told, || {});
             });
         }
     });

@@ -15,6 +15,8 @@ use spdk::thread::OwnedThread;
 
 use super::bdevs::Bdevs;
 use super::home::Home;
+use super::post::Post;
+use super::remote::ClientMemory;
 use super::session::Session;
 use crate::memory::MemView;
 use crate::model::io::NsGeometry;
@@ -34,12 +36,23 @@ thread_local! {
     static GROUP: RefCell<Option<Rc<Group>>> = const { RefCell::new(None) };
 }
 
+/// What a poll group is to do.
+type Message = Box<dyn FnOnce(&Rc<Group>) + Send>;
+
+/// On the group's thread. What comes when the group has ended is dropped.
+fn act(message: Message) {
+    let group = GROUP.with_borrow(Clone::clone);
+    if let Some(group) = group {
+        message(&group);
+    }
+}
+
 /// A poll group, for other threads.
 #[derive(Debug)]
 pub struct GroupHandle {
     /// Its core.
     pub core: u32,
-    thread: OwnedThread,
+    post: Arc<Post<Message>>,
     reactor: OnceLock<OsThread>,
     /// While interrupts are raised, which time that is; else 0.
     raising: AtomicU64,
@@ -54,10 +67,13 @@ impl GroupHandle {
     /// `NOMEM` when SPDK cannot make its thread.
     pub fn start(core: u32) -> Result<Arc<Self>, Errno> {
         let thread = OwnedThread::on_core(&format!("courier_{core}"), core)?;
+        let thread = Arc::new(thread);
+        let way = Arc::clone(&thread);
+        let post = Post::new(act, move |call| way.send(call));
         let (reactor, raising, seen) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(0));
-        let handle = Arc::new(Self { core, thread, reactor, raising, seen });
+        let handle = Arc::new(Self { core, post, reactor, raising, seen });
         let me = Arc::clone(&handle);
-        handle.thread.send(move || {
+        thread.send(move || {
             me.reactor.get_or_init(OsThread::current);
             GROUP.with_borrow_mut(|group| *group = Some(Rc::new(Group::new(me))));
         })?;
@@ -66,15 +82,7 @@ impl GroupHandle {
 
     /// Calls `f` on the group's thread, later. Messages of one thread come in the order in which it sent them.
     pub fn send(&self, f: impl FnOnce(&Rc<Group>) + Send + 'static) {
-        let call = move || {
-            let group = GROUP.with_borrow(Clone::clone);
-            if let Some(group) = group {
-                f(&group);
-            }
-        };
-        if let Err(error) = self.thread.send(call) {
-            log::error!("a message to the poll group on core {} was lost: {error}", self.core);
-        }
+        self.post.send(Box::new(f));
     }
 
     /// Gets the reactor out of raising interrupts if it has been at that since the last call: a client has made an eventfd of its
@@ -91,15 +99,10 @@ impl GroupHandle {
 
     /// Ends the group. Its thread exits when the last handle is dropped.
     pub fn stop(&self) {
-        let call = || {
-            let group = GROUP.with_borrow_mut(Option::take);
-            if let Some(group) = group {
-                group.end();
-            }
-        };
-        if let Err(error) = self.thread.send(call) {
-            log::error!("the poll group on core {} could not be ended: {error}", self.core);
-        }
+        self.send(|group| {
+            GROUP.with_borrow_mut(Option::take);
+            group.end();
+        });
     }
 }
 
@@ -126,7 +129,7 @@ pub struct Local {
 }
 
 impl Local {
-    fn new(session: &Arc<Session>, ports: &[PortSpec]) -> Rc<Self> {
+    fn new(session: &Arc<Session>, ports: &[PortSpec], group: &Arc<GroupHandle>) -> Rc<Self> {
         // The epoch before the table: a table that is newer than its epoch is looked at twice, never missed.
         let epoch = session.memory.epoch();
         let view = MemView::new(session.memory.newest());
@@ -137,6 +140,7 @@ impl Local {
             super::home::MAX_TRANSFER,
             spdk::time::ticks,
         );
+        queues.set_remote_memory(Box::new(ClientMemory::new(session, group)));
         let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
         let local = Self { session, queues, epoch, idle_rounds: Cell::new(0), idle: Cell::new(false) };
         for port in ports {
@@ -179,6 +183,13 @@ impl Local {
         self.queues.set_view(&Rc::new(MemView::new(self.session.memory.newest())));
     }
 
+    /// Takes what the host has set.
+    pub fn take_settings(&self) {
+        let settings = self.session.settings();
+        self.queues.set_shadow_doorbells(settings.shadow);
+        self.queues.set_coalescing(settings.coalescing, settings.at_once);
+    }
+
     /// Polls the queues. Whether there was anything to do.
     #[inline]
     fn poll(&self, group: &Group) -> bool {
@@ -201,6 +212,7 @@ impl Local {
     /// Tells what has been gathered.
     fn report(&self) {
         self.session.ctrl.counters.add(self.queues.take_totals());
+        self.session.ctrl.counters.add_bounced(self.queues.take_bounced());
         let troubles = self.queues.take_troubles();
         if troubles.is_empty() {
             return;
@@ -267,7 +279,7 @@ impl Group {
         if let Some(local) = self.find(session.id) {
             return local;
         }
-        let local = Local::new(session, ports);
+        let local = Local::new(session, ports, &self.handle);
         self.sessions.borrow_mut().push(Rc::clone(&local));
         self.lead_pollers();
         local
@@ -295,7 +307,15 @@ impl Group {
         drop(sessions);
         local.report();
         local.queues.delete_all();
+        local.queues.forget_transfers();
         self.ending.borrow_mut().push(local);
+    }
+
+    /// A transfer with the session's client has ended.
+    pub fn transferred(&self, session: u64, id: u64, result: Result<Vec<Vec<u8>>, i32>) {
+        if let Some(local) = self.find(session) {
+            local.queues.transferred(id, result);
+        }
     }
 
     /// The session's guest memory or its eventfds have changed: what is no longer mapped is let go as soon as no I/O touches it.

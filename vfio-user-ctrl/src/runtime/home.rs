@@ -7,19 +7,27 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::control::complaint::complain;
 use super::group::{Group, GroupHandle, Local, PortSpec};
-use super::session::{After, Ctrl, Op, Session};
+use super::session::{After, Ctrl, Op, Session, Settings};
+use crate::memory::Fault;
 use crate::model::admin::{self, Controller, DoorbellError, ErrorEntry, Namespace};
 use crate::model::regs::Enable;
-use crate::queue::{AdminQueue, Coalescing, Trouble};
+use crate::queue::{AdminQueue, Trouble};
 
 /// The most bytes of one command's data: MDTS as the admin model tells it.
 pub const MAX_TRANSFER: u32 = 4096 << MDTS;
 
 /// The same as the admin model has it: a power of two of pages.
 pub const MDTS: u8 = 5;
+
+/// How long a controller that is being enabled waits for the memory of its admin queues.
+const MAPPING_TIME: Duration = Duration::from_secs(1);
+
+/// How long a shutdown may take: less than a host waits for it, by RTD3E of Identify Controller.
+const FLUSH_TIME: Duration = Duration::from_secs(4);
 
 /// The queues of so many poll groups are not quiet yet.
 #[derive(Debug)]
@@ -46,10 +54,13 @@ pub(super) struct Attached {
     /// The poll groups of the completion queues, and of the submission queues.
     pub(super) completion: RefCell<BTreeMap<u16, Arc<GroupHandle>>>,
     pub(super) submission: RefCell<BTreeMap<u16, Arc<GroupHandle>>>,
-    pub(super) shadow: Cell<Option<(u64, u64)>>,
-    pub(super) coalescing: RefCell<(Coalescing, Vec<u16>)>,
+    pub(super) settings: RefCell<Settings>,
+    /// The host has enabled the controller, then, and the memory of the admin queues is not mapped yet.
+    enabling: Cell<Option<(Enable, Instant)>>,
     /// Completions of held commands that found no room yet.
     pub(super) events: RefCell<VecDeque<admin::Completion>>,
+    /// An admin command waits for its data to go by messages.
+    pub(super) transferring: Cell<bool>,
     /// Counts resets: an answer to what was asked before one is dropped.
     pub(super) generation: Cell<u64>,
 }
@@ -108,9 +119,10 @@ impl Home {
             admin: RefCell::default(),
             completion: RefCell::default(),
             submission: RefCell::default(),
-            shadow: Cell::default(),
-            coalescing: RefCell::default(),
+            settings: RefCell::default(),
+            enabling: Cell::default(),
             events: RefCell::default(),
+            transferring: Cell::new(false),
             generation: Cell::new(0),
         })));
     }
@@ -155,8 +167,8 @@ impl Home {
             let Some(attached) = self.attached() else { return };
             let Some(op) = attached.session.next_asked() else { return };
             match op {
-                Op::Enable(enable) => self.enable(&attached, &enable),
-                Op::Shutdown => attached.session.registers.set_shutdown_complete(),
+                Op::Enable(enable) => self.enable(&attached, enable, Instant::now()),
+                Op::Shutdown => self.shut_down(&attached),
                 Op::Disable => self.stop_queues(&attached, Stopped::Reset(None)),
                 Op::Fail => self.stop_queues(&attached, Stopped::Failed),
                 Op::Reset(after) => self.stop_queues(&attached, Stopped::Reset(Some(after))),
@@ -164,14 +176,58 @@ impl Home {
         }
     }
 
-    fn enable(&self, attached: &Rc<Attached>, enable: &Enable) {
+    /// The host has enabled the controller at `since`. Its admin queues must be in memory that is mapped, with a file. Memory that is
+    /// not mapped is waited for: a VMM that rearranges its memory takes regions away for a moment.
+    fn enable(&self, attached: &Rc<Attached>, enable: Enable, since: Instant) {
+        attached.local.refresh();
+        attached.enabling.set(None);
+        let queues = attached.local.queues();
+        let checked = queues.check_submission_queue(enable.asq, enable.asqs).map_err(|fault| (enable.asq, fault));
+        let checked = checked
+            .and_then(|()| queues.check_completion_queue(enable.acq, enable.acqs).map_err(|fault| (enable.acq, fault)));
+        match checked {
+            Ok(()) => {}
+            Err((_, Fault::Unmapped)) if since.elapsed() < MAPPING_TIME => {
+                return attached.enabling.set(Some((enable, since)));
+            }
+            Err((gpa, fault)) => {
+                complain!("controller '{}' fails: its admin queue cannot be at {gpa:#x}: {fault}", self.ctrl.name);
+                return attached.session.registers.set_fatal();
+            }
+        }
         let mut model = self.model.borrow_mut();
         model.reset();
         model.enable(self.began.elapsed());
         attached.session.doorbells.clear();
-        let queues = attached.local.queues();
         attached.admin.replace(Some(queues.create_admin(enable.asq, enable.asqs, enable.acq, enable.acqs)));
         attached.session.registers.set_ready();
+    }
+
+    /// Looks again for the memory of the admin queues of a controller that is being enabled.
+    pub(super) fn enable_late(&self, attached: &Rc<Attached>) {
+        if let Some((enable, since)) = attached.enabling.get() {
+            self.enable(attached, enable, since);
+        }
+    }
+
+    /// The power is to go: what the namespaces have in volatile caches is written back first, within a time that the host has
+    /// patience for.
+    fn shut_down(&self, attached: &Rc<Attached>) {
+        attached.local.queues().flush();
+        let name = self.ctrl.name.clone();
+        let complete = self.answer(attached, move |_, attached, flushed: bool| {
+            if !flushed {
+                complain!("controller '{name}': the shutdown is over before all caches are written back");
+            }
+            attached.session.registers.set_shutdown_complete();
+        });
+        let session = attached.session.id;
+        self.ctrl.home.send(move |group| {
+            let Some(local) = group.find(session) else { return };
+            let (flushing, since) = (Rc::clone(&local), Instant::now());
+            let is_over = move || flushing.queues().is_flushed() || since.elapsed() >= FLUSH_TIME;
+            group.when(is_over, move || complete(local.queues().is_flushed()));
+        });
     }
 
     /// Guest memory has changed: the admin queues are looked for anew.
@@ -295,6 +351,8 @@ impl Home {
         let stopped = stopping.take().map(|state| state.then);
         drop(stopping);
         attached.session.doorbells.clear();
+        // No group has queues any more that would take these.
+        attached.session.set(Settings::default());
         if let Some(Stopped::Reset(after)) = stopped {
             attached.session.registers.reset_done();
             if let Some(after) = after {
@@ -311,8 +369,9 @@ impl Attached {
         self.generation.set(self.generation.get() + 1);
         self.completion.take();
         self.submission.take();
-        self.shadow.set(None);
-        self.coalescing.take();
+        self.settings.take();
+        self.enabling.set(None);
         self.events.take();
+        self.transferring.set(false);
     }
 }

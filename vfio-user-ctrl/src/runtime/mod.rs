@@ -17,6 +17,8 @@ pub mod endpoint;
 pub mod group;
 pub mod home;
 mod params;
+mod post;
+mod remote;
 mod rpc;
 pub mod session;
 mod subsystem;

@@ -5,11 +5,13 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::memory::{DoorbellPage, GuestMemory};
+use crate::memory::{BounceBudget, DoorbellPage, GuestMemory};
 use crate::model::regs::{CtrlLimits, Enable, RegEffect, Registers};
-use crate::queue::{Interrupts, Totals};
+use crate::queue::{Coalescing, Interrupts, Totals};
 
+use super::control::Remote;
 use super::group::GroupHandle;
+use super::remote::BUDGET;
 
 /// A controller, for as long as the RPCs know it.
 #[derive(Debug)]
@@ -43,6 +45,7 @@ pub struct Counters {
     writes: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
+    bytes_bounced: AtomicU64,
 }
 
 impl Counters {
@@ -52,6 +55,17 @@ impl Counters {
         self.writes.fetch_add(totals.writes, Ordering::Relaxed);
         self.bytes_read.fetch_add(totals.bytes_read, Ordering::Relaxed);
         self.bytes_written.fetch_add(totals.bytes_written, Ordering::Relaxed);
+    }
+
+    /// Adds bytes that went by messages, to and from memory that came without a file.
+    pub fn add_bounced(&self, bytes: u64) {
+        self.bytes_bounced.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many bytes these are.
+    #[must_use]
+    pub fn bytes_bounced(&self) -> u64 {
+        self.bytes_bounced.load(Ordering::Relaxed)
     }
 
     /// The sums.
@@ -81,10 +95,52 @@ pub struct Session {
     pub interrupts: Arc<Interrupts>,
     /// The client's memory.
     pub memory: SharedMemory,
+    /// How much may stand in for memory of its that came without a file.
+    pub bounce: Arc<BounceBudget>,
+    /// The way to who has its connection.
+    pub control: Remote,
     /// What the home has not begun yet.
     asked: Asked,
-    /// For each poll group of the controller, whether it has been told to look at the session and has not done so.
-    nudged: Vec<AtomicBool>,
+    /// What holds for all its queues.
+    settings: Mutex<Settings>,
+    /// The poll groups of the controller that have been told to look at the session, and those that have been told of settings, and
+    /// have not done so.
+    nudged: Flags,
+    told: Flags,
+}
+
+/// What the host has set for all queues of a session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Where shadow doorbells and their event indexes are, if it uses them.
+    pub shadow: Option<(u64, u64)>,
+    /// Interrupt coalescing.
+    pub coalescing: Coalescing,
+    /// The vectors that it does not hold for.
+    pub at_once: Vec<u16>,
+}
+
+/// Messages that are on their way, by poll group. The one that is there will find what is new: there need not be two.
+#[derive(Debug)]
+struct Flags(Vec<AtomicBool>);
+
+impl Flags {
+    fn new(groups: usize) -> Self {
+        Self((0..groups).map(|_| AtomicBool::new(false)).collect())
+    }
+
+    /// A message is to be sent to this group. Whether none is on its way.
+    fn raise(&self, group: usize) -> bool {
+        self.0.get(group).is_some_and(|flag| !flag.swap(true, Ordering::AcqRel))
+    }
+
+    /// It has come.
+    fn lower(&self, group: usize) {
+        if let Some(flag) = self.0.get(group) {
+            // Reads what `raise` wrote, so that all that went before it is seen.
+            flag.swap(false, Ordering::AcqRel);
+        }
+    }
 }
 
 /// Something that changes the state of the whole controller.
@@ -151,7 +207,7 @@ impl Session {
     ///
     /// # Errors
     /// What the operating system says of the doorbells' page.
-    pub fn new(id: u64, ctrl: &Arc<Ctrl>, limits: &CtrlLimits) -> io::Result<Self> {
+    pub fn new(id: u64, ctrl: &Arc<Ctrl>, limits: &CtrlLimits, control: &Remote) -> io::Result<Self> {
         Ok(Self {
             id,
             ctrl: Arc::clone(ctrl),
@@ -159,8 +215,12 @@ impl Session {
             doorbells: Arc::new(DoorbellPage::new()?),
             interrupts: Arc::default(),
             memory: SharedMemory::default(),
+            bounce: BounceBudget::for_devices(BUDGET),
+            control: control.clone(),
             asked: Asked::default(),
-            nudged: ctrl.groups.iter().map(|_| AtomicBool::new(false)).collect(),
+            settings: Mutex::default(),
+            nudged: Flags::new(ctrl.groups.len()),
+            told: Flags::new(ctrl.groups.len()),
         })
     }
 
@@ -180,15 +240,37 @@ impl Session {
     /// not looked yet, it will see what there is now.
     #[must_use]
     pub fn nudge(&self, group: usize) -> bool {
-        self.nudged.get(group).is_some_and(|nudged| !nudged.swap(true, Ordering::AcqRel))
+        self.nudged.raise(group)
     }
 
     /// That poll group is about to look at the session.
     pub fn looks(&self, group: usize) {
-        if let Some(nudged) = self.nudged.get(group) {
-            // Reads what `nudge` wrote, so that all that went before it is seen.
-            nudged.swap(false, Ordering::AcqRel);
+        self.nudged.lower(group);
+    }
+
+    /// What holds for all queues now.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.settings.lock().map(|settings| settings.clone()).unwrap_or_default()
+    }
+
+    /// This holds for all queues from now on.
+    pub fn set(&self, settings: Settings) {
+        if let Ok(mut current) = self.settings.lock() {
+            *current = settings;
         }
+    }
+
+    /// Notes that the poll group of that index is told of new settings. Whether that is to be done: however often a host sets
+    /// something, no more than one message is on its way.
+    #[must_use]
+    pub fn tell(&self, group: usize) -> bool {
+        self.told.raise(group)
+    }
+
+    /// That poll group is about to take the settings.
+    pub fn hears(&self, group: usize) {
+        self.told.lower(group);
     }
 }
 
@@ -229,6 +311,16 @@ impl SharedMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_message_to_each_group_is_enough_for_all_that_is_new() {
+        let flags = Flags::new(2);
+        assert!(flags.raise(0) && flags.raise(1), "both groups must be told");
+        assert!(!flags.raise(0), "one is on its way");
+        flags.lower(0);
+        assert!(flags.raise(0) && !flags.raise(1));
+        assert!(!flags.raise(2), "there is no such group");
+    }
 
     fn enable(asq: u64) -> Op {
         Op::Enable(Enable { asq, acq: 0, asqs: 2, acqs: 2 })

@@ -217,17 +217,22 @@ impl Session {
         }
     }
 
-    /// Reads memory of the client's that came without a file. An [`Event::DmaDone`] with this `id` tells the end.
-    /// At most 64 are under way; others wait.
+    /// Reads memory of the client's that came without a file. An [`Event::DmaDone`] with this `id`, which no other transfer has, tells
+    /// the end. At most 64 are under way; of the others the one with the lowest `id` is next.
     pub fn dma_read(&mut self, id: u64, addr: u64, len: u32) {
         self.state.transfers.read(id, addr, len as usize);
         self.state.transfers.start(&mut self.state.output);
     }
 
     /// Writes memory of the client's that came without a file, likewise.
-    pub fn dma_write(&mut self, id: u64, addr: u64, data: &[u8]) {
-        self.state.transfers.write(id, addr, data.to_vec());
+    pub fn dma_write(&mut self, id: u64, addr: u64, data: Vec<u8>) {
+        self.state.transfers.write(id, addr, data);
         self.state.transfers.start(&mut self.state.output);
+    }
+
+    /// Asks for no more of a read or a write. Its end comes as ever: with `ECANCELED`, unless all of it was asked for already.
+    pub fn dma_cancel(&mut self, id: u64) {
+        self.state.transfers.cancel(id);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The server's own commands: `DMA_READ` and `DMA_WRITE`, for memory that came without a file.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use zerocopy::IntoBytes;
 
@@ -23,6 +23,8 @@ struct Transfer {
     /// How many bytes are transferred.
     done: usize,
     write: bool,
+    /// Nobody wants more of it than what has been asked for already.
+    cancelled: bool,
     /// What to write, or what was read until now.
     data: Vec<u8>,
 }
@@ -64,7 +66,9 @@ impl Transfer {
 /// All transfers of a session.
 #[derive(Debug)]
 pub(super) struct Transfers {
-    waiting: VecDeque<Transfer>,
+    /// Those that are not asked for, by identifier: the one with the lowest is next. There may be many thousands, and each may be
+    /// cancelled by itself.
+    waiting: BTreeMap<u64, Transfer>,
     /// Each with the identifier of the message that asked for its piece.
     active: Vec<(u16, Transfer)>,
     next_msg_id: u16,
@@ -74,7 +78,7 @@ pub(super) struct Transfers {
 
 impl Transfers {
     pub(super) fn new() -> Self {
-        let (waiting, active, done) = (VecDeque::new(), Vec::new(), VecDeque::new());
+        let (waiting, active, done) = (BTreeMap::new(), Vec::new(), VecDeque::new());
         Self { waiting, active, next_msg_id: 0, max_piece: 0, done }
     }
 
@@ -84,11 +88,11 @@ impl Transfers {
     }
 
     pub(super) fn read(&mut self, id: u64, addr: u64, len: usize) {
-        self.add(Transfer { id, addr, len, done: 0, write: false, data: Vec::new() });
+        self.add(Transfer { id, addr, len, done: 0, write: false, cancelled: false, data: Vec::new() });
     }
 
     pub(super) fn write(&mut self, id: u64, addr: u64, data: Vec<u8>) {
-        self.add(Transfer { id, addr, len: data.len(), done: 0, write: true, data });
+        self.add(Transfer { id, addr, len: data.len(), done: 0, write: true, cancelled: false, data });
     }
 
     fn add(&mut self, transfer: Transfer) {
@@ -99,14 +103,14 @@ impl Transfers {
         } else if transfer.len == 0 {
             self.done.push_back((transfer.id, Ok(Vec::new())));
         } else {
-            self.waiting.push_back(transfer);
+            self.waiting.insert(transfer.id, transfer);
         }
     }
 
     /// Asks for what waits, as far as there is room.
     pub(super) fn start(&mut self, output: &mut Output) {
         while self.active.len() < MAX_ACTIVE && !output.is_full() {
-            let Some(transfer) = self.waiting.pop_front() else { return };
+            let Some((_, transfer)) = self.waiting.pop_first() else { return };
             self.ask(transfer, output);
         }
     }
@@ -123,6 +127,15 @@ impl Transfers {
         self.active.push((msg_id, transfer));
     }
 
+    /// Asks for no more of a transfer. It ends at once if nothing of it is being asked for, else with the reply.
+    pub(super) fn cancel(&mut self, id: u64) {
+        if self.waiting.remove(&id).is_some() {
+            self.done.push_back((id, Err(libc::ECANCELED)));
+        } else if let Some((_, transfer)) = self.active.iter_mut().find(|(_, transfer)| transfer.id == id) {
+            transfer.cancelled = true;
+        }
+    }
+
     /// Takes a reply of the client's.
     pub(super) fn reply(&mut self, header: &Header, payload: &[u8]) -> Result<(), ProtocolError> {
         let (msg_id, command) = (header.msg_id, header.command);
@@ -133,7 +146,12 @@ impl Transfers {
         let (_, mut transfer) = self.active.swap_remove(at);
         match transfer.take(self.max_piece, header, payload) {
             Err(errno) => self.done.push_back((transfer.id, Err(errno))),
-            Ok(()) if transfer.done < transfer.len => self.waiting.push_front(transfer),
+            Ok(()) if transfer.done < transfer.len && transfer.cancelled => {
+                self.done.push_back((transfer.id, Err(libc::ECANCELED)));
+            }
+            Ok(()) if transfer.done < transfer.len => {
+                self.waiting.insert(transfer.id, transfer);
+            }
             Ok(()) if transfer.write => self.done.push_back((transfer.id, Ok(Vec::new()))),
             Ok(()) => self.done.push_back((transfer.id, Ok(transfer.data))),
         }

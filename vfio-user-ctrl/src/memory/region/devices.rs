@@ -3,7 +3,7 @@
 use spdk::Errno;
 use spdk::memory::Registration;
 
-use super::{Access, Region, to_usize};
+use super::{Access, Backing, Region, to_usize};
 
 impl Region {
     /// Has SPDK's devices reach the region until it is unmapped, so that they move data of I/Os themselves. It takes as long as they
@@ -13,7 +13,7 @@ impl Region {
     /// # Errors
     /// See [`Registration::new`].
     pub fn register(&self) -> Result<(), Errno> {
-        let Some(backing) = self.backing.as_ref() else { return Ok(()) };
+        let Backing::File(backing) = &self.backing else { return Ok(()) };
         // A device asks for the right to write; one that cannot have it for one region would take no others either, when it comes
         // later.
         if self.access == Access::ReadOnly || backing.registration.get().is_some() {

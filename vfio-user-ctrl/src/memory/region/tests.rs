@@ -36,7 +36,8 @@ fn large_pages_of_a_file_have_room_as_such_where_it_is_mapped() {
     let file = file(16 << 20);
     for offset in [0, PAGE, 3 * PAGE, 2 << 20, (4 << 20) - PAGE] {
         let region = map(file.try_clone().expect("a descriptor"), offset, 0, 4 << 20).expect("mapped");
-        let host = region.backing.as_ref().expect("it has a file").host.0.addr().get();
+        let (host, _) = region.host().expect("it has a file");
+        let host = host.0.addr().get();
         assert_eq!(host % LARGE, to_usize(offset) % LARGE, "at {offset:#x}");
     }
 }

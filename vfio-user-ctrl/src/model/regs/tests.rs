@@ -137,6 +137,21 @@ fn enabling_before_the_reset_is_done_gives_both_effects_in_order() {
 }
 
 #[test]
+fn a_failure_before_it_was_ready_is_not_taken_for_one_of_the_next_life() {
+    let registers = with_admin_queue();
+    assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
+    registers.set_fatal();
+    assert_eq!(get(&registers, CSTS), 2);
+    // The host need not wait: CSTS.RDY is 0.
+    assert_eq!(set(&registers, CC, 0), DISABLE);
+    assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
+    assert_eq!(get(&registers, CSTS), 0);
+    registers.set_fatal();
+    assert_eq!(registers.function_reset(), RegEffect::Disable);
+    assert_eq!(get(&registers, CSTS), 0);
+}
+
+#[test]
 fn a_refusal_outlives_the_end_of_the_reset_before_it() {
     let registers = running();
     assert_eq!(set(&registers, CC, 0), DISABLE);

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use super::{Aborter, CommandIo, IoState, SubmissionQueue, Submissions, complete};
-use crate::memory::UnderWay;
+use crate::memory::{IoName, UnderWay};
 use crate::model::spec::Status;
-use crate::queue::Backend;
+use crate::queue::{Backend, Port};
 
 impl<B: Backend> Submissions<B> {
     /// Takes no more commands, and aborts what is under way.
@@ -35,11 +35,11 @@ impl<B: Backend> Submissions<B> {
             if which(&io)
                 && let Some(port) = io.state.port()
             {
-                targets.push((io.name, port));
+                targets.push((io.name, port, io.state.transfer()));
             }
         });
-        for (name, port) in targets {
-            B::abort(&port.channel, name);
+        for target in targets {
+            self.end_soon(&target, Status::ABORTED_SQ_DELETION);
         }
     }
 
@@ -52,10 +52,11 @@ impl<B: Backend> Submissions<B> {
         let mut found = None;
         self.for_each(|io| {
             if io.state.cid.get() == cid && found.is_none() {
-                found = io.state.port().map(|port| (io.name, port));
+                found = io.state.port().map(|port| (io.name, port, io.state.transfer()));
             }
         });
-        let Some((name, port)) = found else { return then(false) };
+        let Some(target) = found else { return then(false) };
+        let name = target.0;
         let mut then = Some(then);
         self.for_each(|io| {
             if io.name == name
@@ -64,7 +65,7 @@ impl<B: Backend> Submissions<B> {
                 io.state.add_aborter(then);
             }
         });
-        if !B::abort(&port.channel, name) {
+        if !self.end_soon(&target, Status::ABORT_REQUESTED) {
             // It cannot be aborted: the Abort command need not wait for it. If it has ended meanwhile, it has told so.
             let mut aborter = None;
             self.for_each(|io| {
@@ -76,6 +77,18 @@ impl<B: Backend> Submissions<B> {
                 then(false);
             }
         }
+    }
+}
+
+/// An I/O that is to end, its namespace's channel, and the transfer of its data that it may be waiting for.
+type Target<B> = (IoName, Rc<Port<B>>, Option<u64>);
+
+impl<B: Backend> Submissions<B> {
+    /// Ends an I/O soon, with this status if it is not with the backend. Whether it may be expected to end.
+    fn end_soon(&self, (name, port, transfer): &Target<B>, status: Status) -> bool {
+        let Some(id) = transfer else { return B::abort(&port.channel, *name) };
+        self.queue().context.remotes().cancel(*id, status);
+        true
     }
 }
 

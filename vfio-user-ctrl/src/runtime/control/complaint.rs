@@ -31,8 +31,8 @@ impl Lines {
     }
 }
 
-/// Whether a line may be written now. All clients of the control thread share the limit.
-pub(super) fn may_be_written() -> bool {
+/// Whether a line may be written now. All clients of a thread share the limit.
+pub(in crate::runtime) fn may_be_written() -> bool {
     thread_local! {
         static LINES: Cell<Option<Lines>> = const { Cell::new(None) };
     }
@@ -54,7 +54,7 @@ macro_rules! complain {
         }
     };
 }
-pub(super) use complain;
+pub(in crate::runtime) use complain;
 
 #[cfg(test)]
 mod tests {

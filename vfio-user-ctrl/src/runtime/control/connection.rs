@@ -13,10 +13,13 @@ use super::complaint::complain;
 use super::device::Device;
 use super::graves::Graves;
 use super::registrar::Registrar;
+use super::remote::Transfers;
 use super::socket::{self, Received};
 use super::{Command, Remote};
 use crate::memory::{Access, GuestMemory, MapError, Region};
 use crate::model::regs::CtrlLimits;
+use crate::queue::Transfer;
+use crate::runtime::group::GroupHandle;
 use crate::runtime::session::{Ctrl, Op, Session};
 use crate::wire::{self, Event, IrqAction, IrqData, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
 
@@ -62,6 +65,7 @@ pub(super) struct Connection {
     memory: GuestMemory,
     mapping: Option<Mapping>,
     releasing: Vec<Releasing>,
+    transfers: Transfers,
     /// Device resets that are under way.
     resets: Vec<(u64, Token)>,
     next_reset: u64,
@@ -80,7 +84,7 @@ impl Connection {
     ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let limits = CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS };
-        let session = Arc::new(Session::new(number, ctrl, &limits)?);
+        let session = Arc::new(Session::new(number, ctrl, &limits, remote)?);
         let device = Device::new(Arc::clone(&session));
         Ok(Self {
             stream,
@@ -92,6 +96,7 @@ impl Connection {
             memory: GuestMemory::new(),
             mapping: None,
             releasing: Vec::new(),
+            transfers: Transfers::default(),
             resets: Vec::new(),
             next_reset: 0,
             began: Instant::now(),
@@ -211,8 +216,7 @@ impl Connection {
                     self.wire.reply(token, result);
                 }
                 Some(Event::Reset(token)) => self.reset(token),
-                // Nothing is asked of the client's own memory yet.
-                Some(Event::DmaDone { .. }) => {}
+                Some(Event::DmaDone { id, result }) => self.transfers.ended(self.session.id, id, result),
             }
         }
         Ok(())
@@ -249,8 +253,8 @@ impl Connection {
             }
             Ok((memory, _)) => {
                 complain!(
-                    "controller '{}': the client maps {size:#x} bytes at {gpa:#x} without a file: queues and data there cannot be \
-                     reached; share the VM's memory (QEMU: memory-backend-memfd,share=on)",
+                    "controller '{}': the client maps {size:#x} bytes at {gpa:#x} without a file: data there go by messages, \
+                     which is slow, and queues, PRP lists and SGL segments cannot be there; share the VM's memory (QEMU: memory-backend-memfd,share=on)",
                     self.session.ctrl.name
                 );
                 self.publish(memory);
@@ -320,13 +324,24 @@ impl Connection {
         }
     }
 
-    /// Whether the client waits for memory to be let go.
+    /// Whether the client waits for memory to be let go, or somebody for a transfer to be given up.
     pub(super) fn is_releasing(&self) -> bool {
-        !self.releasing.is_empty()
+        !self.releasing.is_empty() || self.transfers.has_abandoned()
+    }
+
+    /// Begins a transfer for a poll group.
+    pub(super) fn transfer(&mut self, group: Arc<GroupHandle>, transfer: Transfer) {
+        self.transfers.begin(&mut self.wire, group, transfer);
+    }
+
+    /// The poll group wants its transfer to end.
+    pub(super) fn abandon(&mut self, id: u64) {
+        self.transfers.abandon(&mut self.wire, id);
     }
 
     /// Answers for what nobody holds any more. Whether anything was answered.
     pub(super) fn release(&mut self, graves: &Graves) -> bool {
+        self.transfers.give_up_abandoned(self.session.id, &mut self.wire);
         let before = self.releasing.len();
         let mut impatient = false;
         for mut releasing in std::mem::take(&mut self.releasing) {
@@ -348,9 +363,11 @@ impl Connection {
     }
 
     /// I/O still touches memory that the client wants back: it is aborted.
-    fn abort_strays(&self) {
+    fn abort_strays(&mut self) {
         complain!("controller '{}': I/O is aborted: its memory is being unmapped", self.session.ctrl.name);
         let session = self.session.id;
+        // A client may wait for the memory before it answers anything else.
+        self.transfers.give_up_strays(session, &mut self.wire, &self.memory);
         for group in &self.session.ctrl.groups {
             group.send(move |group| {
                 if let Some(local) = group.find(session) {

@@ -3,12 +3,13 @@
 //! It is an operating-system thread of its own, not a reactor's: a client is answered at once whatever the reactors do. QEMU gives a
 //! device up that does not answer for five seconds.
 
-mod complaint;
+pub(super) mod complaint;
 mod connection;
 mod device;
 mod endpoint;
 mod graves;
 mod registrar;
+mod remote;
 mod socket;
 mod worker;
 
@@ -27,6 +28,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use super::group::GroupHandle;
 use super::session::{Ctrl, Session};
 use crate::memory::Region;
+use crate::queue::Transfer;
 use complaint::complain;
 use connection::{Connection, State};
 use endpoint::Endpoint;
@@ -42,6 +44,8 @@ const CHECK_PERIOD: Duration = Duration::from_millis(250);
 /// Sessions of a controller that are over, but of which something is still under way. Each has memory, files and I/O: a client that
 /// goes and comes again and again must not have ever more of them.
 const MAX_ENDED: usize = 8;
+/// The most that other threads ask for that is done in a row.
+const BURST: usize = 64;
 /// How often it is looked whether a client holds a reactor up.
 const WATCH_PERIOD: Duration = Duration::from_millis(20);
 
@@ -57,6 +61,10 @@ enum Command {
     Registered { session: u64, result: Result<(), spdk::Errno> },
     /// A poll group has let go of memory.
     Released,
+    /// A poll group wants to reach memory of that session's client that came without a file.
+    Transfer { session: u64, group: Arc<GroupHandle>, transfer: Transfer },
+    /// It does not want that any more.
+    Abandon { session: u64, id: u64 },
     /// End.
     End,
 }
@@ -78,14 +86,28 @@ pub struct Remote {
 impl Remote {
     fn send(&self, command: Command) {
         if self.commands.send(command).is_ok() {
-            // The eventfd does not block; one whose count is full wakes as well.
-            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+            self.wake();
         }
+    }
+
+    fn wake(&self) {
+        // The eventfd does not block; one whose count is full wakes as well.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
     /// A poll group has let go of memory.
     pub fn released(&self) {
         self.send(Command::Released);
+    }
+
+    /// Begins a transfer with that session's client. The group hears of its end.
+    pub fn transfer(&self, session: u64, group: Arc<GroupHandle>, transfer: Transfer) {
+        self.send(Command::Transfer { session, group, transfer });
+    }
+
+    /// Ends a transfer soon.
+    pub fn abandon(&self, session: u64, id: u64) {
+        self.send(Command::Abandon { session, id });
     }
 }
 
@@ -217,7 +239,8 @@ impl Server {
     fn obey(&mut self) -> bool {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.wake, &mut count);
-        while let Ok(command) = self.commands.try_recv() {
+        for _ in 0..BURST {
+            let Ok(command) = self.commands.try_recv() else { return true };
             match command {
                 Command::Add(ctrl, listener) => self.add(ctrl, listener),
                 Command::Remove(ctrl, done) => {
@@ -237,6 +260,18 @@ impl Server {
                     }
                 }
                 Command::Released => {}
+                Command::Transfer { session, group, transfer } => {
+                    if let Some(connection) = self.connections.get_mut(&session) {
+                        connection.transfer(group, transfer);
+                        self.serve(session);
+                    }
+                }
+                Command::Abandon { session, id } => {
+                    if let Some(connection) = self.connections.get_mut(&session) {
+                        connection.abandon(id);
+                        self.serve(session);
+                    }
+                }
                 Command::End => {
                     let ctrls: Vec<u64> = self.endpoints.keys().copied().collect();
                     for ctrl in ctrls {
@@ -246,6 +281,8 @@ impl Server {
                 }
             }
         }
+        // A client whose memory has no file can have ever more asked for; the others have their turn first.
+        self.remote.wake();
         true
     }
 

@@ -45,7 +45,7 @@ fn a_read_is_asked_for_in_pieces_and_put_together() {
 fn a_write_is_sent_in_pieces() {
     let mut harness = small();
     let data: Vec<u8> = (0..150).collect();
-    harness.session.dma_write(8, 0x2000, &data);
+    harness.session.dma_write(8, 0x2000, data.clone());
     for (addr, part) in [(0x2000, &data[..100]), (0x2064, &data[100..])] {
         let message = sent(&mut harness);
         assert_eq!(message.command, command::DMA_WRITE);
@@ -128,7 +128,7 @@ fn a_reply_that_nobody_waits_for_ends_the_session() {
 fn transfers_that_cannot_be_end_at_once() {
     let mut harness = Harness::new();
     harness.session.dma_read(1, u64::MAX, 1);
-    harness.session.dma_write(2, u64::MAX - 3, &[0; 4]);
+    harness.session.dma_write(2, u64::MAX - 3, vec![0; 4]);
     harness.session.dma_read(3, 0, 0);
     assert_eq!(done(&mut harness), (1, Err(libc::EFAULT)));
     assert_eq!(done(&mut harness), (2, Err(libc::EFAULT)));
@@ -144,7 +144,7 @@ fn a_client_is_not_asked_for_more_than_it_reads() {
     let mut harness = Harness::new();
     let data = vec![0; 128 << 10];
     for id in 0..1000 {
-        harness.session.dma_write(id, 0, &data);
+        harness.session.dma_write(id, 0, data.clone());
     }
     let waiting = harness.drain().len();
     assert!(waiting < 4, "{waiting} messages of 128 KiB wait");
@@ -169,4 +169,33 @@ fn message_identifiers_in_use_are_not_given_again() {
     }
     harness.send(&client::dma_read_reply(first, 0, &[2; 4]), Vec::new());
     assert_eq!(done(&mut harness), (u64::MAX, Ok(vec![2; 4])));
+}
+
+#[test]
+fn a_transfer_that_is_cancelled_ends_with_what_was_asked_for() {
+    // More than may be asked for at once, so that the last one waits.
+    let mut harness = small();
+    for id in 0..65 {
+        harness.session.dma_read(id, 0, 150);
+    }
+    let asked = harness.drain();
+    harness.session.dma_cancel(64);
+    harness.session.dma_cancel(0);
+    harness.session.dma_cancel(1000);
+    assert_eq!(done(&mut harness), (64, Err(libc::ECANCELED)));
+    assert!(harness.next().expect("it goes on").is_none(), "a reply is awaited");
+    harness.send(&client::dma_read_reply(asked[0].msg_id, 0, &[0; 100]), Vec::new());
+    assert_eq!(done(&mut harness), (0, Err(libc::ECANCELED)));
+    assert!(harness.next().expect("it goes on").is_none(), "the other 50 bytes are not asked for");
+    assert!(harness.drain().is_empty());
+}
+
+#[test]
+fn a_transfer_whose_last_piece_was_asked_for_is_cancelled_too_late() {
+    let mut harness = small();
+    harness.session.dma_write(7, 0, vec![1; 100]);
+    let msg_id = sent(&mut harness).msg_id;
+    harness.session.dma_cancel(7);
+    harness.send(&client::dma_write_reply(msg_id, 0, 100), Vec::new());
+    assert_eq!(done(&mut harness), (7, Ok(Vec::new())));
 }

@@ -1,0 +1,208 @@
+//! Commands with data in memory that came without a file.
+//!
+//! What is walked here is the data pointer anew, from the start: nothing of the first attempt is used.
+
+use std::rc::Rc;
+
+use super::{CommandIo, IoState, SubmissionQueue, Submissions, Then, block_op, complete, describe, fail, finish, send};
+use crate::memory::{Bounce, BounceError};
+use crate::model::dptr::{self, DptrError, Pieces};
+use crate::model::io::{self, IoKind};
+use crate::model::spec::{Sqe, Status};
+use crate::queue::deallocate::Deallocate;
+use crate::queue::remote::{Remotes, gather};
+use crate::queue::{Backend, BlockOp};
+
+/// What is kept of such a command, besides what is kept of every one.
+pub(super) enum Remote {
+    /// It waits for room for its data, and begins anew when this many parts of the budget were given back: the command, and the
+    /// first of the fused pair that it may be the second of.
+    Waiting(Sqe, Option<Sqe>, u64),
+    /// Its data is sent to the guest when the backend is done.
+    ToGuest(Bounce),
+}
+
+/// What is known of a command's data.
+struct Staged {
+    bounce: Bounce,
+    /// All its pieces, with a file and without.
+    pieces: Vec<(u64, u32)>,
+    to_guest: bool,
+}
+
+impl<B: Backend> Submissions<B> {
+    /// Begins a command whose data pointer led to memory without a file; `first` as in [`begin`](Self::begin).
+    #[cold]
+    pub(super) fn begin_remote(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) {
+        let queue = self.queue();
+        let (Some(port), Some(io)) = (queue.port(sqe.nsid), self.take()) else {
+            return queue.refuse_both(sqe, first, Status::INTERNAL_ERROR);
+        };
+        let state = io.state();
+        state.cid.set(sqe.cid);
+        state.nsid.set(sqe.nsid);
+        state.op.set(BlockOp::Flush);
+        state.then.set(Then::Finish);
+        state.slba.set(sqe.slba());
+        state.first_cid.set(first.map(|first| first.cid));
+        state.port.set(Some(port));
+        start(io, *sqe, first.copied());
+    }
+}
+
+/// Goes on with an I/O that had to wait, for whatever reason.
+pub(super) fn resume<B: Backend>(io: CommandIo<B>) {
+    let state = io.state();
+    match state.remote.take().map(|remote| *remote) {
+        None => send(io),
+        Some(Remote::Waiting(sqe, first, seen)) => {
+            if io.queue().releases() == seen {
+                wait(io, sqe, first, seen);
+            } else {
+                start(io, sqe, first);
+            }
+        }
+        sending => {
+            state.remote.set(sending.map(Box::new));
+            send(io);
+        }
+    }
+}
+
+fn start<B: Backend>(mut io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>) {
+    // Before the attempt: what is given back meanwhile must not be missed.
+    let seen = io.queue().releases();
+    match stage(&mut io, &sqe, first.as_ref()) {
+        Ok(staged) if staged.to_guest => {
+            io.state().then.set(Then::ToGuest);
+            io.state().remote.set(Some(Box::new(Remote::ToGuest(staged.bounce))));
+            send(io);
+        }
+        Ok(staged) => fetch(io, staged),
+        Err(BounceError::NoRoom) => wait(io, sqe, first, seen),
+        Err(BounceError::Invalid(status)) => lose(io, status),
+    }
+}
+
+fn wait<B: Backend>(io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>, seen: u64) {
+    io.state().remote.set(Some(Box::new(Remote::Waiting(sqe, first, seen))));
+    let submissions = io.owner();
+    submissions.queue().later.borrow_mut().push_back(io);
+}
+
+/// Makes the I/O of a command, with pages that stand in for the memory without a file.
+fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Staged, BounceError> {
+    let context = Rc::clone(&io.queue().context);
+    let port = io.state().port().ok_or(Status::INTERNAL_ERROR)?;
+    let budget = context.remotes().budget().ok_or(Status::DATA_TRANSFER_ERROR)?;
+    let (geometry, view) = (port.geometry.get(), context.view());
+    let max_transfer = io.queue().max_transfer;
+    let command = io::decode(sqe, &geometry, max_transfer)?;
+    let op = block_op(&command).ok_or(Status::INTERNAL_ERROR)?;
+    let mut pieces = Vec::new();
+    if let Some(first) = first {
+        let compare = io::decode(first, &geometry, max_transfer)?;
+        io::check_fused(&compare, &command)?;
+        dptr::walk(&*view, first, compare.bytes, &mut pieces)?;
+    }
+    let compared = pieces.len();
+    dptr::walk(&*view, sqe, command.bytes, &mut pieces)?;
+    let to_guest = command.to_guest();
+    let bounce = Bounce::new(view.memory(), &pieces, to_guest, budget)?;
+    let (compare, data) = pieces.split_at_checked(compared).unwrap_or_default();
+    let op = if first.is_some() {
+        add_pieces(io, &bounce, compare, to_guest)?;
+        BlockOp::CompareAndWrite(io.piece_count())
+    } else {
+        op
+    };
+    if command.kind != IoKind::Deallocate {
+        add_pieces(io, &bounce, data, to_guest)?;
+    }
+    describe(io.state(), sqe, op, &command, &geometry);
+    Ok(Staged { bounce, pieces, to_guest })
+}
+
+fn add_pieces<B: Backend>(
+    io: &mut CommandIo<B>,
+    bounce: &Bounce,
+    pieces: &[(u64, u32)],
+    to_guest: bool,
+) -> Result<(), DptrError> {
+    io.add_data(bounce.view(), to_guest, |sink| pieces.iter().try_for_each(|&(gpa, len)| sink.push(gpa, len)))
+}
+
+/// Fetches the data of a command, which goes on when it is there.
+fn fetch<B: Backend>(io: CommandIo<B>, staged: Staged) {
+    let context = Rc::clone(&io.queue().context);
+    let id = Remotes::next_id();
+    io.state().transfer.set(id);
+    let Staged { bounce, pieces, .. } = staged;
+    let fetched = bounce.clone();
+    let then = move |result: Result<Vec<Vec<u8>>, Status>| {
+        io.state().transfer.set(0);
+        let ready = result.and_then(|data| fetched.fill(&data)).and_then(|()| take_ranges(&io, &fetched, &pieces));
+        match ready {
+            Ok(()) => send(io),
+            Err(status) => lose(io, status),
+        }
+    };
+    context.remotes().fetch(id, &bounce, Box::new(then));
+}
+
+/// The data of a Dataset Management command are its ranges.
+fn take_ranges<B: Backend>(io: &CommandIo<B>, bounce: &Bounce, pieces: &[(u64, u32)]) -> Result<(), Status> {
+    let state = io.state();
+    if state.op.get() == BlockOp::Unmap {
+        let port = state.port().ok_or(Status::INTERNAL_ERROR)?;
+        let ranges = Deallocate::parse(&gather(bounce.view(), pieces)?, &port.geometry.get())?;
+        state.deallocate.set(Some(Box::new(ranges)));
+    }
+    Ok(())
+}
+
+/// The backend is done: the data goes to the guest, and then the command is.
+#[cold]
+pub(super) fn deliver<B: Backend>(io: CommandIo<B>) {
+    let state = io.state();
+    state.then.set(Then::Finish);
+    let Some(Remote::ToGuest(bounce)) = state.remote.take().map(|remote| *remote) else {
+        return fail(io, Status::INTERNAL_ERROR);
+    };
+    if io.queue().closed.get() {
+        return fail(io, Status::ABORTED_SQ_DELETION);
+    }
+    let context = Rc::clone(&io.queue().context);
+    let id = Remotes::next_id();
+    state.transfer.set(id);
+    let then = move |result: Result<Vec<Vec<u8>>, Status>| {
+        io.state().transfer.set(0);
+        match result {
+            Ok(_) => finish(io, Status::SUCCESS),
+            Err(status) => fail(io, status),
+        }
+    };
+    context.remotes().send(id, &bounce, Box::new(then));
+}
+
+/// A command has failed before the backend got it: nothing of a fused pair was done.
+fn lose<B: Backend>(io: CommandIo<B>, status: Status) {
+    if let Some(first) = io.state().first_cid.take() {
+        io.queue().post(first, Status::ABORTED_FAILED_FUSED);
+    }
+    complete(io, Err(status));
+}
+
+impl<B: Backend> SubmissionQueue<B> {
+    /// Counts how often parts of the budget were given back.
+    fn releases(&self) -> u64 {
+        self.context.remotes().budget().map_or(0, |budget| budget.releases())
+    }
+}
+
+impl<B: Backend> IoState<B> {
+    /// The transfer that it waits for.
+    pub(super) fn transfer(&self) -> Option<u64> {
+        Some(self.transfer.get()).filter(|id| *id != 0)
+    }
+}
