@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # All three processes' memory (scripts/python/courier_bench, rig.py and server.py), and a little more.
-HUGEPAGES_MIB=3200
+HUGEPAGES_MIB=3400
 BENCH_PID=
 
 # bench ARGUMENT...: becomes the Python program that measures.
@@ -13,11 +13,11 @@ bench() {
     exec python3 -m courier_bench "$@"
 }
 
-# link_tools SPDK FOLDER: puts SPDK's spdk_tgt and bdevperf into FOLDER, linked statically. courier_tgt is
+# link_tools SPDK FOLDER: puts SPDK's spdk_tgt, spdk_nvme_perf and bdevperf into FOLDER, linked statically. courier_tgt is
 # linked so, too; a rival out of shared libraries would pay for its calls between them.
 link_tools() {
     local spdk=$1 folder=$2 vfio_user=$1/build/libvfio-user/usr/local/lib place archives
-    for place in app/spdk_tgt/spdk_tgt.o examples/bdev/bdevperf/bdevperf.o; do
+    for place in app/spdk_tgt/spdk_tgt.o app/spdk_nvme_perf/perf.o examples/bdev/bdevperf/bdevperf.o; do
         [ -e "$spdk/$place" ] || die "'$spdk' is not a built SPDK tree (no $place in it); the bench links its tools from one. Point SPDK_DIR at such a tree, or unset it"
     done
     archives=$folder/archives
@@ -27,6 +27,7 @@ link_tools() {
         find "$place" -maxdepth 1 -name '*.a' -exec ln -sf -t "$archives" {} + 2>/dev/null || true
     done
     link_tool "$spdk/app/spdk_tgt" "$folder/spdk_tgt"
+    link_tool "$spdk/app/spdk_nvme_perf" "$folder/spdk_nvme_perf"
     link_tool "$spdk/examples/bdev/bdevperf" "$folder/bdevperf"
 }
 
@@ -44,16 +45,15 @@ stop_bench() {
 
 # in_rdma_machine ARGUMENT...: the bench within a machine that has RDMA, and whose clock counts instructions.
 in_rdma_machine() {
-    exec "$COURIER_ROOT/scripts/rdma-vm.sh" --icount --memory 6144 --hugepages $((HUGEPAGES_MIB + 200)) --timeout 3600 \
-        env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$COURIER_ROOT/scripts/python" python3 -m courier_bench "$@"
+    local out
+    out=$COURIER_ROOT/bench-results/$(date -u +%Y%m%dT%H%M%SZ)-rdma
+    exec "$COURIER_ROOT/scripts/rdma-vm.sh" --icount --memory 6144 --hugepages $((HUGEPAGES_MIB + 200)) --timeout 3600 --out "$out" \
+        env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$COURIER_ROOT/scripts/python" python3 -m courier_bench "$@" --out /out
 }
 
-BUILD=1 RDMA=
 for option; do
     case $option in
         -h | --help | --list) need_packages python3; bench "$@" ;;
-        --self) BUILD= ;;
-        --rdma) RDMA=1 ;;
     esac
 done
 
@@ -62,18 +62,23 @@ need_packages python3
 mkdir -p "$COURIER_CACHE"
 exec 8>"$COURIER_CACHE/bench.lock"
 flock -n 8 || die "another bench is running on this machine; two would measure each other"
-(bench --list "$@" >/dev/null) || exit 2 # a mistake in the options is better told now than after the build
+needs=$(bench --needs "$@") || exit 2 # a mistake in the options is better told now than after the build
+# Only the chart needs it.
+(need_packages gnuplot-nox) || warn "there will be no chart"
 "$COURIER_ROOT/scripts/install-spdk.sh"
 spdk=$("$COURIER_ROOT/scripts/install-spdk.sh" --print-dir)
-phase "stock spdk_tgt and bdevperf, linked statically"
+phase "stock spdk_tgt and SPDK's tools, linked statically"
 tools=$COURIER_CACHE/bench-tools-$(printf '%s' "$spdk" | sha256sum | cut -c 1-10)
 link_tools "$spdk" "$tools"
-if [ -n "$BUILD" ]; then
+if [[ " $needs " = *" guest "* ]]; then
+    "$COURIER_ROOT/scripts/install-guest.sh" || die "the guest could not be made (why is above)"
+fi
+if [[ " $needs " = *" courier "* ]]; then
     phase "courier: cargo build --release"
     need_cargo
     (cd "$COURIER_ROOT" && cargo build --release --bin courier_tgt) || die "cargo build failed (see above)"
 fi
-[ -n "$RDMA" ] || need_hugepages "$HUGEPAGES_MIB"
+[[ " $needs " = *" rdma "* ]] || need_hugepages "$HUGEPAGES_MIB"
 
 phase "bench"
 at_exit stop_bench
@@ -82,7 +87,7 @@ trap 'trap "" INT TERM HUP; exit 130' INT
 trap 'trap "" INT TERM HUP; exit 143' TERM HUP
 # In the background, so that a signal to this script is acted on at once.
 programs=(--tools "$tools" --courier-tgt "${CARGO_TARGET_DIR:-$COURIER_ROOT/target}/release/courier_tgt")
-if [ -n "$RDMA" ]; then in_rdma_machine "${programs[@]}" "$@" & else bench "${programs[@]}" "$@" & fi
+if [[ " $needs " = *" rdma "* ]]; then in_rdma_machine "${programs[@]}" "$@" & else bench "${programs[@]}" "$@" & fi
 BENCH_PID=$!
 status=0
 wait "$BENCH_PID" || status=$?

@@ -63,9 +63,12 @@ phase "SPDK"
 
 if [ -n "$LINT" ]; then
     phase "style"
+    FUZZ=vfio-user-ctrl/fuzz/Cargo.toml # a workspace of its own
     must cargo fmt --all --check
+    must cargo fmt --manifest-path $FUZZ --check
     must shellcheck -x scripts/*.sh
     must cargo clippy --quiet --workspace --all-targets --release -- -D warnings
+    must cargo clippy --quiet --manifest-path $FUZZ --target-dir "${CARGO_TARGET_DIR:-target}" --all-targets --release -- -D warnings
 fi
 
 phase "build"
@@ -79,6 +82,7 @@ must cargo test --release --workspace
 
 phase "instructions of the hot path"
 must scripts/instructions.sh
+must cargo bench --quiet --package vfio-user-ctrl --no-default-features --bench pieces -- --test
 
 if [ -n "$FULL" ]; then
     phase "fuzzing"
@@ -87,7 +91,7 @@ fi
 
 phase "RPC client and bench"
 must python3 -m unittest discover --start-directory scripts/python --pattern 'test_*.py'
-must scripts/bench.sh --case front-qd32 --case tcp-qd32 --pairs 1 --runtime 1
+must scripts/bench.sh --case front-qd32 --case tcp-qd32 --case attached --pairs 1 --runtime 1 --out "${CARGO_TARGET_DIR:-target}/bench"
 
 if [ -n "$GUEST" ]; then
     phase "demo in a guest"

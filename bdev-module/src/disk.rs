@@ -175,7 +175,8 @@ impl Disk {
         if !status.is_queue_lost() {
             return io.complete_nvme(completion.cdw0, status);
         }
-        if io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
+        // Whether the pool has carried it out is not known: what might do harm a second time is not sent again.
+        if io.is_vendor_specific() || io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
             return io.complete_nvme(completion.cdw0, status);
         }
         if io.was_aborted() || io.device().is_resetting() {
@@ -207,7 +208,9 @@ impl Device for Disk {
             IoType::WriteZeroes => self.limits.write_zeroes,
             IoType::Compare => self.limits.compare,
             IoType::CompareAndWrite => self.limits.compare_and_write,
-            IoType::Other(_) => false,
+            IoType::NvmeCommand(IoType::WRITE_UNCORRECTABLE) => self.limits.write_uncorrectable,
+            IoType::NvmeCommand(IoType::VERIFY) => self.limits.verify,
+            IoType::NvmeCommand(_) | IoType::Other(_) => false,
         }
     }
 
@@ -222,7 +225,7 @@ impl Device for Disk {
             IoType::Reset => return self.reset(io),
             IoType::Abort => return Self::abort(channel, io),
             IoType::NvmeAdmin => return self.admin(io),
-            IoType::Other(_) => return io.complete(IoStatus::Failed),
+            IoType::NvmeCommand(_) | IoType::Other(_) => return io.complete(IoStatus::Failed),
             _ => {}
         }
         io.begin();

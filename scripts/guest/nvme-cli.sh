@@ -58,7 +58,7 @@ json fw-log nvme fw-log "$ctrl"
 json effects-log nvme effects-log "$ctrl"
 json changed-ns-list-log nvme changed-ns-list-log "$ctrl"
 json supported-log-pages nvme supported-log-pages "$ctrl"
-try ana-log nvme ana-log "$ctrl"
+json ana-log nvme ana-log "$ctrl"
 try unknown-log nvme get-log "$ctrl" --log-id=0x7f --log-len=512
 try log-past-the-end nvme get-log "$ctrl" --log-id=2 --log-len=512 --lpo=0x100000000
 

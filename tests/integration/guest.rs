@@ -134,6 +134,25 @@ fn linux_shows_namespaces_that_come_grow_and_go_without_a_rescan() {
     });
 }
 
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn linux_has_the_drive_under_one_name_and_finds_its_access_optimized() {
+    with_guest(|guest| {
+        let controller = guest.controller();
+        let optimized =
+            |nsid| format!("find_drive {nsid} && [ \"$(cat /sys/block/${{DRIVE##*/}}/ana_state)\" = optimized ]");
+        guest.vm.wait_until("find_drive 1 && [ ${DRIVE%n*} = /dev/nvme0 ]", 10);
+        guest.vm.wait_until("! compgen -G '/sys/block/nvme*c*n*'", 10);
+        guest.vm.wait_until(&optimized(1), 10);
+        assert_eq!(controller.add("extra"), 3);
+        guest.vm.wait_until(&optimized(3), 10);
+        controller.remove(3);
+        guest.vm.wait_until("! find_drive 3", 10);
+        guest.check();
+    });
+}
+
 /// fio on the drive until it is killed, well under way.
 fn under_load(guest: &Guest) -> Script {
     let fio = "await_drive 1; fio --name=load --filename=$DRIVE --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw --bs=4k \

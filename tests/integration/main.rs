@@ -22,6 +22,7 @@ mod controller_hostile_queues;
 mod controller_hostile_wire;
 mod controller_life;
 mod controller_namespaces;
+mod controller_passed;
 mod controller_remote_memory;
 mod controller_secrets;
 mod controller_start_stop;

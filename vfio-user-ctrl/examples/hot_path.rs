@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::pwrite;
 use vfio_user_ctrl::memory::{Access, DoorbellPage, GuestMemory, IoName, MemView, Region};
-use vfio_user_ctrl::model::io::NsGeometry;
+use vfio_user_ctrl::model::io::{NsGeometry, PassedCommand};
 use vfio_user_ctrl::model::spec::Sqe;
 use vfio_user_ctrl::queue::{Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, complete};
 use zerocopy::IntoBytes;
@@ -35,6 +35,11 @@ impl Backend for Nothing {
     type Channel = ();
 
     fn submit((): &(), _: BlockOp, _: u64, _: u64, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+        complete(io, Ok(()));
+        Ok(())
+    }
+
+    fn pass((): &(), _: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         complete(io, Ok(()));
         Ok(())
     }

@@ -6,14 +6,22 @@ B is the intermediary under test: a front end for the VM (SPDK's vfio-user trans
 controller) and, behind it, a null bdev, SPDK's `bdev_nvme` or Courier's bdev. Both variants take turns of
 a second and are compared within each pair only, for absolute figures of a shared machine drift by the minute.
 
-cases     what is measured: what B runs, loads, goals
+cases     what is measured: what process B runs, loads, figures, goals
 rpc       JSON-RPC over a Unix socket
 process   one SPDK process from start to clean-up
 server    process B with what a case has it run
-rig       processes A and B wired up, and one measurement
-schedule  the order of the measurements
+rig       processes A and B wired up, and the pieces of a measurement
+turns     the plan of most groups: both variants in turn
+attached  the plan of the group with many controllers
+guest     the plan of the group with a Linux guest
+schedule  the order of the measurements, and what is done again
 stats     medians, ratios, intervals, rank test
 machine   what machine this is, and who else was using it
+progress  progress, and the time left
 report    tables, result lines, JSON
+chart     the chart
 __main__  command line
+
+A new group is a Setup with its Cases in `cases`; if it is not measured by turns on processes A and B, it has a plan of its own
+(schedule.Schedule says what that is). `report` takes any CaseResult.
 """

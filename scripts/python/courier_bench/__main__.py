@@ -2,24 +2,34 @@
 
 import argparse
 import os
+import pathlib
 import shutil
 import signal
 import sys
 import tempfile
+import time
 
-from . import cases, machine, report
+from . import cases, chart, machine, report
 from .process import ProcessFailed
+from .progress import say
 from .rig import MeasurementFailed, Rig
 from .rpc import RpcError
-from .schedule import DISTURBED, REPEATS, SLICE_S, Schedule
+from .schedule import DISTURBED, REPEATED, REPEATS, Schedule
 from .server import Variant
+from .turns import SLICE_S
 
 EPILOG = f"""
 A pair is a fresh stock and a fresh Courier, which share the core of process B: while one is measured, the other
-is suspended. They take turns of {SLICE_S} s (stock, courier, courier, stock, ...) until each has had its seconds. A turn
-of both during which other processes or the hypervisor took more than {DISTURBED:.0%} of a core is done again, at most {REPEATS}
-times. Exit status: 0 measured, 1 could not measure, 2 bad usage, 3 with --check: a goal was missed.
+is suspended. They take turns of {SLICE_S} s (stock, courier, courier, stock, ...) until each has had its seconds; in a
+guest, turns of up to 3 s. The group `attached` measures one after the other, each alone, among the idle, and alone
+again. A turn during which other processes or the hypervisor took more than {DISTURBED:.0%} of a core is done again, at most
+{REPEATS} times, and not more than {REPEATED:.0%} of all turns.
+
+A goal such as >=1.20 is for the ratio courier / stock; one such as courier>=0.97 for Courier's own figure.
+
+Exit status: 0 measured, 1 could not measure, 2 bad usage, 3 with --check: a goal was missed.
 """
+RESULTS = pathlib.Path(__file__).resolve().parents[3] / "bench-results"
 
 
 def parse_arguments(argv):
@@ -27,35 +37,44 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         prog="scripts/bench.sh", description="Measures Courier against SPDK's own C stack, in pairs, on two cores.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [setup.name for setup in cases.SETUPS if setup.fabric == "tcp"] + [case.name for case in cases.over("tcp")]
+    names = [setup.name for setup in cases.SETUPS if setup is not cases.RDMA] + [case.name for case in cases.over("tcp")]
     parser.add_argument("--case", action="append", choices=names, metavar="NAME",
                         help="measure this case, or this group of cases, only (repeatable; --list names them)")
+    parser.add_argument("--guest", action="store_true",
+                        help="the cases with fio in a Linux guest, too (they install QEMU and a guest; some 12 minutes more)")
     parser.add_argument("--all", action="store_true", help="measure every case, not only the default ones")
     parser.add_argument("--rdma", action="store_true",
-                        help="measure the cases over RDMA, in an emulated machine whose clock counts instructions: a cycle is one")
+                        help="measure the case over RDMA alone, in an emulated machine whose clock counts instructions: a cycle is one")
     parser.add_argument("--list", action="store_true", help="list the cases and their goals, and end")
-    parser.add_argument("--pairs", type=_at_least(1), default=5, metavar="N", help="pairs per case (default: 5)")
+    parser.add_argument("--pairs", type=_at_least(1), metavar="N", help="pairs per case (default: 5)")
     parser.add_argument("--runtime", type=_at_least(1), metavar="S",
                         help="seconds for each variant, per pair and case (default: 6)")
-    parser.add_argument("--quick", action="store_true", help="2 seconds each: about 4 minutes in all")
-    parser.add_argument("--json", metavar="FILE", help="write everything that was measured to FILE")
+    parser.add_argument("--quick", action="store_true", help="3 pairs of 2 seconds each: under 5 minutes for the default cases")
+    parser.add_argument("--out", metavar="DIR",
+                        help="folder for the table (bench.txt), everything that was measured (bench.json) and a chart "
+                             "(bench.svg); made if it is not there (default: bench-results/<UTC time> in the checkout)")
+    parser.add_argument("--json", metavar="FILE", help="write everything that was measured to FILE, too")
     parser.add_argument("--self", dest="against_itself", action="store_true",
                         help="stock against stock: shows the bench's own spread; needs no Courier")
     parser.add_argument("--check", action="store_true", help="exit with status 3 if a goal is missed")
     parser.add_argument("--cores", type=_two_cores, default="0,1", metavar="A,B",
                         help="cores for pool and VM, and for the intermediary under test (default: 0,1)")
+    parser.add_argument("--needs", action="store_true", help=argparse.SUPPRESS)  # what scripts/bench.sh has to prepare
     parser.add_argument("--tools", metavar="FOLDER", default="", help=argparse.SUPPRESS)
     parser.add_argument("--courier-tgt", metavar="PROGRAM", default="", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
         parser.error(f"--json {args.json}: its folder does not exist")
+    args.started = time.time()
     args.runtime = args.runtime or (2 if args.quick else 6)
-    if args.rdma and (args.case or args.all or args.json):
-        parser.error("--rdma goes without --case, --all and --json: its cases are measured in a machine of their own")
+    args.pairs = args.pairs or (3 if args.quick else 5)
+    groups = [setup.name for setup in cases.SETUPS if setup is cases.GUEST and args.guest]
+    if args.rdma and (args.case or args.all or args.guest or args.json):
+        parser.error("--rdma goes without --case, --all, --guest and --json: it is measured in a machine of its own")
     if args.rdma:
         args.cases = cases.over("rdma")
     else:
-        args.cases = cases.over("tcp") if args.all else cases.chosen(args.case)
+        args.cases = cases.over("tcp") if args.all else cases.chosen(args.case, groups)
     return args
 
 
@@ -64,6 +83,9 @@ def main(argv=None):
     args = parse_arguments(argv)
     if args.list:
         list_cases()
+        return 0
+    if args.needs:
+        print(*needs(args))
         return 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
@@ -80,42 +102,69 @@ def main(argv=None):
     return status
 
 
+def needs(args):
+    """What has to be there for these cases besides SPDK and its tools."""
+    wanted = {case.setup.needs for case in args.cases} - {""}
+    return sorted(wanted) if args.against_itself else ["courier", *sorted(wanted)]
+
+
 def list_cases():
     """Prints the cases that there are."""
     for setup, group in cases.by_setup(cases.CASES):
         print(f"{setup.name}: {setup.summary}; stock is {setup.stock}, courier is {setup.courier}")
         for case in group:
-            only = "--rdma" if setup.fabric == "rdma" else "--case or --all"
-            goals = ", ".join(f"{key} ratio {goal}" for key, goal in case.goals.items()) or "none"
-            print(f"  {case.name:<16} {case.summary}; goal: {goals}{'' if case.default else f' (only with {only})'}")
+            goals = ", ".join(f"{key} {goal}" for key, goal in case.goals.items()) or "none"
+            print(f"  {case.name:<16} {case.summary}; goal: {goals}{'' if case.default else ' (not a default case)' if setup is not cases.RDMA else ' (with --rdma)'}")
 
 
 def run(args, workdir):
     """Measures, reports, and returns the exit status."""
+    out = pathlib.Path(args.out) if args.out else RESULTS / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    out.mkdir(parents=True, exist_ok=True)
     variants = choose_variants(args)
-    names = [variant.name for variant in variants]
-    # The emulated machine's own work (its NIC is software) looks like that of others.
-    schedule = Schedule(variants, args.cases, args.pairs, args.runtime, repeats=0 if args.rdma else REPEATS)
-    rig = Rig(workdir, find_tool(args.tools, "bdevperf"), args.cores)
+    schedule = Schedule(variants, args.cases, args.pairs, args.runtime)
+    tools = {name: find_tool(args.tools, name) for name in ("bdevperf", "spdk_nvme_perf")}
+    missed = 0
+    rig = Rig(workdir, tools, args.cores)
     try:
         machine_words = machine.describe(args.cores, rig.spdk_version())
-        results = schedule.measure(rig)
+        schedule.measure(rig)
     finally:
         rig.close()
-
-    report.print_machine(machine_words)
-    for result in results:
-        report.print_case(result, variants)
-    report.print_legend(names)
-    if schedule.disturbed:
-        print(f"{schedule.disturbed} turn(s) of {schedule.turns} were disturbed by other processes each time and were kept: "
-              "do not trust these figures far.")
-    if args.json:
-        settings = {"pairs": args.pairs, "runtime_s": args.runtime, "turns": schedule.turns,
-                    "disturbed_turns": schedule.disturbed}
-        report.write_json(args.json, machine_words, settings, results, variants)
-    missed = report.print_verdicts(results, names, judged=not args.against_itself)
+        # What was measured before something failed is not lost.
+        if schedule.results():
+            missed = publish(args, out, machine_words, schedule, variants)
+        elif not any(out.iterdir()):
+            out.rmdir()
     return 3 if missed and args.check else 0
+
+
+def publish(args, out, machine_words, schedule, variants):
+    """Writes the files of a run and prints its table. Returns how many goals were missed."""
+    names = [variant.name for variant in variants]
+    results = schedule.results()
+    judgements = report.verdicts(results, judged=not args.against_itself)
+    remarks = []
+    complete = len(results) == len(args.cases) and all(len(result.pairs) == args.pairs for result in results)
+    if not complete:
+        remarks.append("The run ended before everything was measured.")
+    if schedule.disturbed:
+        remarks.append(f"{schedule.disturbed} turn(s) of {schedule.turns} were disturbed by other processes and were "
+                       "kept: do not trust these figures far.")
+    settings = {"pairs": args.pairs, "runtime_s": args.runtime, "complete": complete, "turns": schedule.turns,
+                "repeated_turns": schedule.repeated, "disturbed_turns": schedule.disturbed,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(args.started))}
+    document = report.document(machine_words, settings, results, judgements, variants)
+    for path in filter(None, (out / "bench.json", args.json)):
+        report.write_json(path, document)
+    no_chart = chart.write(str(out / "bench.svg"), judgements, names)
+    if no_chart:
+        say(f"bench: no chart: {no_chart}")
+    remarks.append(f"Written to {out}: bench.txt (this), bench.json{'' if no_chart else ', bench.svg'}")
+    words = report.text(machine_words, results, judgements, variants, remarks)
+    (out / "bench.txt").write_text(words, encoding="utf-8")
+    print(f"\n{words}", end="", flush=True)
+    return sum(verdict.met is False for verdict in judgements)
 
 
 def choose_variants(args):

@@ -18,6 +18,16 @@ def describe(cores, spdk_version):
     }
 
 
+class Children:
+    """Processes that the bench has started and waited for, with theirs."""
+
+    @staticmethod
+    def cpu_seconds():
+        """Processor time of all of them so far."""
+        times = os.times()
+        return times.children_user + times.children_system
+
+
 class Disturbance:
     """Measures what others took of the machine while the bench's processes ran.
 

@@ -3,6 +3,7 @@
 import ctypes
 import glob
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,7 +37,7 @@ class SpdkProcess:
         with open(self.log, "wb") as log:
             # A session of its own: Ctrl-C is for the bench, which then stops its processes in order.
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=workdir,
-                                             start_new_session=True, preexec_fn=_die_with_parent)
+                                             start_new_session=True, preexec_fn=die_with_parent)
         self.pid = self._process.pid
         try:
             self._connect()
@@ -47,8 +48,13 @@ class SpdkProcess:
 
     def call(self, method, params=None, timeout=30.0):
         """Calls an RPC method. Raises RpcError for its error, ProcessFailed when no answer comes."""
+        (result,) = self.call_all(method, [params], timeout)
+        return result
+
+    def call_all(self, method, params, timeout=30.0):
+        """Calls it once with each of `params`, without waiting in between; the results in the same order."""
         try:
-            return self._rpc.call(method, params, timeout)
+            return self._rpc.call_all(method, params, timeout)
         except TimeoutError:
             raise self._failed(f"gave no answer to {method} within {timeout:.0f} s") from None
         except OSError as error:
@@ -65,6 +71,19 @@ class SpdkProcess:
         with open(f"/proc/{self.pid}/stat", encoding="ascii", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self):
+        """What Linux calls its resident memory (VmRSS). Hugepages are not in it."""
+        with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
+
+    def heap_bytes(self):
+        """What is allocated of DPDK's heap, which is in hugepages. SPDK writes its answer to a file that it names."""
+        path = self.call("env_dpdk_get_mem_stats")["filename"]
+        with open(path, encoding="ascii", errors="replace") as dump:
+            sizes = re.findall(r"Alloc_size:(\d+)", dump.read())
+        os.unlink(path)
+        return sum(int(size) for size in sizes)
 
     def log_tail(self):
         """The end of the process's log, with a sentence that says so."""
@@ -113,7 +132,7 @@ class SpdkProcess:
         return ProcessFailed(f"{self.name} {what}. {self.log_tail()}")
 
 
-def _die_with_parent():
+def die_with_parent():
     """In the child: be killed with the bench, even if that is killed in a way that it cannot handle."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -1,125 +1,143 @@
-"""What the bench says: progress, tables, result lines, JSON."""
+"""What the bench says of what it measured: tables, result lines, JSON."""
 
 import dataclasses
 import json
-import sys
-import time
+import math
 from statistics import median
 
-from .cases import FIGURES
 from .stats import compare
 
-
-class Progress:
-    """A line on standard error for each pair of each case, with the time that is left."""
-
-    def __init__(self, steps, seconds):
-        self._steps = steps
-        self._done = 0
-        self._start = time.monotonic()
-        _say(f"    {steps} measurements of a pair, about {_duration(seconds)}")
-
-    def measured(self, case, number, names, pair):
-        """Reports one pair of one case."""
-        self._done += 1
-        left = (time.monotonic() - self._start) / self._done * (self._steps - self._done)
-        sides = ", ".join(f"{name} {side.iops:,.0f} IOPS {side.latency_us:.1f} µs {side.cycles_per_io:,.0f} cycles"
-                          for name, side in zip(names, pair))
-        _say(f"    [{self._done:{len(str(self._steps))}}/{self._steps}] pair {number} {case.name:<15} {sides}; "
-             f"{_duration(left)} left")
-
-    def disturbed(self, case, others):
-        """Says that a turn cannot be trusted, and why."""
-        _say(f"        {case.name}: others used {others:.0%} of a core, again and again; kept all the same")
+# The interval of fewer says nothing.
+ENOUGH_PAIRS = 3
 
 
 @dataclasses.dataclass
 class CaseResult:
-    """All pairs of one case, in the order of the measurements."""
+    """All pairs of one case, in the order of the measurements. A sample is a dict of figures by their keys."""
 
     case: object
-    pairs: list  # of (Measurement, Measurement)
+    pairs: list  # of (sample of the first variant, sample of the second)
 
-    def comparison(self, figure):
-        """The comparison of one figure over all pairs."""
-        return compare([(getattr(a, figure.key), getattr(b, figure.key)) for a, b in self.pairs])
+    def comparisons(self):
+        """Every figure of the case with its comparison over all pairs."""
+        return [(figure, compare([(a[figure.key], b[figure.key]) for a, b in self.pairs])) for figure in self.case.figures]
 
-    def b_busy(self):
-        """Median share of time that B's reactor had work, per variant."""
-        return tuple(median(pair[side].b_busy for pair in self.pairs) for side in (0, 1))
+    def median(self, key, side):
+        """Median of something that was measured of one variant, or None if it was not."""
+        values = [pair[side][key] for pair in self.pairs if key in pair[side]]
+        return median(values) if values else None
 
 
-def print_machine(machine):
+@dataclasses.dataclass
+class Verdict:
+    """One figure of one case, and whether it is what it should be."""
+
+    name: str
+    figure: object
+    comparison: object
+    goal: object = None
+
+    @property
+    def met(self):
+        """Whether the goal is met; None if there is none."""
+        return self.goal.met_by(self.comparison) if self.goal else None
+
+    @property
+    def word(self):
+        """The same as a word."""
+        return {None: "", True: "met", False: "missed"}[self.met]
+
+    @property
+    def worse(self):
+        """Whether the ratio says that Courier is worse than stock, and its interval does not allow for anything else."""
+        c = self.comparison
+        return c.ratio < 1 and c.high < 1 if self.figure.higher_is_better else c.ratio > 1 and c.low > 1
+
+
+def verdicts(results, judged=True):
+    """A Verdict for every figure of every case."""
+    return [Verdict(f"{result.case.name}.{figure.key}", figure, comparison, result.case.goals.get(figure.key) if judged else None)
+            for result in results for figure, comparison in result.comparisons()]
+
+
+def machine_text(machine):
     """Says which machine the figures are from."""
     kind = ", virtual" if machine["virtual"] else ""
-    print(f"\nMachine: {machine['cpu']}, {machine['cores']} cores{kind}, {machine['memory_gib']} GiB, "
-          f"Linux {machine['kernel']}; {machine['spdk']}")
-    print("Process A (pool and VM) on core {}, process B (under test) on core {}".format(*machine["bench_cores"]))
+    first, second = machine["bench_cores"]
+    return (f"Machine: {machine['cpu']}, {machine['cores']} cores{kind}, {machine['memory_gib']} GiB, "
+            f"Linux {machine['kernel']}; {machine['spdk']}\n"
+            f"Process A (pool and VM) on core {first}, process B (under test) on core {second}")
 
 
-def print_case(result, variants):
+def case_text(result, variants):
     """The table of one case."""
     names = [variant.name for variant in variants]
-    busy = result.b_busy()
     setup = result.case.setup
-    print(f"\n{result.case.name}: {setup.summary}, {result.case.summary}; medians of {len(result.pairs)} pairs")
-    for variant, share in zip(variants, busy):
-        print(f"  {variant.name} is {variant.chain(setup)}, B busy {share:.0%}")
-    print(f"  {'':<20} {names[0]:>12} {names[1]:>12} {'ratio':>7}   {'95 % interval':<15} {'pairs':<15} {'p':>6}")
-    for figure in FIGURES:
-        c = result.comparison(figure)
-        print(f"  {figure.title:<20} {c.first:>12,.{figure.decimals}f} {c.second:>12,.{figure.decimals}f} "
-              f"{c.ratio:>7.3f}   {f'{c.low:.3f} - {c.high:.3f}':<15} "
-              f"{f'{c.pair_min:.3f} - {c.pair_max:.3f}':<15} {c.p:>6.3f}")
+    lines = [f"{result.case.name}: {setup.summary}, {result.case.summary}; medians of {len(result.pairs)} pairs"]
+    for side, variant in enumerate(variants):
+        lines.append(f"  {variant.name} is {variant.chain(setup)}{_remarks(result, side)}")
+    lines.append(f"  {'':<22} {names[0]:>12} {names[1]:>12} {'ratio':>7}   {'95 % interval':<15} {'pairs':<15} {'p':>6}")
+    for figure, c in result.comparisons():
+        lines.append(f"  {figure.title:<22} {c.first:>12,.{figure.decimals}f} {c.second:>12,.{figure.decimals}f} "
+                     f"{c.ratio:>7.3f}   {f'{c.low:.3f} - {c.high:.3f}':<15} "
+                     f"{f'{c.pair_min:.3f} - {c.pair_max:.3f}':<15} {c.p:>6.3f}")
+    return "\n".join(lines)
 
 
-def print_legend(names):
+def legend_text(names):
     """Explains the columns of the tables."""
-    print(f"\nratio: {names[1]} / {names[0]}, of the medians. 95 % interval: of that ratio, pairs drawn anew (bootstrap)."
-          "\npairs: the smallest and the largest ratio within a pair. p: signed-rank test; large means chance explains it.")
+    return (f"ratio: {names[1]} / {names[0]}, of the medians. 95 % interval: of that ratio, pairs drawn anew (bootstrap)."
+            "\npairs: the smallest and the largest ratio within a pair. p: signed-rank test; large means chance explains it.")
 
 
-def print_verdicts(results, names, judged):
-    """The last lines: every figure of every case with its goal. Returns how many goals were missed."""
-    print()
-    missed = 0
-    for result in results:
-        for figure in FIGURES:
-            c = result.comparison(figure)
-            goal = result.case.goals.get(figure.key) if judged else None
-            verdict = ""
-            if goal:
-                met = goal.met_by(c.ratio)
-                missed += not met
-                verdict = " met" if met else " missed"
-            print(f"bench {result.case.name}.{figure.key} {names[0]}={c.first:.{figure.decimals}f} "
-                  f"{names[1]}={c.second:.{figure.decimals}f} ratio={c.ratio:.3f} goal={goal or 'none'}{verdict}")
-    return missed
+def worse_text(results, judgements, names):
+    """Names the figures in which the second variant is worse than the first."""
+    if any(len(result.pairs) < ENOUGH_PAIRS for result in results):
+        return f"Worse than {names[0]}: fewer than {ENOUGH_PAIRS} pairs cannot tell"
+    worse = [f"{verdict.name} ({verdict.comparison.ratio:.3f})" for verdict in judgements if verdict.worse]
+    return f"Worse than {names[0]}, with all of the interval: {', '.join(worse) or 'none'}"
 
 
-def write_json(path, machine, settings, results, variants):
-    """Everything that was measured, and the comparisons, as JSON."""
-    document = {
+def verdict_line(verdict, names):
+    """One of the last lines: a figure with its goal."""
+    c, decimals = verdict.comparison, verdict.figure.decimals
+    return (f"bench {verdict.name} {names[0]}={c.first:.{decimals}f} {names[1]}={c.second:.{decimals}f} "
+            f"ratio={c.ratio:.3f} goal={verdict.goal or 'none'} {verdict.word}").rstrip()
+
+
+def text(machine, results, judgements, variants, remarks=()):
+    """Everything that the bench says, as text."""
+    names = [variant.name for variant in variants]
+    parts = [machine_text(machine), *(case_text(result, variants) for result in results), legend_text(names), *remarks,
+             worse_text(results, judgements, names), "\n".join(verdict_line(verdict, names) for verdict in judgements)]
+    return "\n\n".join(parts) + "\n"
+
+
+def document(machine, settings, results, judgements, variants):
+    """Everything that was measured, and the comparisons, as what JSON can hold."""
+    return {
         "machine": machine,
         "settings": settings,
         "variants": [variant.name for variant in variants],
-        "cases": [_case_json(result, variants) for result in results],
+        "cases": [_case_document(result, variants) for result in results],
+        "verdicts": {verdict.name: verdict.word for verdict in judgements if verdict.goal},
     }
+
+
+def write_json(path, content):
+    """Writes a document."""
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2)
+        json.dump(_with_nulls(content), file, indent=2)
         file.write("\n")
 
 
-def _say(text):
-    print(text, file=sys.stderr, flush=True)
+def _remarks(result, side):
+    busy, bare = result.median("b_busy", side), result.median("bare_latency_us", side)
+    return (f", B busy {busy:.0%}" if busy is not None else "") + (
+        f"; the bare initiator takes {bare:.2f} µs" if bare is not None else "")
 
 
-def _duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
-
-
-def _case_json(result, variants):
+def _case_document(result, variants):
     case = result.case
     names = [variant.name for variant in variants]
     return {
@@ -129,7 +147,17 @@ def _case_json(result, variants):
         "workload": case.workload,
         "io_size": case.io_size,
         "queue_depth": case.queue_depth,
+        "queues": case.queues,
         "goals": {key: str(goal) for key, goal in case.goals.items()},
-        "comparison": {figure.key: dataclasses.asdict(result.comparison(figure)) for figure in FIGURES},
-        "pairs": [{name: dataclasses.asdict(side) for name, side in zip(names, pair)} for pair in result.pairs],
+        "comparison": {figure.key: dataclasses.asdict(comparison) for figure, comparison in result.comparisons()},
+        "pairs": [dict(zip(names, pair)) for pair in result.pairs],
     }
+
+
+def _with_nulls(content):
+    """The same, with null for what is not a number, which JSON has no word for."""
+    if isinstance(content, dict):
+        return {key: _with_nulls(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_with_nulls(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content

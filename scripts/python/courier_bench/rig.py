@@ -1,46 +1,46 @@
-"""Processes A and B wired up as described in the package, and one slice of load with them."""
+"""Processes A and B wired up as described in the package, and the pieces that measurements are made of."""
 
 import os
+import re
+import signal
 import socket
-from dataclasses import dataclass
+import subprocess
 
-from .machine import Disturbance
-from .process import SpdkProcess
+from .machine import Children, Disturbance
+from .process import SpdkProcess, die_with_parent
 from .rpc import RpcError
-from .server import Server, export, null_bdev
+from .server import Export, Server, export, null_bdevs
 
 POOL_NQN = "nqn.2024-01.io.courier:bench-pool"
 MEMORY_MIB = 1024
+BARE_MEMORY_MIB = 256
+# Soft-RoCE has fewer queues than it says, and its machine little memory.
+TRANSPORT_OPTIONS = {"rdma": {"num_shared_buffers": 511, "buf_cache_size": 32, "max_io_qpairs_per_ctrlr": 8}}
 VM_CONTROLLER = "VM"
 VM_BDEV = VM_CONTROLLER + "n1"
+# How often process A looks whether its controllers have something to say. With SPDK's 10 ms, the looking for a
+# hundred idle drives would be taken for the cost of having them.
+ADMIN_POLL_US = 100_000
 
 
 class MeasurementFailed(Exception):
     """The load ran but not as it should have."""
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What a load yielded. `b_busy` and `others` are shares of one core's time."""
-
-    iops: float
-    latency_us: float
-    cycles_per_io: float
-    b_busy: float
-    others: float
-
-
 class Rig:
     """Process A for the whole bench, and the servers that are started with it."""
 
-    def __init__(self, workdir, bdevperf, cores):
-        self._workdir = workdir
-        self._b_core = cores[1]
+    def __init__(self, workdir, tools, cores):
+        """`tools` names the program of each of SPDK's tools: bdevperf, spdk_nvme_perf."""
+        self.workdir = workdir
+        self.cores = cores
+        self._tools = tools
         self._servers = []
         self._started = 0
         self._pools = {}
         # -g: one memory file, which the vfio-user client can pass to B as a whole.
-        self._a = SpdkProcess("bdevperf", bdevperf, workdir, cores[0], MEMORY_MIB, ["-z", "-g", "-T", VM_BDEV])
+        self._a = SpdkProcess("bdevperf", tools["bdevperf"], workdir, cores[0], MEMORY_MIB, ["-z", "-g", "-T", VM_BDEV])
+        self._a.call("bdev_nvme_set_options", {"nvme_adminq_poll_period_us": ADMIN_POLL_US})
 
     def spdk_version(self):
         """The version of SPDK that process A runs."""
@@ -51,7 +51,7 @@ class Rig:
         pool = self._pool_over(setup.fabric) if variant.chain(setup).needs_pool else None
         self._started += 1
         name = f"{variant.name}-{setup.name}-{self._started}"
-        server = Server(variant, setup, self._workdir, name, self._b_core, pool)
+        server = Server(variant, setup, self.workdir, name, self.cores[1], pool)
         self._servers.append(server)
         return server
 
@@ -60,24 +60,69 @@ class Rig:
         while self._servers:
             self._servers.pop().stop()
 
+    def suspend_a(self):
+        """Takes process A off its core, for measurements that do not need it."""
+        self._a.signal(signal.SIGSTOP)
+
+    def resume_a(self):
+        """Lets process A run again."""
+        self._a.signal(signal.SIGCONT)
+        self._a.call("spdk_get_version")
+
     def measure(self, server, case, seconds):
         """Attaches the VM's stand-in to the server, runs the case's load, and detaches it again."""
         server.resume()
-        found = self._a.call("bdev_nvme_attach_controller", {"name": VM_CONTROLLER, "trtype": "VFIOUSER",
-                                                             "traddr": server.socket_dir})
-        if VM_BDEV not in found:
-            raise MeasurementFailed(f"the VM's stand-in found no namespace on its drive. {server.process.log_tail()}")
+        self.attach(server, [0])
+        measured = self.load(server, case, seconds)
+        self.detach([0])
+        server.suspend()
+        return measured
+
+    def attach(self, server, numbers):
+        """Attaches drives to process A: drive 0 to the VM's stand-in, the others to nobody."""
+        names = [_controller(number) for number in numbers]
+        found = self._a.call_all("bdev_nvme_attach_controller", [
+            {"name": name, "trtype": "VFIOUSER", "traddr": server.socket_dir(number)} for name, number in zip(names, numbers)])
+        if found != [[f"{name}n1"] for name in names]:
+            raise MeasurementFailed(f"the VM's stand-in found no namespace on a drive. {server.process.log_tail()}")
+
+    def detach(self, numbers):
+        """Detaches them."""
+        self._a.call_all("bdev_nvme_detach_controller", [{"name": _controller(number)} for number in numbers])
+
+    def settle(self):
+        """Waits until process A has looked at everything that was attached, such as for partitions."""
+        self._a.call("bdev_wait_for_examine")
+
+    def load(self, server, case, seconds):
+        """Runs the case's load on the VM's stand-in, which is attached to a server that runs."""
         disturbance = Disturbance((self._a, server.process))
         busy_before, idle_before = server.process.busy_and_idle_cycles()
-        job = self._load(case, seconds)
+        job = self._perform(case, seconds)
         busy_after, idle_after = server.process.busy_and_idle_cycles()
-        others = disturbance.share()
-        self._a.call("bdev_nvme_detach_controller", {"name": VM_CONTROLLER})
-        server.suspend()
         busy, idle = busy_after - busy_before, idle_after - idle_before
-        return Measurement(iops=job["iops"], latency_us=job["avg_latency_us"],
-                           cycles_per_io=busy / (job["iops"] * job["runtime"]),
-                           b_busy=busy / (busy + idle), others=others)
+        return {"iops": job["iops"], "latency_us": job["avg_latency_us"],
+                "cycles_per_io": busy / (job["iops"] * job["runtime"]),
+                "b_busy": busy / (busy + idle), "others": disturbance.share()}
+
+    def measure_bare(self, case, seconds):
+        """The bare initiator: spdk_nvme_perf on B's core straight to the pool, with no VM and no bdev."""
+        pool = self._pool_over("tcp")
+        address = f"trtype:TCP adrfam:IPv4 traddr:{pool['traddr']} trsvcid:{pool['trsvcid']} subnqn:{pool['subnqn']}"
+        argv = [self._tools["spdk_nvme_perf"], "-c", f"[{self.cores[1]}]", "-s", str(BARE_MEMORY_MIB), "-r", address,
+                "-q", str(case.queue_depth), "-o", str(case.io_size), "-w", case.workload, "-t", str(seconds)]
+        disturbance = Disturbance((self._a, Children()))
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.workdir,
+                              start_new_session=True, preexec_fn=die_with_parent) as process:
+            try:
+                output, _ = process.communicate(timeout=seconds + 60.0)
+            except BaseException:
+                process.kill()
+                raise
+        others = disturbance.share()
+        if process.returncode:
+            raise MeasurementFailed(f"{case.name}: spdk_nvme_perf failed with status {process.returncode}:\n{output}")
+        return {**bare_figures(output), "others": others}
 
     def close(self):
         """Ends every process."""
@@ -88,11 +133,13 @@ class Rig:
         """How to connect to the pool, which is exported with the first call."""
         if fabric not in self._pools:
             address = {"traddr": _address(fabric), "adrfam": "ipv4", "trsvcid": str(_free_port())}
-            export(self._a, POOL_NQN, null_bdev(self._a, "Store"), fabric.upper(), address)
+            self._a.call("nvmf_create_transport", {"trtype": fabric.upper()} | TRANSPORT_OPTIONS.get(fabric, {}))
+            (bdev,) = null_bdevs(self._a, ["Store"])
+            export(self._a, [Export(POOL_NQN, "BENCH", bdev, {"trtype": fabric.upper()} | address)])
             self._pools[fabric] = {"name": "pool", "trtype": fabric, "subnqn": POOL_NQN} | address
         return self._pools[fabric]
 
-    def _load(self, case, seconds):
+    def _perform(self, case, seconds):
         params = {"workload_type": case.workload, "io_size": str(case.io_size),
                   "queue_depth": case.queue_depth, "time_in_sec": seconds}
         try:
@@ -101,8 +148,16 @@ class Rig:
             raise MeasurementFailed(f"{case.name}: {error}; the log of process A is {self._a.log}") from None
         if job["status"] != "finished" or job["io_failed"] or not job["iops"]:
             raise MeasurementFailed(f"{case.name}: the load {job['status']} with {job['io_failed']} failed I/Os "
-                                    f"at {job['iops']:.0f} IOPS; the logs are in {self._workdir}")
+                                    f"at {job['iops']:.0f} IOPS; the logs are in {self.workdir}")
         return job
+
+
+def bare_figures(output):
+    """IOPS and mean latency from the last line of spdk_nvme_perf's table."""
+    total = re.search(r"^Total\s*:\s*([\d.]+)\s+[\d.]+\s+([\d.]+)\s", output, re.MULTILINE)
+    if not total:
+        raise MeasurementFailed(f"spdk_nvme_perf ended without a result:\n{output}")
+    return {"iops": float(total[1]), "latency_us": float(total[2])}
 
 
 def _address(fabric):
@@ -112,6 +167,10 @@ def _address(fabric):
         return os.environ["RDMA_ADDRESS"]
     except KeyError:
         raise MeasurementFailed("RDMA_ADDRESS is not set: is this the machine of scripts/rdma-vm.sh?") from None
+
+
+def _controller(number):
+    return VM_CONTROLLER if number == 0 else f"Idle{number}"
 
 
 def _free_port():

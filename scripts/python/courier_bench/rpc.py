@@ -32,16 +32,24 @@ class RpcClient:
         Raises RpcError for an error that was answered, TimeoutError after `timeout` seconds without
         an answer, and ConnectionError when the other side has gone.
         """
-        self._last_id += 1
-        request = {"jsonrpc": "2.0", "id": self._last_id, "method": method}
-        if params:
-            request["params"] = params
+        (result,) = self.call_all(method, [params], timeout)
+        return result
+
+    def call_all(self, method, params, timeout=30.0):
+        """Calls `method` once with each of `params`, without waiting in between; the results in the same order. Raises as
+        `call`, and for an error when all have been answered.
+        """
+        ids = range(self._last_id + 1, self._last_id + 1 + len(params))
+        self._last_id += len(params)
+        requests = [{"jsonrpc": "2.0", "id": number, "method": method} | ({"params": one} if one else {})
+                    for number, one in zip(ids, params)]
         self._socket.settimeout(timeout)
-        self._socket.sendall(json.dumps(request).encode())
-        response = self._receive()
-        if "error" in response:
-            raise RpcError(method, response["error"])
-        return response["result"]
+        self._socket.sendall("".join(json.dumps(request) for request in requests).encode())
+        responses = {response["id"]: response for response in (self._receive() for _ in requests)}
+        for number in ids:
+            if "error" in responses[number]:
+                raise RpcError(method, responses[number]["error"])
+        return [responses[number]["result"] for number in ids]
 
     def close(self):
         """Closes the connection."""

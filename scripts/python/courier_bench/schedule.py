@@ -1,73 +1,83 @@
-"""The order of the measurements: who runs when, how long, and what is done again."""
+"""The order of the measurements: group by group, pair by pair, and what is done again."""
 
-from statistics import median
+from .attached import Attached
+from .cases import Way, by_setup
+from .guest import Guest
+from .progress import Progress
+from .report import CaseResult
+from .turns import Turns
 
-from .cases import by_setup
-from .rig import Measurement
-from .report import CaseResult, Progress
-
-SLICE_S = 1
 DISTURBED = 0.04
 REPEATS = 3
-# What a turn costs besides its load: attaching, detaching. And a pair: starting and stopping its processes.
-TURN_OVERHEAD_S = 0.2
-PAIR_OVERHEAD_S = 6.0
+# Of all turns, so that a machine that is never quiet cannot make a run as long as it likes.
+REPEATED = 0.5
+PLANS = {Way.TURNS: Turns, Way.ATTACHED: Attached, Way.GUEST: Guest}
 
 
 class Schedule:
-    """All measurements of a bench: setup by setup, for every pair two fresh servers, and on these every case by turns."""
+    """All measurements of a bench. For every group and pair its plan, a class of PLANS, starts what it needs, and measures.
 
-    def __init__(self, variants, cases, pairs, runtime, repeats=REPEATS):
+    A plan is made with the seconds for each variant, tells with `seconds(case)` and `PAIR_OVERHEAD_S` what it takes, and
+    yields from `measure_pair` each case with a sample for each variant: figures by their keys, and more if it likes.
+    """
+
+    def __init__(self, variants, cases, pairs, runtime):
         self._variants = variants
-        self._repeats = repeats
         self._groups = by_setup(cases)
+        self._plans = {setup: PLANS[setup.way](runtime) for setup, _ in self._groups}
         self._pairs = pairs
-        self._turns_per_case = max(1, runtime // SLICE_S)
-        self._steps = len(cases) * pairs
-        self.turns = self._steps * self._turns_per_case
+        self._measured = {}
+        self.turns = 0
+        self.repeated = 0
         self.disturbed = 0
 
     def measure(self, rig):
-        """Measures everything; returns a CaseResult per case."""
-        seconds = 2 * self.turns * (SLICE_S + TURN_OVERHEAD_S) + len(self._groups) * self._pairs * PAIR_OVERHEAD_S
-        progress = Progress(self._steps, seconds)
-        pairs = {}
+        """Measures everything; `results` has it, even if this fails half-way."""
+        progress = Progress([(setup, cases, self._pairs, self._seconds(setup, cases)) for setup, cases in self._groups])
+        watch = Watch(self, progress)
+        names = [variant.name for variant in self._variants]
         for setup, cases in self._groups:
             for number in range(1, self._pairs + 1):
                 order = self._variants if number % 2 else self._variants[::-1]
-                for case, pair in self._measure_pair(rig, setup, cases, order, progress):
-                    pairs.setdefault(case.name, []).append(pair)
-                    progress.measured(case, number, [variant.name for variant in self._variants], pair)
-        return [CaseResult(case, pairs[case.name]) for _, cases in self._groups for case in cases]
+                for case, samples in self._plans[setup].measure_pair(rig, setup, cases, order, watch):
+                    pair = tuple(samples[variant] for variant in self._variants)
+                    self._measured.setdefault(case.name, []).append(pair)
+                    progress.measured(case, number, names, pair)
 
-    def _measure_pair(self, rig, setup, cases, order, progress):
-        servers = {variant: rig.start(variant, setup) for variant in order}
-        for server in servers.values():
-            rig.measure(server, cases[0], SLICE_S)  # warms up: the first touch of memory is slow
-        for case in cases:
-            measured = self._measure_case(rig, servers, order, case, progress)
-            yield case, tuple(measured[variant] for variant in self._variants)
-        rig.stop_servers()
+    def seconds(self):
+        """About how long all of it takes, if others leave the machine alone."""
+        return sum(self._pairs * sum(self._seconds(setup, cases).values()) for setup, cases in self._groups)
 
-    def _measure_case(self, rig, servers, order, case, progress):
-        slices = {variant: [] for variant in order}
-        for turn in range(self._turns_per_case):
-            taken = self._undisturbed_turn(rig, servers, order[::-1] if turn % 2 else order, case, progress)
-            for variant, measurement in taken.items():
-                slices[variant].append(measurement)
-        return {variant: _median_of(measurements) for variant, measurements in slices.items()}
+    def results(self):
+        """A CaseResult for every case of which there is a pair."""
+        cases = [case for _, cases in self._groups for case in cases]
+        return [CaseResult(case, self._measured[case.name]) for case in cases if case.name in self._measured]
 
-    def _undisturbed_turn(self, rig, servers, sequence, case, progress):
-        for _ in range(self._repeats + 1):
-            taken = {variant: rig.measure(servers[variant], case, SLICE_S) for variant in sequence}
-            others = max(measurement.others for measurement in taken.values())
-            if others <= DISTURBED or not self._repeats:
+    def _seconds(self, setup, cases):
+        plan = self._plans[setup]
+        return {case.name: plan.seconds(case) + plan.PAIR_OVERHEAD_S / len(cases) for case in cases}
+
+
+class Watch:
+    """Has done again what others have disturbed."""
+
+    def __init__(self, schedule, progress):
+        self._schedule = schedule
+        self._progress = progress
+
+    def undisturbed(self, case, turn):
+        """The samples by name that `turn()` measures, after as many tries as it takes and is worth."""
+        schedule = self._schedule
+        schedule.turns += 1
+        for left in reversed(range(REPEATS + 1)):
+            taken = turn()
+            others = max(sample["others"] for sample in taken.values())
+            # The emulated machine's own work (its NIC is software) looks like that of others.
+            if others <= DISTURBED or case.setup.fabric == "rdma":
                 return taken
-        self.disturbed += 1
-        progress.disturbed(case, others)
+            if not left or schedule.repeated >= REPEATS + schedule.turns * REPEATED:
+                break
+            schedule.repeated += 1
+        schedule.disturbed += 1
+        self._progress.disturbed(case, others)
         return taken
-
-
-def _median_of(measurements):
-    fields = Measurement.__dataclass_fields__
-    return Measurement(**{name: median(getattr(measurement, name) for measurement in measurements) for name in fields})

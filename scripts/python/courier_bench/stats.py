@@ -3,6 +3,7 @@
 import itertools
 import random
 from dataclasses import dataclass
+from math import nan
 from statistics import median
 
 RESAMPLES = 4000
@@ -12,7 +13,7 @@ EXACT_LIMIT = 12
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of one case: both medians, their ratio, and how sure that ratio is."""
+    """One figure of one case: both medians, their ratio, and how sure that ratio is. A ratio to nothing is not a number."""
 
     first: float
     second: float
@@ -25,7 +26,7 @@ class Comparison:
 
 
 def compare(pairs):
-    """Compares pairs (first, second), all greater than zero; the ratio is second to first.
+    """Compares pairs (first, second); the ratio is second to first.
 
     `low` to `high` is the interval in which 95 % of the ratios of medians fall when the pairs are drawn
     anew with replacement (bootstrap). `p` is the two-sided p-value of Wilcoxon's signed-rank test: how
@@ -33,14 +34,24 @@ def compare(pairs):
     """
     first = median(a for a, _ in pairs)
     second = median(b for _, b in pairs)
-    ratios = [b / a for a, b in pairs]
-    low, high = _bootstrap_interval(pairs)
-    return Comparison(first, second, second / first, low, high, min(ratios), max(ratios), signed_rank_p(ratios))
+    ratios = [_ratio(a, b) for a, b in pairs]
+    measurable = all(a > 0 for a, _ in pairs)
+    low, high = _bootstrap_interval(pairs) if measurable else (nan, nan)
+    extremes = (min(ratios), max(ratios)) if measurable else (nan, nan)
+    positive = all(a > 0 and b > 0 for a, b in pairs)
+    # Ratios are compared by their distance from 1 both ways; where there are none, the differences have to do.
+    distances = [r - 1 if r >= 1 else 1 - 1 / r for r in ratios] if positive else [b - a for a, b in pairs]
+    return Comparison(first, second, _ratio(first, second), low, high, *extremes, signed_rank_p(distances))
 
 
-def signed_rank_p(ratios):
-    """Two-sided p-value of Wilcoxon's signed-rank test that the ratios lie around 1."""
-    distances = [ratio - 1 if ratio >= 1 else 1 - 1 / ratio for ratio in ratios if ratio != 1]
+def median_of(samples):
+    """The sample that has the median of each figure of these samples, which are figures by their keys."""
+    return {key: median(sample[key] for sample in samples) for key in samples[0]}
+
+
+def signed_rank_p(distances):
+    """Two-sided p-value of Wilcoxon's signed-rank test that the distances lie around 0."""
+    distances = [distance for distance in distances if distance]
     if not distances:
         return 1.0
     ranks = _ranks([abs(distance) for distance in distances])
@@ -53,6 +64,10 @@ def signed_rank_p(ratios):
         if abs(sum(rank for rank, positive in zip(ranks, sign) if positive) - middle) >= observed - 1e-9:
             extreme += 1
     return extreme / total
+
+
+def _ratio(first, second):
+    return second / first if first > 0 else nan
 
 
 def _bootstrap_interval(pairs):

@@ -44,11 +44,27 @@ pub enum IoType {
     CompareAndWrite,
     /// Abort another I/O.
     Abort,
+    /// The NVMe I/O command of that opcode among those that are passed through. No I/O is of this kind: a device is asked only whether it
+    /// supports it.
+    NvmeCommand(u8),
     /// Anything else, by SPDK's number.
     Other(u32),
 }
 
+/// SPDK has no numbers by which a bdev can say which NVMe commands it has. Modules that do not know these say no.
+const NVME_COMMANDS: u32 = 0x4000_0000;
+
 impl IoType {
+    /// Opcode of Write Uncorrectable.
+    pub const WRITE_UNCORRECTABLE: u8 = 0x04;
+    /// Opcode of Verify.
+    pub const VERIFY: u8 = 0x0c;
+
+    /// The number by which a bdev's module is asked of an NVMe I/O command.
+    pub(crate) fn of_nvme_command(opcode: u8) -> u32 {
+        NVME_COMMANDS | u32::from(opcode)
+    }
+
     pub(super) fn from_raw(raw: u32) -> Self {
         use sys::spdk_bdev_io_type as t;
         match raw {
@@ -65,7 +81,10 @@ impl IoType {
             t::SPDK_BDEV_IO_TYPE_COMPARE => Self::Compare,
             t::SPDK_BDEV_IO_TYPE_COMPARE_AND_WRITE => Self::CompareAndWrite,
             t::SPDK_BDEV_IO_TYPE_ABORT => Self::Abort,
-            other => Self::Other(other),
+            other => match u8::try_from(other ^ NVME_COMMANDS) {
+                Ok(opcode) => Self::NvmeCommand(opcode),
+                Err(_) => Self::Other(other),
+            },
         }
     }
 }

@@ -371,6 +371,15 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
+    /// Whether it is a vendor specific NVMe I/O command. What that does a second time is not known.
+    #[must_use]
+    pub fn is_vendor_specific(&self) -> bool {
+        /// The first opcode of them (base specification 2.0, section 7).
+        const FIRST: u8 = 0x80;
+        let passed = matches!(self.io_type(), IoType::NvmeIo | IoType::NvmeIoMd | IoType::NvmeIovMd);
+        passed && Sqe(self.passthru().cmd).opcode() >= FIRST
+    }
+
     /// Sends an NVMe admin command that was passed through, and completes the I/O with its outcome. Whatever namespace it
     /// names, it is sent for `nsid`. It fails if it carries more than `max_transfer` bytes or is not taken.
     pub fn send_admin(self, ctrlr: &CtrlrRef, nsid: u32, max_transfer: u32) {

@@ -6,6 +6,7 @@ use spdk_sys as sys;
 use spdk_sys::spdk_bdev_io_type as io_type;
 
 use super::BdevDesc;
+use crate::bdev::IoType;
 
 /// What a front end needs to know of a bdev.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,12 @@ pub struct BdevInfo {
     pub can_write_zeroes: bool,
     /// It can flush.
     pub can_flush: bool,
+    /// It takes NVMe I/O commands as they are, by [`BdevChannel::pass`](super::BdevChannel::pass).
+    pub can_pass_through: bool,
+    /// It has Write Uncorrectable among them.
+    pub can_write_uncorrectable: bool,
+    /// It has Verify among them.
+    pub can_verify: bool,
 }
 
 impl BdevDesc {
@@ -49,6 +56,10 @@ impl BdevDesc {
         // SAFETY: an open bdev stays where it is; these read its properties.
         unsafe {
             let can = |kind| sys::spdk_bdev_io_type_supported(bdev, kind);
+            let passes = can(io_type::SPDK_BDEV_IO_TYPE_NVME_IO);
+            // The bdev layer itself knows of no such kind.
+            let module = (*(*bdev).fn_table).io_type_supported.filter(|_| passes);
+            let has = |opcode| module.is_some_and(|asks| asks((*bdev).ctxt, IoType::of_nvme_command(opcode)));
             BdevInfo {
                 name: CStr::from_ptr(sys::spdk_bdev_get_name(bdev)).to_string_lossy().into_owned(),
                 block_size: sys::spdk_bdev_get_block_size(bdev),
@@ -64,6 +75,10 @@ impl BdevDesc {
                 can_unmap: can(io_type::SPDK_BDEV_IO_TYPE_UNMAP),
                 can_write_zeroes: can(io_type::SPDK_BDEV_IO_TYPE_WRITE_ZEROES),
                 can_flush: can(io_type::SPDK_BDEV_IO_TYPE_FLUSH),
+                can_pass_through: passes,
+                can_write_uncorrectable: has(IoType::WRITE_UNCORRECTABLE)
+                    || (passes && can(io_type::SPDK_BDEV_IO_TYPE_WRITE_UNCORRECTABLE)),
+                can_verify: has(IoType::VERIFY),
             }
         }
     }

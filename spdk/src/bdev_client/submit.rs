@@ -1,7 +1,7 @@
 //! I/O without a cost per I/O: the owner of an I/O is a pointer, and nothing is allocated, counted or checked twice.
 
 use std::ffi::{c_int, c_void};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use libc::iovec;
@@ -9,7 +9,7 @@ use spdk_sys as sys;
 
 use super::{BdevChannel, Channel};
 use crate::Errno;
-use crate::nvme::{Rejected, Status};
+use crate::nvme::{Rejected, Sqe, Status};
 
 /// Status Code Type and Status Code of Compare Failure.
 const MEDIA_ERROR: c_int = 2;
@@ -35,6 +35,9 @@ pub unsafe trait IoOwner: Sized + 'static {
 
     /// The I/O has ended, on the thread that sent it.
     fn complete(self, result: Result<(), Status>);
+
+    /// The I/O that was sent by [`BdevChannel::pass`] has ended, likewise, with `dw0` in dword 0 of its completion.
+    fn complete_passed(self, dw0: u32, result: Result<(), Status>);
 }
 
 /// Where the data of an I/O is.
@@ -131,6 +134,48 @@ impl BdevChannel {
         Err(Rejected { errno: Errno::check(rc).err().unwrap_or(Errno::IO), command })
     }
 
+    /// The bdev's size in blocks, as it is now.
+    #[must_use]
+    pub fn num_blocks(&self) -> u64 {
+        self.0.desc.num_blocks()
+    }
+
+    /// Sends an NVMe I/O command as it is, with its dwords 10 to 15. Its data are the owner's pieces; the bdev puts in the namespace.
+    /// What the dwords say of blocks is looked at by nobody on the way.
+    ///
+    /// # Errors
+    /// The owner comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `NOTSUP` where the bdev takes no NVMe
+    /// commands.
+    pub fn pass<O: IoOwner>(&self, opcode: u8, dwords: [u32; 6], owner: O) -> Result<(), Rejected<O>> {
+        let Pieces { first: pieces, count, bytes } = owner.pieces();
+        let (Ok(count), Ok(len)) = (c_int::try_from(count), usize::try_from(bytes)) else {
+            return Err(Rejected { errno: Errno::INVAL, command: owner });
+        };
+        let command = Sqe::passed(opcode, dwords);
+        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended_passed::<O> as Callback));
+        let (pieces, none) = (pieces.cast_mut(), ptr::null_mut());
+        let raw = owner.into_raw();
+        // SAFETY: as for `submit`; the command is copied.
+        let rc = unsafe {
+            sys::spdk_bdev_nvme_iov_passthru_md(
+                desc,
+                ch,
+                &raw const command.0,
+                pieces,
+                count,
+                len,
+                none,
+                0,
+                call,
+                raw.as_ptr(),
+            )
+        };
+        Errno::check(rc).map_err(|errno| {
+            // SAFETY: SPDK did not take the I/O, so its owner is still ours.
+            Rejected { errno, command: unsafe { O::from_raw(raw) } }
+        })
+    }
+
     /// Asks the bdev to abort the I/O whose owner is `raw`. That I/O ends as any other does, aborted or not.
     ///
     /// # Errors
@@ -153,6 +198,20 @@ impl BdevChannel {
             drop(unsafe { Rc::from_raw(channel) });
         })
     }
+}
+
+unsafe extern "C" fn ended_passed<O: IoOwner>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
+    let Some(raw) = NonNull::new(ctx) else { return };
+    let (mut dw0, mut sct, mut sc) = (0, 0, 0);
+    // SAFETY: the bdev layer ends each I/O once, with the pointer that it was given; the I/O is live until it is freed, once.
+    let (owner, result) = unsafe {
+        let owner = O::from_raw(raw);
+        sys::spdk_bdev_io_get_nvme_status(io, &raw mut dw0, &raw mut sct, &raw mut sc);
+        let result = if success { Ok(()) } else { Err(failure(io)) };
+        sys::spdk_bdev_free_io(io);
+        (owner, result)
+    };
+    owner.complete_passed(dw0, result);
 }
 
 unsafe extern "C" fn ended<O: IoOwner>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {

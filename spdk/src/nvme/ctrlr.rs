@@ -114,6 +114,10 @@ pub struct Limits {
     pub dataset_management: bool,
     /// Write Zeroes.
     pub write_zeroes: bool,
+    /// Write Uncorrectable.
+    pub write_uncorrectable: bool,
+    /// Verify.
+    pub verify: bool,
     /// A volatile write cache is present, so that Flush matters.
     pub volatile_write_cache: bool,
     /// Atomic compare and write unit of the controller (ACWU), in blocks.
@@ -273,6 +277,8 @@ impl Ctrlr {
                 compare: commands.nvmcmps() != 0,
                 dataset_management: commands.nvmdsmsv() != 0,
                 write_zeroes: commands.nvmwzsv() != 0,
+                write_uncorrectable: commands.nvmwusv() != 0,
+                verify: commands.nvmvfys() != 0,
                 volatile_write_cache: data.vwc.present() != 0,
                 acwu: data.acwu.saturating_add(1),
                 awupf: data.awupf.saturating_add(1),

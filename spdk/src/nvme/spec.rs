@@ -84,6 +84,19 @@ impl Sqe {
         sqe
     }
 
+    /// An I/O command that this crate does not know, with its dwords 10 to 15. The bdev or queue pair that takes it puts in the namespace.
+    #[must_use]
+    pub fn passed(opcode: u8, [cdw10, cdw11, cdw12, cdw13, cdw14, cdw15]: [u32; 6]) -> Self {
+        let mut sqe = Self::new(opcode.into(), 0);
+        sqe.0.__bindgen_anon_1.cdw10 = cdw10;
+        sqe.0.__bindgen_anon_2.cdw11 = cdw11;
+        sqe.0.__bindgen_anon_3.cdw12 = cdw12;
+        sqe.0.__bindgen_anon_4.cdw13 = cdw13;
+        sqe.0.cdw14 = cdw14;
+        sqe.0.cdw15 = cdw15;
+        sqe
+    }
+
     /// The same command with a CDW13 (dataset management hints, directives).
     #[must_use]
     #[inline]

@@ -8,10 +8,11 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 
 use super::error::Fault;
 use super::memfd;
+use super::order::{load_doorbell, store_doorbell};
 use super::region::{Access, HostPtr, Mapping, PAGE, Region, to_usize};
 use super::view::MemView;
 use crate::model::pci::DOORBELLS;
@@ -65,7 +66,7 @@ impl DoorbellPage {
     /// Sets all doorbells to 0, as a controller reset does.
     pub fn clear(&self) {
         for doorbell in self.page() {
-            doorbell.store(0, Ordering::Release);
+            store_doorbell(doorbell, 0);
         }
     }
 
@@ -87,9 +88,9 @@ impl DoorbellPage {
             let (now, later) = rest.split_at(rest.len().min(size_of::<u32>() - begin));
             let Some(doorbell) = self.page().get(at / size_of::<u32>()) else { return };
             // What another writer puts between this load and the store is lost: no two sides write one doorbell.
-            let mut bytes = doorbell.load(Ordering::Acquire).to_le_bytes();
+            let mut bytes = load_doorbell(doorbell).to_le_bytes();
             bytes.iter_mut().skip(begin).zip(now).for_each(|(byte, new)| *byte = *new);
-            doorbell.store(u32::from_le_bytes(bytes), Ordering::Release);
+            store_doorbell(doorbell, u32::from_le_bytes(bytes));
             at = at.saturating_add(now.len());
             rest = later;
         }
@@ -165,13 +166,13 @@ impl ShadowDoorbells {
 
 #[inline]
 fn load(page: &Page, index: usize) -> u32 {
-    page.get(index).map_or(0, |doorbell| doorbell.load(Ordering::Acquire))
+    page.get(index).map_or(0, load_doorbell)
 }
 
 #[inline]
 fn store(page: &Page, index: usize, value: u32) {
     if let Some(doorbell) = page.get(index) {
-        doorbell.store(value, Ordering::Release);
+        store_doorbell(doorbell, value);
     }
 }
 

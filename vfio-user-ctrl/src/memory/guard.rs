@@ -12,8 +12,10 @@
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::order::Span;
 
 /// Entries that are made at once.
 const CHUNK: usize = 256;
@@ -22,51 +24,29 @@ const CHUNK: usize = 256;
 /// having mended anything, and the access would fault for ever.
 const FUTILE: u32 = 1000;
 
-/// One guarded range of host addresses. Written by who owns it, under a sequence lock; read by the handler.
+/// One guarded range of host addresses, of length 0 while the entry is free. Written by who owns it; read by the handler.
 struct Entry {
-    /// Odd while the fields below change.
-    sequence: AtomicU32,
-    start: AtomicUsize,
-    /// In bytes; 0 while the entry is free.
-    len: AtomicUsize,
-    /// The size in bytes of the file's pages.
-    page: AtomicUsize,
+    span: Span,
     poisoned: AtomicBool,
 }
 
 impl Entry {
     const fn new() -> Self {
-        Self {
+        let span = Span {
             sequence: AtomicU32::new(0),
             start: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
             page: AtomicUsize::new(0),
-            poisoned: AtomicBool::new(false),
-        }
-    }
-
-    /// Only the entry's owner calls this.
-    fn set(&self, start: usize, len: usize, page: usize) {
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        self.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
-        fence(Ordering::Release);
-        self.start.store(start, Ordering::Relaxed);
-        self.len.store(len, Ordering::Relaxed);
-        self.page.store(page, Ordering::Relaxed);
-        self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
+        };
+        Self { span, poisoned: AtomicBool::new(false) }
     }
 
     /// The page of `address` and what follows of the entry's range. An entry that is changing is another region's: that
     /// of `address` is held by the thread that faulted.
     fn rest_from(&self, address: usize) -> Option<Rest> {
-        let sequence = self.sequence.load(Ordering::Acquire);
-        let start = self.start.load(Ordering::Relaxed);
-        let len = self.len.load(Ordering::Relaxed);
-        let page = self.page.load(Ordering::Relaxed);
-        fence(Ordering::Acquire);
-        let is_stable = sequence.is_multiple_of(2) && self.sequence.load(Ordering::Relaxed) == sequence;
+        let (start, len, page) = self.span.get()?;
         let offset = address.wrapping_sub(start);
-        if !is_stable || offset >= len {
+        if offset >= len {
             return None;
         }
         let first = offset & !page.wrapping_sub(1);
@@ -124,7 +104,7 @@ impl Watch {
     pub(super) fn new(start: usize, len: usize, page: usize) -> Self {
         let entry = take_entry(&mut control());
         entry.poisoned.store(false, Ordering::Relaxed);
-        entry.set(start, len, page);
+        entry.span.set(start, len, page);
         Self { entry }
     }
 
@@ -136,7 +116,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.entry.set(0, 0, 0);
+        self.entry.span.set(0, 0, 0);
         control().free.push(self.entry);
     }
 }

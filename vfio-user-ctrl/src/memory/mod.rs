@@ -8,6 +8,7 @@
 //! | [`ring`] | submission and completion queues in guest memory |
 //! | [`doorbells`] | the doorbell page of BAR0, and shadow doorbells in guest memory |
 //! | [`iov`], [`copy`] | a command's data as I/O vectors of host memory, or copied |
+//! | [`order`] | the orders of access that two threads, or we and the guest, rely on |
 //! | [`bounce`] | pages of ours that stand in for memory without a file while a command lasts |
 //! | [`slots`] | the I/Os of a queue that are under way, with the memory that they hold |
 //!
@@ -28,9 +29,11 @@ mod error;
 pub mod guard;
 pub mod iov;
 mod memfd;
+pub mod order;
 pub mod region;
 pub mod ring;
 pub mod slots;
+mod sync;
 pub mod table;
 pub mod view;
 

@@ -9,9 +9,10 @@ use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use super::error::Fault;
+use super::order;
 use super::region::{HostPtr, PAGE, Region};
 use super::table::GuestMemory;
 use super::view::MemView;
@@ -135,12 +136,11 @@ impl SubmissionRing {
     /// [`Fault::NoSuchEntry`]; and, in a queue that lies in more than one region, [`Fault::Poisoned`].
     #[inline]
     pub fn read(&self, index: u16) -> Result<Sqe, Fault> {
-        let at = self.0.entry(index, false)?.cast::<u64>().as_ptr();
-        let mut words = [0_u64; size_of::<Sqe>() / size_of::<u64>()];
-        for (i, word) in words.iter_mut().enumerate() {
-            // SAFETY: the entry is aligned to 8 and valid for reads of its 64 bytes.
-            *word = unsafe { AtomicU64::from_ptr(at.add(i)) }.load(Ordering::Relaxed);
-        }
+        let at = self.0.entry(index, false)?;
+        // SAFETY: the entry is aligned to 8 and valid for reads of its 64 bytes while the ring lives; others access it as
+        // they like, which atomics bear.
+        let words =
+            order::read_entry(unsafe { at.cast::<[AtomicU64; size_of::<Sqe>() / size_of::<u64>()]>().as_ref() });
         Ok(zerocopy::transmute!(words))
     }
 
@@ -189,12 +189,10 @@ impl CompletionRing {
     /// [`Fault::NoSuchEntry`]; and, in a queue that lies in more than one region, [`Fault::Poisoned`].
     #[inline]
     pub fn post(&self, index: u16, cqe: Cqe) -> Result<(), Fault> {
-        let at = self.0.entry(index, true)?.cast::<u64>().as_ptr();
-        let [low, high]: [u64; 2] = zerocopy::transmute!(cqe);
-        // SAFETY: the entry is aligned to 8 and valid for writes of its 16 bytes.
-        let (first, last) = unsafe { (AtomicU64::from_ptr(at), AtomicU64::from_ptr(at.add(1))) };
-        first.store(low, Ordering::Relaxed);
-        last.store(high, Ordering::Release);
+        let at = self.0.entry(index, true)?;
+        // SAFETY: the entry is aligned to 8 and valid for writes of its 16 bytes while the ring lives; others access it as
+        // they like, which atomics bear.
+        order::post_entry(unsafe { at.cast().as_ref() }, zerocopy::transmute!(cqe));
         Ok(())
     }
 

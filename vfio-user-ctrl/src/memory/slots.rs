@@ -4,9 +4,10 @@
 //! of guest memory that its pieces lie in: what an I/O may still write to stays mapped, whatever the guest does meanwhile.
 #![expect(unsafe_code, reason = "an I/O travels through foreign code as a pointer, with pieces of guest memory")]
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::rc::{Rc, Weak};
 
 use libc::iovec;
@@ -46,21 +47,42 @@ struct Slot<Q: 'static, T: 'static> {
     state: T,
 }
 
-/// `MAX_PIECES` for each place. They are zeroed memory of the system's, of which only what is used is ever resident.
+/// `MAX_PIECES` for each place, in a mapping of their own: zeroed memory, of which only what is used is ever resident. An allocator
+/// clears memory that it gives out again, which makes all of it resident.
 struct Pieces(NonNull<[u128]>);
 
 const _: () = assert!(size_of::<iovec>() == size_of::<u128>() && align_of::<iovec>() <= align_of::<u128>());
 
 impl Pieces {
-    fn for_slots(count: usize) -> Self {
-        Self(NonNull::from(Box::leak(vec![0_u128; count * MAX_PIECES].into_boxed_slice())))
+    fn for_slots(count: u16) -> Self {
+        // Some 130 MiB at most.
+        let pieces = usize::from(count) * MAX_PIECES;
+        let bytes = pieces * size_of::<u128>();
+        if bytes == 0 {
+            return Self(NonNull::slice_from_raw_parts(NonNull::dangling(), 0));
+        }
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping, which has no file and replaces nothing.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, -1, 0) };
+        match NonNull::new(start.cast()) {
+            Some(first) if start != libc::MAP_FAILED => {
+                // Where it cannot be asked for, more may be resident.
+                // SAFETY: the mapping that was made above.
+                unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
+                Self(NonNull::slice_from_raw_parts(first, pieces))
+            }
+            _ => handle_alloc_error(Layout::new::<[u128; MAX_PIECES]>()),
+        }
     }
 }
 
 impl Drop for Pieces {
     fn drop(&mut self) {
-        // SAFETY: the box that `for_slots` leaked.
-        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        let bytes = self.0.len() * size_of::<u128>();
+        if bytes > 0 {
+            // SAFETY: the mapping that `for_slots` made; who has a place holds the queue, so nobody uses it any more.
+            unsafe { libc::munmap(self.0.as_ptr().cast(), bytes) };
+        }
     }
 }
 
@@ -84,7 +106,7 @@ impl<Q, T> Slots<Q, T> {
                     state: state(),
                 })
                 .collect(),
-            pieces: Pieces::for_slots(usize::from(count)),
+            pieces: Pieces::for_slots(count),
             free: Cell::new(if count == 0 { NONE } else { 0 }),
             in_use: Cell::new(0),
         })
@@ -382,6 +404,16 @@ impl<Q, T> std::fmt::Debug for Io<Q, T> {
 pub trait TakesBdevIo<T: 'static>: Sized + 'static {
     /// The I/O has ended.
     fn ended(io: Io<Self, T>, result: Result<(), Status>);
+
+    /// An I/O that was a command of the guest's as it is has ended; `dw0` is dword 0 of its completion.
+    fn ended_passed(io: Io<Self, T>, dw0: u32, result: Result<(), Status>);
+}
+
+/// A status as SPDK has it.
+#[cfg(feature = "runtime")]
+fn from_spdk(status: spdk::nvme::Status) -> Status {
+    let own = Status::new(status.sct, status.sc);
+    if status.dnr { own.with_dnr() } else { own }
 }
 
 #[cfg(feature = "runtime")]
@@ -408,12 +440,10 @@ unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, 
 
     #[inline]
     fn complete(self, result: Result<(), spdk::nvme::Status>) {
-        Q::ended(
-            self,
-            result.map_err(|error| {
-                let status = Status::new(error.sct, error.sc);
-                if error.dnr { status.with_dnr() } else { status }
-            }),
-        );
+        Q::ended(self, result.map_err(from_spdk));
+    }
+
+    fn complete_passed(self, dw0: u32, result: Result<(), spdk::nvme::Status>) {
+        Q::ended_passed(self, dw0, result.map_err(from_spdk));
     }
 }

@@ -14,11 +14,11 @@
 //!
 //! # What it does not implement
 //! Namespace management and attachment (with it CNS 14h to 16h), format, sanitize, security, firmware update,
-//! self-test, directives, virtualization, lockdown: invalid opcodes, as OACS says. Asymmetric namespace access: there
-//! is one path to a namespace, and a host that is told otherwise looks for more (CMIC is 0; log 0Ch is an invalid log).
-//! Saved features. Power states beyond the first. The host memory buffer. LBA range types. Host identifiers, which
-//! only reservations need.
+//! self-test, directives, virtualization, lockdown: invalid opcodes, as OACS says. More than one path to a namespace:
+//! asymmetric access is told of, but there is one group and one state. Saved features. Power states beyond the first.
+//! The host memory buffer. LBA range types. Host identifiers, which only reservations need.
 
+mod ana;
 mod events;
 mod features;
 mod identify;
@@ -150,6 +150,12 @@ pub enum Outcome {
         /// Its command identifier.
         cid: u16,
     },
+    /// Have volatile write caches used or not (feature 06h), and complete it when all queues do so: see
+    /// [`Controller::volatile_write_cache`].
+    WriteCache {
+        /// Whether they are used.
+        on: bool,
+    },
     /// Use these pages of guest memory for the doorbells of I/O queues (section 5.8).
     DoorbellBuffers {
         /// The shadow doorbell buffer, which the host writes.
@@ -249,7 +255,7 @@ impl Controller {
         self.queues = Queues::default();
         self.features = Features::new(self.limits, Duration::ZERO);
         self.events = Events::default();
-        self.namespaces.forget_changes();
+        self.namespaces.reset();
         self.aborts = 0;
     }
 

@@ -5,8 +5,11 @@
 //! information: the metadata pointer, PRINFO and the tags are ignored, as the specification has it for such formats.
 
 pub mod dsm;
+mod pass;
 
 use std::ops::BitOr;
+
+pub use self::pass::PassedCommand;
 
 use super::spec::{Sqe, Status};
 
@@ -16,9 +19,13 @@ pub mod opcode {
     pub const FLUSH: u8 = 0x00;
     pub const WRITE: u8 = 0x01;
     pub const READ: u8 = 0x02;
+    pub const WRITE_UNCORRECTABLE: u8 = 0x04;
     pub const COMPARE: u8 = 0x05;
     pub const WRITE_ZEROES: u8 = 0x08;
     pub const DATASET_MANAGEMENT: u8 = 0x09;
+    pub const VERIFY: u8 = 0x0c;
+    /// The first of the vendor specific ones, which are all from here on.
+    pub const VENDOR_SPECIFIC: u8 = 0x80;
 }
 
 /// CDW12 of commands on blocks: the 0's based number of blocks, Deallocate (Write Zeroes), Force Unit Access.
@@ -29,7 +36,7 @@ const PSDT_RESERVED: u8 = 3;
 
 /// What commands a namespace takes beside Read, Write and Flush: a set of bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct IoSupport(u8);
+pub struct IoSupport(u16);
 
 impl IoSupport {
     /// None of them.
@@ -47,8 +54,12 @@ impl IoSupport {
     pub const FLUSH: Self = Self(1 << 4);
     /// Compare and Write as a fused operation.
     pub const COMPARE_AND_WRITE: Self = Self(1 << 5);
-    /// What is written may stay in a volatile cache: a write that must be durable (FUA) wants a flush behind it.
-    pub const WRITE_CACHE: Self = Self(1 << 6);
+    /// Write Uncorrectable, which the backend is given as it is.
+    pub const WRITE_UNCORRECTABLE: Self = Self(1 << 6);
+    /// Verify, likewise.
+    pub const VERIFY: Self = Self(1 << 7);
+    /// Vendor specific commands, likewise.
+    pub const VENDOR_SPECIFIC: Self = Self(1 << 8);
 
     /// Whether all of `other` are in the set.
     #[must_use]
@@ -64,6 +75,21 @@ impl BitOr for IoSupport {
     fn bitor(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+}
+
+/// Where what is written goes.
+///
+/// A write must be durable before it is completed if its FUA bit, as it stands in its dword, is no less than the value here: one
+/// comparison does for all three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum WriteCache {
+    /// To the medium: nothing need be done for it.
+    None = u32::MAX,
+    /// To a volatile cache, which the host wants used: only what it asks for (FUA) must be durable.
+    On = FUA,
+    /// To a volatile cache, which the host has turned off (feature 06h): all must be durable.
+    Off = 0,
 }
 
 /// Why there can be no namespace of this shape.
@@ -89,6 +115,8 @@ pub struct NsGeometry {
     block_shift: u8,
     /// The commands that it takes.
     pub supports: IoSupport,
+    /// Where what is written goes.
+    pub write_cache: WriteCache,
     /// Commands that change the data are refused.
     pub write_protected: bool,
     /// The most blocks of a Write Zeroes command, 1 or more (WZSL says the same of the controller).
@@ -113,6 +141,7 @@ impl NsGeometry {
             blocks,
             block_shift,
             supports: IoSupport::NONE,
+            write_cache: WriteCache::None,
             write_protected: false,
             max_write_zeroes_blocks: NLB + 1,
             max_fused_blocks: NLB + 1,
@@ -125,6 +154,17 @@ impl NsGeometry {
     /// When all of them are more than 2^64 bytes.
     pub fn resized(self, blocks: u64) -> Result<Self, GeometryError> {
         Self::new(blocks, self.block_shift).map(|sized| Self { blocks: sized.blocks, ..self })
+    }
+
+    /// The same namespace with its volatile write cache, if it has one, turned on or off.
+    #[must_use]
+    pub fn with_write_cache(self, on: bool) -> Self {
+        let write_cache = match self.write_cache {
+            WriteCache::None => WriteCache::None,
+            WriteCache::On | WriteCache::Off if on => WriteCache::On,
+            WriteCache::On | WriteCache::Off => WriteCache::Off,
+        };
+        Self { write_cache, ..self }
     }
 
     /// How many blocks it has.
@@ -167,12 +207,14 @@ pub enum IoKind {
     Compare,
     /// Blocks become zero.
     WriteZeroes,
-    /// Ranges lose their contents; the ranges come from the guest (see [`dsm`]).
-    Deallocate,
     /// Data that was written becomes durable.
     Flush,
     /// Nothing: the command succeeds at once, without a look at its data.
     Nothing,
+    /// Ranges lose their contents; the ranges come from the guest (see [`dsm`]).
+    Deallocate,
+    /// What the backend makes of the command, which it is given as a [`PassedCommand`].
+    Pass,
 }
 
 /// The place of a command in a fused operation.
@@ -193,8 +235,8 @@ pub struct IoCommand {
     pub kind: IoKind,
     /// Its place in a fused operation.
     pub fuse: Fuse,
-    /// Force Unit Access: what is read or written must be durable.
-    pub fua: bool,
+    /// What is written must be durable before the command is completed, and the backend alone does not see to it.
+    pub durable: bool,
     /// Write Zeroes: the blocks may be deallocated if they then read as zero.
     pub deallocate: bool,
     /// The first block.
@@ -207,10 +249,10 @@ pub struct IoCommand {
 
 impl IoCommand {
     const fn without_blocks(kind: IoKind, bytes: u32) -> Self {
-        Self { kind, fuse: Fuse::Alone, fua: false, deallocate: false, slba: 0, blocks: 0, bytes }
+        Self { kind, fuse: Fuse::Alone, durable: false, deallocate: false, slba: 0, blocks: 0, bytes }
     }
 
-    /// Whether the data goes to the guest: its memory is written.
+    /// Whether the data goes to the guest: its memory is written. For what is passed see [`PassedCommand::to_guest`].
     #[must_use]
     #[inline]
     pub const fn to_guest(&self) -> bool {
@@ -266,7 +308,7 @@ fn decode_other(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand
             fuse(sqe, ns)?;
             dsm::decode(sqe, ns)
         }
-        _ => Err(Status::INVALID_OPCODE),
+        _ => pass::decode(sqe, ns, mdts_bytes),
     }
 }
 
@@ -282,7 +324,8 @@ fn transfer(kind: IoKind, sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result
     let bytes = u32::try_from(u64::from(blocks) << ns.block_shift).ok().filter(|bytes| *bytes <= mdts_bytes);
     let bytes = bytes.ok_or(Status::INVALID_FIELD)?;
     ns.check_range(slba, blocks)?;
-    Ok(IoCommand { kind, fuse, fua: sqe.cdw12 & FUA != 0, deallocate: false, slba, blocks, bytes })
+    let durable = matches!(kind, IoKind::Write) && durable(sqe, ns);
+    Ok(IoCommand { kind, fuse, durable, deallocate: false, slba, blocks, bytes })
 }
 
 fn write_zeroes(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
@@ -293,8 +336,14 @@ fn write_zeroes(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
         return Err(Status::INVALID_FIELD);
     }
     ns.check_range(slba, blocks)?;
-    let (fua, deallocate) = (sqe.cdw12 & FUA != 0, sqe.cdw12 & DEAC != 0);
-    Ok(IoCommand { kind: IoKind::WriteZeroes, fuse, fua, deallocate, slba, blocks, bytes: 0 })
+    let (durable, deallocate) = (durable(sqe, ns), sqe.cdw12 & DEAC != 0);
+    Ok(IoCommand { kind: IoKind::WriteZeroes, fuse, durable, deallocate, slba, blocks, bytes: 0 })
+}
+
+/// Whether what the command writes must be made durable.
+#[inline]
+fn durable(sqe: &Sqe, ns: &NsGeometry) -> bool {
+    sqe.cdw12 & FUA >= ns.write_cache as u32
 }
 
 #[inline]

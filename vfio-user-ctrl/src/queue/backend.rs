@@ -2,6 +2,8 @@
 
 use super::CommandIo;
 use crate::memory::IoName;
+use crate::model::io::PassedCommand;
+use crate::model::spec::Status;
 
 /// What to do with blocks. The data, where there is any, is that of the I/O.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,19 +16,19 @@ pub enum BlockOp {
     Compare,
     /// Compare with as many of its first pieces, then write from the others.
     CompareAndWrite(u16),
-    /// Deallocate.
-    Unmap,
     /// Write zeroes.
     WriteZeroes,
     /// Write back what is cached.
     Flush,
+    /// Deallocate.
+    Unmap,
 }
 
 /// An I/O that was not taken.
 #[derive(Debug)]
 pub struct Refused<B: Backend> {
-    /// It may be taken later: the backend is out of something.
-    pub later: bool,
+    /// What its command ends with; none if it may be taken later, since the backend is out of something.
+    pub status: Option<Status>,
     /// The I/O.
     pub io: CommandIo<B>,
 }
@@ -48,6 +50,13 @@ pub trait Backend: Sized + 'static {
         blocks: u64,
         io: CommandIo<Self>,
     ) -> Result<(), Refused<Self>>;
+
+    /// Takes an I/O that is carried out by `command`, with the I/O's data. It may also be given to
+    /// [`complete_passed`](super::complete_passed).
+    ///
+    /// # Errors
+    /// [`Refused`] with the I/O.
+    fn pass(channel: &Self::Channel, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>>;
 
     /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. Whether it may be expected to end.
     fn abort(channel: &Self::Channel, io: IoName) -> bool;

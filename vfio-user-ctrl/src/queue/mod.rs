@@ -34,4 +34,4 @@ pub use cursor::Cursor;
 pub use interrupt::{Coalescing, Interrupts, Vector};
 pub use queues::{MAX_NAMESPACES, Port, Queues, Totals};
 pub use remote::{RemoteMemory, Transfer, Work};
-pub use submission::{CommandIo, IoState, SubmissionQueue, complete};
+pub use submission::{CommandIo, IoState, SubmissionQueue, complete, complete_passed};

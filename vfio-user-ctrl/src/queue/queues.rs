@@ -44,6 +44,8 @@ pub struct Queues<B: Backend> {
     /// Flushes that the guest has not asked for by commands.
     flushing: RefCell<Option<Rc<Submissions<B>>>>,
     completion: RefCell<Vec<Rc<CompletionQueue>>>,
+    /// The host wants volatile write caches used.
+    write_cache: Cell<bool>,
     /// The submission queue that the next poll begins with: the last one ended before it.
     turn: Cell<usize>,
 }
@@ -70,6 +72,7 @@ impl<B: Backend> Queues<B> {
             ending: RefCell::default(),
             flushing: RefCell::default(),
             completion: RefCell::default(),
+            write_cache: Cell::new(true),
             turn: Cell::new(0),
         }
     }
@@ -100,6 +103,7 @@ impl<B: Backend> Queues<B> {
     /// Adds a namespace, or replaces it.
     pub fn add_port(&self, port: Port<B>) {
         let Some(index) = port_index(port.nsid) else { return };
+        port.geometry.set(port.geometry.get().with_write_cache(self.write_cache.get()));
         let mut ports = self.ports.borrow_mut();
         if ports.len() <= index {
             ports.resize_with(index + 1, || None);
@@ -123,7 +127,16 @@ impl<B: Backend> Queues<B> {
     /// A namespace has changed.
     pub fn set_geometry(&self, nsid: u32, geometry: NsGeometry) {
         if let Some(Some(port)) = port_index(nsid).and_then(|index| self.ports.borrow().get(index).cloned()) {
-            port.geometry.set(geometry);
+            port.geometry.set(geometry.with_write_cache(self.write_cache.get()));
+        }
+    }
+
+    /// Turns volatile write caches on, as they are at first, or off (feature 06h): what is written from now on is then durable when
+    /// its command is completed.
+    pub fn set_write_cache(&self, on: bool) {
+        self.write_cache.set(on);
+        for port in self.ports.borrow().iter().flatten() {
+            port.geometry.set(port.geometry.get().with_write_cache(on));
         }
     }
 
@@ -265,6 +278,7 @@ impl<B: Backend> Queues<B> {
         self.context.forget_queues();
         self.context.set_shadow(None);
         self.set_coalescing(Coalescing::default(), Vec::new());
+        self.set_write_cache(true);
     }
 
     /// Whether nothing is under way in queues that were deleted.

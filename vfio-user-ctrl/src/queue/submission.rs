@@ -2,6 +2,7 @@
 
 mod abort;
 mod flush;
+mod rare;
 mod remote;
 
 use std::cell::{Cell, RefCell};
@@ -12,13 +13,16 @@ use super::backend::{Backend, BlockOp, Refused};
 use super::completion::CompletionQueue;
 use super::context::{Context, Trouble};
 use super::cursor::Cursor;
-use super::deallocate::Deallocate;
 use super::queues::{Port, Ports, Totals, port_index};
 use crate::memory::{Io, Slots};
 use crate::model::dptr::{self, DptrError};
-use crate::model::io::{self, IoCommand, IoKind, IoSupport, NsGeometry};
+use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
 use crate::model::spec::{Sqe, Status};
 use remote::Remote;
+
+use rare::Rare;
+
+pub use rare::complete_passed;
 
 /// The most commands of one queue that are taken in a row, so that one queue cannot keep the others waiting.
 const BURST: u16 = 128;
@@ -58,8 +62,8 @@ pub struct IoState<B: Backend> {
     blocks: Cell<u64>,
     /// The identifier of the first command, if this is the second of a fused pair.
     first_cid: Cell<Option<u16>>,
-    /// What is left of a Dataset Management command.
-    deallocate: Cell<Option<Box<Deallocate>>>,
+    /// What commands have that are seldom.
+    rare: Cell<Option<Box<Rare>>>,
     /// What is to be done about data in memory without a file, and the transfer of it that is under way, or 0. Who sets them takes
     /// them back before the command finishes.
     remote: Cell<Option<Box<Remote>>>,
@@ -77,7 +81,7 @@ enum Then {
     Finish,
     /// The next range of a Dataset Management command.
     NextRange,
-    /// A flush, for a write that must be durable (FUA) in a namespace that keeps writes in a cache.
+    /// A flush, for a write that must be durable in a namespace that keeps writes in a cache.
     Flush,
     /// The data is sent to the guest, in memory without a file.
     ToGuest,
@@ -94,7 +98,7 @@ impl<B: Backend> IoState<B> {
             slba: Cell::new(0),
             blocks: Cell::new(0),
             first_cid: Cell::new(None),
-            deallocate: Cell::new(None),
+            rare: Cell::new(None),
             remote: Cell::new(None),
             transfer: Cell::new(0),
             aborters: Cell::default(),
@@ -162,8 +166,13 @@ impl<B: Backend> SubmissionQueue<B> {
 
     #[inline]
     fn post(&self, cid: u16, status: Status) {
+        self.post_with(cid, 0, status);
+    }
+
+    #[inline]
+    fn post_with(&self, cid: u16, dw0: u32, status: Status) {
         if !self.mute.get() {
-            self.completion.post(self.qid(), self.cursor.head(), cid, 0, status);
+            self.completion.post(self.qid(), self.cursor.head(), cid, dw0, status);
         }
     }
 
@@ -251,11 +260,10 @@ impl<B: Backend> Submissions<B> {
             None => op,
             Some(first) => self.add_compare(&mut io, first, &command, &geometry)?,
         };
-        if command.kind == IoKind::Deallocate {
-            let ranges = Deallocate::fetch(sqe, command.bytes, &geometry, &queue.context.view())?;
-            io.state().deallocate.set(Some(Box::new(ranges)));
+        if matches!(command.kind, IoKind::Deallocate | IoKind::Pass) {
+            rare::prepare(&mut io, sqe, &command, &geometry)?;
         } else if command.bytes > 0 {
-            add_data(&mut io, sqe, command.bytes, command.to_guest())?;
+            add_data(&mut io, sqe, command.bytes, command.kind == IoKind::Read)?;
         }
         let state = io.state();
         describe(state, sqe, op, &command, &geometry);
@@ -321,7 +329,8 @@ const fn block_op(command: &IoCommand) -> Option<BlockOp> {
         IoKind::Write => Some(BlockOp::Write),
         IoKind::Compare => Some(BlockOp::Compare),
         IoKind::WriteZeroes => Some(BlockOp::WriteZeroes),
-        IoKind::Deallocate => Some(BlockOp::Unmap),
+        // What the backend is given is in `IoState::rare`.
+        IoKind::Deallocate | IoKind::Pass => Some(BlockOp::Unmap),
         IoKind::Flush => Some(BlockOp::Flush),
         IoKind::Nothing => None,
     }
@@ -332,19 +341,17 @@ fn describe<B: Backend>(state: &IoState<B>, sqe: &Sqe, op: BlockOp, command: &Io
     state.cid.set(sqe.cid);
     state.nsid.set(sqe.nsid);
     state.op.set(op);
-    state.then.set(what_follows(command, geometry));
+    state.then.set(what_follows(command));
     state.slba.set(command.slba);
     // A flush is of the whole namespace: a bdev of several disks would flush the first of them only.
     state.blocks.set(if op == BlockOp::Flush { geometry.blocks() } else { u64::from(command.blocks) });
 }
 
 #[inline]
-fn what_follows(command: &IoCommand, geometry: &NsGeometry) -> Then {
+const fn what_follows(command: &IoCommand) -> Then {
     match command.kind {
         IoKind::Deallocate => Then::NextRange,
-        IoKind::Write | IoKind::WriteZeroes if command.fua && geometry.supports.contains(IoSupport::WRITE_CACHE) => {
-            Then::Flush
-        }
+        IoKind::Write | IoKind::WriteZeroes if command.durable => Then::Flush,
         _ => Then::Finish,
     }
 }
@@ -362,7 +369,7 @@ fn send<B: Backend>(io: CommandIo<B>) {
     let Some(port) = state.port() else { return complete(io, Err(Status::INTERNAL_ERROR)) };
     let (op, slba, blocks) = (state.op.get(), state.slba.get(), state.blocks.get());
     if op == BlockOp::Unmap {
-        return send_deallocate(io, &port);
+        return rare::send(io, &port);
     }
     submit(&port, op, slba, blocks, io);
 }
@@ -378,8 +385,8 @@ fn submit<B: Backend>(port: &Port<B>, op: BlockOp, slba: u64, blocks: u64, io: C
 fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
     let io = refused.io;
     let submissions = io.owner();
-    if !refused.later {
-        return complete(io, Err(Status::INTERNAL_ERROR));
+    if let Some(status) = refused.status {
+        return complete(io, Err(status));
     }
     // Nobody sends again what a closed queue keeps.
     if submissions.queue().closed.get() {
@@ -388,26 +395,14 @@ fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
     submissions.queue().later.borrow_mut().push_back(io);
 }
 
-/// Sends the next range of a Dataset Management command.
-#[cold]
-fn send_deallocate<B: Backend>(io: CommandIo<B>, port: &Port<B>) {
-    let ranges = io.state().deallocate.take();
-    let next = ranges.as_deref().and_then(Deallocate::current);
-    io.state().deallocate.set(ranges);
-    match next {
-        Some(extent) => submit(port, BlockOp::Unmap, extent.slba, u64::from(extent.blocks), io),
-        None => finish(io, Status::SUCCESS),
-    }
-}
-
 /// An I/O has ended: its completion is posted and its place is free again.
 #[inline]
 pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     match result {
         Ok(()) if io.state().then.get() == Then::Finish => finish(io, Status::SUCCESS),
         Ok(()) if io.state().then.get() == Then::Flush => flush(io),
-        Ok(()) if io.state().then.get() == Then::ToGuest => remote::deliver(io),
-        Ok(()) => next_range(io),
+        Ok(()) if io.state().then.get() == Then::ToGuest => remote::deliver(io, 0),
+        Ok(()) => rare::next_range(io),
         Err(status) => fail(io, status),
     }
 }
@@ -420,24 +415,6 @@ fn flush<B: Backend>(io: CommandIo<B>) {
     state.then.set(Then::Finish);
     state.op.set(BlockOp::Flush);
     if io.queue().closed.get() { fail(io, Status::ABORTED_SQ_DELETION) } else { send(io) }
-}
-
-/// A range of a Dataset Management command is done.
-#[cold]
-fn next_range<B: Backend>(io: CommandIo<B>) {
-    let mut ranges = io.state().deallocate.take();
-    if let Some(ranges) = ranges.as_mut() {
-        ranges.advance();
-    }
-    let is_done = ranges.as_ref().is_none_or(|ranges| ranges.current().is_none());
-    io.state().deallocate.set(ranges);
-    if is_done {
-        finish(io, Status::SUCCESS);
-    } else if io.queue().closed.get() {
-        fail(io, Status::ABORTED_SQ_DELETION);
-    } else {
-        send(io);
-    }
 }
 
 #[cold]
@@ -453,6 +430,12 @@ fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
 
 #[inline]
 fn finish<B: Backend>(io: CommandIo<B>, status: Status) {
+    finish_with(io, 0, status);
+}
+
+/// The same with a result in dword 0 of the completion entry.
+#[inline]
+fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     let (queue, state) = (io.queue(), io.state());
     queue.count(state.op.get(), io.bytes());
     if let Some(first) = state.first_cid.take() {
@@ -461,9 +444,9 @@ fn finish<B: Backend>(io: CommandIo<B>, status: Status) {
     let aborters = state.aborters.take();
     let fused_failed = is_compare_failure(status) && matches!(state.op.get(), BlockOp::CompareAndWrite(_));
     let status = if fused_failed { Status::ABORTED_FAILED_FUSED } else { status };
-    queue.post(state.cid.get(), status);
+    queue.post_with(state.cid.get(), dw0, status);
     state.port.take();
-    state.deallocate.take();
+    state.rare.take();
     drop(io);
     for aborter in aborters {
         aborter(status.sct() == 0 && matches!(status.sc(), 0x07 | 0x08));
@@ -495,7 +478,7 @@ impl<B: Backend> SubmissionQueue<B> {
                 totals.writes = totals.writes.wrapping_add(1);
                 totals.bytes_written = totals.bytes_written.wrapping_add(u64::from(bytes));
             }
-            BlockOp::Unmap | BlockOp::WriteZeroes | BlockOp::Flush => return,
+            BlockOp::WriteZeroes | BlockOp::Flush | BlockOp::Unmap => return,
         }
         self.totals.set(totals);
     }

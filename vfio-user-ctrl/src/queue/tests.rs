@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, complete};
 use crate::memory::{Access, DoorbellPage, GuestMemory, IoName, MemView, Region};
-use crate::model::io::{IoSupport, NsGeometry, opcode};
+use crate::model::io::{IoSupport, NsGeometry, PassedCommand, WriteCache, opcode};
 use crate::model::spec::{Cqe, Sqe, Status};
 
 const PAGE: u64 = 4096;
@@ -45,6 +45,10 @@ impl Backend for Fake {
     fn submit((): &(), op: BlockOp, slba: u64, blocks: u64, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         TAKEN.with_borrow_mut(|taken| taken.push(Taken { op, slba, blocks, io }));
         Ok(())
+    }
+
+    fn pass((): &(), _: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+        Self::submit(&(), BlockOp::Unmap, 0, 0, io)
     }
 
     fn abort((): &(), io: IoName) -> bool {
@@ -106,7 +110,8 @@ impl Guest {
 
     fn cache_writes(&self) {
         let mut geometry = NsGeometry::new(1000, 12).expect("a geometry");
-        geometry.supports = IoSupport::FLUSH | IoSupport::WRITE_CACHE;
+        geometry.supports = IoSupport::FLUSH;
+        geometry.write_cache = WriteCache::On;
         self.queues.set_geometry(1, geometry);
     }
 

@@ -2,8 +2,10 @@
 
 use spdk::Errno;
 use spdk::bdev_client::{self, BdevChannel};
+use spdk::nvme::Rejected;
 
 use crate::memory::{IoName, TakesBdevIo};
+use crate::model::io::PassedCommand;
 use crate::model::spec::Status;
 use crate::queue::{self, Backend, BlockOp, CommandIo, IoState, Refused, SubmissionQueue};
 
@@ -27,13 +29,22 @@ impl Backend for Bdevs {
             BlockOp::Write => bdev_client::BlockOp::Write,
             BlockOp::Compare => bdev_client::BlockOp::Compare,
             BlockOp::CompareAndWrite(first) => bdev_client::BlockOp::CompareAndWrite(first),
-            BlockOp::Unmap => bdev_client::BlockOp::Unmap,
             BlockOp::WriteZeroes => bdev_client::BlockOp::WriteZeroes,
             BlockOp::Flush => bdev_client::BlockOp::Flush,
+            BlockOp::Unmap => bdev_client::BlockOp::Unmap,
         };
-        channel
-            .submit(op, slba, blocks, io)
-            .map_err(|rejected| Refused { later: rejected.errno == Errno::NOMEM, io: rejected.command })
+        channel.submit(op, slba, blocks, io).map_err(|rejected| {
+            // What was decoded lay within the namespace: the bdev has shrunk since, and is about to tell.
+            let past_the_end = slba.checked_add(blocks).is_none_or(|end| end > channel.num_blocks());
+            refused(rejected, if past_the_end { Status::LBA_OUT_OF_RANGE } else { Status::INTERNAL_ERROR })
+        })
+    }
+
+    fn pass(channel: &BdevChannel, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+        channel.pass(command.opcode, command.dwords, io).map_err(|rejected| {
+            let status = if rejected.errno == Errno::NOTSUP { Status::INVALID_OPCODE } else { Status::INTERNAL_ERROR };
+            refused(rejected, status)
+        })
     }
 
     fn abort(channel: &BdevChannel, io: IoName) -> bool {
@@ -41,9 +52,19 @@ impl Backend for Bdevs {
     }
 }
 
+/// An I/O that the bdev layer did not take: for good, then with that status, or for want of an I/O of its own.
+#[cold]
+fn refused(rejected: Rejected<CommandIo<Bdevs>>, status: Status) -> Refused<Bdevs> {
+    Refused { status: (rejected.errno != Errno::NOMEM).then_some(status), io: rejected.command }
+}
+
 impl TakesBdevIo<IoState<Bdevs>> for SubmissionQueue<Bdevs> {
     #[inline]
     fn ended(io: CommandIo<Bdevs>, result: Result<(), Status>) {
         queue::complete(io, result);
+    }
+
+    fn ended_passed(io: CommandIo<Bdevs>, dw0: u32, result: Result<(), Status>) {
+        queue::complete_passed(io, dw0, result);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::control::complaint::complain;
 use super::group::{Group, GroupHandle};
@@ -94,6 +95,7 @@ impl Home {
             Outcome::DeleteSq { qid } => self.delete_submission(attached, sqe.cid, qid),
             Outcome::DeleteCq { qid } => self.delete_completion(attached, sqe.cid, qid),
             Outcome::Abort { sqid, cid } => self.abort(attached, sqe.cid, sqid, cid),
+            Outcome::WriteCache { on } => self.set_write_cache(attached, sqe.cid, on),
             Outcome::DoorbellBuffers { shadow, event_idx } => {
                 let status = self.use_shadow_doorbells(attached, shadow, event_idx);
                 attached.complete(sqe.cid, 0, status);
@@ -150,9 +152,11 @@ impl Home {
         attached.session.doorbells.store(usize::from(create.qid) * 2 + 1, 0);
         attached.completion.borrow_mut().insert(create.qid, Arc::clone(&group));
         let (session, ports) = (Arc::clone(&attached.session), self.port_specs());
+        let write_cache = self.model.borrow().volatile_write_cache();
         let make = move |group: &Rc<Group>, answer: Answer<()>| {
             let local = group.local(&session, &ports);
             local.take_settings();
+            local.queues().set_write_cache(write_cache);
             let vector = create.interrupts.then_some(create.vector);
             local.queues().create_completion(create.qid, create.base, entries, vector);
             answer(());
@@ -267,6 +271,26 @@ impl Home {
         let settings = Settings { shadow: Some((shadow, event_idx)), ..attached.settings.borrow().clone() };
         self.publish(attached, settings);
         Status::SUCCESS
+    }
+
+    /// Has volatile write caches used or not; the command is completed when every poll group does so.
+    fn set_write_cache(&self, attached: &Rc<Attached>, cid: u16, on: bool) {
+        let session = attached.session.id;
+        let left = Arc::new(AtomicUsize::new(self.ctrl.groups.len()));
+        for group in &self.ctrl.groups {
+            let left = Arc::clone(&left);
+            let set = move |group: &Rc<Group>, answer: Answer<()>| {
+                if let Some(local) = group.find(session) {
+                    local.queues().set_write_cache(on);
+                }
+                answer(());
+            };
+            self.ask(attached, group, set, move |_, attached, ()| {
+                if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                    attached.complete(cid, 0, Status::SUCCESS);
+                }
+            });
+        }
     }
 
     /// Tells the poll groups of interrupt coalescing when the guest has changed it.

@@ -23,7 +23,7 @@ use super::home::Home;
 use super::params::{ControllerParams, failed};
 use super::session::{Counters, Ctrl};
 use crate::model::admin::{Controller, Namespace, Supports};
-use crate::model::io::{IoSupport, NsGeometry};
+use crate::model::io::{IoSupport, NsGeometry, WriteCache};
 use crate::queue::MAX_NAMESPACES;
 
 /// What all controllers share, from the first one on.
@@ -274,7 +274,7 @@ impl Endpoint {
             failed(errno, format!("parameter `bdev_name`: '{bdev_name}' cannot be opened: {why}"))
         })?;
         let info = desc.describe();
-        let geometry = geometry(&info)?;
+        let geometry = geometry(&info, self.params.vendor_specific_commands)?;
         let namespace = namespace(nsid, &info, &geometry);
         namespace
             .check()
@@ -465,7 +465,7 @@ fn has_listener(path: &Path) -> bool {
 }
 
 /// What the checks of commands need to know of a bdev.
-fn geometry(info: &BdevInfo) -> Result<NsGeometry, RpcError> {
+fn geometry(info: &BdevInfo, vendor_specific: bool) -> Result<NsGeometry, RpcError> {
     let refuse = |why: &str| Err(failed(Errno::INVAL, format!("bdev '{}' cannot be a namespace: {why}", info.name)));
     if info.metadata_size > 0 {
         return refuse(&format!("its blocks have {} bytes of metadata, which is not supported", info.metadata_size));
@@ -486,16 +486,21 @@ fn geometry(info: &BdevInfo) -> Result<NsGeometry, RpcError> {
         (info.can_unmap, IoSupport::DEALLOCATE),
         (info.can_write_zeroes, IoSupport::WRITE_ZEROES),
         (info.can_flush, IoSupport::FLUSH),
-        (info.can_flush && info.write_cache, IoSupport::WRITE_CACHE),
         // The bdev layer compares for a bdev that cannot.
         (info.can_read, IoSupport::COMPARE),
         (info.can_read && info.can_write, IoSupport::COMPARE_AND_WRITE),
+        (info.can_write_uncorrectable, IoSupport::WRITE_UNCORRECTABLE),
+        (info.can_verify, IoSupport::VERIFY),
+        (info.can_pass_through && vendor_specific, IoSupport::VENDOR_SPECIFIC),
     ] {
         if can {
             supports = supports | command;
         }
     }
     geometry.supports = supports;
+    if info.can_flush && info.write_cache {
+        geometry.write_cache = WriteCache::On;
+    }
     geometry.write_protected = !info.can_write;
     geometry.max_fused_blocks = u32::from(info.compare_and_write_blocks.max(1));
     Ok(geometry)
@@ -516,6 +521,9 @@ fn namespace(nsid: u32, info: &BdevInfo, geometry: &NsGeometry) -> Namespace {
             write_zeroes: info.can_write_zeroes,
             compare: geometry.supports.contains(IoSupport::COMPARE),
             compare_and_write: geometry.supports.contains(IoSupport::COMPARE_AND_WRITE),
+            write_uncorrectable: info.can_write_uncorrectable,
+            verify: info.can_verify,
+            vendor_specific: geometry.supports.contains(IoSupport::VENDOR_SPECIFIC),
             volatile_write_cache: info.write_cache && info.can_flush,
         },
         compare_and_write_blocks: info.compare_and_write_blocks.max(1),

@@ -17,14 +17,15 @@ use super::bdevs::Bdevs;
 use super::home::Home;
 use super::post::Post;
 use super::remote::ClientMemory;
+use super::rota::Rota;
 use super::session::Session;
 use crate::memory::MemView;
 use crate::model::io::NsGeometry;
 use crate::queue::{Port, Queues};
 
-/// A session that has had no command for so many rounds is looked at in some rounds only.
+/// A session that has had no command for so many rounds is looked at when its turn comes.
 const IDLE_AFTER: u32 = 4096;
-/// Every so many rounds, a power of two, come the admin queues and the sessions that are idle.
+/// Every so many rounds, a power of two, come the admin queues.
 const SELDOM: u32 = 64;
 /// Every so many rounds, a power of two, counters are gathered, and errors told.
 const RARELY: u32 = 4096;
@@ -239,6 +240,7 @@ pub struct Group {
     homes: RefCell<Vec<Rc<Home>>>,
     waiting: RefCell<Waiting>,
     round: Cell<u32>,
+    rota: Rota,
     raised: Cell<u64>,
     aborted: Cell<Instant>,
     poller: RefCell<Option<Poller>>,
@@ -262,6 +264,7 @@ impl Group {
             homes: RefCell::default(),
             waiting: RefCell::default(),
             round: Cell::new(0),
+            rota: Rota::default(),
             raised: Cell::new(0),
             aborted: Cell::new(Instant::now()),
             poller: RefCell::default(),
@@ -406,14 +409,19 @@ impl Group {
     fn poll(self: &Rc<Self>) -> Poll {
         let round = self.round.get().wrapping_add(1);
         self.round.set(round);
-        let seldom = round & (SELDOM - 1) == 0;
         let mut busy = false;
-        for local in self.sessions.borrow().iter() {
-            if seldom || !local.idle.get() {
+        let sessions = self.sessions.borrow();
+        for local in sessions.iter().filter(|local| !local.idle.get()) {
+            busy |= local.poll(self);
+        }
+        for at in self.rota.turns(sessions.len()) {
+            if let Some(local) = sessions.get(at).filter(|local| local.idle.get()) {
                 busy |= local.poll(self);
             }
         }
-        if seldom {
+        drop(sessions);
+        self.rota.found(busy);
+        if round & (SELDOM - 1) == 0 {
             busy |= self.poll_seldom(round);
         }
         if busy { Poll::Busy } else { Poll::Idle }

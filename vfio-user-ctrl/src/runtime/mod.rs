@@ -19,6 +19,7 @@ pub mod home;
 mod params;
 mod post;
 mod remote;
+mod rota;
 mod rpc;
 pub mod session;
 mod subsystem;

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::memory::order::{Nudge, Published};
 use crate::memory::{BounceBudget, DoorbellPage, GuestMemory};
 use crate::model::regs::{CtrlLimits, Enable, RegEffect, Registers};
 use crate::queue::{Coalescing, Interrupts, Totals};
@@ -93,8 +94,8 @@ pub struct Session {
     pub doorbells: Arc<DoorbellPage>,
     /// The eventfds.
     pub interrupts: Arc<Interrupts>,
-    /// The client's memory.
-    pub memory: SharedMemory,
+    /// The newest table of the client's memory. The control thread publishes it.
+    pub memory: Published<GuestMemory>,
     /// How much may stand in for memory of its that came without a file.
     pub bounce: Arc<BounceBudget>,
     /// The way to who has its connection.
@@ -105,8 +106,8 @@ pub struct Session {
     settings: Mutex<Settings>,
     /// The poll groups of the controller that have been told to look at the session, and those that have been told of settings, and
     /// have not done so.
-    nudged: Flags,
-    told: Flags,
+    nudged: Nudges,
+    told: Nudges,
 }
 
 /// What the host has set for all queues of a session.
@@ -122,23 +123,22 @@ pub struct Settings {
 
 /// Messages that are on their way, by poll group. The one that is there will find what is new: there need not be two.
 #[derive(Debug)]
-struct Flags(Vec<AtomicBool>);
+struct Nudges(Vec<Nudge>);
 
-impl Flags {
+impl Nudges {
     fn new(groups: usize) -> Self {
-        Self((0..groups).map(|_| AtomicBool::new(false)).collect())
+        Self((0..groups).map(|_| Nudge::default()).collect())
     }
 
     /// A message is to be sent to this group. Whether none is on its way.
-    fn raise(&self, group: usize) -> bool {
-        self.0.get(group).is_some_and(|flag| !flag.swap(true, Ordering::AcqRel))
+    fn tell(&self, group: usize) -> bool {
+        self.0.get(group).is_some_and(Nudge::tell)
     }
 
     /// It has come.
-    fn lower(&self, group: usize) {
-        if let Some(flag) = self.0.get(group) {
-            // Reads what `raise` wrote, so that all that went before it is seen.
-            flag.swap(false, Ordering::AcqRel);
+    fn look(&self, group: usize) {
+        if let Some(nudge) = self.0.get(group) {
+            nudge.look();
         }
     }
 }
@@ -214,13 +214,13 @@ impl Session {
             registers: Registers::new(limits),
             doorbells: Arc::new(DoorbellPage::new()?),
             interrupts: Arc::default(),
-            memory: SharedMemory::default(),
+            memory: Published::default(),
             bounce: BounceBudget::for_devices(BUDGET),
             control: control.clone(),
             asked: Asked::default(),
             settings: Mutex::default(),
-            nudged: Flags::new(ctrl.groups.len()),
-            told: Flags::new(ctrl.groups.len()),
+            nudged: Nudges::new(ctrl.groups.len()),
+            told: Nudges::new(ctrl.groups.len()),
         })
     }
 
@@ -240,12 +240,12 @@ impl Session {
     /// not looked yet, it will see what there is now.
     #[must_use]
     pub fn nudge(&self, group: usize) -> bool {
-        self.nudged.raise(group)
+        self.nudged.tell(group)
     }
 
     /// That poll group is about to look at the session.
     pub fn looks(&self, group: usize) {
-        self.nudged.lower(group);
+        self.nudged.look(group);
     }
 
     /// What holds for all queues now.
@@ -265,46 +265,12 @@ impl Session {
     /// something, no more than one message is on its way.
     #[must_use]
     pub fn tell(&self, group: usize) -> bool {
-        self.told.raise(group)
+        self.told.tell(group)
     }
 
     /// That poll group is about to take the settings.
     pub fn hears(&self, group: usize) {
-        self.told.lower(group);
-    }
-}
-
-/// The newest table of guest memory. The control thread publishes it; reactors take it when the epoch has moved.
-#[derive(Debug, Default)]
-pub struct SharedMemory {
-    newest: Mutex<Arc<GuestMemory>>,
-    epoch: AtomicU64,
-}
-
-impl SharedMemory {
-    /// Puts a new table in place of the old one.
-    pub fn publish(&self, memory: GuestMemory) {
-        let mut table = Arc::new(memory);
-        if let Ok(mut newest) = self.newest.lock() {
-            std::mem::swap(&mut *newest, &mut table);
-        }
-        // After the table: who sees the new epoch finds the new table.
-        self.epoch.fetch_add(1, Ordering::Release);
-        // Not while a reactor could wait for it.
-        drop(table);
-    }
-
-    /// Moves whenever a table is published.
-    #[must_use]
-    #[inline]
-    pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
-    }
-
-    /// The newest table.
-    #[must_use]
-    pub fn newest(&self) -> Arc<GuestMemory> {
-        self.newest.lock().map(|newest| Arc::clone(&newest)).unwrap_or_default()
+        self.told.look(group);
     }
 }
 
@@ -314,12 +280,12 @@ mod tests {
 
     #[test]
     fn one_message_to_each_group_is_enough_for_all_that_is_new() {
-        let flags = Flags::new(2);
-        assert!(flags.raise(0) && flags.raise(1), "both groups must be told");
-        assert!(!flags.raise(0), "one is on its way");
-        flags.lower(0);
-        assert!(flags.raise(0) && !flags.raise(1));
-        assert!(!flags.raise(2), "there is no such group");
+        let nudges = Nudges::new(2);
+        assert!(nudges.tell(0) && nudges.tell(1), "both groups must be told");
+        assert!(!nudges.tell(0), "one is on its way");
+        nudges.look(0);
+        assert!(nudges.tell(0) && !nudges.tell(1));
+        assert!(!nudges.tell(2), "there is no such group");
     }
 
     fn enable(asq: u64) -> Op {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::MemfdFlags;
 use vfio_user_ctrl::memory::{Access, DoorbellPage, GuestMemory, MemView, Region};
-use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, opcode};
+use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache, opcode};
 use vfio_user_ctrl::model::spec::{Cqe, Sqe};
 use vfio_user_ctrl::queue::{Interrupts, Port, Queues};
 use zerocopy::{FromBytes, IntoBytes};
@@ -54,8 +54,11 @@ pub(crate) fn geometry(blocks: u64, block_shift: u8) -> NsGeometry {
         | IoSupport::DATASET_MANAGEMENT
         | IoSupport::DEALLOCATE
         | IoSupport::FLUSH
-        | IoSupport::WRITE_CACHE
-        | IoSupport::COMPARE_AND_WRITE;
+        | IoSupport::COMPARE_AND_WRITE
+        | IoSupport::WRITE_UNCORRECTABLE
+        | IoSupport::VERIFY
+        | IoSupport::VENDOR_SPECIFIC;
+    geometry.write_cache = WriteCache::On;
     geometry
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use vfio_user_ctrl::memory::IoName;
+use vfio_user_ctrl::model::io::PassedCommand;
 use vfio_user_ctrl::model::spec::Status;
 use vfio_user_ctrl::queue::{self, Backend, BlockOp, CommandIo, Refused};
 
@@ -47,6 +48,12 @@ pub(crate) struct Disk {
     /// So many submissions are refused for good.
     pub(crate) refuse: Cell<u32>,
     pub(crate) submitted: Cell<u64>,
+    /// Flushes that were carried out.
+    pub(crate) flushes: Cell<u64>,
+    /// Commands that were passed on, as they came.
+    pub(crate) passed: RefCell<Vec<PassedCommand>>,
+    /// What these have in dword 0 of their completions.
+    pub(crate) dw0: Cell<u32>,
     held: RefCell<VecDeque<Held>>,
 }
 
@@ -64,6 +71,9 @@ impl Disk {
             refuse_later: Cell::new(0),
             refuse: Cell::new(0),
             submitted: Cell::new(0),
+            flushes: Cell::new(0),
+            passed: RefCell::default(),
+            dw0: Cell::new(0),
             held: RefCell::new(VecDeque::with_capacity(64)),
         })
     }
@@ -85,11 +95,16 @@ impl Disk {
         self.held.borrow().iter().map(|held| (held.op, held.slba, held.blocks)).collect()
     }
 
+    /// The data of the I/O at `index` of those that have not ended: bytes and pieces.
+    pub(crate) fn data_of(&self, index: usize) -> (u32, u16) {
+        self.held.borrow().get(index).map_or((0, 0), |held| (held.io.bytes(), held.io.piece_count()))
+    }
+
     /// Carries out the I/O at `index` of those that have not ended. Whether there was one.
     pub(crate) fn finish(&self, index: usize) -> bool {
         let Some(Held { op, slba, blocks, io, aborted, .. }) = self.take(index) else { return false };
         let result = if aborted { Err(Status::ABORT_REQUESTED) } else { self.perform(op, slba, blocks, &io) };
-        queue::complete(io, result);
+        end(self, op, blocks, io, result);
         true
     }
 
@@ -118,6 +133,9 @@ impl Disk {
     }
 
     fn perform(&self, op: BlockOp, slba: u64, blocks: u64, io: &CommandIo<Ram>) -> Result<(), Status> {
+        if op == BlockOp::Flush {
+            self.flushes.set(self.flushes.get() + 1);
+        }
         if self.no_data.get() || op == BlockOp::Flush {
             return Ok(());
         }
@@ -146,6 +164,15 @@ fn compare(io: &CommandIo<Ram>, blocks: &[u8]) -> Result<(), Status> {
     if data == blocks { Ok(()) } else { Err(MISCOMPARE) }
 }
 
+/// Ends an I/O: one on no blocks is a command that was passed on.
+fn end(disk: &Disk, op: BlockOp, blocks: u64, io: CommandIo<Ram>, result: Result<(), Status>) {
+    if op == BlockOp::Unmap && blocks == 0 {
+        queue::complete_passed(io, disk.dw0.get(), result);
+    } else {
+        queue::complete(io, result);
+    }
+}
+
 fn one_of(count: &Cell<u32>) -> bool {
     let left = count.get();
     count.set(left.saturating_sub(1));
@@ -157,20 +184,33 @@ impl Backend for Ram {
 
     fn submit(disk: &Rc<Disk>, op: BlockOp, slba: u64, blocks: u64, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         if one_of(&disk.refuse_later) {
-            return Err(Refused { later: true, io });
+            return Err(Refused { status: None, io });
         }
         if one_of(&disk.refuse) {
-            return Err(Refused { later: false, io });
+            return Err(Refused { status: Some(Status::INTERNAL_ERROR), io });
+        }
+        // A disk that has shrunk, of which its front end does not know yet.
+        if disk.range(slba, blocks).is_none() {
+            return Err(Refused { status: Some(Status::LBA_OUT_OF_RANGE), io });
         }
         disk.submitted.set(disk.submitted.get() + 1);
         if disk.at_once.get() {
             let result = disk.perform(op, slba, blocks, &io);
-            queue::complete(io, result);
+            end(disk, op, blocks, io, result);
         } else {
             let name = io.name();
             disk.held.borrow_mut().push_back(Held { op, slba, blocks, name, io, aborted: false });
         }
         Ok(())
+    }
+
+    fn pass(disk: &Rc<Disk>, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+        // An operation on no blocks.
+        let passed = Self::submit(disk, BlockOp::Unmap, 0, 0, io);
+        if passed.is_ok() {
+            disk.passed.borrow_mut().push(*command);
+        }
+        passed
     }
 
     fn abort(disk: &Rc<Disk>, io: IoName) -> bool {

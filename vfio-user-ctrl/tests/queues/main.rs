@@ -8,6 +8,7 @@ mod data;
 mod ending;
 mod fused;
 mod memory;
+mod passed;
 mod random;
 mod rings;
 mod signals;

@@ -329,6 +329,10 @@ impl Home {
                     inbox.borrow_mut().push_back((generation, Answer::Aborted { cid, aborted }));
                 });
             }
+            Outcome::WriteCache { on } => {
+                self.queues.set_write_cache(on);
+                self.complete(cid, 0, Status::SUCCESS);
+            }
             Outcome::DoorbellBuffers { shadow, event_idx } => {
                 if self.queues.can_be_shadows(shadow, event_idx) {
                     self.queues.set_shadow_doorbells(Some((shadow, event_idx)));

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_user_ctrl::model::admin::{Identity, Namespace, Nqn, Supports, Text};
-use vfio_user_ctrl::model::io::{IoSupport, NsGeometry};
+use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache};
 use vfio_user_ctrl::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
 use vfio_user_ctrl::model::spec::{Sqe, Status};
 use vfio_user_ctrl::queue::Port;
@@ -108,13 +108,16 @@ fn identity() -> Identity {
 
 fn geometry(blocks: u64, block_shift: u8) -> NsGeometry {
     let mut geometry = NsGeometry::new(blocks, block_shift).expect("a geometry");
-    geometry.supports = IoSupport::WRITE_CACHE
-        | IoSupport::COMPARE
+    geometry.write_cache = WriteCache::On;
+    geometry.supports = IoSupport::COMPARE
         | IoSupport::WRITE_ZEROES
         | IoSupport::DATASET_MANAGEMENT
         | IoSupport::DEALLOCATE
         | IoSupport::FLUSH
-        | IoSupport::COMPARE_AND_WRITE;
+        | IoSupport::COMPARE_AND_WRITE
+        | IoSupport::WRITE_UNCORRECTABLE
+        | IoSupport::VERIFY
+        | IoSupport::VENDOR_SPECIFIC;
     geometry
 }
 
@@ -376,6 +379,9 @@ impl World {
             write_zeroes: true,
             compare: true,
             compare_and_write: true,
+            write_uncorrectable: true,
+            verify: true,
+            vendor_specific: true,
             volatile_write_cache: true,
         };
         let namespace = Namespace {

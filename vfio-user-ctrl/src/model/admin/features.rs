@@ -27,8 +27,12 @@ pub(super) const TEMPERATURE_WARNING: u8 = 1 << 1;
 /// Namespace Attribute Notices, in OAES and in Asynchronous Event Configuration.
 pub(super) const NAMESPACE_NOTICES: u32 = 1 << 8;
 
-/// What the host can choose in Asynchronous Event Configuration: five critical warnings and one notice.
-const EVENTS: u32 = 0b1_1111 | NAMESPACE_NOTICES;
+/// Asymmetric Namespace Access Change Notices, likewise. There never is one: the state does not change, and that a namespace comes or
+/// goes is told by a namespace notice alone (section 5.2.1, event 03h).
+pub(super) const ANA_NOTICES: u32 = 1 << 11;
+
+/// What the host can choose in Asynchronous Event Configuration: five critical warnings and two notices.
+const EVENTS: u32 = 0b1_1111 | NAMESPACE_NOTICES | ANA_NOTICES;
 
 /// Timestamps count milliseconds in 48 bits.
 const TIMESTAMP_MASK: u64 = (1 << 48) - 1;
@@ -315,6 +319,7 @@ impl Controller {
         match feature {
             Feature::TemperatureThreshold | Feature::AsynchronousEventConfiguration => self.raise_conditions(),
             Feature::KeepAliveTimer => self.alive_at = now,
+            Feature::VolatileWriteCache => return Ok(Outcome::WriteCache { on: self.volatile_write_cache() }),
             _ => {}
         }
         Ok(Outcome::done(dw0))

@@ -3,8 +3,9 @@
 
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
+use super::ana;
 use super::events::AERL;
-use super::features::{KAS, NAMESPACE_NOTICES, WARNING_TEMPERATURE};
+use super::features::{ANA_NOTICES, KAS, NAMESPACE_NOTICES, WARNING_TEMPERATURE};
 use super::logs::ELPE;
 use super::namespaces::{MAX_NAMESPACES, Namespaces};
 use super::queues::{CQES, SQES};
@@ -43,10 +44,12 @@ const VWC: u8 = 0b10 << 1 | 1;
 /// Optional NVM commands (ONCS).
 mod oncs {
     pub(super) const COMPARE: u16 = 1;
+    pub(super) const WRITE_UNCORRECTABLE: u16 = 1 << 1;
     pub(super) const DATASET_MANAGEMENT: u16 = 1 << 2;
     pub(super) const WRITE_ZEROES: u16 = 1 << 3;
     pub(super) const SAVE_AND_SELECT: u16 = 1 << 4;
     pub(super) const TIMESTAMP: u16 = 1 << 6;
+    pub(super) const VERIFY: u16 = 1 << 7;
 }
 
 /// Identify Controller (CNS 01h). The reserved bytes include fields of which the controller has nothing to tell.
@@ -85,7 +88,12 @@ struct IdentifyController {
     cctemp: u16,
     reserved_270: [u8; 50],
     kas: u16,
-    reserved_322: [u8; 190],
+    reserved_322: [u8; 20],
+    anatt: u8,
+    anacap: u8,
+    anagrpmax: u32,
+    nanagrpid: u32,
+    reserved_352: [u8; 160],
     sqes: u8,
     cqes: u8,
     maxcmd: u16,
@@ -135,7 +143,9 @@ struct IdentifyNamespace {
     npdg: u16,
     npda: u16,
     nows: u16,
-    reserved_74: [u8; 25],
+    reserved_74: [u8; 18],
+    anagrpid: u32,
+    reserved_96: [u8; 3],
     nsattr: u8,
     reserved_100: [u8; 4],
     nguid: [u8; 16],
@@ -219,12 +229,14 @@ fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespa
         sn: *identity.serial_number.as_bytes(),
         mn: *identity.model_number.as_bytes(),
         fr: *identity.firmware.as_bytes(),
+        // One port, one controller.
+        cmic: ana::CMIC,
         mdts: limits.mdts,
         cntlid: identity.cntlid,
         ver: VERSION,
         rtd3r: 1_000_000,
         rtd3e: 5_000_000,
-        oaes: NAMESPACE_NOTICES,
+        oaes: NAMESPACE_NOTICES | ANA_NOTICES,
         cntrltype: 1,
         fguid: identity.uuid,
         oacs: OACS,
@@ -237,12 +249,18 @@ fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespa
         wctemp: WARNING_TEMPERATURE,
         cctemp: CRITICAL_TEMPERATURE,
         kas: KAS,
+        anatt: ana::ANATT,
+        anacap: ana::ANACAP,
+        anagrpmax: ana::GROUP,
+        nanagrpid: ana::GROUPS,
         sqes: SQES << 4 | SQES,
         cqes: CQES << 4 | CQES,
         nn: MAX_NAMESPACES,
         oncs: oncs::SAVE_AND_SELECT
             | oncs::TIMESTAMP
             | when(any.compare, oncs::COMPARE)
+            | when(any.write_uncorrectable, oncs::WRITE_UNCORRECTABLE)
+            | when(any.verify, oncs::VERIFY)
             | when(any.unmap, oncs::DATASET_MANAGEMENT)
             | when(any.write_zeroes, oncs::WRITE_ZEROES),
         fuses: any.compare_and_write.into(),
@@ -281,6 +299,7 @@ fn identify_namespace(namespace: &Namespace) -> IdentifyNamespace {
         npdg: unmap,
         npda: unmap,
         nows: write,
+        anagrpid: ana::GROUP,
         nsattr: namespace.write_protected.into(),
         nguid: namespace.nguid,
         eui64: namespace.eui64,
@@ -293,6 +312,7 @@ fn identify_independent(namespace: &Namespace) -> IdentifyIndependent {
     IdentifyIndependent {
         // VWCNP: it has no volatile write cache.
         nsfeat: u8::from(!namespace.supports.volatile_write_cache) << 5,
+        anagrpid: ana::GROUP,
         nsattr: namespace.write_protected.into(),
         // NRDY: Linux does not use a namespace that is not ready.
         nstat: 1,
@@ -360,6 +380,8 @@ mod tests {
         assert_eq!(offset_of!(IdentifyController, npss), 263);
         assert_eq!(offset_of!(IdentifyController, cctemp), 268);
         assert_eq!(offset_of!(IdentifyController, kas), 320);
+        assert_eq!(offset_of!(IdentifyController, anatt), 342);
+        assert_eq!(offset_of!(IdentifyController, nanagrpid), 348);
         assert_eq!(offset_of!(IdentifyController, sqes), 512);
         assert_eq!(offset_of!(IdentifyController, oncs), 520);
         assert_eq!(offset_of!(IdentifyController, vwc), 525);
@@ -374,6 +396,7 @@ mod tests {
         assert_eq!(offset_of!(IdentifyNamespace, noiob), 46);
         assert_eq!(offset_of!(IdentifyNamespace, npwg), 64);
         assert_eq!(offset_of!(IdentifyNamespace, nows), 72);
+        assert_eq!(offset_of!(IdentifyNamespace, anagrpid), 92);
         assert_eq!(offset_of!(IdentifyNamespace, nsattr), 99);
         assert_eq!(offset_of!(IdentifyNamespace, nguid), 104);
         assert_eq!(offset_of!(IdentifyNamespace, lbaf), 128);

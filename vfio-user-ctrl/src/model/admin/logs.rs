@@ -25,6 +25,7 @@ pub(super) enum Log {
     FirmwareSlot = 0x03,
     ChangedNamespaces = 0x04,
     CommandEffects = 0x05,
+    AsymmetricAccess = 0x0c,
     FeatureEffects = 0x12,
     MiCommandEffects = 0x13,
 }
@@ -38,6 +39,7 @@ impl Log {
             0x03 => Self::FirmwareSlot,
             0x04 => Self::ChangedNamespaces,
             0x05 => Self::CommandEffects,
+            0x0c => Self::AsymmetricAccess,
             0x12 => Self::FeatureEffects,
             0x13 => Self::MiCommandEffects,
             _ => return None,
@@ -247,6 +249,7 @@ impl Controller {
                 data.resize(4096, 0);
                 data
             }
+            Log::AsymmetricAccess => self.asymmetric_access(sqe),
             // The command set identifier: the NVM command set is the only one.
             Log::CommandEffects if sqe.cdw14 >> 24 != 0 => return Err(Status::INVALID_FIELD),
             Log::CommandEffects => self.command_effects(),
@@ -291,9 +294,13 @@ impl Controller {
         let io = table(|opcode| match opcode {
             0x00 | 0x02 => SUPPORTED,
             0x01 => SUPPORTED | CHANGES_BLOCKS,
+            0x04 if supports.write_uncorrectable => SUPPORTED | CHANGES_BLOCKS,
             0x05 if supports.compare => SUPPORTED,
             0x08 if supports.write_zeroes => SUPPORTED | CHANGES_BLOCKS,
             0x09 if supports.unmap => SUPPORTED | CHANGES_BLOCKS,
+            0x0c if supports.verify => SUPPORTED,
+            // What they do is not known. Those with data in both directions are refused.
+            0x80.. if supports.vendor_specific && opcode & 0b11 != 0b11 => SUPPORTED | CHANGES_BLOCKS,
             _ => 0,
         });
         let mut data = [admin, io].concat();

@@ -50,6 +50,12 @@ pub struct Supports {
     pub compare: bool,
     /// Compare and Write as a fused operation.
     pub compare_and_write: bool,
+    /// Write Uncorrectable.
+    pub write_uncorrectable: bool,
+    /// Verify.
+    pub verify: bool,
+    /// Vendor specific commands.
+    pub vendor_specific: bool,
     /// It has a volatile write cache, which Flush empties.
     pub volatile_write_cache: bool,
 }
@@ -108,6 +114,8 @@ impl Namespace {
 pub(super) struct Namespaces {
     active: BTreeMap<u32, Namespace>,
     changed: BTreeSet<u32>,
+    /// How often namespaces came or went since the controller was reset (the Change Count of log page 0Ch).
+    attachments: u64,
 }
 
 impl Namespaces {
@@ -135,6 +143,9 @@ impl Namespaces {
                 write_zeroes: any.write_zeroes | one.write_zeroes,
                 compare: any.compare | one.compare,
                 compare_and_write: any.compare_and_write | one.compare_and_write,
+                write_uncorrectable: any.write_uncorrectable | one.write_uncorrectable,
+                verify: any.verify | one.verify,
+                vendor_specific: any.vendor_specific | one.vendor_specific,
                 volatile_write_cache: any.volatile_write_cache | one.volatile_write_cache,
             }
         })
@@ -146,6 +157,17 @@ impl Namespaces {
 
     pub(super) fn forget_changes(&mut self) {
         self.changed.clear();
+    }
+
+    /// How often namespaces came or went since the controller was reset.
+    pub(super) const fn attachments(&self) -> u64 {
+        self.attachments
+    }
+
+    /// The controller was reset.
+    pub(super) fn reset(&mut self) {
+        self.forget_changes();
+        self.attachments = 0;
     }
 }
 
@@ -162,6 +184,7 @@ impl Controller {
             Ok(None) => namespace.check()?,
         }
         self.namespaces.active.insert(nsid, namespace);
+        self.namespaces.attachments = self.namespaces.attachments.wrapping_add(1);
         self.namespace_changed(nsid);
         Ok(())
     }
@@ -171,6 +194,7 @@ impl Controller {
         let was_there = self.namespaces.active.remove(&nsid).is_some();
         if was_there {
             self.features.forget_namespace(nsid);
+            self.namespaces.attachments = self.namespaces.attachments.wrapping_add(1);
             self.namespace_changed(nsid);
         }
         was_there

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{BlockOp, IoState, SubmissionQueue, Submissions, Then, send};
-use crate::model::io::IoSupport;
+use crate::model::io::WriteCache;
 use crate::queue::completion::CompletionQueue;
 use crate::queue::context::Context;
 use crate::queue::queues::{Port, Ports};
@@ -13,7 +13,7 @@ impl<B: Backend> Submissions<B> {
     /// A queue that the guest does not know of, with a flush of every namespace that has a volatile cache under way in it. Nothing is
     /// posted of these.
     pub(in crate::queue) fn with_flushes(context: &Rc<Context>, ports: &Rc<Ports<B>>) -> Rc<Self> {
-        let has_cache = |port: &&Rc<Port<B>>| port.geometry.get().supports.contains(IoSupport::WRITE_CACHE);
+        let has_cache = |port: &&Rc<Port<B>>| port.geometry.get().write_cache != WriteCache::None;
         let caches: Vec<Rc<Port<B>>> = ports.borrow().iter().flatten().filter(has_cache).cloned().collect();
         let places = u16::try_from(caches.len()).unwrap_or(u16::MAX);
         let nowhere = CompletionQueue::new(context, 0, 0, 2, None);

@@ -4,10 +4,13 @@
 
 use std::rc::Rc;
 
-use super::{CommandIo, IoState, SubmissionQueue, Submissions, Then, block_op, complete, describe, fail, finish, send};
+use super::rare::Rare;
+use super::{
+    CommandIo, IoState, SubmissionQueue, Submissions, Then, block_op, complete, describe, fail, finish_with, send,
+};
 use crate::memory::{Bounce, BounceError};
 use crate::model::dptr::{self, DptrError, Pieces};
-use crate::model::io::{self, IoKind};
+use crate::model::io::{self, IoKind, PassedCommand};
 use crate::model::spec::{Sqe, Status};
 use crate::queue::deallocate::Deallocate;
 use crate::queue::remote::{Remotes, gather};
@@ -107,7 +110,8 @@ fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> R
     }
     let compared = pieces.len();
     dptr::walk(&*view, sqe, command.bytes, &mut pieces)?;
-    let to_guest = command.to_guest();
+    let passed = (command.kind == IoKind::Pass).then(|| PassedCommand::of(sqe));
+    let to_guest = passed.map_or(command.to_guest(), |passed| passed.to_guest());
     let bounce = Bounce::new(view.memory(), &pieces, to_guest, budget)?;
     let (compare, data) = pieces.split_at_checked(compared).unwrap_or_default();
     let op = if first.is_some() {
@@ -120,6 +124,7 @@ fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> R
         add_pieces(io, &bounce, data, to_guest)?;
     }
     describe(io.state(), sqe, op, &command, &geometry);
+    io.state().rare.set(passed.map(|passed| Box::new(Rare::Command(passed))));
     Ok(Staged { bounce, pieces, to_guest })
 }
 
@@ -153,17 +158,17 @@ fn fetch<B: Backend>(io: CommandIo<B>, staged: Staged) {
 /// The data of a Dataset Management command are its ranges.
 fn take_ranges<B: Backend>(io: &CommandIo<B>, bounce: &Bounce, pieces: &[(u64, u32)]) -> Result<(), Status> {
     let state = io.state();
-    if state.op.get() == BlockOp::Unmap {
+    if state.then.get() == Then::NextRange {
         let port = state.port().ok_or(Status::INTERNAL_ERROR)?;
         let ranges = Deallocate::parse(&gather(bounce.view(), pieces)?, &port.geometry.get())?;
-        state.deallocate.set(Some(Box::new(ranges)));
+        state.rare.set(Some(Box::new(Rare::Ranges(ranges))));
     }
     Ok(())
 }
 
-/// The backend is done: the data goes to the guest, and then the command is.
+/// The backend is done: the data goes to the guest, and then the command is, with `dw0` in its completion.
 #[cold]
-pub(super) fn deliver<B: Backend>(io: CommandIo<B>) {
+pub(super) fn deliver<B: Backend>(io: CommandIo<B>, dw0: u32) {
     let state = io.state();
     state.then.set(Then::Finish);
     let Some(Remote::ToGuest(bounce)) = state.remote.take().map(|remote| *remote) else {
@@ -178,7 +183,7 @@ pub(super) fn deliver<B: Backend>(io: CommandIo<B>) {
     let then = move |result: Result<Vec<Vec<u8>>, Status>| {
         io.state().transfer.set(0);
         match result {
-            Ok(_) => finish(io, Status::SUCCESS),
+            Ok(_) => finish_with(io, dw0, Status::SUCCESS),
             Err(status) => fail(io, status),
         }
     };

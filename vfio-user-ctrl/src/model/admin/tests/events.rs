@@ -114,6 +114,18 @@ fn namespaces_are_not_told_of_unless_the_host_asked() {
 }
 
 #[test]
+fn a_namespace_that_comes_or_goes_is_no_change_of_access() {
+    let mut controller = controller();
+    hold(&mut controller, 1);
+    assert_eq!(dw0(controller.admin(&set_feature(0x0b, 0x800), NOW)), 0);
+    assert!(controller.remove_namespace(1));
+    assert!(controller.add_namespace(namespace(1)).is_ok());
+    assert_eq!(event(&mut controller), None);
+    assert_eq!(dw0(controller.admin(&set_feature(0x0b, 0x900), NOW)), 0);
+    assert_eq!(event(&mut controller), Some((1, NAMESPACE_EVENT)));
+}
+
+#[test]
 fn a_notice_that_waits_is_dropped_when_the_host_does_not_want_it_any_more() {
     let mut controller = listening();
     assert!(controller.remove_namespace(1));

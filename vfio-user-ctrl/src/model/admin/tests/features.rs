@@ -11,7 +11,7 @@ const KEPT: [(u32, u32, u32); 10] = [
     (0x08, 0xffff_1203, 0x1203),
     (0x09, 1 << 16 | 2, 1 << 16 | 2),
     (0x0a, 1, 1),
-    (0x0b, 0xffff_ffff, 0x11f),
+    (0x0b, 0xffff_ffff, 0x91f),
     (0x0f, 2000, 2000),
     (0x0f, 1, 1000),
 ];
@@ -21,7 +21,10 @@ fn what_is_set_is_got_and_the_default_stays() {
     for (fid, set, got) in KEPT {
         let mut controller = controller();
         let default = dw0(controller.admin(&get_feature(fid, set), NOW));
-        assert_eq!(dw0(controller.admin(&set_feature(fid, set), NOW)), 0, "{fid:x}h");
+        match controller.admin(&set_feature(fid, set), NOW) {
+            Outcome::WriteCache { on } => assert_eq!((fid, u32::from(on)), (0x06, got)),
+            outcome => assert_eq!(dw0(outcome), 0, "{fid:x}h"),
+        }
         assert_eq!(dw0(controller.admin(&get_feature(fid, set), NOW)), got, "{fid:x}h");
         // Default and saved.
         for select in [1, 2] {
@@ -143,8 +146,12 @@ fn coalescing_comes_in_units_and_vectors_can_be_taken_out() {
 fn the_write_cache_can_be_turned_off() {
     let mut controller = controller();
     assert!(controller.volatile_write_cache());
-    assert_eq!(dw0(controller.admin(&set_feature(0x06, 0), NOW)), 0);
+    assert_eq!(controller.admin(&set_feature(0x06, 0), NOW), Outcome::WriteCache { on: false });
     assert!(!controller.volatile_write_cache());
+    assert_eq!(controller.admin(&set_feature(0x06, 1), NOW), Outcome::WriteCache { on: true });
+    assert_eq!(controller.admin(&set_feature(0x06, 0), NOW), Outcome::WriteCache { on: false });
+    controller.enable(NOW);
+    assert!(controller.volatile_write_cache(), "as at first");
 }
 
 /// Set Features with a buffer.

@@ -137,7 +137,7 @@ impl Host {
                 assert!((1..=4).contains(&queue.cqid) && queue.base % 4096 == 0);
             }
             Outcome::Need { len, .. } => assert!(*len <= 512),
-            Outcome::Done { .. } | Outcome::Held => return,
+            Outcome::Done { .. } | Outcome::Held | Outcome::WriteCache { .. } => return,
             Outcome::DeleteSq { .. } | Outcome::DeleteCq { .. } | Outcome::Abort { .. } => {}
             Outcome::DoorbellBuffers { shadow, event_idx } => assert_ne!(shadow, event_idx),
         }

@@ -32,8 +32,10 @@ fn the_controller_tells_who_it_is() {
 #[test]
 fn the_controller_tells_what_it_can() {
     let page = page_of(&mut controller(), 1, 0);
-    assert_eq!(page[76], 0, "CMIC: one port, one controller, no ANA");
-    assert_eq!(u32_at(&page, 92), 0x100, "OAES");
+    assert_eq!(page[76], 0b1000, "CMIC: one port, one controller, ANA");
+    assert_eq!(u32_at(&page, 92), 0x900, "OAES");
+    assert_eq!((page[342], page[343]), (10, 0x41), "ANATT, ANACAP");
+    assert_eq!((u32_at(&page, 344), u32_at(&page, 348)), (1, 1), "ANAGRPMAX, NANAGRPID");
     assert_eq!(u16_at(&page, 256), 0x100, "OACS");
     assert_eq!(page[258..264], [3, 3, 0x03, 0x26, 63, 0], "ACL, AERL, FRMW, LPA, ELPE, NPSS");
     assert_eq!((u16_at(&page, 266), u16_at(&page, 268)), (343, 353), "WCTEMP, CCTEMP");
@@ -50,6 +52,9 @@ fn optional_commands_are_those_of_any_namespace() {
     let cases = [
         (Supports::default(), 0x50, 0),
         (Supports { compare: true, ..Supports::default() }, 0x51, 0),
+        (Supports { write_uncorrectable: true, ..Supports::default() }, 0x52, 0),
+        (Supports { verify: true, ..Supports::default() }, 0xd0, 0),
+        (Supports { vendor_specific: true, ..Supports::default() }, 0x50, 0),
         (Supports { unmap: true, ..Supports::default() }, 0x54, 0),
         (Supports { write_zeroes: true, ..Supports::default() }, 0x58, 0),
         (Supports { compare: true, compare_and_write: true, ..Supports::default() }, 0x51, 1),
@@ -69,6 +74,7 @@ fn a_namespace_tells_its_size_and_names() {
         assert_eq!([0, 8, 16].map(|at| u64_at(&page, at)), [2048; 3], "NSZE, NCAP, NUSE");
         assert_eq!(page[24..34], [0; 10], "NSFEAT to DLFEAT");
         assert_eq!((u64_at(&page, 48), u64_at(&page, 56)), (2048 * 4096, 0), "NVMCAP");
+        assert_eq!((page[30], u32_at(&page, 92)), (0, 1), "NMIC, ANAGRPID");
         assert_eq!((bytes(&page, 104), bytes(&page, 120)), ([0x22; 16], [0x33; 8]), "NGUID, EUI64");
         assert_eq!((u32_at(&page, 128), u32_at(&page, 132)), (12 << 16, 0), "LBAF");
     }
@@ -183,6 +189,7 @@ fn the_independent_page_says_ready_and_whether_there_is_a_write_cache() {
     for (nsid, nsfeat, nsattr) in [(1, 1 << 5, 0), (2, 0, 0), (4, 1 << 5, 1)] {
         let page = page_of(&mut controller, 8, nsid);
         assert_eq!((page[0], page[8], page[14]), (nsfeat, nsattr, 1), "{nsid}");
+        assert_eq!(u32_at(&page, 4), 1, "ANAGRPID");
     }
 }
 

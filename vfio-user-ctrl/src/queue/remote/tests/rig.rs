@@ -11,10 +11,11 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::memory::{Access, BounceBudget, DoorbellPage, GuestMemory, IoName, MemView, Region};
-use crate::model::io::{IoSupport, NsGeometry, opcode};
+use crate::model::io::{IoSupport, NsGeometry, PassedCommand, opcode};
 use crate::model::spec::{Cqe, Sqe, Status};
 use crate::queue::{
     Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, RemoteMemory, Transfer, Work, complete,
+    complete_passed,
 };
 
 pub(super) const PAGE: u64 = 4096;
@@ -176,6 +177,15 @@ impl Backend for Ram {
         Ok(())
     }
 
+    /// Data goes to and from the first block, and the result is the opcode.
+    fn pass(disk: &Rc<Disk>, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+        let data = &mut disk.bytes.borrow_mut()[..512];
+        let moved = if command.to_guest() { io.write_data(data) } else { io.read_data(0, data) };
+        assert_eq!(moved, 512);
+        complete_passed(io, command.opcode.into(), Ok(()));
+        Ok(())
+    }
+
     fn abort(_: &Rc<Disk>, _: IoName) -> bool {
         false
     }
@@ -270,6 +280,12 @@ impl Guest {
         self.queues.poll();
     }
 
+    /// Dword 0 of the completion entry at an index of the queue.
+    pub(super) fn dw0(&self, index: u64) -> u32 {
+        let bytes = self.get(COMPLETIONS + index * 16, 4);
+        bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
+    }
+
     /// The completions since the last call, without Do Not Retry.
     pub(super) fn completions(&self) -> Vec<(u16, Status)> {
         let mut found = Vec::new();
@@ -355,8 +371,11 @@ fn memory_of(file: &File) -> GuestMemory {
 
 fn geometry() -> NsGeometry {
     let mut geometry = NsGeometry::new(512, 9).expect("a geometry");
-    geometry.supports =
-        IoSupport::COMPARE | IoSupport::COMPARE_AND_WRITE | IoSupport::DATASET_MANAGEMENT | IoSupport::DEALLOCATE;
+    geometry.supports = IoSupport::COMPARE
+        | IoSupport::COMPARE_AND_WRITE
+        | IoSupport::DATASET_MANAGEMENT
+        | IoSupport::DEALLOCATE
+        | IoSupport::VENDOR_SPECIFIC;
     geometry
 }
 

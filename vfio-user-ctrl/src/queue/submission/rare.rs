@@ -1,0 +1,96 @@
+//! Commands that are seldom: Dataset Management, and what the backend carries out as it is.
+
+use super::{CommandIo, Then, add_data, complete, fail, finish, finish_with, refuse_or_keep, remote, submit};
+use crate::model::dptr::DptrError;
+use crate::model::io::{IoCommand, IoKind, NsGeometry, PassedCommand};
+use crate::model::spec::{Sqe, Status};
+use crate::queue::deallocate::Deallocate;
+use crate::queue::queues::Port;
+use crate::queue::{Backend, BlockOp};
+
+/// What is known of such a command beside what all commands have.
+#[derive(Debug)]
+pub(super) enum Rare {
+    /// What is left of a Dataset Management command.
+    Ranges(Deallocate),
+    /// What the backend is told.
+    Command(PassedCommand),
+}
+
+/// Fetches the ranges of a Dataset Management command, or finds the data of one that is passed on.
+#[cold]
+pub(super) fn prepare<B: Backend>(
+    io: &mut CommandIo<B>,
+    sqe: &Sqe,
+    command: &IoCommand,
+    geometry: &NsGeometry,
+) -> Result<(), DptrError> {
+    let rare = if command.kind == IoKind::Deallocate {
+        let view = io.queue().context.view();
+        Rare::Ranges(Deallocate::fetch(sqe, command.bytes, geometry, &view)?)
+    } else {
+        let passed = PassedCommand::of(sqe);
+        if command.bytes > 0 {
+            add_data(io, sqe, command.bytes, passed.to_guest())?;
+        }
+        Rare::Command(passed)
+    };
+    io.state().rare.set(Some(Box::new(rare)));
+    Ok(())
+}
+
+/// Sends the next range of a Dataset Management command, or a command as it is.
+#[cold]
+pub(super) fn send<B: Backend>(io: CommandIo<B>, port: &Port<B>) {
+    enum Next {
+        Range(u64, u64),
+        Command(PassedCommand),
+        Nothing,
+    }
+    let rare = io.state().rare.take();
+    let next = match rare.as_deref() {
+        Some(Rare::Ranges(ranges)) => {
+            ranges.current().map_or(Next::Nothing, |extent| Next::Range(extent.slba, extent.blocks.into()))
+        }
+        Some(Rare::Command(command)) => Next::Command(*command),
+        None => Next::Nothing,
+    };
+    io.state().rare.set(rare);
+    match next {
+        Next::Range(slba, blocks) => submit(port, BlockOp::Unmap, slba, blocks, io),
+        Next::Command(command) => {
+            if let Err(refused) = B::pass(&port.channel, &command, io) {
+                refuse_or_keep(refused);
+            }
+        }
+        Next::Nothing => finish(io, Status::SUCCESS),
+    }
+}
+
+/// A range of a Dataset Management command is done.
+#[cold]
+pub(super) fn next_range<B: Backend>(io: CommandIo<B>) {
+    let mut rare = io.state().rare.take();
+    let mut is_done = true;
+    if let Some(Rare::Ranges(ranges)) = rare.as_deref_mut() {
+        ranges.advance();
+        is_done = ranges.current().is_none();
+    }
+    io.state().rare.set(rare);
+    if is_done {
+        finish(io, Status::SUCCESS);
+    } else if io.queue().closed.get() {
+        fail(io, Status::ABORTED_SQ_DELETION);
+    } else {
+        super::send(io);
+    }
+}
+
+/// An I/O that was [passed](Backend::pass) has ended; `dw0` is what the backend's own completion has in dword 0.
+pub fn complete_passed<B: Backend>(io: CommandIo<B>, dw0: u32, result: Result<(), Status>) {
+    match result {
+        Ok(()) if io.state().then.get() == Then::Finish => finish_with(io, dw0, Status::SUCCESS),
+        Ok(()) if io.state().then.get() == Then::ToGuest => remote::deliver(io, dw0),
+        result => complete(io, result),
+    }
+}
