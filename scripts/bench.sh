@@ -43,6 +43,14 @@ stop_bench() {
     if [ -n "$BENCH_PID" ] && kill -TERM "$BENCH_PID" 2>/dev/null; then wait "$BENCH_PID"; fi
 }
 
+# in_rdma_machine ARGUMENT...: the bench within a machine that has RDMA, and whose clock counts instructions.
+in_rdma_machine() {
+    local out
+    out=$COURIER_ROOT/bench-results/$(date -u +%Y%m%dT%H%M%SZ)-rdma
+    exec "$COURIER_ROOT/scripts/rdma-vm.sh" --icount --memory 6144 --hugepages $((HUGEPAGES_MIB + 200)) --timeout 3600 --out "$out" \
+        env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$COURIER_ROOT/scripts/python" python3 -m courier_bench "$@" --out /out
+}
+
 for option; do
     case $option in
         -h | --help | --list) need_packages python3; bench "$@" ;;
@@ -70,7 +78,7 @@ if [[ " $needs " = *" courier "* ]]; then
     need_cargo
     (cd "$COURIER_ROOT" && cargo build --release --bin courier_tgt) || die "cargo build failed (see above)"
 fi
-need_hugepages "$HUGEPAGES_MIB"
+[[ " $needs " = *" rdma "* ]] || need_hugepages "$HUGEPAGES_MIB"
 
 phase "bench"
 at_exit stop_bench
@@ -78,7 +86,8 @@ at_exit stop_bench
 trap 'trap "" INT TERM HUP; exit 130' INT
 trap 'trap "" INT TERM HUP; exit 143' TERM HUP
 # In the background, so that a signal to this script is acted on at once.
-bench --tools "$tools" --courier-tgt "${CARGO_TARGET_DIR:-$COURIER_ROOT/target}/release/courier_tgt" "$@" &
+programs=(--tools "$tools" --courier-tgt "${CARGO_TARGET_DIR:-$COURIER_ROOT/target}/release/courier_tgt")
+if [[ " $needs " = *" rdma "* ]]; then in_rdma_machine "${programs[@]}" "$@" & else bench "${programs[@]}" "$@" & fi
 BENCH_PID=$!
 status=0
 wait "$BENCH_PID" || status=$?

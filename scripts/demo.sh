@@ -7,7 +7,7 @@
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/demo.sh [--runtime S] [--transport tcp] [--front-end courier|stock] [--keep] [--stop] [--help]
+Usage: scripts/demo.sh [--runtime S] [--transport tcp|rdma] [--front-end courier|stock] [--keep] [--stop] [--help]
 
 Runs a Linux guest in QEMU whose fio reads and writes an NVMe drive; behind the drive is Courier, and
 behind Courier a storage pool in another process, on NVMe/TCP. Installs what is missing (packages,
@@ -16,7 +16,9 @@ last line, `demo: PASS` or `demo: FAIL (reason)`. Needs root, 1.5 GiB for hugepa
 for the guest. Leaves no process, mount or hugepage behind.
 
   --runtime S       seconds for each of the five fio jobs (5)
-  --transport tcp   what the pool speaks (tcp is the only one so far)
+  --transport WHAT  what the pool speaks: `tcp` (the default), or `rdma`: all of it, guest and pool, is then within the
+                    machine of scripts/rdma-vm.sh, on Soft-RoCE and the kernel's own target. A guest in an emulated machine
+                    is slow: it takes some ten minutes, with short jobs
   --keep            leave all of it up, and print how to reach the guest
   --stop            stop what --keep left up
   --front-end WHAT  the drive that the guest sees: `courier`, Courier's controller (the default), or `stock`, for
@@ -38,6 +40,10 @@ PATTERN_MIB=8
 HUGEPAGES_MIB=1024
 KEPT=$COURIER_CACHE/demo-kept
 FAILED=$COURIER_CACHE/demo-failed
+# With --transport rdma: what the middle takes in hugepages, and the machine in all; the pool's data is in a file.
+RDMA_HUGEPAGES_MIB=512
+RDMA_MEMORY_MIB=3072
+NVMET=/sys/kernel/config/nvmet
 
 # --- the verdict ---------------------------------------------------------------------------------------------
 
@@ -75,16 +81,55 @@ prepare() {
     if [ "$MIDDLE" = courier ]; then
         build_courier
     fi
-    phase "hugepages"
-    need_hugepages $HUGEPAGES_MIB
+    if [ "$TRANSPORT" = tcp ]; then
+        phase "hugepages"
+        need_hugepages $HUGEPAGES_MIB
+    fi
+}
+
+# The same demo within the machine that has RDMA. Its last line is this one's, too.
+in_rdma_machine() {
+    phase "the machine with RDMA"
+    REASON="the machine with RDMA died, or did not end in time (what it said is above)"
+    rm -rf "$FAILED"
+    setpriv --pdeathsig TERM -- "$COURIER_ROOT/scripts/rdma-vm.sh" --memory $RDMA_MEMORY_MIB --hugepages $RDMA_HUGEPAGES_MIB \
+        --timeout 3000 --out "$FAILED" "$COURIER_ROOT/scripts/demo.sh" --transport rdma --runtime "$RUNTIME" \
+        --middle "$MIDDLE" --front-end "$FRONT_END" >"$WORK/said" &
+    wait $! || true
+    # All but its last line.
+    sed '$d' "$WORK/said"
+    case $(tail -n 1 "$WORK/said") in
+        "demo: PASS") PASSED=1 ;;
+        "demo: FAIL ("*) REASON=$(sed -n '$s/^demo: FAIL (\(.*\))$/\1/p' "$WORK/said") ;;
+    esac
+    phase_summary
+    [ -n "$PASSED" ] || die "$REASON"
+    rm -rf "$FAILED"
 }
 
 free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
+# The kernel's target: it takes no core for itself.
+start_rdma_pool() {
+    local subsystem=$NVMET/subsystems/$POOL_NQN port=$NVMET/ports/1
+    POOL_ADDRESS=$RDMA_ADDRESS PORT=4420
+    truncate -s ${POOL_MIB}M "$WORK/pool.img"
+    mkdir "$subsystem" && mkdir "$subsystem/namespaces/1" "$port"
+    echo 1 >"$subsystem/attr_allow_any_host"
+    echo "$WORK/pool.img" >"$subsystem/namespaces/1/device_path"
+    echo 1 >"$subsystem/namespaces/1/enable"
+    echo rdma >"$port/addr_trtype"
+    echo ipv4 >"$port/addr_adrfam"
+    echo "$POOL_ADDRESS" >"$port/addr_traddr"
+    echo $PORT >"$port/addr_trsvcid"
+    ln -s "$subsystem" "$port/subsystems/$POOL_NQN"
+}
+
 start_pool() {
-    PORT=$(free_port)
+    if [ "$TRANSPORT" = rdma ]; then start_rdma_pool; return; fi
+    POOL_ADDRESS=127.0.0.1 PORT=$(free_port)
     launch pool "$BIN/spdk_tgt" "$POOL_CORE" "$LIBRARIES"
     must_rpc pool bdev_malloc_create -b Disk $POOL_MIB 512
     must_rpc pool nvmf_create_transport -t TCP
@@ -97,11 +142,11 @@ start_middle() {
     local bdev
     if [ "$MIDDLE" = stock ]; then
         launch middle "$BIN/spdk_tgt" "$MIDDLE_CORE" "$LIBRARIES"
-        must_rpc middle bdev_nvme_attach_controller -b Pool -t TCP -f ipv4 -a 127.0.0.1 -s "$PORT" -n $POOL_NQN
+        must_rpc middle bdev_nvme_attach_controller -b Pool -t "$TRANSPORT" -f ipv4 -a "$POOL_ADDRESS" -s "$PORT" -n $POOL_NQN
         bdev=Pooln1
     else
         launch middle "$COURIER_TGT" "$MIDDLE_CORE" "$LIBRARIES"
-        must_rpc middle courier_pool_create -b pool0 -t tcp -f ipv4 -a 127.0.0.1 -s "$PORT" -n $POOL_NQN
+        must_rpc middle courier_pool_create -b pool0 -t "$TRANSPORT" -f ipv4 -a "$POOL_ADDRESS" -s "$PORT" -n $POOL_NQN
         must_rpc middle bdev_courier_create -b Courier0 -p pool0 -n 1
         bdev=Courier0
     fi
@@ -128,7 +173,7 @@ start_vm() {
         wait $! || die "the guest did not boot (its console is above)"
         return
     fi
-    "${TIE[@]}" "$COURIER_ROOT/scripts/vm.sh" serve --vm "$WORK/vm" --socket-dir "$WORK/drive" >"$WORK/vm.ready" &
+    "${TIE[@]}" "$COURIER_ROOT/scripts/vm.sh" serve --vm "$WORK/vm" --socket-dir "$WORK/drive" "${VM_OPTIONS[@]}" >"$WORK/vm.ready" &
     pid=$!
     until grep -qs ready "$WORK/vm.ready"; do
         kill -0 $pid 2>/dev/null || die "the guest did not boot (its console is above)"
@@ -144,14 +189,14 @@ in_guest() {
     { printf '%s\n' "$@"; cat "$COURIER_ROOT/scripts/guest/$script"; } >"$WORK/script"
     # A shell that waits for a background process heeds a signal at once.
     "${TIE[@]}" "$COURIER_ROOT/scripts/vm.sh" exec --vm "$WORK/vm" --script "$WORK/script" \
-        --out "$WORK/out" --timeout "$seconds" >&2 &
+        --out "$WORK/out" --timeout $((seconds * SLOWNESS)) >&2 &
     wait $! || status=$?
     return $status
 }
 
 run_fio() {
     local status=0
-    in_guest fio-jobs.sh $((180 + 10 * RUNTIME)) RUNTIME="$RUNTIME" || status=$?
+    in_guest fio-jobs.sh $((180 + 10 * RUNTIME)) RUNTIME="$RUNTIME" "${FIO_SIZES[@]}" || status=$?
     FIO_STATUS=$status
     [ "$status" -ne 124 ] || die "the guest's fio jobs did not end in time"
     [ "$status" -ne 125 ] || die "the guest died during its fio jobs"
@@ -160,6 +205,16 @@ run_fio() {
 
 # The guest's data, read from the pool past Courier by a tool of SPDK's: that it is where it should be, too.
 check_pool() {
+    if [ "$TRANSPORT" = rdma ]; then
+        dd if="$WORK/pool.img" of="$WORK/dd.img" bs=1M skip=$PATTERN_OFFSET_MIB count=$PATTERN_MIB status=none
+    else
+        read_pool
+    fi
+    [ "$(sha256sum <"$WORK/dd.img" | cut -d ' ' -f 1)" = "$(cat "$WORK/out/sha256")" ] ||
+        die "the pool, read past Courier, does not hold what the guest wrote"
+}
+
+read_pool() {
     local config=$WORK/dd.json image=$WORK/dd.img
     cat >"$config" <<TEXT
 {"subsystems": [{"subsystem": "bdev", "config": [{"method": "bdev_nvme_attach_controller", "params": {
@@ -172,8 +227,6 @@ TEXT
         tail -n 15 "$WORK/dd.log" >&2
         die "spdk_dd could not read the pool (its last lines are above)"
     }
-    [ "$(sha256sum <"$image" | cut -d ' ' -f 1)" = "$(cat "$WORK/out/sha256")" ] ||
-        die "the pool, read past Courier, does not hold what the guest wrote"
 }
 
 check_data() {
@@ -184,7 +237,7 @@ check_data() {
 
 print_results() {
     echo
-    echo "An unmodified Linux guest's NVMe driver -> $(middle_in_words) -> NVMe/TCP -> the pool ($RUNTIME s per job):"
+    echo "An unmodified Linux guest's NVMe driver -> $(middle_in_words) -> NVMe/${TRANSPORT^^} -> the pool ($RUNTIME s per job):"
     echo
     python3 "$COURIER_ROOT/scripts/python/fio_table.py" "$WORK/out"
     echo
@@ -235,6 +288,8 @@ stop_kept() {
 # --- main ----------------------------------------------------------------------------------------------------
 
 RUNTIME=5 MIDDLE=courier FRONT_END='' KEEP='' STOP='' TRANSPORT=tcp
+# What a guest in an emulated machine needs: so many times longer, and small jobs.
+SLOWNESS=1 VM_OPTIONS=() FIO_SIZES=()
 at_exit verdict
 while [ $# -gt 0 ]; do
     case $1 in
@@ -255,7 +310,8 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [[ $RUNTIME =~ ^[1-9][0-9]{0,4}$ ]] || die "--runtime wants whole seconds from 1 to 99999, not '$RUNTIME'"
-[ "$TRANSPORT" = tcp ] || die "--transport: only tcp is there so far, not '$TRANSPORT'"
+[[ $TRANSPORT = tcp || $TRANSPORT = rdma ]] || die "--transport is tcp or rdma, not '$TRANSPORT'"
+[ "$TRANSPORT" = tcp ] || [ -z "$KEEP" ] || die "--keep does not go with --transport rdma: the machine in which all of it is ends with the demo"
 [[ $MIDDLE = courier || $MIDDLE = stock ]] || die "--middle is courier or stock, not '$MIDDLE'"
 FRONT_END=${FRONT_END:-$MIDDLE}
 [[ $FRONT_END = courier || $FRONT_END = stock ]] || die "--front-end is courier or stock, not '$FRONT_END'"
@@ -268,12 +324,22 @@ if [ -n "$STOP" ]; then
 fi
 if [ -e "$KEPT/kept" ]; then die "a demo is still up that was left so with --keep; stop it first: scripts/demo.sh --stop"; fi
 
-prepare
+if [ "$TRANSPORT" = rdma ]; then
+    SLOWNESS=8 VM_OPTIONS=(--cpus 1 --memory 384 --timeout 2000) FIO_SIZES=(SEQUENTIAL_MIB=1 RANDOM_MIB=1) PATTERN_MIB=1
+fi
+
+# rdma-vm.sh sets RDMA_ADDRESS in its machine, where everything has been prepared, and what is to be kept goes to /out.
+INSIDE=${RDMA_ADDRESS:-}
+if [ -n "$INSIDE" ]; then FAILED=/out/failed; find_spdk; else prepare; fi
 choose_cores
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/courier-demo.XXXXXX")
 at_exit rm -rf "$WORK"
+if [ "$TRANSPORT" = rdma ] && [ -z "$INSIDE" ]; then
+    in_rdma_machine
+    exit
+fi
 at_exit keep_logs
-phase "the pool: SPDK's spdk_tgt on NVMe/TCP"
+phase "the pool on NVMe/${TRANSPORT^^}"
 start_pool
 phase "the middle: $(middle_in_words)"
 start_middle

@@ -5,7 +5,7 @@
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/test.sh [--full] [--docker] [--no-guest] [--no-lint] [--help]
+Usage: scripts/test.sh [--full] [--docker] [--rdma] [--no-guest] [--no-lint] [--help]
 
 Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds Courier, and tests it:
 formatting and lints, unit tests, SPDK within the test's process, live targets and controllers with
@@ -16,6 +16,7 @@ in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `tes
   --full       also what takes long, as continuous integration does: the fuzz targets from their corpus; guests under
                resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive
   --docker     also the images for Docker and the services that they make (scripts/test-docker.sh)
+  --rdma       also pools over RDMA, in a virtual machine with Soft-RoCE (scripts/test-rdma.sh)
   --no-guest   leave out the guests
   --no-lint    leave out formatting and lints
   --help       this text
@@ -28,12 +29,14 @@ TEXT
 
 FULL=
 DOCKER=
+RDMA=
 GUEST=1
 LINT=1
 while [ $# -gt 0 ]; do
     case $1 in
         --full) FULL=1 ;;
         --docker) DOCKER=1 ;;
+        --rdma) RDMA=1 ;;
         --no-guest) GUEST= ;;
         --no-lint) LINT= ;;
         -h | --help) usage; exit 0 ;;
@@ -108,6 +111,11 @@ if [ -n "$GUEST" ] && [ -n "$FULL" ]; then
     must scripts/nvme-compare.sh
     phase "a guest boots from the drive"
     must scripts/test-boot.sh
+fi
+
+if [ -n "$RDMA" ]; then
+    phase "NVMe-oF over RDMA, in a machine of its own"
+    must scripts/test-rdma.sh
 fi
 
 if [ -n "$DOCKER" ]; then

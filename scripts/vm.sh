@@ -33,6 +33,8 @@ VM options:
   --memory MB        memory, shared with whoever serves the sockets (1024)
   --timeout S        for booting and, in `run`, the script too (300)
   --host-root        the host's root folder, read-only, as /host
+  --icount           software emulation on one thread, in which the guest's clock counts instructions: an
+                     instruction is a nanosecond, and the time in which all processors wait is skipped
   --append TEXT      more for the kernel's command line
   --boot-drive FW    the firmware FW (seabios or ovmf) loads kernel and initramfs from the first drive, which
                      holds the image of scripts/install-boot.sh; not with --host-root and --append
@@ -65,7 +67,9 @@ vm_pid() {
 
 # Ordinary KVM only: a /dev/kvm of some other kind (nested, paravirtual) may be there and not run a guest.
 accelerator() {
-    if [ -w /dev/kvm ] && { [ -e /sys/module/kvm_intel ] || [ -e /sys/module/kvm_amd ]; }; then
+    if [ -n "$ICOUNT" ]; then
+        printf '%s\n' -accel tcg,thread=single -icount shift=0,sleep=off -cpu max
+    elif [ -w /dev/kvm ] && { [ -e /sys/module/kvm_intel ] || [ -e /sys/module/kvm_amd ]; }; then
         printf '%s\n' -accel kvm -cpu host
     else
         printf '%s\n' -accel tcg,thread=multi -cpu max
@@ -198,12 +202,13 @@ case $VERB in
     -h | --help) usage; exit 0 ;;
     *) usage >&2; fail 125 "the first argument must be run, start, serve, exec, shell or stop, not '$VERB'" ;;
 esac
-VM='' SCRIPT='' OUT='' HOST_ROOT='' APPEND='' BOOT_DRIVE=''
+VM='' SCRIPT='' OUT='' HOST_ROOT='' ICOUNT='' APPEND='' BOOT_DRIVE=''
 CPUS=2 MEMORY=1024 TIMEOUT=300
 SOCKET_DIRS=() QEMU_ARGS=()
 while [ $# -gt 0 ]; do
     case $1 in
         --host-root) HOST_ROOT=1; shift; continue ;;
+        --icount) ICOUNT=1; shift; continue ;;
         -h | --help) usage; exit 0 ;;
     esac
     [ $# -ge 2 ] || fail 125 "the option $1 is unknown or wants a value"

@@ -49,7 +49,17 @@ fn main() {
     for variable in ["SPDK_DIR", "COURIER_CACHE", "XDG_CACHE_HOME", "HOME"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    for file in ["build.rs", "wrapper.h", "shim.h", "shim.c", "shim_app.h", "shim_app.c", "shim_subsystem.h"] {
+    for file in [
+        "build.rs",
+        "wrapper.h",
+        "shim.h",
+        "shim.c",
+        "shim_app.h",
+        "shim_app.c",
+        "shim_rdma.h",
+        "shim_rdma.c",
+        "shim_subsystem.h",
+    ] {
         println!("cargo:rerun-if-changed={file}");
     }
     if let Err(reason) = build() {
@@ -63,7 +73,11 @@ fn build() -> Result<()> {
     spdk.check_version()?;
     let include = spdk.include_dirs()?;
     make_bindings(&include)?;
-    cc::Build::new().files(["shim.c", "shim_app.c"]).includes(&include).warnings(true).compile("spdk_shim");
+    cc::Build::new()
+        .files(["shim.c", "shim_app.c", "shim_rdma.c"])
+        .includes(&include)
+        .warnings(true)
+        .compile("spdk_shim");
     println!("cargo:dir={}", spdk.dir.display());
     println!("cargo:static_libs={}", spdk.static_link_args()?.join("\u{1f}"));
     Ok(())

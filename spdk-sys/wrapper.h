@@ -15,4 +15,5 @@
 
 #include "shim.h"
 #include "shim_app.h"
+#include "shim_rdma.h"
 #include "shim_subsystem.h"

@@ -8,6 +8,8 @@
 //!
 //! What Courier is made of is told in `docs/architecture.md`.
 
+mod stats;
+
 use once_cell::sync::OnceCell;
 
 /// Makes Courier's bdev module, its controllers and all RPC methods known to SPDK. To be called before SPDK starts; a second
@@ -17,6 +19,7 @@ pub fn register() {
     REGISTERED.get_or_init(|| {
         bdev_module::register();
         vfio_user_ctrl::runtime::register();
+        stats::register();
     });
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use spdk::Errno;
-use spdk::nvme::{Connect, ConnectFailed, Ctrlr};
+use spdk::nvme::{Connect, ConnectFailed, Ctrlr, rdma_reach};
 use spdk::poller::{Poll, Poller};
 use spdk::rpc::{Method, Request, RpcError, State};
 use spdk::thread::{AppCell, send_to_app};
@@ -175,10 +175,11 @@ fn detach(ctrlr: Ctrlr) {
 /// address or the name is wrong.
 fn diagnose(params: PoolParams, request: Request, errno: Errno) {
     let address = params.traddr.parse::<IpAddr>().ok().zip(params.trsvcid.parse::<u16>().ok());
-    let (Trtype::Tcp, Some((ip, port))) = (params.trtype, address) else {
-        let said = "no connection; is the address right, and does the target let this host use the subsystem?";
+    let Some((ip, port)) = address else {
+        let said = "no connection; is the address right?";
         return finish(&params, request, Err(failure(&params, errno, said)));
     };
+    let trtype = params.trtype;
     let id = DIAGNOSED.with(|waiting| {
         let mut waiting = waiting.borrow_mut();
         waiting.0 += 1;
@@ -187,8 +188,7 @@ fn diagnose(params: PoolParams, request: Request, errno: Errno) {
         id
     });
     let probe = move || {
-        let outcome = TcpStream::connect_timeout(&SocketAddr::new(ip, port), DIAGNOSIS).map(drop);
-        let said = match outcome {
+        let said = match reach(trtype, ip, port) {
             Ok(()) => "something answers there, but not as that subsystem; is subnqn right, and is this host allowed?"
                 .to_owned(),
             Err(error) => format!("nothing answers there: {error}; is the address right, and does the target listen?"),
@@ -199,6 +199,19 @@ fn diagnose(params: PoolParams, request: Request, errno: Errno) {
     };
     if std::thread::Builder::new().name("courier_diagnose".to_owned()).spawn(probe).is_err() {
         told(id, errno, "no connection");
+    }
+}
+
+/// Whether anything answers there.
+fn reach(trtype: Trtype, ip: IpAddr, port: u16) -> Result<(), String> {
+    match trtype {
+        Trtype::Tcp => TcpStream::connect_timeout(&SocketAddr::new(ip, port), DIAGNOSIS)
+            .map(drop)
+            .map_err(|error| error.to_string()),
+        Trtype::Rdma => rdma_reach(ip, port, DIAGNOSIS).map_err(|error| match error {
+            Errno::NODEV => "no RDMA device of this machine leads there".to_owned(),
+            error => error.to_string(),
+        }),
     }
 }
 

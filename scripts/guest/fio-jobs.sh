@@ -1,5 +1,6 @@
 # Runs in the guest: fio on the drive, each job's result in $OUT/NN-NAME.json, how its data was checked in
-# $OUT/NN-NAME.verified. RUNTIME (seconds per job) is set by who runs this.
+# $OUT/NN-NAME.verified. RUNTIME (seconds per job) is set by who runs this, and on slow machines SEQUENTIAL_MIB and RANDOM_MIB,
+# the sizes of the regions.
 # shellcheck shell=bash
 set -u
 drive=/dev/nvme0n1
@@ -14,8 +15,8 @@ done
 }
 
 # Two regions, so that each holds blocks of one size only and can be checked with it.
-sequential=(--offset=0 --size=32m --bs=128k)
-random=(--offset=32m --size=16m --bs=4k)
+sequential=(--offset=0 --size="${SEQUENTIAL_MIB:-32}m" --bs=128k)
+random=(--offset=32m --size="${RANDOM_MIB:-16}m" --bs=4k)
 failed=0
 
 # fio_run NAME FIO_OPTION...: every block written carries its offset and a checksum.

@@ -184,6 +184,11 @@ COMMANDS = (
             Parameter("nsid", "Namespace id", kind=nsid, required=True, positional=True),
         ),
     ),
+    Command(
+        "courier_get_stats",
+        "Show the counters of all pools and controllers",
+        (),
+    ),
 )
 
 

@@ -262,10 +262,11 @@ class Chains(unittest.TestCase):
         told = {setup.name: str(courier.chain(setup)) for setup in cases.SETUPS}
         self.assertEqual(told, {"front": "Courier's front end + null bdev", "whole": "Courier's front end + Courier's bdev",
                                 "tcp": "SPDK's front end + Courier's bdev",
-                                "attached": "Courier's front end + null bdev", "guest": "Courier's front end + null bdev"})
+                                "attached": "Courier's front end + null bdev", "guest": "Courier's front end + null bdev",
+                                "rdma": "Courier's front end + Courier's bdev"})
 
     def test_only_what_forwards_needs_a_pool(self):
-        self.assertEqual([setup.name for setup in cases.SETUPS if setup.stock.needs_pool], ["whole", "tcp"])
+        self.assertEqual([setup.name for setup in cases.SETUPS if setup.stock.needs_pool], ["whole", "tcp", "rdma"])
         self.assertTrue(all(setup.stock.needs_pool == setup.courier.needs_pool for setup in cases.SETUPS))
 
     def test_every_part_can_be_set_up(self):
@@ -423,7 +424,8 @@ class Goals(unittest.TestCase):
             "whole-qd128.iops": ">=1.20", "whole-qd128.cycles_per_io": "<=0.80", "attached-qd32.kept": "courier>=0.97",
             "memory.rss_kib": "courier<=80", "guest-qd1.iops": ">=1.00", "guest-qd32.iops": ">=1.00",
             "guest-qd32.interrupts_per_io": "<=1.00", "guest-qd1-4q.iops": ">=1.00", "guest-qd32-4q.iops": ">=1.00",
-            "guest-qd32-4q.interrupts_per_io": "<=1.00"})
+            "guest-qd32-4q.interrupts_per_io": "<=1.00",
+            "rdma-qd32.cycles_per_io": "<=0.95"})
 
     def test_goals_are_for_figures_that_the_case_has(self):
         for case in cases.CASES:
@@ -498,7 +500,11 @@ class Arguments(unittest.TestCase):
                          ["front-qd1", "front-qd32", "front-qd128", "whole-qd1", "whole-qd32", "whole-qd128", "attached-qd32", "memory"])
         named = parse_arguments(["--case", "tcp-128k-qd8", "--case", "tcp-qd1"])
         self.assertEqual([case.name for case in named.cases], ["tcp-qd1", "tcp-128k-qd8"])
-        self.assertEqual(parse_arguments(["--all"]).cases, list(cases.CASES))
+        self.assertEqual(parse_arguments(["--all"]).cases, [case for case in cases.CASES if case.setup is not cases.RDMA])
+
+    def test_cases_over_rdma_are_measured_alone(self):
+        args = parse_arguments(["--rdma"])
+        self.assertEqual(([case.name for case in args.cases], needs(args)), (["rdma-qd32"], ["courier", "rdma"]))
 
     def test_a_setups_name_stands_for_all_its_cases(self):
         named = parse_arguments(["--case", "tcp", "--case", "front-qd1"])
@@ -536,7 +542,8 @@ class Arguments(unittest.TestCase):
 
     def test_mistakes_are_refused(self):
         for argv in (["--pairs", "0"], ["--runtime", "x"], ["--case", "nvme"], ["--cores", "0,0"], ["--cores", "0"],
-                     ["--json", "/no/such/folder/f.json"]):
+                     ["--json", "/no/such/folder/f.json"], ["--case", "rdma"], ["--rdma", "--all"],
+                     ["--rdma", "--case", "tcp"]):
             with self.subTest(argv), contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
                 parse_arguments(argv)
 

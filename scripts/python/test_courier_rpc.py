@@ -11,7 +11,7 @@ import courier_rpc
 METHODS = ("courier_pool_create", "courier_pool_get", "courier_pool_delete",
            "bdev_courier_create", "bdev_courier_delete",
            "courier_controller_create", "courier_controller_get", "courier_controller_delete",
-           "courier_controller_add_ns", "courier_controller_remove_ns")
+           "courier_controller_add_ns", "courier_controller_remove_ns", "courier_get_stats")
 POOL = ["courier_pool_create", "-b", "p0", "-t", "tcp", "-a", "192.0.2.7", "-n", "nqn.2024-01.io.example:pool"]
 POOL_PARAMS = {"name": "p0", "trtype": "tcp", "traddr": "192.0.2.7", "subnqn": "nqn.2024-01.io.example:pool"}
 

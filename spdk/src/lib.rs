@@ -11,7 +11,7 @@
 //! | [`bdev`] | bdev modules: devices that take I/O from SPDK's bdev layer |
 //! | [`bdev_client`] | the other side: opening a bdev and sending it I/O |
 //! | [`nvme`] | the NVMe initiator: controllers, poll groups, queue pairs, commands |
-//! | [`dma`] | memory that devices can reach |
+//! | [`dma`], [`memory`] | memory that devices can reach: SPDK's, and that of others |
 //! | [`subsystem`] | parts of an application that start and end in order |
 //! | [`time`] | SPDK's clock |
 //! | [`log`](mod@log) | the `log` crate, written to SPDK's log |
@@ -36,6 +36,7 @@ mod errno;
 pub mod io_device;
 pub mod json;
 pub mod log;
+pub mod memory;
 pub mod nvme;
 pub mod os_thread;
 pub mod poller;

@@ -7,7 +7,7 @@
 //! for this test. `COURIER_TEST_FRONT_END=stock` has SPDK's own front end make the controllers, for comparison: it does not
 //! pass all of the tests, and some take its process down.
 //!
-//! The tests in a guest run only if asked: `-- --ignored guest::`.
+//! The tests in a guest run only if asked: `-- --ignored guest::`. Those with RDMA need another machine: `scripts/test-rdma.sh`.
 #![expect(clippy::panic, reason = "a test fails by a panic")]
 
 mod support;
@@ -32,5 +32,7 @@ mod front;
 mod guest;
 mod namespaces;
 mod program;
+mod rdma;
 mod rounds;
 mod shutdown;
+mod stats;

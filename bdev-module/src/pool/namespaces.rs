@@ -156,18 +156,36 @@ impl Pool {
             "state": self.state_name(),
             "subnqn": params.subnqn,
             "hostnqn": params.hostnqn,
-            "paths": [{
-                "trtype": params.trtype,
-                "traddr": params.traddr,
-                "adrfam": params.adrfam,
-                "trsvcid": params.trsvcid,
-                "state": self.state_name(),
-            }],
+            "paths": self.paths(),
             "namespaces": namespaces,
             "losses": shared.losses.load(Ordering::Relaxed),
             "held_ios": shared.held.load(Ordering::Relaxed),
             "resent_ios": shared.resent.load(Ordering::Relaxed),
         })
+    }
+
+    /// What `courier_get_stats` tells of it.
+    #[must_use]
+    pub fn stats(&self) -> Value {
+        let shared = self.shared();
+        json!({
+            "name": self.params.name,
+            "paths": self.paths(),
+            "losses": shared.losses.load(Ordering::Relaxed),
+            "held_ios": shared.held.load(Ordering::Relaxed),
+            "resent_ios": shared.resent.load(Ordering::Relaxed),
+        })
+    }
+
+    fn paths(&self) -> Value {
+        let params = &self.params;
+        json!([{
+            "trtype": params.trtype,
+            "traddr": params.traddr,
+            "adrfam": params.adrfam,
+            "trsvcid": params.trsvcid,
+            "state": self.state_name(),
+        }])
     }
 
     fn tell(&self, info: &NamespaceInfo) -> Value {

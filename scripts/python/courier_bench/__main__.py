@@ -37,12 +37,14 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         prog="scripts/bench.sh", description="Measures Courier against SPDK's own C stack, in pairs, on two cores.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [setup.name for setup in cases.SETUPS] + [case.name for case in cases.CASES]
+    names = [setup.name for setup in cases.SETUPS if setup is not cases.RDMA] + [case.name for case in cases.over("tcp")]
     parser.add_argument("--case", action="append", choices=names, metavar="NAME",
                         help="measure this case, or this group of cases, only (repeatable; --list names them)")
     parser.add_argument("--guest", action="store_true",
                         help="the cases with fio in a Linux guest, too (they install QEMU and a guest; some 12 minutes more)")
     parser.add_argument("--all", action="store_true", help="measure every case, not only the default ones")
+    parser.add_argument("--rdma", action="store_true",
+                        help="measure the case over RDMA alone, in an emulated machine whose clock counts instructions: a cycle is one")
     parser.add_argument("--list", action="store_true", help="list the cases and their goals, and end")
     parser.add_argument("--pairs", type=_at_least(1), metavar="N", help="pairs per case (default: 5)")
     parser.add_argument("--runtime", type=_at_least(1), metavar="S",
@@ -67,7 +69,12 @@ def parse_arguments(argv):
     args.runtime = args.runtime or (2 if args.quick else 6)
     args.pairs = args.pairs or (3 if args.quick else 5)
     groups = [setup.name for setup in cases.SETUPS if setup is cases.GUEST and args.guest]
-    args.cases = list(cases.CASES) if args.all else cases.chosen(args.case, groups)
+    if args.rdma and (args.case or args.all or args.guest or args.json):
+        parser.error("--rdma goes without --case, --all, --guest and --json: it is measured in a machine of its own")
+    if args.rdma:
+        args.cases = cases.over("rdma")
+    else:
+        args.cases = cases.over("tcp") if args.all else cases.chosen(args.case, groups)
     return args
 
 
@@ -107,7 +114,7 @@ def list_cases():
         print(f"{setup.name}: {setup.summary}; stock is {setup.stock}, courier is {setup.courier}")
         for case in group:
             goals = ", ".join(f"{key} {goal}" for key, goal in case.goals.items()) or "none"
-            print(f"  {case.name:<16} {case.summary}; goal: {goals}{'' if case.default else ' (not a default case)'}")
+            print(f"  {case.name:<16} {case.summary}; goal: {goals}{'' if case.default else ' (not a default case)' if setup is not cases.RDMA else ' (with --rdma)'}")
 
 
 def run(args, workdir):

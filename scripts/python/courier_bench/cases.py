@@ -99,6 +99,7 @@ class Setup:
     courier: Chain
     way: Way = Way.TURNS
     needs: str = ""
+    fabric: str = "tcp"
 
 
 _FRONT_CHAINS = (Chain(Front.STOCK, Back.NULL), Chain(Front.COURIER, Back.NULL))
@@ -107,7 +108,10 @@ WHOLE = Setup("whole", "the whole way over NVMe/TCP", Chain(Front.STOCK, Back.ST
 TCP = Setup("tcp", "the back end alone over NVMe/TCP", Chain(Front.STOCK, Back.STOCK), Chain(Front.STOCK, Back.COURIER))
 ATTACHED = Setup("attached", "128 controllers in one process, each attached, all but one idle", *_FRONT_CHAINS, Way.ATTACHED)
 GUEST = Setup("guest", "fio in a Linux guest with a drive of each", *_FRONT_CHAINS, Way.GUEST, "guest")
-SETUPS = (FRONT, WHOLE, TCP, ATTACHED, GUEST)
+# In an emulated machine of its own.
+RDMA = Setup("rdma", "the whole way over NVMe/RDMA", Chain(Front.STOCK, Back.STOCK), Chain(Front.COURIER, Back.COURIER),
+             needs="rdma", fabric="rdma")
+SETUPS = (FRONT, WHOLE, TCP, ATTACHED, GUEST, RDMA)
 
 
 @dataclass(frozen=True)
@@ -169,12 +173,18 @@ CASES = (
     _guest_reads(32, 1, iops=_at_least(1.00), interrupts_per_io=_at_most(1.00)),
     _guest_reads(1, 4, iops=_at_least(1.00)),
     _guest_reads(32, 4, iops=_at_least(1.00), interrupts_per_io=_at_most(1.00)),
+    _random_reads(RDMA, 32, default=False, cycles_per_io=_at_most(0.95)),
 )
 
 
 def by_name(name):
     """The case of that name, or None."""
     return next((case for case in CASES if case.name == name), None)
+
+
+def over(fabric):
+    """The cases that are measured where pools over this fabric are."""
+    return [case for case in CASES if case.setup.fabric == fabric]
 
 
 def chosen(names, groups=()):

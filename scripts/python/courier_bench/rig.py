@@ -1,5 +1,6 @@
 """Processes A and B wired up as described in the package, and the pieces that measurements are made of."""
 
+import os
 import re
 import signal
 import socket
@@ -13,6 +14,8 @@ from .server import Export, Server, export, null_bdevs
 POOL_NQN = "nqn.2024-01.io.courier:bench-pool"
 MEMORY_MIB = 1024
 BARE_MEMORY_MIB = 256
+# Soft-RoCE has fewer queues than it says, and its machine little memory.
+TRANSPORT_OPTIONS = {"rdma": {"num_shared_buffers": 511, "buf_cache_size": 32, "max_io_qpairs_per_ctrlr": 8}}
 VM_CONTROLLER = "VM"
 VM_BDEV = VM_CONTROLLER + "n1"
 # How often process A looks whether its controllers have something to say. With SPDK's 10 ms, the looking for a
@@ -34,7 +37,7 @@ class Rig:
         self._tools = tools
         self._servers = []
         self._started = 0
-        self._pool = None
+        self._pools = {}
         # -g: one memory file, which the vfio-user client can pass to B as a whole.
         self._a = SpdkProcess("bdevperf", tools["bdevperf"], workdir, cores[0], MEMORY_MIB, ["-z", "-g", "-T", VM_BDEV])
         self._a.call("bdev_nvme_set_options", {"nvme_adminq_poll_period_us": ADMIN_POLL_US})
@@ -45,11 +48,10 @@ class Rig:
 
     def start(self, variant, setup):
         """A fresh, suspended server of this variant and setup. Process A becomes the pool when the first needs one."""
-        if variant.chain(setup).needs_pool and not self._pool:
-            self._pool = self._export_pool()
+        pool = self._pool_over(setup.fabric) if variant.chain(setup).needs_pool else None
         self._started += 1
         name = f"{variant.name}-{setup.name}-{self._started}"
-        server = Server(variant, setup, self.workdir, name, self.cores[1], self._pool)
+        server = Server(variant, setup, self.workdir, name, self.cores[1], pool)
         self._servers.append(server)
         return server
 
@@ -105,7 +107,7 @@ class Rig:
 
     def measure_bare(self, case, seconds):
         """The bare initiator: spdk_nvme_perf on B's core straight to the pool, with no VM and no bdev."""
-        pool = self._pool
+        pool = self._pool_over("tcp")
         address = f"trtype:TCP adrfam:IPv4 traddr:{pool['traddr']} trsvcid:{pool['trsvcid']} subnqn:{pool['subnqn']}"
         argv = [self._tools["spdk_nvme_perf"], "-c", f"[{self.cores[1]}]", "-s", str(BARE_MEMORY_MIB), "-r", address,
                 "-q", str(case.queue_depth), "-o", str(case.io_size), "-w", case.workload, "-t", str(seconds)]
@@ -127,12 +129,15 @@ class Rig:
         self.stop_servers()
         self._a.stop()
 
-    def _export_pool(self):
-        address = {"traddr": "127.0.0.1", "adrfam": "ipv4", "trsvcid": str(_free_port())}
-        self._a.call("nvmf_create_transport", {"trtype": "TCP"})
-        (bdev,) = null_bdevs(self._a, ["Store"])
-        export(self._a, [Export(POOL_NQN, "BENCH", bdev, {"trtype": "TCP"} | address)])
-        return {"name": "pool", "trtype": "tcp", "subnqn": POOL_NQN} | address
+    def _pool_over(self, fabric):
+        """How to connect to the pool, which is exported with the first call."""
+        if fabric not in self._pools:
+            address = {"traddr": _address(fabric), "adrfam": "ipv4", "trsvcid": str(_free_port())}
+            self._a.call("nvmf_create_transport", {"trtype": fabric.upper()} | TRANSPORT_OPTIONS.get(fabric, {}))
+            (bdev,) = null_bdevs(self._a, ["Store"])
+            export(self._a, [Export(POOL_NQN, "BENCH", bdev, {"trtype": fabric.upper()} | address)])
+            self._pools[fabric] = {"name": "pool", "trtype": fabric, "subnqn": POOL_NQN} | address
+        return self._pools[fabric]
 
     def _perform(self, case, seconds):
         params = {"workload_type": case.workload, "io_size": str(case.io_size),
@@ -153,6 +158,15 @@ def bare_figures(output):
     if not total:
         raise MeasurementFailed(f"spdk_nvme_perf ended without a result:\n{output}")
     return {"iops": float(total[1]), "latency_us": float(total[2])}
+
+
+def _address(fabric):
+    if fabric == "tcp":
+        return "127.0.0.1"
+    try:
+        return os.environ["RDMA_ADDRESS"]
+    except KeyError:
+        raise MeasurementFailed("RDMA_ADDRESS is not set: is this the machine of scripts/rdma-vm.sh?") from None
 
 
 def _controller(number):

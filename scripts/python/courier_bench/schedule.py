@@ -72,7 +72,8 @@ class Watch:
         for left in reversed(range(REPEATS + 1)):
             taken = turn()
             others = max(sample["others"] for sample in taken.values())
-            if others <= DISTURBED:
+            # The emulated machine's own work (its NIC is software) looks like that of others.
+            if others <= DISTURBED or case.setup.fabric == "rdma":
                 return taken
             if not left or schedule.repeated >= REPEATS + schedule.turns * REPEATED:
                 break

@@ -59,6 +59,9 @@ impl Connect {
         if !is_available(trid) {
             return Err(ConnectFailed::NoTransport);
         }
+        if trid.is_rdma() {
+            crate::memory::expect_rdma();
+        }
         // SAFETY: `attempt` stays in its box until the probe is over, see `poll` and `drop`; the callbacks expect it.
         let probe = unsafe {
             sys::spdk_nvme_probe_async_ext(

@@ -10,6 +10,7 @@ mod command;
 mod connect;
 mod ctrlr;
 mod qpair;
+mod reach;
 mod spec;
 mod transport;
 
@@ -17,5 +18,6 @@ pub use command::{Command, Payload, Rejected};
 pub use connect::{Connect, ConnectFailed};
 pub use ctrlr::{AdminPoll, Ctrlr, CtrlrRef, Detach, Limits, NamespaceInfo};
 pub use qpair::{PollGroup, QpairEvent, QueuePair};
+pub use reach::rdma_reach;
 pub use spec::{Completion, DSM_DEALLOCATE, DsmRange, Fused, Sqe, Status};
 pub use transport::{AddressFamily, CtrlrOptions, TransportId, TransportIdError, TransportType};

@@ -89,6 +89,10 @@ impl TransportId {
         unsafe { sys::spdk_nvme_trid_populate_transport(&raw mut raw, trtype) };
         Ok(Self(raw))
     }
+
+    pub(super) fn is_rdma(&self) -> bool {
+        self.0.trtype == sys::spdk_nvme_transport_type::SPDK_NVME_TRANSPORT_RDMA
+    }
 }
 
 impl fmt::Debug for TransportId {

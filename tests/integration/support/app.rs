@@ -76,6 +76,14 @@ impl App {
         Self { process, rpc: Rpc::new(socket) }
     }
 
+    /// Starts one that is linked statically, with its log in `dir`.
+    pub(crate) fn start_other(program: &Path, dir: &Path, socket: PathBuf, mask: &str) -> Self {
+        let process = Process::spawn(program, &common_args(&socket, mask), Libraries::None, &dir.join("log"));
+        let app = Self { process, rpc: Rpc::new(socket) };
+        app.wait_for_rpc();
+        app
+    }
+
     #[track_caller]
     fn wait_for_rpc(&self) {
         wait_for("an application's RPC socket", secs(60), || {
@@ -115,8 +123,13 @@ impl App {
     }
 }
 
-/// The options with which every SPDK application runs here: without hugepages, on cores that others use, too.
+/// The options with which every SPDK application runs here: on cores that others use, too, and without hugepages, unless
+/// `COURIER_TEST_HUGEPAGES` is set: memory that an RDMA device is to reach is all there from the beginning.
 pub(crate) fn common_args(socket: &Path, mask: &str) -> Vec<String> {
     let socket = socket.display().to_string();
-    ["-r", &socket, "-m", mask, "--no-huge", "-s", "1024", "--disable-cpumask-locks"].map(str::to_owned).to_vec()
+    let mut args = vec!["-r", &socket, "-m", mask, "--disable-cpumask-locks"];
+    if std::env::var_os("COURIER_TEST_HUGEPAGES").is_none() {
+        args.extend(["--no-huge", "-s", "1024"]);
+    }
+    args.into_iter().map(str::to_owned).collect()
 }

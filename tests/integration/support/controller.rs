@@ -1,7 +1,9 @@
 //! Controllers that clients see over vfio-user, and the application that has them.
 
 use std::env;
+use std::fs::Permissions;
 use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -69,6 +71,21 @@ impl Front {
     /// Starts one that has pools, whatever the front end is.
     pub(crate) fn start_with_pools() -> Self {
         Self::start_program(Program::Courier, MASK)
+    }
+
+    /// One whose `courier_tgt` may lock so much memory only, in KiB.
+    pub(crate) fn start_with_little_memory(locked_kib: u64) -> Self {
+        shared::rest();
+        arena::rest();
+        let dir = paths::new_dir("little");
+        let (program, socket) = (dir.join("courier_tgt"), dir.join("rpc.sock"));
+        let script = format!(
+            "#!/bin/bash\nulimit -l {locked_kib}\nexec setpriv --bounding-set=-ipc_lock {} \"$@\"\n",
+            paths::courier_tgt().display()
+        );
+        std::fs::write(&program, script).expect("a file can be written");
+        std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("it is ours");
+        Self { app: App::start_other(&program, &dir, socket, MASK) }
     }
 
     fn start_program(program: Program, mask: &str) -> Self {

@@ -309,6 +309,20 @@ impl Driver {
         entry
     }
 
+    /// Does one command, and meanwhile what the server asks of the client.
+    #[track_caller]
+    pub(crate) fn run_by_messages(&mut self, queue: &mut Queue, command: Command) -> Completion {
+        let start = Instant::now();
+        self.submit(queue, &[command]);
+        loop {
+            if let Some(done) = self.poll(queue) {
+                return done;
+            }
+            assert!(start.elapsed() < secs(10), "there is no completion");
+            self.client.attend(Duration::from_millis(5)).expect("the connection stays");
+        }
+    }
+
     /// Does a command `count` times at once.
     #[track_caller]
     pub(crate) fn run_any(&mut self, queue: &mut Queue, command: Command, count: usize) -> Vec<Completion> {

@@ -29,6 +29,9 @@ const PIECE_COST: u64 = 512;
 #[derive(Debug)]
 pub struct BounceBudget {
     limit: u64,
+    /// Devices move the data: it is to be in memory that they reach.
+    #[cfg(feature = "runtime")]
+    for_devices: bool,
     used: AtomicU64,
     releases: AtomicU64,
 }
@@ -37,7 +40,20 @@ impl BounceBudget {
     /// Room for `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicU64::new(0), releases: AtomicU64::new(0) })
+        Arc::new(Self {
+            limit,
+            #[cfg(feature = "runtime")]
+            for_devices: false,
+            used: AtomicU64::new(0),
+            releases: AtomicU64::new(0),
+        })
+    }
+
+    /// Room for `limit` bytes of SPDK's memory, which every device reaches. SPDK must run as long as any of it is taken.
+    #[cfg(feature = "runtime")]
+    #[must_use]
+    pub fn for_devices(limit: u64) -> Arc<Self> {
+        Arc::new(Self { limit, for_devices: true, used: AtomicU64::new(0), releases: AtomicU64::new(0) })
     }
 
     /// How many bytes are taken.
@@ -107,21 +123,38 @@ impl From<Fault> for BounceError {
 /// Pages of zeros to begin with. This is the only place where memory that stands in is taken from the system.
 pub(super) struct Pages {
     start: HostPtr,
-    layout: Layout,
+    len: u64,
+    store: Store,
     _permit: Permit,
+}
+
+/// Where pages came from.
+enum Store {
+    System(Layout),
+    #[cfg(feature = "runtime")]
+    Spdk {
+        _memory: spdk::dma::DmaBuf,
+    },
 }
 
 impl Pages {
     fn new(bytes: u64, permit: Permit) -> Option<Arc<Self>> {
-        let layout = Layout::from_size_align(to_usize(bytes.max(PAGE)), to_usize(PAGE)).ok()?;
+        let len = bytes.max(PAGE);
+        #[cfg(feature = "runtime")]
+        if permit.budget.for_devices {
+            let mut memory = spdk::dma::DmaBuf::zeroed(to_usize(len), to_usize(PAGE)).ok()?;
+            let start = HostPtr(NonNull::from(&mut *memory).cast());
+            return Some(Arc::new(Self { start, len, store: Store::Spdk { _memory: memory }, _permit: permit }));
+        }
+        let layout = Layout::from_size_align(to_usize(len), to_usize(PAGE)).ok()?;
         // SAFETY: the layout has bytes.
-        let start = NonNull::new(unsafe { alloc::alloc_zeroed(layout) })?;
-        Some(Arc::new(Self { start: HostPtr(start), layout, _permit: permit }))
+        let start = HostPtr(NonNull::new(unsafe { alloc::alloc_zeroed(layout) })?);
+        Some(Arc::new(Self { start, len, store: Store::System(layout), _permit: permit }))
     }
 
     /// Where `len` bytes from `offset` on are.
     pub(super) fn at(&self, offset: u64, len: u64) -> Option<HostPtr> {
-        offset.checked_add(len).filter(|end| *end <= self.layout.size() as u64)?;
+        offset.checked_add(len).filter(|end| *end <= self.len)?;
         // SAFETY: the offset is within the pages, or just behind them.
         Some(HostPtr(unsafe { self.start.0.add(to_usize(offset)) }))
     }
@@ -129,8 +162,12 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: they came from the same allocator with this layout, and whoever had an address in them also held this value.
-        unsafe { alloc::dealloc(self.start.0.as_ptr(), self.layout) };
+        match self.store {
+            // SAFETY: they came from the same allocator with this layout, and whoever had an address in them also held this value.
+            Store::System(layout) => unsafe { alloc::dealloc(self.start.0.as_ptr(), layout) },
+            #[cfg(feature = "runtime")]
+            Store::Spdk { .. } => {}
+        }
     }
 }
 

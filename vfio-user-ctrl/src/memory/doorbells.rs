@@ -39,7 +39,7 @@ impl DoorbellPage {
         let file: File = memfd::create(c"courier-doorbells", offset + PAGE, libc::MFD_ALLOW_SEALING)?;
         // A client that could shrink the file would make an access of ours fault.
         memfd::seal_length(&file)?;
-        let mapping = Mapping::new(&file, offset, PAGE, Access::ReadWrite)?;
+        let mapping = Mapping::new(&file, PAGE, offset, PAGE, Access::ReadWrite)?;
         Ok(Self { mapping, file: Arc::new(file.into()) })
     }
 

@@ -14,6 +14,9 @@ pub enum MapError {
     /// A region of no bytes.
     #[error("the region at {gpa:#x} has length 0: a multiple of 4096 is right")]
     Empty { gpa: u64 },
+    /// A region that may be neither read nor written.
+    #[error("the region at {gpa:#x} may be neither read nor written: at least one is right")]
+    NoAccess { gpa: u64 },
     /// A region that goes past the end of the address space.
     #[error("the region of {len:#x} bytes at {gpa:#x} reaches 2^64: it must end below")]
     AddressWraps { gpa: u64, len: u64 },

@@ -10,12 +10,15 @@ use crate::model::spec::Status;
 /// An I/O vector of nothing: what an array of them is filled with to begin with.
 pub const EMPTY: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
 
-/// Translates pieces into the caller's I/O vectors. Pieces that are neighbours in host memory become one.
+/// Translates pieces into the caller's I/O vectors. Pieces of one region that are neighbours in host memory become one. Those of two
+/// regions do not: a device knows each by a key of its own, and SPDK looks the key up for the first byte of a vector only.
 #[derive(Debug)]
 pub struct IovSink<'a> {
     view: &'a MemView,
     iovs: &'a mut [libc::iovec],
     count: usize,
+    /// The region of the last vector.
+    region: u32,
     bytes: u32,
     write: bool,
 }
@@ -28,7 +31,7 @@ impl<'a> IovSink<'a> {
     #[must_use]
     #[inline]
     pub const fn new(view: &'a MemView, iovs: &'a mut [libc::iovec], write: bool) -> Self {
-        Self { view, iovs, count: 0, bytes: 0, write }
+        Self { view, iovs, count: 0, region: 0, bytes: 0, write }
     }
 
     /// How many I/O vectors are filled.
@@ -48,9 +51,13 @@ impl<'a> IovSink<'a> {
     #[inline]
     fn add(&mut self, piece: HostPiece) -> Result<(), DptrError> {
         let (base, len) = (piece.ptr().as_ptr().cast(), piece.len());
+        let region = self.view.last_found();
+        let before = std::mem::replace(&mut self.region, region);
         let (filled, free) = self.iovs.split_at_mut(self.count);
         match (filled.last_mut(), free.first_mut()) {
-            (Some(last), _) if last.iov_base.wrapping_byte_add(last.iov_len) == base => last.iov_len += len,
+            (Some(last), _) if before == region && last.iov_base.wrapping_byte_add(last.iov_len) == base => {
+                last.iov_len += len;
+            }
             (_, Some(next)) => {
                 *next = libc::iovec { iov_base: base, iov_len: len };
                 self.count += 1;

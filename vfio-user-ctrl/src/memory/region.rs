@@ -13,6 +13,9 @@ use super::bounce::Pages;
 use super::error::MapError;
 use super::guard::{self, Watch};
 
+#[cfg(feature = "runtime")]
+mod devices;
+
 /// What the addresses and lengths of regions are multiples of, in bytes.
 pub const PAGE: u64 = 4096;
 
@@ -68,9 +71,11 @@ enum Backing {
     Own { host: HostPtr, _pages: Arc<Pages>, of: Arc<Region> },
 }
 
-/// The order of the fields is that of their drops: the guard must forget the addresses before they can be another
+/// The order of the fields is that of their drops: devices and the guard must forget the addresses before they can be another
 /// mapping's.
 struct FileBacking {
+    #[cfg(feature = "runtime")]
+    registration: std::sync::OnceLock<spdk::memory::Registration>,
     watch: Watch,
     _mapping: Mapping,
     file: OwnedFd,
@@ -108,13 +113,23 @@ impl Region {
         // Huge pages are mapped whole; a region may begin and end anywhere in them, as QEMU's do below 1 MiB. Nothing
         // here overflows: the file ends below 2^63.
         let before = file_offset % page;
-        let mapping = Mapping::new(&file, file_offset - before, (before + len).next_multiple_of(page), access)
+        let whole = (before + len).next_multiple_of(page);
+        let mapping = Mapping::new(&file, page, file_offset - before, whole, access)
             .map_err(|source| MapError::Mmap { offset: file_offset, len, source })?;
         // SAFETY: `before` is below the mapping's length.
         let host = HostPtr(unsafe { mapping.start.0.add(to_usize(before)) });
         let watch = Watch::new(mapping.start.0.addr().get(), mapping.len, to_usize(page));
         let sealed = is_sealed(&file);
-        let backing = FileBacking { watch, _mapping: mapping, file, sealed, file_end, host };
+        let backing = FileBacking {
+            #[cfg(feature = "runtime")]
+            registration: std::sync::OnceLock::new(),
+            watch,
+            _mapping: mapping,
+            file,
+            sealed,
+            file_end,
+            host,
+        };
         Ok(Self::new(gpa, len, access, Backing::File(backing), Some(Box::new(on_drop))))
     }
 
@@ -310,6 +325,59 @@ unsafe impl Send for HostPtr {}
 // SAFETY: as above.
 unsafe impl Sync for HostPtr {}
 
+/// Addresses that nothing else gets.
+struct Place {
+    start: NonNull<u8>,
+    /// In bytes.
+    len: usize,
+}
+
+impl Place {
+    /// A place for `len` bytes at `offset` of a file with pages of `page` bytes, a power of two. Where ordinary memory is in large
+    /// pages, they have room in it as such: processors and devices then need one entry for 2 MiB.
+    fn new(len: usize, offset: libc::off_t, page: usize) -> io::Result<Self> {
+        const LARGE: usize = 2 << 20;
+        let multiple = if len < LARGE { page } else { LARGE.max(page) };
+        let room = multiple - to_usize(PAGE);
+        let Some(all) = len.checked_add(room) else { return Err(io::Error::from_raw_os_error(libc::ENOMEM)) };
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: the kernel chooses the place, where nothing is.
+        let start = unsafe { libc::mmap(ptr::null_mut(), all, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start: NonNull<u8> = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrInUse)?;
+        if room == 0 {
+            return Ok(Self { start, len });
+        }
+        let within = usize::try_from(offset).unwrap_or(0) % multiple;
+        // Both are multiples of 4096, and so at most `room`.
+        let before = within.wrapping_sub(start.addr().get()) % multiple;
+        // SAFETY: `before` and `len` are within what was mapped, of which the rest is given back.
+        unsafe {
+            let middle = start.add(before);
+            let behind = middle.add(len);
+            libc::munmap(start.as_ptr().cast(), before);
+            libc::munmap(behind.as_ptr().cast(), room - before);
+            Ok(Self { start: middle, len })
+        }
+    }
+
+    /// Something is mapped there now.
+    fn taken(self) -> NonNull<u8> {
+        let start = self.start;
+        std::mem::forget(self);
+        start
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // SAFETY: nothing but the place itself is there.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
 /// A shared mapping of a file.
 pub(super) struct Mapping {
     pub(super) start: HostPtr,
@@ -318,8 +386,8 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    /// Maps `len` bytes at `offset`, both multiples of the file's pages. No page is touched.
-    pub(super) fn new(file: &impl AsRawFd, offset: u64, len: u64, access: Access) -> io::Result<Self> {
+    /// Maps `len` bytes at `offset`, both multiples of the file's pages, of `page` bytes. No page is touched.
+    pub(super) fn new(file: &impl AsRawFd, page: u64, offset: u64, len: u64, access: Access) -> io::Result<Self> {
         let (Ok(offset), Ok(len)) = (libc::off_t::try_from(offset), usize::try_from(len)) else {
             return Err(io::Error::from_raw_os_error(libc::EOVERFLOW));
         };
@@ -327,12 +395,16 @@ impl Mapping {
             Access::ReadOnly => libc::PROT_READ,
             Access::ReadWrite | Access::WriteOnly => libc::PROT_READ | libc::PROT_WRITE,
         };
-        // SAFETY: the kernel chooses the place, where nothing is.
-        let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), offset) };
+        let place = Place::new(len, offset, to_usize(page))?;
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        // SAFETY: the place is this function's own, and nothing is there.
+        let start =
+            unsafe { libc::mmap(place.start.as_ptr().cast(), len, protection, flags, file.as_raw_fd(), offset) };
         if start == libc::MAP_FAILED {
+            // The place is given back.
             return Err(io::Error::last_os_error());
         }
-        let start: NonNull<u8> = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrInUse)?;
+        let start = place.taken();
         for advice in [libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
             // The memory is as good without; a core dump is then larger.
             // SAFETY: the range is the mapping; neither advice changes what is in it.

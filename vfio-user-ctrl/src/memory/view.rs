@@ -44,6 +44,12 @@ impl MemView {
         self.memory.translate(&self.hint, gpa, len, write)
     }
 
+    /// Tells the region where the last address was found from the others of this memory.
+    #[inline]
+    pub(super) const fn last_found(&self) -> u32 {
+        self.hint.get()
+    }
+
     /// See [`GuestMemory::read`].
     ///
     /// # Errors

@@ -225,7 +225,6 @@ impl Endpoint {
                 })
             })
             .collect();
-        let totals = self.ctrl.counters.totals();
         let cores: Vec<u32> = self.ctrl.groups.iter().map(|group| group.core).collect();
         value["socket"] = json!(self.params.socket_path());
         value["connected"] = json!(self.ctrl.connected.load(Ordering::Acquire));
@@ -235,12 +234,23 @@ impl Endpoint {
         value["cores"] = json!(cores);
         value["admin_core"] = json!(self.ctrl.home.core);
         value["namespaces"] = json!(namespaces);
-        value["io"] = json!({
+        value["io"] = self.io();
+        value
+    }
+
+    /// What `courier_get_stats` tells of it.
+    #[must_use]
+    pub fn stats(&self) -> Value {
+        json!({ "name": self.params.name, "io": self.io() })
+    }
+
+    fn io(&self) -> Value {
+        let totals = self.ctrl.counters.totals();
+        json!({
             "reads": totals.reads, "writes": totals.writes,
             "bytes_read": totals.bytes_read, "bytes_written": totals.bytes_written,
             "bytes_bounced": self.ctrl.counters.bytes_bounced(),
-        });
-        value
+        })
     }
 
     /// Adds a bdev as a namespace, with the first identifier that is free if none is given. The identifier.

@@ -215,7 +215,7 @@ impl Session {
             doorbells: Arc::new(DoorbellPage::new()?),
             interrupts: Arc::default(),
             memory: Published::default(),
-            bounce: BounceBudget::new(BUDGET),
+            bounce: BounceBudget::for_devices(BUDGET),
             control: control.clone(),
             asked: Asked::default(),
             settings: Mutex::default(),

@@ -114,7 +114,7 @@ fn child_that_dies() {
         unsafe { libc::raise(libc::SIGBUS) };
     } else {
         let file = file(PAGE);
-        let unguarded = Mapping::new(&file, 0, PAGE, Access::ReadWrite).expect("a mapping");
+        let unguarded = Mapping::new(&file, PAGE, 0, PAGE, Access::ReadWrite).expect("a mapping");
         file.set_len(0).expect("shrunk");
         // SAFETY: the page is mapped; that it faults is what is tested.
         unsafe { bytes::load(unguarded.start.0, &mut [0; 8]) };

@@ -31,6 +31,18 @@ fn what_is_written_to_a_region_is_in_the_file() {
 }
 
 #[test]
+fn large_pages_of_a_file_have_room_as_such_where_it_is_mapped() {
+    const LARGE: usize = 2 << 20;
+    let file = file(16 << 20);
+    for offset in [0, PAGE, 3 * PAGE, 2 << 20, (4 << 20) - PAGE] {
+        let region = map(file.try_clone().expect("a descriptor"), offset, 0, 4 << 20).expect("mapped");
+        let (host, _) = region.host().expect("it has a file");
+        let host = host.0.addr().get();
+        assert_eq!(host % LARGE, to_usize(offset) % LARGE, "at {offset:#x}");
+    }
+}
+
+#[test]
 fn a_region_past_the_end_of_its_file_is_refused_and_told_how_to_do_it() {
     let error = map(file(4 * PAGE), PAGE, 0, 4 * PAGE).expect_err("too long");
     assert!(matches!(error, MapError::BeyondFile { offset: 4096, len: 16384, size: 16384 }), "{error:?}");

@@ -12,10 +12,11 @@ use rustix::event::epoll::EventFlags;
 use super::complaint::complain;
 use super::device::Device;
 use super::graves::Graves;
+use super::registrar::Registrar;
 use super::remote::Transfers;
 use super::socket::{self, Received};
 use super::{Command, Remote};
-use crate::memory::{Access, GuestMemory, Region};
+use crate::memory::{Access, GuestMemory, MapError, Region};
 use crate::model::regs::CtrlLimits;
 use crate::queue::Transfer;
 use crate::runtime::group::GroupHandle;
@@ -45,6 +46,14 @@ struct Releasing {
     since: Instant,
 }
 
+/// A client that has mapped memory, of which devices are being told. What it asks next waits: the memory is to be there.
+struct Mapping {
+    token: Token,
+    /// With that region.
+    memory: GuestMemory,
+    gpa: u64,
+}
+
 /// A client's connection with a controller.
 pub(super) struct Connection {
     stream: UnixStream,
@@ -52,7 +61,9 @@ pub(super) struct Connection {
     device: Device,
     session: Arc<Session>,
     remote: Remote,
+    registrar: Arc<Registrar>,
     memory: GuestMemory,
+    mapping: Option<Mapping>,
     releasing: Vec<Releasing>,
     transfers: Transfers,
     /// Device resets that are under way.
@@ -64,7 +75,13 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Begins a session of that number with the client at the other end of `stream`.
-    pub(super) fn begin(number: u64, ctrl: &Arc<Ctrl>, stream: UnixStream, remote: &Remote) -> io::Result<Self> {
+    pub(super) fn begin(
+        number: u64,
+        ctrl: &Arc<Ctrl>,
+        stream: UnixStream,
+        remote: &Remote,
+        registrar: &Arc<Registrar>,
+    ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let limits = CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS };
         let session = Arc::new(Session::new(number, ctrl, &limits, remote)?);
@@ -75,7 +92,9 @@ impl Connection {
             device,
             session,
             remote: remote.clone(),
+            registrar: Arc::clone(registrar),
             memory: GuestMemory::new(),
+            mapping: None,
             releasing: Vec::new(),
             transfers: Transfers::default(),
             resets: Vec::new(),
@@ -95,7 +114,7 @@ impl Connection {
 
     /// Whether the client can be heard. If not, its end would not be noticed either.
     pub(super) fn wants_input(&self) -> bool {
-        self.wire.wants_input()
+        self.mapping.is_none() && self.wire.wants_input()
     }
 
     /// Whether the client has said nothing of use for so long.
@@ -125,7 +144,8 @@ impl Connection {
                 home.detach_session(session);
             }
         });
-        let mut regions: Vec<Arc<Region>> = self.memory.regions().cloned().collect();
+        let memory = self.mapping.map_or(self.memory, |mapping| mapping.memory);
+        let mut regions: Vec<Arc<Region>> = memory.regions().cloned().collect();
         regions.extend(self.releasing.into_iter().flat_map(|releasing| releasing.regions));
         regions
     }
@@ -150,7 +170,7 @@ impl Connection {
             self.act()?;
             let blocked = self.write().map_err(|error| error.to_string())?;
             let out = if blocked { EventFlags::OUT } else { EventFlags::empty() };
-            if !self.wire.wants_input() {
+            if !self.wants_input() {
                 return Ok(State::Open(out));
             }
             if reads == BURST {
@@ -183,16 +203,13 @@ impl Connection {
     }
 
     fn act(&mut self) -> Result<(), String> {
-        loop {
+        while self.mapping.is_none() {
             let event = self.wire.next(&mut self.device);
             // What came before a broken message has been done, and the home must know.
             self.post_effects();
             match event.map_err(|error| error.to_string())? {
                 None => return Ok(()),
-                Some(Event::Map(token, request)) => {
-                    let result = self.map(request);
-                    self.wire.reply(token, result);
-                }
+                Some(Event::Map(token, request)) => self.map(token, request),
                 Some(Event::Unmap(token, request)) => self.unmap(token, request),
                 Some(Event::SetIrqs(token, request)) => {
                     let result = self.set_irqs(request);
@@ -202,6 +219,7 @@ impl Connection {
                 Some(Event::DmaDone { id, result }) => self.transfers.ended(self.session.id, id, result),
             }
         }
+        Ok(())
     }
 
     /// Register writes go to the home in the order in which the client made them.
@@ -222,38 +240,45 @@ impl Connection {
         }
     }
 
-    fn map(&mut self, request: MapRequest) -> Result<(), i32> {
-        let access = match (request.readable, request.writeable) {
-            (true, true) => Access::ReadWrite,
-            (true, false) => Access::ReadOnly,
-            (false, true) => Access::WriteOnly,
-            (false, false) => return Err(libc::EINVAL),
-        };
-        let has_file = request.fd.is_some();
-        let region = match request.fd {
-            Some(file) => Region::map(file, request.offset, request.addr, request.size, access, |_| {}),
-            None => Region::without_file(request.addr, request.size, access, |_| {}),
-        };
-        let added = region.and_then(|region| self.memory.with(Arc::new(region)));
+    fn map(&mut self, token: Token, request: MapRequest) {
+        let (gpa, size, has_file) = (request.addr, request.size, request.fd.is_some());
+        let added = region_of(request).and_then(|region| {
+            let region = Arc::new(region);
+            Ok((self.memory.with(Arc::clone(&region))?, region))
+        });
         match added {
-            Ok(memory) => {
-                if !has_file {
-                    complain!(
-                        "controller '{}': the client maps {:#x} bytes at {:#x} without a file: data there go by messages, \
-                         which is slow, and queues, PRP lists and SGL segments cannot be there; share the VM's memory (QEMU: memory-backend-memfd,share=on)",
-                        self.session.ctrl.name,
-                        request.size,
-                        request.addr
-                    );
-                }
+            Ok((memory, region)) if has_file => {
+                self.mapping = Some(Mapping { token, memory, gpa });
+                self.registrar.register(self.session.id, region);
+            }
+            Ok((memory, _)) => {
+                complain!(
+                    "controller '{}': the client maps {size:#x} bytes at {gpa:#x} without a file: data there go by messages, \
+                     which is slow, and queues, PRP lists and SGL segments cannot be there; share the VM's memory (QEMU: memory-backend-memfd,share=on)",
+                    self.session.ctrl.name
+                );
                 self.publish(memory);
-                Ok(())
+                self.wire.reply(token, Ok(()));
             }
             Err(error) => {
                 complain!("controller '{}': a mapping of the client's is refused: {error}", self.session.ctrl.name);
-                Err(error.errno())
+                self.wire.reply(token, Err(error.errno()));
             }
         }
+    }
+
+    /// Devices were told of the memory that was mapped last. If they cannot be, they refuse I/O there; others do not need it.
+    pub(super) fn registered(&mut self, result: Result<(), spdk::Errno>) {
+        let Some(Mapping { token, memory, gpa }) = self.mapping.take() else { return };
+        if let Err(error) = result {
+            complain!(
+                "controller '{}': devices do not take the client's memory at {gpa:#x} ({error}): I/O there fails on RDMA and on \
+                 local drives; is it shared memory or hugepages, and is the limit of locked memory (ulimit -l) high enough?",
+                self.session.ctrl.name
+            );
+        }
+        self.publish(memory);
+        self.wire.reply(token, Ok(()));
     }
 
     fn publish(&mut self, memory: GuestMemory) {
@@ -419,6 +444,20 @@ impl Connection {
             );
         }
         broken.is_none()
+    }
+}
+
+/// Maps what a client asks for.
+fn region_of(request: MapRequest) -> Result<Region, MapError> {
+    let access = match (request.readable, request.writeable) {
+        (true, true) => Access::ReadWrite,
+        (true, false) => Access::ReadOnly,
+        (false, true) => Access::WriteOnly,
+        (false, false) => return Err(MapError::NoAccess { gpa: request.addr }),
+    };
+    match request.fd {
+        Some(file) => Region::map(file, request.offset, request.addr, request.size, access, |_| {}),
+        None => Region::without_file(request.addr, request.size, access, |_| {}),
     }
 }
 

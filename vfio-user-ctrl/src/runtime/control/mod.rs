@@ -8,8 +8,10 @@ mod connection;
 mod device;
 mod endpoint;
 mod graves;
+mod registrar;
 mod remote;
 mod socket;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,6 +33,7 @@ use complaint::complain;
 use connection::{Connection, State};
 use endpoint::Endpoint;
 use graves::Graves;
+use registrar::Registrar;
 
 /// A client that has said nothing for so long makes room for one that waits.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -54,6 +57,8 @@ enum Command {
     Remove(u64, Box<dyn FnOnce() + Send>),
     /// A reset of that number, of that session, is over.
     ResetDone { session: u64, number: u64 },
+    /// Devices were told of the memory that a session's client has mapped, or not.
+    Registered { session: u64, result: Result<(), spdk::Errno> },
     /// A poll group has let go of memory.
     Released,
     /// A poll group wants to reach memory of that session's client that came without a file.
@@ -162,6 +167,7 @@ struct Server {
     /// Sessions that are over, but may still be somewhere.
     ended: Vec<Weak<Session>>,
     graves: Graves,
+    registrar: Arc<Registrar>,
     next_session: u64,
     checked: Instant,
     watched: Instant,
@@ -175,6 +181,7 @@ impl Server {
             epoll,
             wake,
             commands,
+            registrar: Arc::new(Registrar::start(remote.clone())?),
             remote,
             endpoints: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -243,6 +250,12 @@ impl Server {
                 Command::ResetDone { session, number } => {
                     if let Some(connection) = self.connections.get_mut(&session) {
                         connection.reset_done(number);
+                        self.serve(session);
+                    }
+                }
+                Command::Registered { session, result } => {
+                    if let Some(connection) = self.connections.get_mut(&session) {
+                        connection.registered(result);
                         self.serve(session);
                     }
                 }
@@ -319,7 +332,7 @@ impl Server {
         while let Some(stream) = endpoint.next_client() {
             let session = self.next_session;
             self.next_session += 1;
-            let connection = match Connection::begin(session, &endpoint.ctrl, stream, &self.remote) {
+            let connection = match Connection::begin(session, &endpoint.ctrl, stream, &self.remote, &self.registrar) {
                 Ok(connection) => connection,
                 Err(error) => {
                     log::error!("controller '{}': a client cannot be served: {error}", endpoint.ctrl.name);

@@ -1,0 +1,146 @@
+//! Memory of others that SPDK's devices are to reach.
+
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use spdk_sys as sys;
+
+use crate::Errno;
+
+mod locked;
+
+/// What a registration begins and ends at a multiple of, in bytes.
+pub const PAGE: usize = 4096;
+
+/// A range of this process' memory that SPDK has told its devices of: RDMA devices pin it and give it keys, the IOMMU maps it. That
+/// ends when this is dropped.
+///
+/// SPDK keeps registered memory in tables of 2 MiB and, at the ends that are not multiples of it, of 4 KiB. Devices that
+/// come later learn of it, too.
+///
+/// SPDK does not tell what a device makes of it, and a device that comes later and refuses one range is of no use to anybody: none of
+/// its connections comes up. So once RDMA is in use, it is made sure before SPDK learns of a range that every RDMA device would take
+/// it, and that this process may lock it; and when RDMA comes into use, for all ranges that SPDK knows by then. A range that is
+/// refused is left out, or taken out: SPDK then refuses I/O there, for devices that would need it.
+#[derive(Debug)]
+pub struct Registration {
+    start: usize,
+}
+
+impl Registration {
+    /// Registers the `len` bytes at `start`. May be called on any thread; it takes as long as the devices need, which for an RDMA device
+    /// is the time to allocate and pin every page, and no other memory can be registered meanwhile.
+    ///
+    /// # Errors
+    /// `INVAL` for a range that is empty or no whole [pages](PAGE), `BUSY` when a part of it is registered already, `NOMEM` without
+    /// memory for the tables; what an RDMA device says that does not take the memory.
+    ///
+    /// # Safety
+    /// The range must be mapped, and stay so until this is dropped. Every device may write to it for the sake of an I/O that names it.
+    pub unsafe fn new(start: NonNull<u8>, len: usize) -> Result<Self, Errno> {
+        // SPDK takes a range of no bytes, and would not find it again.
+        if len == 0 || !len.is_multiple_of(PAGE) || !start.addr().get().is_multiple_of(PAGE) {
+            return Err(Errno::INVAL);
+        }
+        let mut known = known();
+        let range = Range { start, len, registered: true };
+        // It is set under the lock that is held here.
+        if RDMA_IN_USE.load(Ordering::Relaxed) {
+            range.probe(0)?;
+        }
+        range.register()?;
+        let start = start.addr().get();
+        known.ranges.insert(start, range);
+        Ok(Self { start })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(range) = known().ranges.remove(&self.start) {
+            range.unregister();
+        }
+    }
+}
+
+/// RDMA is about to be used. The first time, devices are asked of all memory that is registered.
+pub(crate) fn expect_rdma() {
+    // Without the lock: who connects need not wait for memory that is being registered.
+    if RDMA_IN_USE.load(Ordering::Acquire) {
+        return;
+    }
+    let mut known = known();
+    let mut expected = 0_usize;
+    for range in known.ranges.values_mut().filter(|range| range.registered) {
+        if let Err(error) = range.probe(expected) {
+            log::error!(
+                "an RDMA device does not take {:#x} bytes of a client's memory ({error}): I/O there fails on RDMA; is the limit of \
+                 locked memory (ulimit -l) high enough?",
+                range.len
+            );
+            range.unregister();
+            range.registered = false;
+        } else {
+            expected = expected.saturating_add(range.len);
+        }
+    }
+    RDMA_IN_USE.store(true, Ordering::Release);
+}
+
+/// What this process has registered, by address.
+struct Known {
+    ranges: BTreeMap<usize, Range>,
+}
+
+static KNOWN: Mutex<Known> = Mutex::new(Known { ranges: BTreeMap::new() });
+
+/// RDMA devices were asked of all that is known, and are asked of all that comes.
+static RDMA_IN_USE: AtomicBool = AtomicBool::new(false);
+
+fn known() -> MutexGuard<'static, Known> {
+    // Nothing is left half done by a panic: each range is put in after, and taken out before SPDK's part.
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Range {
+    start: NonNull<u8>,
+    len: usize,
+    /// SPDK knows it.
+    registered: bool,
+}
+
+// SAFETY: only an address, which is not followed here; SPDK's tables and RDMA's libraries have locks of their own.
+unsafe impl Send for Range {}
+
+impl Range {
+    /// Asks RDMA devices, without having them pin all of it: that takes long. So many bytes more are going to be pinned.
+    fn probe(&self, expected: usize) -> Result<(), Errno> {
+        // SAFETY: who registered the range vouches that it is mapped; devices know it only during the call.
+        let count = unsafe { sys::courier_shim_rdma_probe(self.start.as_ptr().cast(), self.len, PAGE) };
+        Errno::check(count)?;
+        let devices = usize::try_from(count).unwrap_or(0);
+        if locked::may_lock(self.len.saturating_add(expected).saturating_mul(devices)) {
+            Ok(())
+        } else {
+            Err(Errno::NOMEM)
+        }
+    }
+
+    fn register(&self) -> Result<(), Errno> {
+        // SAFETY: who registers the range vouches for it until the registration is dropped, which unregisters it.
+        Errno::check(unsafe { sys::spdk_mem_register(self.start.as_ptr().cast(), self.len) })
+    }
+
+    fn unregister(&self) {
+        if !self.registered {
+            return;
+        }
+        // SAFETY: the range is registered, as a whole and by this.
+        let result = Errno::check(unsafe { sys::spdk_mem_unregister(self.start.as_ptr().cast(), self.len) });
+        if let Err(error) = result {
+            log::error!("{:#x} bytes at {:p} could not be taken from devices: {error}", self.len, self.start);
+        }
+    }
+}
