@@ -32,7 +32,7 @@ GUEST_PROGRAMS=(bash fio nvme kmod ip rdma dd sha256sum timeout stat cmp blkdisc
 # With the modules that these need. The fabric and RDMA ones let a guest be a pool or an initiator itself. (rdma_rxe asks for
 # crc32 when it is given an interface; no module's list of needs tells that.)
 GUEST_MODULES=(nvme nvme-tcp nvme-rdma nvmet-tcp nvmet-rdma 9p 9pnet_virtio virtio_net virtio_blk ext4 loop
-    veth dummy rdma_rxe crc32_generic rdma_ucm ib_uverbs crc32c_intel)
+    veth dummy rdma_rxe crc32_generic rdma_ucm ib_uverbs crc32c_intel vfio-pci)
 
 guest_dir() {
     local key

@@ -89,7 +89,7 @@ at_exit rm -rf "$WORK"
         "LD_LIBRARY_PATH=$(spdk_library_path "$SPDK")" \
         "PATH=$TARGET:$SPDK/build/bin:$SPDK/build/examples:$SPDK/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     printf ' )\n'
-    cat "$COURIER_ROOT/scripts/guest/rdma.sh"
+    cat "$COURIER_ROOT/scripts/guest/host-root.sh" "$COURIER_ROOT/scripts/guest/rdma.sh"
 } >"$WORK/script"
 if [ -n "$OUT" ]; then VM_OPTIONS+=(--out "$OUT"); fi
 # In the background: a shell that waits for a background process heeds a signal at once.

@@ -35,9 +35,10 @@ VM options:
   --host-root        the host's root folder, read-only, as /host
   --icount           software emulation on one thread, in which the guest's clock counts instructions: an
                      instruction is a nanosecond, and the time in which all processors wait is skipped
+  --iommu            an IOMMU (Intel's), so that the guest can give a drive to a program of its own
   --append TEXT      more for the kernel's command line
   --boot-drive FW    the firmware FW (seabios or ovmf) loads kernel and initramfs from the first drive, which
-                     holds the image of scripts/install-boot.sh; not with --host-root and --append
+                     holds the image of scripts/install-boot.sh; not with --host-root, --iommu and --append
   --qemu-arg ARG     one more argument for QEMU; may be repeated
 
 Files in a VM's DIR: console.log, firmware.log (with --boot-drive), qemu.log, pid, qmp.sock (QEMU's
@@ -82,7 +83,7 @@ start_with() {
     local guest=$1 boot
     if [ -z "$BOOT_DRIVE" ]; then
         printf '%s\n' -kernel "$guest/vmlinuz" -initrd "$guest/initramfs" -append \
-            "$GUEST_KERNEL_OPTIONS${HOST_ROOT:+ courier.host_root}$APPEND"
+            "$GUEST_KERNEL_OPTIONS${HOST_ROOT:+ courier.host_root}${IOMMU:+ intel_iommu=on}$APPEND"
         return
     fi
     # Strict: nothing else is tried if the drive does not boot.
@@ -114,6 +115,8 @@ boot() {
         -chardev "socket,id=shell,path=$VM/shell.sock,server=on,wait=off" -serial chardev:shell
         -qmp "unix:$VM/qmp.sock,server=on,wait=off"
         -virtfs "local,path=$VM/share,mount_tag=share,security_model=none")
+    # Before the drives: it is for the devices that follow.
+    if [ -n "$IOMMU" ]; then args+=(-device "intel-iommu,caching-mode=on"); fi
     if [ -n "$HOST_ROOT" ]; then args+=(-virtfs "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"); fi
     if [ -n "$BOOT_DRIVE" ]; then bootindex=',"bootindex":0'; fi
     for dir in ${SOCKET_DIRS[@]+"${SOCKET_DIRS[@]}"}; do
@@ -202,12 +205,13 @@ case $VERB in
     -h | --help) usage; exit 0 ;;
     *) usage >&2; fail 125 "the first argument must be run, start, serve, exec, shell or stop, not '$VERB'" ;;
 esac
-VM='' SCRIPT='' OUT='' HOST_ROOT='' ICOUNT='' APPEND='' BOOT_DRIVE=''
+VM='' SCRIPT='' OUT='' HOST_ROOT='' ICOUNT='' IOMMU='' APPEND='' BOOT_DRIVE=''
 CPUS=2 MEMORY=1024 TIMEOUT=300
 SOCKET_DIRS=() QEMU_ARGS=()
 while [ $# -gt 0 ]; do
     case $1 in
         --host-root) HOST_ROOT=1; shift; continue ;;
+        --iommu) IOMMU=1; shift; continue ;;
         --icount) ICOUNT=1; shift; continue ;;
         -h | --help) usage; exit 0 ;;
     esac
@@ -231,7 +235,7 @@ case $BOOT_DRIVE in
     '') ;;
     seabios | ovmf)
         [ ${#SOCKET_DIRS[@]} -gt 0 ] || fail 125 "--boot-drive needs a drive: --socket-dir DIR"
-        [ -z "$HOST_ROOT$APPEND" ] || fail 125 "--boot-drive does not go with --host-root and --append: the kernel's command line is on the drive"
+        [ -z "$HOST_ROOT$IOMMU$APPEND" ] || fail 125 "--boot-drive does not go with --host-root, --iommu and --append: the kernel's command line is on the drive"
         ;;
     *) fail 125 "--boot-drive is seabios or ovmf, not '$BOOT_DRIVE'" ;;
 esac

@@ -1,4 +1,4 @@
-# Runs in the guest, after the assignments of rdma-vm.sh: makes it a machine with RDMA devices and the host's root folder, and
+# Runs in the guest, after the assignments of rdma-vm.sh and host-root.sh: makes it a machine with RDMA devices and the host's root folder, and
 # runs COMMAND there. 125 is the status of whatever goes wrong before.
 # shellcheck shell=bash disable=SC2154
 set -eu
@@ -18,49 +18,10 @@ devices() {
     done
 }
 
-memory() {
-    echo $((HUGEPAGES / 2)) >/proc/sys/vm/nr_hugepages
-    [ "$(cat /proc/sys/vm/nr_hugepages)" -eq $((HUGEPAGES / 2)) ] || {
-        echo "only $(cat /proc/sys/vm/nr_hugepages) of $((HUGEPAGES / 2)) hugepages could be had" >&2
-        return 1
-    }
-    mkdir -p /dev/hugepages
-    mount -t hugetlbfs -o pagesize=2M none /dev/hugepages
-    mount -t configfs none /sys/kernel/config
-    ulimit -l unlimited
-}
-
-# root TREE: the host's folders and links, with some of the guest's own in between.
-root() {
-    local tree=$1 path name
-    mkdir -p "$tree"
-    mount -t tmpfs none "$tree"
-    for path in /host/*; do
-        name=${path##*/}
-        if [ -L "$path" ]; then
-            cp -P "$path" "$tree/$name"
-        elif [ -d "$path" ]; then
-            mkdir "$tree/$name"
-            case $name in
-                dev | proc | sys) mount -o rbind "/$name" "$tree/$name" ;;
-                run | tmp) mount -t tmpfs none "$tree/$name" ;;
-                out | guest | host) ;;
-                *) mount -o bind "$path" "$tree/$name" ;;
-            esac
-        fi
-    done
-    # SPDK's programs make sockets there.
-    mount -t tmpfs none "$tree/var/tmp"
-    mkdir -p "$tree"/{out,guest,host}
-    mount -o bind "$OUT" "$tree/out"
-    mount -o bind / "$tree/guest"
-    for name in dev proc sys; do mount -o rbind "/$name" "$tree/guest/$name"; done
-    mount -o bind /host "$tree/host"
-}
-
-[ -d /host/usr ] || { echo "the host's root folder is not there" >&2; exit 1; }
 devices
-memory
+memory "$HUGEPAGES"
+mount -t configfs none /sys/kernel/config
+ulimit -l unlimited
 root /newroot
 cd /
 trap - EXIT

@@ -11,8 +11,8 @@ use serde_json::json;
 use serial_test::serial;
 
 use crate::support::controller::{Controller, Front};
-use crate::support::secs;
 use crate::support::vm::{Script, Vm};
+use crate::support::{paths, secs};
 
 /// The guest's processors, and the queues of its drive.
 const CPUS: u32 = 4;
@@ -206,4 +206,30 @@ fn a_bdev_deleted_under_a_guest_takes_its_drive_and_no_other_with_it() {
         sleep(Duration::from_millis(100));
         guest.check();
     });
+}
+
+/// The whole of the guest's memory that the driver uses comes and goes while the drive is there: the guest's IOMMU maps it.
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn spdk_s_abort_and_hotplug_use_the_drive_by_their_own_driver_behind_an_iommu() {
+    let front = Front::start();
+    front.malloc("disk", 64, 512);
+    let controller = front.controller("drive", &["disk"]);
+    let vm = Vm::boot_with(&[controller.dir()], CPUS, &["--host-root", "--iommu", "--memory", "2048"]);
+    let abort = paths::stock("abort");
+    let examples = abort.parent().expect("it is in a folder").display().to_string();
+    let libraries = paths::library_path().to_string_lossy();
+    let script = ["host-root.sh", "user-driver.sh"].map(|name| {
+        std::fs::read_to_string(paths::checkout().join("scripts/guest").join(name)).expect("it is in the checkout")
+    });
+    let variables = [FIRST, ("EXAMPLES", &examples), ("LIBRARIES", &libraries)];
+    let done = vm.begin_text(&script.concat(), &variables, 120).finish().ok();
+    let said = |what: &str| assert!(done.output.contains(what), "'{what}' is missing:\n{}", done.output);
+    said(", failed: 0\n");
+    said("failed 0\n");
+    assert!(!done.output.contains("abort submitted 0,"), "nothing was aborted:\n{}", done.output);
+    said("Controller removed");
+    assert_eq!(done.output.matches("Attached to").count(), 3, "by abort, and twice by hotplug:\n{}", done.output);
+    front.assert_alive();
 }

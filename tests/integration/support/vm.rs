@@ -70,10 +70,17 @@ impl Vm {
     /// Boots one with a drive for each folder with a controller's socket.
     #[track_caller]
     pub(crate) fn boot(sockets: &[&Path], cpus: u32) -> Self {
+        Self::boot_with(sockets, cpus, &[])
+    }
+
+    /// The same with further options of `vm.sh`.
+    #[track_caller]
+    pub(crate) fn boot_with(sockets: &[&Path], cpus: u32, options: &[&str]) -> Self {
         let dir = paths::new_dir("vm");
         let mut args: Vec<String> = ["serve", "--vm"].map(str::to_owned).to_vec();
         args.push(dir.display().to_string());
         args.extend(["--cpus".to_owned(), cpus.to_string(), "--timeout".to_owned(), BOOT_SECONDS.to_string()]);
+        args.extend(options.iter().copied().map(str::to_owned));
         for socket in sockets {
             args.extend(["--socket-dir".to_owned(), socket.display().to_string()]);
         }

@@ -85,7 +85,7 @@ impl MapError {
 #[expect(missing_docs, reason = "the messages say what the fields are; addresses and sizes are in bytes")]
 pub enum UnmapError {
     /// A range that goes past the end of the address space.
-    #[error("the range of {len:#x} bytes at {gpa:#x} reaches 2^64: it must end below")]
+    #[error("the range of {len:#x} bytes at {gpa:#x} goes past 2^64: it must end there or below")]
     AddressWraps { gpa: u64, len: u64 },
     /// A range with a part of a region in it.
     #[error(

@@ -142,7 +142,12 @@ impl GuestMemory {
     /// # Errors
     /// When the range reaches 2^64, cuts a region, or has none in it.
     pub fn without(&self, gpa: u64, len: u64) -> Result<(Self, Vec<Arc<Region>>), UnmapError> {
-        let end = gpa.checked_add(len).ok_or(UnmapError::AddressWraps { gpa, len })?;
+        let end = match gpa.overflowing_add(len) {
+            (end, false) => end,
+            // All the rest of the addresses, as a guest's IOMMU has it: no region reaches so far.
+            (0, true) => u64::MAX,
+            _ => return Err(UnmapError::AddressWraps { gpa, len }),
+        };
         let first = self.slots.partition_point(|slot| slot.region.end() <= gpa);
         let behind = self.slots.partition_point(|slot| slot.gpa < end).max(first);
         let (before, rest) = self.slots.split_at(first);

@@ -60,6 +60,8 @@ fn a_range_takes_whole_regions_only() {
     let (left, taken) = memory.without(0x800, 0x4000).expect("two regions");
     assert_eq!(taken.iter().map(|region| region.gpa()).collect::<Vec<_>>(), [0x1000, 0x2000]);
     assert_eq!(left.regions().map(|region| region.gpa()).collect::<Vec<_>>(), [0x8000]);
+    let (left, taken) = memory.without(0x2000, 0_u64.wrapping_sub(0x2000)).expect("up to the end of all addresses");
+    assert_eq!((left.len(), taken.len()), (1, 2));
     let (left, taken) = memory.without_all();
     assert!(left.is_empty() && taken.len() == 3);
 }
