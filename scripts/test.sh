@@ -97,7 +97,7 @@ fi
 
 phase "RPC client and bench"
 must python3 -m unittest discover --start-directory scripts/python --pattern 'test_*.py'
-must scripts/bench.sh --case front-qd32 --case tcp-qd32 --case attached --pairs 1 --runtime 1 --out "${CARGO_TARGET_DIR:-target}/bench"
+must scripts/bench.sh --case front-qd32 --case tcp-qd32 ${FULL:+--case attached} --pairs 1 --runtime 1 --out "${CARGO_TARGET_DIR:-target}/bench"
 
 if [ -n "$GUEST" ]; then
     phase "demo in a guest"
