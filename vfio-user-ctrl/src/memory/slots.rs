@@ -4,10 +4,9 @@
 //! of guest memory that its pieces lie in: what an I/O may still write to stays mapped, whatever the guest does meanwhile.
 #![expect(unsafe_code, reason = "an I/O travels through foreign code as a pointer, with pieces of guest memory")]
 
-use std::alloc::{Layout, handle_alloc_error};
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 
 use libc::iovec;
@@ -47,42 +46,21 @@ struct Slot<Q: 'static, T: 'static> {
     state: T,
 }
 
-/// `MAX_PIECES` for each place, in a mapping of their own: zeroed memory, of which only what is used is ever resident. An allocator
-/// clears memory that it gives out again, which makes all of it resident.
+/// `MAX_PIECES` for each place. They are zeroed memory of the system's, of which only what is used is ever resident.
 struct Pieces(NonNull<[u128]>);
 
 const _: () = assert!(size_of::<iovec>() == size_of::<u128>() && align_of::<iovec>() <= align_of::<u128>());
 
 impl Pieces {
-    fn for_slots(count: u16) -> Self {
-        // Some 130 MiB at most.
-        let pieces = usize::from(count) * MAX_PIECES;
-        let bytes = pieces * size_of::<u128>();
-        if bytes == 0 {
-            return Self(NonNull::slice_from_raw_parts(NonNull::dangling(), 0));
-        }
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping, which has no file and replaces nothing.
-        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, -1, 0) };
-        match NonNull::new(start.cast()) {
-            Some(first) if start != libc::MAP_FAILED => {
-                // Where it cannot be asked for, more may be resident.
-                // SAFETY: the mapping that was made above.
-                unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
-                Self(NonNull::slice_from_raw_parts(first, pieces))
-            }
-            _ => handle_alloc_error(Layout::new::<[u128; MAX_PIECES]>()),
-        }
+    fn for_slots(count: usize) -> Self {
+        Self(NonNull::from(Box::leak(vec![0_u128; count * MAX_PIECES].into_boxed_slice())))
     }
 }
 
 impl Drop for Pieces {
     fn drop(&mut self) {
-        let bytes = self.0.len() * size_of::<u128>();
-        if bytes > 0 {
-            // SAFETY: the mapping that `for_slots` made; who has a place holds the queue, so nobody uses it any more.
-            unsafe { libc::munmap(self.0.as_ptr().cast(), bytes) };
-        }
+        // SAFETY: the box that `for_slots` leaked.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
 
@@ -106,7 +84,7 @@ impl<Q, T> Slots<Q, T> {
                     state: state(),
                 })
                 .collect(),
-            pieces: Pieces::for_slots(count),
+            pieces: Pieces::for_slots(usize::from(count)),
             free: Cell::new(if count == 0 { NONE } else { 0 }),
             in_use: Cell::new(0),
         })

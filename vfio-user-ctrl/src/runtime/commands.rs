@@ -268,7 +268,7 @@ impl Home {
         if !attached.local.queues().can_be_shadows(shadow, event_idx) {
             return Status::INVALID_FIELD;
         }
-        let settings = Settings { shadow: Some((shadow, event_idx)), ..attached.settings.borrow().clone() };
+        let settings = Settings { shadow: Some((shadow, event_idx)), ..attached.session.settings() };
         self.publish(attached, settings);
         Status::SUCCESS
     }
@@ -301,7 +301,7 @@ impl Home {
             let micros = u64::try_from(coalescing.time.as_micros()).unwrap_or(u64::MAX);
             let ticks = micros.saturating_mul(spdk::time::ticks_hz() / 1_000_000);
             let at_once = (0..=self.ctrl.max_queues).filter(|vector| !model.coalesces(*vector)).collect();
-            let shadow = attached.settings.borrow().shadow;
+            let shadow = attached.session.settings().shadow;
             Settings { shadow, coalescing: Coalescing { entries: coalescing.entries, ticks }, at_once }
         };
         self.publish(attached, settings);
@@ -309,11 +309,10 @@ impl Home {
 
     /// Has the poll groups take what the host has set, if it is new.
     fn publish(&self, attached: &Rc<Attached>, settings: Settings) {
-        if *attached.settings.borrow() == settings {
+        if attached.session.settings() == settings {
             return;
         }
-        attached.session.set(settings.clone());
-        attached.settings.replace(settings);
+        attached.session.set(settings);
         for (index, group) in self.ctrl.groups.iter().enumerate() {
             if !attached.session.tell(index) {
                 continue;

@@ -54,7 +54,6 @@ pub(super) struct Attached {
     /// The poll groups of the completion queues, and of the submission queues.
     pub(super) completion: RefCell<BTreeMap<u16, Arc<GroupHandle>>>,
     pub(super) submission: RefCell<BTreeMap<u16, Arc<GroupHandle>>>,
-    pub(super) settings: RefCell<Settings>,
     /// The host has enabled the controller, then, and the memory of the admin queues is not mapped yet.
     enabling: Cell<Option<(Enable, Instant)>>,
     /// Completions of held commands that found no room yet.
@@ -119,7 +118,6 @@ impl Home {
             admin: RefCell::default(),
             completion: RefCell::default(),
             submission: RefCell::default(),
-            settings: RefCell::default(),
             enabling: Cell::default(),
             events: RefCell::default(),
             transferring: Cell::new(false),
@@ -369,7 +367,6 @@ impl Attached {
         self.generation.set(self.generation.get() + 1);
         self.completion.take();
         self.submission.take();
-        self.settings.take();
         self.enabling.set(None);
         self.events.take();
         self.transferring.set(false);
