@@ -1,13 +1,13 @@
 //! What the threads share of a controller and of a client's session with it.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::memory::order::{Nudge, Published};
 use crate::memory::{BounceBudget, DoorbellPage, GuestMemory};
-use crate::model::regs::{CtrlLimits, Enable, RegEffect, Registers};
+use crate::model::ops::{self, Ops};
+use crate::model::regs::{CtrlLimits, Registers};
 use crate::queue::{Coalescing, Interrupts, Totals};
 
 use super::control::Remote;
@@ -101,7 +101,7 @@ pub struct Session {
     /// The way to who has its connection.
     pub control: Remote,
     /// What the home has not begun yet.
-    asked: Asked,
+    asked: Mutex<Ops<Box<dyn After>>>,
     /// What holds for all its queues.
     settings: Mutex<Settings>,
     /// The poll groups of the controller that have been told to look at the session, and those that have been told of settings, and
@@ -143,54 +143,8 @@ impl Nudges {
     }
 }
 
-/// Something that changes the state of the whole controller.
-#[derive(Debug)]
-pub enum Op {
-    /// Start with this admin queue.
-    Enable(Enable),
-    /// Stop, and forget what the host set.
-    Disable,
-    /// Stop as by `Disable`, but tell the host that the controller has failed.
-    Fail,
-    /// Stop as by `Disable`, then call this.
-    Reset(Box<dyn After>),
-    /// Get ready for the power to go.
-    Shutdown,
-}
-
-impl From<RegEffect> for Op {
-    fn from(effect: RegEffect) -> Self {
-        match effect {
-            RegEffect::Enable(enable) => Self::Enable(enable),
-            RegEffect::Disable => Self::Disable,
-            RegEffect::Shutdown { .. } => Self::Shutdown,
-        }
-    }
-}
-
-/// What the home has not begun yet. However fast a client writes registers, little is kept: what is asked of a life that is to end is
-/// forgotten.
-#[derive(Debug, Default)]
-struct Asked(Mutex<VecDeque<Op>>);
-
-impl Asked {
-    /// Whether there was nothing.
-    fn push(&self, op: Op) -> bool {
-        let Ok(mut asked) = self.0.lock() else { return false };
-        let was_empty = asked.is_empty();
-        match op {
-            Op::Disable | Op::Fail | Op::Reset(_) => asked.retain(|other| matches!(other, Op::Reset(_))),
-            Op::Shutdown => asked.retain(|other| !matches!(other, Op::Shutdown)),
-            Op::Enable(_) => {}
-        }
-        asked.push_back(op);
-        was_empty
-    }
-
-    fn pop(&self) -> Option<Op> {
-        self.0.lock().ok()?.pop_front()
-    }
-}
+/// Something that changes the state of the whole controller; a device reset has what follows on it.
+pub type Op = ops::Op<Box<dyn After>>;
 
 /// What follows on a reset.
 pub trait After: FnOnce() + Send {}
@@ -217,7 +171,7 @@ impl Session {
             memory: Published::default(),
             bounce: BounceBudget::for_devices(BUDGET),
             control: control.clone(),
-            asked: Asked::default(),
+            asked: Mutex::default(),
             settings: Mutex::default(),
             nudged: Nudges::new(ctrl.groups.len()),
             told: Nudges::new(ctrl.groups.len()),
@@ -227,13 +181,13 @@ impl Session {
     /// Asks the home for something. Whether it must be told: if it has not begun what was asked before, it finds this too.
     #[must_use]
     pub fn ask(&self, op: Op) -> bool {
-        self.asked.push(op)
+        self.asked.lock().is_ok_and(|mut asked| asked.push(op))
     }
 
     /// Takes what is next to be done.
     #[must_use]
     pub fn next_asked(&self) -> Option<Op> {
-        self.asked.pop()
+        self.asked.lock().ok()?.pop()
     }
 
     /// Notes that the poll group of that index is told to look at the session. Whether that is to be done: if it was told and has
@@ -286,29 +240,5 @@ mod tests {
         nudges.look(0);
         assert!(nudges.tell(0) && !nudges.tell(1));
         assert!(!nudges.tell(2), "there is no such group");
-    }
-
-    fn enable(asq: u64) -> Op {
-        Op::Enable(Enable { asq, acq: 0, asqs: 2, acqs: 2 })
-    }
-
-    #[test]
-    fn what_is_asked_of_a_life_that_ends_is_forgotten_but_resets_are_not() {
-        let asked = Asked::default();
-        assert!(asked.push(enable(1)), "the home must be told");
-        for _ in 0..1000 {
-            assert!(!asked.push(Op::Disable));
-            assert!(!asked.push(enable(2)));
-            assert!(!asked.push(Op::Shutdown));
-            assert!(!asked.push(Op::Shutdown));
-        }
-        assert!(!asked.push(Op::Reset(Box::new(|| {}))));
-        assert!(!asked.push(Op::Disable));
-        assert!(!asked.push(enable(3)));
-        assert!(matches!(asked.pop(), Some(Op::Reset(_))));
-        assert!(matches!(asked.pop(), Some(Op::Disable)));
-        assert!(matches!(asked.pop(), Some(Op::Enable(Enable { asq: 3, .. }))));
-        assert!(asked.pop().is_none());
-        assert!(asked.push(Op::Disable));
     }
 }

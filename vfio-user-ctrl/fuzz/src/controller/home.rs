@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use vfio_user_ctrl::memory::copy::{read_data, write_data};
 use vfio_user_ctrl::memory::{DoorbellPage, MemView};
 use vfio_user_ctrl::model::admin::{self, Controller, DoorbellError, ErrorEntry, IoTotals, Outcome, QueueId};
+use vfio_user_ctrl::model::ops::{Op, Ops};
 use vfio_user_ctrl::model::regs::{CtrlLimits, Enable, RegEffect, Registers};
 use vfio_user_ctrl::model::spec::{Sqe, Status};
 use vfio_user_ctrl::queue::{AdminQueue, Coalescing, Interrupts, Queues, Trouble};
@@ -26,13 +28,6 @@ const BURST: usize = 4;
 thread_local! {
     /// What the queues' clock says, in microseconds.
     pub(super) static NOW: Cell<u64> = const { Cell::new(0) };
-}
-
-enum Op {
-    Enable(Enable),
-    Disable,
-    Shutdown,
-    Fail,
 }
 
 /// What follows when all queues are gone.
@@ -60,7 +55,7 @@ pub(super) struct Home {
     pub(super) interrupts: Arc<Interrupts>,
     pub(super) queues: Queues<Ram>,
     admin: Option<AdminQueue>,
-    ops: VecDeque<Op>,
+    ops: Ops<Infallible>,
     stopping: Option<Stopped>,
     generation: u64,
     inbox: Inbox,
@@ -83,7 +78,7 @@ impl Home {
             interrupts,
             queues,
             admin: None,
-            ops: VecDeque::new(),
+            ops: Ops::default(),
             stopping: None,
             generation: 0,
             inbox: Inbox::default(),
@@ -115,23 +110,20 @@ impl Home {
     }
 
     pub(super) fn register_written(&mut self, effect: RegEffect) {
-        self.ops.push_back(match effect {
-            RegEffect::Enable(enable) => Op::Enable(enable),
-            RegEffect::Disable => Op::Disable,
-            RegEffect::Shutdown { .. } => Op::Shutdown,
-        });
+        self.ops.push(effect.into());
         self.work();
     }
 
     fn work(&mut self) {
         while self.stopping.is_none()
-            && let Some(op) = self.ops.pop_front()
+            && let Some(op) = self.ops.pop()
         {
             match op {
                 Op::Enable(enable) => self.enable(&enable),
                 Op::Shutdown => self.registers.set_shutdown_complete(),
                 Op::Disable => self.stop_queues(Stopped::Reset),
                 Op::Fail => self.stop_queues(Stopped::Failed),
+                Op::Reset(never) => match never {},
             }
         }
     }
@@ -187,7 +179,7 @@ impl Home {
         }
         if self.model.keep_alive_expired(Self::now()) && self.admin.is_some() {
             self.registers.set_fatal();
-            self.ops.push_back(Op::Fail);
+            self.ops.push(Op::Fail);
             self.work();
         }
     }
