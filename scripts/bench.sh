@@ -67,6 +67,7 @@ needs=$(bench --needs "$@") || exit 2 # a mistake in the options is better told 
 (need_packages gnuplot-nox) || warn "there will be no chart"
 "$COURIER_ROOT/scripts/install-spdk.sh"
 spdk=$("$COURIER_ROOT/scripts/install-spdk.sh" --print-dir)
+if [[ " $needs " = *" perf "* ]]; then need_packages linux-perf; fi
 phase "stock spdk_tgt and SPDK's tools, linked statically"
 tools=$COURIER_CACHE/bench-tools-$(printf '%s' "$spdk" | sha256sum | cut -c 1-10)
 link_tools "$spdk" "$tools"

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import unittest
 
-from courier_bench import attached, cases, chart, guest, report, stats
+from courier_bench import attached, cases, chart, guest, profile, report, stats
 from courier_bench.__main__ import list_cases, needs, parse_arguments
 from courier_bench.rig import MeasurementFailed, bare_figures
 from courier_bench.rpc import RpcClient, RpcError
@@ -109,6 +109,33 @@ def run_schedule(rig, pairs, runtime, names=("front-qd1",)):
     with contextlib.redirect_stderr(io.StringIO()):
         schedule.measure(rig)
     return schedule, schedule.results()
+
+
+class ProfileTest(unittest.TestCase):
+    """What perf's samples say."""
+
+    REPORT = ("# a comment\n 50.00%  \t 20   \tcourier_tgt  \t[.] spdk::poller::Poller<T>::call::h0123456789abcdef \t-      -  \n"
+              " 25.00%  \t 10   \tcourier_tgt  \t[.] thread_poll \t-      -  \n"
+              " 12.50%  \t 5   \tlibc.so.6  \t[.] epoll_wait\n 12.50%  \t 5   \t[unknown]  \t[k] tcp_sendmsg\n")
+
+    def test_functions_are_told_by_whose_they_are(self):
+        """By where they run, their file, and the look of their names."""
+        self.assertEqual(list(profile.read_report(self.REPORT)), [
+            (("Courier", "spdk::poller::Poller::call"), 20), (("SPDK and DPDK", "thread_poll"), 10),
+            (("C library", "epoll_wait"), 5), (("kernel", "tcp_sendmsg"), 5)])
+
+    def test_a_table_shares_the_cycles_of_an_io_out(self):
+        """Parts first, then functions, each by its share."""
+        words = profile.table("front-qd32, courier", dict(profile.read_report(self.REPORT)), 800.0)
+        self.assertEqual([line.split() for line in words.splitlines()[2:6]], [
+            ["50.0%", "400", "Courier"], ["25.0%", "200", "SPDK", "and", "DPDK"], ["12.5%", "100", "C", "library"],
+            ["12.5%", "100", "kernel"]])
+        self.assertIn(" 50.0%       400  Courier: spdk::poller::Poller::call", words)
+
+    def test_perf_is_wanted_for_a_profile_only(self):
+        """scripts/bench.sh installs it when asked to."""
+        self.assertIn("perf", needs(parse_arguments(["--profile"])))
+        self.assertNotIn("perf", needs(parse_arguments([])))
 
 
 class Order(unittest.TestCase):
@@ -298,7 +325,7 @@ class Chains(unittest.TestCase):
 def server_of(variant):
     """A server whose process only keeps its calls."""
     server = Server.__new__(Server)
-    server._name, server._front, server.process = variant.name, variant.chain(cases.FRONT).front, RecordingProcess()
+    server.variant, server._front, server.process = variant.name, variant.chain(cases.FRONT).front, RecordingProcess()
     server._folder = tempfile.mkdtemp()
     unittest.addModuleCleanup(_remove, server._folder)
     return server

@@ -11,6 +11,7 @@ import time
 
 from . import cases, chart, machine, report
 from .process import ProcessFailed
+from .profile import ProfileFailed, Profiler
 from .progress import say
 from .rig import MeasurementFailed, Rig
 from .rpc import RpcError
@@ -56,6 +57,9 @@ def parse_arguments(argv):
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured to FILE, too")
     parser.add_argument("--self", dest="against_itself", action="store_true",
                         help="stock against stock: shows the bench's own spread; needs no Courier")
+    parser.add_argument("--profile", action="store_true",
+                        help="sample process B with perf while it is measured, and write where its time goes to profile.txt; "
+                             "the sampling takes time, too, so that the figures of such a run are for nothing else")
     parser.add_argument("--check", action="store_true", help="exit with status 3 if a goal is missed")
     parser.add_argument("--cores", type=_two_cores, default="0,1", metavar="A,B",
                         help="cores for pool and VM, and for the intermediary under test (default: 0,1)")
@@ -65,6 +69,8 @@ def parse_arguments(argv):
     args = parser.parse_args(argv)
     if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
         parser.error(f"--json {args.json}: its folder does not exist")
+    if args.profile and args.rdma:
+        parser.error("--profile goes without --rdma: its machine has no perf")
     args.started = time.time()
     args.runtime = args.runtime or (2 if args.quick else 6)
     args.pairs = args.pairs or (3 if args.quick else 5)
@@ -92,7 +98,7 @@ def main(argv=None):
     workdir = tempfile.mkdtemp(prefix="courier-bench.")
     try:
         status = run(args, workdir)
-    except (ProcessFailed, MeasurementFailed, RpcError, OSError) as error:
+    except (ProcessFailed, ProfileFailed, MeasurementFailed, RpcError, OSError) as error:
         print(f"bench: {error}\nbench: the logs of all processes are kept in {workdir}", file=sys.stderr)
         return 1
     except BaseException:
@@ -105,6 +111,8 @@ def main(argv=None):
 def needs(args):
     """What has to be there for these cases besides SPDK and its tools."""
     wanted = {case.setup.needs for case in args.cases} - {""}
+    if args.profile:
+        wanted.add("perf")
     return sorted(wanted) if args.against_itself else ["courier", *sorted(wanted)]
 
 
@@ -125,7 +133,8 @@ def run(args, workdir):
     schedule = Schedule(variants, args.cases, args.pairs, args.runtime)
     tools = {name: find_tool(args.tools, name) for name in ("bdevperf", "spdk_nvme_perf")}
     missed = 0
-    rig = Rig(workdir, tools, args.cores)
+    profiler = Profiler(workdir) if args.profile else None
+    rig = Rig(workdir, tools, args.cores, profiler)
     try:
         machine_words = machine.describe(args.cores, rig.spdk_version())
         schedule.measure(rig)
@@ -134,6 +143,8 @@ def run(args, workdir):
         # What was measured before something failed is not lost.
         if schedule.results():
             missed = publish(args, out, machine_words, schedule, variants)
+            if profiler:
+                (out / "profile.txt").write_text(profiler.text(), encoding="utf-8")
         elif not any(out.iterdir()):
             out.rmdir()
     return 3 if missed and args.check else 0

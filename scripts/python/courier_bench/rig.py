@@ -1,5 +1,6 @@
 """Processes A and B wired up as described in the package, and the pieces that measurements are made of."""
 
+import contextlib
 import os
 import re
 import signal
@@ -30,11 +31,12 @@ class MeasurementFailed(Exception):
 class Rig:
     """Process A for the whole bench, and the servers that are started with it."""
 
-    def __init__(self, workdir, tools, cores):
-        """`tools` names the program of each of SPDK's tools: bdevperf, spdk_nvme_perf."""
+    def __init__(self, workdir, tools, cores, profiler=None):
+        """`tools` names the program of each of SPDK's tools: bdevperf, spdk_nvme_perf. `profiler` looks on at every load."""
         self.workdir = workdir
         self.cores = cores
         self._tools = tools
+        self._profiler = profiler
         self._servers = []
         self._started = 0
         self._pools = {}
@@ -98,9 +100,12 @@ class Rig:
         """Runs the case's load on the VM's stand-in, which is attached to a server that runs."""
         disturbance = Disturbance((self._a, server.process))
         busy_before, idle_before = server.process.busy_and_idle_cycles()
-        job = self._perform(case, seconds)
+        with self._profiler.sampling(case, server.variant, server.process.pid) if self._profiler else contextlib.nullcontext():
+            job = self._perform(case, seconds)
         busy_after, idle_after = server.process.busy_and_idle_cycles()
         busy, idle = busy_after - busy_before, idle_after - idle_before
+        if self._profiler:
+            self._profiler.measured(case, server.variant, job["iops"] * job["runtime"], busy + idle)
         return {"iops": job["iops"], "latency_us": job["avg_latency_us"],
                 "cycles_per_io": busy / (job["iops"] * job["runtime"]),
                 "b_busy": busy / (busy + idle), "others": disturbance.share()}

@@ -37,7 +37,7 @@ class Server:
 
     def __init__(self, variant, setup, workdir, name, core, pool):
         """Starts the process, gives it a disk and puts that on a vfio-user socket as drive 0."""
-        self._name = variant.name
+        self.variant = variant.name
         self._folder = os.path.join(workdir, f"{name}.vfio")
         os.mkdir(self._folder)
         self._front = variant.chain(setup).front
@@ -57,7 +57,7 @@ class Server:
 
     def serial(self, number=0):
         """A drive's serial number, by which a guest tells them apart."""
-        return f"{self._name}-{number}"
+        return f"{self.variant}-{number}"
 
     def add_drives(self, numbers):
         """More drives, each with a null bdev of its own."""
