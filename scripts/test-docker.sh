@@ -102,8 +102,11 @@ start_engine() {
 # shellcheck disable=SC2317 # run by at_exit
 stop_engine() {
     local i mounted
-    # The images of sources that have changed since.
-    if [ -n "$PASSED" ]; then docker image prune --force >/dev/null 2>&1; fi
+    # The images and layers of sources that have changed since.
+    if [ -n "$PASSED" ]; then
+        docker image prune --force >/dev/null 2>&1
+        docker builder prune --force --keep-storage 8GB >/dev/null 2>&1
+    fi
     kill -TERM "$DOCKERD" 2>/dev/null
     for ((i = 0; i < 300; i++)); do
         kill -0 "$DOCKERD" 2>/dev/null || break
@@ -115,15 +118,28 @@ stop_engine() {
     rm -rf "$WORK_DOCKER"
 }
 
+# find_compose: sets COMPOSE. Debian 12 has 1.29 only, which the plugin `docker compose` has succeeded: Debian 13's is then taken.
 find_compose() {
+    local dir=$COURIER_CACHE/compose-$GUEST_SUITE
+    phase "docker compose"
     if docker compose version >/dev/null 2>&1; then
         COMPOSE=(docker compose)
-        return
-    fi
-    if ! command -v docker-compose >/dev/null; then
+    elif [ -e "$dir/.complete" ] || fetch_compose "$dir"; then
+        COMPOSE=("$dir/usr/libexec/docker/cli-plugins/docker-compose")
+    else
+        # In a child, so that its failure is no failure of the test.
         (AT_EXIT=(); need_packages docker-compose) || skip "there is no docker compose, and none could be installed (why is above)"
+        COMPOSE=(docker-compose)
     fi
-    COMPOSE=(docker-compose)
+    say "    ${COMPOSE[*]##*/}: $("${COMPOSE[@]}" version --short)"
+    if command -v docker-compose >/dev/null; then
+        docker-compose --file "$COURIER_ROOT/compose.yaml" config --quiet ||
+            die "docker-compose $(docker-compose version --short) does not take compose.yaml (why is above)"
+    fi
+}
+
+fetch_compose() {
+    (AT_EXIT=(); unpack_packages "$1" docker-compose "$GUEST_SUITE" && "$1/usr/libexec/docker/cli-plugins/docker-compose" version >/dev/null && touch "$1/.complete")
 }
 
 # --- what the images are made from ---------------------------------------------------------------------------
@@ -131,22 +147,35 @@ find_compose() {
 # Where no registry is to be had, both images are made of what the machine has: its Debian, its Rust toolchain.
 base_images() {
     local suite
+    NO_REGISTRY=
     suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
     [ "$suite" = trixie ] || suite=bookworm
     BASE=debian:$suite-slim
     RUST=rust:1-slim-$suite
     phase "the base images $BASE and $RUST"
-    fetched "$BASE" || make_base "$suite"
-    fetched "$RUST" || make_rust
+    fetched "$BASE" 60 || make_base "$suite"
+    fetched "$RUST" 300 || make_rust
 }
 
-fetched() { image_there "$1" || timeout 300 docker pull --quiet "$1" >&2; }
+# fetched IMAGE SECONDS: it is there, or a registry gives it. Where one did not, the next image is not asked for: to wait for
+# a registry that does not answer takes minutes.
+fetched() {
+    if image_there "$1"; then return 0; fi
+    [ -z "$NO_REGISTRY" ] && timeout "$2" docker pull --quiet "$1" >&2 && return 0
+    NO_REGISTRY=1
+    return 1
+}
+
+# As Docker's own image of Debian is configured: no manuals, no translations, and no waiting for the disk in what is thrown away.
+SLIM=(--dpkgopt=force-unsafe-io --aptopt='Acquire::Languages "none"'
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright'
+    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*')
 
 make_base() {
     local tar=$WORK/base.tar
     say "    no registry has it for us; it is made with mmdebstrap"
     need_packages mmdebstrap debian-archive-keyring
-    run_logged "$WORK/mmdebstrap.log" mmdebstrap --variant=minbase "$1" "$tar" "$(debian_mirror)"
+    run_logged "$WORK/mmdebstrap.log" mmdebstrap --variant=minbase "${SLIM[@]}" "$1" "$tar" "$(debian_mirror)"
     docker import "$tar" "$BASE" >/dev/null
     rm "$tar"
 }
@@ -333,6 +362,8 @@ remove_services
 check_runtime
 check_plugin
 run_services
+# They poll, and what follows wants both cores.
+remove_services
 [ -z "$DEV" ] || check_dev
 phase_summary
 PASSED=1
