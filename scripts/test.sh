@@ -5,7 +5,7 @@
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/test.sh [--full] [--docker] [--rdma] [--no-guest] [--no-lint] [--help]
+Usage: scripts/test.sh [--full] [--docker | --no-docker] [--rdma] [--no-guest] [--no-lint] [--help]
 
 Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds Courier, and tests it:
 formatting and lints, unit tests, SPDK within the test's process, live targets and controllers with
@@ -14,8 +14,10 @@ in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `tes
 `test: FAIL (reason)`. On a warm machine some ten minutes, and as many again with --full.
 
   --full       also what takes long, as continuous integration does: the fuzz targets from their corpus; guests under
-               resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive
-  --docker     also the images for Docker and the services that they make (scripts/test-docker.sh)
+               resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive; Docker
+  --docker     also the images for Docker and the services that they make (scripts/test-docker.sh), which is skipped,
+               and said to be, where no Docker engine can be had
+  --no-docker  leave that out of --full
   --rdma       also pools over RDMA, in a virtual machine with Soft-RoCE (scripts/test-rdma.sh)
   --no-guest   leave out the guests
   --no-lint    leave out formatting and lints
@@ -28,7 +30,7 @@ TEXT
 }
 
 FULL=
-DOCKER=
+unset DOCKER # as --full, unless an option says otherwise
 RDMA=
 GUEST=1
 LINT=1
@@ -36,6 +38,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --full) FULL=1 ;;
         --docker) DOCKER=1 ;;
+        --no-docker) DOCKER= ;;
         --rdma) RDMA=1 ;;
         --no-guest) GUEST= ;;
         --no-lint) LINT= ;;
@@ -118,7 +121,7 @@ if [ -n "$RDMA" ]; then
     must scripts/test-rdma.sh
 fi
 
-if [ -n "$DOCKER" ]; then
+if [ -n "${DOCKER-$FULL}" ]; then
     phase "docker: images and services"
     must scripts/test-docker.sh
 fi
