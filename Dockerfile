@@ -84,7 +84,7 @@ FROM toolchain AS dev
 # What the tests and the scripts would install themselves, and what a developer misses.
 RUN apt-get update && \
     apt-get install -y --no-install-recommends \
-        shellcheck valgrind socat kmod mmdebstrap debian-archive-keyring util-linux procps iproute2 git less && \
+        shellcheck valgrind gnuplot-nox socat kmod zstd mmdebstrap debian-archive-keyring util-linux procps iproute2 git less && \
     rm -rf /var/lib/apt/lists/*
 COPY --from=guest /opt/courier /opt/courier
 # What is built stays out of the checkout.

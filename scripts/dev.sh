@@ -57,8 +57,9 @@ OPTIONS=(
     # their number is set, which is read-only in a container otherwise. The scripts put the number back.
     --mount 'type=volume,dst=/dev/hugepages,volume-opt=type=hugetlbfs,volume-opt=device=hugetlbfs,volume-opt=o=pagesize=2M'
     --mount type=bind,src=/sys/kernel/mm/hugepages,dst=/sys/kernel/mm/hugepages
-    # Beside Docker's own capabilities, with which packages can be installed: to give the guest precedence over the targets.
-    --cap-add SYS_NICE
+    # Beside Docker's own capabilities, with which packages can be installed: to give the guest precedence over the targets, and
+    # for spdk_dd, which registers more buffers with io_uring than may be locked otherwise (8 MiB).
+    --cap-add SYS_NICE --cap-add IPC_LOCK
     # SPDK's traces lie there, some MiB for each process.
     --shm-size 512m
 )
