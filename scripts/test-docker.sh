@@ -78,6 +78,9 @@ start_engine() {
     local i
     phase "a Docker engine"
     [ "$(id -u)" -eq 0 ] || skip "no Docker engine runs, and only root can start one"
+    # Bit 21. A container hardly ever has it.
+    [ $((16#$(sed -n 's/^CapEff:\s*//p' /proc/self/status) >> 21 & 1)) -eq 1 ] ||
+        skip "no Docker engine runs, and one cannot be started without the capability SYS_ADMIN"
     command -v dockerd >/dev/null || install_engine
     if ! engine_runs; then
         WORK_DOCKER=$(mktemp -d "${TMPDIR:-/tmp}/courier-docker.XXXXXX")
