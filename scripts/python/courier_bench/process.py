@@ -33,7 +33,7 @@ class SpdkProcess:
         self.log = os.path.join(workdir, f"{name}.log")
         self._rpc = None
         argv = [program, "-m", f"[{core}]", "-s", str(memory_mib), "-r", self.socket,
-                "--no-pci", "--disable-cpumask-locks", *options]
+                "--no-pci", "--iova-mode", "va", "--disable-cpumask-locks", *options]
         with open(self.log, "wb") as log:
             # A session of its own: Ctrl-C is for the bench, which then stops its processes in order.
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=workdir,
