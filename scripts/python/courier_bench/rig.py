@@ -114,8 +114,8 @@ class Rig:
         """The bare initiator: spdk_nvme_perf on B's core straight to the pool, with no VM and no bdev."""
         pool = self._pool_over("tcp")
         address = f"trtype:TCP adrfam:IPv4 traddr:{pool['traddr']} trsvcid:{pool['trsvcid']} subnqn:{pool['subnqn']}"
-        argv = [self._tools["spdk_nvme_perf"], "-c", f"[{self.cores[1]}]", "-s", str(BARE_MEMORY_MIB), "-r", address,
-                "-q", str(case.queue_depth), "-o", str(case.io_size), "-w", case.workload, "-t", str(seconds)]
+        argv = [self._tools["spdk_nvme_perf"], "-c", f"[{self.cores[1]}]", "-s", str(BARE_MEMORY_MIB), "--iova-mode", "va",
+                "-r", address, "-q", str(case.queue_depth), "-o", str(case.io_size), "-w", case.workload, "-t", str(seconds)]
         disturbance = Disturbance((self._a, Children()))
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.workdir,
                               start_new_session=True, preexec_fn=die_with_parent) as process:
