@@ -3,8 +3,9 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# All three processes' memory (scripts/python/courier_bench, rig.py and server.py), and a little more.
+# All three processes' memory (scripts/python/courier_bench/__main__.py), and a little more.
 HUGEPAGES_MIB=3400
+RDMA_HUGEPAGES_MIB=1280
 BENCH_PID=
 
 # bench ARGUMENT...: becomes the Python program that measures.
@@ -47,7 +48,7 @@ stop_bench() {
 in_rdma_machine() {
     local out
     out=$COURIER_ROOT/bench-results/$(date -u +%Y%m%dT%H%M%SZ)-rdma
-    exec "$COURIER_ROOT/scripts/rdma-vm.sh" --icount --memory 6144 --hugepages $((HUGEPAGES_MIB + 200)) --timeout 3600 --out "$out" \
+    exec "$COURIER_ROOT/scripts/rdma-vm.sh" --icount --memory $((RDMA_HUGEPAGES_MIB + 1280)) --hugepages $RDMA_HUGEPAGES_MIB --timeout 3600 --out "$out" \
         env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$COURIER_ROOT/scripts/python" python3 -m courier_bench "$@" --out /out
 }
 

@@ -13,7 +13,6 @@ from .rpc import RpcError
 from .server import Export, Server, export, null_bdevs
 
 POOL_NQN = "nqn.2024-01.io.courier:bench-pool"
-MEMORY_MIB = 1024
 BARE_MEMORY_MIB = 256
 # Soft-RoCE has fewer queues than it says, and its machine little memory.
 TRANSPORT_OPTIONS = {"rdma": {"num_shared_buffers": 511, "buf_cache_size": 32, "max_io_qpairs_per_ctrlr": 8}}
@@ -31,9 +30,12 @@ class MeasurementFailed(Exception):
 class Rig:
     """Process A for the whole bench, and the servers that are started with it."""
 
-    def __init__(self, workdir, tools, cores, profiler=None):
-        """`tools` names the program of each of SPDK's tools: bdevperf, spdk_nvme_perf. `profiler` looks on at every load."""
+    def __init__(self, workdir, tools, cores, memory, profiler=None):
+        """`tools` names the program of each of SPDK's tools: bdevperf, spdk_nvme_perf. `memory` is what every process has, and `profiler`
+        looks on at every load.
+        """
         self.workdir = workdir
+        self._memory = memory
         self.cores = cores
         self._tools = tools
         self._profiler = profiler
@@ -41,7 +43,7 @@ class Rig:
         self._started = 0
         self._pools = {}
         # -g: one memory file, which the vfio-user client can pass to B as a whole.
-        self._a = SpdkProcess("bdevperf", tools["bdevperf"], workdir, cores[0], MEMORY_MIB, ["-z", "-g", "-T", VM_BDEV])
+        self._a = SpdkProcess("bdevperf", tools["bdevperf"], workdir, cores[0], memory, ["-z", "-g", "-T", VM_BDEV])
         self._a.call("bdev_nvme_set_options", {"nvme_adminq_poll_period_us": ADMIN_POLL_US})
 
     def spdk_version(self):
@@ -53,7 +55,7 @@ class Rig:
         pool = self._pool_over(setup.fabric) if variant.chain(setup).needs_pool else None
         self._started += 1
         name = f"{variant.name}-{setup.name}-{self._started}"
-        server = Server(variant, setup, self.workdir, name, self.cores[1], pool)
+        server = Server(variant, setup, self.workdir, name, self.cores[1], self._memory, pool)
         self._servers.append(server)
         return server
 

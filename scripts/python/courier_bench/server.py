@@ -11,9 +11,10 @@ from .process import SpdkProcess
 DRIVE_NQN = "nqn.2024-01.io.courier:bench-drive"
 BLOCK_SIZE = 4096
 NUM_BLOCKS = 1 << 20
-MEMORY_MIB = 1024
 # Towards the pool. A suspended initiator sends no keep-alive; it is never suspended for so long.
 KEEP_ALIVE_MS = 60_000
+# An emulated machine takes its time to pin memory; SPDK's half a second is too little.
+CONNECT_MS = 20_000
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Server:
     Drive 0 is in the chain of the setup; drives with other numbers are added and removed at will, each a null bdev.
     """
 
-    def __init__(self, variant, setup, workdir, name, core, pool):
+    def __init__(self, variant, setup, workdir, name, core, memory, pool):
         """Starts the process, gives it a disk and puts that on a vfio-user socket as drive 0."""
         self.variant = variant.name
         self._folder = os.path.join(workdir, f"{name}.vfio")
         os.mkdir(self._folder)
         self._front = variant.chain(setup).front
-        self.process = SpdkProcess(name, variant.program, workdir, core, MEMORY_MIB)
+        self.process = SpdkProcess(name, variant.program, workdir, core, memory)
         try:
             if self._front is Front.STOCK:
                 self.process.call("nvmf_create_transport", {"trtype": "VFIOUSER"})
@@ -158,12 +159,13 @@ def _null_back(process, _pool):
 
 
 def _stock_back(process, pool):
-    process.call("bdev_nvme_set_options", {"keep_alive_timeout_ms": KEEP_ALIVE_MS})
-    return process.call("bdev_nvme_attach_controller", pool)[0]
+    process.call("bdev_nvme_set_options", {"keep_alive_timeout_ms": KEEP_ALIVE_MS, "rdma_cm_event_timeout_ms": CONNECT_MS})
+    return process.call("bdev_nvme_attach_controller", pool | {"fabrics_connect_timeout_us": CONNECT_MS * 1000})[0]
 
 
 def _courier_back(process, pool):
-    process.call("courier_pool_create", pool | {"keep_alive_timeout_ms": KEEP_ALIVE_MS})
+    process.call("bdev_nvme_set_options", {"rdma_cm_event_timeout_ms": CONNECT_MS})
+    process.call("courier_pool_create", pool | {"keep_alive_timeout_ms": KEEP_ALIVE_MS, "connect_timeout_ms": CONNECT_MS})
     return process.call("bdev_courier_create", {"name": "disk", "pool": pool["name"], "nsid": 1})
 
 
