@@ -84,9 +84,10 @@ at_exit rm -rf "$WORK"
     printf ' %q' "$@"
     printf ' )\n'
     printf 'FOLDER=%q\n' "$PWD"
+    # Python compiles SPDK's RPC client once, and not for every call: its own cache cannot be written in that machine.
     printf 'VARIABLES=('
     printf ' %q' "HOME=$HOME" "SPDK_DIR=$SPDK" "COURIER_CACHE=$COURIER_CACHE" "COURIER_TARGET_DIR=$TARGET" \
-        "LD_LIBRARY_PATH=$(spdk_library_path "$SPDK")" \
+        "LD_LIBRARY_PATH=$(spdk_library_path "$SPDK")" "PYTHONPYCACHEPREFIX=/tmp/pycache" \
         "PATH=$TARGET:$SPDK/build/bin:$SPDK/build/examples:$SPDK/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     printf ' )\n'
     cat "$COURIER_ROOT/scripts/guest/host-root.sh" "$COURIER_ROOT/scripts/guest/rdma.sh"
