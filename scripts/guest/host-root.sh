@@ -16,6 +16,8 @@ memory() {
 root() {
     local tree=$1 path name
     [ -d /host/usr ] || { echo "the host's root folder is not there" >&2; return 1; }
+    # Where udev makes it, on other machines: bash wants it for its <(...).
+    [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
     mkdir -p "$tree"
     mount -t tmpfs none "$tree"
     for path in /host/*; do
