@@ -7,6 +7,7 @@ use serial_test::serial;
 
 use super::target::{Network, SIZE};
 use super::{Fabric, Kind, Target, for_every_target, verify};
+use crate::support::app::configuration;
 use crate::support::bytes::{pattern, sha256};
 use crate::support::load::Load;
 use crate::support::process::{Libraries, Process};
@@ -36,13 +37,12 @@ fn a_namespace_is_described_as_it_is_and_its_data_verified_at_every_io_size(kind
 
 /// Copies with SPDK's `spdk_dd`, on the bdev `disk` of the target's namespace.
 fn copy(target: &Target, args: &[&str]) {
-    let calls = json!([
-        { "method": "courier_pool_create", "params": target.params("p", &json!({})) },
-        { "method": "bdev_courier_create", "params": { "name": "disk", "pool": "p", "nsid": 1 } },
-    ]);
+    let calls = [
+        json!({ "method": "courier_pool_create", "params": target.params("p", &json!({})) }),
+        json!({ "method": "bdev_courier_create", "params": { "name": "disk", "pool": "p", "nsid": 1 } }),
+    ];
     let config = paths::new_dir("dd").join("config.json");
-    let text = json!({ "subsystems": [{ "subsystem": "bdev", "config": calls }] });
-    fs::write(&config, text.to_string()).expect("a file can be written");
+    fs::write(&config, configuration(&calls, &[])).expect("a file can be written");
     let config = config.display().to_string();
     let common = ["-c", &config, "-m", "0x2", "--disable-cpumask-locks"];
     let all: Vec<String> = common.iter().chain(args).map(ToString::to_string).collect();

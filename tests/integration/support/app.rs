@@ -1,10 +1,12 @@
 //! An SPDK application and its RPC socket.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::process::{Libraries, Process};
 use super::rpc::Rpc;
@@ -119,7 +121,7 @@ impl App {
     /// What `bdev_get_bdevs` says of one.
     #[track_caller]
     pub(crate) fn bdev(&self, name: &str) -> Value {
-        self.rpc.ok("bdev_get_bdevs", &serde_json::json!({ "name": name }))[0].clone()
+        self.rpc.ok("bdev_get_bdevs", &json!({ "name": name }))[0].clone()
     }
 }
 
@@ -127,9 +129,40 @@ impl App {
 /// `COURIER_TEST_HUGEPAGES` is set: memory that an RDMA device is to reach is all there from the beginning.
 pub(crate) fn common_args(socket: &Path, mask: &str) -> Vec<String> {
     let socket = socket.display().to_string();
-    let mut args = vec!["-r", &socket, "-m", mask, "--disable-cpumask-locks"];
+    let mut args = ["-r", &socket, "-m", mask, "--disable-cpumask-locks"].map(str::to_owned).to_vec();
     if std::env::var_os("COURIER_TEST_HUGEPAGES").is_none() {
-        args.extend(["--no-huge", "-s", "1024"]);
+        args.extend(["--no-huge", "-s", "1024"].map(str::to_owned));
+    } else {
+        // Not every program has iSCSI.
+        args.extend(["-c", &small_pools().display().to_string(), "--json-ignore-init-errors"].map(str::to_owned));
     }
-    args.into_iter().map(str::to_owned).collect()
+    args
+}
+
+/// A configuration with which an application sets little memory aside. An emulated machine takes longer to clear the 800 MiB of an
+/// `spdk_tgt` than for a test.
+fn small_pools() -> &'static Path {
+    static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = paths::new_dir("small").join("config.json");
+        let sizes =
+            json!({ "max_sessions": 1, "pdu_pool_size": 64, "immediate_data_pool_size": 64, "data_out_pool_size": 64 });
+        let iscsi = json!({ "subsystem": "iscsi", "config": [{ "method": "iscsi_set_options", "params": sizes }] });
+        fs::write(&path, configuration(&[], &[iscsi])).expect("a file can be written");
+        path
+    });
+    &FILE
+}
+
+/// The text of a configuration that does `calls` for the bdev layer, whose pools it makes small, and has `more` subsystems.
+pub(crate) fn configuration(calls: &[Value], more: &[Value]) -> String {
+    let bdev = json!({ "bdev_io_pool_size": 8_191, "bdev_io_cache_size": 128 });
+    let iobuf = json!({ "small_pool_count": 2_047, "large_pool_count": 255 });
+    let mut bdev_calls = vec![json!({ "method": "bdev_set_options", "params": bdev })];
+    bdev_calls.extend_from_slice(calls);
+    let mut subsystems = vec![
+        json!({ "subsystem": "bdev", "config": bdev_calls }),
+        json!({ "subsystem": "iobuf", "config": [{ "method": "iobuf_set_options", "params": iobuf }] }),
+    ];
+    subsystems.extend_from_slice(more);
+    json!({ "subsystems": subsystems }).to_string()
 }
