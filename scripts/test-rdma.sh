@@ -5,11 +5,13 @@
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/test-rdma.sh [--out DIR] [--help] [NAME...]
+Usage: scripts/test-rdma.sh [--quick] [--out DIR] [--help] [NAME...]
 
 Builds Courier and its integration tests, and runs those of tests/integration/rdma in the machine of scripts/rdma-vm.sh;
 with NAMEs, only those that have one of them in their name. The last line is `rdma: PASS` or `rdma: FAIL (reason)`.
 
+  --quick     only some: data of each target over each fabric, through bdevs and controllers, several pools at once, losses of
+              the address and of the targets over RDMA, wrong addresses, and what is counted as bounced
   --out DIR   keep the machine's console, and what the tests printed, in DIR
   --help      this text
 
@@ -26,9 +28,12 @@ verdict() {
 
 OUT=''
 NAMES=()
+QUICK=(rdma::data::{spdk,kernel}_{rdma,tcp}:: rdma::data::three_pools rdma::controller::hugepages rdma::faults::{spdk,kernel}_rdma::
+    rdma::faults::a_wrong_address rdma::memory::data_in_memory_without_a_file)
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
+        --quick) NAMES+=("${QUICK[@]}") ;;
         --out) [ $# -ge 2 ] || { usage >&2; die "--out wants a folder"; }; OUT=$2; shift ;;
         -*) usage >&2; die "unknown option '$1'" ;;
         *) NAMES+=("rdma::.*$1") ;;
@@ -58,8 +63,10 @@ if [ ${#NAMES[@]} -gt 0 ]; then
     CHOICE+=(--exact)
 fi
 status=0
-"$COURIER_ROOT/scripts/rdma-vm.sh" --memory 6144 --hugepages 3072 --timeout 1800 ${OUT:+--out "$OUT"} \
-    env COURIER_TEST_HUGEPAGES=1 "$TESTS" --ignored --test-threads 1 "${CHOICE[@]}" || status=$?
+# In the background: a shell that waits for a background process heeds a signal at once.
+setpriv --pdeathsig TERM -- "$COURIER_ROOT/scripts/rdma-vm.sh" --memory 6144 --hugepages 3072 --timeout 1800 ${OUT:+--out "$OUT"} \
+    env COURIER_TEST_HUGEPAGES=1 "$TESTS" --ignored --test-threads 1 "${CHOICE[@]}" &
+wait $! || status=$?
 case $status in
     0) ;;
     124) die "the tests did not end in time" ;;

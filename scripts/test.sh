@@ -11,14 +11,15 @@ Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds 
 formatting and lints, unit tests, SPDK within the test's process, live targets and controllers with
 SPDK's own tools and with hostile clients, the instructions of the hot path, the bench in short, and the demo
 in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `test: PASS` (exit 0) or
-`test: FAIL (reason)`. On a warm machine some ten minutes, and as many again with --full.
+`test: FAIL (reason)`. On a warm machine some ten minutes, and as many again and more with --full.
 
   --full       also what takes long, as continuous integration does: the fuzz targets from their corpus; guests under
-               resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive; Docker
+               resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive; some pools over
+               RDMA, in a virtual machine with Soft-RoCE; Docker
   --docker     also the images for Docker and the services that they make (scripts/test-docker.sh), which is skipped,
                and said to be, where no Docker engine can be had
   --no-docker  leave that out of --full
-  --rdma       also pools over RDMA, in a virtual machine with Soft-RoCE (scripts/test-rdma.sh)
+  --rdma       also all tests of pools over RDMA (scripts/test-rdma.sh), of which --full has some
   --no-guest   leave out the guests
   --no-lint    leave out formatting and lints
   --help       this text
@@ -119,6 +120,9 @@ fi
 if [ -n "$RDMA" ]; then
     phase "NVMe-oF over RDMA, in a machine of its own"
     must scripts/test-rdma.sh
+elif [ -n "$FULL" ] && [ -n "$GUEST" ]; then
+    phase "NVMe-oF over RDMA, some of it, in a machine of its own"
+    must scripts/test-rdma.sh --quick
 fi
 
 if [ -n "${DOCKER-$FULL}" ]; then
