@@ -28,6 +28,14 @@ fn io_from_memory_with_a_file_is_counted_as_not_bounced_and_without_one_as_bounc
     driver.check(&mut queue, 1);
     let expected = json!({ "reads": 1, "writes": 1, "bytes_read": 512, "bytes_written": 512, "bytes_bounced": 0 });
     wait_for("the I/Os to be counted", secs(5), || stats(&front)["controllers"][0]["io"] == expected);
+    // Queue 2 is there, but nobody used it.
+    let mut others = [driver.create_queue(2, 16, None), driver.create_queue(3, 16, None)];
+    driver.check(&mut others[1], 1);
+    let expected =
+        [1, 3].map(|qid| json!({ "qid": qid, "reads": 1, "writes": 1, "bytes_read": 512, "bytes_written": 512 }));
+    wait_for("the queues' I/Os to be counted", secs(5), || {
+        stats(&front)["controllers"][0]["queues"] == json!(expected)
+    });
 
     driver.client.call(DMA_MAP, &dma_map(REMOTE, 4_096, 0), &[]).expect("memory without a file can be mapped");
     driver.client.serve(REMOTE, Memory::new(4_096));

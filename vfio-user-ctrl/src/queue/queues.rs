@@ -382,10 +382,14 @@ impl<B: Backend> Queues<B> {
         self.all_submissions().iter().map(|queue| usize::from(queue.in_use())).sum()
     }
 
-    /// Commands and data that these queues have carried since the last call.
-    #[must_use]
-    pub fn take_totals(&self) -> Totals {
-        self.all_submissions().iter().fold(Totals::default(), |sum, queue| sum.plus(queue.queue().take_totals()))
+    /// Tells `count` of every submission queue that has carried something since the last call: its identifier, and what.
+    pub fn take_totals(&self, mut count: impl FnMut(u16, Totals)) {
+        for queue in self.all_submissions() {
+            let totals = queue.queue().take_totals();
+            if totals != Totals::default() {
+                count(queue.queue().qid(), totals);
+            }
+        }
     }
 
     fn all_submissions(&self) -> Vec<Rc<Submissions<B>>> {
@@ -433,7 +437,9 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn plus(self, other: Self) -> Self {
+    /// The sums of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
         Self {
             reads: self.reads.wrapping_add(other.reads),
             writes: self.writes.wrapping_add(other.writes),

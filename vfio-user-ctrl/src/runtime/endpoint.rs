@@ -24,7 +24,7 @@ use super::params::{ControllerParams, failed};
 use super::session::{Counters, Ctrl};
 use crate::model::admin::{Controller, Namespace, Supports};
 use crate::model::io::{IoSupport, NsGeometry, WriteCache};
-use crate::queue::MAX_NAMESPACES;
+use crate::queue::{MAX_NAMESPACES, Totals};
 
 /// What all controllers share, from the first one on.
 struct Runtime {
@@ -241,16 +241,24 @@ impl Endpoint {
     /// What `courier_get_stats` tells of it.
     #[must_use]
     pub fn stats(&self) -> Value {
-        json!({ "name": self.params.name, "io": self.io() })
+        let queues: Vec<Value> = self
+            .ctrl
+            .counters
+            .queues()
+            .into_iter()
+            .map(|(qid, totals)| {
+                let mut value = totals_value(totals);
+                value["qid"] = json!(qid);
+                value
+            })
+            .collect();
+        json!({ "name": self.params.name, "io": self.io(), "queues": queues })
     }
 
     fn io(&self) -> Value {
-        let totals = self.ctrl.counters.totals();
-        json!({
-            "reads": totals.reads, "writes": totals.writes,
-            "bytes_read": totals.bytes_read, "bytes_written": totals.bytes_written,
-            "bytes_bounced": self.ctrl.counters.bytes_bounced(),
-        })
+        let mut io = totals_value(self.ctrl.counters.totals());
+        io["bytes_bounced"] = json!(self.ctrl.counters.bytes_bounced());
+        io
     }
 
     /// Adds a bdev as a namespace, with the first identifier that is free if none is given. The identifier.
@@ -374,6 +382,13 @@ impl Endpoint {
             log::error!("controller '{}': {error}", self.name());
         }
     }
+}
+
+fn totals_value(totals: Totals) -> Value {
+    json!({
+        "reads": totals.reads, "writes": totals.writes,
+        "bytes_read": totals.bytes_read, "bytes_written": totals.bytes_written,
+    })
 }
 
 /// A controller that is being deleted.

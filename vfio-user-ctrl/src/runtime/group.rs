@@ -212,7 +212,7 @@ impl Local {
 
     /// Tells what has been gathered.
     fn report(&self) {
-        self.session.ctrl.counters.add(self.queues.take_totals());
+        self.queues.take_totals(|sqid, totals| self.session.ctrl.counters.add(sqid, totals));
         self.session.ctrl.counters.add_bounced(self.queues.take_bounced());
         let troubles = self.queues.take_troubles();
         if troubles.is_empty() {

@@ -1,5 +1,6 @@
 //! What the threads share of a controller and of a client's session with it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -42,20 +43,18 @@ pub struct Ctrl {
 /// Commands and data that a controller has carried.
 #[derive(Debug, Default)]
 pub struct Counters {
-    reads: AtomicU64,
-    writes: AtomicU64,
-    bytes_read: AtomicU64,
-    bytes_written: AtomicU64,
+    /// By the identifier of the submission queue, of all sessions. What comes here has been gathered over many rounds.
+    queues: Mutex<BTreeMap<u16, Totals>>,
     bytes_bounced: AtomicU64,
 }
 
 impl Counters {
-    /// Adds what a poll group has counted.
-    pub fn add(&self, totals: Totals) {
-        self.reads.fetch_add(totals.reads, Ordering::Relaxed);
-        self.writes.fetch_add(totals.writes, Ordering::Relaxed);
-        self.bytes_read.fetch_add(totals.bytes_read, Ordering::Relaxed);
-        self.bytes_written.fetch_add(totals.bytes_written, Ordering::Relaxed);
+    /// Adds what a poll group has counted of a submission queue.
+    pub fn add(&self, sqid: u16, totals: Totals) {
+        if let Ok(mut queues) = self.queues.lock() {
+            let sum = queues.entry(sqid).or_default();
+            *sum = sum.plus(totals);
+        }
     }
 
     /// Adds bytes that went by messages, to and from memory that came without a file.
@@ -69,15 +68,19 @@ impl Counters {
         self.bytes_bounced.load(Ordering::Relaxed)
     }
 
+    /// What each submission queue that was used has carried.
+    #[must_use]
+    pub fn queues(&self) -> Vec<(u16, Totals)> {
+        self.queues
+            .lock()
+            .map(|queues| queues.iter().map(|(sqid, totals)| (*sqid, *totals)).collect())
+            .unwrap_or_default()
+    }
+
     /// The sums.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        Totals {
-            reads: self.reads.load(Ordering::Relaxed),
-            writes: self.writes.load(Ordering::Relaxed),
-            bytes_read: self.bytes_read.load(Ordering::Relaxed),
-            bytes_written: self.bytes_written.load(Ordering::Relaxed),
-        }
+        self.queues().into_iter().fold(Totals::default(), |sum, (_, totals)| sum.plus(totals))
     }
 }
 

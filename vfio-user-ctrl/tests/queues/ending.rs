@@ -224,12 +224,20 @@ fn two_sessions_on_one_disk_know_nothing_of_each_other() {
 }
 
 #[test]
-fn totals_count_what_was_carried() {
+fn totals_count_what_each_queue_has_carried() {
     let disk = Disk::instant(BLOCKS, 9);
     let rig = Rig::with(&disk);
     let (mut sq, _) = rig.create(1, 8);
     rig.run(&mut sq, &[read(1, 0, 3), super::common::guest::write(2, 0, 2), flush(3)]);
-    let totals = rig.queues.take_totals();
-    assert_eq!((totals.reads, totals.bytes_read, totals.writes, totals.bytes_written), (1, 1536, 1, 1024));
-    assert_eq!(rig.queues.take_totals(), vfio_user_ctrl::queue::Totals::default());
+    let (mut other, _) = rig.create(2, 8);
+    rig.run(&mut other, &[read(1, 0, 1)]);
+    let _unused = rig.create(3, 8);
+    let mut counted = Vec::new();
+    rig.queues.take_totals(|sqid, totals| {
+        counted.push((sqid, totals.reads, totals.bytes_read, totals.writes, totals.bytes_written));
+    });
+    counted.sort_unstable();
+    assert_eq!(counted, [(1, 1, 1536, 1, 1024), (2, 1, 512, 0, 0)]);
+    rig.queues.take_totals(|sqid, _| counted.push((sqid, 0, 0, 0, 0)));
+    assert_eq!(counted.len(), 2, "something was told twice: {counted:?}");
 }
