@@ -18,7 +18,7 @@ for the guest. Leaves no process, mount or hugepage behind.
   --runtime S       seconds for each of the five fio jobs (5)
   --transport WHAT  what the pool speaks: `tcp` (the default), or `rdma`: all of it, guest and pool, is then within the
                     machine of scripts/rdma-vm.sh, on Soft-RoCE and the kernel's own target. A guest in an emulated machine
-                    is slow: it takes some ten minutes, with short jobs
+                    is slow: it took 17 minutes, with jobs of a second
   --keep            leave all of it up, and print how to reach the guest
   --stop            stop what --keep left up
   --front-end WHAT  the drive that the guest sees: `courier`, Courier's controller (the default), or `stock`, for
