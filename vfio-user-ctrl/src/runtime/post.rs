@@ -179,6 +179,7 @@ mod tests {
         for number in 0..3 {
             post.send((heard.clone(), number));
         }
+        at_thread.recv_timeout(Duration::from_secs(30)).expect("the thread is told at last")();
         run(&at_thread);
         assert_eq!(ear.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(tried.load(Ordering::SeqCst), 6, "one thread tries again, not one for each message");
