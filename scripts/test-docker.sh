@@ -99,7 +99,18 @@ start_engine() {
             tail -n 10 "$WORK_DOCKER/log" >&2
             skip "dockerd does not start on this machine (its last lines are above)"
         fi
+        runs_containers || skip "dockerd starts on this machine, but runs no container (why is above)"
     fi
+}
+
+# An image that holds this machine's program `true`, and what it loads: not every place that lets an engine start lets it mount, too.
+runs_containers() {
+    local true files
+    true=$(type -P true)
+    mapfile -t files < <(echo "$true"; ldd "$true" | grep -o '/[^ ]*')
+    tar --create --dereference --directory / "${files[@]#/}" | docker import - courier-probe >/dev/null &&
+        docker run --rm --network none --cap-drop ALL courier-probe "$true" >&2 &&
+        docker image rm courier-probe >/dev/null
 }
 
 # shellcheck disable=SC2317 # run by at_exit
