@@ -2,8 +2,8 @@
 
 import ctypes
 import glob
-import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -21,14 +21,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 # What SPDK's applications set aside for many users, made small: there is one. iSCSI is not in all of them.
-SMALL_POOLS = {"subsystems": [
-    {"subsystem": "bdev", "config": [{"method": "bdev_set_options", "params": {
-        "bdev_io_pool_size": 8191, "bdev_io_cache_size": 256}}]},
-    {"subsystem": "iobuf", "config": [{"method": "iobuf_set_options", "params": {
-        "small_pool_count": 2047, "large_pool_count": 255}}]},
-    {"subsystem": "iscsi", "config": [{"method": "iscsi_set_options", "params": {
-        "max_sessions": 1, "pdu_pool_size": 64, "immediate_data_pool_size": 64, "data_out_pool_size": 64}}]},
-]}
+SMALL_POOLS = pathlib.Path(__file__).resolve().parents[2] / "small-pools.json"
 
 
 class ProcessFailed(Exception):
@@ -56,7 +49,7 @@ class SpdkProcess:
         argv = [program, "-m", f"[{core}]", "-s", str(memory.mib), "-r", self.socket,
                 "--no-pci", "--iova-mode", "va", "--disable-cpumask-locks", *options]
         if memory.small_pools:
-            argv += _small_pools(workdir)
+            argv += ["-c", str(SMALL_POOLS), "--json-ignore-init-errors"]
         with open(self.log, "wb") as log:
             # A session of its own: Ctrl-C is for the bench, which then stops its processes in order.
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=workdir,
@@ -153,14 +146,6 @@ class SpdkProcess:
         except subprocess.TimeoutExpired:
             what += "; it still runs"
         return ProcessFailed(f"{self.name} {what}. {self.log_tail()}")
-
-
-def _small_pools(workdir):
-    """The options with which an application manages with little memory."""
-    path = os.path.join(workdir, "small.json")
-    with open(path, "w", encoding="ascii") as file:
-        json.dump(SMALL_POOLS, file)
-    return ["-c", path, "--json-ignore-init-errors"]
 
 
 def die_with_parent():

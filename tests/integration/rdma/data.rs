@@ -42,7 +42,7 @@ fn copy(target: &Target, args: &[&str]) {
         json!({ "method": "bdev_courier_create", "params": { "name": "disk", "pool": "p", "nsid": 1 } }),
     ];
     let config = paths::new_dir("dd").join("config.json");
-    fs::write(&config, configuration(&calls, &[])).expect("a file can be written");
+    fs::write(&config, configuration(&calls)).expect("a file can be written");
     let config = config.display().to_string();
     let common = ["-c", &config, "-m", "0x2", "--disable-cpumask-locks"];
     let all: Vec<String> = common.iter().chain(args).map(ToString::to_string).collect();

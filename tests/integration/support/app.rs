@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -134,35 +133,22 @@ pub(crate) fn common_args(socket: &Path, mask: &str) -> Vec<String> {
         args.extend(["--no-huge", "-s", "1024"].map(str::to_owned));
     } else {
         // Not every program has iSCSI.
-        args.extend(["-c", &small_pools().display().to_string(), "--json-ignore-init-errors"].map(str::to_owned));
+        args.extend(["-c", SMALL_POOLS, "--json-ignore-init-errors"].map(str::to_owned));
     }
     args
 }
 
 /// A configuration with which an application sets little memory aside. An emulated machine takes longer to clear the 800 MiB of an
 /// `spdk_tgt` than for a test.
-fn small_pools() -> &'static Path {
-    static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
-        let path = paths::new_dir("small").join("config.json");
-        let sizes =
-            json!({ "max_sessions": 1, "pdu_pool_size": 64, "immediate_data_pool_size": 64, "data_out_pool_size": 64 });
-        let iscsi = json!({ "subsystem": "iscsi", "config": [{ "method": "iscsi_set_options", "params": sizes }] });
-        fs::write(&path, configuration(&[], &[iscsi])).expect("a file can be written");
-        path
-    });
-    &FILE
-}
+const SMALL_POOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/small-pools.json");
 
-/// The text of a configuration that does `calls` for the bdev layer, whose pools it makes small, and has `more` subsystems.
-pub(crate) fn configuration(calls: &[Value], more: &[Value]) -> String {
-    let bdev = json!({ "bdev_io_pool_size": 8_191, "bdev_io_cache_size": 128 });
-    let iobuf = json!({ "small_pool_count": 2_047, "large_pool_count": 255 });
-    let mut bdev_calls = vec![json!({ "method": "bdev_set_options", "params": bdev })];
-    bdev_calls.extend_from_slice(calls);
-    let mut subsystems = vec![
-        json!({ "subsystem": "bdev", "config": bdev_calls }),
-        json!({ "subsystem": "iobuf", "config": [{ "method": "iobuf_set_options", "params": iobuf }] }),
-    ];
-    subsystems.extend_from_slice(more);
-    json!({ "subsystems": subsystems }).to_string()
+/// The text of a configuration that does `calls` for the bdev layer and sets little memory aside, for a program without iSCSI.
+pub(crate) fn configuration(calls: &[Value]) -> String {
+    let text = fs::read_to_string(SMALL_POOLS).expect("the file can be read");
+    let mut config: Value = serde_json::from_str(&text).expect("it is JSON");
+    let subsystems = config["subsystems"].as_array_mut().expect("a list");
+    subsystems.retain(|entry| entry["subsystem"] != "iscsi");
+    let bdev = subsystems.iter_mut().find(|entry| entry["subsystem"] == "bdev").expect("the bdev layer is in it");
+    bdev["config"].as_array_mut().expect("a list").extend_from_slice(calls);
+    config.to_string()
 }
