@@ -46,7 +46,8 @@ struct Slot<Q: 'static, T: 'static> {
     state: T,
 }
 
-/// `MAX_PIECES` for each place. They are zeroed memory of the system's, of which only what is used is ever resident.
+/// `MAX_PIECES` for each place. Where the C library has a mapping of its own for such a block, as `courier_tgt` makes it have, only what is
+/// used is ever resident.
 struct Pieces(NonNull<[u128]>);
 
 const _: () = assert!(size_of::<iovec>() == size_of::<u128>() && align_of::<iovec>() <= align_of::<u128>());
