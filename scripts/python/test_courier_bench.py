@@ -8,10 +8,13 @@ import pathlib
 import socket
 import tempfile
 import unittest
+from unittest import mock
 
-from courier_bench import attached, cases, chart, guest, profile, report, stats
+from courier_bench import attached, cases, chart, guest, profile, report, stats, windows
 from courier_bench.__main__ import list_cases, needs, parse_arguments
-from courier_bench.rig import MeasurementFailed, bare_figures
+from courier_bench.host import Counters
+from courier_bench.process import MeasurementFailed
+from courier_bench.rig import bare_figures
 from courier_bench.rpc import RpcClient, RpcError
 from courier_bench.schedule import DISTURBED, PLANS, REPEATED, REPEATS, Schedule
 from courier_bench.server import _BACK_ENDS, Server, Variant
@@ -26,7 +29,7 @@ def measurement(iops=1000.0, others=0.0, **more):
 
 
 class FakeServer:
-    """Stands in for process B: notes drives. Each takes memory; with `read_by_itself` the idle ones are read, too."""
+    """Stands in for process B: notes drives. Each takes memory; with `idle_are_read` the idle ones are read, too."""
 
     def __init__(self, rig, name):
         self._rig = rig
@@ -49,12 +52,28 @@ class FakeServer:
         """Grows only when the rig says so."""
         return self._rig.loads if self._rig.idle_are_read else 0
 
-    def resume(self):
+
+class FakeSide:
+    """Stands in for a side: a server, and which of the two processes A it has."""
+
+    def __init__(self, rig, name, number):
+        self.server = FakeServer(rig, name)
+        self.number = number
+
+    @contextlib.contextmanager
+    def running(self):
+        """Does nothing."""
+        yield self
+
+    def attach(self, numbers):
+        """Does nothing."""
+
+    def detach(self, numbers):
         """Does nothing."""
 
 
 class FakeRig:
-    """Stands in for the processes: notes who was measured, and disturbs the first measurements."""
+    """Stands in for the processes: notes what was measured, and disturbs the first measurements."""
 
     workdir = "/work"
 
@@ -64,43 +83,29 @@ class FakeRig:
         self.idle_are_read = idle_are_read
         self._disturbed = disturbed
 
-    def start(self, variant, setup):
+    def start(self, variant, setup, number=0):
         """Notes the start."""
-        self.events.append(f"start {variant.name} {setup.name}")
-        return FakeServer(self, variant.name)
+        self.events.append(f"start {variant.name} {setup.name} on {number}")
+        return FakeSide(self, variant.name, number)
 
     def stop_servers(self):
         """Notes the end."""
         self.events.append("stop")
 
-    def measure(self, server, case, seconds):
-        """Notes a slice. The variant b is twice as fast as a."""
-        self.events.append(server.name)
-        return self._sample(2000.0 if server.name == "b" else 1000.0)
+    def measure(self, sides, case, seconds):
+        """Notes which sides, and for how long. The variant b is twice as fast as a, which is slower among many drives."""
+        self.loads += 1
+        told = [side.server.name + ("" if len(side.server.drives) == 1 else f" of {len(side.server.drives)}") for side in sides.values()]
+        self.events.append(f"{'+'.join(told)} for {seconds:g}")
+        self._disturbed -= 1
+        others = 1.0 if self._disturbed >= 0 else 0.0
+        return {name: measurement(2000.0 if side.server.name == "b" else 800.0 if len(side.server.drives) > 1 else 1000.0, others)
+                for name, side in sides.items()}
 
     def measure_bare(self, case, seconds):
         """Notes a slice of the bare initiator, with a latency of 400 us."""
         self.events.append("bare")
-        return self._sample(2500.0)
-
-    def load(self, server, case, seconds):
-        """Notes a slice, and among how many it was. The variant a is slower among many."""
-        self.loads += 1
-        self.events.append(f"{server.name} of {len(server.drives)}")
-        return self._sample(800.0 if server.name == "a" and len(server.drives) > 1 else 1000.0)
-
-    def attach(self, server, numbers):
-        """Does nothing."""
-
-    def detach(self, numbers):
-        """Does nothing."""
-
-    def settle(self):
-        """Does nothing."""
-
-    def _sample(self, iops):
-        self._disturbed -= 1
-        return measurement(iops, others=1.0 if self._disturbed >= 0 else 0.0)
+        return measurement(2500.0)
 
 
 def run_schedule(rig, pairs, runtime, names=("front-qd1",)):
@@ -141,19 +146,24 @@ class ProfileTest(unittest.TestCase):
 class Order(unittest.TestCase):
     """Who is measured when."""
 
-    def test_turns_and_pairs_alternate_who_goes_first(self):
+    def test_pairs_alternate_which_process_a_a_variant_has(self):
         rig = FakeRig()
-        run_schedule(rig, pairs=2, runtime=2)
+        run_schedule(rig, pairs=2, runtime=4)
         self.assertEqual(rig.events, [
-            "start a front", "start b front", "a", "b", "a", "b", "b", "a", "stop",
-            "start b front", "start a front", "b", "a", "b", "a", "a", "b", "stop"])
+            "start a front on 0", "start b front on 1", "a+b for 0.5", "a+b for 2", "a+b for 2", "stop",
+            "start b front on 0", "start a front on 1", "b+a for 0.5", "b+a for 2", "b+a for 2", "stop"])
+
+    def test_turns_are_of_equal_length_and_have_all_the_seconds(self):
+        rig = FakeRig()
+        run_schedule(rig, pairs=1, runtime=3)
+        self.assertEqual(rig.events[3:-1], ["a+b for 1.5"] * 2)
 
     def test_each_setup_has_servers_of_its_own_which_its_cases_share(self):
         rig = FakeRig()
         _, results = run_schedule(rig, pairs=1, runtime=1, names=["whole-qd32", "front-qd32", "front-qd1"])
         self.assertEqual(rig.events, [
-            "start a front", "start b front", "a", "b", "a", "b", "a", "b", "stop",
-            "start a whole", "start b whole", "a", "b", "a", "b", "stop"])
+            "start a front on 0", "start b front on 1", "a+b for 0.5", "a+b for 1", "a+b for 1", "stop",
+            "start a whole on 0", "start b whole on 1", "a+b for 0.5", "a+b for 1", "stop"])
         self.assertEqual([result.case.name for result in results], ["front-qd1", "front-qd32", "whole-qd32"])
 
     def test_results_are_in_the_order_of_the_variants(self):
@@ -163,18 +173,18 @@ class Order(unittest.TestCase):
                          {"iops": 2.0, "latency_us": 0.5, "cycles_per_io": 1.0})
 
     def test_a_disturbed_turn_is_done_again(self):
-        rig = FakeRig(disturbed=3)  # the warm-up of both, and one of the first turn
+        rig = FakeRig(disturbed=2)  # the warm-up, and the first turn
         schedule, _ = run_schedule(rig, pairs=1, runtime=1)
-        self.assertEqual(rig.events[2:], ["a", "b", "a", "b", "a", "b", "stop"])
+        self.assertEqual(rig.events[2:], ["a+b for 0.5", "a+b for 1", "a+b for 1", "stop"])
         self.assertEqual(schedule.disturbed, 0)
 
     def test_a_turn_that_stays_disturbed_is_kept_and_counted(self):
-        schedule, (result,) = run_schedule(FakeRig(disturbed=2 + 2 * (REPEATS + 1)), pairs=1, runtime=1)
+        schedule, (result,) = run_schedule(FakeRig(disturbed=1 + REPEATS + 1), pairs=1, runtime=1)
         self.assertEqual(schedule.disturbed, 1)
         self.assertGreater(result.pairs[0][0]["others"], DISTURBED)
 
     def test_a_machine_that_is_never_quiet_cannot_make_a_run_endless(self):
-        schedule, _ = run_schedule(FakeRig(disturbed=10_000), pairs=5, runtime=20)
+        schedule, _ = run_schedule(FakeRig(disturbed=10_000), pairs=5, runtime=40)
         self.assertEqual((schedule.turns, schedule.disturbed), (100, 100))
         self.assertEqual(schedule.repeated, REPEATS + schedule.turns * REPEATED)
 
@@ -185,10 +195,10 @@ class Order(unittest.TestCase):
             schedule.measure(rig)
         self.assertEqual([result.case.name for result in schedule.results()], ["front-qd1"])
 
-    def test_the_bare_initiator_is_measured_between_the_variants(self):
+    def test_the_bare_initiator_is_measured_after_each_turn(self):
         rig = FakeRig()
-        _, (result,) = run_schedule(rig, pairs=1, runtime=2, names=["whole-qd1"])
-        self.assertEqual(rig.events[4:], ["a", "bare", "b", "b", "bare", "a", "stop"])
+        _, (result,) = run_schedule(rig, pairs=1, runtime=4, names=["whole-qd1"])
+        self.assertEqual(rig.events[3:], ["a+b for 2", "bare", "a+b for 2", "bare", "stop"])
         self.assertEqual([sample["added_us"] for sample in result.pairs[0]], [600.0, 100.0])
         self.assertEqual(result.median("bare_latency_us", 0), 400.0)
 
@@ -199,13 +209,14 @@ class Order(unittest.TestCase):
 class AttachedControllers(unittest.TestCase):
     """One busy controller among idle ones."""
 
-    def test_alone_is_measured_before_and_after_among(self):
+    def test_one_among_many_and_one_alone_take_turns(self):
         rig = FakeRig()
-        run_schedule(rig, pairs=1, runtime=2, names=["attached-qd32"])
+        run_schedule(rig, pairs=2, runtime=2, names=["attached-qd32"])
         many = attached.CONTROLLERS
+        a, b = ([f"{name}+{name} for 0.5", f"{name} of {many}+{name} for 2", "stop"] for name in "ab")
         self.assertEqual(rig.events, [
-            "start a attached", "a of 1", "a of 1", f"a of {many}", f"a of {many}", "a of 1", "stop",
-            "start b attached", "b of 1", "b of 1", f"b of {many}", f"b of {many}", "b of 1", "stop"])
+            "start a attached on 0", "start a attached on 1", *a, "start b attached on 1", "start b attached on 0", *b,
+            "start b attached on 0", "start b attached on 1", *b, "start a attached on 1", "start a attached on 0", *a])
 
     def test_speed_kept_and_memory_come_of_the_same_processes(self):
         _, (speed, memory) = run_schedule(FakeRig(), pairs=2, runtime=2, names=["attached"])
@@ -220,6 +231,95 @@ class AttachedControllers(unittest.TestCase):
     def test_idle_drives_that_are_read_are_an_error(self):
         with self.assertRaisesRegex(MeasurementFailed, "the idle drives were read"):
             run_schedule(FakeRig(idle_are_read=True), pairs=1, runtime=1, names=["attached"])
+
+
+class FakeProcess:
+    """A process whose reactor has 1,000 cycles a second, a quarter of them busy, and stops while it is suspended."""
+
+    def __init__(self, clock):
+        self._clock = clock
+
+    def busy_and_idle_cycles(self):
+        """A quarter of the cycles so far, and the rest."""
+        return self._clock.ran * 250, self._clock.ran * 750
+
+    def cpu_seconds(self):
+        """Whatever."""
+        return 0.0
+
+
+class FakeClockedSide:
+    """A side that does 100 I/Os in a second, each of which takes 20 ms, and none while it is suspended."""
+
+    def __init__(self, rate):
+        self.ran = 0.0
+        self.rate = rate
+        self.runs = False
+        self.windows = 0
+        self.server = self
+        self.host = self
+        self.process = FakeProcess(self)
+
+    def resume(self):
+        """Runs."""
+        self.runs = True
+        self.windows += 1
+
+    def suspend(self):
+        """Runs no more."""
+        self.runs = False
+
+    def processes(self):
+        """Whose time is its own."""
+        return (self.process,)
+
+    def begin(self, _case, _seconds):
+        """A load, of which nothing goes wrong."""
+        return lambda _timeout: None
+
+    def counters(self):
+        """As the docs of this class have it."""
+        ios = round(self.ran * self.rate)
+        return Counters(self.ran, 1000, ios, ios * 0.02)
+
+
+class Windows(unittest.TestCase):
+    """Sides that run in turn."""
+
+    def setUp(self):
+        self.sides = {"slow": FakeClockedSide(100), "fast": FakeClockedSide(300)}
+        self.slept = []
+        self.enterContext(mock.patch.object(windows.time, "sleep", self.sleep))
+
+    def sleep(self, seconds):
+        """Time goes by for those that run, of which there may be one only."""
+        self.slept.append(seconds)
+        running = [side for side in self.sides.values() if side.runs]
+        self.assertEqual(len(running), 1)
+        running[0].ran += seconds
+
+    def test_figures_are_those_of_the_time_that_a_side_ran(self):
+        samples = windows.measure(self.sides, cases.by_name("front-qd32"), 2)
+        for name, iops in (("slow", 100.0), ("fast", 300.0)):
+            sample = samples[name]
+            self.assertAlmostEqual(sample["iops"], iops)
+            self.assertAlmostEqual(sample["latency_us"], 20_000.0)
+            self.assertAlmostEqual(sample["cycles_per_io"], 250 / iops)
+            self.assertAlmostEqual(sample["b_busy"], 0.25)
+        self.assertEqual(self.slept.count(windows.WINDOW_S["tcp"]), 40)
+        self.assertFalse(any(side.runs for side in self.sides.values()))
+
+    def test_a_side_in_which_nothing_ends_is_an_error(self):
+        self.sides["fast"].rate = 0
+        with self.assertRaisesRegex(MeasurementFailed, "no I/O ended"):
+            windows.measure(self.sides, cases.by_name("front-qd32"), 1)
+
+    def test_counting_instructions_takes_longer_windows(self):
+        windows.measure(self.sides, cases.by_name("rdma-qd32"), 2)
+        self.assertEqual(self.slept.count(1.0), 4)
+
+    def test_the_load_lasts_longer_than_the_windows(self):
+        self.assertGreater(windows.expected_s(2, cases.by_name("front-qd32"), 2), 2 * 2 * 1.1)
 
 
 INTERRUPTS = """            CPU0       CPU1
@@ -390,11 +490,17 @@ class Calls(unittest.TestCase):
 class Statistics(unittest.TestCase):
     """Ratios, intervals, p-values."""
 
-    def test_ratio_is_that_of_the_medians(self):
-        c = stats.compare([(10, 11), (20, 30), (30, 31)])
-        self.assertEqual((c.first, c.second, c.ratio, c.pair_max), (20, 30, 1.5, 1.5))
+    def test_the_ratio_is_what_those_of_the_pairs_lie_around(self):
+        c = stats.compare([(10, 11), (20, 30), (30, 33)])
+        self.assertEqual((c.first, c.second, c.pair_min, c.pair_max), (20, 30, 1.1, 1.5))
+        self.assertAlmostEqual(c.ratio, math.sqrt((1.1 * 1.1) * math.sqrt((1.1 * 1.5) / (1.1 * 1.1))))
         self.assertLessEqual(c.low, c.ratio)
         self.assertGreaterEqual(c.high, c.ratio)
+
+    def test_a_machine_that_drifts_leaves_the_ratio(self):
+        c = stats.compare([(drift, 1.2 * drift) for drift in (1.0, 0.5, 0.7, 2.0, 1.5)])
+        for value in (c.ratio, c.low, c.high):
+            self.assertAlmostEqual(value, 1.2)
 
     def test_equal_pairs_differ_by_chance_only(self):
         c = stats.compare([(10, 10)] * 5)
@@ -539,7 +645,7 @@ class Arguments(unittest.TestCase):
                          ["front-qd1", "tcp-qd1", "tcp-qd32", "tcp-qd128", "tcp-write-qd32", "tcp-128k-qd8"])
 
     def test_quick_is_short_unless_told_otherwise(self):
-        for argv, told in ((["--quick"], (3, 2)), ([], (5, 6)), (["--quick", "--pairs", "7", "--runtime", "4"], (7, 4))):
+        for argv, told in ((["--quick"], (3, 2)), ([], (8, 4)), (["--quick", "--pairs", "7", "--runtime", "4"], (7, 4))):
             args = parse_arguments(argv)
             self.assertEqual((args.pairs, args.runtime), told)
 

@@ -10,27 +10,28 @@ import tempfile
 import time
 
 from . import cases, chart, machine, report
-from .process import Memory, ProcessFailed
+from .process import MeasurementFailed, Memory, ProcessFailed
 from .profile import ProfileFailed, Profiler
 from .progress import say
-from .rig import MeasurementFailed, Rig
+from .rig import Rig
 from .rpc import RpcError
 from .schedule import DISTURBED, REPEATED, REPEATS, Schedule
 from .server import Variant
-from .turns import SLICE_S
+from .turns import TURN_S
+from .windows import WINDOW_S
 
 EPILOG = f"""
-A pair is a fresh stock and a fresh Courier, which share the core of process B: while one is measured, the other
-is suspended. They take turns of {SLICE_S} s (stock, courier, courier, stock, ...) until each has had its seconds; in a
-guest, turns of up to 3 s. The group `attached` measures one after the other, each alone, among the idle, and alone
-again. A turn during which other processes or the hypervisor took more than {DISTURBED:.0%} of a core is done again, at most
-{REPEATS} times, and not more than {REPEATED:.0%} of all turns.
+A pair is a fresh stock and a fresh Courier, each with a process A of its own. All are under load at once, but only one side
+runs at a time, for {WINDOW_S["tcp"]} s (stock, courier, courier, stock, ...), while the others are suspended. In a guest they take turns
+of up to 3 s. The group `attached` compares a variant with one controller and with 128 in this way, one variant after the other.
+A turn of {TURN_S} s during which other processes or the hypervisor took more than {DISTURBED:.0%} of a core is done again, at most {REPEATS}
+times, and not more than {REPEATED:.0%} of all turns.
 
 A goal such as >=1.20 is for the ratio courier / stock; one such as courier>=0.97 for Courier's own figure.
 
 Exit status: 0 measured, 1 could not measure, 2 bad usage, 3 with --check: a goal was missed.
 """
-# HUGEPAGES_MIB of scripts/bench.sh has room for three processes.
+# HUGEPAGES_MIB of scripts/bench.sh has room for four processes.
 MEMORY = Memory(1024)
 # All of it is pinned page by page, by an emulated machine.
 RDMA_MEMORY = Memory(384, small_pools=True)
@@ -51,9 +52,9 @@ def parse_arguments(argv):
     parser.add_argument("--rdma", action="store_true",
                         help="measure the case over RDMA alone, in an emulated machine whose clock counts instructions: a cycle is one")
     parser.add_argument("--list", action="store_true", help="list the cases and their goals, and end")
-    parser.add_argument("--pairs", type=_at_least(1), metavar="N", help="pairs per case (default: 5; with --rdma 3)")
+    parser.add_argument("--pairs", type=_at_least(1), metavar="N", help="pairs per case (default: 8; with --rdma 3)")
     parser.add_argument("--runtime", type=_at_least(1), metavar="S",
-                        help="seconds for each variant, per pair and case (default: 6; with --rdma 2)")
+                        help="seconds for each variant, per pair and case (default: 4; with --rdma 2)")
     parser.add_argument("--quick", action="store_true", help="3 pairs of 2 seconds each: under 5 minutes for the default cases")
     parser.add_argument("--out", metavar="DIR",
                         help="folder for the table (bench.txt), everything that was measured (bench.json) and a chart "
@@ -73,12 +74,10 @@ def parse_arguments(argv):
     args = parser.parse_args(argv)
     if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
         parser.error(f"--json {args.json}: its folder does not exist")
-    if args.profile and args.rdma:
-        parser.error("--profile goes without --rdma: its machine has no perf")
     args.started = time.time()
     # Where instructions are counted, little varies, and a second takes many.
-    args.runtime = args.runtime or (2 if args.quick or args.rdma else 6)
-    args.pairs = args.pairs or (3 if args.quick or args.rdma else 5)
+    args.runtime = args.runtime or (2 if args.quick or args.rdma else 4)
+    args.pairs = args.pairs or (3 if args.quick or args.rdma else 8)
     groups = [setup.name for setup in cases.SETUPS if setup is cases.GUEST and args.guest]
     if args.rdma and (args.case or args.all or args.guest or args.json):
         parser.error("--rdma goes without --case, --all, --guest and --json: it is measured in a machine of its own")
@@ -138,7 +137,7 @@ def run(args, workdir):
     schedule = Schedule(variants, args.cases, args.pairs, args.runtime)
     tools = {name: find_tool(args.tools, name) for name in ("bdevperf", "spdk_nvme_perf")}
     missed = 0
-    profiler = Profiler(workdir) if args.profile else None
+    profiler = Profiler(workdir, args.cores[1] if args.rdma else None) if args.profile else None
     rig = Rig(workdir, tools, args.cores, RDMA_MEMORY if args.rdma else MEMORY, profiler)
     try:
         machine_words = machine.describe(args.cores, rig.spdk_version())

@@ -1,83 +1,89 @@
 """What attached but idle controllers cost: the speed of a busy one among them against that of one alone, and memory."""
 
-from .rig import MeasurementFailed
+import math
+
+from . import windows
+from .process import MeasurementFailed
 from .stats import median_of
 
 CONTROLLERS = 128
-SLICE_S = 1
+TURN_S = 2
 # Adding, attaching, detaching and removing the idle controllers of one variant.
 FILL_S = 8.0
 # That many are removed at a time, to be quick.
 BATCH = 16
 KIB = 1024
+ALONE, AMONG = "alone", "among"
 
 
 class Attached:
-    """Measures the variants one after the other: one controller alone, the same among many, and alone again."""
+    """Measures the variants one after the other: in turn a process with one controller, and one with many."""
 
-    PAIR_OVERHEAD_S = 6.0 + 2 * FILL_S
+    PAIR_OVERHEAD_S = 12.0 + 2 * FILL_S
 
     def __init__(self, runtime):
-        self._among = max(1, runtime // SLICE_S)
-        self._alone = max(1, self._among // 2)
+        self._turns = math.ceil(runtime / TURN_S)
+        self._turn_s = runtime / self._turns
 
     def seconds(self, case):
         """How long a pair of this case takes."""
-        return 2 * (2 * self._alone + self._among) * SLICE_S if case.io_size else 0.0
+        return 2 * self._turns * math.ceil(windows.expected_s(2, case, self._turn_s)) if case.io_size else 0.0
 
     def measure_pair(self, rig, setup, cases, order, watch):
         """Yields every case with a sample for each variant."""
         load = next((case for case in cases if case.io_size), None)
-        measured = {variant: self._measure_variant(rig, variant, setup, load, watch) for variant in order}
+        measured = {variant: self._measure_variant(rig, variant, setup, load, watch, number) for number, variant in enumerate(order)}
         for case in cases:
             yield case, {variant: speed if case is load else memory for variant, (speed, memory) in measured.items()}
 
-    def _measure_variant(self, rig, variant, setup, load, watch):
-        server = rig.start(variant, setup)
-        server.resume()
-        rig.attach(server, [0])
-        rig.settle()
-        alone = among = []
+    def _measure_variant(self, rig, variant, setup, load, watch, number):
+        sides = {AMONG: rig.start(variant, setup, number)}
         if load:
-            rig.load(server, load, SLICE_S)  # warms up
-            alone = self._slices(rig, server, load, self._alone, watch)
-        before = server.memory()
-        _attach_the_idle(rig, server)
-        after = server.memory()
+            # With the other process A; pair by pair they change places.
+            sides[ALONE] = rig.start(variant, setup, 1 - number)
+        for side in sides.values():
+            with side.running():
+                side.attach([0])
         if load:
-            reads = server.reads()
-            among = self._slices(rig, server, load, self._among, watch)
-            if server.reads() != reads:
-                raise MeasurementFailed(f"{load.name}: the idle drives were read; the logs are in {rig.workdir}")
-        _remove_the_idle(rig, server)
-        if load:
-            alone += self._slices(rig, server, load, self._alone, watch)
-        rig.detach([0])
+            rig.measure(sides, load, windows.WARM_UP_S)
+        with sides[AMONG].running() as among:
+            before = among.server.memory()
+            _attach_the_idle(among)
+            after = among.server.memory()
+        speed = self._speed(rig, sides, load, watch) if load else None
+        with sides[AMONG].running() as among:
+            _remove_the_idle(among)
+        for side in sides.values():
+            with side.running():
+                side.detach([0])
         rig.stop_servers()
         resident, heap = ((now - then) / (CONTROLLERS - 1) / KIB for now, then in zip(after, before))
-        return _speed(alone, among) if load else None, {"rss_kib": resident, "heap_kib": heap}
+        return speed, {"rss_kib": resident, "heap_kib": heap}
 
-    @staticmethod
-    def _slices(rig, server, load, count, watch):
-        return [watch.undisturbed(load, lambda: {"": rig.load(server, load, SLICE_S)})[""] for _ in range(count)]
+    def _speed(self, rig, sides, load, watch):
+        reads = _idle_reads(sides[AMONG])
+        turns = [watch.undisturbed(load, lambda: rig.measure(sides, load, self._turn_s)) for _ in range(self._turns)]
+        if _idle_reads(sides[AMONG]) != reads:
+            raise MeasurementFailed(f"{load.name}: the idle drives were read; the logs are in {rig.workdir}")
+        alone, among = (median_of([turn[name] for turn in turns]) for name in (ALONE, AMONG))
+        return among | {"kept": among["iops"] / alone["iops"], "alone_iops": alone["iops"],
+                        "alone_cycles_per_io": alone["cycles_per_io"]}
 
 
-def _attach_the_idle(rig, server):
+def _attach_the_idle(side):
     # One after the other, as VMs come: what this leaves unused between what is used, is memory that a process takes, too.
     for number in range(1, CONTROLLERS):
-        server.add_drives([number])
-        rig.attach(server, [number])
-    rig.settle()
+        side.server.add_drives([number])
+        side.attach([number])
 
 
-def _remove_the_idle(rig, server):
+def _remove_the_idle(side):
     numbers = range(1, CONTROLLERS)
     for start in range(0, len(numbers), BATCH):
-        rig.detach(numbers[start:start + BATCH])
-        server.remove_drives(numbers[start:start + BATCH])
+        side.detach(numbers[start:start + BATCH])
+        side.server.remove_drives(numbers[start:start + BATCH])
 
 
-def _speed(alone, among):
-    alone, among = median_of(alone), median_of(among)
-    return among | {"kept": among["iops"] / alone["iops"], "alone_iops": alone["iops"],
-                    "alone_cycles_per_io": alone["cycles_per_io"]}
+def _idle_reads(side):
+    with side.running():
+        return side.server.reads()

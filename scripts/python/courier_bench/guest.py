@@ -9,8 +9,7 @@ import signal
 import subprocess
 
 from .machine import Children, Disturbance
-from .process import die_with_parent
-from .rig import MeasurementFailed
+from .process import MeasurementFailed, die_with_parent
 from .stats import median_of
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[2]
@@ -23,7 +22,7 @@ STOP_S = 20
 
 
 class Guest:
-    """Measures fio's jobs on both drives in turn. Process A is not needed and suspended; the guest has its core."""
+    """Measures fio's jobs on both drives in turn. Process A is not needed and stays suspended; the guest has its core."""
 
     # Two servers, a boot, and a warm-up of each drive.
     PAIR_OVERHEAD_S = 45.0
@@ -38,8 +37,7 @@ class Guest:
 
     def measure_pair(self, rig, setup, cases, order, watch):
         """Yields every case with a sample for each variant."""
-        servers = {variant: rig.start(variant, setup) for variant in order}
-        rig.suspend_a()
+        servers = {variant: rig.start(variant, setup).server for variant in order}
         for server in servers.values():
             server.resume()  # while the guest boots, both are there
         with Machine(rig, [server.socket_dir() for server in servers.values()]) as machine:
@@ -52,7 +50,6 @@ class Guest:
             for server in servers.values():
                 server.resume()  # a guest that ends talks to both
         rig.stop_servers()
-        rig.resume_a()
 
     def _measure_case(self, machine, servers, order, case, watch):
         slices = {variant: [] for variant in order}

@@ -28,6 +28,15 @@ class Children:
         return times.children_user + times.children_system
 
 
+class Itself:
+    """The bench's own process, which looks at counters."""
+
+    @staticmethod
+    def cpu_seconds():
+        """Processor time that it used so far."""
+        return time.process_time()
+
+
 class Disturbance:
     """Measures what others took of the machine while the bench's processes ran.
 

@@ -28,6 +28,10 @@ class ProcessFailed(Exception):
     """The process did not start, has gone, or does not answer. The message ends with the tail of its log."""
 
 
+class MeasurementFailed(Exception):
+    """The processes are there, but what was to be measured did not go as it should."""
+
+
 @dataclass(frozen=True)
 class Memory:
     """How much a process gets, and whether its pools are small."""
@@ -69,12 +73,22 @@ class SpdkProcess:
 
     def call_all(self, method, params, timeout=30.0):
         """Calls it once with each of `params`, without waiting in between; the results in the same order."""
-        try:
-            return self._rpc.call_all(method, params, timeout)
-        except TimeoutError:
-            raise self._failed(f"gave no answer to {method} within {timeout:.0f} s") from None
-        except OSError as error:
-            raise self._failed(f"went away during {method} ({error})") from None
+        return self._answered(method, timeout, lambda: self._rpc.call_all(method, params, timeout))
+
+    def begin(self, method, params):
+        """Calls an RPC method, on a connection of its own. A function comes back that waits for the result, at most so many seconds,
+        and raises as `call`.
+        """
+        client = RpcClient(self.socket)
+        sent = client.send(method, [params])
+
+        def result(timeout):
+            try:
+                (answer,) = self._answered(method, timeout, lambda: client.results(method, sent, timeout))
+            finally:
+                client.close()
+            return answer
+        return result
 
     def busy_and_idle_cycles(self):
         """Cycles that the reactor has spent so far in pollers that had work, and in those that had none."""
@@ -138,6 +152,14 @@ class SpdkProcess:
                 if time.monotonic() > deadline:
                     raise self._failed(f"opened no RPC socket within {START_TIMEOUT:.0f} s") from None
                 time.sleep(0.02)
+
+    def _answered(self, method, timeout, call):
+        try:
+            return call()
+        except TimeoutError:
+            raise self._failed(f"gave no answer to {method} within {timeout:.0f} s") from None
+        except OSError as error:
+            raise self._failed(f"went away during {method} ({error})") from None
 
     def _failed(self, what):
         try:

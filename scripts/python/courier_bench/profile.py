@@ -5,8 +5,11 @@ import os
 import re
 import signal
 import subprocess
+from statistics import median
 
-FREQUENCY = 4999  # a prime number, so that no loop runs in step with it
+# Prime numbers, so that no loop runs in step with them. A machine that counts instructions takes many for each sample.
+FREQUENCY = 4999
+SLOW_FREQUENCY = 997
 MOST = 25
 COURIER, SPDK, LIBC, KERNEL = "Courier", "SPDK and DPDK", "C library", "kernel"
 
@@ -18,25 +21,36 @@ class ProfileFailed(Exception):
 class Profiler:
     """Samples process B during every load that is measured, by the processor's clock (which every virtual machine has)."""
 
-    def __init__(self, workdir):
+    def __init__(self, workdir, core=None):
+        """With `core`, all that runs on this core is sampled, such as the kernel's threads for a NIC that is software."""
         self._workdir = workdir
+        self._core = core
         self._samples = {}
         self._cycles = {}
         self._count = 0
 
     @contextlib.contextmanager
     def sampling(self, case, variant, pid):
-        """Samples the process while what is within runs."""
+        """Has perf ready for what is within. What it yields is a context in which the process is sampled."""
         self._count += 1
         data = os.path.join(self._workdir, f"perf.{self._count}.data")
-        argv = ["perf", "record", "--quiet", "--event", "cpu-clock", "--freq", str(FREQUENCY), "--pid", str(pid), "--output", data]
+        whom = ["--pid", str(pid)] if self._core is None else ["--cpu", str(self._core)]
+        frequency = FREQUENCY if self._core is None else SLOW_FREQUENCY
+        orders, order = os.pipe()
+        answer, answers = os.pipe()
+        argv = ["perf", "record", "--quiet", "--event", "cpu-clock", "--freq", str(frequency), *whom, "--output", data,
+                "--delay", "-1", "--control", f"fd:{orders},{answers}"]
         with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                              start_new_session=True) as perf:
+                              start_new_session=True, pass_fds=(orders, answers)) as perf:
+            os.close(orders)
+            os.close(answers)
             try:
-                yield
+                yield lambda: _sampled(order, answer)
             finally:
                 perf.send_signal(signal.SIGINT)
                 _, words = perf.communicate()
+                os.close(order)
+                os.close(answer)
         if not os.path.exists(data):
             raise ProfileFailed(f"perf recorded nothing: {words.strip()}")
         functions = self._samples.setdefault((case.name, variant), {})
@@ -44,18 +58,30 @@ class Profiler:
             functions[where] = functions.get(where, 0) + count
         os.unlink(data)
 
-    def measured(self, case, variant, ios, cycles):
-        """Notes how many I/Os there were while it was sampled, and how many cycles went by."""
-        had = self._cycles.get((case.name, variant), (0, 0))
-        self._cycles[case.name, variant] = (had[0] + ios, had[1] + cycles)
+    def measured(self, case, variant, sample):
+        """Notes what was measured meanwhile: how many cycles there were for each I/O."""
+        self._cycles.setdefault((case.name, variant), []).append(sample["cycles_per_io"] / sample["b_busy"])
 
     def text(self):
         """A table of the parts and one of the costliest functions for each case and variant."""
         tables = []
         for (case, variant), functions in self._samples.items():
-            ios, cycles = self._cycles[case, variant]
-            tables.append(table(f"{case}, {variant}", functions, cycles / ios))
+            tables.append(table(f"{case}, {variant}", functions, median(self._cycles[case, variant])))
         return "\n".join(tables)
+
+
+@contextlib.contextmanager
+def _sampled(order, answer):
+    _tell(order, answer, b"enable\n")
+    yield
+    _tell(order, answer, b"disable\n")
+
+
+def _tell(order, answer, word):
+    # One that has gone is noticed by what it has not recorded.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(order, word)
+        os.read(answer, 16)
 
 
 def _report(data):

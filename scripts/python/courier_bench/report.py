@@ -86,8 +86,9 @@ def case_text(result, variants):
 
 def legend_text(names):
     """Explains the columns of the tables."""
-    return (f"ratio: {names[1]} / {names[0]}, of the medians. 95 % interval: of that ratio, pairs drawn anew (bootstrap)."
-            "\npairs: the smallest and the largest ratio within a pair. p: signed-rank test; large means chance explains it.")
+    return (f"ratio: what the pairs' ratios {names[1]} / {names[0]} lie around (Hodges-Lehmann), which is not that of the medians beside it."
+            "\n95 % interval: of that ratio, pairs drawn anew (bootstrap). pairs: the smallest and the largest ratio within a pair."
+            "\np: signed-rank test; large means chance explains it.")
 
 
 def worse_text(results, judgements, names):

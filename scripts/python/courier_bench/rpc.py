@@ -39,13 +39,22 @@ class RpcClient:
         """Calls `method` once with each of `params`, without waiting in between; the results in the same order. Raises as
         `call`, and for an error when all have been answered.
         """
+        self._socket.settimeout(timeout)
+        return self.results(method, self.send(method, params), timeout)
+
+    def send(self, method, params):
+        """Calls `method` once with each of `params`, and waits for no answer. What comes back is for `results`."""
         ids = range(self._last_id + 1, self._last_id + 1 + len(params))
         self._last_id += len(params)
         requests = [{"jsonrpc": "2.0", "id": number, "method": method} | ({"params": one} if one else {})
                     for number, one in zip(ids, params)]
-        self._socket.settimeout(timeout)
         self._socket.sendall("".join(json.dumps(request) for request in requests).encode())
-        responses = {response["id"]: response for response in (self._receive() for _ in requests)}
+        return ids
+
+    def results(self, method, ids, timeout):
+        """The results of what was sent last. Raises as `call_all`."""
+        self._socket.settimeout(timeout)
+        responses = {response["id"]: response for response in (self._receive() for _ in ids)}
         for number in ids:
             if "error" in responses[number]:
                 raise RpcError(method, responses[number]["error"])

@@ -3,7 +3,7 @@
 import itertools
 import random
 from dataclasses import dataclass
-from math import nan
+from math import exp, log, nan
 from statistics import median
 
 RESAMPLES = 4000
@@ -13,7 +13,7 @@ EXACT_LIMIT = 12
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of one case: both medians, their ratio, and how sure that ratio is. A ratio to nothing is not a number."""
+    """One figure of one case: both medians, the ratio, and how sure it is. A ratio to nothing is not a number."""
 
     first: float
     second: float
@@ -28,7 +28,9 @@ class Comparison:
 def compare(pairs):
     """Compares pairs (first, second); the ratio is second to first.
 
-    `low` to `high` is the interval in which 95 % of the ratios of medians fall when the pairs are drawn
+    A machine that drifts does so for both of a pair, so the ratio is that which the pairs' own ratios lie around: their pseudomedian
+    (Hodges and Lehmann), the median of the geometric means of every two of them. Where a pair has no ratio, it is that of the medians.
+    `low` to `high` is the interval in which 95 % of such ratios fall when the pairs are drawn
     anew with replacement (bootstrap). `p` is the two-sided p-value of Wilcoxon's signed-rank test: how
     often chance alone would give a difference as one-sided as this.
     """
@@ -36,12 +38,14 @@ def compare(pairs):
     second = median(b for _, b in pairs)
     ratios = [_ratio(a, b) for a, b in pairs]
     measurable = all(a > 0 for a, _ in pairs)
-    low, high = _bootstrap_interval(pairs) if measurable else (nan, nan)
+    positive = measurable and all(b > 0 for _, b in pairs)
+    middle = _pseudomedian(ratios) if positive else _ratio(first, second)
+    low, high = (_interval(ratios, _pseudomedian) if positive else
+                 _interval(pairs, _ratio_of_medians) if measurable else (nan, nan))
     extremes = (min(ratios), max(ratios)) if measurable else (nan, nan)
-    positive = all(a > 0 and b > 0 for a, b in pairs)
     # Ratios are compared by their distance from 1 both ways; where there are none, the differences have to do.
-    distances = [r - 1 if r >= 1 else 1 - 1 / r for r in ratios] if positive else [b - a for a, b in pairs]
-    return Comparison(first, second, _ratio(first, second), low, high, *extremes, signed_rank_p(distances))
+    distances = [log(ratio) for ratio in ratios] if positive else [b - a for a, b in pairs]
+    return Comparison(first, second, middle, low, high, *extremes, signed_rank_p(distances))
 
 
 def median_of(samples):
@@ -70,14 +74,18 @@ def _ratio(first, second):
     return second / first if first > 0 else nan
 
 
-def _bootstrap_interval(pairs):
+def _ratio_of_medians(pairs):
+    return _ratio(median(a for a, _ in pairs), median(b for _, b in pairs))
+
+
+def _pseudomedian(ratios):
+    return exp(median((log(a) + log(b)) / 2 for a, b in itertools.combinations_with_replacement(ratios, 2)))
+
+
+def _interval(values, estimate):
     rng = random.Random(SEED)
-    ratios = []
-    for _ in range(RESAMPLES):
-        drawn = rng.choices(pairs, k=len(pairs))
-        ratios.append(median(b for _, b in drawn) / median(a for a, _ in drawn))
-    ratios.sort()
-    return ratios[int(0.025 * RESAMPLES)], ratios[int(0.975 * RESAMPLES) - 1]
+    estimates = sorted(estimate(rng.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return estimates[int(0.025 * RESAMPLES)], estimates[int(0.975 * RESAMPLES) - 1]
 
 
 def _ranks(values):

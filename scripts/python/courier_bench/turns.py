@@ -1,51 +1,55 @@
-"""Both variants in turn: two fresh servers, and on these every case by turns of a second."""
+"""Both variants in turn: two fresh servers, each with a process A of its own, and on these every case."""
 
+import math
+
+from . import windows
 from .stats import median_of
 
-SLICE_S = 1
+# How much of each variant is measured before it is asked whether others disturbed it.
+TURN_S = 2
 BARE = "bare initiator"
-# What a slice costs besides its load: attaching, detaching; starting and ending the bare initiator.
-SLICE_OVERHEAD_S = 0.2
+BARE_S = 1
+# Starting and ending the bare initiator.
 BARE_OVERHEAD_S = 1.5
 
 
 class Turns:
-    """Measures the cases of a group in the order stock, courier, courier, stock, ..."""
+    """Measures the cases of a group; pair by pair the variants change places, and so the process A that each of them has."""
 
-    # Starting and stopping the servers.
-    PAIR_OVERHEAD_S = 6.0
+    # Starting and stopping the servers, and a warm-up.
+    PAIR_OVERHEAD_S = 9.0
 
     def __init__(self, runtime):
-        self._turns = max(1, runtime // SLICE_S)
+        self._turns = math.ceil(runtime / TURN_S)
+        self._turn_s = runtime / self._turns
 
     def seconds(self, case):
         """How long a pair of this case takes."""
-        bare = SLICE_S + BARE_OVERHEAD_S if case.bare else 0.0
-        return self._turns * (2 * (SLICE_S + SLICE_OVERHEAD_S) + bare)
+        return self._turns * (math.ceil(windows.expected_s(2, case, self._turn_s)) + (BARE_S + BARE_OVERHEAD_S if case.bare else 0.0))
 
     def measure_pair(self, rig, setup, cases, order, watch):
         """Yields every case with a sample for each variant."""
-        servers = {variant: rig.start(variant, setup) for variant in order}
-        for server in servers.values():
-            rig.measure(server, cases[0], SLICE_S)  # warms up: the first touch of memory is slow
+        sides = {variant: rig.start(variant, setup, number) for number, variant in enumerate(order)}
+        for side in sides.values():
+            with side.running():
+                side.attach([0])
+        rig.measure(sides, cases[0], windows.WARM_UP_S)
         for case in cases:
-            yield case, self._measure_case(rig, servers, order, case, watch)
+            yield case, self._measure_case(rig, sides, case, watch)
+        for side in sides.values():
+            with side.running():
+                side.detach([0])
         rig.stop_servers()
 
-    def _measure_case(self, rig, servers, order, case, watch):
-        # In the middle of every turn, so that it is as near to one variant as to the other.
-        sequence = [order[0], BARE, order[1]] if case.bare else list(order)
-        slices = {side: [] for side in sequence}
-        for turn in range(self._turns):
-            sides = sequence[::-1] if turn % 2 else sequence
-            taken = watch.undisturbed(case, lambda sides=sides: {
-                side: rig.measure_bare(case, SLICE_S) if side is BARE else rig.measure(servers[side], case, SLICE_S)
-                for side in sides})
-            for side, sample in taken.items():
-                slices[side].append(sample)
-        samples = {side: median_of(taken) for side, taken in slices.items()}
+    def _measure_case(self, rig, sides, case, watch):
+        turns = [watch.undisturbed(case, lambda: self._turn(rig, sides, case)) for _ in range(self._turns)]
+        samples = {name: median_of([turn[name] for turn in turns]) for name in turns[0]}
         if case.bare:
             bare = samples.pop(BARE)["latency_us"]
             for sample in samples.values():
                 sample |= {"bare_latency_us": bare, "added_us": sample["latency_us"] - bare}
         return samples
+
+    def _turn(self, rig, sides, case):
+        samples = rig.measure(sides, case, self._turn_s)
+        return samples | {BARE: rig.measure_bare(case, BARE_S)} if case.bare else samples
