@@ -76,7 +76,7 @@ if [ -n "$LINT" ]; then
     FUZZ=vfio-user-ctrl/fuzz/Cargo.toml # a workspace of its own
     must cargo fmt --all --check
     must cargo fmt --manifest-path $FUZZ --check
-    must shellcheck -x scripts/*.sh docker/*.sh docker/courier-rpc
+    must shellcheck -x scripts/*.sh scripts/guest/*.sh docker/*.sh docker/courier-rpc
     must cargo clippy --quiet --workspace --all-targets --release -- -D warnings
     must cargo clippy --quiet --manifest-path $FUZZ --target-dir "${CARGO_TARGET_DIR:-target}" --all-targets --release -- -D warnings
 fi

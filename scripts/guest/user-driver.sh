@@ -16,7 +16,7 @@ root /newroot
 cd /
 
 example() {
-    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "LD_LIBRARY_PATH=$LIBRARIES" chroot /newroot "$EXAMPLES/$@"
+    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "LD_LIBRARY_PATH=$LIBRARIES" chroot /newroot "$EXAMPLES/$1" "${@:2}"
 }
 
 echo "--- abort"
