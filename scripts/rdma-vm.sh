@@ -5,8 +5,8 @@
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/rdma-vm.sh [--cpus N] [--memory MIB] [--hugepages MIB] [--timeout S] [--icount] [--out DIR]
-                          COMMAND [ARGUMENT...]
+Usage: scripts/rdma-vm.sh [--cpus N] [--memory MIB] [--hugepages MIB] [--timeout S] [--icount] [--nic-cpu N]
+                          [--out DIR] COMMAND [ARGUMENT...]
 
 Boots Debian's kernel in QEMU (KVM where it works, else emulated) and runs COMMAND in it, as root and in the
 folder where this script was called. What it prints is shown, and its exit status is that of this script. 125: the machine
@@ -27,6 +27,8 @@ and it finds
   --hugepages MIB  how much of it is hugepages of 2 MiB (half of it)
   --timeout S      for booting and COMMAND together (600)
   --icount         the guest's clock counts instructions (one is a nanosecond): repeatable, and slow
+  --nic-cpu N      what the software NIC works is done on this CPU (the first is 0), instead of wherever the kernel likes: with one
+                   more than COMMAND uses, it leaves the others alone as a real NIC does
   --out DIR        see above
   --help           this text
 
@@ -49,12 +51,12 @@ number() {
     printf '%s\n' "$2"
 }
 
-CPUS=2 MEMORY=4096 HUGEPAGES='' TIMEOUT=600 OUT='' VM_OPTIONS=()
+CPUS=2 MEMORY=4096 HUGEPAGES='' TIMEOUT=600 NIC_CPU='' OUT='' VM_OPTIONS=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
         --icount) VM_OPTIONS+=(--icount); shift; continue ;;
-        --cpus | --memory | --hugepages | --timeout | --out) [ $# -ge 2 ] || fail "$1 wants a value; see --help" ;;
+        --cpus | --memory | --hugepages | --timeout | --nic-cpu | --out) [ $# -ge 2 ] || fail "$1 wants a value; see --help" ;;
         --) shift; break ;;
         -*) usage >&2; fail "unknown option '$1'" ;;
         *) break ;;
@@ -64,10 +66,12 @@ while [ $# -gt 0 ]; do
         --memory) MEMORY=$(number "$1" "$2") ;;
         --hugepages) HUGEPAGES=$(number "$1" "$2") ;;
         --timeout) TIMEOUT=$(number "$1" "$2") ;;
+        --nic-cpu) NIC_CPU=$2 ;;
         --out) OUT=$2 ;;
     esac
     shift 2
 done
+[[ -z $NIC_CPU || $NIC_CPU =~ ^[0-9]+$ && $NIC_CPU -lt $CPUS ]] || fail "--nic-cpu wants one of the $CPUS CPUs, 0 to $((CPUS - 1)), not '$NIC_CPU'"
 [ $# -gt 0 ] || { usage >&2; fail "no COMMAND is given"; }
 HUGEPAGES=${HUGEPAGES:-$((MEMORY / 2))}
 [ "$HUGEPAGES" -lt $((MEMORY - 300)) ] || fail "$HUGEPAGES MiB of hugepages leave too little of $MEMORY MiB; the guest itself needs 300"
@@ -79,7 +83,7 @@ TARGET=${CARGO_TARGET_DIR:-$COURIER_ROOT/target}/release
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/courier-rdma.XXXXXX")
 at_exit rm -rf "$WORK"
 {
-    declare -p HUGEPAGES
+    declare -p HUGEPAGES NIC_CPU
     printf 'COMMAND=('
     printf ' %q' "$@"
     printf ' )\n'

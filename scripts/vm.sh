@@ -139,12 +139,19 @@ boot() {
 
 # execute SCRIPT OUT TIMEOUT: runs SCRIPT in the guest; its status is in STATUS.
 execute() {
-    local script=$1 out=$2 deadline=$((SECONDS + $3)) job
+    local script=$1 out=$2 deadline=$((SECONDS + $3)) job lasting tails=()
     job=$(mktemp -d "$VM/share/job.XXXXXX")
     mkdir "$job/out"
     cp "$script" "$job/script"
     touch "$job/stdout" "$job/stderr"
     printf 'run %s\n' "${job##*/}" >"$VM/ctl.in"
+    # What it prints is shown as it comes: the tails read on until this process is gone.
+    setpriv --pdeathsig KILL -- sleep infinity &
+    lasting=$!
+    tail -n +1 -f -s 0.1 --pid=$lasting "$job/stdout" &
+    tails+=($!)
+    tail -n +1 -f -s 0.1 --pid=$lasting "$job/stderr" >&2 &
+    tails+=($!)
     STATUS=
     until [ -e "$job/status" ]; do
         sleep 0.1
@@ -153,8 +160,8 @@ execute() {
     done
     # Should somebody stop the VM just now, its folder is gone, too.
     STATUS=${STATUS:-$(cat "$job/status" 2>/dev/null || echo 125)}
-    cat "$job/stdout" 2>/dev/null || true
-    cat "$job/stderr" >&2 2>/dev/null || true
+    kill "$lasting"
+    wait "$lasting" "${tails[@]}" 2>/dev/null || true
     if [ -n "$out" ] && [ -d "$job" ]; then
         mkdir -p "$out"
         echo "$STATUS" >"$job/status"

@@ -18,6 +18,8 @@ devices() {
     done
 }
 
+# The NIC's work is that of the kernel's threads that are bound to no CPU.
+if [ -n "$NIC_CPU" ]; then printf '%x\n' $((1 << NIC_CPU)) >/sys/devices/virtual/workqueue/cpumask; fi
 devices
 memory "$HUGEPAGES"
 mount -t configfs none /sys/kernel/config
