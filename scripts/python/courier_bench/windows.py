@@ -9,6 +9,8 @@ from .process import MeasurementFailed
 
 # Where instructions are counted nothing drifts, and each look at a counter takes many.
 WINDOW_S = {"tcp": 0.1, "rdma": 1.0}
+# How much of a window goes by before it counts: an I/O that was under way while its side was suspended took long.
+SETTLE = 0.05
 # What it takes to let a side run, and to look at its counters.
 SWITCH_S = 0.03
 # For the loads to start, and for the last window to be over before they end.
@@ -28,6 +30,7 @@ class Tally:
     def window(self, side, length, watched):
         """Lets the side run for about `length` seconds in the context `watched()`, and counts."""
         side.resume()
+        time.sleep(SETTLE * length)
         before, busy_before, idle_before = side.host.counters(), *side.server.process.busy_and_idle_cycles()
         with watched():
             time.sleep(length)
@@ -59,7 +62,7 @@ def measure(sides, case, seconds, profiler=None):
     with contextlib.ExitStack() as stack:
         watched = {name: stack.enter_context(profiler.sampling(case, side.server.variant, side.server.process.pid))
                    if profiler else contextlib.nullcontext for name, side in sides.items()}
-        last = time.monotonic() + lasting - SLACK_S / 2 - len(sides) * (length + SWITCH_S)
+        last = time.monotonic() + lasting - SLACK_S / 2 - len(sides) * _window_s(length)
         loads = [_begin(side, case, lasting) for side in sides.values()]
         order = list(sides)
         while time.monotonic() < last and min(tally.seconds for tally in tallies.values()) < seconds:
@@ -82,7 +85,11 @@ def measure(sides, case, seconds, profiler=None):
 def expected_s(sides, case, seconds):
     """How long so many sides take until each has had its seconds."""
     length = min(WINDOW_S[case.setup.fabric], seconds)
-    return sides * seconds * (length + SWITCH_S) / length + SLACK_S
+    return sides * seconds * _window_s(length) / length + SLACK_S
+
+
+def _window_s(length):
+    return SETTLE * length + length + SWITCH_S
 
 
 def _begin(side, case, seconds):
