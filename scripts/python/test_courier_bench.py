@@ -249,7 +249,7 @@ class FakeProcess:
 
 
 class FakeClockedSide:
-    """A side that does 100 I/Os in a second, each of which takes 20 ms, and none while it is suspended."""
+    """A side that does `rate` I/Os in a second, each of which takes 20 ms, and none while it is suspended."""
 
     def __init__(self, rate):
         self.ran = 0.0
@@ -287,7 +287,7 @@ class Windows(unittest.TestCase):
     """Sides that run in turn."""
 
     def setUp(self):
-        self.sides = {"slow": FakeClockedSide(100), "fast": FakeClockedSide(300)}
+        self.sides = {"slow": FakeClockedSide(200), "fast": FakeClockedSide(600)}
         self.slept = []
         self.enterContext(mock.patch.object(windows.time, "sleep", self.sleep))
 
@@ -300,7 +300,7 @@ class Windows(unittest.TestCase):
 
     def test_figures_are_those_of_the_time_that_a_side_ran(self):
         samples = windows.measure(self.sides, cases.by_name("front-qd32"), 2)
-        for name, iops in (("slow", 100.0), ("fast", 300.0)):
+        for name, iops in (("slow", 200.0), ("fast", 600.0)):
             sample = samples[name]
             self.assertAlmostEqual(sample["iops"], iops)
             self.assertAlmostEqual(sample["latency_us"], 20_000.0)

@@ -16,7 +16,7 @@ VM_CONTROLLER = "VM"
 VM_BDEV = VM_CONTROLLER + "n1"
 # How often process A looks whether its controllers have something to say. With SPDK's 10 ms, the looking for a
 # hundred idle drives would be taken for the cost of having them.
-ADMIN_POLL_US = 100_000
+ADMIN_POLL_US = 30_000
 
 
 class Host:

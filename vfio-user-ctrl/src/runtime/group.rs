@@ -27,6 +27,8 @@ use crate::queue::{Port, Queues};
 const IDLE_AFTER: u32 = 4096;
 /// Every so many rounds, a power of two, come the admin queues.
 const SELDOM: u32 = 64;
+/// So many of them at most: a host may have hundreds of controllers, whose admin queues are empty.
+const HOME_TURNS: usize = 16;
 /// Every so many rounds, a power of two, counters are gathered, and errors told.
 const RARELY: u32 = 4096;
 /// How long what is to be aborted may take before it is aborted again.
@@ -235,9 +237,12 @@ type Then = Box<dyn FnOnce()>;
 pub struct Group {
     handle: Arc<GroupHandle>,
     sessions: RefCell<Vec<Rc<Local>>>,
+    /// Those of them that are not idle, with room for all: a round that serves one guest does not touch the memory of a hundred others.
+    awake: RefCell<Vec<Rc<Local>>>,
     /// Sessions that are over, but whose I/Os have not all ended.
     ending: RefCell<Vec<Rc<Local>>>,
     homes: RefCell<Vec<Rc<Home>>>,
+    next_home: Cell<usize>,
     waiting: RefCell<Waiting>,
     round: Cell<u32>,
     rota: Rota,
@@ -260,8 +265,10 @@ impl Group {
         Self {
             handle,
             sessions: RefCell::default(),
+            awake: RefCell::default(),
             ending: RefCell::default(),
             homes: RefCell::default(),
+            next_home: Cell::new(0),
             waiting: RefCell::default(),
             round: Cell::new(0),
             rota: Rota::default(),
@@ -283,7 +290,13 @@ impl Group {
             return local;
         }
         let local = Local::new(session, ports, &self.handle);
-        self.sessions.borrow_mut().push(Rc::clone(&local));
+        let mut sessions = self.sessions.borrow_mut();
+        sessions.push(Rc::clone(&local));
+        let mut awake = self.awake.borrow_mut();
+        let room = sessions.len().saturating_sub(awake.len());
+        awake.reserve(room);
+        awake.push(Rc::clone(&local));
+        drop((sessions, awake));
         self.lead_pollers();
         local
     }
@@ -308,6 +321,7 @@ impl Group {
         let Some(at) = sessions.iter().position(|local| local.session.id == session) else { return };
         let local = sessions.swap_remove(at);
         drop(sessions);
+        self.awake.borrow_mut().retain(|other| !Rc::ptr_eq(other, &local));
         local.report();
         local.queues.delete_all();
         local.queues.forget_transfers();
@@ -410,13 +424,23 @@ impl Group {
         let round = self.round.get().wrapping_add(1);
         self.round.set(round);
         let mut busy = false;
-        let sessions = self.sessions.borrow();
-        for local in sessions.iter().filter(|local| !local.idle.get()) {
+        let mut dozed = false;
+        let awake = self.awake.borrow();
+        for local in awake.iter() {
             busy |= local.poll(self);
+            dozed |= local.idle.get();
         }
+        drop(awake);
+        if dozed {
+            self.awake.borrow_mut().retain(|local| !local.idle.get());
+        }
+        let sessions = self.sessions.borrow();
         for at in self.rota.turns(sessions.len()) {
-            if let Some(local) = sessions.get(at).filter(|local| local.idle.get()) {
-                busy |= local.poll(self);
+            if let Some(local) = sessions.get(at).filter(|local| local.idle.get())
+                && local.poll(self)
+            {
+                busy = true;
+                self.awake.borrow_mut().push(Rc::clone(local));
             }
         }
         drop(sessions);
@@ -430,9 +454,9 @@ impl Group {
     fn poll_seldom(self: &Rc<Self>, round: u32) -> bool {
         let rarely = round & (RARELY - 1) == 0;
         let mut busy = false;
-        // A home may go while it is polled, so that its list is not held.
-        for at in 0.. {
-            let Some(home) = self.homes.borrow().get(at).cloned() else { break };
+        let homes = self.homes.borrow().len();
+        for _ in 0..if rarely { homes } else { homes.min(HOME_TURNS) } {
+            let Some(home) = self.home_in_turn() else { break };
             busy |= home.poll();
             if rarely {
                 home.tick();
@@ -455,6 +479,14 @@ impl Group {
             self.poller.take();
         }
         busy
+    }
+
+    /// The home whose turn it is. It may go while it is polled, so that the list of homes is not held.
+    fn home_in_turn(&self) -> Option<Rc<Home>> {
+        let homes = self.homes.borrow();
+        let at = if self.next_home.get() < homes.len() { self.next_home.get() } else { 0 };
+        self.next_home.set(at + 1);
+        homes.get(at).cloned()
     }
 
     fn abort_again(&self) {
@@ -484,6 +516,7 @@ impl Group {
     fn end(&self) {
         self.poller.take();
         self.homes.take();
+        self.awake.take();
         for local in self.sessions.take().into_iter().chain(self.ending.take()) {
             local.queues.delete_all();
         }
