@@ -62,7 +62,7 @@ class Rig:
         self._profiler = profiler
         self._memory = memory
         self._tools = tools
-        self._servers = []
+        self._sides = []
         self._started = 0
         self._hosts = []
         self._host(0)
@@ -79,14 +79,17 @@ class Rig:
         self._started += 1
         name = f"{variant.name}-{setup.name}-{self._started}"
         server = Server(variant, setup, self.workdir, name, self.cores[1], self._memory, pool)
-        self._servers.append(server)
         host.suspend()
-        return Side(host, server)
+        self._sides.append(Side(host, server))
+        return self._sides[-1]
 
     def stop_servers(self):
-        """Ends every server."""
-        while self._servers:
-            self._servers.pop().stop()
+        """Ends every server, while its pool answers."""
+        while self._sides:
+            side = self._sides.pop()
+            side.host.resume()
+            side.server.stop()
+            side.host.suspend()
 
     def measure(self, sides, case, seconds):
         """Measures these sides, by names, for so many seconds each; a sample for each name."""
