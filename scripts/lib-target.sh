@@ -60,6 +60,8 @@ end() {
     done
     warn "the $1 process did not end in 10 s; it is killed"
     kill -KILL "$pid" 2>/dev/null
+    # Its traces stay in memory otherwise, some MiB.
+    rm -f "/dev/shm/"*"_trace.pid$pid"
 }
 
 # rpc NAME COMMAND...: an RPC to the process NAME.

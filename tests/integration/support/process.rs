@@ -164,6 +164,8 @@ impl Drop for Process {
             eprintln!("{}", self.tail());
         }
         self.kill();
+        // Where SPDK is killed it leaves its traces in memory, some MiB.
+        let _ = fs::remove_file(format!("/dev/shm/{}_trace.pid{}", self.name, self.pid()));
     }
 }
 
