@@ -17,7 +17,9 @@ ALONE, AMONG = "alone", "among"
 
 
 class Attached:
-    """Measures the variants one after the other: in turn a process with one controller, and one with many."""
+    """Measures the variants one after the other: in turn a process with one controller, and one with many. So the IOPS of the variants
+    cannot be compared, and are no figure of the case; the front end's cases do that.
+    """
 
     PAIR_OVERHEAD_S = 12.0 + 2 * FILL_S
 

@@ -19,7 +19,6 @@ LATENCY = Figure("latency_us", "mean latency, µs", 2, False)
 CYCLES = Figure("cycles_per_io", "cycles per I/O on B", 0, False)
 ADDED = Figure("added_us", "latency added, µs", 2, False)
 KEPT = Figure("kept", "IOPS among / alone", 3, True)
-ALONE_IOPS = Figure("alone_iops", "IOPS alone", 0, True)
 ALONE_CYCLES = Figure("alone_cycles_per_io", "cycles per I/O alone", 0, False)
 RESIDENT = Figure("rss_kib", "resident, KiB", 1, False)
 HEAP = Figure("heap_kib", "in hugepages, KiB", 1, False)
@@ -166,7 +165,7 @@ CASES = (
     Case(TCP, "tcp-write-qd32", "4 KiB random writes, queue depth 32", "randwrite", 4096, 32, default=False),
     Case(TCP, "tcp-128k-qd8", "128 KiB random reads, queue depth 8", "randread", 131072, 8, default=False),
     Case(ATTACHED, "attached-qd32", "4 KiB random reads, queue depth 32, on one among 128 and on one alone", "randread", 4096, 32,
-         goals={"kept": Goal(True, 0.97, own=True)}, figures=(KEPT, IOPS, ALONE_IOPS, CYCLES, ALONE_CYCLES)),
+         goals={"kept": Goal(True, 0.97, own=True)}, figures=(KEPT, CYCLES, ALONE_CYCLES)),
     Case(ATTACHED, "memory", "memory for each attached idle controller: (with 128 - with 1) / 127", "none", 0, 0,
          goals={"rss_kib": Goal(False, 80, own=True)}, figures=(RESIDENT, HEAP)),
     _guest_reads(1, 1, iops=_at_least(1.00)),
