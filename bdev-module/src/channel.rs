@@ -19,6 +19,10 @@ use spdk::thread::send_to_app;
 use crate::disk::Disk;
 use crate::registry;
 
+/// A queue pair that was refused on a connected pool is asked for again after this time, at most so often.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+const REFUSALS: u32 = 50;
+
 /// The I/O device whose channels are the reactors' poll groups: one for all pools, so that one system call serves all
 /// connections of a reactor.
 #[derive(Debug)]
@@ -114,6 +118,9 @@ impl ChannelFactory for PoolDevice {
             waiting: RefCell::new(VecDeque::new()),
             walk: RefCell::new(None),
             leaving: Cell::new(false),
+            was_connected: Cell::new(false),
+            refusals: Cell::new(0),
+            again: RefCell::new(None),
         });
         if let Some(ctrlr) = self.0.ctrlr() {
             link.connect(&ctrlr)?;
@@ -136,6 +143,12 @@ struct Link {
     /// The pool's walk over its channels, when it waits for the queue pair to come or go.
     walk: RefCell<Option<Advance>>,
     leaving: Cell<bool>,
+    /// The queue pair has been connected.
+    was_connected: Cell<bool>,
+    /// How often in a row it was refused.
+    refusals: Cell<u32>,
+    /// Asks for it again.
+    again: RefCell<Option<Poller>>,
 }
 
 impl Link {
@@ -153,10 +166,12 @@ impl Link {
         Ok(())
     }
 
-    fn on_event(&self, event: QpairEvent) {
+    fn on_event(self: &Rc<Self>, event: QpairEvent) {
         let walk = self.walk.take();
         match event {
             QpairEvent::Connected => {
+                self.was_connected.set(true);
+                self.refusals.set(0);
                 self.drain(BdevIo::resubmit);
                 if let Some(walk) = walk {
                     walk.go_on(Ok(()));
@@ -164,15 +179,54 @@ impl Link {
             }
             QpairEvent::Disconnected => {
                 self.qpair.take();
+                let refused = !self.was_connected.replace(false);
                 match walk {
                     // Told to go, it went; told to come, it did not.
                     Some(walk) => walk.go_on(if self.leaving.get() { Ok(()) } else { Err(Errno::NXIO) }),
+                    None if refused && self.ask_again() => {}
                     None => self.report_lost(),
                 }
             }
         }
         if self.shared.is_failing() {
             self.drain(|io| io.complete(IoStatus::Failed));
+        }
+    }
+
+    /// A queue pair was refused although the pool is connected. A target may not have let go yet of the one that was here before and had
+    /// the same identifier, as the kernel's does for a moment: that is no reason to connect the whole pool again. Whether it will be asked again.
+    fn ask_again(self: &Rc<Self>) -> bool {
+        let refusals = self.refusals.get() + 1;
+        if refusals > REFUSALS || self.leaving.get() {
+            self.refusals.set(0);
+            return false;
+        }
+        self.refusals.set(refusals);
+        let link = Rc::downgrade(self);
+        let again = move || {
+            if let Some(link) = link.upgrade() {
+                link.again.take();
+                link.connect_again();
+            }
+            Poll::Busy
+        };
+        match Poller::register("courier_ask_again", ASK_AGAIN, again) {
+            Ok(poller) => {
+                self.again.replace(Some(poller));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn connect_again(self: &Rc<Self>) {
+        if self.leaving.get() || self.qpair.borrow().is_some() {
+            return;
+        }
+        // A pool that is not connected any more comes by when it is.
+        let Some(ctrlr) = self.shared.ctrlr() else { return };
+        if self.connect(&ctrlr).is_err() {
+            self.report_lost();
         }
     }
 
