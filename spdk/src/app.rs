@@ -169,8 +169,12 @@ unsafe extern "C" fn usage() {
     }
 }
 
-/// Ends the application: its subsystems are shut down, then [`App::run`] returns, with success if `result` is.
+/// Ends the application: its subsystems are shut down, then [`App::run`] returns, with success if `result` is. Nothing where none runs.
 pub fn stop(result: Result<(), Errno>) {
+    // SAFETY: may be called from any thread. SPDK tells its first thread without looking whether there is one.
+    if unsafe { sys::spdk_thread_get_app_thread() }.is_null() {
+        return;
+    }
     // SAFETY: may be called from any thread while an application runs; a second call is ignored.
     unsafe { sys::spdk_app_stop(result.err().map_or(0, Errno::negated)) };
 }
