@@ -17,8 +17,7 @@ from .rig import Rig
 from .rpc import RpcError
 from .schedule import DISTURBED, REPEATED, REPEATS, Schedule
 from .server import Variant
-from .turns import TURN_S
-from .windows import WINDOW_S
+from .windows import TURN_S, WINDOW_S
 
 EPILOG = f"""
 A pair is a fresh stock and a fresh Courier, each with a process A of its own. All are under load at once, but only one side

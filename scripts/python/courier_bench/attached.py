@@ -7,7 +7,6 @@ from .process import MeasurementFailed
 from .stats import median_of
 
 CONTROLLERS = 128
-TURN_S = 2
 # Adding, attaching, detaching and removing the idle controllers of one variant.
 FILL_S = 8.0
 # That many are removed at a time, to be quick.
@@ -24,8 +23,7 @@ class Attached:
     PAIR_OVERHEAD_S = 12.0 + 2 * FILL_S
 
     def __init__(self, runtime):
-        self._turns = math.ceil(runtime / TURN_S)
-        self._turn_s = runtime / self._turns
+        self._turns, self._turn_s = windows.turns_of(runtime)
 
     def seconds(self, case):
         """How long a pair of this case takes."""
@@ -68,8 +66,7 @@ class Attached:
         if _idle_reads(sides[AMONG]) != reads:
             raise MeasurementFailed(f"{load.name}: the idle drives were read; the logs are in {rig.workdir}")
         alone, among = (median_of([turn[name] for turn in turns]) for name in (ALONE, AMONG))
-        return among | {"kept": among["iops"] / alone["iops"], "alone_iops": alone["iops"],
-                        "alone_cycles_per_io": alone["cycles_per_io"]}
+        return among | {"kept": among["iops"] / alone["iops"], "alone_cycles_per_io": alone["cycles_per_io"]}
 
 
 def _attach_the_idle(side):

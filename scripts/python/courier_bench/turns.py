@@ -5,8 +5,6 @@ import math
 from . import windows
 from .stats import median_of
 
-# How much of each variant is measured before it is asked whether others disturbed it.
-TURN_S = 2
 BARE = "bare initiator"
 BARE_S = 1
 # Starting and ending the bare initiator.
@@ -20,8 +18,7 @@ class Turns:
     PAIR_OVERHEAD_S = 9.0
 
     def __init__(self, runtime):
-        self._turns = math.ceil(runtime / TURN_S)
-        self._turn_s = runtime / self._turns
+        self._turns, self._turn_s = windows.turns_of(runtime)
 
     def seconds(self, case):
         """How long a pair of this case takes."""

@@ -16,6 +16,8 @@ SWITCH_S = 0.03
 # For the loads to start, and for the last window to be over before they end.
 SLACK_S = 0.6
 WARM_UP_S = 0.5
+# How much of each side is measured before it is asked whether others disturbed it.
+TURN_S = 2
 # The most that a load may take to end.
 END_S = 60.0
 
@@ -80,6 +82,12 @@ def measure(sides, case, seconds, profiler=None):
     for name, side in sides.items() if profiler else ():
         profiler.measured(case, side.server.variant, samples[name])
     return samples
+
+
+def turns_of(runtime):
+    """How many turns make up so many seconds of each side, and the seconds of each turn."""
+    turns = math.ceil(runtime / TURN_S)
+    return turns, runtime / turns
 
 
 def expected_s(sides, case, seconds):
