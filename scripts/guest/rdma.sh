@@ -10,8 +10,8 @@ devices() {
     modprobe -a dummy rdma_rxe rdma_ucm nvmet nvmet-rdma nvmet-tcp nvme-rdma nvme-tcp loop
     for i in 0 1; do
         ip link add "rdma$i" type dummy
-        # Room for RoCE packets with 4096 bytes of data.
-        ip link set "rdma$i" mtu 4200
+        # Room for RoCE packets with 4096 bytes of data. ARP, since a host that does not answer is not there.
+        ip link set "rdma$i" mtu 4200 arp on
         ip address add "192.168.20$i.1/24" dev "rdma$i"
         ip link set "rdma$i" up
         rdma link add "rxe$i" type rxe netdev "rdma$i"

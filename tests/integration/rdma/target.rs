@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::{env, fs};
 
 use serde_json::{Value, json};
@@ -68,15 +68,27 @@ impl Network {
         }
     }
 
-    /// Takes its address away: nothing gets through any more. (On a link that is down a request for a connection would put
-    /// Soft-RoCE's queue for such requests out of order for good.)
+    /// Ends every connection through it, and lets no new one come to be: its address is a host that does not answer.
+    ///
+    /// Soft-RoCE makes its GIDs anew when the MAC address changes, and connections do not outlive theirs. (If the address, the route
+    /// or the link goes instead, there is a moment in which a GID leads nowhere: a connection that ends in it puts Soft-RoCE's
+    /// queue of connection requests out of order for good.)
     pub(super) fn take_down(self) {
-        self.ip(&["address", "flush"]);
+        static MAC: AtomicU8 = AtomicU8::new(0);
+        self.local_route("del");
+        let mac = format!("02:00:00:00:{:02x}:{:02x}", self as u8, MAC.fetch_add(1, Ordering::Relaxed));
+        self.ip(&["link", "set", "address", &mac]);
     }
 
-    /// Gives it its address back.
+    /// Lets connections come to be again.
     pub(super) fn take_up(self) {
-        self.ip(&["address", "add", &format!("{}/24", self.address())]);
+        self.local_route("add");
+    }
+
+    /// What makes packets to its address stay in this machine.
+    fn local_route(self, change: &str) {
+        let address = self.address();
+        self.ip(&["route", change, "local", &address, "src", &address, "proto", "kernel", "scope", "host", "table", "local"]);
     }
 
     fn ip(self, args: &[&str]) {
