@@ -118,7 +118,6 @@ impl ChannelFactory for PoolDevice {
             waiting: RefCell::new(VecDeque::new()),
             walk: RefCell::new(None),
             leaving: Cell::new(false),
-            was_connected: Cell::new(false),
             refusals: Cell::new(0),
             again: RefCell::new(None),
         });
@@ -143,9 +142,7 @@ struct Link {
     /// The pool's walk over its channels, when it waits for the queue pair to come or go.
     walk: RefCell<Option<Advance>>,
     leaving: Cell<bool>,
-    /// The queue pair has been connected.
-    was_connected: Cell<bool>,
-    /// How often in a row it was refused.
+    /// How often in a row the queue pair was refused.
     refusals: Cell<u32>,
     /// Asks for it again.
     again: RefCell<Option<Poller>>,
@@ -170,20 +167,18 @@ impl Link {
         let walk = self.walk.take();
         match event {
             QpairEvent::Connected => {
-                self.was_connected.set(true);
                 self.refusals.set(0);
                 self.drain(BdevIo::resubmit);
                 if let Some(walk) = walk {
                     walk.go_on(Ok(()));
                 }
             }
-            QpairEvent::Disconnected => {
+            QpairEvent::Refused | QpairEvent::Disconnected => {
                 self.qpair.take();
-                let refused = !self.was_connected.replace(false);
                 match walk {
                     // Told to go, it went; told to come, it did not.
                     Some(walk) => walk.go_on(if self.leaving.get() { Ok(()) } else { Err(Errno::NXIO) }),
-                    None if refused && self.ask_again() => {}
+                    None if event == QpairEvent::Refused && self.ask_again() => {}
                     None => self.report_lost(),
                 }
             }

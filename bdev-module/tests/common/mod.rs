@@ -7,11 +7,13 @@ pub(crate) mod harness;
 
 pub(crate) mod disk;
 pub(crate) mod load;
+pub(crate) mod relay;
 pub(crate) mod rng;
 pub(crate) mod target;
 
 use harness::{RpcFailure, TestApp};
 use once_cell::sync::OnceCell;
+use relay::Relay;
 use serde_json::{Value, json};
 use target::Target;
 
@@ -58,6 +60,14 @@ impl Rig {
         Pool { app: self.app, name: "small".to_owned() }
     }
 
+    /// A pool of the first subsystem, whose target is reached through `relay`.
+    pub(crate) fn relayed_pool(&self, relay: &Relay) -> Pool {
+        let name = "relayed";
+        let more = json!({ "trsvcid": relay.port().to_string(), "reconnect_delay_sec": 1 });
+        assert_eq!(self.connect(name, target::NQN, more), Ok(()));
+        Pool { app: self.app, name: name.to_owned() }
+    }
+
     /// Makes a bdev of a namespace of a pool. It goes when the value does.
     pub(crate) fn bdev(&self, pool: &str, nsid: u32) -> Bdev {
         let name = format!("{pool}n{nsid}");
@@ -75,6 +85,12 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
+    /// How often it has lost its connection.
+    pub(crate) fn losses(&self) -> u64 {
+        let pools = self.app.rpc("courier_pool_get", json!({ "name": self.name })).expect("the pool is there");
+        pools[0]["losses"].as_u64().unwrap_or_else(|| panic!("no losses in {pools}"))
+    }
+
     /// Deletes it, if it is there.
     pub(crate) fn delete(&self) -> Result<Value, RpcFailure> {
         self.app.rpc("courier_pool_delete", json!({ "name": self.name }))

@@ -1,4 +1,4 @@
-//! Abort, reset, deletion: what becomes of I/O that is under way.
+//! Abort, reset, deletion, refusal: what becomes of I/O that is under way.
 
 use std::thread::{self, sleep};
 use std::time::Instant;
@@ -8,6 +8,8 @@ use serial_test::serial;
 use spdk::bdev_client::Op;
 
 use crate::common::disk::{ABORTED, Disk, Layout};
+use crate::common::harness::PATIENCE;
+use crate::common::relay::Relay;
 use crate::common::target::{DELAY, LONG_DELAY, NQN, NS_512, NS_SLOW, NS_SLOW_TOO, NS_STUCK};
 use crate::common::{POOL, rig};
 
@@ -186,4 +188,39 @@ fn resets_of_two_bdevs_at_once_both_succeed() {
     let resets = [&one, &two].map(|disk| disk.start(Op::Reset, 0, 0, &none, &[]).expect("the reset is taken"));
     assert_eq!(resets.map(|reset| reset.wait().result), [Ok(()), Ok(())]);
     assert!(one.read(0, &Layout::whole(BLOCK)).is_ok() && two.read(0, &Layout::whole(BLOCK)).is_ok());
+}
+
+#[test]
+#[serial]
+fn a_queue_that_is_refused_a_few_times_comes_without_the_pool_being_lost() {
+    let rig = rig();
+    let relay = Relay::to(rig.target.port());
+    let pool = rig.relayed_pool(&relay);
+    relay.refuse(3);
+    let bdev = rig.bdev(&pool.name, NS_512);
+    let disk = Disk::open(&bdev.name);
+    assert_eq!(disk.write(7, &Layout::whole(BLOCK), &[7; BLOCK]), Ok(()));
+    assert_eq!(disk.read(7, &Layout::whole(BLOCK)), Ok(vec![7; BLOCK]));
+    assert_eq!((relay.left_to_refuse(), pool.losses()), (0, 0));
+}
+
+#[test]
+#[serial]
+fn a_queue_that_is_refused_for_long_makes_the_pool_connect_again_and_io_waits_for_that() {
+    let rig = rig();
+    let relay = Relay::to(rig.target.port());
+    let pool = rig.relayed_pool(&relay);
+    relay.refuse(u32::MAX);
+    let bdev = rig.bdev(&pool.name, NS_512);
+    let disk = Disk::open(&bdev.name);
+    let write = disk.start(Op::Write, 9, 1, &Layout::whole(BLOCK), &[9; BLOCK]).expect("the write is taken");
+    let since = Instant::now();
+    while pool.losses() == 0 {
+        assert!(since.elapsed() < PATIENCE, "the pool does not count as lost");
+        sleep(DELAY / 5);
+    }
+    assert!(write.is_pending(), "it waits");
+    relay.refuse(0);
+    assert_eq!(write.wait().result, Ok(()));
+    assert_eq!(disk.read(9, &Layout::whole(BLOCK)), Ok(vec![9; BLOCK]));
 }

@@ -19,6 +19,8 @@ use crate::{Errno, thread};
 pub enum QpairEvent {
     /// It takes commands now.
     Connected,
+    /// It could not be connected: the target refused it, or did not answer. The queue pair is of no further use.
+    Refused,
     /// It takes no commands any more. Those that were under way have been completed as
     /// [lost with their queue](super::Status::is_queue_lost). The queue pair is of no further use.
     Disconnected,
@@ -149,10 +151,13 @@ impl Group {
         }
     }
 
-    fn no_longer_connecting(&self, inner: &Inner) {
-        if inner.connecting.replace(false) {
+    /// Whether it was connecting.
+    fn no_longer_connecting(&self, inner: &Inner) -> bool {
+        let was_connecting = inner.connecting.replace(false);
+        if was_connecting {
             self.connecting.set(self.connecting.get().saturating_sub(1));
         }
+        was_connecting
     }
 }
 
@@ -175,12 +180,12 @@ unsafe extern "C" fn disconnected(qpair: *mut sys::spdk_nvme_qpair, ctx: *mut c_
     let found = group.qpairs.borrow().iter().position(|inner| inner.raw.get() == qpair);
     let Some(at) = found else { return };
     let inner = group.qpairs.borrow_mut().swap_remove(at);
-    group.no_longer_connecting(&inner);
+    let refused = group.no_longer_connecting(&inner) && !inner.closing.get();
     inner.live.set(ptr::null_mut());
     inner.raw.set(ptr::null_mut());
     // SAFETY: SPDK allows freeing a queue pair from within this callback.
     unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(qpair) };
-    inner.tell(QpairEvent::Disconnected);
+    inner.tell(if refused { QpairEvent::Refused } else { QpairEvent::Disconnected });
     if let Some(keep) = inner.keep.take() {
         // It may hold the group that is being polled, which must not go before the poll is over.
         if thread::defer(move || drop(keep)).is_err() {
@@ -201,7 +206,7 @@ impl Inner {
         if let Some(events) = events {
             events(event);
             // The end of a queue pair is told once.
-            if event != QpairEvent::Disconnected {
+            if event == QpairEvent::Connected {
                 self.events.replace(Some(events));
             }
         }
@@ -234,7 +239,7 @@ impl QueuePair {
         !raw.is_null() && unsafe { sys::spdk_nvme_qpair_is_connected(raw) }
     }
 
-    /// Begins to disconnect; [`QpairEvent::Disconnected`] follows.
+    /// Begins to disconnect; [`QpairEvent::Disconnected`] follows, also if it was not connected yet.
     pub fn disconnect(&self) {
         self.inner.disconnect();
     }

@@ -88,7 +88,9 @@ impl Network {
     /// What makes packets to its address stay in this machine.
     fn local_route(self, change: &str) {
         let address = self.address();
-        self.ip(&["route", change, "local", &address, "src", &address, "proto", "kernel", "scope", "host", "table", "local"]);
+        self.ip(&[
+            "route", change, "local", &address, "src", &address, "proto", "kernel", "scope", "host", "table", "local",
+        ]);
     }
 
     fn ip(self, args: &[&str]) {
