@@ -235,19 +235,48 @@ spdk_image() {
 # --- what is tested ------------------------------------------------------------------------------------------
 
 build_images() {
-    local options=(--network host --build-arg "BASE=$BASE" --build-arg "RUST=$RUST")
+    BUILD_ARGS=(--build-arg "BASE=$BASE" --build-arg "RUST=$RUST")
     # A mirror that stands still, such as a snapshot, is one for the images, too.
-    options+=(--build-arg "APT_CONF=$(apt-config dump 2>/dev/null | grep '^Acquire::Check-' || true)")
-    if [ -n "$SPDK_IMAGE" ]; then options+=(--build-arg "SPDK_FROM=$SPDK_IMAGE"); fi
+    BUILD_ARGS+=(--build-arg "APT_CONF=$(apt-config dump 2>/dev/null | grep '^Acquire::Check-' || true)")
+    if [ -n "$SPDK_IMAGE" ]; then BUILD_ARGS+=(--build-arg "SPDK_FROM=$SPDK_IMAGE"); fi
     phase "docker build: runtime"
-    build_image runtime $IMAGE "${options[@]}"
+    build_image runtime $IMAGE --network host "${BUILD_ARGS[@]}"
     phase "docker build: stock"
-    build_image stock $STOCK_IMAGE "${options[@]}"
+    build_image stock $STOCK_IMAGE --network host "${BUILD_ARGS[@]}"
     if [ -n "$DEV" ]; then
         phase "docker build: dev"
-        build_image dev courier-dev "${options[@]}"
+        build_image dev courier-dev --network host "${BUILD_ARGS[@]}"
     fi
     docker image ls --format '{{.Repository}}: {{.Size}}' | grep -e "^$IMAGE:" -e "^$STOCK_IMAGE:" -e '^courier-dev:' | sed 's/^/    /' >&2
+}
+
+layers() { docker image inspect --format '{{.RootFS.Layers}}' "$1"; }
+
+# What a user types. It must come to the same images, and all layers are there by then.
+compose_build() {
+    local args=("${BUILD_ARGS[@]}") secret='' i
+    phase "docker compose build"
+    case $("${COMPOSE[@]}" version --short) in
+        1.* | v1.*) say "    left out: this docker compose is too old for secrets"; return ;;
+    esac
+    for ((i = 0; i < ${#DOCKER_BUILD_OPTIONS[@]}; i++)); do
+        case ${DOCKER_BUILD_OPTIONS[i]} in
+            --build-arg) args+=(--build-arg "${DOCKER_BUILD_OPTIONS[++i]}") ;;
+            --build-arg=*) args+=("${DOCKER_BUILD_OPTIONS[i]}") ;;
+        esac
+    done
+    if [ -n "${COURIER_CA:-}" ]; then secret=', secrets: [ca]'; fi
+    {
+        printf 'services:\n'
+        for i in pool server; do printf '  %s: {build: {network: host%s}}\n' $i "$secret"; done
+        if [ -n "$secret" ]; then printf 'secrets: {ca: {file: "%s"}}\n' "$COURIER_CA"; fi
+    } >"$WORK/build.yaml"
+    SUFFIX=-compose compose --file "$WORK/build.yaml" build "${args[@]}" pool server >"$WORK/build.log" 2>&1 ||
+        { tail -n 20 "$WORK/build.log" >&2; die "docker compose build failed (why is above)"; }
+    for i in $IMAGE $STOCK_IMAGE; do
+        [ "$(layers "$i-compose")" = "$(layers "$i")" ] || die "docker compose build made another image of $i than docker build"
+        docker image rm "$i-compose" >/dev/null
+    done
 }
 
 check_runtime() {
@@ -284,7 +313,7 @@ check_plugin() {
 }
 
 compose() {
-    env COURIER_IMAGE=$IMAGE COURIER_STOCK_IMAGE=$STOCK_IMAGE COURIER_POOL_CORE="$POOL_CORE" COURIER_SERVER_CORE="$MIDDLE_CORE" \
+    env COURIER_IMAGE="$IMAGE${SUFFIX:-}" COURIER_STOCK_IMAGE="$STOCK_IMAGE${SUFFIX:-}" COURIER_POOL_CORE="$POOL_CORE" COURIER_SERVER_CORE="$MIDDLE_CORE" \
         COURIER_CLIENT_CORE="$POOL_CORE" COURIER_CLIENT_SECONDS=$CLIENT_SECONDS \
         timeout 300 "${COMPOSE[@]}" --project-name $PROJECT --file "$COURIER_ROOT/compose.yaml" "$@"
 }
@@ -371,6 +400,7 @@ choose_cores
 base_images
 spdk_image
 build_images
+compose_build
 at_exit remove_services
 remove_services
 check_runtime

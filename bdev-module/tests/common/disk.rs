@@ -135,7 +135,7 @@ impl Disk {
 
     /// Does an I/O whose pieces hold `data` at first.
     pub(crate) fn run(&self, op: Op, offset: u64, blocks: u64, layout: &Layout, data: &[u8]) -> Result<Outcome, Errno> {
-        self.start(op, offset, blocks, layout, data).map(Pending::wait)
+        self.start(op, offset, blocks, layout, data).map(|pending| pending.wait())
     }
 
     /// Does an I/O without data.
@@ -206,7 +206,7 @@ fn gather(layout: &Layout, buffer: &[u8]) -> Vec<u8> {
 
 impl Pending {
     /// Waits for the end.
-    pub(crate) fn wait(self) -> Outcome {
+    pub(crate) fn wait(&self) -> Outcome {
         self.ended.recv_timeout(PATIENCE).expect("the I/O ends in time")
     }
 
