@@ -12,8 +12,7 @@ from unittest import mock
 
 from courier_bench import attached, cases, chart, guest, profile, report, stats, windows
 from courier_bench.__main__ import list_cases, needs, parse_arguments
-from courier_bench.host import Counters
-from courier_bench.process import MeasurementFailed
+from courier_bench.process import Counters, MeasurementFailed
 from courier_bench.rig import bare_figures
 from courier_bench.rpc import RpcClient, RpcError
 from courier_bench.schedule import DISTURBED, PLANS, REPEATED, REPEATS, Schedule
@@ -253,6 +252,7 @@ class FakeClockedSide:
 
     def __init__(self, rate):
         self.ran = 0.0
+        self.begun = 0
         self.rate = rate
         self.runs = False
         self.windows = 0
@@ -274,12 +274,13 @@ class FakeClockedSide:
         return (self.process,)
 
     def begin(self, _case, _seconds):
-        """A load, of which nothing goes wrong."""
+        """A load that has done an I/O at once, and of which nothing goes wrong."""
+        self.begun = 1
         return lambda _timeout: None
 
     def counters(self):
         """As the docs of this class have it."""
-        ios = round(self.ran * self.rate)
+        ios = self.begun + round(self.ran * self.rate)
         return Counters(self.ran, 1000, ios, ios * 0.02)
 
 
@@ -349,16 +350,22 @@ class InTheGuest(unittest.TestCase):
         self.assertEqual(guest.io_interrupts(INTERRUPTS, "nvme10"), 14)
         self.assertEqual(guest.io_interrupts(INTERRUPTS, "nvme1"), 0)
 
-    def test_figures_come_of_fios_result(self):
-        result = {"jobs": [{"error": 0, "read": {"total_ios": 10046, "iops": 5000.0, "lat_ns": {"mean": 2500.0}}}]}
-        figures = guest.fio_figures("fio: a warning\n" + json.dumps(result), "nvme0\n", INTERRUPTS.replace(" 4000 ", "    0 ").replace(
-            " 1000 ", "    0 ").replace(" 20 ", "  0 "), INTERRUPTS)
-        self.assertEqual(figures, {"iops": 5000.0, "latency_us": 2.5, "ios": 10046, "interrupts_per_io": 5020 / 10046})
+    def test_interrupts_are_counted_over_all_that_fio_did(self):
+        result = "fio: a warning\n" + json.dumps({"jobs": [{"error": 0, "read": {"total_ios": 10046}}]})
+        before = INTERRUPTS.replace(" 4000 ", "    0 ").replace(" 1000 ", "    0 ").replace(" 20 ", "  0 ")
+        self.assertEqual(guest.interrupts_per_io(result, "nvme0\n", before, INTERRUPTS), 5020 / 10046)
+
+    def test_all_that_fio_keeps_under_way_waits(self):
+        machine, server = mock.Mock(), mock.Mock()
+        server.null_counters.return_value = Counters(2.5, 1000, 50, 0.0)
+        drive = guest.Drive(machine, server)
+        drive.begin(cases.by_name("guest-qd32-4q"), 2)
+        self.assertEqual(drive.counters(), Counters(2.5, 1000, 50, 2.5 * 128))
 
     def test_a_job_with_an_error_is_refused(self):
         for job in ({"error": 5, "read": {"total_ios": 7}}, {"error": 0, "read": {"total_ios": 0}}):
             with self.subTest(job), self.assertRaises(MeasurementFailed):
-                guest.fio_figures(json.dumps({"jobs": [job]}), "nvme0", INTERRUPTS, INTERRUPTS)
+                guest.interrupts_per_io(json.dumps({"jobs": [job]}), "nvme0", INTERRUPTS, INTERRUPTS)
 
 
 class BareInitiator(unittest.TestCase):

@@ -1,5 +1,6 @@
-"""fio in a Linux guest that has a drive of each variant, in turn; the guest is new for every pair."""
+"""fio in a Linux guest that has a drive of each variant, which run in turn; the guest is new for every pair."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -8,32 +9,32 @@ import shlex
 import signal
 import subprocess
 
-from .machine import Children, Disturbance
+from . import windows
+from .machine import Children
 from .process import MeasurementFailed, die_with_parent
-from .stats import median_of
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[2]
-# The most seconds of a slice. fio needs a second to start in an emulated guest; they should be few for that.
-SLICE_S = 3
-SLICE_OVERHEAD_S = 3.0
+# Starting and ending fio in an emulated guest.
+FIO_OVERHEAD_S = 6.0
+# Two that are started at once do not begin at once.
+FIO_APART_S = 3
 CPUS = 4
 BOOT_S = 300
 STOP_S = 20
 
 
 class Guest:
-    """Measures fio's jobs on both drives in turn. Process A is not needed and stays suspended; the guest has its core."""
+    """Measures fio's jobs on both drives. Process A is not needed and stays suspended; the guest has its core."""
 
-    # Two servers, a boot, and a warm-up of each drive.
+    # Two servers, a boot, and a warm-up.
     PAIR_OVERHEAD_S = 45.0
 
     def __init__(self, runtime):
-        self._slice_s = min(runtime, SLICE_S)
-        self._turns = max(1, runtime // self._slice_s)
+        self._runtime = runtime
 
-    def seconds(self, _case):
+    def seconds(self, case):
         """How long a pair of a case takes."""
-        return self._turns * 2 * (self._slice_s + SLICE_OVERHEAD_S)
+        return windows.expected_s(2, case, self._runtime) + FIO_APART_S + FIO_OVERHEAD_S
 
     def measure_pair(self, rig, setup, cases, order, watch):
         """Yields every case with a sample for each variant."""
@@ -41,25 +42,56 @@ class Guest:
         for server in servers.values():
             server.resume()  # while the guest boots, both are there
         with Machine(rig, [server.socket_dir() for server in servers.values()]) as machine:
-            for server in servers.values():
-                machine.fio(server, cases[0], 1)  # warms up
+            drives = {variant: Drive(machine, server) for variant, server in servers.items()}
             for server in servers.values():
                 server.suspend()
+            rig.measure(drives, cases[0], windows.WARM_UP_S)
             for case in cases:
-                yield case, self._measure_case(machine, servers, order, case, watch)
+                yield case, watch.undisturbed(case, lambda case=case: self._measure_case(rig, drives, case))
             for server in servers.values():
                 server.resume()  # a guest that ends talks to both
         rig.stop_servers()
 
-    def _measure_case(self, machine, servers, order, case, watch):
-        slices = {variant: [] for variant in order}
-        for turn in range(self._turns):
-            sides = order[::-1] if turn % 2 else order
-            taken = watch.undisturbed(case, lambda sides=sides: {
-                side: machine.measure(servers[side], case, self._slice_s) for side in sides})
-            for side, sample in taken.items():
-                slices[side].append(sample)
-        return {variant: median_of(samples) for variant, samples in slices.items()}
+    def _measure_case(self, rig, drives, case):
+        samples = rig.measure(drives, case, self._runtime)
+        return {variant: sample | {"interrupts_per_io": drives[variant].interrupts_per_io} for variant, sample in samples.items()}
+
+
+class Drive:
+    """A server's drive in the guest, as a side that can be measured. While its server is suspended, fio waits for it and takes no time."""
+
+    def __init__(self, machine, server):
+        self.host = self
+        self.server = server
+        self.interrupts_per_io = None
+        self._machine = machine
+        self._slots = 0
+
+    def suspend(self):
+        """Takes the server off its core."""
+        self.server.suspend()
+
+    def resume(self):
+        """Lets it run."""
+        self.server.resume()
+
+    def processes(self):
+        """The server and the guest, which is that of every drive."""
+        return self.server.process, self._machine, self._machine.children
+
+    def begin(self, case, seconds):
+        """Starts the case's fio job. A function comes back that waits for its end, at most so many seconds."""
+        self._slots = case.queue_depth * case.queues
+        end = self._machine.begin_fio(self.server, case, seconds + FIO_APART_S)
+
+        def wait(timeout):
+            self.interrupts_per_io = end(timeout)
+        return wait
+
+    def counters(self):
+        """What the server's bdev has done so far. Seen from the guest, fio always waits for as many I/Os as it keeps under way."""
+        counters = self.server.null_counters()
+        return dataclasses.replace(counters, waited_s=counters.seconds * self._slots)
 
 
 class Machine:
@@ -67,10 +99,10 @@ class Machine:
 
     def __init__(self, rig, socket_dirs):
         """Boots it."""
+        self.children = Children()
+        self._workdir = rig.workdir
         self._folder = os.path.join(rig.workdir, "vm")
-        self._out = os.path.join(rig.workdir, "vm.out")
         self._log = os.path.join(rig.workdir, "vm.log")
-        self._script = os.path.join(rig.workdir, "vm.script")
         self._cores = os.sched_getaffinity(0) - {rig.cores[1]}
         argv = [SCRIPTS / "vm.sh", "serve", "--vm", self._folder, "--cpus", str(CPUS), "--timeout", str(BOOT_S)]
         for folder in socket_dirs:
@@ -97,30 +129,28 @@ class Machine:
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def measure(self, server, case, seconds):
-        """Runs the case's fio job on a server that is suspended before and after."""
-        server.resume()
-        busy_before, _ = server.process.busy_and_idle_cycles()
-        disturbance = Disturbance((self, server.process, Children()))
-        sample = self.fio(server, case, seconds)
-        others = disturbance.share()
-        busy_after, _ = server.process.busy_and_idle_cycles()
-        server.suspend()
-        ios = sample.pop("ios")
-        return sample | {"cycles_per_io": (busy_after - busy_before) / ios, "others": others}
-
-    def fio(self, server, case, seconds):
-        """Runs fio on a server's drive; the figures that fio and the guest's kernel tell."""
+    def begin_fio(self, server, case, seconds):
+        """Starts the case's fio job on a server's drive. A function comes back that waits for its end, at most so many seconds,
+        and tells how many interrupts an I/O took.
+        """
         settings = {"SERIAL": server.serial(), "QUEUES": case.queues, "JOB": fio_job(case, seconds)}
         lines = [f"{name}={shlex.quote(str(value))}\n" for name, value in settings.items()]
-        pathlib.Path(self._script).write_text("".join(lines) + (SCRIPTS / "guest/fio-bench.sh").read_text())
-        argv = [SCRIPTS / "vm.sh", "exec", "--vm", self._folder, "--script", self._script, "--out", self._out,
-                "--timeout", str(60 + 10 * seconds)]
-        ended = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               errors="replace", preexec_fn=self._prepare, check=False)
-        if ended.returncode:
-            raise MeasurementFailed(f"{case.name}: fio failed in the guest with status {ended.returncode}:\n{ended.stdout}")
-        return fio_figures(*(pathlib.Path(self._out, name).read_text() for name in ("fio.json", "controller", "before", "after")))
+        script, out = (os.path.join(self._workdir, f"{server.serial()}.{what}") for what in ("script", "out"))
+        pathlib.Path(script).write_text("".join(lines) + (SCRIPTS / "guest/fio-bench.sh").read_text())
+        argv = [SCRIPTS / "vm.sh", "exec", "--vm", self._folder, "--script", script, "--out", out, "--timeout", str(60 + 10 * seconds)]
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   errors="replace", preexec_fn=self._prepare)
+
+        def wait(timeout):
+            try:
+                output, _ = process.communicate(timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
+            if process.returncode:
+                raise MeasurementFailed(f"{case.name}: fio failed in the guest with status {process.returncode}:\n{output}")
+            return interrupts_per_io(*(pathlib.Path(out, name).read_text() for name in ("fio.json", "controller", "before", "after")))
+        return wait
 
     def stop(self):
         """Ends the machine; vm.sh powers it off."""
@@ -143,15 +173,13 @@ def fio_job(case, seconds):
     return re.sub(r"(?m)^runtime=.*$", f"runtime={seconds}", path.read_text())
 
 
-def fio_figures(result, controller, before, after):
-    """The figures out of fio's JSON, and the interrupts of the controller's I/O queues out of /proc/interrupts."""
+def interrupts_per_io(result, controller, before, after):
+    """How many interrupts of the controller's I/O queues an I/O took, out of fio's JSON and /proc/interrupts."""
     (job,) = json.loads(result[result.index("{"):])["jobs"]
-    read = job["read"]
-    if job["error"] or not read["total_ios"]:
-        raise MeasurementFailed(f"fio in the guest did {read['total_ios']} I/Os and ended with error {job['error']}")
-    interrupts = io_interrupts(after, controller.strip()) - io_interrupts(before, controller.strip())
-    return {"iops": read["iops"], "latency_us": read["lat_ns"]["mean"] / 1000, "ios": read["total_ios"],
-            "interrupts_per_io": interrupts / read["total_ios"]}
+    ios = job["read"]["total_ios"]
+    if job["error"] or not ios:
+        raise MeasurementFailed(f"fio in the guest did {ios} I/Os and ended with error {job['error']}")
+    return (io_interrupts(after, controller.strip()) - io_interrupts(before, controller.strip())) / ios
 
 
 def io_interrupts(table, controller):

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-from dataclasses import dataclass
 
 from .process import MeasurementFailed, SpdkProcess
 from .rpc import RpcError
@@ -81,20 +80,7 @@ class Host:
 
     def counters(self):
         """What the stand-in has done so far."""
-        stat = self.process.call("bdev_get_iostat", {"name": VM_BDEV})
-        (bdev,), rate = stat["bdevs"], stat["tick_rate"]
-        return Counters(stat["ticks"] / rate, rate, bdev["num_read_ops"] + bdev["num_write_ops"],
-                        (bdev["read_latency_ticks"] + bdev["write_latency_ticks"]) / rate)
-
-
-@dataclass(frozen=True)
-class Counters:
-    """I/Os that have ended by a moment of the process's clock, and how long they took together."""
-
-    seconds: float
-    cycles_per_second: int
-    ios: int
-    waited_s: float
+        return self.process.io_counters(VM_BDEV)
 
 
 def _address(fabric):

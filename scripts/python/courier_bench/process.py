@@ -40,6 +40,16 @@ class Memory:
     small_pools: bool = False
 
 
+@dataclass(frozen=True)
+class Counters:
+    """I/Os that have ended by a moment of the process's clock, and how long they took together."""
+
+    seconds: float
+    cycles_per_second: int
+    ios: int
+    waited_s: float
+
+
 class SpdkProcess:
     """A running SPDK application."""
 
@@ -114,6 +124,13 @@ class SpdkProcess:
             sizes = re.findall(r"Alloc_size:(\d+)", dump.read())
         os.unlink(path)
         return sum(int(size) for size in sizes)
+
+    def io_counters(self, name):
+        """What a bdev has done so far."""
+        stat = self.call("bdev_get_iostat", {"name": name})
+        (bdev,), rate = stat["bdevs"], stat["tick_rate"]
+        return Counters(stat["ticks"] / rate, rate, bdev["num_read_ops"] + bdev["num_write_ops"],
+                        (bdev["read_latency_ticks"] + bdev["write_latency_ticks"]) / rate)
 
     def log_tail(self):
         """The end of the process's log, with a sentence that says so."""

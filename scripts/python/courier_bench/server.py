@@ -78,6 +78,10 @@ class Server:
         """
         return self.process.resident_bytes(), self.process.heap_bytes()
 
+    def null_counters(self):
+        """What drive 0's bdev has done so far, if that is a null bdev."""
+        return self.process.io_counters(_null_name(0))
+
     def reads(self):
         """How many reads the bdevs of all drives but drive 0 have seen."""
         bdevs = self.process.call("bdev_get_iostat")["bdevs"]

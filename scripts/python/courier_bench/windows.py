@@ -18,8 +18,9 @@ SLACK_S = 0.6
 WARM_UP_S = 0.5
 # How much of each side is measured before it is asked whether others disturbed it.
 TURN_S = 2
-# The most that a load may take to end.
-END_S = 60.0
+BEGIN_LOOK_S = 0.01
+# The most that a load may take to begin and, when its time is over, to end.
+BEGIN_S = END_S = 60.0
 
 
 class Tally:
@@ -59,13 +60,13 @@ def measure(sides, case, seconds, profiler=None):
     """Loads these sides, by names, and lets them run in turn until each has had its seconds; a sample for each name."""
     length = min(WINDOW_S[case.setup.fabric], seconds)
     lasting = math.ceil(expected_s(len(sides), case, seconds))
-    disturbance = Disturbance([Itself(), *(process for side in sides.values() for process in side.processes())])
+    disturbance = Disturbance({Itself(), *(process for side in sides.values() for process in side.processes())})
     tallies = {name: Tally() for name in sides}
     with contextlib.ExitStack() as stack:
         watched = {name: stack.enter_context(profiler.sampling(case, side.server.variant, side.server.process.pid))
                    if profiler else contextlib.nullcontext for name, side in sides.items()}
-        last = time.monotonic() + lasting - SLACK_S / 2 - len(sides) * _window_s(length)
-        loads = [_begin(side, case, lasting) for side in sides.values()]
+        loads = _begin(sides.values(), case, lasting)
+        last = time.monotonic() + lasting - SLACK_S - len(sides) * _window_s(length)
         order = list(sides)
         while time.monotonic() < last and min(tally.seconds for tally in tallies.values()) < seconds:
             for name in order:
@@ -100,9 +101,18 @@ def _window_s(length):
     return SETTLE * length + length + SWITCH_S
 
 
-def _begin(side, case, seconds):
-    side.resume()
-    load = side.host.begin(case, seconds)
-    time.sleep(SLACK_S / 10)  # time to hear of it
-    side.suspend()
-    return load
+def _begin(sides, case, seconds):
+    """Starts the load of every side, and suspends all of them once each has done an I/O."""
+    for side in sides:
+        side.resume()
+    before = [side.host.counters().ios for side in sides]
+    loads = [side.host.begin(case, seconds) for side in sides]
+    deadline = time.monotonic() + BEGIN_S
+    for side, ios in zip(sides, before):
+        while side.host.counters().ios == ios:
+            if time.monotonic() > deadline:
+                raise MeasurementFailed(f"{case.name}: {side.server.variant} did no I/O within {BEGIN_S:.0f} s")
+            time.sleep(BEGIN_LOOK_S)
+    for side in sides:
+        side.suspend()
+    return loads
