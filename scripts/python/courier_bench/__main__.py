@@ -46,7 +46,7 @@ def parse_arguments(argv):
     parser.add_argument("--case", action="append", choices=names, metavar="NAME",
                         help="measure this case, or this group of cases, only (repeatable; --list names them)")
     parser.add_argument("--guest", action="store_true",
-                        help="the cases with fio in a Linux guest, too (they install QEMU and a guest; some 12 minutes more)")
+                        help="the cases with fio in a Linux guest, too (they install QEMU and a guest; some 14 minutes more)")
     parser.add_argument("--all", action="store_true", help="measure every case, not only the default ones")
     parser.add_argument("--rdma", action="store_true",
                         help="measure the case over RDMA alone, in an emulated machine whose clock counts instructions: a cycle is one")
