@@ -91,7 +91,9 @@ impl Target {
         command
             .args(["--pdeathsig", "KILL", "--"])
             .arg(Path::new(&spdk).join("build/bin/spdk_tgt"))
-            .args(["-m", core, "--no-huge", "-s", "1024", "--no-pci", "--disable-cpumask-locks", "-r"])
+            .args(["-m", core, "--no-huge", "-s", "1024", "--no-pci", "--disable-cpumask-locks"])
+            // No trace: its file in /dev/shm would stay when the target is killed.
+            .args(["--num-trace-entries", "0", "-r"])
             .arg(&self.socket)
             .env("LD_LIBRARY_PATH", libraries);
         command
