@@ -312,6 +312,7 @@ check_plugin() {
     die "no courier_pool_create in a stock spdk_tgt that has the plugin preloaded (its last lines are above)"
 }
 
+# compose OPTION...: with SUFFIX, on images whose names end in it.
 compose() {
     env COURIER_IMAGE="$IMAGE${SUFFIX:-}" COURIER_STOCK_IMAGE="$STOCK_IMAGE${SUFFIX:-}" COURIER_POOL_CORE="$POOL_CORE" COURIER_SERVER_CORE="$MIDDLE_CORE" \
         COURIER_CLIENT_CORE="$POOL_CORE" COURIER_CLIENT_SECONDS=$CLIENT_SECONDS \

@@ -192,7 +192,7 @@ impl Link {
     /// the same identifier, as the kernel's does for a moment: that is no reason to connect the whole pool again. Whether it will be asked again.
     fn ask_again(self: &Rc<Self>) -> bool {
         let refusals = self.refusals.get() + 1;
-        if refusals > REFUSALS || self.leaving.get() {
+        if refusals > REFUSALS {
             self.refusals.set(0);
             return false;
         }
