@@ -65,11 +65,11 @@ pub struct PoolShared {
 }
 
 impl PoolShared {
-    pub(crate) fn new(name: &str, reactors: IoDevice<Reactors>, ctrlr: CtrlrRef) -> Self {
+    pub(crate) fn new(name: &str, reactors: IoDevice<Reactors>, ctrlr: Option<CtrlrRef>) -> Self {
         Self {
             name: name.to_owned(),
             reactors,
-            ctrlr: Mutex::new(Some(ctrlr)),
+            ctrlr: Mutex::new(ctrlr),
             failing: AtomicBool::new(false),
             losses: AtomicU64::new(0),
             held: AtomicU64::new(0),

@@ -73,7 +73,7 @@ impl Module for Courier {
 
     fn write_config(out: &mut JsonWriter) {
         for pool in registry::all() {
-            let call = json!({ "method": "courier_pool_create", "params": pool.params() });
+            let call = json!({ "method": "courier_pool_create", "params": pool.params().saved() });
             if let Err(error) = out.value(&call) {
                 log::error!("pool '{}' could not be written to the configuration: {error}", pool.name());
             }

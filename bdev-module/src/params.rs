@@ -1,9 +1,11 @@
 //! The parameters of the RPC methods: their names are SPDK's where SPDK has them.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
-use spdk::nvme::{AddressFamily, CtrlrOptions, TransportId, TransportType};
+use spdk::nvme::{
+    AddressFamily, Connect, ConnectFailed, CtrlrOptions, TransportId, TransportIdError, TransportType, default_hostnqn,
+};
 
 /// The well-known discovery subsystem, which holds no namespaces (base specification 1.5.2 of NVMe over Fabrics).
 const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
@@ -122,6 +124,18 @@ pub struct PoolParams {
     /// Seconds after which I/O to a pool that is away fails instead of being held; 0 for never.
     #[serde(default)]
     pub fast_io_fail_timeout_sec: u32,
+    /// The pool must be there; without this it may be away, and is connected when it answers.
+    #[serde(default = "default_wait", skip_serializing_if = "is_true")]
+    pub wait: bool,
+}
+
+fn default_wait() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 fn default_trsvcid() -> String {
@@ -212,8 +226,19 @@ impl PoolParams {
     /// # Errors
     /// A part that is too long for SPDK.
     pub fn transport_id(&self) -> Result<TransportId, Invalid> {
+        self.trid().map_err(|error| Invalid(error.to_string()))
+    }
+
+    fn trid(&self) -> Result<TransportId, TransportIdError> {
         TransportId::new(self.trtype.to_spdk(), self.adrfam.to_spdk(), &self.traddr, &self.trsvcid, &self.subnqn)
-            .map_err(|error| Invalid(error.to_string()))
+    }
+
+    /// Begins to connect to it.
+    ///
+    /// # Errors
+    /// See [`Connect::start`].
+    pub(crate) fn connect(&self) -> Result<Connect, ConnectFailed> {
+        Connect::start(&self.trid()?, &self.ctrlr_options())
     }
 
     /// How to connect to it.
@@ -233,6 +258,26 @@ impl PoolParams {
             header_digest: self.hdgst,
             data_digest: self.ddgst,
         }
+    }
+
+    /// As it is saved: a pool that is away when it is restored is waited for.
+    pub(crate) fn saved(&self) -> Self {
+        Self { wait: false, ..self.clone() }
+    }
+
+    /// Whether SPDK would have one controller for both: it tells them by address, subsystem and host alone.
+    #[must_use]
+    pub fn is_same_controller(&self, other: &Self) -> bool {
+        let address = |params: &Self| (params.traddr.parse::<IpAddr>().ok(), params.trsvcid.parse::<u16>().ok());
+        self.trtype == other.trtype
+            && address(self) == address(other)
+            && self.subnqn == other.subnqn
+            && (self.hostnqn == other.hostnqn || self.host() == other.host())
+    }
+
+    /// The name that the pool knows this host by.
+    fn host(&self) -> String {
+        self.hostnqn.clone().unwrap_or_else(default_hostnqn)
     }
 
     /// The target's address for people.
@@ -398,6 +443,36 @@ mod tests {
         assert!(params.check().is_err());
         params.fast_io_fail_timeout_sec = 10;
         assert_eq!(params.check(), Ok(()));
+    }
+
+    #[test]
+    fn pools_are_one_controller_if_address_subsystem_and_host_are_the_same() {
+        let named = |field, value| {
+            let mut params = with(field, value);
+            params.hostnqn.get_or_insert_with(|| "nqn.2024-01.com.example:host".to_owned());
+            params
+        };
+        let pool = named("name", json!("other"));
+        for same in
+            [named("io_queue_size", json!(8)), named("hostaddr", json!("127.0.0.2")), named("trsvcid", json!("04420"))]
+        {
+            assert!(pool.is_same_controller(&same), "{same:?}");
+        }
+        for (field, value) in [
+            ("trtype", json!("rdma")),
+            ("traddr", json!("127.0.0.2")),
+            ("trsvcid", json!("4421")),
+            ("subnqn", json!("nqn.2024-01.com.example:pool2")),
+            ("hostnqn", json!("nqn.2024-01.com.example:host2")),
+        ] {
+            assert!(!pool.is_same_controller(&named(field, value)), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_pool_is_saved_as_one_that_is_waited_for() {
+        let saved = serde_json::to_value(with("wait", json!(true)).saved()).expect("it can be written");
+        assert_eq!(saved["wait"], json!(false));
     }
 
     #[test]

@@ -8,6 +8,9 @@
 //!                                     |  Waiting <- Disconnecting    ClosingQueues
 //!                                     +----- GivenUp (after ctrlr_loss_timeout_sec)
 //! ```
+//! A pool that has never answered has no controller yet: its attempts are made in `Connecting`, which stands in the place of
+//! `Reconnecting`, and the first one that succeeds gives it its controller.
+//!
 //! A pool that is being deleted goes on from wherever it is to `Detaching`, and is gone.
 
 mod namespaces;
@@ -22,13 +25,13 @@ use std::time::{Duration, Instant};
 use spdk::Errno;
 use spdk::bdev::Bdev;
 use spdk::io_device::IoDevice;
-use spdk::nvme::{Ctrlr, Detach};
+use spdk::nvme::{Connect, Ctrlr, Detach};
 use spdk::poller::{Poll, Poller};
 
 use crate::channel::{PoolChannel, PoolDevice, PoolShared};
 use crate::disk::Disk;
 use crate::params::PoolParams;
-use crate::{module, registry};
+use crate::{module, registry, rpc};
 
 pub use namespaces::BdevError;
 
@@ -48,6 +51,8 @@ pub enum State {
     Disconnecting,
     /// The next attempt to connect is due at that time.
     Waiting(Instant),
+    /// It has no controller yet, and one is being connected.
+    Connecting,
     /// Its controller is being connected and initialised again.
     Reconnecting,
     /// Its I/O queues are being connected again.
@@ -81,8 +86,15 @@ pub struct Pool {
     me: Weak<Self>,
     params: PoolParams,
     device: IoDevice<PoolDevice>,
+    /// None until it has answered for the first time.
     ctrlr: RefCell<Option<Ctrlr>>,
+    /// The attempt to get the controller.
+    attempt: RefCell<Option<Connect>>,
     detach: RefCell<Option<Detach>>,
+    /// It has answered, or an attempt to connect it has failed.
+    tried: Cell<bool>,
+    /// Its I/O device is gone.
+    unregistered: Cell<bool>,
     state: Cell<State>,
     poller: RefCell<Option<Poller>>,
     disks: RefCell<BTreeMap<u32, Bdev<Disk>>>,
@@ -104,15 +116,36 @@ impl Pool {
     /// # Errors
     /// What keeps it from being set up; the controller is then left connected to the process' end.
     pub(crate) fn start(params: PoolParams, ctrlr: Ctrlr) -> Result<Rc<Self>, Errno> {
-        let shared = PoolShared::new(&params.name, module::reactors()?, ctrlr.shared().clone());
+        let pool = Self::register(params, Some(ctrlr))?;
+        pool.enter(State::Connected);
+        Ok(pool)
+    }
+
+    /// A pool that is away as long as it does not answer; it is put into the registry, and connecting it is begun.
+    ///
+    /// # Errors
+    /// What keeps it from being set up.
+    pub(crate) fn start_away(params: PoolParams) -> Result<Rc<Self>, Errno> {
+        let pool = Self::register(params, None)?;
+        pool.lost_at.set(Some(Instant::now()));
+        pool.reconnect();
+        Ok(pool)
+    }
+
+    fn register(params: PoolParams, ctrlr: Option<Ctrlr>) -> Result<Rc<Self>, Errno> {
+        let shared =
+            PoolShared::new(&params.name, module::reactors()?, ctrlr.as_ref().map(|ctrlr| ctrlr.shared().clone()));
         let device = IoDevice::register(&format!("courier_pool_{}", params.name), PoolDevice(Arc::new(shared)))?;
         let pool = Rc::new_cyclic(|me| Self {
             me: me.clone(),
             params,
             device,
-            ctrlr: RefCell::new(Some(ctrlr)),
+            ctrlr: RefCell::new(ctrlr),
+            attempt: RefCell::new(None),
             detach: RefCell::new(None),
-            state: Cell::new(State::Connected),
+            tried: Cell::new(false),
+            unregistered: Cell::new(false),
+            state: Cell::new(State::Connecting),
             poller: RefCell::new(None),
             disks: RefCell::new(BTreeMap::new()),
             lost_at: Cell::new(None),
@@ -122,7 +155,6 @@ impl Pool {
             resets: RefCell::new(Vec::new()),
             deleted: RefCell::new(Vec::new()),
         });
-        pool.enter(State::Connected);
         registry::insert(Rc::clone(&pool));
         Ok(pool)
     }
@@ -137,6 +169,11 @@ impl Pool {
     #[must_use]
     pub fn params(&self) -> &PoolParams {
         &self.params
+    }
+
+    /// Whether it has answered, or has been found away, since it was made.
+    pub(crate) fn was_tried(&self) -> bool {
+        self.tried.get()
     }
 
     fn shared(&self) -> &PoolShared {
@@ -194,6 +231,7 @@ impl Pool {
                     return Poll::Idle;
                 }
             }
+            State::Connecting => self.go_on_connecting(),
             State::Reconnecting => self.go_on_reconnecting(),
             State::Detaching => self.go_on_detaching(),
             State::GivenUp => return Poll::Idle,
@@ -283,8 +321,41 @@ impl Pool {
         if self.is_deleting() {
             return self.begin_detaching();
         }
-        self.enter(State::Reconnecting);
-        self.with_ctrlr(Ctrlr::reconnect);
+        if self.with_ctrlr(Ctrlr::reconnect).is_some() {
+            return self.enter(State::Reconnecting);
+        }
+        match self.params.connect() {
+            Ok(attempt) => {
+                self.attempt.replace(Some(attempt));
+                self.enter(State::Connecting);
+            }
+            Err(error) => {
+                log::warn!("pool '{}' at {}: {error}", self.name(), self.params.target());
+                self.attempt_failed();
+                self.disconnected();
+            }
+        }
+    }
+
+    fn go_on_connecting(&self) {
+        if self.is_deleting() {
+            return self.begin_detaching();
+        }
+        self.check_timeouts();
+        let outcome = self.attempt.borrow_mut().as_mut().and_then(Connect::poll);
+        let Some(outcome) = outcome else { return };
+        self.attempt.take();
+        match outcome {
+            Ok(ctrlr) => {
+                self.ctrlr.replace(Some(ctrlr));
+                self.open_queues();
+            }
+            Err(error) => {
+                log::debug!("pool '{}' at {}: {error}", self.name(), self.params.target());
+                self.attempt_failed();
+                self.disconnected();
+            }
+        }
     }
 
     fn go_on_reconnecting(&self) {
@@ -307,6 +378,7 @@ impl Pool {
     fn attempt_failed(&self) {
         self.lost_at.set(self.lost_at.get().or_else(|| Some(Instant::now())));
         self.wait.set(true);
+        self.tried.set(true);
         self.finish_resets(false);
     }
 
@@ -343,6 +415,7 @@ impl Pool {
             let away = lost.elapsed();
             log::info!("pool '{}': connected again after {:.1} s", self.name(), away.as_secs_f64());
         }
+        self.tried.set(true);
         self.enter(State::Connected);
         self.finish_resets(true);
         if self.lost_meanwhile.take() {
@@ -408,7 +481,7 @@ impl Pool {
         }
         match self.state.get() {
             State::Connected => self.close_queues(),
-            State::Waiting(_) | State::GivenUp => self.begin_detaching(),
+            State::Waiting(_) | State::Connecting | State::GivenUp => self.begin_detaching(),
             // The others come by here on their way.
             _ => {}
         }
@@ -420,14 +493,18 @@ impl Pool {
         }
         self.enter(State::Detaching);
         self.shared().set_ctrlr(None);
+        if let Some(attempt) = self.attempt.take() {
+            rpc::abandon(attempt);
+        }
         let me = self.me.clone();
         let unregistered = move || {
             if let Some(pool) = me.upgrade() {
-                pool.go_on_detaching();
+                pool.unregistered.set(true);
             }
         };
         if let Err(error) = self.device.clone().unregister(unregistered) {
             log::error!("pool '{}': its I/O device could not be unregistered: {error}", self.name());
+            self.unregistered.set(true);
         }
     }
 
@@ -443,7 +520,10 @@ impl Pool {
             }
         }
         let detached = self.detach.borrow_mut().as_mut().is_none_or(Detach::poll);
-        if detached && let Some(me) = self.me.upgrade() {
+        if detached
+            && self.unregistered.get()
+            && let Some(me) = self.me.upgrade()
+        {
             registry::remove(self.name());
             self.poller.take();
             for done in me.deleted.take() {

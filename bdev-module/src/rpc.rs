@@ -1,7 +1,7 @@
 //! The RPC methods.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::rc::{Rc, Weak};
@@ -30,8 +30,11 @@ pub(crate) fn register() {
     spdk::rpc::register::<BdevDelete>();
 }
 
-/// The names of pools that are being connected for the first time.
-static CONNECTING: AppCell<BTreeSet<String>> = AppCell::new(BTreeSet::new());
+/// How long it is waited for a new pool that may be away, so that one that is there can be used at once.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
+
+/// The pools that are being connected for the first time, by name.
+static CONNECTING: AppCell<BTreeMap<String, PoolParams>> = AppCell::new(BTreeMap::new());
 
 /// The pollers that drive attempts to connect.
 static ATTEMPTS: AppCell<Vec<Weak<PollerSlot>>> = AppCell::new(Vec::new());
@@ -48,6 +51,39 @@ pub(crate) fn stop_connecting() {
     }
 }
 
+/// A place for a poller that drives an attempt to connect.
+fn new_slot() -> Rc<PollerSlot> {
+    let slot = Rc::new(PollerSlot::new(None));
+    ATTEMPTS.with(|attempts| {
+        let mut attempts = attempts.borrow_mut();
+        attempts.retain(|slot| slot.strong_count() > 0);
+        attempts.push(Rc::downgrade(&slot));
+    });
+    slot
+}
+
+fn drive(slot: &PollerSlot, poll: impl FnMut() -> Poll + 'static) {
+    match Poller::register("courier_connect", Duration::from_millis(1), poll) {
+        Ok(poller) => drop(slot.replace(Some(poller))),
+        Err(error) => log::error!("a connection could not be looked after: {error}"),
+    }
+}
+
+/// Lets an attempt to connect come to its end, which nobody waits for any more.
+pub(crate) fn abandon(mut connect: Connect) {
+    let slot = new_slot();
+    let end = Rc::clone(&slot);
+    drive(&slot, move || {
+        if let Some(outcome) = connect.poll() {
+            end.take();
+            if let Ok(ctrlr) = outcome {
+                detach(ctrlr);
+            }
+        }
+        Poll::Busy
+    });
+}
+
 struct PoolCreate;
 
 impl Method for PoolCreate {
@@ -59,10 +95,43 @@ impl Method for PoolCreate {
         if let Err(error) = begin(&params) {
             return request.fail(&error);
         }
-        let name = params.name.clone();
-        CONNECTING.with(|names| names.borrow_mut().insert(name));
+        if !params.wait {
+            return start_away(params, request);
+        }
+        CONNECTING.with(|pools| pools.borrow_mut().insert(params.name.clone(), params.clone()));
         Attempt::start(params, request);
     }
+}
+
+/// Makes a pool that may be away. Answers when it is connected, or else when it is clear that it is not, or has not been for a
+/// moment.
+fn start_away(params: PoolParams, request: Request) {
+    let limit = FIRST_ANSWER.min(Duration::from_millis(u64::from(params.connect_timeout_ms)));
+    let name = params.name.clone();
+    let pool = match Pool::start_away(params) {
+        Ok(pool) => Rc::downgrade(&pool),
+        Err(errno) => return request.fail(&not_set_up(&name, errno)),
+    };
+    let due = Instant::now() + limit;
+    let slot = new_slot();
+    let end = Rc::clone(&slot);
+    let mut request = Some(request);
+    drive(&slot, move || {
+        let found = pool.upgrade();
+        if found.as_ref().is_some_and(|pool| !pool.was_tried() && Instant::now() < due) {
+            return Poll::Idle;
+        }
+        end.take();
+        if let Some(request) = request.take() {
+            let gone = || RpcError::failed(Errno::NODEV, format!("pool '{name}' was deleted meanwhile"));
+            request.answer(found.map(|pool| pool.describe()).ok_or_else(gone));
+        }
+        Poll::Busy
+    });
+}
+
+fn not_set_up(name: &str, errno: Errno) -> RpcError {
+    RpcError::failed(errno, format!("pool '{name}' could not be set up: {errno}"))
 }
 
 /// Checks what can be checked before anything is begun.
@@ -75,10 +144,25 @@ fn begin(params: &PoolParams) -> Result<(), RpcError> {
             format!("a pool '{name}' exists already; choose another name, or delete it first"),
         ));
     }
-    if CONNECTING.with(|names| names.borrow().contains(name)) {
+    if CONNECTING.with(|pools| pools.borrow().contains_key(name)) {
         return Err(RpcError::failed(Errno::EXIST, format!("a pool '{name}' is being connected already")));
     }
-    Ok(())
+    let other =
+        registry::all().iter().map(|pool| pool.params()).find(|other| other.is_same_controller(params)).cloned();
+    let other = other.or_else(|| {
+        CONNECTING.with(|pools| pools.borrow().values().find(|other| other.is_same_controller(params)).cloned())
+    });
+    other.map_or(Ok(()), |other| {
+        Err(RpcError::failed(
+            Errno::EXIST,
+            format!(
+                "pool '{}' is subsystem {} at {} already, as the same host; use that one, or give another hostnqn",
+                other.name,
+                other.subnqn,
+                other.target()
+            ),
+        ))
+    })
 }
 
 /// An attempt to connect a new pool. It is polled until it has an outcome, which may be after the client was told that
@@ -93,27 +177,17 @@ struct Attempt {
 
 impl Attempt {
     fn start(params: PoolParams, request: Request) {
-        let connect = params
-            .transport_id()
-            .map_err(|error| RpcError::invalid(error.to_string()))
-            .and_then(|trid| Connect::start(&trid, &params.ctrlr_options()).map_err(|error| explain(&params, &error)));
-        let connect = match connect {
+        let connect = match params.connect() {
             Ok(connect) => connect,
-            Err(error) => return finish(&params, request, Err(error)),
+            Err(error) => {
+                let error = explain(&params, &error);
+                return finish(&params, request, Err(error));
+            }
         };
-        let poller = Rc::new(PollerSlot::new(None));
-        ATTEMPTS.with(|attempts| {
-            let mut attempts = attempts.borrow_mut();
-            attempts.retain(|slot| slot.strong_count() > 0);
-            attempts.push(Rc::downgrade(&poller));
-        });
+        let poller = new_slot();
         let due = Instant::now() + Duration::from_millis(u64::from(params.connect_timeout_ms));
         let mut attempt = Self { connect, due, waiting: Some((params, request)), poller: Rc::clone(&poller) };
-        let registered = Poller::register("courier_connect", Duration::from_millis(1), move || attempt.poll());
-        match registered {
-            Ok(registered) => drop(poller.replace(Some(registered))),
-            Err(error) => log::error!("a connection could not be looked after: {error}"),
-        }
+        drive(&poller, move || attempt.poll());
     }
 
     fn poll(&mut self) -> Poll {
@@ -129,9 +203,7 @@ impl Attempt {
         match (outcome, self.waiting.take()) {
             (Ok(ctrlr), Some((params, request))) => {
                 let started = Pool::start(params.clone(), ctrlr);
-                let answer = started.map(|pool| pool.describe()).map_err(|errno| {
-                    RpcError::failed(errno, format!("pool '{}' could not be set up: {errno}", params.name))
-                });
+                let answer = started.map(|pool| pool.describe()).map_err(|errno| not_set_up(&params.name, errno));
                 finish(&params, request, answer);
             }
             (Ok(ctrlr), None) => detach(ctrlr),
@@ -147,12 +219,13 @@ impl Attempt {
 }
 
 fn finish(params: &PoolParams, request: Request, answer: Result<Value, RpcError>) {
-    CONNECTING.with(|names| names.borrow_mut().remove(&params.name));
+    CONNECTING.with(|pools| pools.borrow_mut().remove(&params.name));
     request.answer(answer);
 }
 
 fn explain(params: &PoolParams, error: &ConnectFailed) -> RpcError {
-    RpcError::failed(Errno::NXIO, format!("pool '{}' at {}: {error}", params.name, params.target()))
+    let errno = if *error == ConnectFailed::InUse { Errno::EXIST } else { Errno::NXIO };
+    RpcError::failed(errno, format!("pool '{}' at {}: {error}", params.name, params.target()))
 }
 
 /// A controller that came too late goes again.

@@ -23,6 +23,7 @@ class Parameter:
     choices: tuple[str, ...] | None = None
     required: bool = False
     positional: bool = False
+    negated: bool = False  # a flag --no-NAME that is sent as false
 
     def add_to(self, parser):
         """Adds the option to an argparse parser."""
@@ -30,11 +31,11 @@ class Parameter:
             optional = {} if self.required else {"nargs": "?"}
             parser.add_argument(self.name, type=self.kind, choices=self.choices, help=self.help, **optional)
             return
-        flags = ["--" + self.name.replace("_", "-")]
+        flags = ["--" + "no-" * self.negated + self.name.replace("_", "-")]
         if self.short:
             flags.insert(0, self.short)
         if self.kind is None:
-            parser.add_argument(*flags, dest=self.name, help=self.help, action="store_true", default=None)
+            parser.add_argument(*flags, dest=self.name, help=self.help, action="store_const", const=not self.negated)
         else:
             parser.add_argument(*flags, dest=self.name, help=self.help, type=self.kind,
                                 choices=self.choices, required=self.required)
@@ -112,6 +113,8 @@ COMMANDS = (
                       "Default: -1", kind=int),
             Parameter("fast_io_fail_timeout_sec", "Seconds after which I/O for a pool that is away fails instead of being "
                       "held; 0 holds it for as long as the pool is not given up. Default: 0", kind=unsigned),
+            Parameter("wait", "The pool may be away: make it all the same, and connect it when it answers", kind=None,
+                      negated=True),
         ),
     ),
     Command(

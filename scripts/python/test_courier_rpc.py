@@ -74,12 +74,12 @@ class Parameters(unittest.TestCase):
             "--adrfam", "ipv4", "--trsvcid", "4421", "--hostnqn", "nqn.2024-01.io.example:host",
             "--hostaddr", "192.0.2.8", "--hostsvcid", "5000", "--hdgst", "--ddgst", "--num-io-queues", "4",
             "--io-queue-size", "256", "--io-queue-requests", "0x200", "--keep-alive-timeout-ms", "10000",
-            "--connect-timeout-ms", "3000"])
+            "--connect-timeout-ms", "3000", "--no-wait"])
         self.assertEqual(call, ("courier_pool_create", POOL_PARAMS | {
             "adrfam": "ipv4", "trsvcid": "4421", "hostnqn": "nqn.2024-01.io.example:host",
             "hostaddr": "192.0.2.8", "hostsvcid": "5000", "hdgst": True, "ddgst": True, "num_io_queues": 4,
             "io_queue_size": 256, "io_queue_requests": 512, "keep_alive_timeout_ms": 10000,
-            "connect_timeout_ms": 3000}))
+            "connect_timeout_ms": 3000, "wait": False}))
 
     def test_pool_get_takes_a_name_or_none(self):
         self.assertEqual(send(["courier_pool_get"])[0], ("courier_pool_get", {}))

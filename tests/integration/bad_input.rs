@@ -42,9 +42,15 @@ fn all_fail(app: &App, method: &str, cases: &[(Value, &[&str])]) {
 fn bad_parameters_of_pool_create_are_refused_by_name_and_value() {
     let pool = shared::pool();
     let app = prepared(&pool);
-    let with = |changes: Value| pool.params_with("q", &changes);
+    // Of the same host, they would be one controller.
+    let other = pool.params_with("q", &json!({ "hostnqn": "nqn.2024-01.com.example:other-host" }));
+    let with = |changes: Value| {
+        let mut params = other.clone();
+        params.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
+        params
+    };
     let without = |key: &str| {
-        let mut params = pool.params("q");
+        let mut params = other.clone();
         params.as_object_mut().expect("an object").remove(key);
         params
     };
@@ -94,7 +100,7 @@ fn bad_parameters_of_pool_create_are_refused_by_name_and_value() {
         (with(json!({ "nqn": NQN })), &["nqn", "unknown"]),
     ];
     all_fail(&app, "courier_pool_create", &cases);
-    app.rpc.ok("courier_pool_create", &pool.params("q"));
+    app.rpc.ok("courier_pool_create", &other);
     app.rpc.ok("courier_pool_delete", &json!({ "name": "q" }));
     app.rpc.ok("courier_pool_delete", &json!({ "name": "p" }));
 }

@@ -100,7 +100,7 @@ fn what_save_config_writes_load_config_restores() {
     let answers = || second.rpc.call("rpc_get_methods", &json!({ "current": true })).is_ok();
     wait_for("the RPC socket", secs(30), answers);
     rpc_sh_ok(&second, &["load_config", "-j", &file.display().to_string()]);
-    assert_eq!(second.rpc.ok("courier_pool_get", &Value::Null), pools);
+    wait_for("the pools to be connected", secs(30), || second.rpc.ok("courier_pool_get", &Value::Null) == pools);
     for bdev in bdevs {
         assert_eq!(second.bdev(bdev["name"].as_str().unwrap_or_default()), bdev);
     }

@@ -55,7 +55,9 @@ impl Rig {
 
     /// A pool of a subsystem whose queues have so many entries and requests.
     pub(crate) fn small_pool(&self, subnqn: &str, size: u32, requests: u32) -> Pool {
-        let sizes = json!({ "io_queue_size": size, "io_queue_requests": requests });
+        let sizes = json!({
+            "io_queue_size": size, "io_queue_requests": requests, "hostnqn": "nqn.2024-01.com.example:small-host",
+        });
         assert_eq!(self.connect("small", subnqn, sizes), Ok(()));
         Pool { app: self.app, name: "small".to_owned() }
     }
@@ -66,6 +68,13 @@ impl Rig {
         let more = json!({ "trsvcid": relay.port().to_string(), "reconnect_delay_sec": 1 });
         assert_eq!(self.connect(name, target::NQN, more), Ok(()));
         Pool { app: self.app, name: name.to_owned() }
+    }
+
+    /// A pool of the first subsystem at a port where nothing needs to listen yet.
+    pub(crate) fn awaited_pool(&self, port: u16) -> Pool {
+        let more = json!({ "trsvcid": port.to_string(), "reconnect_delay_sec": 1, "wait": false });
+        assert_eq!(self.connect("awaited", target::NQN, more), Ok(()));
+        Pool { app: self.app, name: "awaited".to_owned() }
     }
 
     /// Makes a bdev of a namespace of a pool. It goes when the value does.
@@ -89,6 +98,11 @@ impl Pool {
     pub(crate) fn losses(&self) -> u64 {
         let pools = self.app.rpc("courier_pool_get", json!({ "name": self.name })).expect("the pool is there");
         pools[0]["losses"].as_u64().unwrap_or_else(|| panic!("no losses in {pools}"))
+    }
+
+    /// What is told of it.
+    pub(crate) fn told(&self) -> Value {
+        self.app.rpc("courier_pool_get", json!({ "name": self.name })).expect("the pool is there")[0].clone()
     }
 
     /// Deletes it, if it is there.

@@ -15,7 +15,12 @@ pub(crate) struct Relay {
 impl Relay {
     /// One that passes every connection on to `target`.
     pub(crate) fn to(target: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::at(0, target)
+    }
+
+    /// One that listens on a port, 0 for any, and passes every connection on to `target`.
+    pub(crate) fn at(port: u16, target: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let to_refuse = Arc::new(AtomicU32::new(0));
         let left = Arc::clone(&to_refuse);

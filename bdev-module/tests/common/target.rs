@@ -149,7 +149,8 @@ fn keep(mut command: Command, log: &Path, failed: &Sender<String>) {
     let _ = failed.send(reason);
 }
 
-fn free_port() -> u16 {
+/// A port that nothing listened on a moment ago.
+pub(crate) fn free_port() -> u16 {
     let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
     probe.local_addr().expect("an address").port()
 }

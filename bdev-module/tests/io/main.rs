@@ -8,3 +8,4 @@ mod data;
 mod model;
 mod queues;
 mod recovery;
+mod start;

@@ -20,6 +20,9 @@ pub enum ConnectFailed {
     /// SPDK has no such transport, or the machine has no device for it.
     #[error("this SPDK or this machine has no transport of that type")]
     NoTransport,
+    /// This process is connected to that controller already: SPDK has one for an address, subsystem and host.
+    #[error("this process is connected there already as the same host; give another hostnqn")]
+    InUse,
     /// The attempt could not be begun.
     #[error("the connection could not be begun")]
     NotBegun,
@@ -74,7 +77,17 @@ impl Connect {
             )
         };
         let probe = NonNull::new(probe).ok_or(ConnectFailed::NotBegun)?;
-        Ok(Self { probe: Some(probe), attempt, _stays: PhantomData })
+        let mut begun = Self { probe: Some(probe), attempt, _stays: PhantomData };
+        match NonNull::new(begun.attempt.ctrlr.replace(ptr::null_mut())) {
+            None => Ok(begun),
+            // No new one is there before the first poll: this is somebody else's, and only a reference to it is ours.
+            Some(other) => {
+                // SAFETY: SPDK attached it on this thread and counted this reference; the other's keeps it from being detached.
+                unsafe { sys::spdk_nvme_detach(other.as_ptr()) };
+                begun.poll();
+                Err(ConnectFailed::InUse)
+            }
+        }
     }
 
     /// Goes on connecting. `None` as long as there is no outcome.

@@ -20,4 +20,4 @@ pub use ctrlr::{AdminPoll, Ctrlr, CtrlrRef, Detach, Limits, NamespaceInfo};
 pub use qpair::{PollGroup, QpairEvent, QueuePair};
 pub use reach::rdma_reach;
 pub use spec::{Completion, DSM_DEALLOCATE, DsmRange, Fused, Sqe, Status};
-pub use transport::{AddressFamily, CtrlrOptions, TransportId, TransportIdError, TransportType};
+pub use transport::{AddressFamily, CtrlrOptions, TransportId, TransportIdError, TransportType, default_hostnqn};

@@ -181,6 +181,15 @@ impl CtrlrOptions {
     }
 }
 
+/// The NVMe qualified name that this host has towards a controller where none is given.
+#[must_use]
+pub fn default_hostnqn() -> String {
+    let mut raw = sys::spdk_nvme_ctrlr_opts::default();
+    // SAFETY: `raw` is as large as it is said to be.
+    unsafe { sys::spdk_nvme_ctrlr_get_default_ctrlr_opts(&raw mut raw, size_of_val(&raw)) };
+    String::from_utf8_lossy(&bytes(&raw.hostnqn)).into_owned()
+}
+
 fn set<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
