@@ -16,6 +16,7 @@ mod bad_input;
 mod clients;
 mod controller_bad_input;
 mod controller_clients;
+mod controller_doorbells;
 mod controller_hostile_commands;
 mod controller_hostile_memory;
 mod controller_hostile_queues;

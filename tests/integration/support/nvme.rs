@@ -110,13 +110,20 @@ pub(crate) struct Queue {
     head: u16,
     phase: u16,
     cid: u16,
+    /// Where in the memory the shadow doorbells and their event indexes are, if it uses them.
+    shadows: Option<(u64, u64)>,
 }
 
 impl Queue {
     fn new(qid: u16, entries: u16) -> Self {
         // 16 KiB for each submission queue, half of it for the completion queue behind it: 256 entries.
         let sq = u64::from(qid) * 6 * PAGE;
-        Self { qid, entries, sq, cq: sq + 4 * PAGE, tail: 0, head: 0, phase: 1, cid: 0 }
+        Self { qid, entries, sq, cq: sq + 4 * PAGE, tail: 0, head: 0, phase: 1, cid: 0, shadows: None }
+    }
+
+    /// Uses shadow doorbells and event indexes at these places in the memory, as Linux does, from now on.
+    pub(crate) fn use_shadows(&mut self, shadows: (u64, u64)) {
+        self.shadows = Some(shadows);
     }
 
     pub(crate) fn sq_addr(&self) -> u64 {
@@ -251,7 +258,7 @@ impl Driver {
             self.memory.write(queue.sq + 64 * u64::from(queue.tail), &command.bytes(queue.cid));
             queue.tail = (queue.tail + 1) % queue.entries;
         }
-        self.doorbell(2 * u64::from(queue.qid), queue.tail.into()).expect("a doorbell can be rung");
+        self.ring(queue, 2 * u64::from(queue.qid), queue.tail);
         queue.cid
     }
 
@@ -261,8 +268,22 @@ impl Driver {
         let entry = self.peek(queue)?;
         queue.head = (queue.head + 1) % queue.entries;
         queue.phase ^= u16::from(queue.head == 0);
-        self.doorbell(2 * u64::from(queue.qid) + 1, queue.head.into()).expect("a doorbell can be rung");
+        self.ring(queue, 2 * u64::from(queue.qid) + 1, queue.head);
         Some(entry)
+    }
+
+    /// Moves a queue's doorbell; one that has a shadow only if its event index asks for it.
+    #[track_caller]
+    fn ring(&mut self, queue: &Queue, index: u64, value: u16) {
+        if let Some((values, events)) = queue.shadows {
+            let old = u16::from_le_bytes(self.memory.read(values + 4 * index));
+            self.memory.write(values + 4 * index, &u32::from(value).to_le_bytes());
+            let event_index = u16::from_le_bytes(self.memory.read(events + 4 * index));
+            if value.wrapping_sub(event_index).wrapping_sub(1) >= value.wrapping_sub(old) {
+                return;
+            }
+        }
+        self.doorbell(index, value.into()).expect("a doorbell can be rung");
     }
 
     /// Looks at a completion, and leaves it there.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::completion::CompletionQueue;
 use super::interrupt::Coalescing;
+use super::queues::{head_index, tail_index};
 use super::remote::Remotes;
 use crate::memory::{DoorbellPage, MemView, ShadowDoorbells};
 use crate::model::spec::Status;
@@ -61,6 +62,51 @@ struct Shadow {
     values: u64,
     event_index: u64,
     mapped: Option<(ShadowDoorbells, ShadowDoorbells)>,
+    /// By index of a doorbell what its shadow held when the buffers came, or [`WRITTEN`]. While it holds that still, the doorbell
+    /// counts: until Doorbell Buffer Config is completed the host rings doorbells.
+    begun_with: Vec<u32>,
+}
+
+/// The host has written to the shadow: it counts from now on.
+const WRITTEN: u32 = u32::MAX;
+
+impl Shadow {
+    fn new(values: u64, event_index: u64) -> Self {
+        Self { values, event_index, mapped: None, begun_with: Vec::new() }
+    }
+
+    /// The shadows and their event indexes, if they are mapped.
+    fn map(&mut self, view: &RefCell<Rc<MemView>>) -> Option<&(ShadowDoorbells, ShadowDoorbells)> {
+        if self.mapped.is_none() {
+            let view = view.borrow();
+            let values = ShadowDoorbells::resolve(&view, self.values);
+            let event_index = ShadowDoorbells::resolve(&view, self.event_index);
+            self.mapped = values.ok().zip(event_index.ok());
+        }
+        self.mapped.as_ref()
+    }
+
+    /// Whether the host has not written to this shadow, which holds `value`, since the buffers came.
+    #[inline]
+    fn is_as_begun(&mut self, index: usize, value: u32) -> bool {
+        match self.begun_with.get_mut(index) {
+            None | Some(&mut WRITTEN) => false,
+            Some(begun) if *begun == value => true,
+            Some(begun) => {
+                *begun = WRITTEN;
+                false
+            }
+        }
+    }
+}
+
+/// The host need not ring for any value that follows on `value`.
+#[inline]
+fn store_event_index(event_index: &ShadowDoorbells, index: usize, value: u32) {
+    let behind = value.wrapping_sub(1) & 0xffff;
+    if event_index.load(index) != behind {
+        event_index.store(index, behind);
+    }
 }
 
 impl Context {
@@ -106,12 +152,12 @@ impl Context {
     /// The tail of a submission queue, as the guest has it. Anything may be in it. `None` while it is not to be had.
     #[inline]
     pub(super) fn submission_tail(&self, qid: u16) -> Option<u32> {
-        self.doorbell(qid, usize::from(qid) * 2)
+        self.doorbell(qid, tail_index(qid))
     }
 
     /// The head of a completion queue, likewise.
     pub(super) fn completion_head(&self, qid: u16) -> Option<u32> {
-        self.doorbell(qid, usize::from(qid) * 2 + 1)
+        self.doorbell(qid, head_index(qid))
     }
 
     #[inline]
@@ -120,38 +166,37 @@ impl Context {
         if self.has_shadow.get() && qid > 0 { self.shadow_value(index) } else { Some(self.doorbells.load(index)) }
     }
 
-    /// A shadow doorbell. Its event index is set to what is behind it: the guest never needs to write the doorbell itself, since the
+    /// A shadow doorbell. Its event index is set to what is behind it: the host never needs to write the doorbell itself, since the
     /// shadow is looked at in each round.
     ///
     /// While the shadow's memory is not mapped there is no value: that of the doorbell itself is an old one, and entries that were
     /// carried out long ago would be taken for new ones.
     fn shadow_value(&self, index: usize) -> Option<u32> {
-        self.with_shadow(|values, event_index| {
-            let value = values.load(index);
-            let behind = value.wrapping_sub(1) & 0xffff;
-            if event_index.load(index) != behind {
-                event_index.store(index, behind);
-            }
-            value
-        })
-    }
-
-    /// Calls `f` with the shadows and their event indexes, if they are mapped.
-    fn with_shadow<R>(&self, f: impl FnOnce(&ShadowDoorbells, &ShadowDoorbells) -> R) -> Option<R> {
         let mut shadow = self.shadow.borrow_mut();
         let shadow = shadow.as_mut()?;
-        if shadow.mapped.is_none() {
-            let view = self.view();
-            let values = ShadowDoorbells::resolve(&view, shadow.values);
-            let event_index = ShadowDoorbells::resolve(&view, shadow.event_index);
-            shadow.mapped = values.ok().zip(event_index.ok());
-        }
-        shadow.mapped.as_ref().map(|(values, event_index)| f(values, event_index))
+        let (values, event_index) = shadow.map(&self.view)?;
+        let value = values.load(index);
+        store_event_index(event_index, index, value);
+        Some(if shadow.is_as_begun(index, value) { self.doorbells.load(index) } else { value })
     }
 
-    /// The shadow of a doorbell begins with `value`.
-    pub(super) fn begin_shadow(&self, index: usize, value: u32) {
-        self.with_shadow(|values, _| values.store(index, value));
+    /// The shadow of a doorbell begins with `value`. To be called only while the host may not write it: before the completion of the
+    /// command that gave the buffers, or of the one that made the queue. Until the host writes it, the doorbell counts if
+    /// `doorbell_counts`.
+    pub(super) fn begin_shadow(&self, index: usize, value: u32, doorbell_counts: bool) {
+        let mut shadow = self.shadow.borrow_mut();
+        let Some(shadow) = shadow.as_mut() else { return };
+        let Some((values, event_index)) = shadow.map(&self.view) else { return };
+        if values.load(index) != value {
+            values.store(index, value);
+        }
+        store_event_index(event_index, index, value);
+        if doorbell_counts && shadow.begun_with.len() <= index {
+            shadow.begun_with.resize(index + 1, WRITTEN);
+        }
+        if let Some(begun) = shadow.begun_with.get_mut(index) {
+            *begun = if doorbell_counts { value } else { WRITTEN };
+        }
     }
 
     /// Where the shadow doorbells are.
@@ -170,7 +215,7 @@ impl Context {
     /// Uses shadow doorbells at these guest addresses: the shadows, and their event indexes.
     pub(super) fn set_shadow(&self, buffers: Option<(u64, u64)>) {
         self.has_shadow.set(buffers.is_some());
-        self.shadow.replace(buffers.map(|(values, event_index)| Shadow { values, event_index, mapped: None }));
+        self.shadow.replace(buffers.map(|(values, event_index)| Shadow::new(values, event_index)));
     }
 
     /// Sets interrupt coalescing, and the vectors that it does not hold for.

@@ -145,25 +145,27 @@ impl<B: Backend> Queues<B> {
         self.context.set_coalescing(coalescing, at_once);
     }
 
-    /// Uses shadow doorbells at these guest addresses: the shadows, and their event indexes.
-    /// Queues that are there already go on from where they stand.
+    /// Uses shadow doorbells at these guest addresses: the shadows, and their event indexes. To be called before Doorbell Buffer
+    /// Config is completed: this writes to the shadows, so that queues that are there already go on from where they stand, and
+    /// afterwards only the host may.
     pub fn set_shadow_doorbells(&self, buffers: Option<(u64, u64)>) {
-        if self.context.shadow_buffers() == buffers {
+        let before = self.context.shadow_buffers();
+        if before == buffers {
             return;
         }
-        // The doorbells themselves are old if the host has used other shadows until now.
         let mut stand = Vec::new();
         for queue in self.submission.borrow().iter() {
             let (qid, head) = (queue.queue().qid(), queue.queue().cursor().head());
-            stand.push((usize::from(qid) * 2, self.context.submission_tail(qid).unwrap_or(head.into())));
+            stand.push((tail_index(qid), self.context.submission_tail(qid).unwrap_or(head.into())));
         }
         for queue in self.completion.borrow().iter().filter(|queue| queue.qid() > 0) {
             let (qid, head) = (queue.qid(), queue.head());
-            stand.push((usize::from(qid) * 2 + 1, self.context.completion_head(qid).unwrap_or(head.into())));
+            stand.push((head_index(qid), self.context.completion_head(qid).unwrap_or(head.into())));
         }
         self.context.set_shadow(buffers);
         for (index, value) in stand {
-            self.context.begin_shadow(index, value);
+            // The doorbells themselves are old if the host has used other shadows until now.
+            self.context.begin_shadow(index, value, before.is_none());
         }
     }
 
@@ -194,6 +196,8 @@ impl<B: Backend> Queues<B> {
     pub fn create_completion(&self, qid: u16, base: u64, entries: u16, vector: Option<u16>) -> Rc<CompletionQueue> {
         let vector = vector.map(|number| Vector::new(number, Arc::clone(&self.interrupts)));
         let queue = CompletionQueue::new(&self.context, qid, base, entries, vector);
+        // What the shadow holds is of a queue that was there before.
+        self.context.begin_shadow(head_index(qid), 0, false);
         self.completion.borrow_mut().push(Rc::clone(&queue));
         queue
     }
@@ -204,6 +208,7 @@ impl<B: Backend> Queues<B> {
         let completion = self.completion.borrow().iter().find(|queue| queue.qid() == cqid).cloned();
         let Some(completion) = completion else { return false };
         let cursor = Cursor::new(qid, base, entries);
+        self.context.begin_shadow(tail_index(qid), 0, false);
         let queue = SubmissionQueue::new(cursor, completion, &self.context, &self.ports, self.max_transfer);
         self.submission.borrow_mut().push(queue);
         true
@@ -447,6 +452,16 @@ impl Totals {
             bytes_written: self.bytes_written.wrapping_add(other.bytes_written),
         }
     }
+}
+
+/// The index of a submission queue's tail among the doorbells.
+pub(super) fn tail_index(qid: u16) -> usize {
+    usize::from(qid) * 2
+}
+
+/// The index of a completion queue's head among the doorbells.
+pub(super) fn head_index(qid: u16) -> usize {
+    usize::from(qid) * 2 + 1
 }
 
 pub(super) fn port_index(nsid: u32) -> Option<usize> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::control::complaint::complain;
-use super::group::{Group, GroupHandle};
+use super::group::{Group, GroupHandle, Local};
 use super::home::{Attached, Home};
 use super::session::Settings;
 use crate::memory::Fault;
@@ -97,8 +97,7 @@ impl Home {
             Outcome::Abort { sqid, cid } => self.abort(attached, sqe.cid, sqid, cid),
             Outcome::WriteCache { on } => self.set_write_cache(attached, sqe.cid, on),
             Outcome::DoorbellBuffers { shadow, event_idx } => {
-                let status = self.use_shadow_doorbells(attached, shadow, event_idx);
-                attached.complete(sqe.cid, 0, status);
+                self.use_shadow_doorbells(attached, sqe.cid, shadow, event_idx);
             }
         }
     }
@@ -263,25 +262,33 @@ impl Home {
         });
     }
 
-    /// Shadow doorbells begin with what the doorbells hold, so that queues that are there already go on.
-    fn use_shadow_doorbells(&self, attached: &Rc<Attached>, shadow: u64, event_idx: u64) -> Status {
+    /// Shadow doorbells begin with what the doorbells hold, so that queues that are there already go on. The command is completed
+    /// when every poll group uses them: from then on the host writes them, and nobody else may.
+    fn use_shadow_doorbells(&self, attached: &Rc<Attached>, cid: u16, shadow: u64, event_idx: u64) {
         if !attached.local.queues().can_be_shadows(shadow, event_idx) {
-            return Status::INVALID_FIELD;
+            return attached.complete(cid, 0, Status::INVALID_FIELD);
         }
-        let settings = Settings { shadow: Some((shadow, event_idx)), ..attached.session.settings() };
-        self.publish(attached, settings);
-        Status::SUCCESS
+        // For poll groups that get queues of the session later.
+        attached.session.set(Settings { shadow: Some((shadow, event_idx)), ..attached.session.settings() });
+        self.ask_all(attached, cid, Local::take_settings);
     }
 
     /// Has volatile write caches used or not; the command is completed when every poll group does so.
     fn set_write_cache(&self, attached: &Rc<Attached>, cid: u16, on: bool) {
+        self.ask_all(attached, cid, move |local| local.queues().set_write_cache(on));
+    }
+
+    /// Calls `f` on every poll group that has queues of the client. The command is completed when all have done so.
+    fn ask_all(&self, attached: &Rc<Attached>, cid: u16, f: impl Fn(&Local) + Clone + Send + 'static) {
         let session = attached.session.id;
         let left = Arc::new(AtomicUsize::new(self.ctrl.groups.len()));
         for group in &self.ctrl.groups {
-            let left = Arc::clone(&left);
+            let (left, f) = (Arc::clone(&left), f.clone());
             let set = move |group: &Rc<Group>, answer: Answer<()>| {
                 if let Some(local) = group.find(session) {
-                    local.queues().set_write_cache(on);
+                    // With the memory that the home has seen.
+                    local.refresh();
+                    f(&local);
                 }
                 answer(());
             };

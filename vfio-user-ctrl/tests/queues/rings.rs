@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use vfio_user_ctrl::memory::{CompletionRing, MemView};
-use vfio_user_ctrl::model::spec::{Cqe, Status};
+use vfio_user_ctrl::model::spec::{Cqe, Sqe, Status};
 use vfio_user_ctrl::queue::Trouble;
+use zerocopy::IntoBytes;
 
-use super::common::guest::{LISTS, PAGE, Rig, flush, read};
+use super::common::guest::{HostSq, LISTS, PAGE, Rig, flush, read};
 use super::common::ram::Disk;
 
 const BLOCKS: usize = 64;
@@ -215,6 +216,22 @@ fn an_entry_whose_phase_a_guest_has_seen_is_whole() {
 /// Pages for shadow doorbells and event indexes.
 const SHADOW: (u64, u64) = (LISTS.0, LISTS.0 + PAGE);
 
+/// Moves a submission queue's tail as Linux does: the shadow first, then the doorbell if the event index asks for it.
+fn ring_as_linux(rig: &Rig, sq: &mut HostSq, sqes: &[Sqe]) {
+    for sqe in sqes {
+        rig.put(sq.base + u64::from(sq.tail) * 64, sqe.as_bytes());
+        sq.tail = (sq.tail + 1) % sq.entries;
+    }
+    let at = u64::from(sq.qid) * 8;
+    let half = |gpa| u16::from_le_bytes(rig.get(gpa, 2).try_into().expect("2 bytes"));
+    let old = half(SHADOW.0 + at);
+    rig.put(SHADOW.0 + at, &u32::from(sq.tail).to_le_bytes());
+    let event_index = half(SHADOW.1 + at);
+    if sq.tail.wrapping_sub(event_index).wrapping_sub(1) < sq.tail.wrapping_sub(old) {
+        rig.ring(sq);
+    }
+}
+
 #[test]
 fn shadow_doorbells_are_used_for_i_o_queues_from_where_the_doorbells_stand() {
     let disk = Disk::instant(BLOCKS, 9);
@@ -226,12 +243,74 @@ fn shadow_doorbells_are_used_for_i_o_queues_from_where_the_doorbells_stand() {
     assert_eq!(rig.statuses(&mut cq), [(1, 0)], "what the doorbell told is not lost");
     rig.submit(&mut sq, &[flush(2)]);
     rig.queues.poll();
-    assert_eq!(rig.statuses(&mut cq), [], "the doorbell itself is not looked at");
-    rig.put(SHADOW.0 + 8, &2_u32.to_le_bytes());
+    assert_eq!(rig.statuses(&mut cq), [(2, 0)], "the doorbell counts until the host uses the shadow");
+    ring_as_linux(&rig, &mut sq, &[flush(3)]);
     rig.queues.poll();
-    assert_eq!(rig.statuses(&mut cq), [(2, 0)]);
+    assert_eq!(rig.statuses(&mut cq), [(3, 0)]);
     let event_index = rig.get(SHADOW.1 + 8, 4);
-    assert_eq!(event_index, 1_u32.to_le_bytes(), "the host need not ring for the next value");
+    assert_eq!(event_index, 2_u32.to_le_bytes(), "the host need not ring for the next value");
+    rig.submit(&mut sq, &[flush(4)]);
+    rig.queues.poll();
+    assert_eq!(rig.statuses(&mut cq), [], "the doorbell itself is not looked at any more");
+}
+
+/// Whether a thread takes what has been set early or late, the host goes on as soon as the command is completed.
+#[test]
+fn no_command_is_lost_whenever_a_thread_hears_of_shadow_doorbells() {
+    for (before, polled, told_again) in (0..6)
+        .flat_map(|count| [(count, false, false), (count, true, false), (count, true, true), (count, false, true)])
+    {
+        let disk = Disk::instant(BLOCKS, 9);
+        let rig = Rig::with(&disk);
+        let (mut sq, mut cq) = rig.create(1, 4);
+        let mut sent = 0;
+        let mut next = || {
+            sent += 1;
+            flush(sent)
+        };
+        let mut seen = Vec::new();
+        for _ in 0..before {
+            rig.run(&mut sq, &[next()]);
+            seen.extend(rig.reap(&mut cq));
+        }
+        rig.queues.set_shadow_doorbells(Some(SHADOW));
+        if polled {
+            rig.queues.poll();
+        }
+        for count in [1, 2, 1, 3, 1, 1, 1, 2, 3] {
+            ring_as_linux(&rig, &mut sq, &(0..count).map(|_| next()).collect::<Vec<_>>());
+            if told_again {
+                rig.queues.set_shadow_doorbells(Some(SHADOW));
+            }
+            rig.queues.poll();
+            assert_eq!(rig.get(SHADOW.0 + 8, 4), u32::from(sq.tail).to_le_bytes(), "the host's value stays");
+            seen.extend(rig.take(&mut cq, usize::MAX));
+            rig.put(SHADOW.0 + 12, &u32::from(cq.head).to_le_bytes());
+        }
+        let cids: Vec<u16> = seen.iter().map(|cqe| cqe.cid).collect();
+        assert_eq!(cids, (1..=sent).collect::<Vec<_>>(), "{before} before, {polled}, {told_again}");
+    }
+}
+
+#[test]
+fn a_queue_that_is_made_anew_begins_with_shadows_of_zero() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    rig.queues.set_shadow_doorbells(Some(SHADOW));
+    for round in 0..3 {
+        // Of a queue that was there before, or of another use of the page.
+        rig.put(SHADOW.0 + 8, &[5_u32.to_le_bytes(), 3_u32.to_le_bytes()].concat());
+        let (mut sq, mut cq) = rig.create(1, 8);
+        rig.put(cq.base, &[0; 8 * 16]);
+        assert_eq!(rig.get(SHADOW.0 + 8, 8), [0; 8]);
+        rig.queues.poll();
+        assert_eq!((rig.statuses(&mut cq), disk.submitted.get()), (vec![], round), "there is no command");
+        ring_as_linux(&rig, &mut sq, &[flush(7)]);
+        rig.queues.poll();
+        assert_eq!(rig.statuses(&mut cq), [(7, 0)]);
+        rig.queues.delete_submission(1);
+        rig.queues.delete_completion(1);
+    }
 }
 
 #[test]
@@ -259,7 +338,7 @@ fn a_shadow_that_is_not_mapped_rings_nothing() {
     rig.put(SHADOW.0 + 12, &5_u32.to_le_bytes());
     for tail in [7_u32, 2] {
         for cid in 5..8 {
-            rig.put(sq.base + u64::from(cid) * 64, zerocopy::IntoBytes::as_bytes(&flush(cid)));
+            rig.put(sq.base + u64::from(cid) * 64, flush(cid).as_bytes());
         }
         rig.put(SHADOW.0 + 8, &tail.to_le_bytes());
         rig.queues.poll();
