@@ -17,7 +17,7 @@ use crate::{registry, rpc};
 static MODULE: OnceCell<ModuleHandle> = OnceCell::new();
 
 /// The reactors' poll groups, while the bdev layer is up.
-static REACTORS: AppCell<Option<IoDevice<Reactors>>> = AppCell::new(None);
+static REACTORS: AppCell<Option<IoDevice<Reactors>>> = AppCell::new(|| None);
 
 /// Makes the bdev module and its RPC methods known to SPDK. To be called before SPDK starts; a second call does
 /// nothing.

@@ -7,7 +7,7 @@ use spdk::thread::AppCell;
 
 use crate::pool::Pool;
 
-static POOLS: AppCell<BTreeMap<String, Rc<Pool>>> = AppCell::new(BTreeMap::new());
+static POOLS: AppCell<BTreeMap<String, Rc<Pool>>> = AppCell::new(BTreeMap::new);
 
 /// The pool of that name.
 #[must_use]

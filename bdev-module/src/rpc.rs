@@ -34,10 +34,10 @@ pub(crate) fn register() {
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// The pools that are being connected for the first time, by name.
-static CONNECTING: AppCell<BTreeMap<String, PoolParams>> = AppCell::new(BTreeMap::new());
+static CONNECTING: AppCell<BTreeMap<String, PoolParams>> = AppCell::new(BTreeMap::new);
 
 /// The pollers that drive attempts to connect.
-static ATTEMPTS: AppCell<Vec<Weak<PollerSlot>>> = AppCell::new(Vec::new());
+static ATTEMPTS: AppCell<Vec<Weak<PollerSlot>>> = AppCell::new(Vec::new);
 
 /// A poller that can be ended from within its own call.
 type PollerSlot = RefCell<Option<Poller>>;
@@ -291,7 +291,7 @@ fn reach(trtype: Trtype, ip: IpAddr, port: u16) -> Result<(), String> {
 /// The clients that wait for a diagnosis, and the last number given to one.
 type Diagnosed = (u64, Vec<(u64, PoolParams, Request)>);
 
-static DIAGNOSED: AppCell<Diagnosed> = AppCell::new((0, Vec::new()));
+static DIAGNOSED: AppCell<Diagnosed> = AppCell::new(|| (0, Vec::new()));
 
 fn told(id: u64, errno: Errno, said: &str) {
     let found = DIAGNOSED.with(|waiting| {

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use spdk_sys as sys;
 
-use crate::Errno;
+use crate::{Errno, running};
 
 /// What an option does before SPDK starts.
 pub type Early = fn(&OsStr) -> Result<(), Errno>;
@@ -105,6 +105,7 @@ impl App {
         // application's thread, within the call.
         let rc = unsafe {
             let rc = sys::spdk_app_start(&raw mut opts, Some(call_started), (&raw const *begin).cast_mut().cast());
+            running::stopped();
             sys::spdk_app_fini();
             rc
         };
@@ -127,6 +128,7 @@ type Begin = Cell<Option<Box<dyn FnOnce() -> Result<(), Errno>>>>;
 unsafe extern "C" fn call_started(ctx: *mut c_void) {
     // SAFETY: `run` gave SPDK this pointer and waits for the application.
     let begin = unsafe { &*ctx.cast::<Begin>() };
+    running::started();
     if let Some(Err(error)) = begin.take().map(|started| started()) {
         log::error!("the application could not start: {error}");
         // SAFETY: called on the application's thread.
@@ -156,7 +158,9 @@ unsafe extern "C" fn shutdown() {
     if let Ok(ending) = ending {
         ending();
     }
-    stop(Ok(()));
+    running::stops();
+    // SAFETY: called on the application's thread.
+    unsafe { sys::spdk_app_stop(0) };
 }
 
 unsafe extern "C" fn usage() {
@@ -171,12 +175,11 @@ unsafe extern "C" fn usage() {
 
 /// Ends the application: its subsystems are shut down, then [`App::run`] returns, with success if `result` is. Nothing where none runs.
 pub fn stop(result: Result<(), Errno>) {
-    // SAFETY: may be called from any thread. SPDK tells its first thread without looking whether there is one.
-    if unsafe { sys::spdk_thread_get_app_thread() }.is_null() {
-        return;
+    if let Ok(_guard) = running::guard() {
+        // SAFETY: may be called from any thread while an application runs; a second call is ignored.
+        unsafe { sys::spdk_app_stop(result.err().map_or(0, Errno::negated)) };
     }
-    // SAFETY: may be called from any thread while an application runs; a second call is ignored.
-    unsafe { sys::spdk_app_stop(result.err().map_or(0, Errno::negated)) };
+    running::stops();
 }
 
 /// The version of SPDK that this was built with, such as 26.1.0.

@@ -41,6 +41,7 @@ pub mod nvme;
 pub mod os_thread;
 pub mod poller;
 pub mod rpc;
+mod running;
 pub mod subsystem;
 pub mod thread;
 pub mod time;

@@ -7,9 +7,9 @@ use std::ptr;
 
 use spdk_sys as sys;
 
-use crate::Errno;
 use crate::json::JsonWriter;
 use crate::thread::NotSend;
+use crate::{Errno, running};
 
 /// A subsystem. All of it runs on the application's thread.
 pub trait Subsystem: 'static {
@@ -38,6 +38,7 @@ pub struct FiniDone(NotSend);
 
 impl Drop for FiniDone {
     fn drop(&mut self) {
+        running::part_ended();
         // SAFETY: `fini` made this value, once, on the application's thread.
         unsafe { sys::spdk_subsystem_fini_next() };
     }
@@ -66,7 +67,8 @@ pub fn register<S: Subsystem>() {
 }
 
 unsafe extern "C" fn init<S: Subsystem>() {
-    let rc: c_int = S::init().err().map_or(0, Errno::negated);
+    running::part_starts();
+    let rc: c_int = S::init().inspect_err(|_| running::part_ended()).err().map_or(0, Errno::negated);
     // SAFETY: called once per start, on the thread that SPDK starts subsystems on.
     unsafe { sys::spdk_subsystem_init_next(rc) };
 }

@@ -3,14 +3,14 @@
 //! An SPDK thread is a unit of scheduling that a reactor runs; it may move from one core to another, so
 //! `thread_local!` does not follow it. State of the application's thread lives in an [`AppCell`].
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
 use spdk_sys as sys;
 
-use crate::Errno;
+use crate::{Errno, running};
 
 /// A marker for what must stay on the SPDK thread that made it: neither `Send` nor `Sync`.
 pub type NotSend = PhantomData<*mut ()>;
@@ -18,8 +18,8 @@ pub type NotSend = PhantomData<*mut ()>;
 /// Whether the caller runs on the application's thread, where RPC methods run and bdevs are registered.
 #[must_use]
 pub fn on_app_thread() -> bool {
-    // SAFETY: a null thread asks about the current one, which may also be none.
-    unsafe { sys::spdk_thread_is_app_thread(ptr::null_mut()) }
+    // SAFETY: a null thread asks about the current one. Where there is none, SPDK would say yes if there is no application either.
+    on_spdk_thread() && unsafe { sys::spdk_thread_is_app_thread(ptr::null_mut()) }
 }
 
 /// Whether the caller runs on any SPDK thread.
@@ -54,14 +54,16 @@ pub fn spawn_unpinned<F: FnOnce() + Send + 'static>(name: &str, f: F) -> std::io
     })
 }
 
-/// Calls `f` on the application's thread, later. `f` is called and dropped there.
+/// Calls `f` on the application's thread, later. `f` is called and dropped there; what comes too late for that is never called, nor
+/// dropped.
 ///
 /// # Errors
-/// `NXIO` when no application runs, `NOMEM` when SPDK is out of messages; `f` is dropped here then.
+/// `NXIO` when no application runs, or it is about to end; `f` is dropped here then.
 pub fn send_to_app<F: FnOnce() + Send + 'static>(f: F) -> Result<(), Errno> {
-    // SAFETY: returns a pointer to the thread that lives as long as the application, or null.
+    let _guard = running::guard()?;
+    // SAFETY: returns a pointer to the application's thread, or null.
     let app = NonNull::new(unsafe { sys::spdk_thread_get_app_thread() }).ok_or(Errno::NXIO)?;
-    // SAFETY: the application's thread outlives every other.
+    // SAFETY: the application's thread takes messages as long as the guard is held.
     unsafe { send_raw(app, f) }
 }
 
@@ -107,11 +109,16 @@ impl OwnedThread {
     /// Makes a thread that may run on core `core` only.
     ///
     /// # Errors
-    /// `INVAL` for a name that holds a NUL, `NOMEM` when SPDK cannot make it.
+    /// `INVAL` for a name that holds a NUL or a core that no reactor runs on, `NXIO` when no application runs, `NOMEM` when SPDK cannot
+    /// make it.
     pub fn on_core(name: &str, core: u32) -> Result<Self, Errno> {
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        let _guard = running::guard()?;
+        if !cores().contains(&core) {
+            return Err(Errno::INVAL);
+        }
         let mut cores = sys::spdk_cpuset::default();
-        // SAFETY: `cores` and `name` are valid for the calls; SPDK copies both.
+        // SAFETY: `cores` and `name` are valid for the calls; SPDK copies both. A reactor's core is one that the set has room for.
         let thread = unsafe {
             sys::spdk_cpuset_set_cpu(&raw mut cores, core, true);
             sys::spdk_thread_create(name.as_ptr(), &raw const cores)
@@ -122,9 +129,10 @@ impl OwnedThread {
     /// Calls `f` on this thread, later. `f` is called and dropped there.
     ///
     /// # Errors
-    /// `NOMEM` when SPDK is out of messages; `f` is dropped here then.
+    /// `NXIO` when the application is about to end, and its threads with it; `f` is dropped here then.
     pub fn send<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), Errno> {
-        // SAFETY: `self` keeps the thread alive.
+        let _guard = running::guard()?;
+        // SAFETY: the thread exits when it is told to, by this value, or when the application ends, which the guard keeps off.
         unsafe { send_raw(self.0, f) }
     }
 }
@@ -141,31 +149,52 @@ impl Drop for OwnedThread {
     }
 }
 
-/// A value that only the application's thread touches: the place for registries of a module.
-pub struct AppCell<T>(RefCell<T>);
+/// A value that only the application's thread touches: the place for registries of a module. That thread makes it, too, at the first use.
+pub struct AppCell<T> {
+    value: OnceCell<RefCell<T>>,
+    init: fn() -> T,
+}
 
-// SAFETY: `with` lets only the application's thread at the value, and SPDK's messages order what that
-// thread does on one core before what it does on another.
+// SAFETY: `with` lets only the application's thread at the value, which was made there of nothing that another thread has, and is never
+// moved or dropped, since it is borrowed for ever. SPDK's messages order what that thread does on one core before what it does on another.
 unsafe impl<T> Sync for AppCell<T> {}
 
 impl<T> AppCell<T> {
-    /// A cell that holds `value`, for a `static`.
-    pub const fn new(value: T) -> Self {
-        Self(RefCell::new(value))
+    /// A cell for a `static`, whose value `init` makes.
+    pub const fn new(init: fn() -> T) -> Self {
+        Self { value: OnceCell::new(), init }
     }
 
     /// Calls `f` with the value.
     ///
     /// # Panics
     /// Off the application's thread.
-    pub fn with<R>(&self, f: impl FnOnce(&RefCell<T>) -> R) -> R {
+    pub fn with<R>(&'static self, f: impl FnOnce(&RefCell<T>) -> R) -> R {
         assert!(on_app_thread(), "state of the application's thread was asked for elsewhere");
-        f(&self.0)
+        f(self.value.get_or_init(|| RefCell::new((self.init)())))
     }
 }
 
 impl<T> std::fmt::Debug for AppCell<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("AppCell")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_on_the_applications_thread_where_there_is_no_application() {
+        static CELL: AppCell<u32> = AppCell::new(|| 0);
+        assert!(!on_app_thread() && !on_spdk_thread());
+        assert!(std::panic::catch_unwind(|| CELL.with(|cell| *cell.borrow())).is_err());
+    }
+
+    #[test]
+    fn threads_and_messages_are_refused_where_there_is_no_application() {
+        assert_eq!(OwnedThread::on_core("early", 0).err(), Some(Errno::NXIO));
+        assert_eq!(defer(|| ()), Err(Errno::NXIO));
     }
 }

@@ -128,7 +128,7 @@ fn what_belongs_to_spdk_threads_is_refused_elsewhere() {
     assert!(on_app(|| on_spdk_thread() && on_app_thread()));
 }
 
-static CELL: AppCell<u32> = AppCell::new(7);
+static CELL: AppCell<u32> = AppCell::new(|| 7);
 
 #[test]
 #[serial]
@@ -463,4 +463,13 @@ fn connecting_to_a_closed_port_is_refused() {
         own.replace(Some(Poller::register("connect", Duration::from_millis(1), poll).expect("a poller")));
     });
     assert_eq!(outcome, Err(ConnectFailed::Refused));
+}
+
+#[test]
+#[serial]
+fn a_thread_on_a_core_without_a_reactor_is_refused() {
+    app();
+    for core in [1, 127, 1_024, u32::MAX] {
+        assert_eq!(OwnedThread::on_core("nowhere", core).err(), Some(Errno::INVAL), "core {core}");
+    }
 }

@@ -70,8 +70,8 @@ pub(crate) struct Outcome {
 
 type Open = (Arc<BdevDesc>, Rc<BdevChannel>);
 
-static OPEN: AppCell<BTreeMap<u64, Open>> = AppCell::new(BTreeMap::new());
-static REQUESTS: AppCell<BTreeMap<u64, Rc<Request>>> = AppCell::new(BTreeMap::new());
+static OPEN: AppCell<BTreeMap<u64, Open>> = AppCell::new(BTreeMap::new);
+static REQUESTS: AppCell<BTreeMap<u64, Rc<Request>>> = AppCell::new(BTreeMap::new);
 
 /// The number of the next entry in either.
 fn next_id() -> u64 {

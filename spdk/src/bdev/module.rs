@@ -7,9 +7,9 @@ use std::ptr::NonNull;
 use spdk_sys as sys;
 
 use super::io::Context;
-use crate::Errno;
 use crate::json::JsonWriter;
 use crate::thread::NotSend;
+use crate::{Errno, running};
 
 /// What a module does beside its devices. All of it runs on the application's thread.
 pub trait Module: 'static {
@@ -39,6 +39,7 @@ pub struct FiniDone(NotSend);
 
 impl Drop for FiniDone {
     fn drop(&mut self) {
+        running::part_ended();
         // SAFETY: `fini` made this value, once, on the application's thread.
         unsafe { sys::spdk_bdev_module_fini_done() };
     }
@@ -78,7 +79,8 @@ pub fn register_module<M: Module>() -> ModuleHandle {
 }
 
 unsafe extern "C" fn init<M: Module>() -> c_int {
-    M::init().err().map_or(0, Errno::negated)
+    running::part_starts();
+    M::init().inspect_err(|_| running::part_ended()).err().map_or(0, Errno::negated)
 }
 
 unsafe extern "C" fn fini_start<M: Module>() {

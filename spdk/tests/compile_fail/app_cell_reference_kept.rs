@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use spdk::thread::AppCell;
 
-static CELL: AppCell<u32> = AppCell::new(0);
+static CELL: AppCell<u32> = AppCell::new(|| 0);
 
 fn keep() -> &'static RefCell<u32> {
     CELL.with(|cell| cell)

@@ -76,26 +76,31 @@ pub(crate) fn at_exit(f: fn()) {
     AT_EXIT.lock().expect("not poisoned").push(f);
 }
 
+/// Stops the application and waits for its end. Whether that went well; `None` if it was stopped before.
+pub(crate) fn stop() -> Option<bool> {
+    let ended = ENDED.lock().ok()?.take()?;
+    spdk::app::stop(Ok(()));
+    Some(ended.recv_timeout(PATIENCE) == Ok(true))
+}
+
 #[expect(unsafe_code, reason = "the test harness exits the process itself, and tells of it in no other way")]
 fn stop_at_exit() {
-    extern "C" fn stop() {
-        spdk::app::stop(Ok(()));
-        let ended = ENDED.lock().ok().and_then(|mut ended| ended.take());
-        let ended = ended.map(|ended| ended.recv_timeout(PATIENCE));
+    extern "C" fn exit() {
+        let ended = stop();
         for f in AT_EXIT.lock().map(|mut list| std::mem::take(&mut *list)).unwrap_or_default() {
             f();
         }
         if let Some(app) = APP.get() {
             let _ = std::fs::remove_dir_all(&app.dir);
         }
-        if ended != Some(Ok(true)) {
-            eprintln!("SPDK did not stop as it should: {ended:?}");
+        if ended == Some(false) {
+            eprintln!("SPDK did not stop as it should");
             // SAFETY: ends the process.
             unsafe { libc::_exit(3) };
         }
     }
     // SAFETY: the function may be called at any time.
-    assert_eq!(unsafe { libc::atexit(stop) }, 0);
+    assert_eq!(unsafe { libc::atexit(exit) }, 0);
 }
 
 impl TestApp {

@@ -33,8 +33,8 @@ struct Runtime {
     next_ctrl: u64,
 }
 
-static RUNTIME: AppCell<Option<Runtime>> = AppCell::new(None);
-static ENDPOINTS: AppCell<BTreeMap<String, Rc<Endpoint>>> = AppCell::new(BTreeMap::new());
+static RUNTIME: AppCell<Option<Runtime>> = AppCell::new(|| None);
+static ENDPOINTS: AppCell<BTreeMap<String, Rc<Endpoint>>> = AppCell::new(BTreeMap::new);
 
 /// A namespace of a controller.
 #[derive(Debug)]
@@ -400,7 +400,7 @@ struct Deleted {
     done: Vec<Box<dyn FnOnce()>>,
 }
 
-static DELETED: AppCell<Vec<Deleted>> = AppCell::new(Vec::new());
+static DELETED: AppCell<Vec<Deleted>> = AppCell::new(Vec::new);
 
 /// The client is gone: the home goes, and each poll group tells when nothing is left on it.
 fn end_home(ctrl: &Arc<Ctrl>) {
