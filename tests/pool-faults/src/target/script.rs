@@ -1,0 +1,345 @@
+//! What a target is told to do otherwise than right.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::command::Command;
+use crate::pdu::Kind;
+use crate::socket::Cut;
+
+/// Says whether a command is meant.
+type Test = Arc<dyn Fn(&Command) -> bool + Send + Sync>;
+/// Changes data, or a PDU.
+pub type Edit = Arc<dyn Fn(&mut Vec<u8>) + Send + Sync>;
+/// Changes PDUs.
+pub type EditPdus = Arc<dyn Fn(&mut Vec<Vec<u8>>) + Send + Sync>;
+
+/// Which commands are meant: those for which all that was said holds. Made by one of the functions without `self`.
+#[derive(Clone)]
+pub struct On {
+    kind: Asked,
+    nsid: Option<u32>,
+    qid: Option<u16>,
+    connection: Option<u32>,
+    test: Option<Test>,
+    skip: u32,
+    times: Option<u32>,
+}
+
+/// The kinds of what a host asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Any,
+    InitializeConnection,
+    Admin(u8),
+    Io(u8),
+    AnyIo,
+    Fabrics(u8),
+}
+
+impl fmt::Debug for On {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, nsid, qid, connection, skip, times, .. } = self;
+        write!(f, "{kind:?} nsid {nsid:?} qid {qid:?} connection {connection:?} after {skip}, {times:?} times")
+    }
+}
+
+impl On {
+    fn new(kind: Asked) -> Self {
+        Self { kind, nsid: None, qid: None, connection: None, test: None, skip: 0, times: None }
+    }
+
+    /// All that a host asks, its `ICReq` too.
+    #[must_use]
+    pub fn any() -> Self {
+        Self::new(Asked::Any)
+    }
+
+    /// `ICReq`, the first that comes on a connection.
+    #[must_use]
+    pub fn ic_req() -> Self {
+        Self::new(Asked::InitializeConnection)
+    }
+
+    /// Admin commands of an opcode; see [`super::opcode`].
+    #[must_use]
+    pub fn admin(opcode: u8) -> Self {
+        Self::new(Asked::Admin(opcode))
+    }
+
+    /// Commands of an opcode on I/O queues.
+    #[must_use]
+    pub fn io(opcode: u8) -> Self {
+        Self::new(Asked::Io(opcode))
+    }
+
+    /// All commands on I/O queues but Connect.
+    #[must_use]
+    pub fn any_io() -> Self {
+        Self::new(Asked::AnyIo)
+    }
+
+    /// Fabrics commands of a type; see [`super::fctype`].
+    #[must_use]
+    pub fn fabrics(fctype: u8) -> Self {
+        Self::new(Asked::Fabrics(fctype))
+    }
+
+    /// Connect, for the admin queue (0) or an I/O queue.
+    #[must_use]
+    pub fn connect(qid: u16) -> Self {
+        Self::fabrics(super::fctype::CONNECT).qid(qid)
+    }
+
+    /// Connect for any I/O queue.
+    #[must_use]
+    pub fn connect_io() -> Self {
+        Self::fabrics(super::fctype::CONNECT).when(|command| command.qid > 0)
+    }
+
+    /// Identify with a CNS.
+    #[must_use]
+    pub fn identify(cns: u8) -> Self {
+        Self::admin(super::opcode::IDENTIFY).when(move |command| command.cns() == cns)
+    }
+
+    /// Get Log Page of a log.
+    #[must_use]
+    pub fn log_page(lid: u8) -> Self {
+        Self::admin(super::opcode::GET_LOG_PAGE).when(move |command| command.lid() == lid)
+    }
+
+    /// Only for a namespace.
+    #[must_use]
+    pub fn nsid(mut self, nsid: u32) -> Self {
+        self.nsid = Some(nsid);
+        self
+    }
+
+    /// Only on a queue; for Connect, that which it asks for.
+    #[must_use]
+    pub fn qid(mut self, qid: u16) -> Self {
+        self.qid = Some(qid);
+        self
+    }
+
+    /// Only on a connection. They are numbered as they come, from 0.
+    #[must_use]
+    pub fn connection(mut self, number: u32) -> Self {
+        self.connection = Some(number);
+        self
+    }
+
+    /// Only if `test` says so, instead of another that was given.
+    #[must_use]
+    pub fn when(mut self, test: impl Fn(&Command) -> bool + Send + Sync + 'static) -> Self {
+        self.test = Some(Arc::new(test));
+        self
+    }
+
+    /// Not for the first `count` of them.
+    #[must_use]
+    pub fn after(mut self, count: u32) -> Self {
+        self.skip = count;
+        self
+    }
+
+    /// Only so often.
+    #[must_use]
+    pub fn times(mut self, count: u32) -> Self {
+        self.times = Some(count);
+        self
+    }
+
+    /// Only once.
+    #[must_use]
+    pub fn once(self) -> Self {
+        self.times(1)
+    }
+
+    /// Whether this is for a command, or for an `ICReq`. Counts it if it is.
+    pub(super) fn takes(&mut self, command: Option<&Command>, connection: u32) -> bool {
+        if !self.is_for(command, connection) || self.times == Some(0) {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        self.times = self.times.map(|times| times - 1);
+        true
+    }
+
+    /// Whether this is for a command, however often.
+    pub(super) fn is_for(&self, command: Option<&Command>, connection: u32) -> bool {
+        if self.connection.is_some_and(|number| number != connection) {
+            return false;
+        }
+        let Some(command) = command else {
+            return matches!(self.kind, Asked::Any | Asked::InitializeConnection);
+        };
+        let kind = match self.kind {
+            Asked::Any => true,
+            Asked::InitializeConnection => false,
+            Asked::Admin(opcode) => command.qid == 0 && command.opcode == opcode && !command.is_fabrics(),
+            Asked::Io(opcode) => command.qid > 0 && command.opcode == opcode && !command.is_fabrics(),
+            Asked::AnyIo => command.qid > 0 && !command.is_fabrics(),
+            Asked::Fabrics(fctype) => command.is_fabrics() && command.fctype == fctype,
+        };
+        kind && self.nsid.is_none_or(|nsid| nsid == command.nsid)
+            && self.qid.is_none_or(|qid| qid == command.qid)
+            && self.test.as_ref().is_none_or(|test| test(command))
+    }
+}
+
+/// A completion's status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Status Code Type.
+    pub sct: u8,
+    /// Status Code.
+    pub sc: u8,
+    /// Command Retry Delay: 0, or which of the CRDTs of Identify Controller.
+    pub crd: u8,
+    /// Do Not Retry.
+    pub dnr: bool,
+}
+
+impl Status {
+    /// Success.
+    pub const SUCCESS: Self = Self::generic(0);
+
+    /// A generic status.
+    #[must_use]
+    pub const fn generic(sc: u8) -> Self {
+        Self::new(0, sc)
+    }
+
+    /// A status that may be tried again.
+    #[must_use]
+    pub const fn new(sct: u8, sc: u8) -> Self {
+        Self { sct, sc, crd: 0, dnr: false }
+    }
+
+    /// The same, not to be tried again.
+    #[must_use]
+    pub const fn dnr(mut self) -> Self {
+        self.dnr = true;
+        self
+    }
+
+    /// The last two bytes of a completion.
+    pub(super) fn bytes(self) -> [u8; 2] {
+        let status = u16::from(self.sc) | u16::from(self.sct & 7) << 8 | u16::from(self.crd & 3) << 11;
+        ((status | u16::from(self.dnr) << 14) << 1).to_le_bytes()
+    }
+}
+
+/// What is done instead of the right thing.
+#[derive(Clone)]
+pub enum Do {
+    /// The right thing, where an older rule says otherwise.
+    Right,
+    /// The command is not carried out, and its answer is this status.
+    Status(Status),
+    /// The command is not carried out, and there is never an answer.
+    Nothing,
+    /// The command is carried out, and there is never an answer.
+    NoAnswer,
+    /// The command is carried out when it comes, and its answer comes so much later.
+    Late(Duration),
+    /// The command is not carried out before [`super::ScriptedTarget::release`].
+    Hold,
+    /// The command is carried out when it comes, and its answer waits for [`super::ScriptedTarget::release`].
+    HoldAnswer,
+    /// The answer comes twice.
+    Twice,
+    /// The answer names another command.
+    WrongCid(u16),
+    /// Only so many bytes of the data come, in PDUs that are right, before a completion with success.
+    ShortData(usize),
+    /// The PDUs of the answer are changed by this, after their digests were made.
+    Pdus(EditPdus),
+    /// The PDU that asks for a command's data is changed by this.
+    EditR2t(Edit),
+    /// The data of the answer is this.
+    Data(Vec<u8>),
+    /// The data of the answer is changed by this.
+    Edit(Edit),
+    /// The first eight bytes of the completion are these: a property's value, a feature's.
+    Result(u64),
+    /// These bytes are the answer.
+    Raw(Vec<u8>),
+    /// The connection ends instead of an answer.
+    Close(Cut),
+    /// This one and all that comes later on the connection is read and not answered.
+    Silence,
+}
+
+impl Do {
+    /// [`Do::Pdus`] by a function.
+    pub fn pdus(edit: impl Fn(&mut Vec<Vec<u8>>) + Send + Sync + 'static) -> Self {
+        Self::Pdus(Arc::new(edit))
+    }
+
+    /// [`Do::EditR2t`] by a function.
+    pub fn edit_r2t(edit: impl Fn(&mut Vec<u8>) + Send + Sync + 'static) -> Self {
+        Self::EditR2t(Arc::new(edit))
+    }
+
+    /// The first PDU of the answer has `bytes` at an offset, and its digests as before.
+    #[must_use]
+    pub fn patch_pdu(offset: usize, bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self::pdus(move |pdus| {
+            if let Some(place) = pdus.first_mut().and_then(|pdu| pdu.get_mut(offset..offset + bytes.len())) {
+                place.copy_from_slice(&bytes);
+            }
+        })
+    }
+
+    /// The first PDU of the answer says that it is this.
+    #[must_use]
+    pub fn wrong_kind(kind: Kind) -> Self {
+        Self::patch_pdu(0, [kind.0])
+    }
+
+    /// The first PDU of the answer says that it has so many bytes.
+    #[must_use]
+    pub fn wrong_length(length: u32) -> Self {
+        Self::patch_pdu(4, length.to_le_bytes())
+    }
+
+    /// The first PDU of the answer, which is one of data, says that its data has so many bytes.
+    #[must_use]
+    pub fn wrong_data_length(length: u32) -> Self {
+        Self::patch_pdu(16, length.to_le_bytes())
+    }
+
+    /// The byte at an offset of the first PDU of the answer is inverted, after its digests were made.
+    #[must_use]
+    pub fn corrupt(offset: usize) -> Self {
+        Self::pdus(move |pdus| {
+            if let Some(byte) = pdus.first_mut().and_then(|pdu| pdu.get_mut(offset)) {
+                *byte = !*byte;
+            }
+        })
+    }
+
+    /// [`Do::Edit`] by a function.
+    pub fn edit(edit: impl Fn(&mut Vec<u8>) + Send + Sync + 'static) -> Self {
+        Self::Edit(Arc::new(edit))
+    }
+
+    /// The data of the answer has `bytes` at an offset.
+    #[must_use]
+    pub fn patch(offset: usize, bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self::edit(move |data| {
+            if let Some(place) = data.get_mut(offset..offset + bytes.len()) {
+                place.copy_from_slice(&bytes);
+            }
+        })
+    }
+}
