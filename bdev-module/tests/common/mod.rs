@@ -7,13 +7,12 @@ pub(crate) mod harness;
 
 pub(crate) mod disk;
 pub(crate) mod load;
-pub(crate) mod relay;
 pub(crate) mod rng;
 pub(crate) mod target;
 
 use harness::{RpcFailure, TestApp};
 use once_cell::sync::OnceCell;
-use relay::Relay;
+use pool_faults::{Relay, ScriptedTarget};
 use serde_json::{Value, json};
 use target::Target;
 
@@ -75,6 +74,16 @@ impl Rig {
         let more = json!({ "trsvcid": port.to_string(), "reconnect_delay_sec": 1, "wait": false });
         assert_eq!(self.connect("awaited", target::NQN, more), Ok(()));
         Pool { app: self.app, name: "awaited".to_owned() }
+    }
+
+    /// A pool of a scripted target, at its own port or at that of a relay before it.
+    pub(crate) fn scripted_pool(&self, target: &ScriptedTarget, port: u16, more: Value) -> Pool {
+        let mut params = json!({ "trsvcid": port.to_string(), "reconnect_delay_sec": 1 });
+        if let (Some(params), Value::Object(more)) = (params.as_object_mut(), more) {
+            params.extend(more);
+        }
+        assert_eq!(self.connect("scripted", &target.nqn(), params), Ok(()));
+        Pool { app: self.app, name: "scripted".to_owned() }
     }
 
     /// Makes a bdev of a namespace of a pool. It goes when the value does.

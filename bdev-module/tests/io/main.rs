@@ -8,4 +8,5 @@ mod data;
 mod model;
 mod queues;
 mod recovery;
+mod scripted;
 mod start;

@@ -3,13 +3,13 @@
 use std::thread::{self, sleep};
 use std::time::Instant;
 
+use pool_faults::Relay;
 use serde_json::json;
 use serial_test::serial;
 use spdk::bdev_client::Op;
 
 use crate::common::disk::{ABORTED, Disk, Layout};
 use crate::common::harness::PATIENCE;
-use crate::common::relay::Relay;
 use crate::common::target::{DELAY, LONG_DELAY, NQN, NS_512, NS_SLOW, NS_SLOW_TOO, NS_STUCK};
 use crate::common::{POOL, rig};
 
@@ -193,7 +193,7 @@ fn resets_of_two_bdevs_at_once_both_succeed() {
 #[serial]
 fn a_queue_that_is_refused_a_few_times_comes_without_the_pool_being_lost() {
     let rig = rig();
-    let relay = Relay::to(rig.target.port());
+    let relay = Relay::to_port(rig.target.port());
     let pool = rig.relayed_pool(&relay);
     relay.refuse(3);
     let bdev = rig.bdev(&pool.name, NS_512);
@@ -207,7 +207,7 @@ fn a_queue_that_is_refused_a_few_times_comes_without_the_pool_being_lost() {
 #[serial]
 fn a_queue_that_is_refused_for_long_makes_the_pool_connect_again_and_io_waits_for_that() {
     let rig = rig();
-    let relay = Relay::to(rig.target.port());
+    let relay = Relay::to_port(rig.target.port());
     let pool = rig.relayed_pool(&relay);
     relay.refuse(u32::MAX);
     let bdev = rig.bdev(&pool.name, NS_512);

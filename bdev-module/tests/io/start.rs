@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use pool_faults::Relay;
 use serde_json::json;
 use serial_test::serial;
 
 use crate::common::harness::wait_until;
-use crate::common::relay::Relay;
 use crate::common::target::{NQN, free_port};
 use crate::common::{POOL, rig};
 
@@ -42,7 +42,7 @@ fn a_pool_that_never_answered_can_be_deleted_and_made_again() {
 #[serial]
 fn a_pool_that_is_there_is_connected_when_it_is_made_even_if_it_might_be_away() {
     let rig = rig();
-    let relay = Relay::to(rig.target.port());
+    let relay = Relay::to_port(rig.target.port());
     let pool = rig.awaited_pool(relay.port());
     assert_eq!(pool.told()["state"], "connected");
 }

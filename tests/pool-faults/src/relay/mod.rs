@@ -149,7 +149,17 @@ impl Relay {
     /// A relay, at a free port of 127.0.0.1, to `target`, which need not listen yet.
     #[must_use]
     pub fn to(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        Self::between(0, target)
+    }
+
+    /// A relay from one port of 127.0.0.1 to another.
+    #[must_use]
+    pub fn at(port: u16, target: u16) -> Self {
+        Self::between(port, SocketAddr::from((Ipv4Addr::LOCALHOST, target)))
+    }
+
+    fn between(port: u16, target: SocketAddr) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
         listener.set_nonblocking(true).expect("a listener can be polled");
         let address = listener.local_addr().expect("a listener has an address");
         let state = State {
@@ -173,10 +183,10 @@ impl Relay {
         Self { shared, listener, address, acceptor: Some(acceptor) }
     }
 
-    /// A relay to a port of 127.0.0.1.
+    /// A relay, at a free port of 127.0.0.1, to another port there.
     #[must_use]
     pub fn to_port(port: u16) -> Self {
-        Self::to(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        Self::at(0, port)
     }
 
     /// Where it listens.
