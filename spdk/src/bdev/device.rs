@@ -4,7 +4,7 @@ use std::cell::UnsafeCell;
 use std::ffi::{CString, c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spdk_sys as sys;
 
@@ -186,11 +186,16 @@ struct Node<D> {
     table: sys::spdk_bdev_fn_table,
     name: CString,
     product: CString,
+    /// The size that the bdev layer was told of.
+    blocks: AtomicU64,
+    /// The bdev layer was asked to let go of it.
+    leaving: AtomicBool,
     gone: AtomicBool,
     device: D,
 }
 
-// SAFETY: SPDK guards its own structure; the rest is only read, and the device is `Sync`.
+// SAFETY: SPDK's own structure is touched here on the application's thread only, and by SPDK as it guards it; the rest is only read or
+// atomic, and the device is `Sync`.
 unsafe impl<D: Sync> Sync for Node<D> {}
 // SAFETY: the structure is bound to no thread.
 unsafe impl<D: Send> Send for Node<D> {}
@@ -222,24 +227,31 @@ impl<D: Device> Bdev<D> {
             table: fn_table::<D>(),
             name: CString::new(info.name.as_str()).map_err(|_| Errno::INVAL)?,
             product: CString::new(info.product_name).map_err(|_| Errno::INVAL)?,
+            blocks: AtomicU64::new(info.blocks),
+            leaving: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             device,
         });
+        let raw = node.raw.get();
         // SAFETY: nobody else knows the structure yet. The pointers in it are to parts of the same node, of which SPDK
         // keeps one count until `destruct`.
         let rc = unsafe {
-            let raw = &mut *node.raw.get();
+            let bdev = raw;
+            let raw = &mut *bdev;
             fill_in(raw, info);
             raw.name = node.name.as_ptr().cast_mut();
             raw.product_name = node.product.as_ptr().cast_mut();
             raw.fn_table = &raw const node.table;
             raw.module = module.as_ptr();
             raw.ctxt = Arc::into_raw(Arc::clone(&node)).cast_mut().cast();
-            sys::spdk_bdev_register(raw)
+            sys::spdk_bdev_register(bdev)
         };
         if let Err(errno) = Errno::check(rc) {
-            // SAFETY: SPDK did not take the count.
-            drop(unsafe { Arc::from_raw(Arc::as_ptr(&node)) });
+            // SAFETY: as above; SPDK changes the status on this thread only.
+            if !is_being_unregistered(unsafe { (*raw).internal.status }) {
+                // SAFETY: SPDK did not take the count.
+                drop(unsafe { Arc::from_raw(Arc::as_ptr(&node)) });
+            }
             return Err(errno);
         }
         Ok(Self(node))
@@ -260,8 +272,7 @@ impl<D: Device> Bdev<D> {
     /// Its size in blocks, as the bdev layer knows it.
     #[must_use]
     pub fn blocks(&self) -> u64 {
-        // SAFETY: the structure is the node's; the size is one word that is written on the application's thread.
-        unsafe { (&raw const (*self.0.raw.get()).blockcnt).read_volatile() }
+        self.0.blocks.load(Ordering::Acquire)
     }
 
     /// Tells the bdev layer, and through it who uses the device, of a new size.
@@ -273,7 +284,9 @@ impl<D: Device> Bdev<D> {
             return Err(Errno::NXIO);
         }
         // SAFETY: the bdev is registered, and this is the application's thread.
-        Errno::check(unsafe { sys::spdk_bdev_notify_blockcnt_change(self.0.raw.get(), blocks) })
+        Errno::check(unsafe { sys::spdk_bdev_notify_blockcnt_change(self.0.raw.get(), blocks) })?;
+        self.0.blocks.store(blocks, Ordering::Release);
+        Ok(())
     }
 
     /// Takes the device from the bdev layer: who uses it is told to let go, and `done` is called when that has
@@ -294,6 +307,10 @@ impl<D: Device> Bdev<D> {
         if !on_app_thread() || !self.is_registered() {
             return Err(Errno::NODEV);
         }
+        // Its name may be another's by now.
+        if self.0.leaving.swap(true, Ordering::AcqRel) {
+            return Err(Errno::BUSY);
+        }
         let call = Some(call_for(&done));
         let ctx = Box::into_raw(Box::new(done));
         // SAFETY: the node outlives the call, and the callback expects the box.
@@ -302,6 +319,7 @@ impl<D: Device> Bdev<D> {
             sys::spdk_bdev_unregister_by_name(self.0.name.as_ptr(), module, call, ctx.cast())
         };
         Errno::check(rc).inspect_err(|_| {
+            self.0.leaving.store(false, Ordering::Release);
             // SAFETY: SPDK did not take the box.
             drop(unsafe { Box::from_raw(ctx) });
         })
@@ -312,6 +330,13 @@ impl<D: Device> std::fmt::Debug for Bdev<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bdev").field("name", &self.0.name).finish_non_exhaustive()
     }
+}
+
+/// Whether a bdev is on its way out. The bdev layer begins that by itself where it finds only after it has registered a bdev that it
+/// cannot, and destructs the bdev later although it could not be registered.
+fn is_being_unregistered(status: u32) -> bool {
+    use sys::spdk_bdev_status as s;
+    matches!(status, s::SPDK_BDEV_STATUS_UNREGISTERING | s::SPDK_BDEV_STATUS_REMOVING)
 }
 
 fn fill_in(raw: &mut sys::spdk_bdev, info: &BdevInfo) {
@@ -392,7 +417,7 @@ unsafe extern "C" fn submit_request<D: Device>(ch: *mut sys::spdk_io_channel, io
     unsafe {
         let Some(raw) = NonNull::new(io) else { return };
         let channel = &**context::<D::Channel>(ch);
-        device_of::<D>(io).submit(channel, BdevIo::from_raw(raw));
+        device_of::<D>(io).submit(channel, BdevIo::arrived(raw));
     }
 }
 

@@ -62,6 +62,21 @@ impl<D: Device> BdevIo<D> {
         Self { raw, _device: PhantomData, _stays: PhantomData }
     }
 
+    /// An I/O that has just been submitted, whose context is not initialised yet.
+    ///
+    /// # Safety
+    /// As for [`from_raw`](Self::from_raw).
+    #[inline]
+    pub(super) unsafe fn arrived(raw: NonNull<sys::spdk_bdev_io>) -> Self {
+        // SAFETY: the caller vouches for the I/O, whose context is the module's.
+        unsafe {
+            let io = Self::from_raw(raw);
+            (&raw mut (*io.context()).aborted).write(false);
+            (&raw mut (*io.context()).pair).write(Pair { outstanding: 0, failure: None });
+            io
+        }
+    }
+
     /// Gives up the duty to complete it.
     #[inline]
     pub(super) fn take(self) -> NonNull<sys::spdk_bdev_io> {
@@ -73,7 +88,7 @@ impl<D: Device> BdevIo<D> {
         self.raw.as_ptr()
     }
 
-    /// The part of SPDK's I/O that is the module's. Not initialised at first.
+    /// The part of SPDK's I/O that is the module's. The payloads in it are initialised when it is sent.
     #[inline]
     fn context(&self) -> *mut Context {
         // SAFETY: the structure is followed by as many bytes as the module asked for, aligned to a cache line.
@@ -135,11 +150,12 @@ impl<D: Device> BdevIo<D> {
     #[inline]
     pub fn wants_buffer(&self) -> bool {
         let block = self.block();
-        // SAFETY: SPDK gives `iovcnt` elements at `iovs`, or null.
-        block.iovs.is_null() || block.iovcnt < 1 || unsafe { (*block.iovs).iov_base.is_null() }
+        // SAFETY: SPDK gives a read `iovcnt` elements at `iovs`, or null.
+        let given = || block.iovs.is_null() || block.iovcnt < 1 || unsafe { (*block.iovs).iov_base.is_null() };
+        self.io_type() == IoType::Read && given()
     }
 
-    /// Has the bdev layer give it a buffer of `len` bytes; then it is submitted again.
+    /// Has the bdev layer give it a buffer of `len` bytes; then it is submitted again. What is no read fails.
     pub fn get_buffer(self, len: u64) {
         unsafe extern "C" fn got<D: Device>(ch: *mut sys::spdk_io_channel, io: *mut sys::spdk_bdev_io, success: bool) {
             let Some(raw) = NonNull::new(io) else { return };
@@ -153,6 +169,9 @@ impl<D: Device> BdevIo<D> {
                     io.complete(IoStatus::Failed);
                 }
             }
+        }
+        if self.io_type() != IoType::Read {
+            return self.complete(IoStatus::Failed);
         }
         let raw = self.take();
         // SAFETY: the I/O is live, and comes back to `got`.
@@ -210,10 +229,10 @@ impl<D: Device> BdevIo<D> {
         Carrier::new(self)
     }
 
-    /// Sends it as a read, write or compare, whose data is its own scatter-gather list.
+    /// Sends it, a read, write or compare, whose data is its own scatter-gather list.
     ///
     /// # Errors
-    /// See [`Rejected`].
+    /// See [`Rejected`]; `INVAL` for any other kind of I/O.
     #[inline]
     pub fn send_blocks(self, qpair: &QueuePair, nsid: u32, block_size: u32) -> Result<(), Rejected<Self>> {
         let block = self.block();
@@ -228,7 +247,9 @@ impl<D: Device> BdevIo<D> {
                 Sqe::write(nsid, slba, blocks, block.dif_check_flags | block.nvme_cdw12.raw)
                     .with_cdw13(block.nvme_cdw13.raw)
             },
-            _ => Sqe::compare(nsid, slba, blocks, block.dif_check_flags),
+            IoType::Compare => Sqe::compare(nsid, slba, blocks, block.dif_check_flags),
+            // What SPDK gives of it is no list.
+            _ => return Err(Rejected { errno: Errno::INVAL, command: self }),
         };
         let metadata = block.md_buf;
         // SAFETY: the I/O's list, buffers and metadata stay until it is completed; the context is the module's.
@@ -243,9 +264,12 @@ impl<D: Device> BdevIo<D> {
     /// [`fused_done`](Self::fused_done).
     ///
     /// # Errors
-    /// See [`Rejected`]. If the second of the pair is rejected after the first was taken, the queue pair is
-    /// disconnected, which completes the first: this is no error here.
+    /// See [`Rejected`]; `INVAL` for any other kind of I/O. If the second of the pair is rejected after the first was taken, the queue
+    /// pair is disconnected, which completes the first: this is no error here.
     pub fn send_fused(self, qpair: &QueuePair, nsid: u32, block_size: u32) -> Result<(), Rejected<Self>> {
+        if self.io_type() != IoType::CompareAndWrite {
+            return Err(Rejected { errno: Errno::INVAL, command: self });
+        }
         let block = self.block();
         let Some((blocks, len)) = transfer(block.num_blocks, block_size) else {
             return Err(Rejected { errno: Errno::INVAL, command: self });
@@ -271,20 +295,22 @@ impl<D: Device> BdevIo<D> {
                 return Err(rejected);
             }
             if let Err(rejected) = qpair.submit::<_, true>(&write, len, metadata, twin) {
-                let context = rejected.command.context();
-                (*context).pair.outstanding = 1;
-                (*context).pair.failure = Some(Completion::of(0, Status::INTERNAL_ERROR));
-                std::mem::forget(rejected.command);
+                rejected.command.second_rejected();
                 qpair.disconnect();
             }
         }
         Ok(())
     }
 
+    /// The second of a fused pair has failed before it was sent. The first may have ended meanwhile, or ends later.
+    fn second_rejected(self) {
+        D::completed(self, Completion::of(0, Status::INTERNAL_ERROR), true);
+    }
+
     /// Takes note of the completion of one of a fused pair. The I/O and the pair's outcome, once both are there.
     #[must_use]
     pub fn fused_done(self, completion: Completion) -> Option<(Self, Completion)> {
-        // SAFETY: `send_fused` initialised the pair.
+        // SAFETY: the pair is initialised when the I/O arrives.
         let pair = unsafe { &mut (*self.context()).pair };
         pair.outstanding = pair.outstanding.saturating_sub(1);
         if !completion.is_success() && pair.failure.is_none_or(|earlier| is_failed_fused(earlier.status())) {
@@ -298,11 +324,14 @@ impl<D: Device> BdevIo<D> {
         Some((self, outcome))
     }
 
-    /// Sends a write zeroes.
+    /// Sends it, a write zeroes.
     ///
     /// # Errors
-    /// See [`Rejected`].
+    /// See [`Rejected`]; `INVAL` for any other kind of I/O.
     pub fn send_write_zeroes(self, qpair: &QueuePair, nsid: u32) -> Result<(), Rejected<Self>> {
+        if self.io_type() != IoType::WriteZeroes {
+            return Err(Rejected { errno: Errno::INVAL, command: self });
+        }
         let block = self.block();
         let Some((blocks, _)) = transfer(block.num_blocks, 1) else {
             return Err(Rejected { errno: Errno::INVAL, command: self });
@@ -312,20 +341,26 @@ impl<D: Device> BdevIo<D> {
         unsafe { qpair.submit::<_, false>(&sqe, 0, ptr::null_mut(), self) }
     }
 
-    /// Sends a flush.
+    /// Sends it, a flush.
     ///
     /// # Errors
-    /// See [`Rejected`].
+    /// See [`Rejected`]; `INVAL` for any other kind of I/O.
     pub fn send_flush(self, qpair: &QueuePair, nsid: u32) -> Result<(), Rejected<Self>> {
+        if self.io_type() != IoType::Flush {
+            return Err(Rejected { errno: Errno::INVAL, command: self });
+        }
         // SAFETY: there is no data.
         unsafe { qpair.submit::<_, false>(&Sqe::flush(nsid), 0, ptr::null_mut(), self) }
     }
 
-    /// Sends an unmap as a Dataset Management command with one range, which lies in the I/O itself.
+    /// Sends it, an unmap, as a Dataset Management command with one range, which lies in the I/O itself.
     ///
     /// # Errors
-    /// See [`Rejected`].
+    /// See [`Rejected`]; `INVAL` for any other kind of I/O.
     pub fn send_unmap(self, qpair: &QueuePair, nsid: u32) -> Result<(), Rejected<Self>> {
+        if self.io_type() != IoType::Unmap {
+            return Err(Rejected { errno: Errno::INVAL, command: self });
+        }
         let block = self.block();
         let Ok(blocks) = u32::try_from(block.num_blocks) else {
             return Err(Rejected { errno: Errno::INVAL, command: self });
@@ -346,10 +381,10 @@ impl<D: Device> BdevIo<D> {
     /// Sends an NVMe I/O command that was passed through, for namespace `nsid`.
     ///
     /// # Errors
-    /// See [`Rejected`]; `INVAL` for more than `max_transfer` bytes, or metadata of the wrong length.
+    /// See [`Rejected`]; `INVAL` for more than `max_transfer` bytes, or any other kind of I/O.
     pub fn send_passthru(self, qpair: &QueuePair, nsid: u32, max_transfer: u32) -> Result<(), Rejected<Self>> {
         let params = self.passthru();
-        let len = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer);
+        let len = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer && self.is_passthru());
         let Some(len) = len else {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         };
@@ -371,13 +406,17 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
+    /// Whether it is an NVMe I/O command that is passed through.
+    fn is_passthru(&self) -> bool {
+        matches!(self.io_type(), IoType::NvmeIo | IoType::NvmeIoMd | IoType::NvmeIovMd)
+    }
+
     /// Whether it is a vendor specific NVMe I/O command. What that does a second time is not known.
     #[must_use]
     pub fn is_vendor_specific(&self) -> bool {
         /// The first opcode of them (base specification 2.0, section 7).
         const FIRST: u8 = 0x80;
-        let passed = matches!(self.io_type(), IoType::NvmeIo | IoType::NvmeIoMd | IoType::NvmeIovMd);
-        passed && Sqe(self.passthru().cmd).opcode() >= FIRST
+        self.is_passthru() && Sqe(self.passthru().cmd).opcode() >= FIRST
     }
 
     /// Sends an NVMe admin command that was passed through, and completes the I/O with its outcome. Whatever namespace it
@@ -385,7 +424,8 @@ impl<D: Device> BdevIo<D> {
     pub fn send_admin(self, ctrlr: &CtrlrRef, nsid: u32, max_transfer: u32) {
         let params = self.passthru();
         let (sqe, buffer) = (Sqe(params.cmd).confined_to(nsid), params.buf);
-        let Some(len) = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer) else {
+        let is_admin = self.io_type() == IoType::NvmeAdmin;
+        let Some(len) = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer && is_admin) else {
             return self.complete(IoStatus::Failed);
         };
         let carrier = self.carrier();
@@ -401,14 +441,14 @@ impl<D: Device> BdevIo<D> {
     /// Takes note that it is about to be sent. To be called before it is, each time.
     #[inline]
     pub fn begin(&self) {
-        // SAFETY: the context is the module's, and large enough; it is not initialised yet.
+        // SAFETY: the context is the module's, and large enough.
         unsafe { (&raw mut (*self.context()).aborted).write(false) };
     }
 
     /// Whether the controller was asked to abort it since it was [begun](Self::begin).
     #[must_use]
     pub fn was_aborted(&self) -> bool {
-        // SAFETY: `begin` initialised it.
+        // SAFETY: it is initialised when the I/O arrives.
         unsafe { (*self.context()).aborted }
     }
 
@@ -439,6 +479,9 @@ impl<D: Device> BdevIo<D> {
     /// The I/O that this one is to abort, by the pointer that its commands carry.
     #[must_use]
     pub fn abort_target(&self) -> Option<NonNull<c_void>> {
+        if self.io_type() != IoType::Abort {
+            return None;
+        }
         // SAFETY: the union is plain data; this is an abort.
         NonNull::new(unsafe { (*self.as_ptr()).u.abort.bio_to_abort }).map(NonNull::cast)
     }
@@ -527,6 +570,107 @@ mod tests {
         assert_eq!(transfer(0, 512), None);
         assert_eq!(transfer(0x1_0001, 512), None);
         assert_eq!(transfer(0x1_0000, u32::MAX), None);
+    }
+
+    /// A device whose I/Os are as large as they are said to be, and that takes note of what ends.
+    struct Nothing;
+
+    thread_local! {
+        static ENDED: std::cell::RefCell<Vec<Status>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+
+    impl Device for Nothing {
+        type Channel = ();
+
+        fn channel(&self) -> Result<crate::io_device::IoChannel<()>, Errno> {
+            Err(Errno::NOTSUP)
+        }
+
+        fn supports(&self, _: IoType) -> bool {
+            false
+        }
+
+        fn submit(&self, (): &(), io: BdevIo<Self>) {
+            std::mem::forget(io);
+        }
+
+        fn completed(io: BdevIo<Self>, completion: Completion, _: bool) {
+            if let Some((io, outcome)) = io.fused_done(completion) {
+                ENDED.with_borrow_mut(|ended| ended.push(outcome.status()));
+                std::mem::forget(io);
+            }
+        }
+
+        fn describe(&self, _: &mut crate::json::JsonWriter) {}
+
+        fn write_config(&self, _: &mut crate::json::JsonWriter) {}
+    }
+
+    /// An I/O as the bdev layer submits it: everything beside its kind is zero but its list, which leads nowhere.
+    fn arrived(kind: u32) -> BdevIo<Nothing> {
+        let size = size_of::<sys::spdk_bdev_io>() + size_of::<Context>();
+        let memory: &mut [u128] = Box::leak(vec![0; size.div_ceil(16)].into_boxed_slice());
+        let raw: *mut sys::spdk_bdev_io = memory.as_mut_ptr().cast();
+        // SAFETY: the memory is large enough for both, aligned, zeroed and leaked.
+        unsafe {
+            (*raw).type_ = u8::try_from(kind).expect("a small number");
+            (*raw).u.bdev.num_blocks = 1;
+            BdevIo::arrived(NonNull::new(raw).expect("not null"))
+        }
+    }
+
+    #[test]
+    fn a_fused_pair_whose_second_is_rejected_ends_once_whether_the_first_has_ended_or_not() {
+        let failed = Completion::of(0, Status::ABORTED_SQ_DELETION);
+        for first_ends_before in [true, false] {
+            let first = arrived(sys::spdk_bdev_io_type::SPDK_BDEV_IO_TYPE_COMPARE_AND_WRITE);
+            // SAFETY: as `send_fused` does it.
+            let second = unsafe {
+                (*first.context()).pair.outstanding = 2;
+                BdevIo::<Nothing>::from_raw(first.raw)
+            };
+            let steps: [Box<dyn FnOnce()>; 2] = [
+                Box::new(move || Nothing::completed(first, failed, false)),
+                Box::new(move || second.second_rejected()),
+            ];
+            let mut steps = Vec::from(steps);
+            if !first_ends_before {
+                steps.reverse();
+            }
+            let ended: Vec<usize> = steps
+                .into_iter()
+                .map(|step| {
+                    step();
+                    ENDED.with_borrow(Vec::len)
+                })
+                .collect();
+            assert_eq!(ended, [0, 1], "the I/O ends with the last of the two");
+            assert!(!ENDED.take()[0].is_success());
+        }
+    }
+
+    #[test]
+    fn an_io_of_another_kind_is_refused_before_anything_of_it_is_taken_for_a_list() {
+        use sys::spdk_bdev_io_type as t;
+        fn refused(sent: Result<(), Rejected<BdevIo<Nothing>>>) -> bool {
+            sent.is_err_and(|Rejected { errno, command }| {
+                std::mem::forget(command);
+                errno == Errno::INVAL
+            })
+        }
+        let qpair = QueuePair::unconnected();
+        for kind in [t::SPDK_BDEV_IO_TYPE_RESET, t::SPDK_BDEV_IO_TYPE_ABORT, t::SPDK_BDEV_IO_TYPE_NVME_ADMIN] {
+            assert!(refused(arrived(kind).send_blocks(&qpair, 1, 512)));
+            assert!(refused(arrived(kind).send_fused(&qpair, 1, 512)));
+            assert!(refused(arrived(kind).send_write_zeroes(&qpair, 1)));
+            assert!(refused(arrived(kind).send_flush(&qpair, 1)));
+            assert!(refused(arrived(kind).send_unmap(&qpair, 1)));
+            assert!(refused(arrived(kind).send_passthru(&qpair, 1, 4096)));
+            assert!(!std::mem::ManuallyDrop::new(arrived(kind)).wants_buffer());
+        }
+        let read = std::mem::ManuallyDrop::new(arrived(t::SPDK_BDEV_IO_TYPE_READ));
+        assert!(read.wants_buffer() && read.abort_target().is_none());
+        assert!(!read.was_aborted(), "what was never sent was not aborted");
     }
 
     #[test]

@@ -68,11 +68,15 @@ impl Payload {
         Self { iovs, count, index: 0, offset: 0 }
     }
 
-    /// The first element, if it is the only one.
+    /// The first element, if it is the only one and has `len` bytes.
     #[inline]
-    pub(crate) fn single(&self) -> Option<*mut c_void> {
+    pub(crate) fn single(&self, len: u32) -> Option<*mut c_void> {
+        if self.count != 1 {
+            return None;
+        }
         // SAFETY: `new`'s caller vouched for `count` elements.
-        (self.count == 1).then(|| unsafe { (*self.iovs).iov_base })
+        let iov = unsafe { *self.iovs };
+        (iov.iov_len >= len as usize).then_some(iov.iov_base)
     }
 
     /// Goes to the byte at `offset`, at the end if that is past it.
@@ -183,10 +187,19 @@ mod tests {
     }
 
     #[test]
+    fn a_buffer_that_is_shorter_than_the_command_is_not_given_as_a_whole() {
+        let iovs = [iov(0x1000, 512)];
+        // SAFETY: as above.
+        let payload = unsafe { Payload::new(iovs.as_ptr(), iovs.len()) };
+        assert_eq!(payload.single(512).map(|base| base as usize), Some(0x1000));
+        assert!(payload.single(513).is_none());
+    }
+
+    #[test]
     fn no_data_gives_nothing() {
         let mut payload = Payload::NONE;
         payload.seek(0);
         assert!(payload.next().is_none());
-        assert!(payload.single().is_none());
+        assert!(payload.single(0).is_none());
     }
 }

@@ -36,7 +36,8 @@ pub enum ConnectFailed {
 #[derive(Debug)]
 pub struct Connect {
     probe: Option<NonNull<sys::spdk_nvme_probe_ctx>>,
-    attempt: Box<Attempt>,
+    /// A box that SPDK's callbacks know by its address as long as there is a probe.
+    attempt: NonNull<Attempt>,
     _stays: NotSend,
 }
 
@@ -46,39 +47,36 @@ struct Attempt {
     ctrlr: Cell<*mut sys::spdk_nvme_ctrlr>,
 }
 
-impl std::fmt::Debug for Attempt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attempt").field("ctrlr", &self.ctrlr.get()).finish_non_exhaustive()
-    }
-}
-
 impl Connect {
     /// Begins to connect. The thread that calls this, and polls, is the controller's home.
     ///
     /// # Errors
     /// An option that is not valid, a transport that is not there.
     pub fn start(trid: &TransportId, options: &CtrlrOptions) -> Result<Self, ConnectFailed> {
-        let attempt = Box::new(Attempt { opts: options.to_raw()?, ctrlr: Cell::new(ptr::null_mut()) });
+        let opts = options.to_raw()?;
         if !is_available(trid) {
             return Err(ConnectFailed::NoTransport);
         }
         if trid.is_rdma() {
             crate::memory::expect_rdma();
         }
-        // SAFETY: `attempt` stays in its box until the probe is over, see `poll` and `drop`; the callbacks expect it.
+        let attempt = NonNull::from(Box::leak(Box::new(Attempt { opts, ctrlr: Cell::new(ptr::null_mut()) })));
+        // SAFETY: the attempt stays where it is until the probe is over, see `drop`; the callbacks expect it.
         let probe = unsafe {
             sys::spdk_nvme_probe_async_ext(
                 &raw const trid.0,
-                (&raw const *attempt).cast_mut().cast(),
+                attempt.as_ptr().cast(),
                 Some(take_options),
                 Some(attached),
                 Some(failed),
                 None,
             )
         };
-        let probe = NonNull::new(probe).ok_or(ConnectFailed::NotBegun)?;
-        let mut begun = Self { probe: Some(probe), attempt, _stays: PhantomData };
-        match NonNull::new(begun.attempt.ctrlr.replace(ptr::null_mut())) {
+        let mut begun = Self { probe: NonNull::new(probe), attempt, _stays: PhantomData };
+        if begun.probe.is_none() {
+            return Err(ConnectFailed::NotBegun);
+        }
+        match NonNull::new(begun.attempt().ctrlr.replace(ptr::null_mut())) {
             None => Ok(begun),
             // No new one is there before the first poll: this is somebody else's, and only a reference to it is ours.
             Some(other) => {
@@ -90,6 +88,11 @@ impl Connect {
         }
     }
 
+    fn attempt(&self) -> &Attempt {
+        // SAFETY: the attempt is dropped with this value only, and the callbacks change nothing but its cell.
+        unsafe { self.attempt.as_ref() }
+    }
+
     /// Goes on connecting. `None` as long as there is no outcome.
     pub fn poll(&mut self) -> Option<Result<Ctrlr, ConnectFailed>> {
         if let Some(probe) = self.probe {
@@ -99,7 +102,7 @@ impl Connect {
             }
             self.probe = None;
         }
-        let ctrlr = self.attempt.ctrlr.replace(ptr::null_mut());
+        let ctrlr = self.attempt().ctrlr.replace(ptr::null_mut());
         Some(NonNull::new(ctrlr).map_or(Err(ConnectFailed::Refused), |raw| {
             // SAFETY: SPDK attached the controller for this attempt, on this thread, and nobody else has it.
             Ok(unsafe { Ctrlr::from_raw(raw) })
@@ -111,10 +114,11 @@ impl Drop for Connect {
     fn drop(&mut self) {
         if self.probe.is_some() {
             // SPDK may still read the options, so they are left where they are.
-            let attempt = Attempt { opts: self.attempt.opts, ctrlr: Cell::new(ptr::null_mut()) };
-            std::mem::forget(std::mem::replace(&mut self.attempt, Box::new(attempt)));
             log::warn!("an attempt to connect to a controller was dropped before its outcome");
+            return;
         }
+        // SAFETY: the box was leaked by `start`, and without a probe no callback comes any more.
+        drop(unsafe { Box::from_raw(self.attempt.as_ptr()) });
     }
 }
 

@@ -26,6 +26,11 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl CtrlrRef {
+    #[cfg(test)]
+    pub(super) fn dangling() -> Self {
+        Self(Arc::new(Shared(NonNull::dangling())))
+    }
+
     pub(super) fn as_ptr(&self) -> *mut sys::spdk_nvme_ctrlr {
         self.0.0.as_ptr()
     }
@@ -49,7 +54,7 @@ impl CtrlrRef {
     }
 
     /// Asks the controller to abort every command of `owner` on `qpair`, on whose thread this is called. `done` is
-    /// called on the controller's home thread.
+    /// called on the controller's home thread, or at once if none of them was sent yet.
     ///
     /// # Errors
     /// `NOENT` when the queue pair has no such command, otherwise as for [`admin`](Self::admin).

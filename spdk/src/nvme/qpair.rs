@@ -34,6 +34,8 @@ struct Group {
     qpairs: RefCell<Vec<Rc<Inner>>>,
     /// How many of them are not connected yet.
     connecting: Cell<usize>,
+    /// It is being polled.
+    polling: Cell<bool>,
 }
 
 type Events = Box<dyn Fn(QpairEvent)>;
@@ -48,6 +50,8 @@ struct Inner {
     /// Told to disconnect.
     closing: Cell<bool>,
     ctrlr: CtrlrRef,
+    /// The group that it is in, as long as it is: only there it goes, with what SPDK has of both.
+    group: RefCell<Option<Rc<Group>>>,
     requests: u32,
     events: RefCell<Option<Events>>,
     /// What must outlive the queue pair.
@@ -63,8 +67,12 @@ impl PollGroup {
         if !on_spdk_thread() {
             return Err(Errno::PERM);
         }
-        let mut group =
-            Rc::new(Group { raw: ptr::null_mut(), qpairs: RefCell::new(Vec::new()), connecting: Cell::new(0) });
+        let mut group = Rc::new(Group {
+            raw: ptr::null_mut(),
+            qpairs: RefCell::new(Vec::new()),
+            connecting: Cell::new(0),
+            polling: Cell::new(false),
+        });
         let ctx = Rc::as_ptr(&group).cast_mut().cast();
         // SAFETY: the context is the group, which outlives SPDK's, see its `drop`. No accel functions are given.
         let raw = unsafe { sys::spdk_nvme_poll_group_create(ctx, ptr::null_mut()) };
@@ -110,6 +118,7 @@ impl PollGroup {
             connecting: Cell::new(true),
             closing: Cell::new(false),
             ctrlr: ctrlr.clone(),
+            group: RefCell::new(Some(Rc::clone(&self.0))),
             requests: opts.io_queue_requests,
             events: RefCell::new(Some(Box::new(events))),
             keep: RefCell::new(None),
@@ -119,14 +128,19 @@ impl PollGroup {
         Ok(QueuePair { inner, _stays: PhantomData })
     }
 
-    /// Sends what waits, completes what has come, on all queue pairs. The number of completions.
+    /// Sends what waits, completes what has come, on all queue pairs. The number of completions. A call from within another does nothing.
     #[inline]
     pub fn poll(&self) -> usize {
+        // SPDK walks over the queue pairs, of which an inner call could free the next.
+        if self.0.polling.replace(true) {
+            return 0;
+        }
         // SAFETY: the group is live and this thread's.
         let count = unsafe { sys::spdk_nvme_poll_group_process_completions(self.0.raw, 0, Some(disconnected)) };
         if self.0.connecting.get() > 0 {
             self.0.note_connected();
         }
+        self.0.polling.set(false);
         usize::try_from(count).unwrap_or(0)
     }
 }
@@ -166,7 +180,7 @@ impl Drop for Group {
         if self.raw.is_null() {
             return;
         }
-        // SAFETY: `keep` makes the group outlive its queue pairs; SPDK refuses to destroy one that still has some.
+        // SAFETY: each queue pair holds the group until it is freed, so that it has none any more.
         let rc = unsafe { sys::spdk_nvme_poll_group_destroy(self.raw) };
         if rc != 0 {
             log::error!("a poll group could not be destroyed: {}", -rc);
@@ -180,6 +194,8 @@ unsafe extern "C" fn disconnected(qpair: *mut sys::spdk_nvme_qpair, ctx: *mut c_
     let found = group.qpairs.borrow().iter().position(|inner| inner.raw.get() == qpair);
     let Some(at) = found else { return };
     let inner = group.qpairs.borrow_mut().swap_remove(at);
+    // It is being polled, so that this is not the last reference.
+    inner.group.take();
     let refused = group.no_longer_connecting(&inner) && !inner.closing.get();
     inner.live.set(ptr::null_mut());
     inner.raw.set(ptr::null_mut());
@@ -223,6 +239,23 @@ impl Inner {
 }
 
 impl QueuePair {
+    /// One that was never connected, of a controller that nobody asks.
+    #[cfg(test)]
+    pub(crate) fn unconnected() -> Self {
+        let inner = Inner {
+            raw: Cell::new(ptr::null_mut()),
+            live: Cell::new(ptr::null_mut()),
+            connecting: Cell::new(false),
+            closing: Cell::new(false),
+            ctrlr: CtrlrRef::dangling(),
+            group: RefCell::new(None),
+            requests: 0,
+            events: RefCell::new(None),
+            keep: RefCell::new(None),
+        };
+        Self { inner: Rc::new(inner), _stays: PhantomData }
+    }
+
     /// Whether it takes commands.
     #[must_use]
     #[inline]
@@ -288,8 +321,12 @@ impl QueuePair {
         let raw = command.into_raw();
         let ctx = raw.as_ptr();
         let call = Some(done::<C, SECOND> as unsafe extern "C" fn(*mut c_void, *const sys::spdk_nvme_cpl));
-        // SAFETY: `raw` was made above.
-        let flat = if len == 0 { Some(ptr::null_mut()) } else { unsafe { C::payload(raw, SECOND).as_ref() }.single() };
+        let flat = if len == 0 {
+            Some(ptr::null_mut())
+        } else {
+            // SAFETY: `raw` was made above.
+            unsafe { C::payload(raw, SECOND).as_ref() }.single(len)
+        };
         // SAFETY: queue pair and controller are live, this is the queue pair's thread; the payload and the metadata stay
         // valid until `done`, as `Command` and the caller promise.
         let rc = unsafe {
@@ -347,6 +384,16 @@ impl QueuePair {
 impl Drop for QueuePair {
     fn drop(&mut self) {
         self.inner.disconnect();
+    }
+}
+
+impl Drop for PollGroup {
+    fn drop(&mut self) {
+        if !self.0.qpairs.borrow().is_empty() {
+            log::error!(
+                "a poll group was dropped before its queue pairs, which stay as they are, and so does their controller"
+            );
+        }
     }
 }
 
