@@ -281,7 +281,7 @@ impl Device for Disk {
     }
 
     fn write_config(&self, out: &mut JsonWriter) {
-        if let Err(error) = out.value(&json!({ "method": "bdev_courier_create", "params": self.params })) {
+        if let Err(error) = out.value(&json!({ "method": "bdev_courier_create", "params": self.params.saved() })) {
             log::error!("bdev '{}' could not be written to the configuration: {error}", self.name());
         }
     }

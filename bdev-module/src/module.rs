@@ -73,9 +73,14 @@ impl Module for Courier {
 
     fn write_config(out: &mut JsonWriter) {
         for pool in registry::all() {
-            let call = json!({ "method": "courier_pool_create", "params": pool.params().saved() });
-            if let Err(error) = out.value(&call) {
-                log::error!("pool '{}' could not be written to the configuration: {error}", pool.name());
+            let create = json!({ "method": "courier_pool_create", "params": pool.params().saved() });
+            // The bdev layer has those that are there written.
+            let pending = pool.pending_bdevs();
+            let pending = pending.iter().map(|bdev| json!({ "method": "bdev_courier_create", "params": bdev.saved() }));
+            for call in std::iter::once(create).chain(pending) {
+                if let Err(error) = out.value(&call) {
+                    log::error!("pool '{}' could not be written to the configuration: {error}", pool.name());
+                }
             }
         }
     }

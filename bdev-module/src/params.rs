@@ -314,9 +314,17 @@ pub struct BdevParams {
     pub pool: String,
     /// The namespace of the pool.
     pub nsid: u32,
+    /// A connected pool must have the namespace; without this the bdev may come with the namespace later.
+    #[serde(default = "default_wait", skip_serializing_if = "is_true")]
+    pub wait: bool,
 }
 
 impl BdevParams {
+    /// As it is saved: a namespace that is not there when the bdev is restored is waited for.
+    pub(crate) fn saved(&self) -> Self {
+        Self { wait: false, ..self.clone() }
+    }
+
     /// Checks what can be checked without the pool.
     ///
     /// # Errors
@@ -484,7 +492,7 @@ mod tests {
 
     #[test]
     fn the_namespace_of_a_bdev_is_a_valid_one() {
-        let bdev = |nsid| BdevParams { name: "b".to_owned(), pool: "p".to_owned(), nsid };
+        let bdev = |nsid| BdevParams { name: "b".to_owned(), pool: "p".to_owned(), nsid, wait: true };
         assert!(bdev(0).check().is_err());
         assert!(bdev(u32::MAX).check().is_err());
         assert_eq!(bdev(1).check(), Ok(()));

@@ -30,10 +30,11 @@ use spdk::poller::{Poll, Poller};
 
 use crate::channel::{PoolChannel, PoolDevice, PoolShared};
 use crate::disk::Disk;
-use crate::params::PoolParams;
+use crate::params::{BdevParams, PoolParams};
 use crate::{module, registry, rpc};
 
 pub use namespaces::BdevError;
+pub(crate) use namespaces::find_pending;
 
 /// How often the admin queue of a connected pool is polled.
 const ADMIN_PERIOD: Duration = Duration::from_millis(10);
@@ -98,6 +99,8 @@ pub struct Pool {
     state: Cell<State>,
     poller: RefCell<Option<Poller>>,
     disks: RefCell<BTreeMap<u32, Bdev<Disk>>>,
+    /// Bdevs that are made when their namespace is there, by its identifier.
+    pending: RefCell<BTreeMap<u32, BdevParams>>,
     /// Since when it is away.
     lost_at: Cell<Option<Instant>>,
     /// I/O may be held while it is away.
@@ -148,6 +151,7 @@ impl Pool {
             state: Cell::new(State::Connecting),
             poller: RefCell::new(None),
             disks: RefCell::new(BTreeMap::new()),
+            pending: RefCell::new(BTreeMap::new()),
             lost_at: Cell::new(None),
             wait: Cell::new(false),
             lost_meanwhile: Cell::new(false),
@@ -208,6 +212,7 @@ impl Pool {
                 Some(Ok(poll)) => {
                     if poll.namespaces_changed {
                         self.check_namespaces();
+                        self.make_pending_bdevs();
                     }
                     return if poll.busy { Poll::Busy } else { Poll::Idle };
                 }
@@ -417,6 +422,7 @@ impl Pool {
         }
         self.tried.set(true);
         self.enter(State::Connected);
+        self.make_pending_bdevs();
         self.finish_resets(true);
         if self.lost_meanwhile.take() {
             self.connection_lost("an I/O queue was disconnected while others were being connected");

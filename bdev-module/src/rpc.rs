@@ -15,7 +15,7 @@ use spdk::rpc::{Method, Request, RpcError, State};
 use spdk::thread::{AppCell, send_to_app};
 
 use crate::params::{BdevDeleteParams, BdevParams, PoolDeleteParams, PoolGetParams, PoolParams, Trtype};
-use crate::pool::Pool;
+use crate::pool::{Pool, find_pending};
 use crate::registry;
 
 /// How long the diagnosis of a failed connection may take.
@@ -371,6 +371,10 @@ impl Method for BdevDelete {
 
     fn call(params: BdevDeleteParams, request: Request) {
         let name = params.name;
+        if let Some((pool, pending)) = find_pending(&name) {
+            pool.forget_pending(pending.nsid);
+            return request.reply(&true);
+        }
         let Some(disk) = registry::all().iter().find_map(|pool| pool.find_bdev(&name)) else {
             let text = format!("there is no bdev '{name}' of Courier's; bdev_get_bdevs lists the bdevs");
             return request.fail(&RpcError::failed(Errno::NODEV, text));

@@ -134,6 +134,7 @@ COMMANDS = (
             Parameter("name", "Name of the bdev, free to choose", "-b", required=True),
             Parameter("pool", "Name of the pool, as given to courier_pool_create", "-p", required=True),
             Parameter("nsid", "Namespace id in the pool", "-n", kind=nsid, required=True),
+            Parameter("wait", "The pool may not have the namespace yet: make the bdev when it has", kind=None, negated=True),
         ),
     ),
     Command(
@@ -177,6 +178,7 @@ COMMANDS = (
             Parameter("name", "Name of the controller", required=True, positional=True),
             Parameter("bdev_name", "Name of the bdev", required=True, positional=True),
             Parameter("nsid", "Namespace id. Default: the lowest that is free", "-n", kind=nsid),
+            Parameter("wait", "The bdev may not be there yet: add the namespace when it is", kind=None, negated=True),
         ),
     ),
     Command(

@@ -89,6 +89,12 @@ class Parameters(unittest.TestCase):
         call, _ = send(["bdev_courier_create", "-b", "disk0", "-p", "p0", "-n", "3"])
         self.assertEqual(call, ("bdev_courier_create", {"name": "disk0", "pool": "p0", "nsid": 3}))
 
+    def test_what_may_come_later_is_sent_as_not_waited_for(self):
+        call, _ = send(["bdev_courier_create", "-b", "disk0", "-p", "p0", "-n", "3", "--no-wait"])
+        self.assertEqual(call[1], {"name": "disk0", "pool": "p0", "nsid": 3, "wait": False})
+        call, _ = send(["courier_controller_add_ns", "vm0", "disk0", "--no-wait"])
+        self.assertEqual(call[1], {"name": "vm0", "bdev_name": "disk0", "wait": False})
+
     def test_deletes_take_the_name_as_argument(self):
         for method in ("courier_pool_delete", "bdev_courier_delete", "courier_controller_delete"):
             self.assertEqual(send([method, "x"])[0], (method, {"name": "x"}))

@@ -73,7 +73,7 @@ fn io_is_held_while_the_target_is_away_and_goes_on_without_an_error() {
     sleep(secs(1));
     pool.kill();
     wait_for("the loss to be noticed", secs(10), || pool_of(&load)["state"] == "reconnecting");
-    load.rpc.fails("bdev_courier_create", &json!({ "name": "d", "pool": "p", "nsid": 1 }), &["'p'", "reconnecting"]);
+    load.rpc.fails("bdev_courier_create", &json!({ "name": "d", "pool": "p", "nsid": 1 }), &["'p'", "'pn1' already"]);
     sleep(secs(1));
     pool.start_again(&files);
     wait_for("the pool to be connected again", secs(15), || pool_of(&load)["state"] == "connected");

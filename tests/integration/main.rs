@@ -12,6 +12,7 @@
 
 mod support;
 
+mod away_at_start;
 mod bad_input;
 mod clients;
 mod controller_bad_input;

@@ -1,5 +1,6 @@
 //! A pool's namespaces and the bdevs that are made of them, and what is told of both.
 
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use spdk::nvme::{Ctrlr, NamespaceInfo};
 use super::{Pool, State};
 use crate::disk::{Disk, Identity};
 use crate::params::BdevParams;
+use crate::registry;
 
 /// Why a bdev could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,13 +36,11 @@ pub enum BdevError {
         /// The bdev that it is.
         bdev: String,
     },
-    /// The pool is away or is being deleted.
-    #[error("pool '{pool}' is {state}; try again when it is connected")]
-    Away {
+    /// The pool is being deleted.
+    #[error("pool '{pool}' is being deleted")]
+    Deleting {
         /// The pool's name.
         pool: String,
-        /// Its state.
-        state: &'static str,
     },
     /// The bdev layer did not take it.
     #[error(
@@ -61,7 +61,7 @@ impl BdevError {
         match self {
             Self::NoNamespace { .. } => Errno::NODEV,
             Self::Taken { .. } => Errno::EXIST,
-            Self::Away { .. } => Errno::AGAIN,
+            Self::Deleting { .. } => Errno::BUSY,
             Self::Refused { errno, .. } => *errno,
         }
     }
@@ -92,19 +92,36 @@ impl Pool {
         }
     }
 
-    /// Makes a bdev of a namespace.
+    /// Makes a bdev of a namespace. If the pool is away, or the namespace is not there and need not be, it is made when the
+    /// namespace is there.
     ///
     /// # Errors
     /// See [`BdevError`]; nothing is left behind.
     pub fn create_bdev(&self, params: &BdevParams) -> Result<(), BdevError> {
-        let pool = self.name().to_owned();
-        if self.state.get() != State::Connected || self.is_deleting() {
-            return Err(BdevError::Away { pool, state: self.state_name() });
+        let (pool, nsid) = (self.name().to_owned(), params.nsid);
+        if self.is_deleting() {
+            return Err(BdevError::Deleting { pool });
         }
-        let nsid = params.nsid;
-        if let Some(disk) = self.disks.borrow().get(&nsid) {
-            return Err(BdevError::Taken { pool, nsid, bdev: disk.device().name().to_owned() });
+        if let Some(bdev) = self.bdev_of(nsid) {
+            return Err(BdevError::Taken { pool, nsid, bdev });
         }
+        let taken = spdk::bdev_client::exists(&params.name) || find_pending(&params.name).is_some();
+        if taken {
+            return Err(BdevError::Refused { name: params.name.clone(), errno: Errno::EXIST });
+        }
+        if self.state.get() == State::Connected {
+            match self.register_bdev(params) {
+                Err(BdevError::NoNamespace { .. }) if !params.wait => {}
+                outcome => return outcome,
+            }
+        }
+        log::info!("bdev '{}' comes when namespace {nsid} of pool '{pool}' is there", params.name);
+        self.pending.borrow_mut().insert(nsid, params.clone());
+        Ok(())
+    }
+
+    fn register_bdev(&self, params: &BdevParams) -> Result<(), BdevError> {
+        let (pool, nsid) = (self.name().to_owned(), params.nsid);
         let found = self.with_ctrlr(|ctrlr| ctrlr.namespace(nsid).map(|info| (ctrlr.limits(), info))).flatten();
         let Some((limits, info)) = found else {
             let found = self.with_ctrlr(Ctrlr::namespaces).unwrap_or_default();
@@ -114,6 +131,41 @@ impl Pool {
             .map_err(|errno| BdevError::Refused { name: params.name.clone(), errno })?;
         self.disks.borrow_mut().insert(nsid, disk);
         Ok(())
+    }
+
+    /// Makes those bdevs whose namespaces are there now.
+    pub(super) fn make_pending_bdevs(&self) {
+        if self.is_deleting() {
+            return;
+        }
+        let pending: Vec<_> = self.pending.borrow().values().cloned().collect();
+        for params in pending {
+            match self.register_bdev(&params) {
+                Ok(()) => {
+                    log::info!("bdev '{}': namespace {} of pool '{}' is there", params.name, params.nsid, self.name());
+                    self.pending.borrow_mut().remove(&params.nsid);
+                }
+                Err(BdevError::NoNamespace { .. }) => {}
+                Err(error) => log::warn!("{error}"),
+            }
+        }
+    }
+
+    /// The name of the bdev that a namespace is, or will be.
+    fn bdev_of(&self, nsid: u32) -> Option<String> {
+        let made = self.disks.borrow().get(&nsid).map(|disk| disk.device().name().to_owned());
+        made.or_else(|| self.pending.borrow().get(&nsid).map(|params| params.name.clone()))
+    }
+
+    /// The bdevs that are made when their namespace is there.
+    #[must_use]
+    pub fn pending_bdevs(&self) -> Vec<BdevParams> {
+        self.pending.borrow().values().cloned().collect()
+    }
+
+    /// Gives up making a bdev.
+    pub(crate) fn forget_pending(&self, nsid: u32) {
+        self.pending.borrow_mut().remove(&nsid);
     }
 
     /// The bdev of that name, if it is one of this pool's.
@@ -151,6 +203,8 @@ impl Pool {
         } else {
             Vec::new()
         };
+        let pending: Vec<Value> =
+            self.pending.borrow().values().map(|bdev| json!({ "nsid": bdev.nsid, "bdev": bdev.name })).collect();
         json!({
             "name": params.name,
             "state": self.state_name(),
@@ -158,6 +212,7 @@ impl Pool {
             "hostnqn": params.hostnqn,
             "paths": self.paths(),
             "namespaces": namespaces,
+            "pending_bdevs": pending,
             "losses": shared.losses.load(Ordering::Relaxed),
             "held_ios": shared.held.load(Ordering::Relaxed),
             "resent_ios": shared.resent.load(Ordering::Relaxed),
@@ -196,6 +251,14 @@ impl Pool {
             "bdev": self.disks.borrow().get(&info.nsid).map(|disk| disk.device().name().to_owned()),
         })
     }
+}
+
+/// The bdev of that name that is made when its namespace is there, and its pool.
+pub(crate) fn find_pending(name: &str) -> Option<(Rc<Pool>, BdevParams)> {
+    registry::all().into_iter().find_map(|pool| {
+        let params = pool.pending.borrow().values().find(|params| params.name == name).cloned()?;
+        Some((pool, params))
+    })
 }
 
 /// Numbers for people, of which only the first few are told.

@@ -114,6 +114,7 @@ impl Target {
             self.call("bdev_delay_create", params);
         }
         self.malloc("Small", 512);
+        self.malloc("Late", 512);
         self.export(NQN, &["M512", "M4096", "Slow", "SlowToo", "Stuck"]);
         self.export(NQN_SMALL, &["Small"]);
     }

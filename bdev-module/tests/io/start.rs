@@ -6,8 +6,9 @@ use pool_faults::Relay;
 use serde_json::json;
 use serial_test::serial;
 
+use crate::common::disk::{Disk, Layout};
 use crate::common::harness::wait_until;
-use crate::common::target::{NQN, free_port};
+use crate::common::target::{NQN, NS_512, free_port};
 use crate::common::{POOL, rig};
 
 /// `-EEXIST`.
@@ -45,6 +46,74 @@ fn a_pool_that_is_there_is_connected_when_it_is_made_even_if_it_might_be_away() 
     let relay = Relay::to_port(rig.target.port());
     let pool = rig.awaited_pool(relay.port());
     assert_eq!(pool.told()["state"], "connected");
+}
+
+#[test]
+#[serial]
+fn bdevs_of_a_pool_that_is_away_are_saved_come_with_it_and_take_io() {
+    let rig = rig();
+    let port = free_port();
+    let pool = rig.awaited_pool(port);
+    let bdev = rig.bdev(&pool.name, NS_512);
+    let is_there = || rig.app.rpc("bdev_get_bdevs", json!({ "name": bdev.name })).is_ok();
+    assert!(!is_there());
+    assert_eq!(pool.told()["pending_bdevs"], json!([{ "nsid": NS_512, "bdev": bdev.name }]));
+    let saved = || {
+        let config = rig.app.rpc("framework_get_config", json!({ "name": "bdev" })).expect("there is one");
+        let calls = config.as_array().expect("a list").clone();
+        let is_ours = |call: &serde_json::Value| call["params"]["pool"] == pool.name.as_str();
+        calls.into_iter().filter(is_ours).collect::<Vec<_>>()
+    };
+    let call = json!({
+        "method": "bdev_courier_create",
+        "params": { "name": bdev.name, "pool": pool.name, "nsid": NS_512, "wait": false },
+    });
+    assert_eq!(saved(), std::slice::from_ref(&call));
+    let _relay = Relay::at(port, rig.target.port());
+    wait_until("the bdev is there", is_there);
+    assert_eq!((&pool.told()["pending_bdevs"], saved()), (&json!([]), vec![call]));
+    let disk = Disk::open(&bdev.name);
+    assert_eq!(disk.write(3, &Layout::whole(512), &[3; 512]), Ok(()));
+    assert_eq!(disk.read(3, &Layout::whole(512)), Ok(vec![3; 512]));
+}
+
+#[test]
+#[serial]
+fn a_bdev_that_is_pending_has_its_namespace_and_its_name_until_it_is_deleted() {
+    let rig = rig();
+    let pool = rig.awaited_pool(free_port());
+    let make = |name: &str, pool: &str, nsid| {
+        rig.app.rpc("bdev_courier_create", json!({ "name": name, "pool": pool, "nsid": nsid }))
+    };
+    assert_eq!(make("awaited", &pool.name, 1), Ok(json!("awaited")));
+    for (name, pool, nsid) in
+        [("other", pool.name.as_str(), 1), ("awaited", pool.name.as_str(), 2), ("awaited", POOL, 1)]
+    {
+        let error = make(name, pool, nsid).expect_err("it is taken");
+        assert_eq!(error.code, EXISTS, "{}", error.message);
+        assert!(error.message.contains("awaited"), "{}", error.message);
+    }
+    assert_eq!(rig.app.rpc("bdev_courier_delete", json!({ "name": "awaited" })), Ok(json!(true)));
+    assert_eq!(pool.told()["pending_bdevs"], json!([]));
+    assert_eq!(make("other", &pool.name, 1), Ok(json!("other")));
+}
+
+#[test]
+#[serial]
+fn a_namespace_that_comes_after_its_pool_becomes_the_bdev_that_waits_for_it() {
+    let rig = rig();
+    let nsid = 9;
+    let params = |wait: bool| json!({ "name": "late", "pool": POOL, "nsid": nsid, "wait": wait });
+    let error = rig.app.rpc("bdev_courier_create", params(true)).expect_err("it is not there");
+    assert!(error.message.contains("no namespace 9"), "{}", error.message);
+    assert_eq!(rig.app.rpc("bdev_courier_create", params(false)), Ok(json!("late")));
+    let is_there = || rig.app.rpc("bdev_get_bdevs", json!({ "name": "late" })).is_ok();
+    assert!(!is_there());
+    let namespace = json!({ "nqn": NQN, "namespace": { "bdev_name": "Late", "nsid": nsid } });
+    rig.target.call("nvmf_subsystem_add_ns", namespace);
+    wait_until("the bdev is there", is_there);
+    assert_eq!(rig.app.rpc("bdev_courier_delete", json!({ "name": "late" })), Ok(json!(true)));
+    rig.target.call("nvmf_subsystem_remove_ns", json!({ "nqn": NQN, "nsid": nsid }));
 }
 
 #[test]

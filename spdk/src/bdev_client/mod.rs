@@ -32,6 +32,14 @@ pub enum BdevEvent {
 
 type Events = Box<dyn Fn(BdevEvent)>;
 
+/// Whether there is a bdev of that name. Always false off the application's thread.
+#[must_use]
+pub fn exists(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else { return false };
+    // SAFETY: the bdev layer looks the name up under its lock; the bdev is not followed.
+    on_app_thread() && unsafe { !sys::spdk_bdev_get_by_name(name.as_ptr()).is_null() }
+}
+
 /// An open bdev. Any thread may get a channel to it; it is closed on the application's thread, wherever it is dropped.
 pub struct BdevDesc(Open);
 

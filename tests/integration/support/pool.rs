@@ -58,7 +58,12 @@ impl Pool {
 
     /// A pool with two namespaces in memory: 1 with blocks of 512 bytes, 2 with blocks of 4,096 bytes.
     pub(crate) fn malloc() -> Self {
-        let pool = Self::empty();
+        Self::malloc_at(free_port())
+    }
+
+    /// The same at a port.
+    pub(crate) fn malloc_at(port: u16) -> Self {
+        let pool = Self::at(port);
         for (index, block_size) in [512, 4_096].into_iter().enumerate() {
             let name = format!("malloc{index}");
             let params = json!({

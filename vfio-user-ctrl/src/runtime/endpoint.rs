@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use spdk::Errno;
-use spdk::bdev_client::{BdevDesc, BdevEvent, BdevInfo};
+use spdk::bdev_client::{self, BdevDesc, BdevEvent, BdevInfo};
 use spdk::rpc::RpcError;
 use spdk::thread::{AppCell, cores, send_to_app};
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use super::control::Control;
 use super::group::{GroupHandle, PortSpec};
 use super::home::Home;
 use super::params::{ControllerParams, failed};
+use super::pending::{self, Pending};
 use super::session::{Counters, Ctrl};
 use crate::model::admin::{Controller, Namespace, Supports};
 use crate::model::io::{IoSupport, NsGeometry, WriteCache};
@@ -58,6 +59,8 @@ pub struct Endpoint {
     params: ControllerParams,
     ctrl: Arc<Ctrl>,
     namespaces: RefCell<BTreeMap<u32, Attached>>,
+    /// Namespaces that come when their bdev does.
+    pub(super) pending: RefCell<BTreeMap<u32, Pending>>,
     deleting: Cell<bool>,
 }
 
@@ -96,6 +99,7 @@ pub fn end_all(done: impl FnOnce() + 'static) {
             }
         }
     }
+    pending::end();
     let last = Rc::new(Last(Some(done)));
     for endpoint in all() {
         let last = Rc::clone(&last);
@@ -181,7 +185,13 @@ impl Endpoint {
         let shared = Arc::clone(&ctrl);
         ctrl.home.send(move |group| group.add_home(Home::new(shared, model)));
         with_runtime(|runtime| runtime.control.add(Arc::clone(&ctrl), listener))?;
-        let endpoint = Rc::new(Self { params, ctrl, namespaces: RefCell::default(), deleting: Cell::new(false) });
+        let endpoint = Rc::new(Self {
+            params,
+            ctrl,
+            namespaces: RefCell::default(),
+            pending: RefCell::default(),
+            deleting: Cell::new(false),
+        });
         ENDPOINTS.with(|endpoints| endpoints.borrow_mut().insert(endpoint.name().to_owned(), Rc::clone(&endpoint)));
         Ok(endpoint)
     }
@@ -206,6 +216,13 @@ impl Endpoint {
             .iter()
             .map(|(nsid, attached)| NamespaceInfo { nsid: *nsid, bdev_name: attached.info.name.clone() })
             .collect()
+    }
+
+    /// Its namespaces that come when their bdev does.
+    #[must_use]
+    pub fn pending_namespaces(&self) -> Vec<NamespaceInfo> {
+        let pending = self.pending.borrow();
+        pending.iter().map(|(nsid, entry)| NamespaceInfo { nsid: *nsid, bdev_name: entry.bdev_name.clone() }).collect()
     }
 
     /// The answer to `courier_controller_get`.
@@ -234,6 +251,9 @@ impl Endpoint {
         value["cores"] = json!(cores);
         value["admin_core"] = json!(self.ctrl.home.core);
         value["namespaces"] = json!(namespaces);
+        let pending = self.pending_namespaces();
+        let pending = pending.iter().map(|entry| json!({ "nsid": entry.nsid, "bdev_name": entry.bdev_name }));
+        value["pending_namespaces"] = pending.collect();
         value["io"] = self.io();
         value
     }
@@ -261,12 +281,24 @@ impl Endpoint {
         io
     }
 
-    /// Adds a bdev as a namespace, with the first identifier that is free if none is given. The identifier.
+    /// Adds a bdev as a namespace, with the first identifier that is free if none is given. The identifier. If the bdev is not
+    /// there and `wait` is false, the namespace comes when it is.
     ///
     /// # Errors
     /// An identifier that cannot be had, or a bdev that cannot be a namespace.
-    pub fn add_namespace(self: &Rc<Self>, nsid: Option<u32>, bdev_name: &str) -> Result<u32, RpcError> {
+    pub fn add_namespace(self: &Rc<Self>, nsid: Option<u32>, bdev_name: &str, wait: bool) -> Result<u32, RpcError> {
         let nsid = self.choose_nsid(nsid)?;
+        if !wait && !bdev_client::exists(bdev_name) {
+            pending::watch()?;
+            self.pending.borrow_mut().insert(nsid, Pending::new(bdev_name));
+            return Ok(nsid);
+        }
+        self.attach(nsid, bdev_name)?;
+        Ok(nsid)
+    }
+
+    /// Makes a bdev namespace `nsid`, which is free.
+    pub(super) fn attach(self: &Rc<Self>, nsid: u32, bdev_name: &str) -> Result<(), RpcError> {
         let me = Rc::downgrade(self);
         let events = move |event| {
             if let Some(endpoint) = me.upgrade() {
@@ -296,25 +328,28 @@ impl Endpoint {
                 home.add_namespace(namespace, &port);
             }
         });
-        Ok(nsid)
+        Ok(())
     }
 
     fn choose_nsid(&self, nsid: Option<u32>) -> Result<u32, RpcError> {
         let most = u32::try_from(MAX_NAMESPACES).unwrap_or(u32::MAX);
-        let namespaces = self.namespaces.borrow();
+        let bdev = |nsid: &u32| {
+            let attached = self.namespaces.borrow().get(nsid).map(|attached| attached.info.name.clone());
+            attached.or_else(|| self.pending.borrow().get(nsid).map(|entry| entry.bdev_name.clone()))
+        };
         let name = self.name();
         match nsid {
             None => (1..=most)
-                .find(|nsid| !namespaces.contains_key(nsid))
+                .find(|nsid| bdev(nsid).is_none())
                 .ok_or_else(|| failed(Errno::NOSPC, format!("controller '{name}' has all {most} namespaces already"))),
             Some(nsid) if nsid == 0 || nsid > most => {
                 Err(RpcError::invalid(format!("parameter `nsid`: {nsid} is out of range; it has to be 1 to {most}")))
             }
-            Some(nsid) => match namespaces.get(&nsid) {
+            Some(nsid) => match bdev(&nsid) {
                 None => Ok(nsid),
-                Some(attached) => Err(failed(
+                Some(bdev) => Err(failed(
                     Errno::EXIST,
-                    format!("parameter `nsid`: {nsid} is bdev '{}' already in controller '{name}'", attached.info.name),
+                    format!("parameter `nsid`: {nsid} is bdev '{bdev}' already in controller '{name}'"),
                 )),
             },
         }
@@ -325,6 +360,9 @@ impl Endpoint {
     /// # Errors
     /// There is none of that identifier.
     pub fn remove_namespace(&self, nsid: u32) -> Result<(), RpcError> {
+        if self.pending.borrow_mut().remove(&nsid).is_some() {
+            return Ok(());
+        }
         let Some(attached) = self.namespaces.borrow_mut().remove(&nsid) else {
             let known: Vec<u32> = self.namespaces.borrow().keys().copied().collect();
             let text =

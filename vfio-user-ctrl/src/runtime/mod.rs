@@ -17,6 +17,7 @@ pub mod endpoint;
 pub mod group;
 pub mod home;
 mod params;
+mod pending;
 mod post;
 mod remote;
 mod rota;

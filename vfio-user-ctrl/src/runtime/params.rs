@@ -216,6 +216,13 @@ pub(super) struct AddNsParams {
     pub(super) name: String,
     pub(super) nsid: Option<u32>,
     pub(super) bdev_name: String,
+    /// The bdev must be there; without this the namespace may come with the bdev later.
+    #[serde(default = "default_wait")]
+    pub(super) wait: bool,
+}
+
+fn default_wait() -> bool {
+    true
 }
 
 /// What `courier_controller_remove_ns` takes.

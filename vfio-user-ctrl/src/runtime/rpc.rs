@@ -76,7 +76,8 @@ impl Method for AddNs {
     type Params = AddNsParams;
 
     fn call(params: AddNsParams, request: Request) {
-        let added = find(&params.name).and_then(|endpoint| endpoint.add_namespace(params.nsid, &params.bdev_name));
+        let added =
+            find(&params.name).and_then(|endpoint| endpoint.add_namespace(params.nsid, &params.bdev_name, params.wait));
         request.answer(added.map(|nsid| json!(nsid)));
     }
 }

@@ -32,9 +32,12 @@ impl Subsystem for Controllers {
     fn write_config(out: &mut JsonWriter) {
         for endpoint in endpoint::all() {
             let create = json!({ "method": "courier_controller_create", "params": endpoint.params() });
-            let namespaces = endpoint.namespaces().into_iter().map(|namespace| {
-                let params =
-                    json!({ "name": endpoint.name(), "nsid": namespace.nsid, "bdev_name": namespace.bdev_name });
+            // A bdev that is not there when this is restored is waited for.
+            let mut namespaces = [endpoint.namespaces(), endpoint.pending_namespaces()].concat();
+            namespaces.sort_by_key(|namespace| namespace.nsid);
+            let namespaces = namespaces.into_iter().map(|namespace| {
+                let (nsid, bdev) = (namespace.nsid, namespace.bdev_name);
+                let params = json!({ "name": endpoint.name(), "nsid": nsid, "bdev_name": bdev, "wait": false });
                 json!({ "method": "courier_controller_add_ns", "params": params })
             });
             for call in std::iter::once(create).chain(namespaces) {

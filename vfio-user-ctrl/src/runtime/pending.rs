@@ -1,0 +1,82 @@
+//! Namespaces whose bdev is not there yet: each is added when its bdev comes, on the application's thread.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use spdk::bdev_client;
+use spdk::poller::{Poll, Poller};
+use spdk::rpc::RpcError;
+use spdk::thread::AppCell;
+
+use super::endpoint;
+use super::params::failed;
+
+/// How often it is looked for bdevs that are waited for. The bdev layer tells nobody of a new bdev who is not a bdev module.
+const PERIOD: Duration = Duration::from_millis(50);
+
+/// A namespace that is waited for.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) bdev_name: String,
+    /// The bdev is there and cannot be a namespace, as the log says already.
+    refused: bool,
+}
+
+impl Pending {
+    pub(super) fn new(bdev_name: &str) -> Self {
+        Self { bdev_name: bdev_name.to_owned(), refused: false }
+    }
+}
+
+static WATCH: AppCell<Option<Poller>> = AppCell::new(|| None);
+
+/// Looks for bdevs that are waited for, until none is.
+pub(super) fn watch() -> Result<(), RpcError> {
+    WATCH.with(|watch| {
+        if watch.borrow().is_none() {
+            let poller = Poller::register("courier_pending", PERIOD, look)
+                .map_err(|errno| failed(errno, format!("no bdev can be waited for: {errno}")))?;
+            watch.replace(Some(poller));
+        }
+        Ok(())
+    })
+}
+
+/// Looks for nothing any more.
+pub(super) fn end() {
+    WATCH.with(RefCell::take);
+}
+
+fn look() -> Poll {
+    let mut left = false;
+    let mut added = false;
+    for endpoint in endpoint::all() {
+        let pending: Vec<_> =
+            endpoint.pending.borrow().iter().map(|(&nsid, entry)| (nsid, entry.bdev_name.clone())).collect();
+        for (nsid, bdev_name) in pending {
+            if !bdev_client::exists(&bdev_name) {
+                left = true;
+                continue;
+            }
+            match endpoint.attach(nsid, &bdev_name) {
+                Ok(()) => {
+                    log::info!("controller '{}': bdev '{bdev_name}' is there as namespace {nsid}", endpoint.name());
+                    endpoint.pending.borrow_mut().remove(&nsid);
+                    added = true;
+                }
+                Err(error) => {
+                    left = true;
+                    if let Some(entry) = endpoint.pending.borrow_mut().get_mut(&nsid)
+                        && !std::mem::replace(&mut entry.refused, true)
+                    {
+                        log::error!("controller '{}': namespace {nsid}: {error}", endpoint.name());
+                    }
+                }
+            }
+        }
+    }
+    if !left {
+        end();
+    }
+    if added { Poll::Busy } else { Poll::Idle }
+}
