@@ -52,8 +52,8 @@ fn main() {
     for file in [
         "build.rs",
         "wrapper.h",
-        "shim.h",
-        "shim.c",
+        "shim_log.h",
+        "shim_log.c",
         "shim_app.h",
         "shim_app.c",
         "shim_rdma.h",
@@ -74,7 +74,8 @@ fn build() -> Result<()> {
     let include = spdk.include_dirs()?;
     make_bindings(&include)?;
     cc::Build::new()
-        .files(["shim.c", "shim_app.c", "shim_rdma.c"])
+        .files(["shim_log.c", "shim_app.c", "shim_rdma.c"])
+        .define("_GNU_SOURCE", None)
         .includes(&include)
         .warnings(true)
         .compile("spdk_shim");

@@ -1,4 +1,4 @@
-/* What only a whole target needs; apart from shim.h, so that the plugin does not ask its host for it. */
+/* What only a whole target needs; apart from the others, so that the plugin does not ask its host for it. */
 #ifndef COURIER_SPDK_SHIM_APP_H
 #define COURIER_SPDK_SHIM_APP_H
 

@@ -13,7 +13,7 @@
 #include <spdk/thread.h>
 #include <spdk/version.h>
 
-#include "shim.h"
 #include "shim_app.h"
+#include "shim_log.h"
 #include "shim_rdma.h"
 #include "shim_subsystem.h"

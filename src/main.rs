@@ -21,10 +21,19 @@ const OPTIONS: &[AppOption] = &[
 ];
 
 fn main() -> ExitCode {
+    if wants_version(std::env::args_os().skip(1)) {
+        println!("courier_tgt {} with SPDK v{}", env!("CARGO_PKG_VERSION"), spdk::app::spdk_version());
+        return ExitCode::SUCCESS;
+    }
     courier::register();
     spdk::log::init();
     let options = if has_socket_dir() { OPTIONS } else { &OPTIONS[..1] };
     App { name: c"courier_tgt", options, ending: courier::ending }.run(std::env::args_os(), started)
+}
+
+/// Whether the version is asked for: SPDK's own answer to that tells of SPDK only.
+fn wants_version(arguments: impl Iterator<Item = OsString>) -> bool {
+    arguments.take_while(|argument| argument != "--").any(|argument| argument == "--version" || argument == "-v")
 }
 
 /// Carries out the options that `spdk_tgt` has beside those of every SPDK application.

@@ -53,6 +53,7 @@ impl Module for Courier {
 
     fn init() -> Result<(), Errno> {
         spdk::log::init();
+        spdk::log::sift();
         let device = IoDevice::register("courier_reactors", Reactors)?;
         REACTORS.with(|reactors| reactors.replace(Some(device)));
         Ok(())

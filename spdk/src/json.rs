@@ -49,61 +49,87 @@ impl JsonWriter {
     }
 }
 
-/// The value that begins at `token`.
+/// The value that begins at `token`, or `None` where there is none.
+///
+/// # Errors
+/// A sentence that says what of it cannot be taken.
 ///
 /// # Safety
 /// `token` must be null or the start of a complete value as SPDK's parser made it.
-pub(crate) unsafe fn parse(token: *const sys::spdk_json_val) -> Option<Value> {
+pub(crate) unsafe fn parse(token: *const sys::spdk_json_val) -> Result<Option<Value>, String> {
     if token.is_null() {
-        return None;
+        return Ok(None);
     }
     // SAFETY: the caller vouches for the first token; a container's `len` counts the tokens between its ends.
     let count = unsafe {
         match (*token).type_ {
-            OBJECT | ARRAY => usize::try_from((*token).len).ok()?.checked_add(2)?,
-            _ => 1,
+            OBJECT | ARRAY => usize::try_from((*token).len).ok().and_then(|len| len.checked_add(2)),
+            _ => Some(1),
         }
     };
+    let count = count.ok_or_else(cut_short)?;
     // SAFETY: as above.
     let mut tokens = unsafe { slice::from_raw_parts(token, count) }.iter();
-    next(&mut tokens, 0)
+    next(&mut tokens, 0).map(Some)
+}
+
+fn cut_short() -> String {
+    "a value is cut short".to_owned()
 }
 
 const OBJECT: u32 = sys::spdk_json_val_type::SPDK_JSON_VAL_OBJECT_BEGIN;
 const ARRAY: u32 = sys::spdk_json_val_type::SPDK_JSON_VAL_ARRAY_BEGIN;
 
-fn next(tokens: &mut slice::Iter<'_, sys::spdk_json_val>, depth: usize) -> Option<Value> {
+fn next(tokens: &mut slice::Iter<'_, sys::spdk_json_val>, depth: usize) -> Result<Value, String> {
     use sys::spdk_json_val_type as kind;
     if depth > MAX_DEPTH {
-        return None;
+        return Err(format!("values stand within each other more than {MAX_DEPTH} times"));
     }
-    let token = tokens.next()?;
+    let token = tokens.next().ok_or_else(cut_short)?;
     match token.type_ {
-        kind::SPDK_JSON_VAL_NULL => Some(Value::Null),
-        kind::SPDK_JSON_VAL_TRUE => Some(Value::Bool(true)),
-        kind::SPDK_JSON_VAL_FALSE => Some(Value::Bool(false)),
-        kind::SPDK_JSON_VAL_NUMBER => serde_json::from_str::<Number>(&text(token)).ok().map(Value::Number),
-        kind::SPDK_JSON_VAL_STRING => Some(Value::String(text(token))),
+        kind::SPDK_JSON_VAL_NULL => Ok(Value::Null),
+        kind::SPDK_JSON_VAL_TRUE => Ok(Value::Bool(true)),
+        kind::SPDK_JSON_VAL_FALSE => Ok(Value::Bool(false)),
+        kind::SPDK_JSON_VAL_NUMBER => number(&text(token)),
+        kind::SPDK_JSON_VAL_STRING => Ok(Value::String(text(token))),
         kind::SPDK_JSON_VAL_ARRAY_BEGIN => {
             let mut items = Vec::new();
-            while tokens.as_slice().first()?.type_ != kind::SPDK_JSON_VAL_ARRAY_END {
+            while tokens.as_slice().first().ok_or_else(cut_short)?.type_ != kind::SPDK_JSON_VAL_ARRAY_END {
                 items.push(next(tokens, depth + 1)?);
             }
             tokens.next();
-            Some(Value::Array(items))
+            Ok(Value::Array(items))
         }
-        kind::SPDK_JSON_VAL_OBJECT_BEGIN => {
-            let mut members = Map::new();
-            loop {
-                let name = tokens.next()?;
-                if name.type_ == kind::SPDK_JSON_VAL_OBJECT_END {
-                    return Some(Value::Object(members));
-                }
-                members.insert(text(name), next(tokens, depth + 1)?);
-            }
-        }
-        _ => None,
+        kind::SPDK_JSON_VAL_OBJECT_BEGIN => object(tokens, depth),
+        other => Err(format!("a value is of kind {other}, which cannot be taken")),
     }
+}
+
+fn number(text: &str) -> Result<Value, String> {
+    let number = serde_json::from_str::<Number>(text);
+    number.map(Value::Number).map_err(|_| format!("{} is a number that is too large", shortened(text)))
+}
+
+fn object(tokens: &mut slice::Iter<'_, sys::spdk_json_val>, depth: usize) -> Result<Value, String> {
+    let mut members = Map::new();
+    loop {
+        let name = tokens.next().ok_or_else(cut_short)?;
+        if name.type_ == sys::spdk_json_val_type::SPDK_JSON_VAL_OBJECT_END {
+            return Ok(Value::Object(members));
+        }
+        let name = text(name);
+        let value = next(tokens, depth + 1).map_err(|reason| format!("parameter `{}`: {reason}", shortened(&name)))?;
+        if members.contains_key(&name) {
+            return Err(format!("parameter `{}` is given twice", shortened(&name)));
+        }
+        members.insert(name, value);
+    }
+}
+
+/// The first characters of a text from outside, for a message.
+fn shortened(text: &str) -> &str {
+    const MOST: usize = 40;
+    text.char_indices().nth(MOST).map_or(text, |(end, _)| &text[..end])
 }
 
 fn text(token: &sys::spdk_json_val) -> String {
@@ -141,21 +167,21 @@ mod tests {
             token(kind::SPDK_JSON_VAL_NAME, 1, "b"),
             token(kind::SPDK_JSON_VAL_OBJECT_END, 0, "}"),
         ];
-        // The last name has no value: what is cut short is refused.
         // SAFETY: the array holds as many tokens as its first one says.
-        assert_eq!(unsafe { parse(tokens.as_ptr()) }, None);
+        let cut = unsafe { parse(tokens.as_ptr()) }.expect_err("the last name has no value");
+        assert!(cut.contains("parameter `b`"), "{cut}");
 
         let mut whole = tokens;
         whole[6] = token(kind::SPDK_JSON_VAL_OBJECT_END, 0, "}");
         whole[0].len = 5;
         // SAFETY: as above.
         let value = unsafe { parse(whole.as_ptr()) };
-        assert_eq!(value, Some(serde_json::json!({ "a": [12, true] })));
+        assert_eq!(value, Ok(Some(serde_json::json!({ "a": [12, true] }))));
     }
 
     #[test]
     fn no_parameters_are_none() {
         // SAFETY: null is allowed.
-        assert_eq!(unsafe { parse(std::ptr::null()) }, None);
+        assert_eq!(unsafe { parse(std::ptr::null()) }, Ok(None));
     }
 }

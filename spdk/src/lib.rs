@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`abi`] | whether the SPDK in this process is the one that this was built for |
 //! | [`app`] | starting and stopping an SPDK application with SPDK's own options |
 //! | [`thread`] | SPDK threads, messages between them, values that stay on the application's thread |
 //! | [`poller`] | pollers |
@@ -28,6 +29,7 @@
 //! specifics.
 #![expect(unsafe_code, reason = "this crate is the safe layer over foreign functions")]
 
+pub mod abi;
 pub mod app;
 pub mod bdev;
 pub mod bdev_client;

@@ -22,11 +22,16 @@ impl log::Log for SpdkLog {
             log::Level::Trace => sys::spdk_log_level::SPDK_LOG_DEBUG,
         };
         // A NUL in a message would end it early; what came from outside may hold one.
-        let text = format!("{}: {}", record.target(), record.args()).replace('\0', "\\0");
-        let (Ok(text), Ok(file)) = (CString::new(text), CString::new(record.file().unwrap_or("?"))) else { return };
+        let text = record.args().to_string().replace('\0', "\\0");
+        // As in SPDK's own lines, only the file's name, and who says it in the place of the function.
+        let file = record.file().and_then(|path| path.rsplit('/').next()).unwrap_or("?");
+        let (Ok(text), Ok(file), Ok(target)) = (CString::new(text), CString::new(file), CString::new(record.target()))
+        else {
+            return;
+        };
         let line = record.line().and_then(|line| i32::try_from(line).ok()).unwrap_or(0);
-        // SAFETY: both strings live across the call, which copies what it needs.
-        unsafe { sys::courier_shim_log(level, file.as_ptr(), line, text.as_ptr()) };
+        // SAFETY: the strings live across the call, which copies what it needs.
+        unsafe { sys::courier_shim_log(level, file.as_ptr(), line, target.as_ptr(), text.as_ptr()) };
     }
 
     fn flush(&self) {}
@@ -38,4 +43,11 @@ pub fn init() {
     if log::set_logger(&LOG).is_ok() {
         log::set_max_level(log::LevelFilter::Info);
     }
+}
+
+/// Has SPDK's lines, of which some tell of an error where nothing went wrong, looked at before they are written. To be called once SPDK
+/// has opened its log.
+pub fn sift() {
+    // SAFETY: SPDK's log is open; what takes its lines lives as long as the process.
+    unsafe { sys::courier_shim_log_open() };
 }

@@ -128,8 +128,9 @@ pub fn register<M: Method>() {
 unsafe extern "C" fn handle<M: Method>(request: *mut sys::spdk_jsonrpc_request, params: *const sys::spdk_json_val) {
     let request = Request(NonNull::new(request));
     // SAFETY: SPDK gives the tokens that its parser made, or null.
-    let params = unsafe { json::parse(params) }.unwrap_or_else(|| Value::Object(Map::new()));
-    match decode::<M::Params>(params) {
+    let params = unsafe { json::parse(params) };
+    let decoded = params.and_then(|params| decode::<M::Params>(params.unwrap_or_else(|| Value::Object(Map::new()))));
+    match decoded {
         Ok(params) => M::call(params, request),
         Err(reason) => request.fail(&RpcError::invalid(format!("{}: {reason}", M::NAME.to_string_lossy()))),
     }

@@ -29,6 +29,7 @@ fn app() -> &'static TestApp {
     harness::start("0x1", || {
         spdk::rpc::register::<Double>();
         spdk::rpc::register::<Forgetful>();
+        spdk::rpc::register::<Echo>();
     })
 }
 
@@ -56,6 +57,18 @@ impl Method for Double {
     fn call(params: DoubleParams, request: Request) {
         let doubled = params.number.checked_mul(2).map(|doubled| Doubled { doubled, text: params.text });
         request.answer(doubled.ok_or_else(|| RpcError::failed(Errno::INVAL, "too large to be doubled")));
+    }
+}
+
+/// Gives back its parameters, of which it needs none.
+struct Echo;
+
+impl Method for Echo {
+    const NAME: &'static CStr = c"test_echo";
+    type Params = serde_json::Map<String, Value>;
+
+    fn call(params: Self::Params, request: Request) {
+        request.reply(&params);
     }
 }
 
@@ -109,6 +122,24 @@ fn bad_parameters_are_refused_with_the_name_of_the_one_that_is_wrong() {
         assert_eq!(error.code, -32602, "{params}: {error:?}");
         assert!(error.message.contains(said), "{params}: {error:?}");
     }
+}
+
+#[test]
+#[serial]
+fn parameters_that_cannot_be_read_are_refused_and_not_taken_for_none() {
+    let nested = format!("{{ \"a\": {}1{} }}", "[".repeat(62), "]".repeat(62));
+    for (params, said) in [
+        (r#"{ "a": 1e999 }"#, "parameter `a`: 1e999 is a number that is too large"),
+        (r#"{ "a": { "b": -1e999 } }"#, "parameter `a`: parameter `b`: -1e999"),
+        (r#"{ "a": 1, "b": 2, "a": 3 }"#, "parameter `a` is given twice"),
+    ] {
+        // A method to which no parameters are as good as any.
+        let error = app().rpc_text("test_echo", params).expect_err(params);
+        assert_eq!(error.code, -32602, "{params}: {error:?}");
+        assert!(error.message.contains(said), "{params}: {error:?}");
+    }
+    assert!(app().rpc_text("test_echo", &nested).is_ok(), "as deep as SPDK's own parser goes");
+    assert_eq!(app().rpc_text("test_echo", "{}"), Ok(json!({})));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use serial_test::serial;
@@ -81,7 +83,7 @@ fn courier_tgt_waits_for_rpc_writes_its_pid_and_reads_its_configuration() {
     let text = json!({ "subsystems": [{ "subsystem": "bdev", "config": calls }] });
     fs::write(&config, text.to_string()).expect("a file can be written");
 
-    let path = |path: &std::path::Path| path.display().to_string();
+    let path = |path: &Path| path.display().to_string();
     let args = ["-f", &path(&pid), "-S", &path(&sockets), "-c", &path(&config)];
     let app = App::start(Program::Courier, "0x2", &args);
     assert_eq!(fs::read_to_string(&pid).expect("the file is there").trim(), app.process.pid().to_string());
@@ -104,4 +106,50 @@ fn stock_spdk_tgt_with_the_plugin_has_our_methods() {
         assert!(there.contains(method), "the plugin lacks {method}");
     }
     assert_eq!(app.shut_down(secs(20)).code(), Some(0), "{}", app.process.tail());
+}
+
+#[test]
+fn the_version_of_courier_tgt_is_its_own_and_that_of_spdk() {
+    for option in ["--version", "-v"] {
+        let args = [option.to_owned()];
+        let (status, said) = Process::run(&paths::courier_tgt(), &args, Libraries::None, secs(30));
+        assert!(status.success(), "{option} ended with {status}\n{said}");
+        assert!(said.contains(concat!("courier_tgt ", env!("CARGO_PKG_VERSION"), " with SPDK v")), "{said}");
+    }
+}
+
+/// Runs `spdk_tgt --version` with the plugin and, before SPDK's own, a function that was written in C.
+fn with_another_spdk(function: &str) -> (Option<i32>, String) {
+    let dir = paths::new_dir("other");
+    let (source, library) = (dir.join("other.c"), dir.join("other.so"));
+    fs::write(&source, function).expect("a file can be written");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
+    assert!(compiled.expect("there is a compiler").success(), "{function}");
+    let path = |path: &Path| path.display().to_string();
+    let libraries = format!("LD_LIBRARY_PATH={}", paths::library_path().display());
+    let preload = format!("LD_PRELOAD={} {}", path(&library), path(paths::plugin()));
+    let args = [libraries, preload, path(&Program::Stock.path()), "--version".to_owned()];
+    let (status, said) = Process::run(Path::new("/usr/bin/env"), &args, Libraries::None, secs(30));
+    (status.code(), said)
+}
+
+#[test]
+fn a_plugin_that_was_built_for_another_spdk_ends_the_process_with_a_sentence() {
+    let (code, said) = with_another_spdk("int unused;");
+    assert_eq!(code, Some(0), "the plugin's own SPDK is taken: {said}");
+    for (function, what) in [
+        // A fork with a function more in front of this one than any that is known.
+        (
+            "int spdk_bdev_get_memory_domains(void **bdev) { return ((int (**)(void))bdev[0])[10](); }",
+            "spdk_bdev_fn_table",
+        ),
+        ("unsigned spdk_bdev_get_block_size(char *bdev) { return *(unsigned *)(bdev + 4); }", "spdk_bdev"),
+    ] {
+        let (code, said) = with_another_spdk(function);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(
+            said.contains("Courier cannot be used here") && said.contains(what) && said.contains("SPDK_DIR"),
+            "{said}"
+        );
+    }
 }

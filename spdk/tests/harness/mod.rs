@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
@@ -119,6 +120,14 @@ impl TestApp {
     }
 }
 
+impl TestApp {
+    /// Calls an RPC method of the application with parameters as they are written.
+    pub(crate) fn rpc_text(&self, method: &str, params: &str) -> Result<Value, RpcFailure> {
+        let method = Value::from(method);
+        exchange(&self.socket(), &format!(r#"{{ "jsonrpc": "2.0", "id": 1, "method": {method}, "params": {params} }}"#))
+    }
+}
+
 /// The error that an RPC was answered with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RpcFailure {
@@ -128,14 +137,19 @@ pub(crate) struct RpcFailure {
 
 /// Calls an RPC method of the target that listens at `socket`.
 pub(crate) fn rpc(socket: &Path, method: &str, params: Value) -> Result<Value, RpcFailure> {
-    let lost = |error: &dyn std::fmt::Display| RpcFailure { code: 0, message: error.to_string() };
     let mut call = json!({ "jsonrpc": "2.0", "id": 1, "method": method });
     if !params.is_null() {
         call["params"] = params;
     }
-    let stream = UnixStream::connect(socket).map_err(|error| lost(&error))?;
+    exchange(socket, &call.to_string())
+}
+
+/// Sends a call as it is written, and takes the answer.
+fn exchange(socket: &Path, call: &str) -> Result<Value, RpcFailure> {
+    let lost = |error: &dyn std::fmt::Display| RpcFailure { code: 0, message: error.to_string() };
+    let mut stream = UnixStream::connect(socket).map_err(|error| lost(&error))?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(|error| lost(&error))?;
-    serde_json::to_writer(&stream, &call).map_err(|error| lost(&error))?;
+    stream.write_all(call.as_bytes()).map_err(|error| lost(&error))?;
     let answer = serde_json::Deserializer::from_reader(&stream).into_iter::<Value>().next();
     let mut answer = answer.ok_or_else(|| lost(&"no answer"))?.map_err(|error| lost(&error))?;
     match answer.get("error") {
