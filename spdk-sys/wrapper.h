@@ -2,6 +2,7 @@
 #include <spdk/stdinc.h>
 #include <spdk/bdev.h>
 #include <spdk/bdev_module.h>
+#include <spdk/crc32.h>
 #include <spdk/env.h>
 #include <spdk/event.h>
 #include <spdk/init.h>

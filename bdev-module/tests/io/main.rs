@@ -5,6 +5,7 @@
 mod common;
 
 mod data;
+mod digest;
 mod model;
 mod queues;
 mod recovery;

@@ -9,6 +9,7 @@
 mod command;
 mod connect;
 mod ctrlr;
+mod digest;
 mod qpair;
 mod reach;
 mod spec;

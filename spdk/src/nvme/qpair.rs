@@ -10,6 +10,7 @@ use std::rc::Rc;
 use spdk_sys as sys;
 
 use super::command::{done, next_sge, reset_sgl};
+use super::digest::{Digests, HasDigests};
 use super::{Command, Completion, CtrlrRef, Rejected, Sqe};
 use crate::thread::{NotSend, on_spdk_thread};
 use crate::{Errno, thread};
@@ -36,6 +37,13 @@ struct Group {
     connecting: Cell<usize>,
     /// It is being polled.
     polling: Cell<bool>,
+    digests: Digests,
+}
+
+impl HasDigests for Group {
+    fn digests(&self) -> &Digests {
+        &self.digests
+    }
 }
 
 type Events = Box<dyn Fn(QpairEvent)>;
@@ -72,10 +80,12 @@ impl PollGroup {
             qpairs: RefCell::new(Vec::new()),
             connecting: Cell::new(0),
             polling: Cell::new(false),
+            digests: Digests::default(),
         });
         let ctx = Rc::as_ptr(&group).cast_mut().cast();
-        // SAFETY: the context is the group, which outlives SPDK's, see its `drop`. No accel functions are given.
-        let raw = unsafe { sys::spdk_nvme_poll_group_create(ctx, ptr::null_mut()) };
+        let mut functions = Digests::functions::<Group>();
+        // SAFETY: the context is the group, which outlives SPDK's, see its `drop`; SPDK copies the table.
+        let raw = unsafe { sys::spdk_nvme_poll_group_create(ctx, &raw mut functions) };
         if raw.is_null() {
             return Err(Errno::NOMEM);
         }
