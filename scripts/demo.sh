@@ -18,7 +18,8 @@ for the guest. Leaves no process, mount or hugepage behind.
   --runtime S       seconds for each of the five fio jobs (5)
   --transport WHAT  what the pool speaks: `tcp` (the default), or `rdma`: all of it, guest and pool, is then within the
                     machine of scripts/rdma-vm.sh, on Soft-RoCE and the kernel's own target. A guest in an emulated machine
-                    is slow: it took 17 minutes, with jobs of a second
+                    is slow: count on a quarter of an hour or more, with --runtime 1. (The times of the phases are
+                    that machine's own.)
   --keep            leave all of it up, and print how to reach the guest
   --stop            stop what --keep left up
   --front-end WHAT  the drive that the guest sees: `courier`, Courier's controller (the default), or `stock`, for
@@ -36,7 +37,7 @@ POOL_NQN=nqn.2024-01.io.courier:internal-pool
 POOL_MIB=128
 PATTERN_OFFSET_MIB=64
 PATTERN_MIB=8
-# What the two SPDK processes take, with the smaller pools of spdk_config: the pool 510 MiB, the middle 390.
+# What the two SPDK processes take, with the smaller pools of small-pools.json: the pool 510 MiB, the middle 390.
 HUGEPAGES_MIB=1024
 KEPT=$COURIER_CACHE/demo-kept
 FAILED=$COURIER_CACHE/demo-failed
@@ -44,6 +45,10 @@ FAILED=$COURIER_CACHE/demo-failed
 RDMA_HUGEPAGES_MIB=512
 RDMA_MEMORY_MIB=3072
 NVMET=/sys/kernel/config/nvmet
+# How much of a core other processes may have during the guest's fio jobs before the table says that they had it; and had it.
+DISTURBED_PERCENT=25
+OTHERS_PERCENT=0
+RDMA_PACKETS=
 
 # --- the verdict ---------------------------------------------------------------------------------------------
 
@@ -194,10 +199,28 @@ in_guest() {
     return $status
 }
 
+# What the RDMA device has sent and received, in packets.
+rdma_packets() {
+    local counters=/sys/class/infiniband/rxe0/ports/1/hw_counters
+    echo "$(cat $counters/sent_pkts) $(cat $counters/rcvd_pkts)"
+}
+
 run_fio() {
-    local status=0
+    local status=0 packets=() now=() own=() before=
+    # Over RDMA, the software NIC's work is the kernel's, and the pool's.
+    if [ "$TRANSPORT" = tcp ]; then
+        mapfile -t own < <(cat "$WORK"/{pool,middle}.pid "$WORK/vm/pid")
+        before=$(processor_times "${own[@]/#//proc/}")
+    fi
+    if [ "$TRANSPORT" = rdma ]; then read -ra packets < <(rdma_packets); fi
     in_guest fio-jobs.sh $((180 + 10 * RUNTIME)) RUNTIME="$RUNTIME" "${FIO_SIZES[@]}" || status=$?
     FIO_STATUS=$status
+    if [ -n "$before" ]; then OTHERS_PERCENT=$(others "$before" "$(processor_times "${own[@]/#//proc/}")"); fi
+    if [ "$TRANSPORT" = rdma ]; then
+        read -ra now < <(rdma_packets)
+        RDMA_PACKETS=$((now[0] - packets[0] + now[1] - packets[1]))
+        [ $RDMA_PACKETS -gt 0 ] || die "the RDMA device carried nothing during the guest's fio jobs"
+    fi
     [ "$status" -ne 124 ] || die "the guest's fio jobs did not end in time"
     [ "$status" -ne 125 ] || die "the guest died during its fio jobs"
     [ "$status" -ne 10 ] || die "the guest sees no drive"
@@ -235,12 +258,21 @@ check_data() {
     if grep -aqF "$POOL_NQN" "$WORK/out/id-ctrl" "$WORK/out/id-ns"; then die "the guest can see the pool's NQN"; fi
 }
 
+# Figures of a machine that is busy with other things say little of Courier.
+warn_starved() {
+    [ "$OTHERS_PERCENT" -ge $DISTURBED_PERCENT ] || return 0
+    echo "note: during these jobs other processes had $OTHERS_PERCENT % of a core of this machine's $(nproc), which pool, Courier and guest"
+    echo "      lacked: what the table shows, low figures and zeroes included, is a busy machine's"
+}
+
 print_results() {
     echo
     echo "An unmodified Linux guest's NVMe driver -> $(middle_in_words) -> NVMe/${TRANSPORT^^} -> the pool ($RUNTIME s per job):"
     echo
     python3 "$COURIER_ROOT/scripts/python/fio_table.py" "$WORK/out"
     echo
+    warn_starved
+    if [ -n "$RDMA_PACKETS" ]; then echo "the RDMA device rxe0 sent and received $RDMA_PACKETS packets during these jobs"; fi
     echo "sha256 of $PATTERN_MIB MiB written by the guest, read back by it, and read from the pool past ${MIDDLE/courier/Courier}: the same"
     echo "the pool's NQN in what the drive tells the guest: not there"
     echo

@@ -8,26 +8,17 @@ DRIVE_NQN=nqn.2024-01.io.courier:drive0
 # What starts a process so that it dies with this script, even if that is killed; or, with --keep, outlives it.
 TIE=(setpriv --pdeathsig KILL --)
 
-# An spdk_tgt serves iSCSI too, and sets 370 MiB aside for it; and memory for 65,535 bdev I/Os at once.
-spdk_config() {
-    cat <<'TEXT'
-{"subsystems": [
-  {"subsystem": "bdev", "config": [{"method": "bdev_set_options", "params": {
-    "bdev_io_pool_size": 16383, "bdev_io_cache_size": 256}}]},
-  {"subsystem": "iscsi", "config": [{"method": "iscsi_set_options", "params": {
-    "max_sessions": 1, "pdu_pool_size": 64, "immediate_data_pool_size": 64, "data_out_pool_size": 64}}]}
-]}
-TEXT
-}
+# An spdk_tgt serves iSCSI too, and sets 370 MiB aside for it; and memory for 65,535 bdev I/Os at once. The same sizes are
+# in docker/*.json.
+SMALL_POOLS=$COURIER_ROOT/scripts/small-pools.json
 
 # launch NAME PROGRAM CORE LIBRARIES OPTION...: starts an SPDK process whose socket, log and pid are WORK/NAME.*, and waits
 # until it answers.
 launch() {
     local name=$1 program=$2 core=$3 libraries=$4 i
     shift 4
-    [ -e "$WORK/spdk.json" ] || spdk_config >"$WORK/spdk.json"
     env LD_LIBRARY_PATH="$libraries" "${TIE[@]}" "$program" -m "[$core]" -r "$WORK/$name.sock" \
-        --disable-cpumask-locks --no-pci --iova-mode va --json "$WORK/spdk.json" --json-ignore-init-errors "$@" </dev/null >"$WORK/$name.log" 2>&1 &
+        --disable-cpumask-locks --no-pci --iova-mode va --json "$SMALL_POOLS" --json-ignore-init-errors "$@" </dev/null >"$WORK/$name.log" 2>&1 &
     echo $! >"$WORK/$name.pid"
     at_exit end "$name"
     for ((i = 0; i < 300; i++)); do
@@ -37,6 +28,25 @@ launch() {
         sleep 0.1
     done
     died "$name"
+}
+
+# processor_times /proc/PID...: what these processes have had of the processors, what everybody has had (time that a hypervisor took
+# is somebody's, too), and the time of day, all in milliseconds. The kernel counts in ticks.
+TICKS_PER_SECOND=$(getconf CLK_TCK)
+processor_times() {
+    cat "${@/%//stat}" /proc/stat /proc/uptime 2>/dev/null | awk -v unit=$((1000 / TICKS_PER_SECOND)) '
+        / \(.*\) / { sub(/.*\) /, ""); own += $12 + $13; next }
+        $1 == "cpu" { all = $2 + $3 + $4 + $7 + $8 + $9 }
+        NF == 2 { now = $1 }
+        END { printf "%.0f %.0f %.0f\n", own * unit, all * unit, now * 1000 }'
+}
+
+# others BEFORE AFTER: how much of one core all other processes had between two answers of `processor_times`, in percent.
+others() {
+    awk -v before="$1" -v after="$2" 'BEGIN {
+        split(before, a, " "); split(after, b, " ")
+        printf "%d\n", 100 * ((b[2] - a[2]) - (b[1] - a[1])) / (b[3] > a[3] ? b[3] - a[3] : 1)
+    }'
 }
 
 # alive NAME: the process is there, and is still the one that was started.

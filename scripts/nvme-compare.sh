@@ -26,7 +26,7 @@ Environment:
 TEXT
 }
 
-# For one process with the smaller pools of spdk_config, and its disk.
+# For one process with the smaller pools of small-pools.json, and its disk.
 HUGEPAGES_MIB=512
 DISK_MIB=64
 # Two minutes: a slow host has to emulate the guest.

@@ -25,7 +25,7 @@ Environment:
 TEXT
 }
 
-# For one process with the smaller pools of spdk_config.
+# For one process with the smaller pools of small-pools.json.
 HUGEPAGES_MIB=512
 # Two minutes: a slow host has to emulate the firmware and the guest.
 BOOT_SECONDS=120

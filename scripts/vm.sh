@@ -103,7 +103,7 @@ boot() {
     VM=$(cd "$VM" && pwd)
     [ ${#VM} -le 90 ] || fail 125 "the path $VM is too long for a socket in it; choose a shorter one"
     [ -z "$(vm_pid)" ] || fail 125 "a VM is running in $VM already; stop it first: scripts/vm.sh stop --vm $VM"
-    rm -rf "$VM"/share/* "$VM"/ctl.*
+    rm -rf "$VM"/share/* "$VM"/ctl.* "$VM/halted"
     mkfifo "$VM/ctl.in" "$VM/ctl.out"
     kernel=$(start_with "$guest") || exit 125
     mapfile -t args < <(accelerator; printf '%s\n' "$kernel")
@@ -186,6 +186,8 @@ halt() {
             sleep 0.1
         done
     fi
+    # For `serve`: that is no accident.
+    touch "$VM/halted"
     kill -KILL "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
     for ((i = 0; i < 50; i++)); do
@@ -281,7 +283,11 @@ case $VERB in
         at_exit discard
         boot tied
         echo ready
-        wait "$(cat "$VM/pid")" || fail 125 "QEMU ended with status $?"
+        # What the shell says about a process that was killed is said better below.
+        status=0
+        wait "$(cat "$VM/pid")" 2>/dev/null || status=$?
+        # A guest that did not power off in time was killed by `stop`, which removes the folder, too.
+        if [ $status -ne 0 ] && [ -d "$VM" ] && [ ! -e "$VM/halted" ]; then fail 125 "QEMU ended with status $status"; fi
         ;;
     exec)
         execute "$SCRIPT" "$OUT" "$TIMEOUT"

@@ -21,8 +21,8 @@ from .windows import TURN_S, WINDOW_S
 
 EPILOG = f"""
 A pair is a fresh stock and a fresh Courier, each with a process A of its own. All are under load at once, but only one side
-runs at a time, for {WINDOW_S["tcp"]} s (stock, courier, courier, stock, ...), while the others are suspended. In a guest they take turns
-of up to 3 s. The group `attached` compares a variant with one controller and with 128 in this way, one variant after the other.
+runs at a time, for {WINDOW_S["tcp"]} s (stock, courier, courier, stock, ...), while the others are suspended, in a
+guest too. The group `attached` compares a variant with one controller and with 128 in this way, one variant after the other.
 A turn of {TURN_S} s during which other processes or the hypervisor took more than {DISTURBED:.0%} of a core is done again, at most {REPEATS}
 times, and not more than {REPEATED:.0%} of all turns.
 
