@@ -81,6 +81,8 @@ COPY --from=spdk /opt/courier /opt/courier
 # --- dev: to be run with the checkout on /courier (scripts/dev.sh) --------------------------------------------
 
 FROM toolchain AS dev
+LABEL org.opencontainers.image.title="Courier's image for developing" \
+    org.opencontainers.image.description="Rust, SPDK, QEMU and a guest; to be run by scripts/dev.sh, as root"
 # What the tests and the scripts would install themselves, and what a developer misses.
 RUN apt-get update && \
     apt-get install -y --no-install-recommends \
@@ -111,15 +113,32 @@ RUN --mount=type=bind,from=build,source=/out,target=/out \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 openssl $(cat /out/runtime.packages) && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 COPY --from=build /out/runtime /
+# It needs no root: hugepages and sockets are to be where this user may write, of whom only the number counts outside.
+RUN echo "courier:x:990:" >>/etc/group && \
+    echo "courier:x:990:990:Courier:/run/courier:/usr/sbin/nologin" >>/etc/passwd && \
+    install -d -o courier -g courier /run/courier
+USER courier
+# Healthy when it has started and answers RPCs at SPDK's usual socket. Whether its pools do is another question: compose.yaml.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["courier-rpc", "-t", "8", "framework_wait_init"]
+ARG VERSION=
+ARG REVISION=
+LABEL org.opencontainers.image.title="Courier" \
+    org.opencontainers.image.description="An NVMe-oF storage plugin for SPDK: a VM's NVMe commands, carried to a storage pool" \
+    org.opencontainers.image.licenses="(Apache-2.0 OR MIT) AND BSD-3-Clause" \
+    org.opencontainers.image.version="$VERSION" \
+    org.opencontainers.image.revision="$REVISION"
 CMD ["courier_tgt", "--help"]
 
 # --- stock: SPDK's own target and load generator beside it ----------------------------------------------------
 
 FROM runtime AS stock
+USER root
 RUN --mount=type=bind,from=build,source=/out,target=/out \
     apt-get update && \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(cat /out/stock.packages) && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 COPY --from=build /out/stock /
+USER courier
+LABEL org.opencontainers.image.title="Courier, with SPDK's own target and load generator"
 ENV LD_LIBRARY_PATH=/opt/spdk/lib PATH=/opt/spdk/bin:$PATH
 CMD ["spdk_tgt", "--help"]

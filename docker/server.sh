@@ -1,6 +1,7 @@
 #!/bin/sh
 # Starts courier_tgt with docker/server.json, in which the pool is named by its address: courier_pool_create takes no host name.
-#   server.sh POOL OPTION...
+#   server.sh POOL PROGRAM OPTION...
+# PROGRAM is courier_tgt, or what starts it with more options.
 set -eu
 pool=$(getent ahostsv4 "$1" | head -n 1 | cut -d ' ' -f 1)
 if [ -z "$pool" ]; then
@@ -8,5 +9,5 @@ if [ -z "$pool" ]; then
     exit 1
 fi
 shift
-sed "s/@POOL@/$pool/" /etc/courier/server.json >/run/courier-server.json
-exec courier_tgt --json /run/courier-server.json "$@"
+sed "s/@POOL@/$pool/" /etc/courier/server.json >/tmp/courier-server.json
+exec "$@" --json /tmp/courier-server.json

@@ -67,4 +67,5 @@ if [ -t 0 ] && [ -t 1 ]; then OPTIONS+=(--tty); fi
 # As scripts/vm.sh looks for it.
 if [ -w /dev/kvm ] && { [ -e /sys/module/kvm_intel ] || [ -e /sys/module/kvm_amd ]; }; then OPTIONS+=(--device /dev/kvm); fi
 
-exec docker run "${OPTIONS[@]}" "${DOCKER_RUN_OPTIONS[@]}" $IMAGE "$@"
+# It runs as root, who installs packages and mounts; what it makes in the checkout shall belong to the checkout's owner.
+exec docker run "${OPTIONS[@]}" "${DOCKER_RUN_OPTIONS[@]}" $IMAGE /courier/docker/as-owner.sh "${@:-bash}"

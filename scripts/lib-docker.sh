@@ -3,9 +3,18 @@
 
 # BuildKit leaves out the stages that are not wanted, which the old builder does not; docker of Debian 12 must be asked for it.
 export DOCKER_BUILDKIT=1
-# More options for `docker build` and `docker run`, in words.
-read -ra DOCKER_BUILD_OPTIONS <<<"${COURIER_DOCKER_BUILD:-}"
-read -ra DOCKER_RUN_OPTIONS <<<"${COURIER_DOCKER_RUN:-}"
+
+# words VARIABLE: the words of a variable, one per line. Quotes and backslashes count as in a shell; nothing is expanded.
+words() {
+    printf '%s\n' "${!1:-}" | xargs -r -n 1 printf '%s\n' || die "$1 has a quote without an end: ${!1}"
+}
+
+# More options for `docker build` and `docker run`.
+DOCKER_BUILD_OPTIONS=() DOCKER_RUN_OPTIONS=()
+build_words=$(words COURIER_DOCKER_BUILD)
+run_words=$(words COURIER_DOCKER_RUN)
+if [ -n "$build_words" ]; then mapfile -t DOCKER_BUILD_OPTIONS <<<"$build_words"; fi
+if [ -n "$run_words" ]; then mapfile -t DOCKER_RUN_OPTIONS <<<"$run_words"; fi
 if [ -n "${COURIER_CA:-}" ]; then
     [ -r "$COURIER_CA" ] || die "COURIER_CA is '$COURIER_CA', which cannot be read; it names a file of certificates"
     DOCKER_BUILD_OPTIONS+=(--secret "id=ca,src=$COURIER_CA")
@@ -14,7 +23,8 @@ fi
 
 docker_environment() {
     cat <<'TEXT'
-  COURIER_DOCKER_BUILD   more options for `docker build`: --build-arg BASE=IMAGE, --build-arg DEBIAN_MIRROR=URI, --network host
+  COURIER_DOCKER_BUILD   more options for `docker build`: --build-arg BASE=IMAGE, --build-arg DEBIAN_MIRROR=URI, --network host.
+                         In quotes, an option may have blanks: --build-arg 'APT_CONF=Acquire::Check-Valid-Until "false";'
   COURIER_DOCKER_RUN     more options for `docker run`
   COURIER_CA             a file of certificates, where the network has an authority of its own
   DOCKER_HOST            the engine, where it is not the machine's own
@@ -32,10 +42,15 @@ need_engine() {
 
 image_there() { docker image inspect "$1" >/dev/null 2>&1; }
 
+version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$COURIER_ROOT/Cargo.toml"; }
+
+revision() { git -C "$COURIER_ROOT" rev-parse HEAD 2>/dev/null || true; }
+
 # build_image STAGE TAG OPTION...: an image of a stage of the Dockerfile. What was built before is not built again.
 build_image() {
     local stage=$1 tag=$2
     shift 2
-    docker build --target "$stage" --tag "$tag" "${DOCKER_BUILD_OPTIONS[@]}" "$@" "$COURIER_ROOT" >&2 ||
+    # What the labels say: the version, and the commit where there is one.
+    docker build --target "$stage" --tag "$tag" --build-arg "VERSION=$(version)" --build-arg "REVISION=$(revision)" "${DOCKER_BUILD_OPTIONS[@]}" "$@" "$COURIER_ROOT" >&2 ||
         die "docker build --target $stage failed (why is above; mirrors and certificates: docs/docker.md)"
 }

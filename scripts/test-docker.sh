@@ -254,7 +254,7 @@ layers() { docker image inspect --format '{{.RootFS.Layers}}' "$1"; }
 
 # What a user types. It must come to the same images, and all layers are there by then.
 compose_build() {
-    local args=("${BUILD_ARGS[@]}") secret='' i
+    local args=("${BUILD_ARGS[@]}") files=() i
     phase "docker compose build"
     case $("${COMPOSE[@]}" version --short) in
         1.* | v1.*) say "    left out: this docker compose is too old for secrets"; return ;;
@@ -265,13 +265,9 @@ compose_build() {
             --build-arg=*) args+=("${DOCKER_BUILD_OPTIONS[i]}") ;;
         esac
     done
-    if [ -n "${COURIER_CA:-}" ]; then secret=', secrets: [ca]'; fi
-    {
-        printf 'services:\n'
-        for i in pool server; do printf '  %s: {build: {network: host%s}}\n' $i "$secret"; done
-        if [ -n "$secret" ]; then printf 'secrets: {ca: {file: "%s"}}\n' "$COURIER_CA"; fi
-    } >"$WORK/build.yaml"
-    SUFFIX=-compose compose --file "$WORK/build.yaml" build "${args[@]}" pool server >"$WORK/build.log" 2>&1 ||
+    if [ -n "${COURIER_CA:-}" ]; then files=(--file "$COURIER_ROOT/docker/compose-ca.yaml"); fi
+    printf 'services:\n  pool: {build: {network: host}}\n  server: {build: {network: host}}\n' >"$WORK/build.yaml"
+    SUFFIX=-compose compose "${files[@]}" --file "$WORK/build.yaml" build "${args[@]}" pool server >"$WORK/build.log" 2>&1 ||
         { tail -n 20 "$WORK/build.log" >&2; die "docker compose build failed (why is above)"; }
     for i in $IMAGE $STOCK_IMAGE; do
         [ "$(layers "$i-compose")" = "$(layers "$i")" ] || die "docker compose build made another image of $i than docker build"
@@ -280,7 +276,7 @@ compose_build() {
 }
 
 check_runtime() {
-    local found
+    local found label
     phase "what the runtime image holds"
     # shellcheck disable=SC2016 # for the container's shell
     found=$(docker run --rm --network none --cap-drop ALL --read-only $IMAGE sh -c '
@@ -292,6 +288,28 @@ check_runtime() {
     say "$found"
     grep -q "finds its libraries" <<<"$found" || die "courier_tgt in the runtime image lacks libraries (see above)"
     ! grep -q "build tool" <<<"$found" || die "the runtime image holds build tools (see above)"
+    found=$(docker image inspect --format '{{.Config.User}} {{json .Config.Labels}}' $IMAGE)
+    for label in 'title":"Courier"' "version\":\"$(version)\"" 'licenses":"(Apache-2.0 OR MIT) AND BSD-3-Clause"'; do
+        [[ $found = "courier "*"org.opencontainers.image.$label"* ]] || die "the runtime image does not say $label: $found"
+    done
+}
+
+# As its own user, with no capability at all, it starts, and is healthy.
+check_health() {
+    local i health=
+    phase "the health of a courier_tgt that is not root"
+    docker run --detach --name $PROJECT-alone --network none --cap-drop ALL --health-interval 1s $IMAGE \
+        courier_tgt -m "[$MIDDLE_CORE]" --no-pci --no-huge -s 512 >/dev/null
+    for ((i = 0; i < 60; i++)); do
+        health=$(docker inspect --format '{{.State.Health.Status}}' $PROJECT-alone)
+        [ "$health" != healthy ] || break
+        sleep 0.5
+    done
+    if [ "$health" != healthy ] || [ "$(docker exec $PROJECT-alone id -u)" != 990 ]; then
+        docker logs --tail 15 $PROJECT-alone >&2
+        die "a courier_tgt in the runtime image is $health after 30 s, and runs as $(docker exec $PROJECT-alone id) (its last lines are above)"
+    fi
+    docker rm --force --volumes $PROJECT-alone >/dev/null
 }
 
 # The plugin gets its RPCs into an spdk_tgt that knows nothing of Courier.
@@ -321,7 +339,7 @@ compose() {
 
 # shellcheck disable=SC2317 # run by at_exit
 remove_services() {
-    docker rm --force --volumes $PROJECT-plugin >/dev/null 2>&1 || true
+    docker rm --force --volumes $PROJECT-plugin $PROJECT-alone >/dev/null 2>&1 || true
     compose down --volumes --remove-orphans --timeout 20 >/dev/null 2>&1 || true
 }
 
@@ -405,6 +423,7 @@ compose_build
 at_exit remove_services
 remove_services
 check_runtime
+check_health
 check_plugin
 run_services
 # They poll, and what follows wants both cores.
