@@ -120,13 +120,9 @@ RUN echo "courier:x:990:" >>/etc/group && \
 USER courier
 # Healthy when it has started and answers RPCs at SPDK's usual socket. Whether its pools do is another question: compose.yaml.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["courier-rpc", "-t", "8", "framework_wait_init"]
-ARG VERSION=
-ARG REVISION=
 LABEL org.opencontainers.image.title="Courier" \
     org.opencontainers.image.description="An NVMe-oF storage plugin for SPDK: a VM's NVMe commands, carried to a storage pool" \
-    org.opencontainers.image.licenses="(Apache-2.0 OR MIT) AND BSD-3-Clause" \
-    org.opencontainers.image.version="$VERSION" \
-    org.opencontainers.image.revision="$REVISION"
+    org.opencontainers.image.licenses="(Apache-2.0 OR MIT) AND BSD-3-Clause"
 CMD ["courier_tgt", "--help"]
 
 # --- stock: SPDK's own target and load generator beside it ----------------------------------------------------

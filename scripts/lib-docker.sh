@@ -44,13 +44,14 @@ image_there() { docker image inspect "$1" >/dev/null 2>&1; }
 
 version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$COURIER_ROOT/Cargo.toml"; }
 
+# The commit, where there is one.
 revision() { git -C "$COURIER_ROOT" rev-parse HEAD 2>/dev/null || true; }
 
 # build_image STAGE TAG OPTION...: an image of a stage of the Dockerfile. What was built before is not built again.
 build_image() {
     local stage=$1 tag=$2
     shift 2
-    # What the labels say: the version, and the commit where there is one.
-    docker build --target "$stage" --tag "$tag" --build-arg "VERSION=$(version)" --build-arg "REVISION=$(revision)" "${DOCKER_BUILD_OPTIONS[@]}" "$@" "$COURIER_ROOT" >&2 ||
+    docker build --target "$stage" --tag "$tag" --label "org.opencontainers.image.version=$(version)" \
+        --label "org.opencontainers.image.revision=$(revision)" "${DOCKER_BUILD_OPTIONS[@]}" "$@" "$COURIER_ROOT" >&2 ||
         die "docker build --target $stage failed (why is above; mirrors and certificates: docs/docker.md)"
 }

@@ -298,8 +298,9 @@ check_runtime() {
 check_health() {
     local i health=
     phase "the health of a courier_tgt that is not root"
-    docker run --detach --name $PROJECT-alone --network none --cap-drop ALL --health-interval 1s $IMAGE \
-        courier_tgt -m "[$MIDDLE_CORE]" --no-pci --no-huge -s 512 >/dev/null
+    docker run --detach --name $PROJECT-alone --network none --cap-drop ALL --health-interval 1s \
+        --mount "type=bind,src=$SMALL_POOLS,dst=/etc/courier/pools.json,readonly" \
+        $IMAGE courier_tgt -m "[$MIDDLE_CORE]" --no-pci --no-huge -s 512 --json /etc/courier/pools.json >/dev/null
     for ((i = 0; i < 60; i++)); do
         health=$(docker inspect --format '{{.State.Health.Status}}' $PROJECT-alone)
         [ "$health" != healthy ] || break

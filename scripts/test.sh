@@ -9,7 +9,7 @@ Usage: scripts/test.sh [--full] [--docker | --no-docker] [--rdma] [--no-guest] [
 
 Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds Courier, and tests it:
 formatting and lints, unit tests, SPDK within the test's process, live targets and controllers with
-SPDK's own tools and with hostile clients, the instructions of the hot path, the bench in short, and the demo
+SPDK's own tools and with hostile clients, pools that hang, are late, lie or go, the instructions of the hot path, the bench in short, and the demo
 in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `test: PASS` (exit 0) or
 `test: FAIL (reason)`. On a warm machine some ten minutes, and as many again and more with --full.
 
