@@ -493,9 +493,9 @@ impl<D: Device> BdevIo<D> {
     }
 }
 
-/// Whether the status is that of a command whose partner failed: "command aborted due to failed fused command", Ah.
+/// Returns whether the status is that of a command whose partner failed: Command Aborted due to Failed Fused Command.
 fn is_failed_fused(status: Status) -> bool {
-    status.sct == 0 && status.sc == 0x0a
+    status.sct == 0 && status.sc == 0x09
 }
 
 /// Blocks as a command counts them, of which 0 stands for 65,536, and bytes.
@@ -675,7 +675,11 @@ mod tests {
 
     #[test]
     fn the_failure_of_the_pair_is_told_from_its_echo() {
-        assert!(is_failed_fused(Status { sct: 0, sc: 0x0a, dnr: false }));
+        assert!(is_failed_fused(Status { sct: 0, sc: 0x09, dnr: false }));
+        assert!(
+            !is_failed_fused(Status { sct: 0, sc: 0x0a, dnr: false }),
+            "that is the half of a pair that never came"
+        );
         assert!(!is_failed_fused(Status { sct: 2, sc: 0x85, dnr: false }));
     }
 }

@@ -84,20 +84,45 @@ fn halves_that_do_not_belong_together_fail() {
     assert_eq!(rig.statuses(&mut cq), [(3, MISSING), (4, MISSING)]);
     rig.run(&mut sq, &[Sqe { flags: 3, ..read(5, 0, 1) }]);
     rig.run(&mut sq, &[Sqe { flags: 1, ..read(6, 0, 1) }, second(7, 0, 1)]);
-    assert_eq!(rig.statuses(&mut cq), [(5, invalid), (6, FAILED), (7, invalid)]);
+    assert_eq!(rig.statuses(&mut cq), [(5, invalid), (6, invalid), (7, FAILED)]);
     rig.run(&mut sq, &[first(8, 0, 1), Sqe { prp1: 1, ..second(9, 0, 1) }]);
     assert_eq!(rig.statuses(&mut cq), [(8, FAILED), (9, Status::INVALID_PRP_OFFSET.bits())]);
+    rig.run(&mut sq, &[Sqe { prp1: 1, ..first(10, 0, 1) }, second(11, 0, 1)]);
+    assert_eq!(rig.statuses(&mut cq), [(10, Status::INVALID_PRP_OFFSET.bits()), (11, FAILED)]);
     assert_eq!((disk.submitted.get(), rig.queues.in_flight()), (0, 0));
 }
 
 #[test]
-fn a_pair_whose_write_fails_says_so() {
+fn neither_half_of_a_pair_that_failed_ends_with_success() {
+    const WRITE_FAULT: Status = Status::new(2, 0x80);
     let (disk, rig, mut sq, mut cq) = rig();
     disk.at_once.set(false);
-    rig.run(&mut sq, &[first(1, 8, 8), second(2, 8, 8)]);
-    assert!(matches!(disk.ops()[..], [(BlockOp::CompareAndWrite(1), 8, 8)]));
-    disk.fail(0, Status::INTERNAL_ERROR);
-    assert_eq!(rig.statuses(&mut cq), [(1, 0), (2, Status::INTERNAL_ERROR.bits())]);
+    for (cid, status, halves) in [
+        (1, Status::INTERNAL_ERROR, (Status::INTERNAL_ERROR.bits(), FAILED)),
+        (3, Status::ABORT_REQUESTED, (Status::ABORT_REQUESTED.bits(), FAILED)),
+        (5, WRITE_FAULT, (FAILED, WRITE_FAULT.bits())),
+    ] {
+        rig.run(&mut sq, &[first(cid, 8, 8), second(cid + 1, 8, 8)]);
+        assert!(matches!(disk.ops()[..], [(BlockOp::CompareAndWrite(1), 8, 8)]));
+        disk.fail(0, status);
+        assert_eq!(rig.statuses(&mut cq), [(cid, halves.0), (cid + 1, halves.1)]);
+    }
+}
+
+#[test]
+fn an_abort_of_either_half_of_a_pair_that_was_never_sent_ends_both_without_success() {
+    for target in [1, 2] {
+        let (disk, rig, mut sq, mut cq) = rig();
+        disk.refuse_later.set(1);
+        rig.run(&mut sq, &[first(1, 8, 8), second(2, 8, 8)]);
+        let heard = std::rc::Rc::new(std::cell::Cell::new(None));
+        let tell = std::rc::Rc::clone(&heard);
+        rig.queues.abort(1, target, move |aborted| tell.set(Some(aborted)));
+        assert_eq!(heard.get(), Some(true));
+        assert_eq!(rig.statuses(&mut cq), [(1, Status::ABORT_REQUESTED.bits()), (2, FAILED)]);
+        rig.queues.poll();
+        assert_eq!(disk.submitted.get(), 0);
+    }
 }
 
 #[test]
