@@ -22,6 +22,7 @@ mod controller_hostile_commands;
 mod controller_hostile_memory;
 mod controller_hostile_queues;
 mod controller_hostile_wire;
+mod controller_isolation;
 mod controller_life;
 mod controller_namespaces;
 mod controller_passed;

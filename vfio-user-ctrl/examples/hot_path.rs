@@ -3,7 +3,6 @@
 //! `hot_path IOS REGIONS` carries out `IOS` reads at queue depth 32 in a guest whose memory is `REGIONS` regions, each I/O in another
 //! region than the one before. `scripts/instructions.sh` counts the instructions of [`poll`] under callgrind.
 
-use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -14,7 +13,7 @@ use rustix::io::pwrite;
 use vfio_user_ctrl::memory::{Access, DoorbellPage, GuestMemory, IoName, MemView, Region};
 use vfio_user_ctrl::model::io::{NsGeometry, PassedCommand};
 use vfio_user_ctrl::model::spec::Sqe;
-use vfio_user_ctrl::queue::{Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, complete};
+use vfio_user_ctrl::queue::{AbortToken, Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, complete};
 use zerocopy::IntoBytes;
 
 const PAGE: u64 = 4096;
@@ -44,7 +43,7 @@ impl Backend for Nothing {
         Ok(())
     }
 
-    fn abort((): &(), _: IoName) -> bool {
+    fn abort((): &(), _: IoName, _: AbortToken) -> bool {
         false
     }
 }
@@ -82,7 +81,7 @@ fn run(ios: u64, regions: u64) -> Result<u64, Box<dyn std::error::Error>> {
     let view = Rc::new(MemView::new(Arc::new(memory)));
     let queues =
         Queues::<Nothing>::new(Arc::clone(&doorbells), Arc::new(Interrupts::default()), view, 128 * 1024, || 0);
-    queues.add_port(Port { nsid: 1, geometry: Cell::new(NsGeometry::new(1 << 20, 12)?), channel: () });
+    queues.add_port(Port::new(1, NsGeometry::new(1 << 20, 12)?, ()));
     queues.create_completion(1, CQ, ENTRIES, None);
     queues.create_submission(1, SQ, ENTRIES, 1);
 

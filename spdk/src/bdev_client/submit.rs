@@ -176,26 +176,27 @@ impl BdevChannel {
         })
     }
 
-    /// Asks the bdev to abort the I/O whose owner is `raw`. That I/O ends as any other does, aborted or not.
+    /// Asks the bdev to abort the I/O whose owner is `raw`. That I/O ends as any other does, aborted or not. `token` is dropped when
+    /// the abort itself has ended, which may be before or after.
     ///
     /// # Errors
     /// `NOTSUP` when the bdev cannot abort, `NOMEM` when the bdev layer is out of I/Os.
-    pub fn abort_owner(&self, raw: NonNull<c_void>) -> Result<(), Errno> {
-        unsafe extern "C" fn over(io: *mut sys::spdk_bdev_io, _: bool, ctx: *mut c_void) {
+    pub fn abort_owner<T: 'static>(&self, raw: NonNull<c_void>, token: T) -> Result<(), Errno> {
+        unsafe extern "C" fn over<T>(io: *mut sys::spdk_bdev_io, _: bool, ctx: *mut c_void) {
             // SAFETY: the abort is over and is this callback's to free.
             unsafe { sys::spdk_bdev_free_io(io) };
-            // SAFETY: the count that was given with the abort, which ends once.
-            drop(unsafe { Rc::from_raw(ctx.cast::<Channel>().cast_const()) });
+            // SAFETY: the box that was given with the abort, which ends once.
+            drop(unsafe { Box::from_raw(ctx.cast::<(Rc<Channel>, T)>()) });
         }
         // What is to be aborted may end first, and with it the last other use of the channel.
-        let channel = Rc::into_raw(Rc::clone(&self.0));
-        let (desc, ch, ctx) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), channel.cast_mut().cast());
-        // SAFETY: the bdev is open and this is the channel's thread; the pointer is compared, not followed. The count keeps the
-        // channel until `over`.
-        let rc = unsafe { sys::spdk_bdev_abort(desc, ch, raw.as_ptr(), Some(over), ctx) };
+        let kept = Box::into_raw(Box::new((Rc::clone(&self.0), token)));
+        let (desc, ch) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr());
+        // SAFETY: the bdev is open and this is the channel's thread; the pointer is compared, not followed. The box keeps the
+        // channel until `over`, which frees it.
+        let rc = unsafe { sys::spdk_bdev_abort(desc, ch, raw.as_ptr(), Some(over::<T>), kept.cast()) };
         Errno::check(rc).inspect_err(|_| {
-            // SAFETY: SPDK did not take the count.
-            drop(unsafe { Rc::from_raw(channel) });
+            // SAFETY: SPDK did not take the box.
+            drop(unsafe { Box::from_raw(kept) });
         })
     }
 }

@@ -73,6 +73,11 @@ impl Front {
         Self::start_program(Program::Courier, MASK)
     }
 
+    /// The same on any cores.
+    pub(crate) fn start_with_pools_on(mask: &str) -> Self {
+        Self::start_program(Program::Courier, mask)
+    }
+
     /// One whose `courier_tgt` may lock so much memory only, in KiB.
     pub(crate) fn start_with_little_memory(locked_kib: u64) -> Self {
         shared::rest();

@@ -133,6 +133,13 @@ impl<Q, T> Slots<Q, T> {
         }
     }
 
+    /// Calls `f` with the I/Os that are under way in the places from `first` on, until it returns false. Returns the place where that
+    /// was, or none if all have been looked at.
+    pub fn visit_from(&self, first: u16, mut f: impl FnMut(UnderWay<'_, T>) -> bool) -> Option<u16> {
+        let places = self.places.get(usize::from(first)..)?;
+        places.iter().find(|slot| slot.taken.get() && !f(slot.under_way())).map(|slot| slot.index)
+    }
+
     /// Makes every I/O hold `view` instead of the view that it began with, if all its pieces lie in regions that `view` has too.
     /// How many do not: these touch memory that is to go.
     pub fn rebase(&self, view: &Rc<MemView>) -> usize {

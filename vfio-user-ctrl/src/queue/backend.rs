@@ -1,6 +1,6 @@
 //! What carries out the commands of a namespace.
 
-use super::CommandIo;
+use super::{AbortToken, CommandIo};
 use crate::memory::IoName;
 use crate::model::io::PassedCommand;
 use crate::model::spec::Status;
@@ -58,6 +58,7 @@ pub trait Backend: Sized + 'static {
     /// [`Refused`] with the I/O.
     fn pass(channel: &Self::Channel, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>>;
 
-    /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. Whether it may be expected to end.
-    fn abort(channel: &Self::Channel, io: IoName) -> bool;
+    /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. `token` is dropped when the abort itself has
+    /// ended: no other one of the same I/O comes before. Whether it may be expected to end.
+    fn abort(channel: &Self::Channel, io: IoName, token: AbortToken) -> bool;
 }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::aborts::Aborts;
 use super::completion::CompletionQueue;
 use super::interrupt::Coalescing;
 use super::queues::{head_index, tail_index};
@@ -54,6 +55,7 @@ pub(super) struct Context {
     parked: RefCell<Vec<Rc<CompletionQueue>>>,
     troubles: RefCell<Vec<Trouble>>,
     remotes: Remotes,
+    aborts: Aborts,
 }
 
 /// Shadow doorbells (Doorbell Buffer Config, section 5.8): the buffers' guest addresses, and where they are while they are mapped.
@@ -123,6 +125,7 @@ impl Context {
             parked: RefCell::default(),
             troubles: RefCell::default(),
             remotes: Remotes::default(),
+            aborts: Aborts::default(),
         })
     }
 
@@ -135,6 +138,11 @@ impl Context {
     /// Transfers of data in memory without a file.
     pub(super) fn remotes(&self) -> &Remotes {
         &self.remotes
+    }
+
+    /// The aborts that are under way.
+    pub(super) fn aborts(&self) -> &Aborts {
+        &self.aborts
     }
 
     /// The clock's count, or 0 if nobody needs it.

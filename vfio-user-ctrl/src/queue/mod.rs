@@ -13,25 +13,31 @@
 //! Nothing here knows SPDK: the backend is a type parameter, so that tests and fuzzers bring their own.
 #![forbid(unsafe_code)]
 
+mod aborts;
 mod admin;
 mod backend;
 mod completion;
 mod context;
 mod cursor;
 mod deallocate;
+mod fence;
 mod interrupt;
+mod port;
 mod queues;
 mod remote;
 mod submission;
 #[cfg(test)]
 mod tests;
 
+pub use aborts::AbortToken;
 pub use admin::AdminQueue;
 pub use backend::{Backend, BlockOp, Refused};
 pub use completion::CompletionQueue;
 pub use context::Trouble;
 pub use cursor::Cursor;
+pub use fence::{Fence, FenceGuard};
 pub use interrupt::{Coalescing, Interrupts, Vector};
-pub use queues::{MAX_NAMESPACES, Port, Queues, Totals};
+pub use port::Port;
+pub use queues::{MAX_NAMESPACES, Queues, Totals};
 pub use remote::{RemoteMemory, Transfer, Work};
 pub use submission::{CommandIo, IoState, SubmissionQueue, complete, complete_passed};

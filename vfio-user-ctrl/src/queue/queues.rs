@@ -7,30 +7,12 @@ use std::sync::Arc;
 use super::completion::CompletionQueue;
 use super::context::{Context, Trouble};
 use super::interrupt::{Coalescing, Interrupts, Vector};
-use super::submission::{SubmissionQueue, Submissions};
+use super::port::{Port, Ports};
+use super::submission::{IoState, SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor};
-use crate::memory::{CompletionRing, DoorbellPage, Fault, MemView, ShadowDoorbells, SubmissionRing};
+use crate::memory::{CompletionRing, DoorbellPage, Fault, MemView, ShadowDoorbells, SubmissionRing, UnderWay};
 use crate::model::io::NsGeometry;
 use crate::model::spec::Status;
-
-/// A thread's way to one namespace.
-pub struct Port<B: Backend> {
-    /// The namespace.
-    pub nsid: u32,
-    /// How large it is and what it can do; changes when it is resized.
-    pub geometry: Cell<NsGeometry>,
-    /// The backend's part.
-    pub channel: B::Channel,
-}
-
-impl<B: Backend> std::fmt::Debug for Port<B> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Port").field("nsid", &self.nsid).finish_non_exhaustive()
-    }
-}
-
-/// The namespaces of a session on one thread, by identifier less one.
-pub(super) type Ports<B> = RefCell<Vec<Option<Rc<Port<B>>>>>;
 
 /// The queues of one session on one thread.
 pub struct Queues<B: Backend> {
@@ -43,6 +25,9 @@ pub struct Queues<B: Backend> {
     ending: RefCell<Vec<Rc<Submissions<B>>>>,
     /// Flushes that the guest has not asked for by commands.
     flushing: RefCell<Option<Rc<Submissions<B>>>>,
+    doomed: Doomed,
+    /// There are ports whose commands are held back.
+    has_fenced: Cell<bool>,
     completion: RefCell<Vec<Rc<CompletionQueue>>>,
     /// The host wants volatile write caches used.
     write_cache: Cell<bool>,
@@ -71,6 +56,8 @@ impl<B: Backend> Queues<B> {
             submission: RefCell::default(),
             ending: RefCell::default(),
             flushing: RefCell::default(),
+            doomed: Doomed::default(),
+            has_fenced: Cell::new(false),
             completion: RefCell::default(),
             write_cache: Cell::new(true),
             turn: Cell::new(0),
@@ -104,12 +91,41 @@ impl<B: Backend> Queues<B> {
     pub fn add_port(&self, port: Port<B>) {
         let Some(index) = port_index(port.nsid) else { return };
         port.geometry.set(port.geometry.get().with_write_cache(self.write_cache.get()));
+        if port.is_fenced() {
+            self.has_fenced.set(true);
+        }
         let mut ports = self.ports.borrow_mut();
         if ports.len() <= index {
             ports.resize_with(index + 1, || None);
         }
-        if let Some(place) = ports.get_mut(index) {
-            *place = Some(Rc::new(port));
+        if let Some(place) = ports.get_mut(index)
+            && let Some(old) = place.replace(Rc::new(port))
+        {
+            old.retire();
+        }
+    }
+
+    /// Sends what was held back for namespaces whose fence has come down. To be called from time to time.
+    pub fn pass_fences(&self) {
+        if !self.has_fenced.get() {
+            return;
+        }
+        let ports = self.ports.borrow();
+        // Not `any`: each port is to be looked at.
+        let opened = ports.iter().flatten().filter(|port| port.pass_fence()).count();
+        self.has_fenced.set(ports.iter().flatten().any(|port| port.is_fenced()));
+        drop(ports);
+        if opened > 0 {
+            for queue in self.all_submissions() {
+                queue.pass_fence();
+            }
+        }
+    }
+
+    /// The session is over: its namespaces are used by nothing new.
+    pub fn retire_ports(&self) {
+        for port in self.ports.take().into_iter().flatten() {
+            port.retire();
         }
     }
 
@@ -117,10 +133,12 @@ impl<B: Backend> Queues<B> {
     pub fn remove_port(&self, nsid: u32) {
         let index = port_index(nsid);
         let port = index.and_then(|index| self.ports.borrow_mut().get_mut(index).and_then(Option::take));
-        if port.is_some() {
+        if let Some(port) = port {
+            port.retire();
             for queue in self.all_submissions() {
-                queue.abort_where(|io| io.state.nsid() == nsid);
+                queue.end_waiting(|io| io.state.nsid() == nsid);
             }
+            self.doomed.doom();
         }
     }
 
@@ -229,8 +247,7 @@ impl<B: Backend> Queues<B> {
     /// Whether nothing of a deleted submission queue is under way any more.
     #[must_use]
     pub fn is_ended(&self, qid: u16) -> bool {
-        self.reap();
-        !self.ending.borrow().iter().any(|queue| queue.queue().qid() == qid)
+        !self.ending.borrow().iter().any(|queue| queue.queue().qid() == qid && queue.in_use() > 0)
     }
 
     /// Deletes a completion queue, which no submission queue uses any more. What could not be posted to it is lost. Whether there
@@ -289,12 +306,17 @@ impl<B: Backend> Queues<B> {
     /// Whether nothing is under way in queues that were deleted.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.reap();
-        self.ending.borrow().is_empty() && self.context.remotes().is_empty()
+        self.ending.borrow().iter().all(|queue| queue.in_use() == 0) && self.context.remotes().is_empty()
     }
 
-    fn reap(&self) {
-        self.ending.borrow_mut().retain(|queue| queue.in_use() > 0);
+    /// Frees one deleted queue in which nothing is under way any more: that takes a moment, and there may be many. Whether nothing is
+    /// left of deleted queues.
+    pub fn reap(&self) -> bool {
+        let mut ending = self.ending.borrow_mut();
+        if let Some(at) = ending.iter().position(|queue| queue.in_use() == 0) {
+            ending.swap_remove(at);
+        }
+        ending.is_empty() && self.context.remotes().is_empty()
     }
 
     /// Aborts a command. `then` hears whether it was aborted, at once if there is no such command.
@@ -311,22 +333,53 @@ impl<B: Backend> Queues<B> {
         let view = self.view();
         for queue in self.all_submissions() {
             if queue.rebase(&view) > 0 {
-                queue.abort_where(|io| io.is_stray);
+                queue.end_waiting(|io| io.is_stray);
+                self.doomed.strays.set(true);
+                self.doomed.doom();
             }
         }
     }
 
-    /// Aborts once more what was to be aborted and is still under way, in queues that are deleted and of namespaces that are gone:
+    /// Returns whether there may be I/Os for [`abort_some`](Self::abort_some).
+    #[must_use]
+    pub fn has_doomed(&self) -> bool {
+        !self.ending.borrow().is_empty() || self.doomed.any.get()
+    }
+
+    /// Returns whether some of them keep memory from the client that it wants back.
+    #[must_use]
+    pub fn has_strays(&self) -> bool {
+        self.doomed.strays.get()
+    }
+
+    /// Has the backend abort I/Os of queues that are deleted and of namespaces that are gone, and those that touch memory that is to
+    /// go: as many as `more` allows, and a few at a time. Whether each of them has had its turn; the next call begins anew then, since
     /// an abort may come too late, or before the backend can take it.
-    pub fn abort_again(&self) {
-        let queues: Vec<_> = self.ending.borrow().clone();
-        for queue in queues {
-            queue.abort_where(|_| true);
+    pub fn abort_some(&self, mut more: impl FnMut() -> bool) -> bool {
+        let doomed = &self.doomed;
+        if !doomed.in_round.replace(true) {
+            doomed.again.set(false);
+            doomed.found.set(false);
         }
-        let queues: Vec<_> = self.submission.borrow().iter().chain(self.flushing.borrow().iter()).cloned().collect();
-        for queue in queues {
-            queue.abort_where(|io| !queue.queue().has_port_of(io.state));
+        let ending: Vec<_> = self.ending.borrow().clone();
+        let live: Vec<_> = self.submission.borrow().iter().chain(self.flushing.borrow().iter()).cloned().collect();
+        let mut is_over = true;
+        for queue in &ending {
+            is_over &= queue.abort_some(|_| true, &mut more);
         }
+        for queue in live.iter().filter(|_| doomed.any.get()) {
+            let which = |io: &UnderWay<'_, IoState<B>>| {
+                let is_doomed = !queue.queue().has_port_of(io.state) || io.is_stray && doomed.strays.get();
+                doomed.found.set(doomed.found.get() || is_doomed);
+                is_doomed
+            };
+            is_over &= queue.abort_some(which, &mut more);
+        }
+        if is_over {
+            ending.iter().chain(&live).for_each(|queue| queue.restart_aborts());
+            doomed.end_round();
+        }
+        is_over
     }
 
     /// Takes the commands that wait and posts what can be posted. How much was done.
@@ -378,7 +431,7 @@ impl<B: Backend> Queues<B> {
     /// Whether no I/O is under way.
     #[must_use]
     pub fn is_empty_handed(&self) -> bool {
-        self.submission.borrow().iter().all(|queue| queue.in_use() == 0)
+        self.ending.borrow().is_empty() && self.submission.borrow().iter().all(|queue| queue.in_use() == 0)
     }
 
     /// How many I/Os are under way.
@@ -425,6 +478,34 @@ impl<B: Backend> std::fmt::Debug for Queues<B> {
             .field("ending", &self.ending.borrow().len())
             .field("completion", &self.completion.borrow().len())
             .finish_non_exhaustive()
+    }
+}
+
+/// I/Os in queues that are there which are to end: of namespaces that are gone, or in memory that is to go.
+#[derive(Debug, Default)]
+struct Doomed {
+    /// There may be some.
+    any: Cell<bool>,
+    /// Those in memory that is to go are among them.
+    strays: Cell<bool>,
+    /// A round of aborts has begun; whether it has met with some, and whether there may be more than at its begin.
+    in_round: Cell<bool>,
+    found: Cell<bool>,
+    again: Cell<bool>,
+}
+
+impl Doomed {
+    fn doom(&self) {
+        self.any.set(true);
+        self.again.set(true);
+    }
+
+    fn end_round(&self) {
+        self.in_round.set(false);
+        if !self.found.get() && !self.again.get() {
+            self.any.set(false);
+            self.strays.set(false);
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use super::backend::{Backend, BlockOp, Refused};
 use super::completion::CompletionQueue;
 use super::context::{Context, Trouble};
 use super::cursor::Cursor;
-use super::queues::{Port, Ports, Totals, port_index};
+use super::port::{Port, Ports};
+use super::queues::{Totals, port_index};
 use crate::memory::{Io, Slots};
 use crate::model::dptr::{self, DptrError};
 use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
@@ -36,6 +37,10 @@ pub struct SubmissionQueue<B: Backend> {
     max_transfer: u32,
     /// Commands that the backend could not take yet.
     later: RefCell<VecDeque<CommandIo<B>>>,
+    /// Commands that wait for the fence of their namespace's disk to come down.
+    fenced: RefCell<Vec<CommandIo<B>>>,
+    /// The place of the next I/O to be aborted, of those that are to end.
+    abort_next: Cell<u16>,
     /// The first command of a fused pair, while the second is awaited. A completion entry is reserved for it.
     first: RefCell<Option<Sqe>>,
     /// The queue is being deleted: nothing more is sent to the backend.
@@ -73,6 +78,21 @@ pub struct IoState<B: Backend> {
 }
 
 type Aborter = Box<dyn FnOnce(bool)>;
+
+/// Why a command cannot become an I/O.
+enum Unfit {
+    /// The first of the fused pair that it belongs to is at fault.
+    First(Status),
+    /// It is at fault itself, or its data are where no I/O can have them.
+    Command(DptrError),
+}
+
+impl<E: Into<DptrError>> From<E> for Unfit {
+    #[inline]
+    fn from(error: E) -> Self {
+        Self::Command(error.into())
+    }
+}
 
 /// What follows when the backend has done its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +154,8 @@ impl<B: Backend> SubmissionQueue<B> {
             ports: Rc::clone(ports),
             max_transfer,
             later: RefCell::default(),
+            fenced: RefCell::default(),
+            abort_next: Cell::new(0),
             first: RefCell::default(),
             closed: Cell::new(false),
             mute: Cell::new(false),
@@ -190,6 +212,15 @@ impl<B: Backend> SubmissionQueue<B> {
         self.refuse(sqe, status);
     }
 
+    /// The first command of a fused pair cannot become an I/O, so that the second is not carried out either.
+    #[cold]
+    fn refuse_first(&self, sqe: &Sqe, first: Option<&Sqe>, status: Status) {
+        if let Some(first) = first {
+            self.refuse(first, status);
+        }
+        self.refuse(sqe, Status::ABORTED_FAILED_FUSED);
+    }
+
     /// A command that never became an I/O has failed.
     #[cold]
     fn refuse(&self, sqe: &Sqe, status: Status) {
@@ -242,14 +273,15 @@ impl<B: Backend> Submissions<B> {
         match self.prepare(sqe, first) {
             Ok(Some(io)) => send(io),
             Ok(None) => self.queue().post(sqe.cid, Status::SUCCESS),
-            Err(DptrError::Invalid(status)) => self.queue().refuse_both(sqe, first, status),
-            Err(DptrError::NoFile) => self.begin_remote(sqe, first),
+            Err(Unfit::First(status)) => self.queue().refuse_first(sqe, first, status),
+            Err(Unfit::Command(DptrError::Invalid(status))) => self.queue().refuse_both(sqe, first, status),
+            Err(Unfit::Command(DptrError::NoFile)) => self.begin_remote(sqe, first),
         }
     }
 
     /// Makes an I/O of a command; none if there is nothing to do.
     #[inline]
-    fn prepare(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Option<CommandIo<B>>, DptrError> {
+    fn prepare(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Option<CommandIo<B>>, Unfit> {
         let queue = self.queue();
         let port = queue.port(sqe.nsid).ok_or(Status::INVALID_NAMESPACE)?;
         let geometry = port.geometry.get();
@@ -280,10 +312,13 @@ impl<B: Backend> Submissions<B> {
         first: &Sqe,
         second: &IoCommand,
         geometry: &NsGeometry,
-    ) -> Result<BlockOp, DptrError> {
-        let compare = io::decode(first, geometry, self.queue().max_transfer)?;
+    ) -> Result<BlockOp, Unfit> {
+        let compare = io::decode(first, geometry, self.queue().max_transfer).map_err(Unfit::First)?;
         io::check_fused(&compare, second)?;
-        add_data(io, first, compare.bytes, compare.to_guest())?;
+        add_data(io, first, compare.bytes, compare.to_guest()).map_err(|error| match error {
+            DptrError::Invalid(status) => Unfit::First(status),
+            DptrError::NoFile => Unfit::Command(error),
+        })?;
         Ok(BlockOp::CompareAndWrite(io.piece_count()))
     }
 
@@ -305,6 +340,13 @@ impl<B: Backend> Submissions<B> {
                     _ => queue.refuse(&sqe, Status::INVALID_FIELD),
                 }
             }
+        }
+    }
+
+    /// Sends the commands of namespaces whose fence has come down.
+    pub(super) fn pass_fence(&self) {
+        for io in self.queue().fenced.take() {
+            send(io);
         }
     }
 
@@ -367,6 +409,9 @@ fn add_data<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, bytes: u32, to_guest: 
 fn send<B: Backend>(io: CommandIo<B>) {
     let state = io.state();
     let Some(port) = state.port() else { return complete(io, Err(Status::INTERNAL_ERROR)) };
+    if port.is_fenced() {
+        return wait_at_fence(io);
+    }
     let (op, slba, blocks) = (state.op.get(), state.slba.get(), state.blocks.get());
     if op == BlockOp::Unmap {
         return rare::send(io, &port);
@@ -379,6 +424,16 @@ fn submit<B: Backend>(port: &Port<B>, op: BlockOp, slba: u64, blocks: u64, io: C
     if let Err(refused) = B::submit(&port.channel, op, slba, blocks, io) {
         refuse_or_keep(refused);
     }
+}
+
+/// Something older may still arrive at the disk: the command waits, and others of its queue go on.
+#[cold]
+fn wait_at_fence<B: Backend>(io: CommandIo<B>) {
+    let submissions = io.owner();
+    if submissions.queue().closed.get() {
+        return complete(io, Err(Status::ABORTED_SQ_DELETION));
+    }
+    submissions.queue().fenced.borrow_mut().push(io);
 }
 
 #[cold]
@@ -438,31 +493,39 @@ fn finish<B: Backend>(io: CommandIo<B>, status: Status) {
 fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     let (queue, state) = (io.queue(), io.state());
     queue.count(state.op.get(), io.bytes());
-    if let Some(first) = state.first_cid.take() {
-        finish_first(queue, first, status);
-    }
     let aborters = state.aborters.take();
-    let fused_failed = is_compare_failure(status) && matches!(state.op.get(), BlockOp::CompareAndWrite(_));
-    let status = if fused_failed { Status::ABORTED_FAILED_FUSED } else { status };
+    let was_aborted = status.sct() == 0 && matches!(status.sc(), 0x07 | 0x08);
+    let status = match state.first_cid.take() {
+        Some(first) => finish_first(queue, first, status),
+        None => status,
+    };
     queue.post_with(state.cid.get(), dw0, status);
     state.port.take();
     state.rare.take();
     drop(io);
     for aborter in aborters {
-        aborter(status.sct() == 0 && matches!(status.sc(), 0x07 | 0x08));
+        aborter(was_aborted);
     }
 }
 
-/// Backends differ in whether they say Do Not Retry with it.
-fn is_compare_failure(status: Status) -> bool {
-    (status.sct(), status.sc()) == (Status::COMPARE_FAILURE.sct(), Status::COMPARE_FAILURE.sc())
+/// The first command of a fused pair ends with the second, whose status is returned. A pair that was not carried out has failed in
+/// one of its halves, and the other ends with Command Aborted due to Failed Fused Command (base specification 3.4.2).
+#[cold]
+fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, first: u16, status: Status) -> Status {
+    let (first_status, second_status) = if status == Status::SUCCESS {
+        (status, status)
+    } else if is_of_a_write(status) {
+        (Status::ABORTED_FAILED_FUSED, status)
+    } else {
+        (status, Status::ABORTED_FAILED_FUSED)
+    };
+    queue.post(first, first_status);
+    second_status
 }
 
-/// The first command of a fused pair ends with the second. A failed comparison is its own; another failure is the second's.
-#[cold]
-fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, cid: u16, status: Status) {
-    let own = if is_compare_failure(status) { status } else { Status::SUCCESS };
-    queue.post(cid, own);
+/// Returns whether no comparison ends with this status: Namespace is Write Protected, Attempted Write to Read Only Range, Write Fault.
+fn is_of_a_write(status: Status) -> bool {
+    matches!((status.sct(), status.sc()), (0, 0x20) | (1, 0x82) | (2, 0x80))
 }
 
 impl<B: Backend> SubmissionQueue<B> {

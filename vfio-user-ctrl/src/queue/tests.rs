@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, complete};
+use super::{AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, Port, Queues, Refused, complete};
 use crate::memory::{Access, DoorbellPage, GuestMemory, IoName, MemView, Region};
 use crate::model::io::{IoSupport, NsGeometry, PassedCommand, WriteCache, opcode};
 use crate::model::spec::{Cqe, Sqe, Status};
@@ -36,7 +36,7 @@ struct Taken {
 
 thread_local! {
     static TAKEN: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
-    static ABORTED: RefCell<Vec<IoName>> = const { RefCell::new(Vec::new()) };
+    static ABORTED: RefCell<Vec<(IoName, AbortToken)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Backend for Fake {
@@ -51,8 +51,8 @@ impl Backend for Fake {
         Self::submit(&(), BlockOp::Unmap, 0, 0, io)
     }
 
-    fn abort((): &(), io: IoName) -> bool {
-        ABORTED.with_borrow_mut(|aborted| aborted.push(io));
+    fn abort((): &(), io: IoName, token: AbortToken) -> bool {
+        ABORTED.with_borrow_mut(|aborted| aborted.push((io, token)));
         true
     }
 }
@@ -68,6 +68,7 @@ fn end(result: Result<(), Status>) {
     complete(taken.io, result);
 }
 
+/// How many aborts there were since the last call. They end with it.
 fn aborts() -> usize {
     ABORTED.take().len()
 }
@@ -102,7 +103,7 @@ impl Guest {
         let queues = Queues::new(Arc::clone(&doorbells), interrupts, view, 1 << 17, || 0);
         let mut geometry = NsGeometry::new(1000, 12).expect("a geometry");
         geometry.supports = IoSupport::FLUSH;
-        queues.add_port(Port { nsid: 1, geometry: Cell::new(geometry), channel: () });
+        queues.add_port(Port::new(1, geometry, ()));
         queues.create_completion(1, COMPLETIONS, ENTRIES, None);
         assert!(queues.create_submission(1, COMMANDS, ENTRIES, 1));
         Self { near, memory, doorbells, queues, tail: Cell::new(0), head: Cell::new(0) }
@@ -229,6 +230,7 @@ fn only_what_touches_memory_that_goes_is_aborted() {
     let left = guest.memory.without(FAR, 16 * PAGE).expect("the far region").0;
     assert_eq!(guest.set_memory(left), 1);
     guest.queues.abort_strays();
+    assert!(guest.queues.has_strays() && guest.queues.abort_some(|| true));
     assert_eq!(aborts(), 1);
     end(Ok(()));
     let Guest { memory, queues, .. } = guest;
@@ -240,24 +242,160 @@ fn only_what_touches_memory_that_goes_is_aborted() {
 }
 
 #[test]
-fn what_was_to_be_aborted_is_aborted_again() {
+fn an_io_that_is_to_end_has_one_abort_at_a_time() {
     let guest = Guest::new();
     guest.send(read(1));
-    guest.queues.abort_again();
+    assert!(!guest.queues.has_doomed() && guest.queues.abort_some(|| true));
     assert_eq!(aborts(), 0, "nobody wants it to end");
     guest.queues.remove_port(1);
-    assert_eq!(aborts(), 1);
-    guest.queues.abort_again();
-    assert_eq!(aborts(), 1);
+    for _ in 0..100 {
+        assert!(guest.queues.has_doomed() && guest.queues.abort_some(|| true));
+    }
+    assert_eq!(ABORTED.with_borrow(Vec::len), 1, "the first one has not ended");
+    aborts();
     guest.queues.delete_all();
-    assert_eq!(aborts(), 1);
-    guest.queues.abort_again();
-    assert_eq!(aborts(), 1);
+    guest.queues.abort_some(|| true);
+    assert_eq!(aborts(), 1, "the first one came to nothing");
     assert!(!guest.queues.is_quiet());
     end(Err(Status::ABORT_REQUESTED));
     assert!(guest.queues.is_quiet() && guest.completions().is_empty());
-    guest.queues.abort_again();
+    guest.queues.abort_some(|| true);
     assert_eq!(aborts(), 0);
+    assert!(guest.queues.reap() && !guest.queues.has_doomed());
+}
+
+#[test]
+fn aborts_come_in_portions_and_each_io_has_its_turn_before_one_has_it_again() {
+    let guest = Guest::new();
+    for cid in 1..=10 {
+        guest.send(read(cid));
+    }
+    guest.queues.delete_all();
+    let mut names = Vec::new();
+    let rounds = (1..=9).find(|_| {
+        let mut left = 3;
+        let is_over = guest.queues.abort_some(|| {
+            left -= 1;
+            left >= 0
+        });
+        let now: Vec<IoName> = ABORTED.take().into_iter().map(|(name, _)| name).collect();
+        assert!(now.len() <= 3);
+        names.extend(now);
+        is_over
+    });
+    assert_eq!((rounds, names.len()), (Some(4), 10));
+    names.dedup();
+    assert_eq!(names.len(), 10, "one has had two turns");
+    for _ in 0..10 {
+        end(Err(Status::ABORTED_SQ_DELETION));
+    }
+    assert!(guest.queues.is_quiet());
+}
+
+#[test]
+fn no_more_than_a_few_aborts_are_under_way_whatever_is_to_end() {
+    let guest = Guest::new();
+    for qid in 2..=6 {
+        guest.queues.create_completion(qid, COMPLETIONS, ENTRIES, None);
+        assert!(guest.queues.create_submission(qid, COMMANDS, ENTRIES, qid));
+        guest.doorbells.store(usize::from(qid) * 2, u32::from(ENTRIES) - 1);
+    }
+    for _ in 1..ENTRIES {
+        guest.put(read(0));
+    }
+    guest.queues.poll();
+    let count = under_way().len();
+    guest.queues.delete_all();
+    assert!(count > 64 && !guest.queues.abort_some(|| true));
+    assert!(!guest.queues.abort_some(|| true));
+    assert_eq!(aborts(), 32);
+    assert!(!guest.queues.abort_some(|| true));
+    assert_eq!(aborts(), 32, "the next ones, when the first have ended");
+    for _ in 0..count {
+        end(Err(Status::ABORTED_SQ_DELETION));
+    }
+    assert!(guest.queues.is_quiet());
+}
+
+/// A guest whose namespace is that of `fence`'s disk.
+fn guest_at(fence: &Arc<Fence>) -> Guest {
+    let guest = Guest::new();
+    let geometry = NsGeometry::new(1000, 12).expect("a geometry");
+    guest.queues.add_port(Port::new(1, geometry, ()).behind(fence));
+    guest.queues.add_port(Port::new(2, geometry, ()));
+    guest
+}
+
+#[test]
+fn nothing_of_a_new_session_reaches_a_disk_before_the_io_of_the_old_one_has_ended() {
+    let fence = Arc::default();
+    let old = guest_at(&fence);
+    old.send(read(1));
+    old.send(read(2));
+    old.queues.delete_all();
+    old.queues.retire_ports();
+    let new = guest_at(&fence);
+    new.send(read(3));
+    new.send(Sqe { nsid: 2, ..read(4) });
+    assert_eq!(under_way().len(), 3, "another disk's are not held back");
+    end(Ok(()));
+    new.queues.pass_fences();
+    assert_eq!(under_way().len(), 2, "one of the old session's is still under way");
+    end(Ok(()));
+    end(Ok(()));
+    new.queues.pass_fences();
+    assert_eq!((new.completions().len(), under_way().len()), (1, 1));
+    end(Ok(()));
+    assert_eq!(new.completions(), [(3, Status::SUCCESS)]);
+    new.queues.remove_port(1);
+    new.send(Sqe { nsid: 2, ..read(5) });
+    end(Ok(()));
+    let third = guest_at(&fence);
+    third.send(read(6));
+    end(Ok(()));
+    assert_eq!(third.completions(), [(6, Status::SUCCESS)]);
+}
+
+#[test]
+fn a_namespace_that_moves_waits_for_the_io_of_the_controller_that_had_it() {
+    let fence = Arc::default();
+    let (old, neighbour) = (guest_at(&fence), guest_at(&fence));
+    old.send(read(1));
+    old.queues.remove_port(1);
+    let new = guest_at(&fence);
+    new.send(read(2));
+    neighbour.send(read(3));
+    assert_eq!(under_way().len(), 2, "who was there before goes on");
+    old.queues.remove_port(2);
+    end(Ok(()));
+    end(Ok(()));
+    new.queues.pass_fences();
+    end(Ok(()));
+    assert_eq!((new.completions(), neighbour.completions().len()), (vec![(2, Status::SUCCESS)], 1));
+}
+
+#[test]
+fn what_is_held_back_can_be_aborted_and_ends_with_its_queue_or_its_namespace() {
+    let fence: Arc<Fence> = Arc::default();
+    let guard = fence.raise();
+    let guest = guest_at(&fence);
+    for cid in 1..=3 {
+        guest.send(read(cid));
+    }
+    guest.queues.pass_fences();
+    let heard = Rc::new(Cell::new(None));
+    let tell = Rc::clone(&heard);
+    guest.queues.abort(1, 2, move |aborted| tell.set(Some(aborted)));
+    assert_eq!((heard.get(), guest.completions()), (Some(true), vec![(2, Status::ABORT_REQUESTED)]));
+    guest.queues.remove_port(1);
+    let deleted = Status::ABORTED_SQ_DELETION;
+    assert_eq!(guest.completions(), [(1, deleted), (3, deleted)]);
+    guest.queues.add_port(Port::new(1, NsGeometry::new(1000, 12).expect("a geometry"), ()).behind(&fence));
+    guest.send(read(4));
+    assert!(guest.queues.delete_submission(1) && guest.queues.is_ended(1));
+    assert_eq!(guest.completions(), [(4, deleted)]);
+    drop(guard);
+    assert!(under_way().is_empty());
 }
 
 #[test]
@@ -307,11 +445,13 @@ fn a_flush_of_the_controllers_own_is_aborted_by_a_reset_and_by_the_end_of_its_na
     guest.queues.flush();
     guest.queues.delete_all();
     assert!(guest.queues.is_flushed(), "nobody waits for it any more");
+    guest.queues.abort_some(|| true);
     assert_eq!((aborts(), guest.queues.is_quiet()), (1, false));
     end(Err(Status::ABORTED_SQ_DELETION));
     assert!(guest.queues.is_quiet());
     guest.queues.flush();
     guest.queues.remove_port(1);
+    guest.queues.abort_some(|| true);
     assert_eq!(aborts(), 1);
     end(Ok(()));
     assert!(guest.queues.is_flushed());

@@ -7,7 +7,7 @@ use spdk::nvme::Rejected;
 use crate::memory::{IoName, TakesBdevIo};
 use crate::model::io::PassedCommand;
 use crate::model::spec::Status;
-use crate::queue::{self, Backend, BlockOp, CommandIo, IoState, Refused, SubmissionQueue};
+use crate::queue::{self, AbortToken, Backend, BlockOp, CommandIo, IoState, Refused, SubmissionQueue};
 
 /// Namespaces that are bdevs.
 #[derive(Debug)]
@@ -47,8 +47,8 @@ impl Backend for Bdevs {
         })
     }
 
-    fn abort(channel: &BdevChannel, io: IoName) -> bool {
-        channel.abort_owner(io.as_ptr()).is_ok()
+    fn abort(channel: &BdevChannel, io: IoName, token: AbortToken) -> bool {
+        channel.abort_owner(io.as_ptr(), token).is_ok()
     }
 }
 

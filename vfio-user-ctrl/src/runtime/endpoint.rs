@@ -7,8 +7,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use serde_json::{Value, json};
 use spdk::Errno;
@@ -25,7 +25,7 @@ use super::pending::{self, Pending};
 use super::session::{Counters, Ctrl};
 use crate::model::admin::{Controller, Namespace, Supports};
 use crate::model::io::{IoSupport, NsGeometry, WriteCache};
-use crate::queue::{MAX_NAMESPACES, Totals};
+use crate::queue::{Fence, FenceGuard, MAX_NAMESPACES, Totals};
 
 /// What all controllers share, from the first one on.
 struct Runtime {
@@ -42,6 +42,7 @@ static ENDPOINTS: AppCell<BTreeMap<String, Rc<Endpoint>>> = AppCell::new(BTreeMa
 struct Attached {
     desc: Arc<BdevDesc>,
     info: BdevInfo,
+    fence: Arc<Fence>,
 }
 
 /// A namespace of a controller, for those who ask.
@@ -320,8 +321,9 @@ impl Endpoint {
             .check()
             .map_err(|error| failed(Errno::INVAL, format!("bdev '{bdev_name}' cannot be a namespace: {error}")))?;
         let desc = Arc::new(desc);
-        let port = PortSpec { nsid, desc: Arc::clone(&desc), geometry };
-        self.namespaces.borrow_mut().insert(nsid, Attached { desc, info });
+        let fence = fence_of(&info.name);
+        let port = PortSpec { nsid, desc: Arc::clone(&desc), geometry, fence: Arc::clone(&fence) };
+        self.namespaces.borrow_mut().insert(nsid, Attached { desc, info, fence });
         let ctrl = self.ctrl.id;
         self.ctrl.home.send(move |group| {
             if let Some(home) = group.home(ctrl) {
@@ -370,12 +372,14 @@ impl Endpoint {
             return Err(failed(Errno::NODEV, text));
         };
         let ctrl = self.ctrl.id;
+        // The bdev may be another controller's before the home hears of this.
+        let guard = attached.fence.raise();
         self.ctrl.home.send(move |group| {
             if let Some(home) = group.home(ctrl) {
                 home.remove_namespace(nsid);
             }
             // The bdev stays open until the home has let go of it, so that its channels are put first.
-            drop(attached);
+            drop((attached, guard));
         });
         Ok(())
     }
@@ -410,11 +414,11 @@ impl Endpoint {
         let _ = std::fs::remove_file(self.params.socket_path());
         let entry = Deleted { ctrl: self.ctrl.id, groups: self.ctrl.groups.len(), done: vec![Box::new(done)] };
         DELETED.with(|deleted| deleted.borrow_mut().push(entry));
-        self.namespaces.take();
+        let guards = self.namespaces.take().values().map(|attached| attached.fence.raise()).collect();
         let ctrl = Arc::clone(&self.ctrl);
         let removed = with_runtime(move |runtime| {
             let id = ctrl.id;
-            runtime.control.remove(id, move || end_home(&ctrl));
+            runtime.control.remove(id, move || end_home(&ctrl, guards));
         });
         if let Err(error) = removed {
             log::error!("controller '{}': {error}", self.name());
@@ -429,6 +433,21 @@ fn totals_value(totals: Totals) -> Value {
     })
 }
 
+/// The fence of a bdev, the same one for all controllers.
+fn fence_of(bdev_name: &str) -> Arc<Fence> {
+    static FENCES: AppCell<BTreeMap<String, Weak<Fence>>> = AppCell::new(BTreeMap::new);
+    FENCES.with(|fences| {
+        let mut fences = fences.borrow_mut();
+        fences.retain(|_, fence| fence.strong_count() > 0);
+        if let Some(fence) = fences.get(bdev_name).and_then(Weak::upgrade) {
+            return fence;
+        }
+        let fence = Arc::default();
+        fences.insert(bdev_name.to_owned(), Arc::downgrade(&fence));
+        fence
+    })
+}
+
 /// A controller that is being deleted.
 struct Deleted {
     ctrl: u64,
@@ -440,13 +459,15 @@ struct Deleted {
 
 static DELETED: AppCell<Vec<Deleted>> = AppCell::new(Vec::new);
 
-/// The client is gone: the home goes, and each poll group tells when nothing is left on it.
-fn end_home(ctrl: &Arc<Ctrl>) {
+/// The client is gone: the home goes, and each poll group tells when nothing is left on it. `guards` are of the fences of the
+/// controller's disks, which others may have before.
+fn end_home(ctrl: &Arc<Ctrl>, guards: Vec<FenceGuard>) {
     let (id, groups) = (ctrl.id, ctrl.groups.clone());
     ctrl.home.send(move |group| {
         if let Some(home) = group.home(id) {
             home.detach();
         }
+        drop(guards);
         group.remove_home(id);
         for other in groups {
             other.send(move |group| {

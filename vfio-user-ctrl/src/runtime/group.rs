@@ -13,6 +13,7 @@ use spdk::os_thread::OsThread;
 use spdk::poller::{Poll, Poller};
 use spdk::thread::OwnedThread;
 
+use super::aborter::{Aborter, Patience};
 use super::bdevs::Bdevs;
 use super::home::Home;
 use super::post::Post;
@@ -21,7 +22,7 @@ use super::rota::Rota;
 use super::session::Session;
 use crate::memory::MemView;
 use crate::model::io::NsGeometry;
-use crate::queue::{Port, Queues};
+use crate::queue::{Fence, FenceGuard, Port, Queues};
 
 /// A session that has had no command for so many rounds is looked at when its turn comes.
 const IDLE_AFTER: u32 = 4096;
@@ -31,8 +32,6 @@ const SELDOM: u32 = 64;
 const HOME_TURNS: usize = 16;
 /// Every so many rounds, a power of two, counters are gathered, and errors told.
 const RARELY: u32 = 4096;
-/// How long what is to be aborted may take before it is aborted again.
-const ABORT_PERIOD: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// The poll group of this reactor. The group's SPDK thread may run on one core only, so that it stays with its reactor.
@@ -118,6 +117,8 @@ pub struct PortSpec {
     pub desc: Arc<BdevDesc>,
     /// Its size and abilities.
     pub geometry: NsGeometry,
+    /// The fence of its disk.
+    pub fence: Arc<Fence>,
 }
 
 /// A session on one poll group.
@@ -129,6 +130,7 @@ pub struct Local {
     idle_rounds: Cell<u32>,
     /// It has had nothing to do for long, and has nothing under way.
     idle: Cell<bool>,
+    patience: Patience,
 }
 
 impl Local {
@@ -145,7 +147,8 @@ impl Local {
         );
         queues.set_remote_memory(Box::new(ClientMemory::new(session, group)));
         let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
-        let local = Self { session, queues, epoch, idle_rounds: Cell::new(0), idle: Cell::new(false) };
+        let (idle_rounds, idle, patience) = (Cell::new(0), Cell::new(false), Patience::default());
+        let local = Self { session, queues, epoch, idle_rounds, idle, patience };
         for port in ports {
             local.add_port(port);
         }
@@ -161,7 +164,7 @@ impl Local {
     fn add_port(&self, spec: &PortSpec) {
         match spec.desc.channel() {
             Ok(channel) => {
-                self.queues.add_port(Port { nsid: spec.nsid, geometry: Cell::new(spec.geometry), channel });
+                self.queues.add_port(Port::new(spec.nsid, spec.geometry, channel).behind(&spec.fence));
             }
             Err(error) => log::error!(
                 "controller '{}': namespace {} has no channel on a core: {error}",
@@ -247,7 +250,7 @@ pub struct Group {
     round: Cell<u32>,
     rota: Rota,
     raised: Cell<u64>,
-    aborted: Cell<Instant>,
+    aborter: Aborter,
     poller: RefCell<Option<Poller>>,
 }
 
@@ -273,7 +276,7 @@ impl Group {
             round: Cell::new(0),
             rota: Rota::default(),
             raised: Cell::new(0),
-            aborted: Cell::new(Instant::now()),
+            aborter: Aborter::default(),
             poller: RefCell::default(),
         }
     }
@@ -282,6 +285,11 @@ impl Group {
     #[must_use]
     pub fn handle(&self) -> &Arc<GroupHandle> {
         &self.handle
+    }
+
+    /// What aborts I/Os here.
+    pub(super) fn aborter(&self) -> &Aborter {
+        &self.aborter
     }
 
     /// The session on this group, made if it is not there.
@@ -315,8 +323,8 @@ impl Group {
         self.sessions.borrow().iter().find(|local| local.session.id == session).cloned()
     }
 
-    /// A session is over: its queues go at once, its I/Os when they end.
-    pub fn end_session(self: &Rc<Self>, session: u64) {
+    /// A session is over: its queues go at once, its I/Os when they end. `guards` are of the fences of its namespaces' disks.
+    pub fn end_session(self: &Rc<Self>, session: u64, guards: Arc<Vec<FenceGuard>>) {
         let mut sessions = self.sessions.borrow_mut();
         let Some(at) = sessions.iter().position(|local| local.session.id == session) else { return };
         let local = sessions.swap_remove(at);
@@ -325,7 +333,10 @@ impl Group {
         local.report();
         local.queues.delete_all();
         local.queues.forget_transfers();
+        local.queues.retire_ports();
         self.ending.borrow_mut().push(local);
+        // Until here, for what would come between the sessions.
+        drop(guards);
     }
 
     /// A transfer with the session's client has ended.
@@ -397,7 +408,7 @@ impl Group {
         if self.ending.borrow().is_empty() {
             return;
         }
-        self.ending.borrow_mut().retain(|local| !local.queues.is_quiet());
+        self.ending.borrow_mut().retain(|local| !local.queues.reap());
     }
 
     fn need_poller(self: &Rc<Self>) {
@@ -464,11 +475,19 @@ impl Group {
         }
         self.reap();
         self.settle();
+        for local in self.awake.borrow().iter() {
+            local.queues.pass_fences();
+            local.queues.reap();
+        }
+        // Whoever is polled first is served first where something is short.
+        if self.awake.borrow().len() > 1 {
+            self.awake.borrow_mut().rotate_left(1);
+        }
+        self.aborter.look(self);
         if rarely {
             for local in self.sessions.borrow().iter() {
                 local.report();
             }
-            self.abort_again();
         }
         let over = self.homes.borrow().is_empty()
             && self.sessions.borrow().is_empty()
@@ -489,14 +508,15 @@ impl Group {
         homes.get(at).cloned()
     }
 
-    fn abort_again(&self) {
-        if self.aborted.get().elapsed() < ABORT_PERIOD {
-            return;
+    /// Has the backends abort I/Os that are to end and have had their time, as many as `more` allows. Whether there are any.
+    pub(super) fn abort_some(&self, mut more: impl FnMut() -> bool) -> bool {
+        let now = Instant::now();
+        let mut any = false;
+        for local in self.awake.borrow().iter().chain(self.ending.borrow().iter()) {
+            any |= local.queues.has_doomed();
+            local.patience.abort_some(&local.queues, now, &mut more);
         }
-        self.aborted.set(Instant::now());
-        for local in self.sessions.borrow().iter().chain(self.ending.borrow().iter()) {
-            local.queues.abort_again();
-        }
+        any
     }
 
     fn settle(&self) {
@@ -515,6 +535,7 @@ impl Group {
 
     fn end(&self) {
         self.poller.take();
+        self.aborter.end();
         self.homes.take();
         self.awake.take();
         for local in self.sessions.take().into_iter().chain(self.ending.take()) {

@@ -15,7 +15,7 @@ use super::session::{After, Ctrl, Op, Session, Settings};
 use crate::memory::Fault;
 use crate::model::admin::{self, Controller, DoorbellError, ErrorEntry, Namespace};
 use crate::model::regs::Enable;
-use crate::queue::{AdminQueue, Trouble};
+use crate::queue::{AdminQueue, FenceGuard, Trouble};
 
 /// The most bytes of one command's data: MDTS as the admin model tells it.
 pub const MAX_TRANSFER: u32 = 4096 << MDTS;
@@ -138,9 +138,13 @@ impl Home {
         self.model.borrow_mut().reset();
         attached.admin.take();
         let session = attached.session.id;
+        // The next session may be on one group before this one is over on another.
+        let guards: Arc<Vec<FenceGuard>> =
+            Arc::new(self.ports.borrow().values().map(|port| port.fence.raise()).collect());
         // By a message to this group too: one that makes a queue may be on its way to it, and would begin the session anew.
         for group in &self.ctrl.groups {
-            group.send(move |group| group.end_session(session));
+            let guards = Arc::clone(&guards);
+            group.send(move |group| group.end_session(session, guards));
         }
         if let Some(Stopping { then: Stopped::Reset(Some(after)), .. }) = self.stopping.take() {
             after();
@@ -255,8 +259,13 @@ impl Home {
     /// Takes a namespace away. Its bdev is let go when none of its I/O is under way.
     pub fn remove_namespace(&self, nsid: u32) {
         self.model.borrow_mut().remove_namespace(nsid);
-        self.ports.borrow_mut().remove(&nsid);
-        self.tell_queues(move |local| local.queues().remove_port(nsid));
+        let Some(port) = self.ports.borrow_mut().remove(&nsid) else { return };
+        let guard = Arc::new(port.fence.raise());
+        self.tell_queues(move |local| {
+            local.queues().remove_port(nsid);
+            // Until here, for whoever has the disk next.
+            let _ = &guard;
+        });
     }
 
     /// A namespace has another size.

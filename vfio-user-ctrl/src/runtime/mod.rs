@@ -10,6 +10,7 @@
 //! They talk by messages. What they share of a session is in [`session`]: registers and doorbells are atomics; the table of guest
 //! memory and the eventfds are behind an epoch, so that a reactor locks only when they have changed.
 
+mod aborter;
 mod bdevs;
 mod commands;
 pub mod control;

@@ -96,7 +96,7 @@ impl Rig {
     pub(crate) fn add(&self, nsid: u32, disk: &Rc<Disk>) {
         let blocks = disk.bytes.borrow().len() >> disk.block_shift;
         let geometry = geometry(blocks as u64, disk.block_shift);
-        self.queues.add_port(Port { nsid, geometry: Cell::new(geometry), channel: Rc::clone(disk) });
+        self.queues.add_port(Port::new(nsid, geometry, Rc::clone(disk)));
     }
 
     /// Makes a completion queue in its own pages.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use vfio_user_ctrl::memory::IoName;
 use vfio_user_ctrl::model::io::PassedCommand;
 use vfio_user_ctrl::model::spec::Status;
-use vfio_user_ctrl::queue::{self, Backend, BlockOp, CommandIo, Refused};
+use vfio_user_ctrl::queue::{self, AbortToken, Backend, BlockOp, CommandIo, Refused};
 
 /// A comparison that failed, as SPDK's bdevs say it.
 pub(crate) const MISCOMPARE: Status = Status::new(2, 0x85);
@@ -31,7 +31,8 @@ pub(crate) struct Held {
     pub(crate) blocks: u64,
     name: IoName,
     io: CommandIo<Ram>,
-    aborted: bool,
+    /// It ends with an abort, and the abort with it.
+    aborted: Option<AbortToken>,
 }
 
 /// A namespace's blocks.
@@ -103,7 +104,7 @@ impl Disk {
     /// Carries out the I/O at `index` of those that have not ended. Whether there was one.
     pub(crate) fn finish(&self, index: usize) -> bool {
         let Some(Held { op, slba, blocks, io, aborted, .. }) = self.take(index) else { return false };
-        let result = if aborted { Err(Status::ABORT_REQUESTED) } else { self.perform(op, slba, blocks, &io) };
+        let result = if aborted.is_some() { Err(Status::ABORT_REQUESTED) } else { self.perform(op, slba, blocks, &io) };
         end(self, op, blocks, io, result);
         true
     }
@@ -199,7 +200,7 @@ impl Backend for Ram {
             end(disk, op, blocks, io, result);
         } else {
             let name = io.name();
-            disk.held.borrow_mut().push_back(Held { op, slba, blocks, name, io, aborted: false });
+            disk.held.borrow_mut().push_back(Held { op, slba, blocks, name, io, aborted: None });
         }
         Ok(())
     }
@@ -213,14 +214,14 @@ impl Backend for Ram {
         passed
     }
 
-    fn abort(disk: &Rc<Disk>, io: IoName) -> bool {
+    fn abort(disk: &Rc<Disk>, io: IoName, token: AbortToken) -> bool {
         let Some(index) = disk.held.borrow().iter().position(|held| held.name == io) else { return false };
         match disk.on_abort.get() {
             OnAbort::Refuse => false,
             OnAbort::EndNow => disk.fail(index, Status::ABORT_REQUESTED),
             OnAbort::EndLater => {
                 if let Some(held) = disk.held.borrow_mut().get_mut(index) {
-                    held.aborted = true;
+                    held.aborted = Some(token);
                 }
                 true
             }

@@ -76,6 +76,7 @@ fn what_touches_memory_that_goes_can_be_aborted() {
     rig.run(&mut other, &[flush(2)]);
     let gone = rig.unmap(DATA);
     rig.queues.abort_strays();
+    rig.queues.abort_some(|| true);
     assert_eq!(Arc::strong_count(&gone), 1);
     assert_eq!(rig.statuses(&mut cq), [(1, Status::ABORT_REQUESTED.bits())]);
     assert_eq!((rig.statuses(&mut other_cq), disk.held()), (vec![], 1), "other queues are left alone");

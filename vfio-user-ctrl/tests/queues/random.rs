@@ -202,7 +202,7 @@ impl World {
                 waiting.set(waiting.get() + 1);
                 self.rig.queues.abort(SHAPE[queue].0, cid, move |_| waiting.set(waiting.get() - 1));
             }
-            Step::AbortAgain => self.rig.queues.abort_again(),
+            Step::AbortAgain => drop(self.rig.queues.abort_some(|| true)),
             Step::AbortStrays => self.rig.queues.abort_strays(),
             Step::Unmap(part) => self.set_mapped(part, false),
             Step::Map(part) => self.set_mapped(part, true),

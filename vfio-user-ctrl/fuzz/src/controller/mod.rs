@@ -232,7 +232,7 @@ impl World {
                 false
             }
             _ if index == 0 => {
-                self.home.queues.abort_again();
+                self.home.queues.abort_some(|| true);
                 false
             }
             _ => {
@@ -430,7 +430,7 @@ impl World {
 
 fn port(index: usize, disk: &Rc<Disk>) -> Port<Ram> {
     let (shift, blocks) = DISKS[index];
-    Port { nsid: index as u32 + 1, geometry: Cell::new(geometry(blocks as u64, shift)), channel: Rc::clone(disk) }
+    Port::new(index as u32 + 1, geometry(blocks as u64, shift), Rc::clone(disk))
 }
 
 /// An address: a byte that says where, and two for the offset; or any.

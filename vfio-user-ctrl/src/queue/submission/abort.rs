@@ -17,41 +17,79 @@ impl<B: Backend> Submissions<B> {
         if let Some(first) = queue.first.take() {
             queue.refuse(&first, Status::ABORTED_SQ_DELETION);
         }
-        self.abort_where(|_| true);
+        self.end_waiting(|_| true);
     }
 
-    /// Aborts the commands for which `which` holds.
-    pub(in crate::queue) fn abort_where(self: &Rc<Self>, which: impl Fn(&UnderWay<'_, IoState<B>>) -> bool) {
-        let later = self.queue().later.take();
-        for io in later {
+    /// Ends the commands for which `which` holds and which the backend does not have: those that wait for it, and those whose data is
+    /// on its way.
+    pub(in crate::queue) fn end_waiting(self: &Rc<Self>, which: impl Fn(&UnderWay<'_, IoState<B>>) -> bool) {
+        let queue = self.queue();
+        for io in queue.later.take() {
             if which(&io.under_way()) {
                 complete(io, Err(Status::ABORTED_SQ_DELETION));
             } else {
-                self.queue().later.borrow_mut().push_back(io);
+                queue.later.borrow_mut().push_back(io);
             }
         }
-        let mut targets = Vec::new();
+        for io in queue.fenced.take() {
+            if which(&io.under_way()) {
+                complete(io, Err(Status::ABORTED_SQ_DELETION));
+            } else {
+                queue.fenced.borrow_mut().push(io);
+            }
+        }
+        let mut transfers = Vec::new();
         self.for_each(|io| {
-            if which(&io)
-                && let Some(port) = io.state.port()
-            {
-                targets.push((io.name, port, io.state.transfer()));
+            if which(&io) {
+                transfers.extend(io.state.transfer());
             }
         });
-        for target in targets {
-            self.end_soon(&target, Status::ABORTED_SQ_DELETION);
+        for id in transfers {
+            queue.context.remotes().cancel(id, Status::ABORTED_SQ_DELETION);
         }
+    }
+
+    /// Has the backend abort the commands for which `which` holds, as many as `more` allows, from where the last call stopped. Whether
+    /// all of them have had their turn; none has another one before [`restart_aborts`](Self::restart_aborts).
+    pub(in crate::queue) fn abort_some(
+        self: &Rc<Self>,
+        which: impl Fn(&UnderWay<'_, IoState<B>>) -> bool,
+        more: &mut dyn FnMut() -> bool,
+    ) -> bool {
+        let queue = self.queue();
+        let aborts = queue.context.aborts();
+        let stopped = self.visit_from(queue.abort_next.get(), |io| {
+            let Some(port) = io.state.port().filter(|_| which(&io)) else { return true };
+            if let Some(id) = io.state.transfer() {
+                queue.context.remotes().cancel(id, Status::ABORTED_SQ_DELETION);
+                return true;
+            }
+            if !aborts.has_room() || !more() {
+                return false;
+            }
+            if let Some(token) = aborts.begin(io.name) {
+                B::abort(&port.channel, io.name, token);
+            }
+            true
+        });
+        queue.abort_next.set(stopped.unwrap_or(u16::MAX));
+        stopped.is_none()
+    }
+
+    /// Every command may be aborted once more.
+    pub(in crate::queue) fn restart_aborts(&self) {
+        self.queue().abort_next.set(0);
     }
 
     /// Aborts the command `cid`; `then` hears whether it was.
     pub(in crate::queue) fn abort_command(self: &Rc<Self>, cid: u16, then: Aborter) {
-        if let Some(io) = self.queue().take_later(cid) {
+        if let Some(io) = self.queue().take_waiting(cid) {
             complete(io, Err(Status::ABORT_REQUESTED));
             return then(true);
         }
         let mut found = None;
         self.for_each(|io| {
-            if io.state.cid.get() == cid && found.is_none() {
+            if io.state.is(cid) && found.is_none() {
                 found = io.state.port().map(|port| (io.name, port, io.state.transfer()));
             }
         });
@@ -86,22 +124,35 @@ type Target<B> = (IoName, Rc<Port<B>>, Option<u64>);
 impl<B: Backend> Submissions<B> {
     /// Ends an I/O soon, with this status if it is not with the backend. Whether it may be expected to end.
     fn end_soon(&self, (name, port, transfer): &Target<B>, status: Status) -> bool {
-        let Some(id) = transfer else { return B::abort(&port.channel, *name) };
-        self.queue().context.remotes().cancel(*id, status);
-        true
+        let context = &self.queue().context;
+        if let Some(id) = transfer {
+            context.remotes().cancel(*id, status);
+            return true;
+        }
+        // If it is being aborted already, it ends by that.
+        context.aborts().begin(*name).is_none_or(|token| B::abort(&port.channel, *name, token))
     }
 }
 
 impl<B: Backend> SubmissionQueue<B> {
-    /// Takes the command `cid` out of those that the backend could not take yet.
-    fn take_later(&self, cid: u16) -> Option<CommandIo<B>> {
+    /// Takes the command `cid` out of those that the backend does not have yet.
+    fn take_waiting(&self, cid: u16) -> Option<CommandIo<B>> {
         let mut later = self.later.borrow_mut();
-        let at = later.iter().position(|io| io.state().cid.get() == cid)?;
-        later.remove(at)
+        if let Some(at) = later.iter().position(|io| io.state().is(cid)) {
+            return later.remove(at);
+        }
+        let mut fenced = self.fenced.borrow_mut();
+        let at = fenced.iter().position(|io| io.state().is(cid))?;
+        Some(fenced.remove(at))
     }
 }
 
 impl<B: Backend> IoState<B> {
+    /// Returns whether it is the command `cid`, or the pair that this is the first of.
+    fn is(&self, cid: u16) -> bool {
+        self.cid.get() == cid || self.first_cid.get() == Some(cid)
+    }
+
     fn add_aborter(&self, aborter: Aborter) {
         let mut aborters = self.aborters.take();
         aborters.push(aborter);

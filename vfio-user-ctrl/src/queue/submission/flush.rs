@@ -6,7 +6,7 @@ use super::{BlockOp, IoState, SubmissionQueue, Submissions, Then, send};
 use crate::model::io::WriteCache;
 use crate::queue::completion::CompletionQueue;
 use crate::queue::context::Context;
-use crate::queue::queues::{Port, Ports};
+use crate::queue::port::{Port, Ports};
 use crate::queue::{Backend, Cursor};
 
 impl<B: Backend> Submissions<B> {

@@ -14,7 +14,7 @@ use crate::memory::{Access, BounceBudget, DoorbellPage, GuestMemory, IoName, Mem
 use crate::model::io::{IoSupport, NsGeometry, PassedCommand, opcode};
 use crate::model::spec::{Cqe, Sqe, Status};
 use crate::queue::{
-    Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, RemoteMemory, Transfer, Work, complete,
+    AbortToken, Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, RemoteMemory, Transfer, Work, complete,
     complete_passed,
 };
 
@@ -186,7 +186,7 @@ impl Backend for Ram {
         Ok(())
     }
 
-    fn abort(_: &Rc<Disk>, _: IoName) -> bool {
+    fn abort(_: &Rc<Disk>, _: IoName, _: AbortToken) -> bool {
         false
     }
 }
@@ -243,7 +243,7 @@ impl Guest {
         let view = Rc::new(MemView::new(Arc::new(memory.clone())));
         let queues = Queues::new(Arc::clone(&doorbells), Arc::new(Interrupts::default()), view, 1 << 17, || 0);
         let disk = Rc::new(Disk { bytes: RefCell::new(vec![0; 512 * 512]), held: RefCell::default() });
-        queues.add_port(Port { nsid: 1, geometry: Cell::new(geometry()), channel: Rc::clone(&disk) });
+        queues.add_port(Port::new(1, geometry(), Rc::clone(&disk)));
         queues.create_completion(1, COMPLETIONS, ENTRIES, None);
         assert!(queues.create_submission(1, COMMANDS, ENTRIES, 1));
         let client = Rc::new(Client {

@@ -1,0 +1,230 @@
+//! What one client leaves behind, and what that is to the others: to who has its disk next, and to who shares its core.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use pool_faults::{Do, On, ScriptedTarget, opcode};
+use serde_json::{Value, json};
+use serial_test::serial;
+
+use crate::support::controller::Front;
+use crate::support::nvme::{ABORT, BASE, Command, DATA, Driver, PAGE, Queue, READ, WRITE};
+use crate::support::{secs, wait_for};
+
+/// A front end on two cores with bdev `d` on a pool that does what its script says.
+fn front_with_pool() -> (ScriptedTarget, Front) {
+    let target = ScriptedTarget::new();
+    let front = Front::start_with_pools_on("0x3");
+    let pool = json!({
+        "name": "p", "trtype": "tcp", "traddr": "127.0.0.1", "trsvcid": target.port().to_string(), "subnqn": target.nqn(),
+    });
+    front.rpc.ok("courier_pool_create", &pool);
+    front.rpc.ok("bdev_courier_create", &json!({ "name": "d", "pool": "p", "nsid": 1 }));
+    (target, front)
+}
+
+/// The block that all write.
+const BLOCK: u32 = 5;
+
+/// A client writes to the block, which the pool keeps for itself, and goes.
+fn leave_a_write_behind(target: &ScriptedTarget, dir: &Path) {
+    target.on(On::io(opcode::WRITE).once(), Do::Hold);
+    let mut driver = Driver::start(dir);
+    let mut queue = driver.create_queue(1, 16, None);
+    write_block(&mut driver, &mut queue, 0xaa);
+    assert!(target.wait(secs(10), |target| target.held() == 1), "the write does not come");
+}
+
+fn write_block(driver: &mut Driver, queue: &mut Queue, byte: u8) {
+    driver.memory.write(DATA, &[byte; 512]);
+    driver.submit(queue, &[Command::io(WRITE, 1, BLOCK, 1, BASE + DATA)]);
+}
+
+/// The next client writes to the block from queues on each core, while the old write is still there. Whoever writes last must win.
+fn write_after(target: &ScriptedTarget, dir: &Path) {
+    let mut driver = Driver::start(dir);
+    let mut queues = [driver.create_queue(1, 16, None), driver.create_queue(2, 16, None)];
+    for queue in &mut queues {
+        write_block(&mut driver, queue, 0xbb);
+    }
+    // Long enough for a write that does not wait.
+    sleep(Duration::from_millis(200));
+    target.release();
+    for queue in &mut queues {
+        let done = driver.complete(queue);
+        assert!(done.succeeded(), "{done:?}");
+    }
+    let block = target.read(1, BLOCK.into(), 1);
+    assert!(block.iter().all(|&byte| byte == 0xbb), "the old write came last: {:#x}", block[0]);
+}
+
+#[test]
+#[serial]
+fn a_write_that_a_killed_client_left_comes_before_those_of_the_next_client() {
+    let (target, front) = front_with_pool();
+    let controller = front.controller("c", &["d"]);
+    for _ in 0..2 {
+        leave_a_write_behind(&target, controller.dir());
+        write_after(&target, controller.dir());
+    }
+    front.assert_alive();
+}
+
+#[test]
+#[serial]
+fn a_write_that_was_left_comes_before_those_of_the_controller_that_has_the_disk_next() {
+    let (target, front) = front_with_pool();
+    let (old, new) = (front.controller("old", &["d"]), front.controller("new", &[]));
+    leave_a_write_behind(&target, old.dir());
+    old.remove(1);
+    assert_eq!(new.add("d"), 1);
+    write_after(&target, new.dir());
+    new.remove(1);
+    let last = front.controller("last", &["d"]);
+    leave_a_write_behind(&target, last.dir());
+    // Its end must not wait for the write to come: the pool may be silent.
+    thread::scope(|scope| {
+        let deleted = scope.spawn(|| last.delete());
+        assert_eq!(new.add("d"), 1);
+        write_after(&target, new.dir());
+        deleted.join().expect("it can be deleted");
+    });
+    front.assert_alive();
+}
+
+/// How long the slow disk takes, in microseconds: longer than any test.
+const FOR_EVER: u64 = 60_000_000;
+/// The queues of a client that wants all there is, and their entries.
+const QUEUES: u16 = 24;
+const ENTRIES: u16 = 256;
+
+/// A client of the slow disk with thousands of commands under way, none of which ends by itself.
+fn hog(front: &Front, dir: &Path) -> Driver {
+    let commands = u64::from(QUEUES) * u64::from(ENTRIES - 1);
+    let taken = || {
+        let stats = front.rpc.ok("bdev_get_iostat", &json!({ "name": "slow-under" }));
+        stats["bdevs"][0]["num_read_ops"].as_u64().expect("a number")
+    };
+    let before = taken();
+    let mut driver = Driver::start(dir);
+    let mut queues: Vec<Queue> = (1..=QUEUES).map(|qid| driver.create_queue(qid, ENTRIES, None)).collect();
+    let read = Command::io(READ, 1, 0, 1, BASE + DATA);
+    for queue in &mut queues {
+        driver.submit(queue, &vec![read; usize::from(ENTRIES) - 1]);
+    }
+    wait_for("the commands to be under way", secs(10), || taken() >= before + commands);
+    driver
+}
+
+/// The longest of the reads that a client does one after another until `f` is over.
+fn slowest_while(driver: &mut Driver, queue: &mut Queue, f: impl FnOnce() + Send) -> Duration {
+    let done = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&done);
+    let mut slowest = Duration::ZERO;
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            f();
+            told.store(true, Ordering::Release);
+        });
+        while !done.load(Ordering::Acquire) {
+            let start = Instant::now();
+            driver.submit(queue, &[Command::io(READ, 1, 0, 1, BASE + DATA + PAGE)]);
+            while driver.poll(queue).is_none() {
+                assert!(start.elapsed() < secs(10), "the neighbour's read does not end");
+                thread::yield_now();
+            }
+            slowest = slowest.max(start.elapsed());
+        }
+    });
+    slowest
+}
+
+/// What the neighbour may notice, on a machine that is busy with other things, too.
+const NOTICEABLE: Duration = Duration::from_millis(150);
+
+#[test]
+#[serial]
+fn a_neighbour_notices_nothing_of_a_client_that_resets_or_goes_with_thousands_of_commands_under_way() {
+    let front = Front::start();
+    front.malloc("disk", 16, 512);
+    front.slow("slow", FOR_EVER);
+    let (controller, other) = (front.controller("c", &["slow"]), front.controller("other", &["disk"]));
+    let mut neighbour = Driver::start(other.dir());
+    let mut queue = neighbour.create_queue(1, 16, None);
+    let idle = slowest_while(&mut neighbour, &mut queue, || sleep(Duration::from_millis(300)));
+
+    let mut client = hog(&front, controller.dir());
+    let start = Instant::now();
+    let slowest = slowest_while(&mut neighbour, &mut queue, || client.disable());
+    eprintln!("idle {idle:?}, during the reset {slowest:?}, which took {:?}", start.elapsed());
+    assert!(slowest < idle + NOTICEABLE, "{slowest:?} during a reset, {idle:?} without");
+    drop(client);
+
+    let client = hog(&front, controller.dir());
+    let slowest = slowest_while(&mut neighbour, &mut queue, || {
+        drop(client);
+        Driver::start(controller.dir());
+        sleep(secs(1));
+    });
+    eprintln!("when the client goes {slowest:?}");
+    assert!(slowest < idle + NOTICEABLE, "{slowest:?} after a client went, {idle:?} without");
+
+    let _client = hog(&front, controller.dir());
+    let slowest = slowest_while(&mut neighbour, &mut queue, || {
+        controller.remove(1);
+        sleep(secs(1));
+    });
+    eprintln!("when its namespace goes {slowest:?}");
+    assert!(slowest < idle + NOTICEABLE, "{slowest:?} after a namespace went, {idle:?} without");
+    front.assert_alive();
+}
+
+/// How many of the bdev layer's I/Os are taken.
+fn bdev_ios_in_use(front: &Front) -> usize {
+    let file = front.rpc.ok("env_dpdk_get_mem_stats", &Value::Null);
+    let file = file["filename"].as_str().expect("a file's name").to_owned();
+    let text = fs::read_to_string(&file).expect("the file can be read");
+    let _ = fs::remove_file(file);
+    let pool = text.split("mempool <").find(|pool| pool.starts_with("bdev_io_")).expect("the bdev layer has a pool");
+    let field = |name: &str| -> usize {
+        let line = pool.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in {pool}"))
+    };
+    field("size") - field("common_pool_count")
+}
+
+#[test]
+#[serial]
+fn a_client_whose_commands_hang_takes_no_more_of_the_bdev_layer_when_it_goes() {
+    /// More than a thread keeps for itself.
+    const COMMANDS: usize = 4 * 250;
+    let (target, front) = front_with_pool();
+    let controller = front.controller("c", &["d"]);
+    // Neither the commands nor their aborts are ever answered.
+    target.on(On::io(opcode::READ), Do::Nothing);
+    target.on(On::admin(ABORT), Do::Nothing);
+    let mut driver = Driver::start(controller.dir());
+    let mut queues: Vec<Queue> = (1..=4).map(|qid| driver.create_queue(qid, 256, None)).collect();
+    let before = bdev_ios_in_use(&front);
+    for queue in &mut queues {
+        driver.submit(queue, &vec![Command::io(READ, 1, 0, 1, BASE + DATA); COMMANDS / 4]);
+    }
+    // Each of the two threads has up to 256 that it keeps for itself.
+    let least = before + COMMANDS - 2 * 256;
+    wait_for("the commands to be under way", secs(10), || bdev_ios_in_use(&front) >= least);
+    drop(driver);
+    let start = Instant::now();
+    while start.elapsed() < secs(3) {
+        sleep(Duration::from_millis(250));
+        let taken = bdev_ios_in_use(&front).saturating_sub(before);
+        // Each abort takes two, on each core as many as are under way at a time.
+        eprintln!("{taken} taken");
+        assert!(taken <= COMMANDS + 2 * 2 * 32, "{taken} after {:?}", start.elapsed());
+    }
+    target.behave();
+    front.assert_alive();
+}

@@ -1,0 +1,73 @@
+//! A namespace as the queues of one thread have it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Backend;
+use super::fence::{Fence, FenceGuard};
+use crate::model::io::NsGeometry;
+
+/// A thread's way to one namespace. Every I/O holds it while it is under way.
+pub struct Port<B: Backend> {
+    /// The namespace.
+    pub nsid: u32,
+    /// How large it is and what it can do; changes when it is resized.
+    pub geometry: Cell<NsGeometry>,
+    /// The backend's part.
+    pub channel: B::Channel,
+    /// The fence of the disk.
+    fence: Option<Arc<Fence>>,
+    /// The fence has been up since this port is there: commands are held back.
+    fenced: Cell<bool>,
+    /// The port is used by nothing new: the fence is up until it goes, with its last I/O.
+    guard: Cell<Option<FenceGuard>>,
+}
+
+/// The namespaces of a session on one thread, by identifier less one.
+pub(super) type Ports<B> = RefCell<Vec<Option<Rc<Port<B>>>>>;
+
+impl<B: Backend> Port<B> {
+    /// A way to the namespace `nsid` by `channel`.
+    pub fn new(nsid: u32, geometry: NsGeometry, channel: B::Channel) -> Self {
+        Self {
+            nsid,
+            geometry: Cell::new(geometry),
+            channel,
+            fence: None,
+            fenced: Cell::new(false),
+            guard: Cell::new(None),
+        }
+    }
+
+    /// The same, whose commands wait while `fence` is up now.
+    #[must_use]
+    pub fn behind(mut self, fence: &Arc<Fence>) -> Self {
+        self.fenced.set(fence.is_up());
+        self.fence = Some(Arc::clone(fence));
+        self
+    }
+
+    /// Returns whether commands are held back.
+    #[inline]
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced.get()
+    }
+
+    /// Lets commands through if the fence has come down. Returns whether it has now.
+    pub(super) fn pass_fence(&self) -> bool {
+        let is_up = self.fence.as_ref().is_some_and(|fence| fence.is_up());
+        self.fenced.get() && !is_up && self.fenced.replace(false)
+    }
+
+    /// Nothing new uses the port.
+    pub(super) fn retire(&self) {
+        self.guard.set(self.fence.as_ref().map(Fence::raise));
+    }
+}
+
+impl<B: Backend> std::fmt::Debug for Port<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Port").field("nsid", &self.nsid).finish_non_exhaustive()
+    }
+}
