@@ -14,6 +14,7 @@ use spdk::thread::send_to_app;
 
 use crate::channel::{PoolChannel, PoolDevice};
 use crate::params::BdevParams;
+use crate::repeat::{Passed, is_repeatable};
 use crate::{module, registry};
 
 /// The most blocks of a Write Zeroes command, whose count is 16 bits.
@@ -175,12 +176,16 @@ impl Disk {
         if !status.is_queue_lost() {
             return io.complete_nvme(completion.cdw0, status);
         }
-        // Whether the pool has carried it out is not known: what might do harm a second time is not sent again.
-        if io.is_vendor_specific() || io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
+        if io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
             return io.complete_nvme(completion.cdw0, status);
         }
         if io.was_aborted() || io.device().is_resetting() {
             return io.complete(IoStatus::Aborted);
+        }
+        // Whether the pool has carried it out is not known.
+        let passed = io.passed_opcode().map(|(opcode, fused)| Passed { opcode, fused });
+        if !is_repeatable(io.io_type(), passed) {
+            return io.complete_nvme(0, Status::ABORTED_BY_HOST);
         }
         io.device().device.shared().0.resent.fetch_add(1, Ordering::Relaxed);
         io.with_channel(PoolChannel::hold);

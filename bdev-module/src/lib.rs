@@ -14,6 +14,7 @@
 //! | [`registry`] | the pools by name | application's thread |
 //! | [`pool`] | a pool's controller: connect, recover, delete; its namespaces | application's thread |
 //! | [`channel`] | a reactor's queue pair to a pool, and what waits for it | each reactor |
+//! | `repeat` | which commands may be sent again | |
 //! | [`disk`] | a namespace of a pool as a bdev | each reactor |
 //!
 //! # When the pool is away
@@ -30,6 +31,7 @@ mod module;
 pub mod params;
 pub mod pool;
 pub mod registry;
+mod repeat;
 pub mod rpc;
 
 pub use module::{ending, register};

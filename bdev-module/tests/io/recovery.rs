@@ -3,10 +3,11 @@
 use std::thread::{self, sleep};
 use std::time::Instant;
 
-use pool_faults::Relay;
+use pool_faults::{Cut, Do, On, Relay, ScriptedTarget, Which, opcode};
 use serde_json::json;
 use serial_test::serial;
 use spdk::bdev_client::Op;
+use spdk::nvme::Status;
 
 use crate::common::disk::{ABORTED, Disk, Layout};
 use crate::common::harness::PATIENCE;
@@ -222,4 +223,28 @@ fn a_queue_that_is_refused_for_long_makes_the_pool_connect_again_and_io_waits_fo
     relay.refuse(0);
     assert_eq!(write.wait().result, Ok(()));
     assert_eq!(disk.read(9, &Layout::whole(BLOCK)), Ok(vec![9; BLOCK]));
+}
+
+#[test]
+#[serial]
+fn a_compare_and_write_whose_answer_was_lost_is_not_sent_again() {
+    let rig = rig();
+    let target = ScriptedTarget::new();
+    let relay = Relay::to(target.address());
+    let pool = rig.scripted_pool(&target, relay.port(), json!({}));
+    let bdev = rig.bdev(&pool.name, 1);
+    let disk = Disk::open(&bdev.name);
+    connect(&disk);
+    target.on(On::io(opcode::COMPARE), Do::HoldAnswer);
+    target.on(On::io(opcode::WRITE), Do::HoldAnswer);
+    let mut data = vec![0; BLOCK];
+    data.resize(2 * BLOCK, 7);
+    let pair = disk.start(Op::CompareAndWrite, 5, 1, &Layout::pieces(2, 2 * BLOCK, 0), &data).expect("it is taken");
+    assert!(target.wait(PATIENCE, |target| target.held() == 2), "both halves are carried out");
+    target.behave();
+    relay.cut(Which::From(1), Cut::Reset);
+    assert_eq!(pair.wait().result, Err(Status::ABORTED_BY_HOST));
+    assert_eq!(disk.read(5, &Layout::whole(BLOCK)), Ok(vec![7; BLOCK]));
+    assert_eq!(target.count(&On::io(opcode::COMPARE)), 1);
+    assert!(disk.write(5, &Layout::whole(BLOCK), &[8; BLOCK]).is_ok());
 }

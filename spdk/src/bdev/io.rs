@@ -411,12 +411,13 @@ impl<D: Device> BdevIo<D> {
         matches!(self.io_type(), IoType::NvmeIo | IoType::NvmeIoMd | IoType::NvmeIovMd)
     }
 
-    /// Whether it is a vendor specific NVMe I/O command. What that does a second time is not known.
+    /// The opcode of an NVMe I/O command that is passed through, and whether it is one of a fused pair.
     #[must_use]
-    pub fn is_vendor_specific(&self) -> bool {
-        /// The first opcode of them (base specification 2.0, section 7).
-        const FIRST: u8 = 0x80;
-        self.is_passthru() && Sqe(self.passthru().cmd).opcode() >= FIRST
+    pub fn passed_opcode(&self) -> Option<(u8, bool)> {
+        self.is_passthru().then(|| {
+            let cmd = &self.passthru().cmd;
+            (Sqe(*cmd).opcode(), cmd.fuse() != 0)
+        })
     }
 
     /// Sends an NVMe admin command that was passed through, and completes the I/O with its outcome. Whatever namespace it

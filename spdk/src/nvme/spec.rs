@@ -182,6 +182,9 @@ impl Status {
     /// Generic command status 8h: the queue that the command was in is gone.
     pub const ABORTED_SQ_DELETION: Self = Self { sct: 0, sc: 8, dnr: false };
 
+    /// Path related status 71h: given up with its connection, so that nobody knows whether it was carried out.
+    pub const ABORTED_BY_HOST: Self = Self { sct: 3, sc: 0x71, dnr: false };
+
     /// Whether the command did what it was asked.
     #[must_use]
     pub fn is_success(self) -> bool {

@@ -1,0 +1,68 @@
+//! Which commands may be sent again when it is not known whether the pool has carried them out.
+
+use spdk::bdev::IoType;
+
+/// A command that is passed through to the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// Its opcode in the NVM command set.
+    pub(crate) opcode: u8,
+    /// It is one of a fused pair.
+    pub(crate) fused: bool,
+}
+
+/// Opcodes that do the same twice as once: Flush, Write, Read, Write Uncorrectable, Compare, Write Zeroes, Dataset Management, Verify,
+/// Reservation Report.
+///
+/// All others are left out on purpose: reservations that are changed and Zone Append do more the second time, Copy reads what it may have
+/// written, Zone Management and I/O Management Send move a state on, and what vendors' commands do is not known.
+const REPEATABLE: [u8; 9] = [0x00, 0x01, 0x02, 0x04, 0x05, 0x08, 0x09, 0x0c, 0x0e];
+
+/// Whether a command may be sent again after its connection was lost. One that may not is told to have been aborted by the host, and
+/// whoever sent it looks what became of it.
+pub(crate) fn is_repeatable(io_type: IoType, passed: Option<Passed>) -> bool {
+    match io_type {
+        IoType::Read | IoType::Write | IoType::WriteZeroes | IoType::Unmap | IoType::Flush | IoType::Compare => true,
+        // The second time it compares with what it has written itself.
+        IoType::CompareAndWrite => false,
+        _ => passed.is_some_and(|passed| !passed.fused && REPEATABLE.contains(&passed.opcode)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed(opcode: u8, fused: bool) -> bool {
+        is_repeatable(IoType::NvmeIo, Some(Passed { opcode, fused }))
+    }
+
+    #[test]
+    fn what_does_the_same_twice_is_sent_again() {
+        let of_blocks =
+            [IoType::Read, IoType::Write, IoType::WriteZeroes, IoType::Unmap, IoType::Flush, IoType::Compare];
+        assert!(of_blocks.into_iter().all(|io_type| is_repeatable(io_type, None)));
+        assert!(REPEATABLE.into_iter().all(|opcode| passed(opcode, false)));
+    }
+
+    #[test]
+    fn a_compare_and_write_is_sent_once() {
+        assert!(!is_repeatable(IoType::CompareAndWrite, None));
+        assert!(!passed(0x05, true) && !passed(0x01, true));
+    }
+
+    #[test]
+    fn what_does_more_the_second_time_or_is_not_known_is_sent_once() {
+        // Reservation Register, Acquire and Release; I/O Management Send; Copy; Zone Management Send and Append; vendor specific.
+        for opcode in [0x0d, 0x11, 0x15, 0x1d, 0x19, 0x79, 0x7d, 0x80, 0xff] {
+            assert!(!passed(opcode, false), "{opcode:#x}");
+        }
+        let others = (0..=u8::MAX).filter(|opcode| !REPEATABLE.contains(opcode));
+        assert!(others.into_iter().all(|opcode| !passed(opcode, false)));
+        assert!(
+            [IoType::Reset, IoType::Abort, IoType::NvmeAdmin, IoType::Other(99)]
+                .into_iter()
+                .all(|io_type| !is_repeatable(io_type, None))
+        );
+    }
+}
