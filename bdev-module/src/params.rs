@@ -182,6 +182,11 @@ impl PoolParams {
         }
         if let Some(hostsvcid) = &self.hostsvcid {
             check_port("hostsvcid", hostsvcid)?;
+            if self.trtype == Trtype::Tcp {
+                return Err(Invalid(format!(
+                    "hostsvcid is {hostsvcid:?}; over TCP every queue is a connection and needs a port of its own: leave it out"
+                )));
+            }
         }
         if self.trtype == Trtype::Rdma && (self.hdgst || self.ddgst) {
             return Err(Invalid("hdgst and ddgst are digests of NVMe/TCP; RDMA has none".to_owned()));
@@ -432,6 +437,8 @@ mod tests {
             ("subnqn", json!(format!("nqn.{}", "x".repeat(300))), "304"),
             ("subnqn", json!(DISCOVERY_NQN), "discovery"),
             ("hostnqn", json!("me"), "hostnqn"),
+            ("hostsvcid", json!("0"), "\"0\""),
+            ("hostsvcid", json!("5000"), "leave it out"),
             ("num_io_queues", json!(0), "num_io_queues is 0"),
             ("io_queue_size", json!(1), "io_queue_size is 1"),
             ("io_queue_requests", json!(4_000_000_000_u32), "4000000000"),

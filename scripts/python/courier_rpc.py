@@ -95,7 +95,7 @@ COMMANDS = (
             Parameter("trsvcid", "Port of the pool. Default: 4420", "-s"),
             Parameter("hostnqn", "NQN to appear as towards the pool. Default: one made by SPDK", "-q"),
             Parameter("hostaddr", "Own IP address to connect from. Default: the routing table's", "-i", kind=address),
-            Parameter("hostsvcid", "Own port to connect from. Default: any", "-c"),
+            Parameter("hostsvcid", "Own port to connect from (RDMA only). Default: any", "-c"),
             Parameter("hdgst", "TCP only: protect headers with a digest", "-e", kind=None),
             Parameter("ddgst", "TCP only: protect data with a digest", "-d", kind=None),
             Parameter("num_io_queues", "Most I/O queues to ask the pool for", kind=unsigned),

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use spdk_sys as sys;
 
 use crate::Errno;
-use crate::thread::{NotSend, on_spdk_thread};
+use crate::thread::{NotSend, Owner, on_spdk_thread};
 
 /// What all threads share of an I/O device, and how a thread's own part is made.
 pub trait ChannelFactory: Send + Sync + 'static {
@@ -81,12 +81,10 @@ impl<F: ChannelFactory> IoDevice<F> {
     /// # Errors
     /// `PERM` off any SPDK thread, `NOMEM` when the factory failed or the device is no longer registered.
     pub fn channel(&self) -> Result<IoChannel<F::Channel>, Errno> {
-        if !on_spdk_thread() {
-            return Err(Errno::PERM);
-        }
+        let owner = Owner::current()?;
         // SAFETY: an unknown key gives null.
         let raw = NonNull::new(unsafe { sys::spdk_get_io_channel(self.key()) }).ok_or(Errno::NOMEM)?;
-        Ok(IoChannel { raw, _channel: PhantomData, _stays: PhantomData })
+        Ok(IoChannel { raw, owner, _channel: PhantomData, _stays: PhantomData })
     }
 
     /// Calls `each` for every thread's channel, on that thread, one after another, then `done` on this thread with
@@ -217,6 +215,7 @@ pub(crate) unsafe fn context<C>(raw: *mut sys::spdk_io_channel) -> *mut *mut C {
 /// A counted reference to this thread's channel of a device.
 pub struct IoChannel<C> {
     raw: NonNull<sys::spdk_io_channel>,
+    owner: Owner,
     _channel: PhantomData<C>,
     _stays: NotSend,
 }
@@ -239,8 +238,10 @@ impl<C> std::ops::Deref for IoChannel<C> {
 
 impl<C> Drop for IoChannel<C> {
     fn drop(&mut self) {
-        // SAFETY: this value is one reference, put back on the thread that took it.
-        unsafe { sys::spdk_put_io_channel(self.raw.as_ptr()) };
+        if self.owner.lets_go_of("a channel of an I/O device") {
+            // SAFETY: this value is one reference, put back on the thread that took it.
+            unsafe { sys::spdk_put_io_channel(self.raw.as_ptr()) };
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use spdk_sys as sys;
 
 use crate::Errno;
-use crate::thread::{NotSend, on_spdk_thread};
+use crate::thread::{NotSend, Owner};
 
 /// What a poller's call did, by which SPDK tells a busy core from an idle one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,7 @@ struct Body(RefCell<Box<dyn FnMut() -> Poll>>);
 pub struct Poller {
     raw: NonNull<sys::spdk_poller>,
     body: NonNull<Body>,
+    owner: Owner,
     _stays: NotSend,
 }
 
@@ -52,16 +53,14 @@ impl Poller {
             };
             c_int::try_from(busy).unwrap_or_default()
         }
-        if !on_spdk_thread() {
-            return Err(Errno::PERM);
-        }
+        let owner = Owner::current()?;
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
         let micros = u64::try_from(period.as_micros()).unwrap_or(u64::MAX);
         let body = Rc::into_raw(Rc::new(Body(RefCell::new(Box::new(f))))).cast_mut();
         // SAFETY: `call` gets the pointer that it expects; SPDK copies the name.
         let raw = unsafe { sys::spdk_poller_register_named(Some(call), body.cast(), micros, name.as_ptr()) };
         if let (Some(raw), Some(body)) = (NonNull::new(raw), NonNull::new(body)) {
-            return Ok(Self { raw, body, _stays: PhantomData });
+            return Ok(Self { raw, body, owner, _stays: PhantomData });
         }
         // SAFETY: SPDK did not take the pointer, so the count is still ours.
         drop(unsafe { Rc::from_raw(body) });
@@ -71,8 +70,11 @@ impl Poller {
 
 impl Drop for Poller {
     fn drop(&mut self) {
+        if !self.owner.lets_go_of("a poller") {
+            return;
+        }
         let mut raw = self.raw.as_ptr();
-        // SAFETY: the poller was registered on this thread, which `self` cannot leave, and is unregistered once. SPDK
+        // SAFETY: the poller was registered on this thread, which it belongs to, and is unregistered once. SPDK
         // does not call it again, even where it only marks it because it is running.
         unsafe {
             sys::spdk_poller_unregister(&raw mut raw);

@@ -15,6 +15,39 @@ use crate::{Errno, running};
 /// A marker for what must stay on the SPDK thread that made it: neither `Send` nor `Sync`.
 pub type NotSend = PhantomData<*mut ()>;
 
+/// The SPDK thread that a value belongs to.
+///
+/// Threads of one reactor share an operating-system thread, so that what is neither `Send` nor `Sync` can still come from one to the other,
+/// through a `thread_local!`. SPDK refuses to let go of what is not the current thread's: a value that is dropped elsewhere looks first,
+/// and leaves everything as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner(u64);
+
+impl Owner {
+    /// The current thread.
+    ///
+    /// # Errors
+    /// `PERM` off any SPDK thread.
+    pub(crate) fn current() -> Result<Self, Errno> {
+        // SAFETY: reads a thread-local variable of SPDK's, and the number of the thread that is running.
+        let thread = unsafe { sys::spdk_get_thread() };
+        if thread.is_null() {
+            return Err(Errno::PERM);
+        }
+        // SAFETY: the current thread is alive. Its number is never another's.
+        Ok(Self(unsafe { sys::spdk_thread_get_id(thread) }))
+    }
+
+    /// Whether this is the current thread, which is an error that the log tells of if it is not.
+    pub(crate) fn lets_go_of(self, what: &str) -> bool {
+        let here = Self::current() == Ok(self);
+        if !here {
+            log::error!("{what} was dropped on another thread than its own, and stays");
+        }
+        here
+    }
+}
+
 /// Whether the caller runs on the application's thread, where RPC methods run and bdevs are registered.
 #[must_use]
 pub fn on_app_thread() -> bool {

@@ -504,3 +504,41 @@ fn a_thread_on_a_core_without_a_reactor_is_refused() {
         assert_eq!(OwnedThread::on_core("nowhere", core).err(), Some(Errno::INVAL), "core {core}");
     }
 }
+
+thread_local! {
+    static LEFT: RefCell<Option<Poller>> = const { RefCell::new(None) };
+}
+
+#[test]
+#[serial]
+fn a_poller_or_channel_that_is_dropped_by_another_spdk_thread_of_its_core_stays() {
+    app();
+    let (calls, live) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (counted, counted_live) = (Arc::clone(&calls), Arc::clone(&live));
+    let owner = OwnedThread::on_core("owner", 0).expect("a thread");
+    let (tell, told) = channel();
+    let device = on_app(move || {
+        let factory = Numbers { live: counted_live, ..Numbers::default() };
+        IoDevice::register("left", factory).expect("an SPDK thread")
+    });
+    let left = device.clone();
+    let leave = move || {
+        let count = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Poll::Idle
+        };
+        LEFT.set(Some(Poller::register("left", Duration::ZERO, count).expect("a poller")));
+        HELD.with(|held| held.borrow_mut().push(left.channel().expect("a channel")));
+        tell.send(()).expect("somebody waits");
+    };
+    owner.send(leave).expect("the thread takes messages");
+    told.recv_timeout(PATIENCE).expect("the thread answers");
+    // The application's thread runs on the same core.
+    on_app(|| {
+        drop(LEFT.take());
+        drop(HELD.take());
+    });
+    let before = calls.load(Ordering::Relaxed);
+    wait_until("the poller is still called", || calls.load(Ordering::Relaxed) > before + 10);
+    assert_eq!(live.load(Ordering::Relaxed), 1, "the channel is still there");
+}

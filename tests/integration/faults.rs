@@ -148,6 +148,10 @@ fn a_bdev_is_reset_under_load_and_the_other_bdev_of_its_pool_sees_no_error() {
     let result = running.result(40).unwrap_or_else(|error| panic!("{}\n{}", error.message, load.process.tail()));
     let told = pool_of(&load);
     assert_eq!(told["losses"], 1, "there was no reset: {told}");
+    // A reset that goes well is none of an error, and the log says who speaks.
+    let log = load.process.output();
+    assert!(!log.contains("spdk_sock_flush() failed, rc -9") && !log.contains("(null)"), "{}", load.process.tail());
+    assert!(log.contains(":bdev_module::pool: *NOTICE*: pool 'p': connection reset"), "{}", load.process.tail());
     let other = &result["results"][1];
     assert_eq!((&other["status"], &other["io_failed"]), (&json!("finished"), &json!(0)), "{result}");
     assert_eq!(result["results"][0]["status"], "finished", "{result}");

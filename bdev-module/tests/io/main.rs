@@ -6,6 +6,7 @@ mod common;
 
 mod data;
 mod digest;
+mod initiator;
 mod model;
 mod queues;
 mod recovery;

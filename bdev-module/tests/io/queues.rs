@@ -48,17 +48,29 @@ fn thousands_of_ios_on_a_queue_with_more_requests_than_entries_all_succeed() {
     all_succeed(16, 32);
 }
 
-#[test]
-#[serial]
-fn compare_and_write_pairs_on_a_full_queue_all_succeed() {
+fn pairs_succeed(size: u32, requests: u32) {
     let rig = rig();
-    let pool = rig.small_pool(NQN_SMALL, 16, 17);
+    let pool = rig.small_pool(NQN_SMALL, size, requests);
     let bdev = rig.bdev(&pool.name, 1);
     let disk = Disk::open(&bdev.name);
     assert_eq!(disk.bare(Op::WriteZeroes, 0, 8_000), Ok(()));
     // Zeroes are compared with zeroes, and written.
     let tally = run(&disk, Plan { pieces: 2, blocks: 1, ..plan(200, 5_000, &[Op::CompareAndWrite, Op::WriteZeroes]) });
     assert_eq!(tally, Tally { succeeded: 5_000, failed: 0, refused: 0 });
+}
+
+#[test]
+#[serial]
+fn compare_and_write_pairs_on_a_full_queue_all_succeed() {
+    pairs_succeed(16, 17);
+}
+
+#[test]
+#[serial]
+fn compare_and_write_pairs_on_the_smallest_queues_all_succeed() {
+    // With 2 entries there is room for one command, and none for a pair.
+    pairs_succeed(2, 2);
+    pairs_succeed(3, 3);
 }
 
 #[test]

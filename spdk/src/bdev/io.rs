@@ -421,13 +421,17 @@ impl<D: Device> BdevIo<D> {
     }
 
     /// Sends an NVMe admin command that was passed through, and completes the I/O with its outcome. Whatever namespace it
-    /// names, it is sent for `nsid`. It fails if it carries more than `max_transfer` bytes or is not taken.
+    /// names, it is sent for `nsid`, or not at all if it concerns others (see [`Sqe::confined_to`]). It fails if it carries more than
+    /// `max_transfer` bytes or is not taken.
     pub fn send_admin(self, ctrlr: &CtrlrRef, nsid: u32, max_transfer: u32) {
         let params = self.passthru();
-        let (sqe, buffer) = (Sqe(params.cmd).confined_to(nsid), params.buf);
+        let (command, buffer) = (Sqe(params.cmd), params.buf);
         let is_admin = self.io_type() == IoType::NvmeAdmin;
         let Some(len) = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer && is_admin) else {
             return self.complete(IoStatus::Failed);
+        };
+        let Some(sqe) = command.confined_to(nsid) else {
+            return self.complete_nvme(0, Status::INVALID_OPCODE);
         };
         let carrier = self.carrier();
         let done = move |completion: Completion| {

@@ -16,7 +16,7 @@ use spdk_sys as sys;
 use crate::Errno;
 use crate::dma::DmaBuf;
 use crate::nvme::Status;
-use crate::thread::{on_app_thread, on_spdk_thread, send_to_app};
+use crate::thread::{Owner, on_app_thread, send_to_app};
 
 pub use describe::BdevInfo;
 pub use submit::{BlockOp, IoOwner, Pieces};
@@ -131,12 +131,10 @@ impl BdevDesc {
     /// # Errors
     /// `PERM` off any SPDK thread, `NOMEM` when the bdev gives no channel.
     pub fn channel(self: &Arc<Self>) -> Result<BdevChannel, Errno> {
-        if !on_spdk_thread() {
-            return Err(Errno::PERM);
-        }
+        let owner = Owner::current()?;
         // SAFETY: the bdev is open.
         let raw = NonNull::new(unsafe { sys::spdk_bdev_get_io_channel(self.0.raw.as_ptr()) }).ok_or(Errno::NOMEM)?;
-        Ok(BdevChannel(Rc::new(Channel { raw, desc: Arc::clone(self), block_size: self.block_size() })))
+        Ok(BdevChannel(Rc::new(Channel { raw, owner, desc: Arc::clone(self), block_size: self.block_size() })))
     }
 }
 
@@ -162,6 +160,7 @@ pub struct BdevChannel(Rc<Channel>);
 
 struct Channel {
     raw: NonNull<sys::spdk_io_channel>,
+    owner: Owner,
     desc: Arc<BdevDesc>,
     /// A bdev's block size does not change.
     block_size: u32,
@@ -169,8 +168,13 @@ struct Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        // SAFETY: this value is one reference, put back on its thread.
-        unsafe { sys::spdk_put_io_channel(self.raw.as_ptr()) };
+        if self.owner.lets_go_of("a channel of a bdev") {
+            // SAFETY: this value is one reference, put back on its thread.
+            unsafe { sys::spdk_put_io_channel(self.raw.as_ptr()) };
+        } else {
+            // The bdev must not be closed before its channel is gone.
+            std::mem::forget(Arc::clone(&self.desc));
+        }
     }
 }
 

@@ -101,6 +101,10 @@ pub struct AdminPoll {
     pub namespaces_changed: bool,
 }
 
+/// Entries that an I/O queue needs for a fused pair, one of which is never used. In a smaller one the first would wait for the second, and
+/// the second for the first one's place.
+const PAIR_ENTRIES: u32 = 3;
+
 /// What a controller allows.
 #[expect(clippy::struct_excessive_bools, reason = "each is a capability of its own")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +115,7 @@ pub struct Limits {
     pub max_sges: u16,
     /// Requests that an I/O queue pair has.
     pub io_queue_requests: u32,
-    /// Compare and Write as a fused pair.
+    /// Compare and Write as a fused pair, in queues that have room for one.
     pub compare_and_write: bool,
     /// Compare.
     pub compare: bool,
@@ -278,7 +282,8 @@ impl Ctrlr {
                 max_transfer: sys::spdk_nvme_ctrlr_get_max_xfer_size(ctrlr),
                 max_sges: sges,
                 io_queue_requests: opts.io_queue_requests,
-                compare_and_write: flags & u64::from(flag::SPDK_NVME_CTRLR_COMPARE_AND_WRITE_SUPPORTED) != 0,
+                compare_and_write: flags & u64::from(flag::SPDK_NVME_CTRLR_COMPARE_AND_WRITE_SUPPORTED) != 0
+                    && opts.io_queue_size >= PAIR_ENTRIES,
                 compare: commands.nvmcmps() != 0,
                 dataset_management: commands.nvmdsmsv() != 0,
                 write_zeroes: commands.nvmwzsv() != 0,

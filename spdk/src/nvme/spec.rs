@@ -124,18 +124,45 @@ impl Sqe {
     }
 
     /// The same admin command, for no namespace but `nsid`: one that names another, or all, must not reach them. Commands
-    /// that only ask may still ask of all, where the controller answers so alone (SMART, features).
+    /// that only ask may still ask of all, or of the controller, where the controller answers so alone (SMART, features). What concerns
+    /// the controller and everybody who uses it (its queues, events, firmware, namespaces, their sanitizing) is none: those commands have
+    /// no namespace, or do not look at it.
     #[must_use]
-    pub fn confined_to(self, nsid: u32) -> Self {
+    pub fn confined_to(self, nsid: u32) -> Option<Self> {
         use sys::spdk_nvme_admin_opcode as admin;
         const ALL: u32 = u32::MAX;
-        let asks =
-            [admin::SPDK_NVME_OPC_GET_LOG_PAGE, admin::SPDK_NVME_OPC_IDENTIFY, admin::SPDK_NVME_OPC_GET_FEATURES];
-        match self.0.nsid {
-            0 => self,
-            ALL if asks.contains(&u32::from(self.opcode())) => self,
-            _ => self.for_namespace(nsid),
+        /// The first vendor specific admin command (base specification 2.0, section 5).
+        const VENDOR_SPECIFIC: u32 = 0xc0;
+        let opcode = u32::from(self.opcode());
+        match opcode {
+            admin::SPDK_NVME_OPC_GET_LOG_PAGE | admin::SPDK_NVME_OPC_IDENTIFY | admin::SPDK_NVME_OPC_GET_FEATURES => {
+                Some(if matches!(self.0.nsid, 0 | ALL) { self } else { self.for_namespace(nsid) })
+            }
+            _ if self.0.nsid == 0 => None,
+            admin::SPDK_NVME_OPC_SET_FEATURES => self.sets_a_namespace().then(|| self.for_namespace(nsid)),
+            admin::SPDK_NVME_OPC_FORMAT_NVM
+            | admin::SPDK_NVME_OPC_DEVICE_SELF_TEST
+            | admin::SPDK_NVME_OPC_DIRECTIVE_SEND
+            | admin::SPDK_NVME_OPC_DIRECTIVE_RECEIVE
+            | admin::SPDK_NVME_OPC_SECURITY_SEND
+            | admin::SPDK_NVME_OPC_SECURITY_RECEIVE
+            | VENDOR_SPECIFIC.. => Some(self.for_namespace(nsid)),
+            _ => None,
         }
+    }
+
+    /// Whether the feature that it sets is one of a namespace (base specification 2.0, figure 317, column "Scope").
+    fn sets_a_namespace(self) -> bool {
+        use sys::spdk_nvme_feat as feature;
+        // SAFETY: every variant of the union is 32 bits.
+        let cdw10 = unsafe { self.0.__bindgen_anon_1.cdw10 };
+        matches!(
+            cdw10 & 0xff,
+            feature::SPDK_NVME_FEAT_LBA_RANGE_TYPE
+                | feature::SPDK_NVME_FEAT_ERROR_RECOVERY
+                | feature::SPDK_NVME_FEAT_HOST_RESERVE_MASK
+                | feature::SPDK_NVME_FEAT_HOST_RESERVE_PERSIST
+        )
     }
 
     /// The opcode.
@@ -177,6 +204,8 @@ pub struct Status {
 impl Status {
     /// Generic command status 0h.
     pub const SUCCESS: Self = Self { sct: 0, sc: 0, dnr: false };
+    /// Generic command status 1h: there is no such command, here.
+    pub const INVALID_OPCODE: Self = Self { sct: 0, sc: 1, dnr: true };
     /// Generic command status 6h: an internal error.
     pub const INTERNAL_ERROR: Self = Self { sct: 0, sc: 6, dnr: false };
     /// Generic command status 8h: the queue that the command was in is gone.
@@ -288,10 +317,51 @@ mod tests {
 
     #[test]
     fn admin_commands_reach_no_other_namespace() {
-        let format = |nsid| Sqe::new(sys::spdk_nvme_admin_opcode::SPDK_NVME_OPC_FORMAT_NVM, nsid).confined_to(7).0.nsid;
-        assert_eq!((format(0), format(3), format(7), format(u32::MAX)), (0, 7, 7, 7));
-        let log = |nsid| Sqe::new(sys::spdk_nvme_admin_opcode::SPDK_NVME_OPC_GET_LOG_PAGE, nsid).confined_to(7).0.nsid;
-        assert_eq!((log(3), log(u32::MAX)), (7, u32::MAX));
+        use sys::spdk_nvme_admin_opcode as admin;
+        let sent = |opcode, nsid| Sqe::new(opcode, nsid).confined_to(7).map(|sqe| sqe.0.nsid);
+        for opcode in [admin::SPDK_NVME_OPC_FORMAT_NVM, 0xc0, 0xff] {
+            assert_eq!(
+                [0, 3, 7, u32::MAX].map(|nsid| sent(opcode, nsid)),
+                [None, Some(7), Some(7), Some(7)],
+                "{opcode:#x}"
+            );
+        }
+        for opcode in [admin::SPDK_NVME_OPC_GET_LOG_PAGE, admin::SPDK_NVME_OPC_IDENTIFY] {
+            assert_eq!(
+                [0, 3, u32::MAX].map(|nsid| sent(opcode, nsid)),
+                [Some(0), Some(7), Some(u32::MAX)],
+                "{opcode:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn admin_commands_that_concern_all_users_of_a_controller_are_not_sent() {
+        use sys::spdk_nvme_admin_opcode as admin;
+        let everybodys = [
+            admin::SPDK_NVME_OPC_DELETE_IO_SQ,
+            admin::SPDK_NVME_OPC_CREATE_IO_CQ,
+            admin::SPDK_NVME_OPC_ABORT,
+            admin::SPDK_NVME_OPC_ASYNC_EVENT_REQUEST,
+            admin::SPDK_NVME_OPC_KEEP_ALIVE,
+            admin::SPDK_NVME_OPC_NS_MANAGEMENT,
+            admin::SPDK_NVME_OPC_NS_ATTACHMENT,
+            admin::SPDK_NVME_OPC_FIRMWARE_COMMIT,
+            admin::SPDK_NVME_OPC_SANITIZE,
+            0x7f,
+        ];
+        for opcode in everybodys {
+            for nsid in [0, 7, u32::MAX] {
+                assert!(Sqe::new(opcode, nsid).confined_to(7).is_none(), "{opcode:#x} for namespace {nsid}");
+            }
+        }
+        let set = |feature: u32| {
+            let mut sqe = Sqe::new(admin::SPDK_NVME_OPC_SET_FEATURES, 7);
+            sqe.0.__bindgen_anon_1.cdw10 = feature;
+            sqe.confined_to(7).is_some()
+        };
+        // Error recovery is a namespace's; the number of queues and the keep-alive time-out are not.
+        assert_eq!([0x05, 0x07, 0x0f].map(set), [true, false, false]);
     }
 
     #[test]
