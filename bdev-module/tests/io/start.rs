@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pool_faults::Relay;
+use pool_faults::{Relay, ScriptedTarget};
 use serde_json::json;
 use serial_test::serial;
 
@@ -145,4 +145,29 @@ fn a_pool_that_another_module_is_connected_to_as_the_same_host_is_refused() {
     assert!(error.message.contains("same host"), "{}", error.message);
     assert!(rig.app.rpc("bdev_get_bdevs", json!({ "name": "Stockn1" })).is_ok(), "the other's stays");
     assert_eq!(rig.app.rpc("bdev_nvme_detach_controller", json!({ "name": "Stock" })), Ok(json!(true)));
+}
+
+/// Whatever bytes they are: JSON is UTF-8.
+#[test]
+#[serial]
+fn what_a_pool_calls_itself_spoils_no_answer() {
+    let rig = rig();
+    let target = ScriptedTarget::new();
+    target.change(|options| {
+        options.serial = b"\xff\xfe\0\x1b\"\\".to_vec();
+        options.model = vec![0xc3; 40];
+        options.firmware = b"\x80\n\x7f".to_vec();
+    });
+    let pool = rig.scripted_pool(&target, target.port(), json!({}));
+    let bdev = rig.bdev(&pool.name, 1);
+    assert_eq!(pool.told()["state"], "connected");
+    for (method, params) in [
+        ("bdev_get_bdevs", json!({ "name": bdev.name })),
+        ("bdev_get_bdevs", json!(null)),
+        ("bdev_get_iostat", json!({ "name": bdev.name })),
+        ("courier_pool_get", json!(null)),
+        ("framework_get_config", json!({ "name": "bdev" })),
+    ] {
+        assert!(rig.app.rpc(method, params).is_ok(), "{method}");
+    }
 }
