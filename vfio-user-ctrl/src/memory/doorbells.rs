@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use super::error::Fault;
+use super::guard;
 use super::memfd;
 use super::order::{load_doorbell, store_doorbell};
 use super::region::{Access, HostPtr, Mapping, PAGE, Region, to_usize};
@@ -112,7 +113,7 @@ impl DoorbellPage {
 pub struct ShadowDoorbells {
     start: HostPtr,
     gpa: u64,
-    region: Arc<Region>,
+    _region: Arc<Region>,
 }
 
 impl ShadowDoorbells {
@@ -126,7 +127,7 @@ impl ShadowDoorbells {
         }
         let piece = view.translate(gpa, PAGE, true)?;
         let region = view.region_at(gpa).filter(|_| piece.len() == to_usize(PAGE)).ok_or(Fault::Unmapped)?;
-        Ok(Self { start: HostPtr(piece.ptr()), gpa, region: Arc::clone(region) })
+        Ok(Self { start: HostPtr(piece.ptr()), gpa, _region: Arc::clone(region) })
     }
 
     /// The value at the index of a doorbell: any value that the guest likes. What was written before it is seen after
@@ -150,10 +151,11 @@ impl ShadowDoorbells {
         self.gpa < range.end && range.start < self.gpa + PAGE
     }
 
-    /// Whether its memory was taken away by the client: what is read and written is not the guest's any more.
+    /// Whether its page cannot be had: what was read and written is not the guest's.
     #[must_use]
+    #[inline]
     pub fn is_poisoned(&self) -> bool {
-        self.region.is_poisoned()
+        guard::is_poisoned(self.start.0.addr().get(), to_usize(PAGE))
     }
 
     #[inline]

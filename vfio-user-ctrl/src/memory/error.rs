@@ -124,8 +124,8 @@ pub enum Fault {
     /// Its region came without a file: only messages to the client reach it.
     #[error("the region came without a file")]
     NoFile,
-    /// Its region's file was shrunk under us: what is mapped is not the guest's memory any more.
-    #[error("the region's file was shrunk")]
+    /// Its page cannot be had: the region's file was shrunk under us, or the memory is broken. What is mapped is not the guest's.
+    #[error("the page cannot be had: the region's file was shrunk, or the memory is broken")]
     Poisoned,
     /// It does not begin at a page.
     #[error("the address is not a multiple of 4096")]

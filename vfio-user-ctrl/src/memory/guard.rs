@@ -1,18 +1,22 @@
-//! Keeps the process alive when a client shrinks a file of which a region is mapped.
+//! Keeps the process alive when a page of a mapped file cannot be had: the client has shrunk the file, or the memory is broken.
 //!
-//! An access past the end of such a file raises SIGBUS, in whatever thread and code makes it: ours, SPDK's, libc's. The
-//! handler looks the address up, puts anonymous zeroed memory in the place of the rest of the region, and marks the
-//! region as poisoned; then the access succeeds. No address of a poisoned region is translated any more, so what was
-//! in flight is all that is done to that memory. SIGBUS for other addresses goes to the handler that was there before.
+//! An access to such a page raises SIGBUS, in whatever thread and code makes it: ours, SPDK's, libc's. The handler looks the
+//! address up, notes the page as poisoned, and puts anonymous zeroed memory in its place; then the access succeeds. What it
+//! read is not the guest's data. So whoever has accessed guest memory asks afterwards whether a poisoned page was among it
+//! ([`is_poisoned`]), and fails if so; and no address of a poisoned page is translated any more. SIGBUS for other addresses
+//! goes to the handler that was there before.
 //!
-//! The rest of the region, not one page: a mapping per page would let a client use up the mappings that a process may
-//! have.
+//! Only the page is replaced, or all that a shrunk file does not have any more. A region that goes on losing pages is
+//! replaced as a whole: a mapping per page would let a client use up the mappings that a process may have.
 #![expect(unsafe_code, reason = "a signal handler, and the memory that it replaces")]
 
 use std::ffi::{c_int, c_void};
 use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::RawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::order::Span;
@@ -24,41 +28,125 @@ const CHUNK: usize = 256;
 /// having mended anything, and the access would fault for ever.
 const FUTILE: u32 = 1000;
 
+/// So many times pages of one range are replaced; the next time, all of it is.
+const PAGES: u32 = 4;
+
+/// Poisoned ranges that can be told from one another at once.
+const SPOTS: usize = 1024;
+
 /// One guarded range of host addresses, of length 0 while the entry is free. Written by who owns it; read by the handler.
 struct Entry {
     span: Span,
-    poisoned: AtomicBool,
+    /// The file whose end may move, or -1, and where the range begins in it.
+    file: AtomicI32,
+    offset: AtomicU64,
+    /// How often something of the range was replaced.
+    faults: AtomicU32,
+    /// All of it was replaced, and there was no [`Spot`] to note it in.
+    unnoted: AtomicBool,
 }
 
 impl Entry {
     const fn new() -> Self {
-        let span = Span {
-            sequence: AtomicU32::new(0),
-            start: AtomicUsize::new(0),
-            len: AtomicUsize::new(0),
-            page: AtomicUsize::new(0),
-        };
-        Self { span, poisoned: AtomicBool::new(false) }
+        Self {
+            span: empty(),
+            file: AtomicI32::new(-1),
+            offset: AtomicU64::new(0),
+            faults: AtomicU32::new(0),
+            unnoted: AtomicBool::new(false),
+        }
     }
 
-    /// The page of `address` and what follows of the entry's range. An entry that is changing is another region's: that
-    /// of `address` is held by the thread that faulted.
-    fn rest_from(&self, address: usize) -> Option<Rest> {
+    /// The guarded range, if `address` is in it. An entry that is changing is another region's: that of `address` is held by
+    /// the thread that faulted.
+    fn range_with(&self, address: usize) -> Option<Guarded> {
         let (start, len, page) = self.span.get()?;
         let offset = address.wrapping_sub(start);
-        if offset >= len {
-            return None;
+        (offset < len).then(|| Guarded { start, len, page, first: offset & !page.wrapping_sub(1) })
+    }
+
+    /// Whether the file has shrunk so far that it has no byte at `offset` of the range any more.
+    fn is_cut_off_at(&self, offset: usize) -> bool {
+        let file = self.file.load(Ordering::Relaxed);
+        if file < 0 {
+            return false;
         }
-        let first = offset & !page.wrapping_sub(1);
-        Some(Rest { start, len, first })
+        let mut stat = MaybeUninit::<libc::stat>::zeroed();
+        // SAFETY: `stat` has room; fstat(2) may be called in a signal handler. The thread that faulted holds the region, and
+        // with it the file.
+        if unsafe { libc::fstat(file, stat.as_mut_ptr()) } != 0 {
+            return false;
+        }
+        // SAFETY: fstat has filled it.
+        let size = u64::try_from(unsafe { stat.assume_init() }.st_size).unwrap_or(0);
+        self.offset.load(Ordering::Relaxed).saturating_add(offset as u64) >= size
     }
 }
 
-/// A range and the offset in it from which it is to be replaced, in bytes.
-struct Rest {
+const fn empty() -> Span {
+    Span {
+        sequence: AtomicU32::new(0),
+        start: AtomicUsize::new(0),
+        len: AtomicUsize::new(0),
+        page: AtomicUsize::new(0),
+    }
+}
+
+/// A guarded range, its pages' size, and the offset in it of the page that faulted, in bytes.
+struct Guarded {
     start: usize,
     len: usize,
+    page: usize,
     first: usize,
+}
+
+/// A poisoned range. The thread that has taken the spot sets it; it is given back with the entry whose range it lies in.
+struct Spot {
+    is_taken: AtomicBool,
+    span: Span,
+}
+
+static POISON: [Spot; SPOTS] = [const { Spot { is_taken: AtomicBool::new(false), span: empty() } }; SPOTS];
+
+/// How many poisoned ranges there are: as good as always none.
+static POISONED: AtomicU32 = AtomicU32::new(0);
+
+/// How many of these are in no spot.
+static UNNOTED: AtomicU32 = AtomicU32::new(0);
+
+/// How often anything was replaced since the process began.
+static FAULTS: AtomicU64 = AtomicU64::new(0);
+
+/// Whether any of the `len` bytes at host address `start` may have been replaced. To be asked after they were accessed, while
+/// their region is held: it then tells of whatever kept the access from being one to the guest's memory.
+#[inline]
+pub(super) fn is_poisoned(start: usize, len: usize) -> bool {
+    any() && touches(start, len)
+}
+
+/// Whether anything is poisoned.
+#[inline]
+pub(super) fn any() -> bool {
+    // What was accessed before is not accessed after this. The page was noted before it was replaced.
+    fence(Ordering::Acquire);
+    POISONED.load(Ordering::Relaxed) != 0
+}
+
+/// Whether any of the `len` bytes at `start` is poisoned.
+#[cold]
+pub(super) fn touches(start: usize, len: usize) -> bool {
+    let end = start.saturating_add(len);
+    let is_in = |(poisoned, poisoned_len, _): (usize, usize, usize)| {
+        poisoned < end && start < poisoned.saturating_add(poisoned_len)
+    };
+    POISON.iter().any(|spot| spot.is_taken.load(Ordering::Acquire) && spot.span.get().is_some_and(is_in))
+        || (UNNOTED.load(Ordering::Relaxed) != 0
+            && entries().any(|entry| entry.unnoted.load(Ordering::Acquire) && entry.span.get().is_some_and(is_in)))
+}
+
+/// How often anything was replaced. Who has seen this count need not look for poisoned regions before it moves.
+pub fn faults() -> u64 {
+    FAULTS.load(Ordering::Acquire)
 }
 
 /// Entries live for ever: the handler may look at them at any time.
@@ -80,6 +168,10 @@ impl Chunk {
 
 static FIRST: Chunk = Chunk::new();
 
+fn entries() -> impl Iterator<Item = &'static Entry> {
+    std::iter::successors(Some(&FIRST), |chunk| chunk.next()).flat_map(|chunk| &chunk.entries)
+}
+
 /// What only changes regions and installs the handler; the handler itself takes no lock.
 struct Control {
     installed: bool,
@@ -100,25 +192,59 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Guards the `len` bytes mapped at `start`, of a file with pages of `page` bytes, a power of two.
-    pub(super) fn new(start: usize, len: usize, page: usize) -> Self {
+    /// Guards the `len` bytes mapped at `start`, of a file with pages of `page` bytes, a power of two. `file` is that file if
+    /// its end may move, open as long as this lives, and where the range begins in it.
+    pub(super) fn new(start: usize, len: usize, page: usize, file: Option<(RawFd, u64)>) -> Self {
         let entry = take_entry(&mut control());
-        entry.poisoned.store(false, Ordering::Relaxed);
+        let (file, offset) = file.unwrap_or((-1, 0));
+        entry.file.store(file, Ordering::Relaxed);
+        entry.offset.store(offset, Ordering::Relaxed);
         entry.span.set(start, len, page);
         Self { entry }
     }
 
-    /// Whether a part of the range was replaced.
-    pub(super) fn poisoned(&self) -> &'static AtomicBool {
-        &self.entry.poisoned
+    /// How often a part of the range was replaced.
+    pub(super) fn faults(&self) -> u32 {
+        self.entry.faults.load(Ordering::Acquire)
+    }
+
+    /// Whether all of the range was replaced, since it went on losing pages.
+    pub(super) fn is_lost(&self) -> bool {
+        self.faults() > PAGES
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        // Nobody has an address in the range any more: no handler runs for it.
+        let span = self.entry.span.get();
         self.entry.span.set(0, 0, 0);
-        control().free.push(self.entry);
+        let mut control = control();
+        if self.faults() > 0 {
+            forget_poison(self.entry, span.map_or(0..0, |(start, len, _)| start..start.saturating_add(len)));
+        }
+        control.free.push(self.entry);
     }
+}
+
+/// What was poisoned in an entry's range is so no more: the addresses are to be another mapping's.
+fn forget_poison(entry: &Entry, range: Range<usize>) {
+    let is_here = |spot: &&Spot| {
+        spot.is_taken.load(Ordering::Acquire)
+            && spot.span.get().is_some_and(|(start, len, _)| len > 0 && range.contains(&start))
+    };
+    let mut gone = 0;
+    for spot in POISON.iter().filter(is_here) {
+        spot.span.set(0, 0, 0);
+        spot.is_taken.store(false, Ordering::Release);
+        gone += 1;
+    }
+    if entry.unnoted.swap(false, Ordering::Relaxed) {
+        UNNOTED.fetch_sub(1, Ordering::Relaxed);
+        gone += 1;
+    }
+    entry.faults.store(0, Ordering::Relaxed);
+    POISONED.fetch_sub(gone, Ordering::Relaxed);
 }
 
 fn take_entry(control: &mut Control) -> &'static Entry {
@@ -190,7 +316,9 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     let is_access = matches!(code, libc::BUS_ADRERR | libc::BUS_OBJERR | libc::BUS_MCEERR_AR);
     // SAFETY: as above; the codes of an access come with an address.
     let address = if is_access { unsafe { (*info).si_addr().addr() } } else { 0 };
-    if !(is_access && replace(address)) {
+    // Broken memory that nobody has accessed yet: whoever does gets a signal of its own.
+    let is_early = code == libc::BUS_MCEERR_AO;
+    if !(is_early || is_access && replace(address)) {
         // SAFETY: called with what the kernel gave.
         unsafe { pass_on(signal, info, context, code, address) };
     }
@@ -198,20 +326,47 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     unsafe { *errno = saved };
 }
 
-/// Puts zeros where `address` is and after it, if it is in a guarded range.
+/// Puts zeros where `address` is, if it is in a guarded range, and notes what was there as poisoned.
 fn replace(address: usize) -> bool {
-    let mut chunk = Some(&FIRST);
-    while let Some(Chunk { entries, .. }) = chunk {
-        for entry in entries {
-            if let Some(Rest { start, len, first }) = entry.rest_from(address) {
-                entry.poisoned.store(true, Ordering::Release);
-                // The whole range is one mapping, and can be replaced even when there may be no more mappings.
-                return map_zeros(start.wrapping_add(first), len.wrapping_sub(first)) || map_zeros(start, len);
-            }
-        }
-        chunk = chunk.and_then(Chunk::next);
+    let found = entries().find_map(|entry| Some((entry, entry.range_with(address)?)));
+    let Some((entry, Guarded { start, len, page, first })) = found else { return false };
+    // Noted before it is replaced: who finds the zeros finds the note.
+    let faults = entry.faults.fetch_add(1, Ordering::AcqRel);
+    let lost = if faults >= PAGES {
+        0..len
+    } else if entry.is_cut_off_at(first) {
+        first..len
+    } else {
+        first..first.saturating_add(page).min(len)
+    };
+    let place = |part: &Range<usize>| (start.wrapping_add(part.start), part.end - part.start);
+    let (at, bytes) = place(&lost);
+    note(entry, at, bytes);
+    if map_zeros(at, bytes) {
+        return true;
     }
-    false
+    // The whole range is one mapping, and can be replaced even when there may be no more mappings.
+    entry.faults.store(PAGES + 1, Ordering::Release);
+    note(entry, start, len);
+    map_zeros(start, len)
+}
+
+/// Notes a range as poisoned.
+fn note(entry: &Entry, start: usize, len: usize) {
+    let take = |spot: &&Spot| !spot.is_taken.swap(true, Ordering::AcqRel);
+    match POISON.iter().find(take) {
+        Some(spot) => {
+            spot.span.set(start, len, 1);
+            POISONED.fetch_add(1, Ordering::Release);
+        }
+        // All of the entry's range then: no more of it can be told.
+        None if !entry.unnoted.swap(true, Ordering::AcqRel) => {
+            UNNOTED.fetch_add(1, Ordering::Release);
+            POISONED.fetch_add(1, Ordering::Release);
+        }
+        None => {}
+    }
+    FAULTS.fetch_add(1, Ordering::Release);
 }
 
 fn map_zeros(start: usize, len: usize) -> bool {

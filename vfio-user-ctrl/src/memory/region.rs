@@ -6,7 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::bounce::Pages;
@@ -118,8 +118,9 @@ impl Region {
             .map_err(|source| MapError::Mmap { offset: file_offset, len, source })?;
         // SAFETY: `before` is below the mapping's length.
         let host = HostPtr(unsafe { mapping.start.0.add(to_usize(before)) });
-        let watch = Watch::new(mapping.start.0.addr().get(), mapping.len, to_usize(page));
         let sealed = is_sealed(&file);
+        let may_shrink = (!sealed).then(|| (file.as_raw_fd(), file_offset - before));
+        let watch = Watch::new(mapping.start.0.addr().get(), mapping.len, to_usize(page), may_shrink);
         let backing = FileBacking {
             #[cfg(feature = "runtime")]
             registration: std::sync::OnceLock::new(),
@@ -204,27 +205,27 @@ impl Region {
         if let Backing::Own { of, .. } = &self.backing { Some(of) } else { None }
     }
 
-    /// Whether the file still holds the region. A region without a file is intact.
+    /// Whether the file still holds the region, but for single pages at most. A region without a file is intact.
     #[must_use]
     pub fn is_intact(&self) -> bool {
         let Backing::File(backing) = &self.backing else { return true };
         let is_long_enough = || file_size(&backing.file).is_ok_and(|size| size >= backing.file_end);
-        !self.is_poisoned() && (backing.sealed || is_long_enough())
+        !backing.watch.is_lost() && (backing.sealed || is_long_enough())
     }
 
-    /// Whether an access found that the file did not hold the region. It stays so.
+    /// Whether an access found that a page of the region cannot be had: the file does not hold it any more, or the memory is
+    /// broken. It stays so.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
-        matches!(&self.backing, Backing::File(backing) if backing.watch.poisoned().load(Ordering::Acquire))
+        matches!(&self.backing, Backing::File(backing) if backing.watch.faults() > 0)
     }
 
-    /// Where the region begins in memory, and what tells that it is poisoned.
-    pub(super) fn host(&self) -> Option<(HostPtr, &'static AtomicBool)> {
-        static NEVER: AtomicBool = AtomicBool::new(false);
+    /// Where the region begins in memory.
+    pub(super) fn host(&self) -> Option<HostPtr> {
         match &self.backing {
             Backing::None => None,
-            Backing::File(backing) => Some((backing.host, backing.watch.poisoned())),
-            Backing::Own { host, .. } => Some((*host, &NEVER)),
+            Backing::File(backing) => Some(backing.host),
+            Backing::Own { host, .. } => Some(*host),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::error::Fault;
+use super::guard;
 use super::order;
 use super::region::{HostPtr, PAGE, Region};
 use super::table::GuestMemory;
@@ -27,7 +28,7 @@ struct Ring<const SIZE: usize> {
 
 enum Place {
     /// All in this region, from this address.
-    Direct(HostPtr, Arc<Region>),
+    Direct { start: HostPtr, _region: Arc<Region> },
     /// In these regions: only they are held, so that others can be unmapped.
     Scattered(GuestMemory, Cell<u32>),
 }
@@ -42,7 +43,7 @@ impl<const SIZE: usize> Ring<SIZE> {
         let piece = view.translate(base, len, write)?;
         let place = if piece.len() as u64 == len {
             let region = view.region_at(base).ok_or(Fault::Unmapped)?;
-            Place::Direct(HostPtr(piece.ptr()), Arc::clone(region))
+            Place::Direct { start: HostPtr(piece.ptr()), _region: Arc::clone(region) }
         } else {
             let memory = view.memory().part(base, len)?;
             let hint = Cell::new(0);
@@ -63,7 +64,7 @@ impl<const SIZE: usize> Ring<SIZE> {
         }
         match &self.place {
             // SAFETY: all `entries` entries of `SIZE` bytes follow the address, in the region that is held.
-            Place::Direct(HostPtr(start), _) => Ok(unsafe { start.add(usize::from(index) * SIZE) }),
+            Place::Direct { start: HostPtr(start), .. } => Ok(unsafe { start.add(usize::from(index) * SIZE) }),
             Place::Scattered(memory, hint) => {
                 let gpa = self.base + u64::from(index) * SIZE as u64;
                 let piece = memory.translate(hint, gpa, SIZE as u64, write)?;
@@ -75,7 +76,7 @@ impl<const SIZE: usize> Ring<SIZE> {
 
     #[inline]
     fn prefetch<const WRITE: bool>(&self, index: u16) {
-        if let Place::Direct(HostPtr(start), _) = &self.place
+        if let Place::Direct { start: HostPtr(start), .. } = &self.place
             && index < self.entries
         {
             prefetch::<WRITE>(start.as_ptr().wrapping_add(usize::from(index) * SIZE));
@@ -90,13 +91,6 @@ impl<const SIZE: usize> Ring<SIZE> {
     fn intersects(&self, range: &Range<u64>) -> bool {
         let own = self.range();
         own.start < range.end && range.start < own.end
-    }
-
-    fn is_poisoned(&self) -> bool {
-        match &self.place {
-            Place::Direct(_, region) => region.is_poisoned(),
-            Place::Scattered(memory, _) => memory.is_poisoned(),
-        }
     }
 }
 
@@ -133,7 +127,7 @@ impl SubmissionRing {
     /// A copy of an entry, each byte of which is read once.
     ///
     /// # Errors
-    /// [`Fault::NoSuchEntry`]; and, in a queue that lies in more than one region, [`Fault::Poisoned`].
+    /// [`Fault::NoSuchEntry`]; and [`Fault::Poisoned`] when the entry's page cannot be had.
     #[inline]
     pub fn read(&self, index: u16) -> Result<Sqe, Fault> {
         let at = self.0.entry(index, false)?;
@@ -141,6 +135,9 @@ impl SubmissionRing {
         // they like, which atomics bear.
         let words =
             order::read_entry(unsafe { at.cast::<[AtomicU64; size_of::<Sqe>() / size_of::<u64>()]>().as_ref() });
+        if guard::is_poisoned(at.addr().get(), size_of::<Sqe>()) {
+            return Err(Fault::Poisoned);
+        }
         Ok(zerocopy::transmute!(words))
     }
 
@@ -162,12 +159,6 @@ impl SubmissionRing {
     pub fn intersects(&self, range: &Range<u64>) -> bool {
         self.0.intersects(range)
     }
-
-    /// Whether its memory was taken away by the client: what is read is not the guest's any more.
-    #[must_use]
-    pub fn is_poisoned(&self) -> bool {
-        self.0.is_poisoned()
-    }
 }
 
 /// A completion queue. It keeps its region from being unmapped.
@@ -186,14 +177,14 @@ impl CompletionRing {
     /// that sees the new phase sees the whole entry, and the data of the command.
     ///
     /// # Errors
-    /// [`Fault::NoSuchEntry`]; and, in a queue that lies in more than one region, [`Fault::Poisoned`].
+    /// [`Fault::NoSuchEntry`]; and [`Fault::Poisoned`] when the entry's page cannot be had.
     #[inline]
     pub fn post(&self, index: u16, cqe: Cqe) -> Result<(), Fault> {
         let at = self.0.entry(index, true)?;
         // SAFETY: the entry is aligned to 8 and valid for writes of its 16 bytes while the ring lives; others access it as
         // they like, which atomics bear.
         order::post_entry(unsafe { at.cast().as_ref() }, zerocopy::transmute!(cqe));
-        Ok(())
+        if guard::is_poisoned(at.addr().get(), size_of::<Cqe>()) { Err(Fault::Poisoned) } else { Ok(()) }
     }
 
     /// Has the processor fetch an entry that is going to be written.
@@ -213,12 +204,6 @@ impl CompletionRing {
     #[must_use]
     pub fn intersects(&self, range: &Range<u64>) -> bool {
         self.0.intersects(range)
-    }
-
-    /// Whether its memory was taken away by the client: what is posted does not reach the guest any more.
-    #[must_use]
-    pub fn is_poisoned(&self) -> bool {
-        self.0.is_poisoned()
     }
 }
 

@@ -11,7 +11,7 @@ use std::rc::{Rc, Weak};
 
 use libc::iovec;
 
-use super::{IovSink, MemView, bytes};
+use super::{IovSink, MemView, bytes, guard};
 use crate::model::dptr::DptrError;
 #[cfg(feature = "runtime")]
 use crate::model::spec::Status;
@@ -335,6 +335,19 @@ impl<Q, T> Io<Q, T> {
             rest = later;
         }
         data.len() - rest.len()
+    }
+
+    /// Whether a page of its data could not be had: what was read or written there is not the guest's. To be asked when it has
+    /// ended, while this holds the regions.
+    #[inline]
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        guard::any() && self.touches_poison()
+    }
+
+    #[cold]
+    fn touches_poison(&self) -> bool {
+        self.host_pieces().any(|(host, len)| guard::touches(host.addr().get(), len))
     }
 
     fn host_pieces(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {

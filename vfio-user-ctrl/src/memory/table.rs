@@ -6,10 +6,10 @@ use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::bytes;
 use super::error::{Fault, MapError, UnmapError};
+use super::guard;
 use super::region::{Access, HostPtr, Region, to_usize};
 
 /// A contiguous range of host memory that is the guest's.
@@ -35,6 +35,12 @@ impl HostPiece {
     pub const fn len(self) -> usize {
         self.len
     }
+
+    /// Whether a byte of it is not the guest's memory. To be asked after it was accessed.
+    #[inline]
+    fn is_poisoned(self) -> bool {
+        guard::is_poisoned(self.ptr.addr().get(), self.len)
+    }
 }
 
 /// A region with what a translation needs of it in one place.
@@ -46,16 +52,13 @@ struct Slot {
     /// `None` for a region without a file.
     host: Option<HostPtr>,
     writeable: bool,
-    poisoned: &'static AtomicBool,
     region: Arc<Region>,
 }
 
 impl Slot {
     fn new(region: Arc<Region>) -> Self {
-        static NEVER: AtomicBool = AtomicBool::new(false);
-        let (host, poisoned) = region.host().map_or((None, &NEVER), |(host, poisoned)| (Some(host), poisoned));
         let writeable = region.access() != Access::ReadOnly;
-        Self { gpa: region.gpa(), len: region.len(), host, writeable, poisoned, region }
+        Self { gpa: region.gpa(), len: region.len(), host: region.host(), writeable, region }
     }
 
     #[inline]
@@ -70,16 +73,14 @@ impl Slot {
         if write && !self.writeable {
             return Err(Fault::ReadOnly);
         }
-        if self.poisoned.load(Ordering::Relaxed) {
-            return Err(Fault::Poisoned);
-        }
         let offset = gpa.wrapping_sub(self.gpa);
         if offset >= self.len {
             return Err(Fault::Unmapped);
         }
         // SAFETY: the region's `len` bytes from `host` are one mapping, which `self.region` holds; `offset` is within.
         let ptr = unsafe { host.add(to_usize(offset)) };
-        Ok(HostPiece { ptr, len: to_usize(len.min(self.len - offset)) })
+        let piece = HostPiece { ptr, len: to_usize(len.min(self.len - offset)) };
+        if piece.is_poisoned() { Err(Fault::Poisoned) } else { Ok(piece) }
     }
 }
 
@@ -192,12 +193,6 @@ impl GuestMemory {
         self.slots.iter().fold(0, |bytes, slot| bytes.saturating_add(slot.len))
     }
 
-    /// Whether any region's file was found shrunk.
-    #[must_use]
-    pub fn is_poisoned(&self) -> bool {
-        self.slots.iter().any(|slot| slot.poisoned.load(Ordering::Acquire))
-    }
-
     /// The region that has `gpa`.
     #[must_use]
     pub fn region_at(&self, gpa: u64) -> Option<&Arc<Region>> {
@@ -286,6 +281,9 @@ impl GuestMemory {
             let (now, later) = rest.split_at_mut_checked(piece.len).ok_or(Fault::Unmapped)?;
             // SAFETY: the piece is `now.len()` bytes of a region that this table holds.
             unsafe { bytes::load(piece.ptr, now) };
+            if piece.is_poisoned() {
+                return Err(Fault::Poisoned);
+            }
             // No region reaches 2^64.
             gpa = gpa.wrapping_add(piece.len as u64);
             rest = later;
@@ -304,6 +302,9 @@ impl GuestMemory {
             let (now, later) = rest.split_at_checked(piece.len).ok_or(Fault::Unmapped)?;
             // SAFETY: the piece is `now.len()` bytes of a region that this table holds, and may be written.
             unsafe { bytes::store(piece.ptr, now) };
+            if piece.is_poisoned() {
+                return Err(Fault::Poisoned);
+            }
             gpa = gpa.wrapping_add(piece.len as u64);
             rest = later;
         }

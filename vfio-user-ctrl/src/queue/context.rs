@@ -185,6 +185,10 @@ impl Context {
         let (values, event_index) = shadow.map(&self.view)?;
         let value = values.load(index);
         store_event_index(event_index, index, value);
+        // An old value would have commands carried out again.
+        if values.is_poisoned() {
+            return None;
+        }
         Some(if shadow.is_as_begun(index, value) { self.doorbells.load(index) } else { value })
     }
 

@@ -454,6 +454,8 @@ fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
 #[inline]
 pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     match result {
+        // What the backend took for the guest's data, or wrote where the guest will look for it, was not the guest's memory.
+        Ok(()) if io.is_poisoned() => fail(io, Status::DATA_TRANSFER_ERROR),
         Ok(()) if io.state().then.get() == Then::Finish => finish(io, Status::SUCCESS),
         Ok(()) if io.state().then.get() == Then::Flush => flush(io),
         Ok(()) if io.state().then.get() == Then::ToGuest => remote::deliver(io, 0),
@@ -475,6 +477,7 @@ fn flush<B: Backend>(io: CommandIo<B>) {
 #[cold]
 fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
     let (queue, state) = (io.queue(), io.state());
+    let status = if is_compare_failure(status) && io.is_poisoned() { Status::DATA_TRANSFER_ERROR } else { status };
     let (sqid, cid, slba, nsid) = (queue.qid(), state.cid.get(), state.slba.get(), state.nsid.get());
     if !queue.mute.get() {
         queue.context.note(Trouble::Failed { sqid, cid, status, slba, nsid });

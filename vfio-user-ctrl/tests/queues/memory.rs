@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use vfio_user_ctrl::memory::{Access, GuestMemory};
+use vfio_user_ctrl::model::io::opcode;
 use vfio_user_ctrl::model::spec::{Sqe, Status};
 
-use super::common::guest::{CQS, DATA, LISTS, PAGE, Rig, SQS, flush, memfd, read, region, write};
+use super::common::guest::{CQS, DATA, LISTS, PAGE, RAM, Rig, SQS, block_command, flush, memfd, read, region, write};
 use super::common::ram::{Disk, OnAbort};
 
 const BLOCKS: usize = 512;
@@ -201,4 +202,23 @@ fn a_ring_in_many_regions_works() {
         }
         assert_eq!(rig.statuses(&mut cq), (0..1000).map(|cid| (cid, 0)).collect::<Vec<_>>(), "{round}");
     }
+}
+
+#[test]
+fn a_write_whose_source_the_guest_cut_off_fails_and_so_does_a_comparison() {
+    let disk = Disk::new(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let (mut sq, mut cq) = rig.create(1, 8);
+    let last = RAM - PAGE;
+    rig.put(last, &[7; 512]);
+    let on = |op, cid, slba, page| block_command(op, cid, slba, 1, page);
+    let (write, compare) = (opcode::WRITE, opcode::COMPARE);
+    rig.run(&mut sq, &[on(write, 1, 0, last), on(compare, 2, 0, last), on(write, 3, 8, DATA.0)]);
+    rig.file.set_len(last).expect("shrunk");
+    disk.finish_all();
+    let failed = Status::DATA_TRANSFER_ERROR.bits();
+    assert_eq!(rig.statuses(&mut cq), [(1, failed), (2, failed), (3, 0)]);
+    rig.run(&mut sq, &[on(write, 4, 0, last), on(write, 5, 8, DATA.0)]);
+    disk.finish_all();
+    assert_eq!(rig.statuses(&mut cq), [(4, failed), (5, 0)], "what is left of the region can be used");
 }

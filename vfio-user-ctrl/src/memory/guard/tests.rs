@@ -1,17 +1,21 @@
 use std::env;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
-use super::super::region::{Access, Mapping};
-use super::super::ring::SubmissionRing;
+use super::super::region::{Access, Mapping, Region, to_usize};
+use super::super::ring::{CompletionRing, SubmissionRing};
+use super::super::slots::Slots;
 use super::super::testing::{PAGE, file, patterned, region_of, view_of};
 use super::super::{Fault, bytes};
 use super::*;
+use crate::model::dptr::Pieces;
+use crate::model::spec::Cqe;
 
 #[test]
-fn reading_past_a_shrunk_file_gives_zeros_and_poisons_only_that_region() {
+fn reading_past_a_shrunk_file_fails_and_poisons_only_what_was_cut_off() {
     let (shrunk, sound) = (patterned(16), patterned(16));
     let bad = region_of(&shrunk, 0, 0, 16 * PAGE);
     let good = region_of(&sound, 0, 16 * PAGE, 16 * PAGE);
@@ -19,13 +23,13 @@ fn reading_past_a_shrunk_file_gives_zeros_and_poisons_only_that_region() {
     let ring = SubmissionRing::resolve(&view, PAGE, 64).expect("within the region");
     shrunk.set_len(4 * PAGE).expect("shrunk");
     let mut data = [0xff; 64];
-    view.read(9 * PAGE + 8, &mut data).expect("translated before the fault");
-    assert_eq!(data, [0; 64]);
-    assert!(bad.is_poisoned() && ring.is_poisoned() && view.memory().is_poisoned());
-    assert_eq!(view.read(0, &mut data), Err(Fault::Poisoned));
-    assert_eq!(view.write(0, &data), Err(Fault::Poisoned));
-    // What the file still holds stays as it was, for what is in flight.
+    assert_eq!(view.read(9 * PAGE + 8, &mut data), Err(Fault::Poisoned));
+    assert!(bad.is_poisoned() && !bad.is_intact());
+    assert_eq!(view.read(9 * PAGE, &mut data), Err(Fault::Poisoned));
+    assert_eq!(view.write(15 * PAGE, &data), Err(Fault::Poisoned), "what was cut off goes as a whole");
+    // What the file still holds stays as it was.
     assert_eq!(ring.read(0).map(|sqe| sqe.prp1), Ok(PAGE + 24));
+    assert_eq!(view.read(3 * PAGE, &mut data), Ok(()));
     assert!(!good.is_poisoned());
     view.read(16 * PAGE, &mut data).expect("the other region is as before");
     assert_eq!(data[8..16], 8_u64.to_le_bytes());
@@ -37,7 +41,7 @@ fn writing_past_a_shrunk_file_is_survived() {
     let region = region_of(&file, 0, 0, 4 * PAGE);
     let view = view_of([Arc::clone(&region)]);
     file.set_len(0).expect("shrunk");
-    view.write(PAGE, b"lost").expect("translated before the fault");
+    assert_eq!(view.write(PAGE, b"lost"), Err(Fault::Poisoned));
     assert!(region.is_poisoned());
     assert_eq!(file.metadata().map(|metadata| metadata.len()).ok(), Some(0));
 }
@@ -49,7 +53,7 @@ fn a_new_region_is_not_poisoned_by_the_one_whose_entry_it_gets() {
         let region = region_of(&file, 0, 0, PAGE);
         assert!(!region.is_poisoned());
         file.set_len(0).expect("shrunk");
-        view_of([Arc::clone(&region)]).read(0, &mut [0; 8]).expect("survived");
+        assert_eq!(view_of([Arc::clone(&region)]).read(0, &mut [0; 8]), Err(Fault::Poisoned));
         assert!(region.is_poisoned());
     }
 }
@@ -73,13 +77,95 @@ fn faults_on_many_threads_beside_mappings_that_come_and_go_are_survived() {
                     let view = view_of([Arc::clone(&region)]);
                     file.set_len(PAGE).expect("shrunk");
                     let mut data = [0xff; 8];
-                    view.read(PAGE, &mut data).expect("survived");
-                    assert_eq!(data, [0; 8]);
+                    assert_eq!(view.read(PAGE, &mut data), Err(Fault::Poisoned));
                     assert!(region.is_poisoned());
                 }
             });
         }
     });
+}
+
+/// Raises SIGBUS on this thread, as the kernel does for broken memory at `address`.
+fn raise(code: c_int, address: usize) {
+    // SAFETY: all zeros is a value of `siginfo_t`; a thread may send any to itself, and the handler takes it for the kernel's.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        (info.si_signo, info.si_code) = (libc::SIGBUS, code);
+        // The fault's address is the first of the fields that depend on the code.
+        let fields = (&raw mut info).cast::<usize>();
+        fields.add(2).write(address);
+        assert_eq!(info.si_addr().addr(), address);
+        let (pid, tid) = (libc::getpid(), libc::gettid());
+        let sent = libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, tid, libc::SIGBUS, &raw const info);
+        assert_eq!(sent, 0, "{}", io::Error::last_os_error());
+    }
+}
+
+fn host_of(region: &Region) -> usize {
+    region.host().expect("it has a file").0.addr().get()
+}
+
+#[test]
+fn a_memory_error_costs_its_page_and_nothing_else() {
+    let file = patterned(16);
+    let region = region_of(&file, 0, 0, 16 * PAGE);
+    let view = view_of([Arc::clone(&region)]);
+    let mut data = [0xff; 64];
+    raise(libc::BUS_MCEERR_AR, host_of(&region) + to_usize(5 * PAGE) + 100);
+    assert!(region.is_poisoned() && region.is_intact());
+    for (page, expected) in [(4, Ok(())), (5, Err(Fault::Poisoned)), (6, Ok(()))] {
+        assert_eq!(view.read(page * PAGE, &mut data), expected, "page {page}");
+    }
+    assert_eq!(data[8..16], (6 * PAGE + 8).to_le_bytes());
+    assert_eq!(view.translate(4 * PAGE, 2 * PAGE, false), Err(Fault::Poisoned));
+    drop((view, region));
+    let again = region_of(&file, 0, 0, 16 * PAGE);
+    assert_eq!(view_of([again]).read(5 * PAGE, &mut data), Ok(()), "a new mapping begins anew");
+}
+
+#[test]
+fn an_entry_of_a_queue_that_lies_in_a_broken_page_is_not_taken() {
+    let file = patterned(4);
+    let region = region_of(&file, 0, 0, 4 * PAGE);
+    let view = view_of([Arc::clone(&region)]);
+    let commands = SubmissionRing::resolve(&view, 0, 128).expect("two pages");
+    let completions = CompletionRing::resolve(&view, 2 * PAGE, 512).expect("two pages");
+    raise(libc::BUS_MCEERR_AR, host_of(&region) + to_usize(PAGE));
+    raise(libc::BUS_MCEERR_AR, host_of(&region) + to_usize(3 * PAGE));
+    assert_eq!(commands.read(63).map(|sqe| sqe.prp1), Ok(63 * 64 + 24));
+    assert_eq!(commands.read(64).map(|sqe| sqe.prp1), Err(Fault::Poisoned));
+    assert_eq!(completions.post(255, Cqe::default()), Ok(()));
+    assert_eq!(completions.post(256, Cqe::default()), Err(Fault::Poisoned));
+}
+
+#[test]
+fn a_region_that_goes_on_losing_pages_goes_as_a_whole() {
+    let file = patterned(64);
+    let region = region_of(&file, 0, 0, 64 * PAGE);
+    let view = view_of([Arc::clone(&region)]);
+    for page in 0..=u64::from(PAGES) {
+        assert!(region.is_intact(), "{page} pages are lost");
+        raise(libc::BUS_MCEERR_AR, host_of(&region) + to_usize(2 * page * PAGE));
+    }
+    assert!(!region.is_intact());
+    assert_eq!(view.read(63 * PAGE, &mut [0; 8]), Err(Fault::Poisoned));
+}
+
+#[test]
+fn an_io_that_touched_a_broken_page_is_known_by_it() {
+    let file = patterned(8);
+    let region = region_of(&file, 0, 0, 8 * PAGE);
+    let view = Rc::new(view_of([Arc::clone(&region)]));
+    let slots = Slots::new(4, (), || ());
+    let data = |page: u64, pages: u32| {
+        let mut io = slots.take().expect("a place");
+        io.add_data(&view, false, |sink| sink.push(page * PAGE, pages * 4096)).expect("mapped");
+        io
+    };
+    let (before, across, behind) = (data(0, 3), data(2, 2), data(4, 4));
+    assert!(!before.is_poisoned() && !across.is_poisoned() && !behind.is_poisoned());
+    raise(libc::BUS_MCEERR_AR, host_of(&region) + to_usize(3 * PAGE));
+    assert!(!before.is_poisoned() && across.is_poisoned() && !behind.is_poisoned());
 }
 
 /// What a child does that is not to come back.
@@ -109,7 +195,11 @@ fn child_that_dies() {
     }
     install().expect("a handler");
     install().expect("again");
-    if case == "sent" {
+    if case == "early" {
+        // Somewhere in our own memory, which nobody has accessed since it broke.
+        raise(libc::BUS_MCEERR_AO, ptr::from_ref(&case).addr());
+        std::process::exit(44);
+    } else if case == "sent" {
         // SAFETY: no memory is involved.
         unsafe { libc::raise(libc::SIGBUS) };
     } else {
@@ -143,6 +233,11 @@ extern "C" fn returns(_signal: c_int) {}
 fn a_fault_elsewhere_kills() {
     assert_eq!(child("elsewhere").signal(), Some(libc::SIGBUS));
     assert_eq!(child("no previous").signal(), Some(libc::SIGBUS));
+}
+
+#[test]
+fn broken_memory_that_nobody_has_accessed_ends_nothing() {
+    assert_eq!(child("early").code(), Some(44));
 }
 
 #[test]

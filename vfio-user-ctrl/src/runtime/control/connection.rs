@@ -16,7 +16,7 @@ use super::registrar::Registrar;
 use super::remote::Transfers;
 use super::socket::{self, Received};
 use super::{Command, Remote};
-use crate::memory::{Access, GuestMemory, MapError, Region};
+use crate::memory::{Access, GuestMemory, MapError, Region, guard};
 use crate::model::regs::CtrlLimits;
 use crate::queue::Transfer;
 use crate::runtime::group::GroupHandle;
@@ -70,6 +70,8 @@ pub(super) struct Connection {
     resets: Vec<(u64, Token)>,
     next_reset: u64,
     began: Instant,
+    /// How often pages of any client's memory could not be had, as last seen.
+    faults: u64,
     buffer: Vec<u8>,
 }
 
@@ -100,6 +102,7 @@ impl Connection {
             resets: Vec::new(),
             next_reset: 0,
             began: Instant::now(),
+            faults: guard::faults(),
             buffer: vec![0; MAX_READ],
         })
     }
@@ -434,16 +437,35 @@ impl Connection {
     }
 
     /// Whether the client's files are still as long as what it mapped of them.
-    pub(super) fn memory_is_intact(&self) -> bool {
-        let broken = self.memory.regions().find(|region| region.is_poisoned() || !region.is_intact());
+    pub(super) fn memory_is_intact(&mut self) -> bool {
+        let broken = self.memory.regions().find(|region| !region.is_intact());
         if let Some(region) = broken {
             complain!(
-                "controller '{}': the client shrank the file behind its memory at {:#x}: its connection is closed",
+                "controller '{}': the client shrank the file behind its memory at {:#x}, or page after page of it is broken: its \
+                 connection is closed",
+                self.session.ctrl.name,
+                region.gpa()
+            );
+            return false;
+        }
+        self.tell_poison();
+        true
+    }
+
+    /// Tells once of pages that cannot be had.
+    fn tell_poison(&mut self) {
+        let faults = guard::faults();
+        if std::mem::replace(&mut self.faults, faults) == faults {
+            return;
+        }
+        for region in self.memory.regions().filter(|region| region.is_poisoned()) {
+            complain!(
+                "controller '{}': a page of the client's memory at {:#x} cannot be had (a hardware memory error, or no room in its file \
+                 system): I/O there fails",
                 self.session.ctrl.name,
                 region.gpa()
             );
         }
-        broken.is_none()
     }
 }
 

@@ -406,9 +406,8 @@ impl Server {
         self.checked = Instant::now();
         let broken: Vec<u64> = self
             .connections
-            .iter()
-            .filter(|(_, connection)| !connection.memory_is_intact())
-            .map(|(id, _)| *id)
+            .iter_mut()
+            .filter_map(|(id, connection)| (!connection.memory_is_intact()).then_some(*id))
             .collect();
         for session in broken {
             self.close(session);
