@@ -7,7 +7,6 @@
 #![expect(unsafe_code, reason = "pages are taken from the system")]
 
 use std::alloc::{self, Layout};
-use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -17,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::Fault;
 use super::region::{Access, HostPtr, PAGE, Region, to_usize};
-use super::table::GuestMemory;
+use super::table::{GuestMemory, Hint};
 use super::view::MemView;
 use crate::model::dptr::DptrError;
 use crate::model::spec::Status;
@@ -278,7 +277,7 @@ impl Plan {
             let region = memory.region_at(at).ok_or(Fault::Unmapped)?;
             let now = u32::try_from(region.end() - at).unwrap_or(u32::MAX).min(left);
             if region.host().is_some() {
-                memory.translate(&Cell::new(0), at, now.into(), to_guest)?;
+                memory.translate(&Hint::default(), at, now.into(), to_guest)?;
                 self.local.push(Arc::clone(region));
             } else {
                 match region.access() {

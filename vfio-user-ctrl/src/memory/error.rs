@@ -93,19 +93,13 @@ pub enum UnmapError {
          unmapped"
     )]
     Partial { gpa: u64, end: u64, region_gpa: u64, region_end: u64 },
-    /// A range with no region in it.
-    #[error("there is no region in the range of {len:#x} bytes at {gpa:#x}")]
-    NotMapped { gpa: u64, len: u64 },
 }
 
 impl UnmapError {
     /// The error number to answer the client with.
     #[must_use]
     pub const fn errno(&self) -> i32 {
-        match self {
-            Self::NotMapped { .. } => libc::ENOENT,
-            Self::AddressWraps { .. } | Self::Partial { .. } => libc::EINVAL,
-        }
+        libc::EINVAL
     }
 }
 

@@ -126,7 +126,8 @@ pub(super) fn is_poisoned(start: usize, len: usize) -> bool {
 
 /// Whether anything is poisoned.
 #[inline]
-pub(super) fn any() -> bool {
+#[must_use]
+pub fn any() -> bool {
     // What was accessed before is not accessed after this. The page was noted before it was replaced.
     fence(Ordering::Acquire);
     POISONED.load(Ordering::Relaxed) != 0

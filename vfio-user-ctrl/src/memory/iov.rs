@@ -17,8 +17,8 @@ pub struct IovSink<'a> {
     view: &'a MemView,
     iovs: &'a mut [libc::iovec],
     count: usize,
-    /// The region of the last vector.
-    region: u32,
+    /// The guest address of the last vector's region.
+    region: u64,
     bytes: u32,
     write: bool,
 }

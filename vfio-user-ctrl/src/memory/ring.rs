@@ -4,7 +4,6 @@
 //! by itself: regions are made of whole pages, so that no entry lies in two.
 #![expect(unsafe_code, reason = "entries are read and written in guest memory")]
 
-use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -15,7 +14,6 @@ use super::error::Fault;
 use super::guard;
 use super::order;
 use super::region::{HostPtr, PAGE, Region};
-use super::table::GuestMemory;
 use super::view::MemView;
 use crate::model::spec::{Cqe, Sqe};
 
@@ -30,7 +28,7 @@ enum Place {
     /// All in this region, from this address.
     Direct { start: HostPtr, _region: Arc<Region> },
     /// In these regions: only they are held, so that others can be unmapped.
-    Scattered(GuestMemory, Cell<u32>),
+    Scattered(Box<MemView>),
 }
 
 impl<const SIZE: usize> Ring<SIZE> {
@@ -45,12 +43,11 @@ impl<const SIZE: usize> Ring<SIZE> {
             let region = view.region_at(base).ok_or(Fault::Unmapped)?;
             Place::Direct { start: HostPtr(piece.ptr()), _region: Arc::clone(region) }
         } else {
-            let memory = view.memory().part(base, len)?;
-            let hint = Cell::new(0);
-            for region in memory.regions() {
-                memory.translate(&hint, region.gpa().max(base), SIZE as u64, write)?;
+            let view = MemView::new(Arc::new(view.memory().part(base, len)?));
+            for region in view.memory().regions() {
+                view.translate(region.gpa().max(base), SIZE as u64, write)?;
             }
-            Place::Scattered(memory, hint)
+            Place::Scattered(Box::new(view))
         };
         Ok(Self { base, entries, place })
     }
@@ -65,13 +62,16 @@ impl<const SIZE: usize> Ring<SIZE> {
         match &self.place {
             // SAFETY: all `entries` entries of `SIZE` bytes follow the address, in the region that is held.
             Place::Direct { start: HostPtr(start), .. } => Ok(unsafe { start.add(usize::from(index) * SIZE) }),
-            Place::Scattered(memory, hint) => {
-                let gpa = self.base + u64::from(index) * SIZE as u64;
-                let piece = memory.translate(hint, gpa, SIZE as u64, write)?;
-                // Regions begin and end at pages: an entry lies in one.
-                if piece.len() == SIZE { Ok(piece.ptr()) } else { Err(Fault::Unmapped) }
-            }
+            Place::Scattered(view) => self.scattered_entry(view, index, write),
         }
+    }
+
+    #[cold]
+    fn scattered_entry(&self, view: &MemView, index: u16, write: bool) -> Result<NonNull<u8>, Fault> {
+        let gpa = self.base + u64::from(index) * SIZE as u64;
+        let piece = view.translate(gpa, SIZE as u64, write)?;
+        // Regions begin and end at pages: an entry lies in one.
+        if piece.len() == SIZE { Ok(piece.ptr()) } else { Err(Fault::Unmapped) }
     }
 
     #[inline]
@@ -127,7 +127,7 @@ impl SubmissionRing {
     /// A copy of an entry, each byte of which is read once.
     ///
     /// # Errors
-    /// [`Fault::NoSuchEntry`]; and [`Fault::Poisoned`] when the entry's page cannot be had.
+    /// [`Fault::NoSuchEntry`]; and, in a queue that lies in more than one region, [`Fault::Poisoned`].
     #[inline]
     pub fn read(&self, index: u16) -> Result<Sqe, Fault> {
         let at = self.0.entry(index, false)?;
@@ -135,10 +135,14 @@ impl SubmissionRing {
         // they like, which atomics bear.
         let words =
             order::read_entry(unsafe { at.cast::<[AtomicU64; size_of::<Sqe>() / size_of::<u64>()]>().as_ref() });
-        if guard::is_poisoned(at.addr().get(), size_of::<Sqe>()) {
-            return Err(Fault::Poisoned);
-        }
         Ok(zerocopy::transmute!(words))
+    }
+
+    /// Whether an entry that was read is not the guest's, since its page could not be had. It was read as zeros, and is a command of
+    /// no namespace.
+    #[must_use]
+    pub fn is_poisoned(&self, index: u16) -> bool {
+        guard::any() && self.0.entry(index, false).is_ok_and(|at| guard::touches(at.addr().get(), size_of::<Sqe>()))
     }
 
     /// Has the processor fetch an entry that is going to be read.
@@ -177,14 +181,14 @@ impl CompletionRing {
     /// that sees the new phase sees the whole entry, and the data of the command.
     ///
     /// # Errors
-    /// [`Fault::NoSuchEntry`]; and [`Fault::Poisoned`] when the entry's page cannot be had.
+    /// [`Fault::NoSuchEntry`]; and, in a queue that lies in more than one region, [`Fault::Poisoned`].
     #[inline]
     pub fn post(&self, index: u16, cqe: Cqe) -> Result<(), Fault> {
         let at = self.0.entry(index, true)?;
         // SAFETY: the entry is aligned to 8 and valid for writes of its 16 bytes while the ring lives; others access it as
         // they like, which atomics bear.
         order::post_entry(unsafe { at.cast().as_ref() }, zerocopy::transmute!(cqe));
-        if guard::is_poisoned(at.addr().get(), size_of::<Cqe>()) { Err(Fault::Poisoned) } else { Ok(()) }
+        Ok(())
     }
 
     /// Has the processor fetch an entry that is going to be written.

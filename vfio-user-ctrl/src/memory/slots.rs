@@ -11,7 +11,7 @@ use std::rc::{Rc, Weak};
 
 use libc::iovec;
 
-use super::{IovSink, MemView, bytes, guard};
+use super::{Gone, IovSink, MemView, bytes, guard};
 use crate::model::dptr::DptrError;
 #[cfg(feature = "runtime")]
 use crate::model::spec::Status;
@@ -140,28 +140,33 @@ impl<Q, T> Slots<Q, T> {
         places.iter().find(|slot| slot.taken.get() && !f(slot.under_way())).map(|slot| slot.index)
     }
 
-    /// Makes every I/O hold `view` instead of the view that it began with, if all its pieces lie in regions that `view` has too.
-    /// How many do not: these touch memory that is to go.
-    pub fn rebase(&self, view: &Rc<MemView>) -> usize {
+    /// Makes every I/O hold `view` instead of the view that it began with, and of the regions that are `gone` from that one those that its
+    /// pieces may lie in. How many I/Os hold such regions: these touch memory that is to go.
+    pub fn rebase(&self, view: &Rc<MemView>, gone: &Gone) -> usize {
         if self.in_use() == 0 {
             return 0;
         }
-        // Made once: an I/O has many pieces, and a client many regions.
-        let ranges = view.memory().host_ranges();
-        let mut left = 0;
-        for slot in self.places.iter().filter(|slot| slot.taken.get()) {
-            let Some(held) = slot.view.take() else { continue };
-            // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
-            // thread, and a backend reads them by pointer.
-            let pieces = unsafe { std::slice::from_raw_parts(self.pieces_of(slot), usize::from(slot.count.get())) };
-            let moves = pieces.iter().all(|piece| ranges.hold(piece));
-            // Pages that stand in for the client's memory are in no view but that of their I/O.
-            let is_stray = !moves && !held.memory().still_bounces(view.memory());
-            left += usize::from(is_stray);
-            slot.stray.set(is_stray);
-            slot.view.set(Some(if moves { Rc::clone(view) } else { held }));
+        self.places.iter().filter(|slot| slot.taken.get()).filter(|slot| self.rebase_one(slot, view, gone)).count()
+    }
+
+    /// The same for one I/O. Whether it holds memory that is to go.
+    fn rebase_one(&self, slot: &Slot<Q, T>, view: &Rc<MemView>, gone: &Gone) -> bool {
+        let Some(held) = slot.view.take() else { return false };
+        // Pages that stand in for the client's memory are in no view but that of their I/O.
+        if held.memory().stands_in() {
+            slot.stray.set(!held.memory().still_bounces(view.memory()));
+            slot.view.set(Some(held));
+            return slot.stray.get();
         }
-        left
+        // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
+        // thread, and a backend reads them by pointer.
+        let pieces = unsafe { std::slice::from_raw_parts(self.pieces_of(slot), usize::from(slot.count.get())) };
+        let strays = pieces.iter().flat_map(|piece| gone.touched_by(piece));
+        let kept: Vec<_> = held.kept().iter().chain(strays).cloned().collect();
+        slot.stray.set(!kept.is_empty());
+        let view = if kept.is_empty() { Rc::clone(view) } else { Rc::new(view.keeping(kept)) };
+        slot.view.set(Some(view));
+        slot.stray.get()
     }
 
     fn pieces_of(&self, slot: &Slot<Q, T>) -> *mut iovec {
@@ -339,15 +344,10 @@ impl<Q, T> Io<Q, T> {
 
     /// Whether a page of its data could not be had: what was read or written there is not the guest's. To be asked when it has
     /// ended, while this holds the regions.
-    #[inline]
+    #[cold]
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
-        guard::any() && self.touches_poison()
-    }
-
-    #[cold]
-    fn touches_poison(&self) -> bool {
-        self.host_pieces().any(|(host, len)| guard::touches(host.addr().get(), len))
+        guard::any() && self.host_pieces().any(|(host, len)| guard::touches(host.addr().get(), len))
     }
 
     fn host_pieces(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
@@ -418,7 +418,7 @@ fn from_spdk(status: spdk::nvme::Status) -> Status {
 #[cfg(feature = "runtime")]
 // SAFETY: the pointer is that of the place, which `from_raw` makes an owner again. The pieces lie in the queue, which the owner
 // holds, and are changed by nobody but an owner; the memory that they describe is mapped while the view is held, which the place
-// does until it is put back, and any other view that `rebase` puts in has the same regions.
+// does until it is put back; `rebase` puts another view in, and keeps the regions that this one does not have.
 unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, T> {
     #[inline]
     fn into_raw(self) -> NonNull<c_void> {

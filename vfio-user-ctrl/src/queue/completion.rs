@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::context::Context;
 use super::interrupt::Vector;
-use crate::memory::CompletionRing;
+use crate::memory::{CompletionRing, Gone};
 use crate::model::spec::{Cqe, Status};
 
 /// The device side of a completion queue. An entry is reserved before a command is taken, so that a completion always finds room.
@@ -208,8 +208,13 @@ impl CompletionQueue {
         }
     }
 
-    /// Guest memory has changed: the queue is looked for again when it is next written.
+    /// The queue is looked for again when it is next written.
     pub(super) fn forget_ring(&self) {
         self.ring.take();
+    }
+
+    /// The same if it lies in memory that is gone.
+    pub(super) fn forget_ring_in(&self, gone: &Gone) {
+        self.ring.borrow_mut().take_if(|ring| gone.any(|range| ring.intersects(range)));
     }
 }

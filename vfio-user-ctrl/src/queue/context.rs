@@ -9,7 +9,7 @@ use super::completion::CompletionQueue;
 use super::interrupt::Coalescing;
 use super::queues::{head_index, tail_index};
 use super::remote::Remotes;
-use crate::memory::{DoorbellPage, MemView, ShadowDoorbells};
+use crate::memory::{DoorbellPage, Gone, MemView, ShadowDoorbells};
 use crate::model::spec::Status;
 
 /// Something that the admin side should know of.
@@ -217,10 +217,13 @@ impl Context {
     }
 
     /// Guest memory has changed.
-    pub(super) fn set_view(&self, view: &Rc<MemView>) {
+    pub(super) fn set_view(&self, view: &Rc<MemView>, gone: &Gone) {
         self.view.replace(Rc::clone(view));
         if let Some(shadow) = self.shadow.borrow_mut().as_mut() {
-            shadow.mapped = None;
+            let is_gone = |(values, event_index): &(ShadowDoorbells, ShadowDoorbells)| {
+                gone.any(|range| values.intersects(range) || event_index.intersects(range))
+            };
+            shadow.mapped.take_if(|mapped| is_gone(mapped));
         }
     }
 

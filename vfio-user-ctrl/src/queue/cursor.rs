@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::context::Context;
-use crate::memory::{MemView, SubmissionRing};
+use crate::memory::{Gone, MemView, SubmissionRing};
 use crate::model::spec::Sqe;
 
 /// The device side of a submission queue: where it is, how far it has been read, and how far it has been written.
@@ -17,13 +17,23 @@ pub struct Cursor {
     head: Cell<u16>,
     /// The last doorbell value that was not valid, so that it is reported once.
     bad_tail: Cell<Option<u32>>,
+    /// An entry's page could not be had.
+    broken: Cell<bool>,
 }
 
 impl Cursor {
     /// A queue of `entries` entries at guest address `base`.
     #[must_use]
     pub fn new(qid: u16, base: u64, entries: u16) -> Self {
-        Self { qid, entries, base, ring: RefCell::new(None), head: Cell::new(0), bad_tail: Cell::new(None) }
+        Self {
+            qid,
+            entries,
+            base,
+            ring: RefCell::new(None),
+            head: Cell::new(0),
+            bad_tail: Cell::new(None),
+            broken: Cell::new(false),
+        }
     }
 
     /// The queue's identifier.
@@ -58,6 +68,7 @@ impl Cursor {
 
     fn distance(&self, tail: u32, head: u16, context: &Context) -> u16 {
         match u16::try_from(tail) {
+            Ok(_) if self.broken.get() => 0,
             Ok(tail) if tail < self.entries => {
                 self.bad_tail.set(None);
                 if tail > head { tail - head } else { self.entries - head + tail }
@@ -90,8 +101,27 @@ impl Cursor {
         Some(sqe)
     }
 
-    /// Guest memory has changed: the queue is looked for again when it is next read.
+    /// Whether the entry that was taken last is none of the host's, since its page could not be had. It is then as if it had not been
+    /// taken, and none is taken any more.
+    #[cold]
+    pub(super) fn is_broken(&self) -> bool {
+        let head = self.head.get();
+        let last = if head == 0 { self.entries - 1 } else { head - 1 };
+        let is_broken = self.ring.borrow().as_ref().is_some_and(|ring| ring.is_poisoned(last));
+        if is_broken {
+            self.head.set(last);
+            self.broken.set(true);
+        }
+        is_broken
+    }
+
+    /// The queue is looked for again when it is next read.
     pub(super) fn forget_ring(&self) {
         self.ring.take();
+    }
+
+    /// The same if it lies in memory that is gone.
+    pub(super) fn forget_ring_in(&self, gone: &Gone) {
+        self.ring.borrow_mut().take_if(|ring| gone.any(|range| ring.intersects(range)));
     }
 }

@@ -10,7 +10,7 @@ use super::interrupt::{Coalescing, Interrupts, Vector};
 use super::port::{Port, Ports};
 use super::submission::{IoState, SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor};
-use crate::memory::{CompletionRing, DoorbellPage, Fault, MemView, ShadowDoorbells, SubmissionRing, UnderWay};
+use crate::memory::{CompletionRing, DoorbellPage, Fault, Gone, MemView, ShadowDoorbells, SubmissionRing, UnderWay};
 use crate::model::io::NsGeometry;
 use crate::model::spec::Status;
 
@@ -33,10 +33,15 @@ pub struct Queues<B: Backend> {
     write_cache: Cell<bool>,
     /// The submission queue that the next poll begins with: the last one ended before it.
     turn: Cell<usize>,
+    /// How often memory was added since what is under way was last moved to a new view.
+    additions: Cell<u32>,
 }
 
 /// The most commands of a session that one poll takes, or a few more: a guest with many queues must not keep other guests waiting.
 const BURST: usize = 256;
+
+/// I/Os that are under way hold no more old views than that.
+const MAX_ADDITIONS: u32 = 32;
 
 impl<B: Backend> Queues<B> {
     /// No queues yet. `max_transfer` are the most bytes of a command's data (MDTS); `clock` counts the ticks of [`Coalescing`].
@@ -61,6 +66,7 @@ impl<B: Backend> Queues<B> {
             completion: RefCell::default(),
             write_cache: Cell::new(true),
             turn: Cell::new(0),
+            additions: Cell::new(0),
         }
     }
 
@@ -74,17 +80,24 @@ impl<B: Backend> Queues<B> {
         self.context.view()
     }
 
-    /// Guest memory has changed. Queues are looked for anew; what is under way is moved to the new view. How many I/Os touch memory
-    /// that is in the old view only.
+    /// Guest memory has changed. Queues in memory that is gone are looked for anew; what is under way is moved to the new view. How
+    /// many I/Os touch memory that is gone. Where nothing is, there is next to nothing to do.
     pub fn set_view(&self, view: &Rc<MemView>) -> usize {
-        self.context.set_view(view);
+        let gone = Gone::between(self.view().memory(), view.memory());
+        self.context.set_view(view, &gone);
+        let additions = self.additions.get() + 1;
+        if gone.is_empty() && additions < MAX_ADDITIONS {
+            self.additions.set(additions);
+            return 0;
+        }
+        self.additions.set(0);
         for queue in self.completion.borrow().iter() {
-            queue.forget_ring();
+            queue.forget_ring_in(&gone);
         }
         for queue in self.submission.borrow().iter() {
-            queue.queue().cursor().forget_ring();
+            queue.queue().cursor().forget_ring_in(&gone);
         }
-        self.all_submissions().iter().map(|queue| queue.rebase(view)).sum()
+        self.all_submissions().iter().map(|queue| queue.rebase(view, &gone)).sum()
     }
 
     /// Adds a namespace, or replaces it.
@@ -330,9 +343,8 @@ impl<B: Backend> Queues<B> {
 
     /// Aborts what touches memory that is not in the newest view.
     pub fn abort_strays(&self) {
-        let view = self.view();
         for queue in self.all_submissions() {
-            if queue.rebase(&view) > 0 {
+            if queue.visit_from(0, |io| !io.is_stray).is_some() {
                 queue.end_waiting(|io| io.is_stray);
                 self.doomed.strays.set(true);
                 self.doomed.doom();

@@ -15,7 +15,7 @@ use super::context::{Context, Trouble};
 use super::cursor::Cursor;
 use super::port::{Port, Ports};
 use super::queues::{Totals, port_index};
-use crate::memory::{Io, Slots};
+use crate::memory::{Io, Slots, guard};
 use crate::model::dptr::{self, DptrError};
 use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
 use crate::model::spec::{Sqe, Status};
@@ -224,6 +224,9 @@ impl<B: Backend> SubmissionQueue<B> {
     /// A command that never became an I/O has failed.
     #[cold]
     fn refuse(&self, sqe: &Sqe, status: Status) {
+        if sqe.nsid == 0 && self.cursor.is_broken() {
+            return self.completion.unreserve(1);
+        }
         self.context.note(Trouble::Failed { sqid: self.qid(), cid: sqe.cid, status, slba: sqe.slba(), nsid: sqe.nsid });
         self.post(sqe.cid, status);
     }
@@ -453,9 +456,24 @@ fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
 /// An I/O has ended: its completion is posted and its place is free again.
 #[inline]
 pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
+    if guard::any() {
+        return complete_checked(io, result);
+    }
+    complete_unchecked(io, result);
+}
+
+/// The same where some memory of some guest is poisoned: what the backend took for the guest's data, or wrote where the guest will
+/// look for it, may not have been the guest's memory.
+#[cold]
+fn complete_checked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
+    let tells_of_data = result.is_ok() || result.is_err_and(is_compare_failure);
+    let result = if tells_of_data && io.is_poisoned() { Err(Status::DATA_TRANSFER_ERROR) } else { result };
+    complete_unchecked(io, result);
+}
+
+#[inline]
+fn complete_unchecked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     match result {
-        // What the backend took for the guest's data, or wrote where the guest will look for it, was not the guest's memory.
-        Ok(()) if io.is_poisoned() => fail(io, Status::DATA_TRANSFER_ERROR),
         Ok(()) if io.state().then.get() == Then::Finish => finish(io, Status::SUCCESS),
         Ok(()) if io.state().then.get() == Then::Flush => flush(io),
         Ok(()) if io.state().then.get() == Then::ToGuest => remote::deliver(io, 0),
@@ -477,7 +495,6 @@ fn flush<B: Backend>(io: CommandIo<B>) {
 #[cold]
 fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
     let (queue, state) = (io.queue(), io.state());
-    let status = if is_compare_failure(status) && io.is_poisoned() { Status::DATA_TRANSFER_ERROR } else { status };
     let (sqid, cid, slba, nsid) = (queue.qid(), state.cid.get(), state.slba.get(), state.nsid.get());
     if !queue.mute.get() {
         queue.context.note(Trouble::Failed { sqid, cid, status, slba, nsid });

@@ -9,7 +9,7 @@
 //! # Bounds
 //! The client is hostile. It never makes the session hold more than one message of the greatest size and one read of
 //! input, the file descriptors of two messages, [`Limits::max_output`] bytes of output and one message more, and the
-//! short answers of as many commands as may wait: [`Limits::max_dma_maps`] and 64. A client that does not read its
+//! short answers of as many commands as may wait: 4096. A client that does not read its
 //! replies is not read from; see [`Session::wants_input`]. Transfers that wait are the caller's to bound.
 //!
 //! # What it does not implement

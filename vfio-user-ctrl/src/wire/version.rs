@@ -33,7 +33,7 @@ impl Default for Limits {
         Self {
             max_msg_fds: 16,
             max_data_xfer_size: DEFAULT_MAX_DATA_XFER_SIZE,
-            max_dma_maps: 4096,
+            max_dma_maps: 65535,
             pgsizes: 4096,
             max_output: 256 << 10,
         }

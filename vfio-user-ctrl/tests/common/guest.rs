@@ -200,6 +200,12 @@ impl Rig {
         self.change(self.memory.with(region).expect("no overlap"));
     }
 
+    /// The client maps a region of another file.
+    pub(crate) fn map_file(&mut self, file: &File, (gpa, len): (u64, u64)) {
+        let region = region(file, 0, gpa, len, Access::ReadWrite);
+        self.change(self.memory.with(region).expect("no overlap"));
+    }
+
     fn change(&mut self, memory: GuestMemory) {
         self.queues.set_view(&Rc::new(MemView::new(Arc::new(memory.clone()))));
         self.memory = memory;

@@ -1,10 +1,12 @@
 //! Guest memory that goes while it is in use, and comes again.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use vfio_user_ctrl::memory::{Access, GuestMemory};
 use vfio_user_ctrl::model::io::opcode;
 use vfio_user_ctrl::model::spec::{Sqe, Status};
+use zerocopy::IntoBytes;
 
 use super::common::guest::{CQS, DATA, LISTS, PAGE, RAM, Rig, SQS, block_command, flush, memfd, read, region, write};
 use super::common::ram::{Disk, OnAbort};
@@ -221,4 +223,27 @@ fn a_write_whose_source_the_guest_cut_off_fails_and_so_does_a_comparison() {
     rig.run(&mut sq, &[on(write, 4, 0, last), on(write, 5, 8, DATA.0)]);
     disk.finish_all();
     assert_eq!(rig.statuses(&mut cq), [(4, failed), (5, 0)], "what is left of the region can be used");
+}
+
+#[test]
+fn a_queue_whose_page_cannot_be_had_stands_still_and_completes_nothing_that_was_not_asked_for() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let mut rig = Rig::with(&disk);
+    let file = memfd(PAGE);
+    let at = (1 << 30, PAGE);
+    rig.map_file(&file, at);
+    let mut cq = rig.create_cq(1, 8, None);
+    assert!(rig.queues.create_submission(1, at.0, 8, 1));
+    file.write_all_at(flush(1).as_bytes(), 0).expect("room");
+    rig.doorbells.store(2, 1);
+    rig.queues.poll();
+    assert_eq!(rig.statuses(&mut cq), [(1, 0)]);
+    file.set_len(0).expect("shrunk");
+    rig.doorbells.store(2, 4);
+    rig.queues.poll();
+    rig.queues.poll();
+    assert_eq!(rig.statuses(&mut cq), []);
+    let (mut sq, mut other) = rig.create(2, 8);
+    rig.run(&mut sq, &[flush(2)]);
+    assert_eq!(rig.statuses(&mut other), [(2, 0)], "other queues go on");
 }

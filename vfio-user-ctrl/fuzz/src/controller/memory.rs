@@ -143,8 +143,9 @@ impl Memory {
     pub(super) fn unmap(&mut self, gpa: u64, len: u64) -> bool {
         let Ok((table, mut regions)) = self.table.without(gpa, len) else { return false };
         self.table = table;
+        let any = !regions.is_empty();
         self.releasing.append(&mut regions);
-        true
+        any
     }
 
     pub(super) fn unmap_part(&mut self, index: usize) -> bool {

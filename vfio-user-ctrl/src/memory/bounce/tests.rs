@@ -61,7 +61,7 @@ fn memory_with_a_file_is_the_guests_own() {
     let bounce = bounce(&memory, &[(REMOTE, 8), (LOCAL, 8)], &budget);
     bounce.view().write(LOCAL, b"straight").expect("there");
     let mut back = [0; 8];
-    memory.read(&Cell::new(0), LOCAL, &mut back).expect("there");
+    memory.read(&Hint::default(), LOCAL, &mut back).expect("there");
     assert_eq!(&back, b"straight");
 }
 

@@ -300,6 +300,8 @@ impl Connection {
             self.memory.without(request.addr, request.size)
         };
         match parted {
+            // With an IOMMU in the guest, what is told to be gone need not have been there.
+            Ok((_, regions)) if regions.is_empty() => self.wire.reply(token, Ok(())),
             Ok((rest, regions)) => {
                 self.publish(rest);
                 self.releasing.push(Releasing { token, regions, since: Instant::now() });

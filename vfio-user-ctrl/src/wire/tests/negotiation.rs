@@ -30,7 +30,7 @@ fn the_version_is_negotiated_with_what_the_server_accepts() {
     assert_eq!(capabilities["max_msg_fds"], 16);
     assert_eq!(capabilities["max_data_xfer_size"], 1 << 20);
     assert_eq!(capabilities["pgsizes"], 4096);
-    assert_eq!(capabilities["max_dma_maps"], 4096);
+    assert_eq!(capabilities["max_dma_maps"], 65535);
     assert_eq!(capabilities.get("write_multiple"), None);
 }
 
