@@ -466,7 +466,9 @@ pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
 /// look for it, may not have been the guest's memory.
 #[cold]
 fn complete_checked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
-    let tells_of_data = result.is_ok() || result.is_err_and(is_compare_failure);
+    let miscompare = Status::COMPARE_FAILURE;
+    let is_miscompare = |status: Status| (status.sct(), status.sc()) == (miscompare.sct(), miscompare.sc());
+    let tells_of_data = result.is_ok() || result.is_err_and(is_miscompare);
     let result = if tells_of_data && io.is_poisoned() { Err(Status::DATA_TRANSFER_ERROR) } else { result };
     complete_unchecked(io, result);
 }
