@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use spdk::Errno;
 use spdk::bdev::{BdevIo, IoStatus};
@@ -17,11 +17,14 @@ use spdk::poller::{Poll, Poller};
 use spdk::thread::send_to_app;
 
 use crate::disk::Disk;
+use crate::params::PoolParams;
 use crate::registry;
 
 /// A queue pair that was refused on a connected pool is asked for again after this time, at most so often.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 const REFUSALS: u32 = 50;
+/// How often it is looked whether I/O that was put off is due.
+const SEND_LATER_PERIOD: Duration = Duration::from_millis(10);
 
 /// The I/O device whose channels are the reactors' poll groups: one for all pools, so that one system call serves all
 /// connections of a reactor.
@@ -56,6 +59,10 @@ pub struct PoolShared {
     ctrlr: Mutex<Option<CtrlrRef>>,
     /// I/O that finds no connection fails, instead of being held.
     failing: AtomicBool,
+    /// For how long an I/O is tried again that the pool does not carry out for now.
+    io_limit: Option<Duration>,
+    /// It was asked for a proof of a namespace that has not been begun yet.
+    doubted: AtomicBool,
     /// How often the connection was lost or reset.
     pub(crate) losses: AtomicU64,
     /// I/Os that were held because there was no connection.
@@ -65,10 +72,12 @@ pub struct PoolShared {
 }
 
 impl PoolShared {
-    pub(crate) fn new(name: &str, reactors: IoDevice<Reactors>, ctrlr: Option<CtrlrRef>) -> Self {
+    pub(crate) fn new(params: &PoolParams, reactors: IoDevice<Reactors>, ctrlr: Option<CtrlrRef>) -> Self {
         Self {
-            name: name.to_owned(),
+            name: params.name.clone(),
             reactors,
+            io_limit: params.io_limit(),
+            doubted: AtomicBool::new(false),
             ctrlr: Mutex::new(ctrlr),
             failing: AtomicBool::new(false),
             losses: AtomicU64::new(0),
@@ -94,6 +103,15 @@ impl PoolShared {
         }
     }
 
+    pub(crate) fn io_limit(&self) -> Option<Duration> {
+        self.io_limit
+    }
+
+    /// A proof of what was doubted so far is begun.
+    pub(crate) fn take_doubt(&self) {
+        self.doubted.store(false, Ordering::Release);
+    }
+
     pub(crate) fn set_failing(&self, failing: bool) {
         self.failing.store(failing, Ordering::Release);
     }
@@ -116,6 +134,8 @@ impl ChannelFactory for PoolDevice {
             reactor: RefCell::new(Some(self.0.reactors.channel()?)),
             qpair: RefCell::new(None),
             waiting: RefCell::new(VecDeque::new()),
+            later: RefCell::new(Vec::new()),
+            later_poller: RefCell::new(None),
             walk: RefCell::new(None),
             leaving: Cell::new(false),
             refusals: Cell::new(0),
@@ -139,6 +159,10 @@ struct Link {
     reactor: RefCell<Option<IoChannel<Reactor>>>,
     qpair: RefCell<Option<QueuePair>>,
     waiting: RefCell<VecDeque<BdevIo<Disk>>>,
+    /// I/O that the pool did not carry out for now, and when it is sent again.
+    later: RefCell<Vec<(Instant, BdevIo<Disk>)>>,
+    /// Sends it; there while there is such I/O.
+    later_poller: RefCell<Option<Poller>>,
     /// The pool's walk over its channels, when it waits for the queue pair to come or go.
     walk: RefCell<Option<Advance>>,
     leaving: Cell<bool>,
@@ -239,10 +263,25 @@ impl Link {
 
     /// Takes out everything that waits and gives it to `f`, which may make some of it wait again.
     fn drain(&self, f: impl Fn(BdevIo<Disk>)) {
+        let later = self.later.take();
         let waiting = self.waiting.take();
-        for io in waiting {
+        for io in waiting.into_iter().chain(later.into_iter().map(|(_, io)| io)) {
             f(io);
         }
+    }
+
+    /// Sends what is due.
+    fn send_due(&self) -> Poll {
+        let now = Instant::now();
+        let due: Vec<_> = self.later.borrow_mut().extract_if(.., |(due, _)| *due <= now).collect();
+        let sent = !due.is_empty();
+        for (_, io) in due {
+            io.resubmit();
+        }
+        if self.later.borrow().is_empty() {
+            self.later_poller.take();
+        }
+        if sent { Poll::Busy } else { Poll::Idle }
     }
 }
 
@@ -263,8 +302,64 @@ impl PoolChannel {
         self.0.waiting.borrow_mut().push_back(io);
     }
 
+    /// Holds an I/O that the pool did not carry out, and gives it to its disk again after `delay`.
+    #[cold]
+    pub(crate) fn send_later(&self, delay: Duration, io: BdevIo<Disk>) {
+        let link = &self.0;
+        if link.shared.is_failing() {
+            return io.complete(IoStatus::Failed);
+        }
+        link.shared.held.fetch_add(1, Ordering::Relaxed);
+        link.later.borrow_mut().push((Instant::now() + delay, io));
+        if link.later_poller.borrow().is_some() {
+            return;
+        }
+        let weak = Rc::downgrade(link);
+        let send = move || weak.upgrade().map_or(Poll::Idle, |link| link.send_due());
+        match Poller::register("courier_later", SEND_LATER_PERIOD, send) {
+            Ok(poller) => drop(link.later_poller.replace(Some(poller))),
+            // Without it nothing would end what is held.
+            Err(error) => {
+                log::error!("pool '{}': an I/O cannot be held: {error}", link.shared.name);
+                link.later.take().into_iter().for_each(|(_, io)| io.complete(IoStatus::Failed));
+            }
+        }
+    }
+
+    /// The pool says that it has no namespace `nsid` for this I/O: it is held until what the pool has is proved.
+    #[cold]
+    pub(crate) fn doubt(&self, nsid: u32, io: BdevIo<Disk>) {
+        self.hold(io);
+        let shared = &self.0.shared;
+        if shared.doubted.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let name = shared.name.clone();
+        let report = move || {
+            if let Some(pool) = registry::find(&name) {
+                pool.doubt(nsid);
+            }
+        };
+        if let Err(error) = send_to_app(report) {
+            log::error!("pool '{}': a doubt about namespace {nsid} could not be told: {error}", shared.name);
+        }
+    }
+
+    /// A step of a walk: what waits is sent as far as it may be, and fails as far as it must.
+    pub(crate) fn release(&self, walk: Advance) {
+        self.complete_waiting(|io| io.device().is_failing(), IoStatus::Failed);
+        if self.with_qpair(QueuePair::is_live) == Some(true) {
+            self.0.drain(BdevIo::resubmit);
+        }
+        walk.go_on(Ok(()));
+    }
+
     /// Takes an I/O that waits, by the pointer that names it.
     pub(crate) fn take_waiting(&self, owner: NonNull<c_void>) -> Option<BdevIo<Disk>> {
+        let mut later = self.0.later.borrow_mut();
+        if let Some(at) = later.iter().position(|(_, io)| io.is(owner)) {
+            return Some(later.swap_remove(at).1);
+        }
         let mut waiting = self.0.waiting.borrow_mut();
         let at = waiting.iter().position(|io| io.is(owner))?;
         waiting.remove(at)
@@ -307,6 +402,13 @@ impl PoolChannel {
     }
 
     fn complete_waiting(&self, which: impl Fn(&BdevIo<Disk>) -> bool, status: IoStatus) {
+        for (due, io) in self.0.later.take() {
+            if which(&io) {
+                io.complete(status);
+            } else {
+                self.0.later.borrow_mut().push((due, io));
+            }
+        }
         for io in self.0.waiting.take() {
             if which(&io) {
                 io.complete(status);

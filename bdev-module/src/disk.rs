@@ -2,19 +2,21 @@
 
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use serde_json::json;
 use spdk::Errno;
 use spdk::bdev::{Bdev, BdevInfo, BdevIo, Device, IoStatus, IoType, Protection};
 use spdk::io_device::{IoChannel, IoDevice};
 use spdk::json::JsonWriter;
-use spdk::nvme::{Completion, Limits, NamespaceInfo, QueuePair, Rejected, Status};
+use spdk::nvme::{Completion, Limits, QueuePair, Rejected, Status};
 use spdk::thread::send_to_app;
 
 use crate::channel::{PoolChannel, PoolDevice};
+use crate::identify::{Descriptors, Namespace};
 use crate::params::BdevParams;
 use crate::repeat::{Passed, is_repeatable};
+use crate::retry::{self, Action};
 use crate::{module, registry};
 
 /// The most blocks of a Write Zeroes command, whose count is 16 bits.
@@ -29,10 +31,24 @@ pub struct Disk {
     block_size: u32,
     limits: Limits,
     identity: Identity,
+    /// A [`Gate`].
+    gate: AtomicU8,
     /// A reset of this disk is under way: what is lost with its queue is aborted, not sent again.
     resetting: AtomicBool,
     /// I/Os that were rejected for want of a request and tried again by the bdev layer.
     out_of_requests: AtomicU64,
+}
+
+/// Whether a disk's I/O is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Gate {
+    /// It is.
+    Open = 0,
+    /// It is held: it is not proved that the namespace is the one that the disk was made of.
+    Held = 1,
+    /// It fails: the namespace is another or has been gone for too long.
+    Failing = 2,
 }
 
 /// By what a namespace is known from another.
@@ -46,14 +62,20 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn of(info: &NamespaceInfo) -> Self {
+    pub(crate) fn of(namespace: &Namespace, descriptors: Option<&Descriptors>) -> Self {
+        let named = descriptors.copied().unwrap_or_default();
         Self {
-            block_size: info.block_size,
-            metadata_size: info.metadata_size,
-            uuid: info.uuid,
-            nguid: info.nguid,
-            eui64: info.eui64,
+            block_size: namespace.block_size,
+            metadata_size: namespace.metadata_size,
+            uuid: named.uuid,
+            nguid: named.nguid.or(namespace.nguid),
+            eui64: named.eui64.or(namespace.eui64),
         }
+    }
+
+    /// Whether a namespace can be told from others, by a controller that gives the list of names or does not.
+    pub(crate) fn is_provable(&self, has_names: bool) -> bool {
+        has_names || self.uuid.is_none()
     }
 
     /// A UUID for the bdev: the namespace's own, or else one of its other names.
@@ -71,27 +93,26 @@ impl Disk {
     /// Registers the bdev that `params` asks for.
     ///
     /// # Errors
-    /// See [`Bdev::register`]; `INVAL` for a namespace that is no block device of the NVM command set.
+    /// See [`Bdev::register`].
     pub(crate) fn register(
         params: &BdevParams,
         device: IoDevice<PoolDevice>,
         limits: &Limits,
-        info: &NamespaceInfo,
+        info: &Namespace,
+        identity: &Identity,
     ) -> Result<Bdev<Self>, Errno> {
-        if !info.nvm_command_set || info.block_size == 0 {
-            return Err(Errno::INVAL);
-        }
         let disk = Self {
             params: params.clone(),
             device,
             nsid: info.nsid,
             block_size: info.block_size,
             limits: *limits,
-            identity: Identity::of(info),
+            identity: identity.clone(),
+            gate: AtomicU8::new(Gate::Open as u8),
             resetting: AtomicBool::new(false),
             out_of_requests: AtomicU64::new(0),
         };
-        let geometry = geometry(&params.name, limits, info);
+        let geometry = geometry(&params.name, limits, info, identity);
         Bdev::register(module::handle()?, &geometry, disk)
     }
 
@@ -107,8 +128,52 @@ impl Disk {
         &self.params.name
     }
 
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
+    /// Whether its I/O is sent from now on, as each reactor sees it by the next message that it gets.
+    pub(crate) fn set_gate(&self, gate: Gate) {
+        self.gate.store(gate as u8, Ordering::Release);
+    }
+
+    #[inline]
+    fn is_open(&self) -> bool {
+        self.gate.load(Ordering::Acquire) == Gate::Open as u8
+    }
+
+    pub(crate) fn is_failing(&self) -> bool {
+        self.gate.load(Ordering::Acquire) == Gate::Failing as u8
+    }
+
+    /// Gives an I/O to the queue pair.
+    #[inline]
+    fn send(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+        if !self.is_open() {
+            return self.not_sent(channel, io);
+        }
+        let mut io = Some(io);
+        let sent = channel.with_qpair(|qpair| {
+            let Some(io) = io.take() else { return Ok(()) };
+            match io.io_type() {
+                IoType::Read | IoType::Write | IoType::Compare => io.send_blocks(qpair, self.nsid, self.block_size),
+                IoType::CompareAndWrite => io.send_fused(qpair, self.nsid, self.block_size),
+                IoType::WriteZeroes => io.send_write_zeroes(qpair, self.nsid),
+                IoType::Unmap => io.send_unmap(qpair, self.nsid),
+                IoType::Flush => io.send_flush(qpair, self.nsid),
+                _ => io.send_passthru(qpair, self.nsid, self.limits.max_transfer),
+            }
+        });
+        match (sent, io) {
+            (Some(Err(rejected)), _) => Self::rejected(channel, rejected),
+            (None, Some(io)) => channel.hold(io),
+            _ => {}
+        }
+    }
+
+    /// What becomes of an I/O while it is not proved that the namespace is this disk's.
+    #[cold]
+    fn not_sent(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+        if self.is_failing() {
+            return io.complete(IoStatus::Failed);
+        }
+        channel.hold(io);
     }
 
     pub(crate) fn set_resetting(&self, resetting: bool) {
@@ -146,7 +211,7 @@ impl Disk {
     }
 
     fn admin(&self, io: BdevIo<Self>) {
-        match self.device.shared().0.ctrlr() {
+        match self.device.shared().0.ctrlr().filter(|_| self.is_open()) {
             Some(ctrlr) => io.send_admin(&ctrlr, self.nsid, self.limits.max_transfer),
             None => io.complete(IoStatus::Failed),
         }
@@ -174,7 +239,7 @@ impl Disk {
     fn failed(io: BdevIo<Self>, completion: Completion) {
         let status = completion.status();
         if !status.is_queue_lost() {
-            return io.complete_nvme(completion.cdw0, status);
+            return Self::refused(io, completion);
         }
         if io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
             return io.complete_nvme(completion.cdw0, status);
@@ -189,6 +254,38 @@ impl Disk {
         }
         io.device().device.shared().0.resent.fetch_add(1, Ordering::Relaxed);
         io.with_channel(PoolChannel::hold);
+    }
+}
+
+impl Disk {
+    /// What becomes of an I/O that the pool answered with a failure.
+    #[cold]
+    fn refused(io: BdevIo<Self>, completion: Completion) {
+        let (status, action) = (completion.status(), retry::action(completion.status()));
+        let passed = io.passed_opcode().map(|(opcode, fused)| Passed { opcode, fused });
+        let once = match action {
+            Action::Tell => true,
+            Action::AgainIfHarmless => !is_repeatable(io.io_type(), passed),
+            // One of a pair is not sent without the other.
+            Action::Again | Action::Prove => passed.is_some_and(|passed| passed.fused),
+        };
+        if once {
+            return io.complete_nvme(completion.cdw0, status);
+        }
+        if io.was_aborted() || io.device().is_resetting() {
+            return io.complete(IoStatus::Aborted);
+        }
+        let (failures, since) = io.count_failure();
+        let given_up = io.device().device.shared().0.io_limit().is_some_and(|limit| since >= limit);
+        if given_up || retry::most_retries(status).is_some_and(|most| failures > most) {
+            return io.complete_nvme(completion.cdw0, status);
+        }
+        if action == Action::Prove {
+            let nsid = io.device().nsid;
+            return io.with_channel(|channel, io| channel.doubt(nsid, io));
+        }
+        let delay = retry::delay(failures, completion.retry_delay(), io.device().limits.retry_delays);
+        io.with_channel(|channel, io| channel.send_later(delay, io));
     }
 }
 
@@ -234,23 +331,11 @@ impl Device for Disk {
             _ => {}
         }
         io.begin();
-        let mut io = Some(io);
-        let sent = channel.with_qpair(|qpair| {
-            let Some(io) = io.take() else { return Ok(()) };
-            match io.io_type() {
-                IoType::Read | IoType::Write | IoType::Compare => io.send_blocks(qpair, self.nsid, self.block_size),
-                IoType::CompareAndWrite => io.send_fused(qpair, self.nsid, self.block_size),
-                IoType::WriteZeroes => io.send_write_zeroes(qpair, self.nsid),
-                IoType::Unmap => io.send_unmap(qpair, self.nsid),
-                IoType::Flush => io.send_flush(qpair, self.nsid),
-                _ => io.send_passthru(qpair, self.nsid, self.limits.max_transfer),
-            }
-        });
-        match (sent, io) {
-            (Some(Err(rejected)), _) => Self::rejected(channel, rejected),
-            (None, Some(io)) => channel.hold(io),
-            _ => {}
-        }
+        self.send(channel, io);
+    }
+
+    fn resubmit(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+        self.send(channel, io);
     }
 
     #[inline]
@@ -323,9 +408,7 @@ impl Device for Disk {
 }
 
 /// What the bdev layer must know of a namespace.
-fn geometry(name: &str, limits: &Limits, info: &NamespaceInfo) -> BdevInfo {
-    let data_size =
-        if info.metadata_interleaved { info.block_size.saturating_sub(info.metadata_size) } else { info.block_size };
+fn geometry(name: &str, limits: &Limits, info: &Namespace, identity: &Identity) -> BdevInfo {
     let atomic_blocks = u32::from(info.nawupf.unwrap_or(limits.awupf)).max(1);
     let granularity = info.preferred.map_or(1, |[granularity, ..]| granularity);
     let acwu = if limits.compare_and_write { info.nacwu.unwrap_or(limits.acwu) } else { 0 };
@@ -333,9 +416,9 @@ fn geometry(name: &str, limits: &Limits, info: &NamespaceInfo) -> BdevInfo {
         name: name.to_owned(),
         product_name: "Courier disk",
         block_size: info.block_size,
-        physical_block_size: data_size.saturating_mul(atomic_blocks.min(granularity)),
+        physical_block_size: info.data_size().saturating_mul(atomic_blocks.min(granularity)),
         blocks: info.blocks,
-        uuid: Identity::of(info).bdev_uuid(),
+        uuid: identity.bdev_uuid(),
         nsid: info.nsid,
         write_cache: limits.volatile_write_cache,
         max_rw_blocks: max_rw_blocks(limits.max_transfer, info.block_size),
@@ -347,12 +430,12 @@ fn geometry(name: &str, limits: &Limits, info: &NamespaceInfo) -> BdevInfo {
         acwu,
         preferred: info.preferred,
         metadata_size: info.metadata_size,
-        metadata_interleaved: info.metadata_interleaved,
+        metadata_interleaved: info.metadata_size != 0,
         protection: protection(info),
     }
 }
 
-fn protection(info: &NamespaceInfo) -> Option<Protection> {
+fn protection(info: &Namespace) -> Option<Protection> {
     /// Base specification figure 97: protection information is type 1, 2 or 3.
     const KINDS: RangeInclusive<u32> = 1..=3;
     let (kind, at_start) = info.protection;

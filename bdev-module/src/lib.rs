@@ -13,6 +13,8 @@
 //! | [`rpc`] | the RPC methods | application's thread |
 //! | [`registry`] | the pools by name | application's thread |
 //! | [`pool`] | a pool's controller: connect, recover, delete; its namespaces | application's thread |
+//! | `identify` | what a pool tells of its namespaces, taken apart | anywhere |
+//! | `retry` | what becomes of a command that failed | anywhere |
 //! | [`channel`] | a reactor's queue pair to a pool, and what waits for it | each reactor |
 //! | `repeat` | which commands may be sent again | |
 //! | [`disk`] | a namespace of a pool as a bdev | each reactor |
@@ -27,11 +29,13 @@
 
 pub mod channel;
 pub mod disk;
+mod identify;
 mod module;
 pub mod params;
 pub mod pool;
 pub mod registry;
 mod repeat;
+mod retry;
 pub mod rpc;
 
 pub use module::{ending, register};

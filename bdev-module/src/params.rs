@@ -1,6 +1,7 @@
 //! The parameters of the RPC methods: their names are SPDK's where SPDK has them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use spdk::nvme::{
@@ -124,6 +125,9 @@ pub struct PoolParams {
     /// Seconds after which I/O to a pool that is away fails instead of being held; 0 for never.
     #[serde(default)]
     pub fast_io_fail_timeout_sec: u32,
+    /// Seconds after which the bdev of a namespace goes that the pool, though connected, does not list any more.
+    #[serde(default = "default_ns_loss_timeout_sec")]
+    pub ns_loss_timeout_sec: u32,
     /// The pool must be there; without this it may be away, and is connected when it answers.
     #[serde(default = "default_wait", skip_serializing_if = "is_true")]
     pub wait: bool,
@@ -148,6 +152,10 @@ fn default_connect_timeout_ms() -> u32 {
 
 fn default_reconnect_delay_sec() -> u32 {
     2
+}
+
+fn default_ns_loss_timeout_sec() -> u32 {
+    30
 }
 
 fn default_ctrlr_loss_timeout_sec() -> i32 {
@@ -207,6 +215,7 @@ impl PoolParams {
         check_range("transport_retry_count", self.transport_retry_count.map(u32::from), 0, 7)?;
         check_range("transport_ack_timeout", self.transport_ack_timeout.map(u32::from), 0, 31)?;
         check_range("connect_timeout_ms", Some(self.connect_timeout_ms), 1, 600_000)?;
+        check_range("ns_loss_timeout_sec", Some(self.ns_loss_timeout_sec), 0, 1_000_000)?;
         check_range("reconnect_delay_sec", Some(self.reconnect_delay_sec), 1, 3_600)?;
         self.check_loss()
     }
@@ -283,6 +292,12 @@ impl PoolParams {
     /// The name that the pool knows this host by.
     fn host(&self) -> String {
         self.hostnqn.clone().unwrap_or_else(default_hostnqn)
+    }
+
+    /// For how long I/O is held that the pool does not carry out. `None` for as long as it takes.
+    pub(crate) fn io_limit(&self) -> Option<Duration> {
+        let fast = Some(u64::from(self.fast_io_fail_timeout_sec)).filter(|&fast| fast != 0);
+        fast.or_else(|| u64::try_from(self.ctrlr_loss_timeout_sec).ok()).map(Duration::from_secs)
     }
 
     /// The target's address for people.

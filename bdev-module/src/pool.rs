@@ -14,6 +14,8 @@
 //! A pool that is being deleted goes on from wherever it is to `Detaching`, and is gone.
 
 mod namespaces;
+mod survey;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -30,8 +32,9 @@ use spdk::poller::{Poll, Poller};
 
 use crate::channel::{PoolChannel, PoolDevice, PoolShared};
 use crate::disk::Disk;
-use crate::params::{BdevParams, PoolParams};
+use crate::params::PoolParams;
 use crate::{module, registry, rpc};
+use watch::Watch;
 
 pub use namespaces::BdevError;
 pub(crate) use namespaces::find_pending;
@@ -99,8 +102,7 @@ pub struct Pool {
     state: Cell<State>,
     poller: RefCell<Option<Poller>>,
     disks: RefCell<BTreeMap<u32, Bdev<Disk>>>,
-    /// Bdevs that are made when their namespace is there, by its identifier.
-    pending: RefCell<BTreeMap<u32, BdevParams>>,
+    watch: Watch,
     /// Since when it is away.
     lost_at: Cell<Option<Instant>>,
     /// I/O may be held while it is away.
@@ -120,6 +122,7 @@ impl Pool {
     /// What keeps it from being set up; the controller is then left connected to the process' end.
     pub(crate) fn start(params: PoolParams, ctrlr: Ctrlr) -> Result<Rc<Self>, Errno> {
         let pool = Self::register(params, Some(ctrlr))?;
+        pool.begin_watch();
         pool.enter(State::Connected);
         Ok(pool)
     }
@@ -136,8 +139,7 @@ impl Pool {
     }
 
     fn register(params: PoolParams, ctrlr: Option<Ctrlr>) -> Result<Rc<Self>, Errno> {
-        let shared =
-            PoolShared::new(&params.name, module::reactors()?, ctrlr.as_ref().map(|ctrlr| ctrlr.shared().clone()));
+        let shared = PoolShared::new(&params, module::reactors()?, ctrlr.as_ref().map(|ctrlr| ctrlr.shared().clone()));
         let device = IoDevice::register(&format!("courier_pool_{}", params.name), PoolDevice(Arc::new(shared)))?;
         let pool = Rc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -151,7 +153,7 @@ impl Pool {
             state: Cell::new(State::Connecting),
             poller: RefCell::new(None),
             disks: RefCell::new(BTreeMap::new()),
-            pending: RefCell::new(BTreeMap::new()),
+            watch: Watch::default(),
             lost_at: Cell::new(None),
             wait: Cell::new(false),
             lost_meanwhile: Cell::new(false),
@@ -177,7 +179,7 @@ impl Pool {
 
     /// Whether it has answered, or has been found away, since it was made.
     pub(crate) fn was_tried(&self) -> bool {
-        self.tried.get()
+        self.tried.get() && (self.state.get() != State::Connected || self.is_surveyed())
     }
 
     fn shared(&self) -> &PoolShared {
@@ -209,12 +211,9 @@ impl Pool {
     fn tick(&self) -> Poll {
         match self.state.get() {
             State::Connected => match self.with_ctrlr(Ctrlr::poll_admin) {
-                Some(Ok(poll)) => {
-                    if poll.namespaces_changed {
-                        self.check_namespaces();
-                        self.make_pending_bdevs();
-                    }
-                    return if poll.busy { Poll::Busy } else { Poll::Idle };
+                Some(Ok(busy)) => {
+                    self.go_on_watching();
+                    return if busy { Poll::Busy } else { Poll::Idle };
                 }
                 Some(Err(error)) => self.connection_lost(&format!("the admin queue failed ({error})")),
                 None => {}
@@ -222,6 +221,9 @@ impl Pool {
             State::ClosingQueues | State::OpeningQueues => {
                 // Keep-alives go on; a failure shows in the queues, or once it is connected.
                 let _ = self.with_ctrlr(Ctrlr::poll_admin);
+                if self.state.get() == State::OpeningQueues {
+                    self.go_on_watching();
+                }
             }
             State::Disconnecting => {
                 if self.with_ctrlr(Ctrlr::poll_admin).is_none_or(|poll| poll.is_err()) {
@@ -253,6 +255,7 @@ impl Pool {
         }
         log::warn!("pool '{}': connection to {} lost: {reason}", self.name(), self.params.target());
         self.lost_at.set(Some(Instant::now()));
+        self.fail_created("the connection was lost");
         self.close_queues();
     }
 
@@ -388,7 +391,7 @@ impl Pool {
     }
 
     fn open_queues(&self) {
-        self.check_namespaces();
+        self.begin_watch();
         self.lost_meanwhile.set(false);
         self.enter(State::OpeningQueues);
         let Some(ctrlr) = self.with_ctrlr(|ctrlr| ctrlr.shared().clone()) else { return };
@@ -422,7 +425,6 @@ impl Pool {
         }
         self.tried.set(true);
         self.enter(State::Connected);
-        self.make_pending_bdevs();
         self.finish_resets(true);
         if self.lost_meanwhile.take() {
             self.connection_lost("an I/O queue was disconnected while others were being connected");
@@ -473,6 +475,7 @@ impl Pool {
             return;
         }
         self.hold_no_more();
+        self.end_watch();
         let disks: Vec<_> = self.disks.borrow().values().cloned().collect();
         for disk in disks {
             // One that is being removed already comes to `forget_disk` as well.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use spdk::Errno;
 use spdk::nvme::{Connect, ConnectFailed, Ctrlr, rdma_reach};
 use spdk::poller::{Poll, Poller};
@@ -201,11 +201,13 @@ impl Attempt {
         };
         self.poller.take();
         match (outcome, self.waiting.take()) {
-            (Ok(ctrlr), Some((params, request))) => {
-                let started = Pool::start(params.clone(), ctrlr);
-                let answer = started.map(|pool| pool.describe()).map_err(|errno| not_set_up(&params.name, errno));
-                finish(&params, request, answer);
-            }
+            (Ok(ctrlr), Some((params, request))) => match Pool::start(params.clone(), ctrlr) {
+                Ok(pool) => answer_when_surveyed(&pool, params, request),
+                Err(errno) => {
+                    let error = not_set_up(&params.name, errno);
+                    finish(&params, request, Err(error));
+                }
+            },
             (Ok(ctrlr), None) => detach(ctrlr),
             (Err(ConnectFailed::Refused), Some((params, request))) => diagnose(params, request, Errno::NXIO),
             (Err(error), Some((params, request))) => {
@@ -216,6 +218,16 @@ impl Attempt {
         }
         Poll::Busy
     }
+}
+
+/// Answers with what a new pool has, once that is known.
+fn answer_when_surveyed(pool: &Rc<Pool>, params: PoolParams, request: Request) {
+    let found = Rc::downgrade(pool);
+    pool.when_surveyed(move || {
+        let gone = || RpcError::failed(Errno::NODEV, format!("pool '{}' was deleted meanwhile", params.name));
+        let answer = found.upgrade().map(|pool| pool.describe()).ok_or_else(gone);
+        finish(&params, request, answer);
+    });
 }
 
 fn finish(params: &PoolParams, request: Request, answer: Result<Value, RpcError>) {
@@ -352,15 +364,18 @@ impl Method for BdevCreate {
     type Params = BdevParams;
 
     fn call(params: BdevParams, request: Request) {
-        request.answer(create_bdev(&params));
+        if let Err(error) = params.check() {
+            return request.fail(&RpcError::invalid(error.to_string()));
+        }
+        let pool = match find_pool(&params.pool) {
+            Ok(pool) => pool,
+            Err(error) => return request.fail(&error),
+        };
+        let name = params.name.clone();
+        pool.create_bdev(&params, move |made| {
+            request.answer(made.map(|()| name).map_err(|error| RpcError::failed(error.errno(), error.to_string())));
+        });
     }
-}
-
-fn create_bdev(params: &BdevParams) -> Result<Value, RpcError> {
-    params.check().map_err(|error| RpcError::invalid(error.to_string()))?;
-    let pool = find_pool(&params.pool)?;
-    pool.create_bdev(params).map_err(|error| RpcError::failed(error.errno(), error.to_string()))?;
-    Ok(json!(params.name))
 }
 
 struct BdevDelete;
@@ -372,10 +387,11 @@ impl Method for BdevDelete {
     fn call(params: BdevDeleteParams, request: Request) {
         let name = params.name;
         if let Some((pool, pending)) = find_pending(&name) {
-            pool.forget_pending(pending.nsid);
+            pool.forget_wanted(pending.nsid);
             return request.reply(&true);
         }
-        let Some(disk) = registry::all().iter().find_map(|pool| pool.find_bdev(&name)) else {
+        let found = registry::all().into_iter().find_map(|pool| Some((pool.find_bdev(&name)?, pool)));
+        let Some((disk, pool)) = found else {
             let text = format!("there is no bdev '{name}' of Courier's; bdev_get_bdevs lists the bdevs");
             return request.fail(&RpcError::failed(Errno::NODEV, text));
         };
@@ -388,6 +404,8 @@ impl Method for BdevDelete {
                 }
             }
         };
+        // Its namespace may be there again before it is gone.
+        pool.forget_wanted(disk.device().nsid());
         if let Err(errno) = disk.unregister(answer)
             && let Some(request) = request.take()
         {

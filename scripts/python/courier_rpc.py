@@ -113,6 +113,8 @@ COMMANDS = (
                       "Default: -1", kind=int),
             Parameter("fast_io_fail_timeout_sec", "Seconds after which I/O for a pool that is away fails instead of being "
                       "held; 0 holds it for as long as the pool is not given up. Default: 0", kind=unsigned),
+            Parameter("ns_loss_timeout_sec", "Seconds after which a bdev goes whose namespace a connected pool does not "
+                      "list any more. Default: 30", kind=unsigned),
             Parameter("wait", "The pool may be away: make it all the same, and connect it when it answers", kind=None,
                       negated=True),
         ),

@@ -34,19 +34,19 @@ fn a_namespace_that_grows_makes_its_bdev_grow() {
 
 #[test]
 #[serial]
-fn a_namespace_that_is_removed_takes_its_bdev_with_it_and_can_come_again() {
+fn a_namespace_that_is_removed_takes_its_bdev_with_it_and_brings_it_back() {
     let pool = pool_with_null(64);
     let app = shared::courier();
-    app.rpc.ok("courier_pool_create", &pool.params("p"));
+    app.rpc.ok("courier_pool_create", &pool.params_with("p", &json!({ "ns_loss_timeout_sec": 1 })));
     for nsid in [1, 3] {
         app.rpc.ok("bdev_courier_create", &json!({ "name": format!("disk{nsid}"), "pool": "p", "nsid": nsid }));
     }
     pool.remove_namespace(3);
     wait_for("the bdev to go", secs(10), || app.bdevs() == ["disk1"]);
-    let again = json!({ "name": "again", "pool": "p", "nsid": 3 });
-    app.rpc.fails("bdev_courier_create", &again, &["namespace 3", "1, 2"]);
+    let told = app.rpc.ok("courier_pool_get", &json!({ "name": "p" }))[0].clone();
+    assert_eq!(told["pending_bdevs"], json!([{ "nsid": 3, "bdev": "disk3" }]), "{told}");
     assert_eq!(pool.add_namespace("null"), 3);
-    wait_for("the namespace to come again", secs(10), || app.rpc.call("bdev_courier_create", &again).is_ok());
+    wait_for("the bdev to come again", secs(10), || app.bdevs() == ["disk1", "disk3"]);
     app.rpc.ok("courier_pool_delete", &json!({ "name": "p" }));
 }
 

@@ -6,10 +6,13 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 use spdk::Errno;
 use spdk::bdev::Bdev;
-use spdk::nvme::{Ctrlr, NamespaceInfo};
+use spdk::nvme::Ctrlr;
 
+use super::survey::{Finding, Survey};
+use super::watch::Wanted;
 use super::{Pool, State};
 use crate::disk::{Disk, Identity};
+use crate::identify::Namespace;
 use crate::params::BdevParams;
 use crate::registry;
 
@@ -42,6 +45,26 @@ pub enum BdevError {
         /// The pool's name.
         pool: String,
     },
+    /// The namespace cannot be served.
+    #[error("namespace {nsid} of pool '{pool}' cannot be served: {reason}")]
+    Unfit {
+        /// The pool's name.
+        pool: String,
+        /// The namespace.
+        nsid: u32,
+        /// Why.
+        reason: String,
+    },
+    /// The pool did not say what the namespace is.
+    #[error("namespace {nsid} of pool '{pool}' could not be identified: {reason}")]
+    Unknown {
+        /// The pool's name.
+        pool: String,
+        /// The namespace.
+        nsid: u32,
+        /// What it said.
+        reason: String,
+    },
     /// The bdev layer did not take it.
     #[error(
         "bdev '{name}' could not be registered: {errno} (is there a bdev of that name, or of the namespace's UUID?)"
@@ -61,6 +84,8 @@ impl BdevError {
         match self {
             Self::NoNamespace { .. } => Errno::NODEV,
             Self::Taken { .. } => Errno::EXIST,
+            Self::Unfit { .. } => Errno::NOTSUP,
+            Self::Unknown { .. } => Errno::IO,
             Self::Deleting { .. } => Errno::BUSY,
             Self::Refused { errno, .. } => *errno,
         }
@@ -68,104 +93,136 @@ impl BdevError {
 }
 
 impl Pool {
-    /// Brings the bdevs in line with the namespaces.
-    pub(super) fn check_namespaces(&self) {
-        let disks: Vec<_> = self.disks.borrow().values().cloned().collect();
-        for disk in disks {
-            let nsid = disk.device().nsid();
-            let info = self.with_ctrlr(|ctrlr| ctrlr.namespace(nsid)).flatten();
-            match info {
-                Some(info) if Identity::of(&info) == *disk.device().identity() => {
-                    if info.blocks != disk.blocks() {
-                        log::info!("bdev '{}': now {} blocks", disk.device().name(), info.blocks);
-                        if let Err(error) = disk.resize(info.blocks) {
-                            log::warn!("bdev '{}' could not be resized: {error}", disk.device().name());
-                        }
-                    }
-                }
-                _ => {
-                    log::warn!("bdev '{}': namespace {nsid} is gone; so is the bdev", disk.device().name());
-                    // One that is being removed already is as good.
-                    let _ = disk.unregister(|_| {});
-                }
-            }
+    pub(super) fn resize(disk: &Bdev<Disk>, blocks: u64) {
+        if blocks == disk.blocks() {
+            return;
+        }
+        log::info!("bdev '{}': now {blocks} blocks", disk.device().name());
+        if let Err(error) = disk.resize(blocks) {
+            log::warn!("bdev '{}' could not be resized: {error}", disk.device().name());
         }
     }
 
-    /// Makes a bdev of a namespace. If the pool is away, or the namespace is not there and need not be, it is made when the
-    /// namespace is there.
-    ///
-    /// # Errors
-    /// See [`BdevError`]; nothing is left behind.
-    pub fn create_bdev(&self, params: &BdevParams) -> Result<(), BdevError> {
+    /// Makes a bdev of a namespace, and tells `done` what came of it. If the pool is away, or the namespace is not there and
+    /// need not be, the bdev is made when the namespace is there.
+    pub fn create_bdev(&self, params: &BdevParams, done: impl FnOnce(Result<(), BdevError>) + 'static) {
         let (pool, nsid) = (self.name().to_owned(), params.nsid);
         if self.is_deleting() {
-            return Err(BdevError::Deleting { pool });
+            return done(Err(BdevError::Deleting { pool }));
         }
         if let Some(bdev) = self.bdev_of(nsid) {
-            return Err(BdevError::Taken { pool, nsid, bdev });
+            return done(Err(BdevError::Taken { pool, nsid, bdev }));
         }
         let taken = spdk::bdev_client::exists(&params.name) || find_pending(&params.name).is_some();
         if taken {
-            return Err(BdevError::Refused { name: params.name.clone(), errno: Errno::EXIST });
+            return done(Err(BdevError::Refused { name: params.name.clone(), errno: Errno::EXIST }));
         }
+        let wanted = &self.watch.wanted;
         if self.state.get() == State::Connected {
-            match self.register_bdev(params) {
-                Err(BdevError::NoNamespace { .. }) if !params.wait => {}
-                outcome => return outcome,
-            }
+            wanted.borrow_mut().insert(nsid, Wanted::new(params, Some(Box::new(done))));
+            return self.look_soon();
         }
         log::info!("bdev '{}' comes when namespace {nsid} of pool '{pool}' is there", params.name);
-        self.pending.borrow_mut().insert(nsid, params.clone());
-        Ok(())
+        wanted.borrow_mut().insert(nsid, Wanted::new(params, None));
+        done(Ok(()));
     }
 
-    fn register_bdev(&self, params: &BdevParams) -> Result<(), BdevError> {
-        let (pool, nsid) = (self.name().to_owned(), params.nsid);
-        let found = self.with_ctrlr(|ctrlr| ctrlr.namespace(nsid).map(|info| (ctrlr.limits(), info))).flatten();
-        let Some((limits, info)) = found else {
-            let found = self.with_ctrlr(Ctrlr::namespaces).unwrap_or_default();
-            return Err(BdevError::NoNamespace { pool, nsid, found: list(&found) });
-        };
-        let disk = Disk::register(params, self.device.clone(), &limits, &info)
+    /// Makes the bdev of a namespace that was found.
+    pub(super) fn register_bdev(
+        &self,
+        namespace: &Namespace,
+        identity: &Identity,
+        csi: Option<u8>,
+    ) -> Result<(), BdevError> {
+        let nsid = namespace.nsid;
+        let params = self.watch.wanted.borrow().get(&nsid).map(|wanted| wanted.params.clone());
+        let (Some(params), Some(limits)) = (params, self.with_ctrlr(Ctrlr::limits)) else { return Ok(()) };
+        let unfit = |reason| Err(BdevError::Unfit { pool: self.name().to_owned(), nsid, reason });
+        if let Some(csi @ 1..) = csi {
+            return unfit(format!("its command set is number {csi}; only the NVM command set, 0, is served"));
+        }
+        if limits.max_transfer < namespace.block_size {
+            let (block, most) = (namespace.block_size, limits.max_transfer);
+            return unfit(format!(
+                "its blocks are of {block} bytes; the pool takes at most {most} in a command (MDTS)"
+            ));
+        }
+        let disk = Disk::register(&params, self.device.clone(), &limits, namespace, identity)
             .map_err(|errno| BdevError::Refused { name: params.name.clone(), errno })?;
         self.disks.borrow_mut().insert(nsid, disk);
+        if let Some(wanted) = self.watch.wanted.borrow_mut().get_mut(&nsid) {
+            wanted.identity = Some(identity.clone());
+        }
         Ok(())
     }
 
-    /// Makes those bdevs whose namespaces are there now.
-    pub(super) fn make_pending_bdevs(&self) {
-        if self.is_deleting() {
-            return;
-        }
-        let pending: Vec<_> = self.pending.borrow().values().cloned().collect();
-        for params in pending {
-            match self.register_bdev(&params) {
-                Ok(()) => {
-                    log::info!("bdev '{}': namespace {} of pool '{}' is there", params.name, params.nsid, self.name());
-                    self.pending.borrow_mut().remove(&params.nsid);
-                }
-                Err(BdevError::NoNamespace { .. }) => {}
-                Err(error) => log::warn!("{error}"),
+    /// A bdev that is being waited for: tells what came of it.
+    pub(super) fn try_creating(&self, nsid: u32, finding: Finding) {
+        let pool = self.name().to_owned();
+        let outcome = match finding {
+            Finding::Found { namespace, descriptors } => {
+                let identity = Identity::of(&namespace, descriptors.as_ref());
+                let made = self.register_bdev(&namespace, &identity, descriptors.and_then(|names| names.csi));
+                self.watch.known.borrow_mut().insert(nsid, namespace);
+                made
             }
+            Finding::Unfit(unfit) => Err(BdevError::Unfit { pool, nsid, reason: unfit.to_string() }),
+            Finding::Gone => {
+                let found = list(self.watch.survey.borrow().as_ref().map_or(&[], Survey::listed));
+                Err(BdevError::NoNamespace { pool, nsid, found })
+            }
+            Finding::Unknown(reason) => Err(BdevError::Unknown { pool, nsid, reason }),
+        };
+        self.created(nsid, outcome);
+    }
+
+    /// Tells who waits for a bdev what came of it. One that may come later stays wanted.
+    pub(super) fn created(&self, nsid: u32, outcome: Result<(), BdevError>) {
+        let mut all = self.watch.wanted.borrow_mut();
+        let Some(wanted) = all.get_mut(&nsid) else { return };
+        let Some(created) = wanted.created.take() else { return };
+        let may_come = matches!(outcome, Err(BdevError::NoNamespace { .. } | BdevError::Unknown { .. }));
+        let outcome = match outcome {
+            Err(_) if may_come && !wanted.params.wait => Ok(()),
+            Err(error) => {
+                all.remove(&nsid);
+                Err(error)
+            }
+            Ok(()) => Ok(()),
+        };
+        drop(all);
+        created(outcome);
+    }
+
+    /// Nothing will be found out about bdevs that are being waited for.
+    pub(super) fn fail_created(&self, reason: &str) {
+        let waiting: Vec<u32> = {
+            let all = self.watch.wanted.borrow();
+            all.iter().filter(|(_, wanted)| wanted.created.is_some()).map(|(&nsid, _)| nsid).collect()
+        };
+        for nsid in waiting {
+            let (pool, reason) = (self.name().to_owned(), reason.to_owned());
+            self.created(nsid, Err(BdevError::Unknown { pool, nsid, reason }));
         }
     }
 
     /// The name of the bdev that a namespace is, or will be.
     fn bdev_of(&self, nsid: u32) -> Option<String> {
         let made = self.disks.borrow().get(&nsid).map(|disk| disk.device().name().to_owned());
-        made.or_else(|| self.pending.borrow().get(&nsid).map(|params| params.name.clone()))
+        made.or_else(|| self.watch.wanted.borrow().get(&nsid).map(|wanted| wanted.params.name.clone()))
     }
 
     /// The bdevs that are made when their namespace is there.
     #[must_use]
     pub fn pending_bdevs(&self) -> Vec<BdevParams> {
-        self.pending.borrow().values().cloned().collect()
+        let disks = self.disks.borrow();
+        let all = self.watch.wanted.borrow();
+        all.iter().filter(|(nsid, _)| !disks.contains_key(nsid)).map(|(_, wanted)| wanted.params.clone()).collect()
     }
 
-    /// Gives up making a bdev.
-    pub(crate) fn forget_pending(&self, nsid: u32) {
-        self.pending.borrow_mut().remove(&nsid);
+    /// Gives up making a bdev of a namespace, now or again.
+    pub(crate) fn forget_wanted(&self, nsid: u32) {
+        self.watch.wanted.borrow_mut().remove(&nsid);
     }
 
     /// The bdev of that name, if it is one of this pool's.
@@ -179,6 +236,7 @@ impl Pool {
         let gone = self.disks.borrow().get(&nsid).is_some_and(|disk| !disk.is_registered());
         if gone {
             self.disks.borrow_mut().remove(&nsid);
+            self.namespace_left(nsid);
         }
         if self.is_deleting() {
             self.delete_when_unused();
@@ -191,20 +249,12 @@ impl Pool {
         let params = &self.params;
         let shared = self.shared();
         let namespaces: Vec<Value> = if self.state.get() == State::Connected {
-            self.with_ctrlr(|ctrlr| {
-                ctrlr
-                    .namespaces()
-                    .into_iter()
-                    .filter_map(|nsid| ctrlr.namespace(nsid))
-                    .map(|info| self.tell(&info))
-                    .collect()
-            })
-            .unwrap_or_default()
+            self.watch.known.borrow().values().map(|namespace| self.tell(namespace)).collect()
         } else {
             Vec::new()
         };
         let pending: Vec<Value> =
-            self.pending.borrow().values().map(|bdev| json!({ "nsid": bdev.nsid, "bdev": bdev.name })).collect();
+            self.pending_bdevs().iter().map(|bdev| json!({ "nsid": bdev.nsid, "bdev": bdev.name })).collect();
         json!({
             "name": params.name,
             "state": self.state_name(),
@@ -243,20 +293,24 @@ impl Pool {
         }])
     }
 
-    fn tell(&self, info: &NamespaceInfo) -> Value {
-        json!({
-            "nsid": info.nsid,
-            "block_size": info.block_size,
-            "num_blocks": info.blocks,
-            "bdev": self.disks.borrow().get(&info.nsid).map(|disk| disk.device().name().to_owned()),
-        })
+    fn tell(&self, namespace: &Namespace) -> Value {
+        let mut told = json!({
+            "nsid": namespace.nsid,
+            "block_size": namespace.block_size,
+            "num_blocks": namespace.blocks,
+            "bdev": self.disks.borrow().get(&namespace.nsid).map(|disk| disk.device().name().to_owned()),
+        });
+        if let Some(state) = self.watch.ana.borrow().state(namespace.ana_group) {
+            told["ana_state"] = json!(state.as_str());
+        }
+        told
     }
 }
 
 /// The bdev of that name that is made when its namespace is there, and its pool.
 pub(crate) fn find_pending(name: &str) -> Option<(Rc<Pool>, BdevParams)> {
     registry::all().into_iter().find_map(|pool| {
-        let params = pool.pending.borrow().values().find(|params| params.name == name).cloned()?;
+        let params = pool.pending_bdevs().into_iter().find(|params| params.name == name)?;
         Some((pool, params))
     })
 }

@@ -8,6 +8,7 @@ mod data;
 mod digest;
 mod initiator;
 mod model;
+mod namespaces;
 mod queues;
 mod recovery;
 mod scripted;

@@ -106,6 +106,11 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// Carries out an I/O, which must be completed once, now or later, on this thread.
     fn submit(&self, channel: &Self::Channel, io: BdevIo<Self>);
 
+    /// Carries out an I/O that came by [`submit`](Self::submit) and was not completed then.
+    fn resubmit(&self, channel: &Self::Channel, io: BdevIo<Self>) {
+        self.submit(channel, io);
+    }
+
     /// An NVMe command that was given for `io` was completed; `second` tells the second of a fused pair.
     fn completed(io: BdevIo<Self>, completion: Completion, second: bool);
 

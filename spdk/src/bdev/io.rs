@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::time::{Duration, Instant};
 
 use libc::iovec;
 use spdk_sys as sys;
@@ -38,6 +39,10 @@ pub(super) struct Context {
     pair: Pair,
     /// The controller was asked to abort it.
     aborted: bool,
+    /// How often it was sent in vain.
+    failures: u32,
+    /// When it was for the first time, if it ever was.
+    first_failure: Instant,
 }
 
 /// How far a fused pair has come.
@@ -205,7 +210,7 @@ impl<D: Device> BdevIo<D> {
         self.complete(if errno == Errno::NOMEM { IoStatus::NoMem } else { IoStatus::Failed });
     }
 
-    /// Submits it to its device once more.
+    /// Gives it to its device once more; see [`Device::resubmit`].
     pub fn resubmit(self) {
         // SAFETY: the bdev and the channel outlive the I/O.
         let (device, channel) = unsafe {
@@ -213,7 +218,7 @@ impl<D: Device> BdevIo<D> {
             let channel = &**context::<D::Channel>(sys::spdk_bdev_io_get_io_channel(raw));
             (super::device::device_of::<D>(raw), channel)
         };
-        device.submit(channel, self);
+        device.resubmit(channel, self);
     }
 
     /// Calls `f` with the channel that it was sent on, and the I/O.
@@ -443,11 +448,31 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
-    /// Takes note that it is about to be sent. To be called before it is, each time.
+    /// Takes note that it is about to be sent for the first time. To be called before it is.
     #[inline]
     pub fn begin(&self) {
-        // SAFETY: the context is the module's, and large enough.
-        unsafe { (&raw mut (*self.context()).aborted).write(false) };
+        // SAFETY: the context is the module's, and large enough; it is not initialised yet.
+        unsafe {
+            (&raw mut (*self.context()).aborted).write(false);
+            (&raw mut (*self.context()).failures).write(0);
+        }
+    }
+
+    /// Takes note that it was sent in vain and is to be sent once more. How often that was so, this time included, and for
+    /// how long.
+    #[must_use]
+    pub fn count_failure(&self) -> (u32, Duration) {
+        let context = self.context();
+        // SAFETY: `begin` initialised the count, and the first call of this the time.
+        unsafe {
+            let failures = (*context).failures.saturating_add(1);
+            if failures == 1 {
+                (&raw mut (*context).first_failure).write(Instant::now());
+            }
+            (*context).failures = failures;
+            (*context).aborted = false;
+            (failures, (*context).first_failure.elapsed())
+        }
     }
 
     /// Whether the controller was asked to abort it since it was [begun](Self::begin).

@@ -7,6 +7,7 @@ use std::ptr::{self, NonNull};
 
 use spdk_sys as sys;
 
+use super::quiet::{self, Begun};
 use super::transport::is_available;
 use super::{Ctrlr, CtrlrOptions, TransportId, TransportIdError};
 use crate::thread::NotSend;
@@ -23,6 +24,9 @@ pub enum ConnectFailed {
     /// This process is connected to that controller already: SPDK has one for an address, subsystem and host.
     #[error("this process is connected there already as the same host; give another hostnqn")]
     InUse,
+    /// SPDK's record of the attempt is not as in the versions that this was written for.
+    #[error("this SPDK initialises controllers in a way that is not known; use version 26.01")]
+    UnknownSpdk,
     /// The attempt could not be begun.
     #[error("the connection could not be begun")]
     NotBegun,
@@ -38,6 +42,7 @@ pub struct Connect {
     probe: Option<NonNull<sys::spdk_nvme_probe_ctx>>,
     /// A box that SPDK's callbacks know by its address as long as there is a probe.
     attempt: NonNull<Attempt>,
+    begun: Begun,
     _stays: NotSend,
 }
 
@@ -61,23 +66,23 @@ impl Connect {
             crate::memory::expect_rdma();
         }
         let attempt = NonNull::from(Box::leak(Box::new(Attempt { opts, ctrlr: Cell::new(ptr::null_mut()) })));
+        let begun = Begun {
+            context: attempt.as_ptr().cast(),
+            probe: Some(take_options),
+            attach: Some(attached),
+            fail: Some(failed),
+        };
         // SAFETY: the attempt stays where it is until the probe is over, see `drop`; the callbacks expect it.
         let probe = unsafe {
-            sys::spdk_nvme_probe_async_ext(
-                &raw const trid.0,
-                attempt.as_ptr().cast(),
-                Some(take_options),
-                Some(attached),
-                Some(failed),
-                None,
-            )
+            let context = attempt.as_ptr().cast();
+            sys::spdk_nvme_probe_async_ext(&raw const trid.0, context, begun.probe, begun.attach, begun.fail, None)
         };
-        let mut begun = Self { probe: NonNull::new(probe), attempt, _stays: PhantomData };
+        let mut begun = Self { probe: NonNull::new(probe), attempt, begun, _stays: PhantomData };
         if begun.probe.is_none() {
             return Err(ConnectFailed::NotBegun);
         }
         match NonNull::new(begun.attempt().ctrlr.replace(ptr::null_mut())) {
-            None => Ok(begun),
+            None => begun.keep_quiet().map(|()| begun),
             // No new one is there before the first poll: this is somebody else's, and only a reference to it is ours.
             Some(other) => {
                 // SAFETY: SPDK attached it on this thread and counted this reference; the other's keeps it from being detached.
@@ -93,11 +98,37 @@ impl Connect {
         unsafe { self.attempt.as_ref() }
     }
 
+    /// Keeps SPDK from asking for events while it initialises the controller.
+    fn keep_quiet(&self) -> Result<(), ConnectFailed> {
+        let Some(probe) = self.probe else { return Ok(()) };
+        // SAFETY: the probe is live and was begun with this; a controller in it is live, and this is its home thread.
+        unsafe {
+            let ctrlr = quiet::in_progress(probe.as_ptr(), &self.begun).map_err(|_| ConnectFailed::UnknownSpdk)?;
+            if ctrlr.is_null() {
+                return Ok(());
+            }
+            quiet::hold_events_off(ctrlr).map_err(|_| ConnectFailed::NotBegun)
+        }
+    }
+
+    /// Keeps SPDK from looking for namespaces.
+    fn hide_namespaces(&self, probe: NonNull<sys::spdk_nvme_probe_ctx>) {
+        // SAFETY: as for `keep_quiet`.
+        unsafe {
+            if let Ok(ctrlr) = quiet::in_progress(probe.as_ptr(), &self.begun)
+                && !ctrlr.is_null()
+            {
+                quiet::hide_namespaces(ctrlr);
+            }
+        }
+    }
+
     /// Goes on connecting. `None` as long as there is no outcome.
     pub fn poll(&mut self) -> Option<Result<Ctrlr, ConnectFailed>> {
         if let Some(probe) = self.probe {
             // SAFETY: the probe is live until this returns something other than -EAGAIN, and frees itself then.
             if unsafe { sys::spdk_nvme_probe_poll_async(probe.as_ptr()) } == -libc::EAGAIN {
+                self.hide_namespaces(probe);
                 return None;
             }
             self.probe = None;

@@ -1,6 +1,5 @@
 //! A connected controller and its namespaces.
 
-use std::cell::Cell;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -8,8 +7,9 @@ use std::sync::Arc;
 
 use spdk_sys as sys;
 
-use super::{Completion, Sqe};
+use super::{Completion, Sqe, Status, quiet};
 use crate::Errno;
+use crate::dma::DmaBuf;
 use crate::thread::NotSend;
 
 /// The part of a controller that other threads may use: it makes queue pairs and takes admin commands.
@@ -74,10 +74,11 @@ impl CtrlrRef {
     }
 }
 
-/// Sends a command with a closure that is called with its completion, once.
+/// Sends a command with a closure that is called with its completion, once, on the controller's home thread: a caller on
+/// another thread must give one that can be sent there.
 fn with_callback<F>(done: F, send: impl FnOnce(sys::spdk_nvme_cmd_cb, *mut c_void) -> i32) -> Result<(), Errno>
 where
-    F: FnOnce(Completion) + Send + 'static,
+    F: FnOnce(Completion) + 'static,
 {
     unsafe extern "C" fn call<F: FnOnce(Completion)>(ctx: *mut c_void, cpl: *const sys::spdk_nvme_cpl) {
         // SAFETY: the box that was given to SPDK with the command, which is completed once.
@@ -90,15 +91,6 @@ where
         // SAFETY: SPDK did not take the command, so the box is still ours.
         drop(unsafe { Box::from_raw(ctx) });
     })
-}
-
-/// What came of polling the admin queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AdminPoll {
-    /// Whether there was anything to do.
-    pub busy: bool,
-    /// A namespace was added, removed or changed since the last poll.
-    pub namespaces_changed: bool,
 }
 
 /// Entries that an I/O queue needs for a fused pair, one of which is never used. In a smaller one the first would wait for the second, and
@@ -133,41 +125,39 @@ pub struct Limits {
     pub acwu: u16,
     /// Atomic write unit at power failure (AWUPF), in blocks.
     pub awupf: u16,
+    /// Command Retry Delay Times 1 to 3 (CRDT), in units of 100 ms.
+    pub retry_delays: [u16; 3],
+    /// Asymmetric namespace access is reported.
+    pub ana: bool,
+    /// Namespaces may have extended formats (ELBAS), which their Identify data of the NVM command set describes.
+    pub extended_formats: bool,
 }
 
-/// A namespace as its controller described it last.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamespaceInfo {
-    /// Its identifier.
-    pub nsid: u32,
-    /// Logical blocks.
-    pub blocks: u64,
-    /// Bytes of a logical block, with its metadata where that is interleaved.
-    pub block_size: u32,
-    /// Bytes of metadata per block.
-    pub metadata_size: u32,
-    /// Whether metadata follows the data of its block in the same buffer.
-    pub metadata_interleaved: bool,
-    /// Protection information type (0 for none) and whether it stands at the metadata's start.
-    pub protection: (u32, bool),
-    /// Protection information format.
-    pub protection_format: u32,
-    /// A boundary in blocks that a command should not cross, or 0.
-    pub optimal_io_boundary: u32,
-    /// NPWG, NPWA, NPDG, NPDA, NOWS in blocks, where the namespace gives them.
-    pub preferred: Option<[u32; 5]>,
-    /// NACWU in blocks, where the namespace has one of its own.
-    pub nacwu: Option<u16>,
-    /// NAWUPF in blocks, where the namespace has one of its own.
-    pub nawupf: Option<u16>,
-    /// Whether its command set is the NVM command set.
-    pub nvm_command_set: bool,
-    /// UUID.
-    pub uuid: Option<[u8; 16]>,
-    /// NGUID.
-    pub nguid: Option<[u8; 16]>,
-    /// EUI64.
-    pub eui64: Option<[u8; 8]>,
+/// What an asynchronous event is about (base specification 5.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A namespace was added, removed or changed. It comes again once the log of changed namespaces was read.
+    Namespaces,
+    /// An ANA state has changed. It comes again once the ANA log was read.
+    Ana,
+    /// Another.
+    Other,
+}
+
+impl Event {
+    /// The event that a completion's result tells.
+    #[must_use]
+    pub fn of(cdw0: u32) -> Self {
+        use sys::spdk_nvme_async_event_info_notice as notice;
+        if cdw0 & 0x7 != sys::spdk_nvme_async_event_type::SPDK_NVME_ASYNC_EVENT_TYPE_NOTICE {
+            return Self::Other;
+        }
+        match (cdw0 >> 8) & 0xff {
+            notice::SPDK_NVME_ASYNC_EVENT_NS_ATTR_CHANGED => Self::Namespaces,
+            notice::SPDK_NVME_ASYNC_EVENT_ANA_CHANGE => Self::Ana,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// A connected controller, on its home thread. One that is dropped and not [detached](Self::detach) stays connected
@@ -175,8 +165,6 @@ pub struct NamespaceInfo {
 #[derive(Debug)]
 pub struct Ctrlr {
     shared: CtrlrRef,
-    /// A leaked box, into which SPDK's event callback writes.
-    namespaces_changed: NonNull<Cell<bool>>,
     _stays: NotSend,
 }
 
@@ -184,27 +172,9 @@ impl Ctrlr {
     /// # Safety
     /// The controller must be attached, and nobody else's.
     pub(super) unsafe fn from_raw(raw: NonNull<sys::spdk_nvme_ctrlr>) -> Self {
-        unsafe extern "C" fn event(ctx: *mut c_void, cpl: *const sys::spdk_nvme_cpl) {
-            if cpl.is_null() {
-                return;
-            }
-            // SAFETY: `ctx` is the cell below, which lives until the callback is taken off.
-            let changed = unsafe { &*ctx.cast::<Cell<bool>>() };
-            // SAFETY: SPDK gives a completion. Section 5.2.1: bits 2:0 are the type, 15:8 the information.
-            let cdw0 = unsafe { (*cpl).cdw0 };
-            let notice = cdw0 & 0x7 == sys::spdk_nvme_async_event_type::SPDK_NVME_ASYNC_EVENT_TYPE_NOTICE;
-            if notice
-                && (cdw0 >> 8) & 0xff == sys::spdk_nvme_async_event_info_notice::SPDK_NVME_ASYNC_EVENT_NS_ATTR_CHANGED
-            {
-                changed.set(true);
-            }
-        }
-        let namespaces_changed = NonNull::from(Box::leak(Box::new(Cell::new(false))));
-        // SAFETY: the cell lives until `detach` has taken the callback off.
-        unsafe {
-            sys::spdk_nvme_ctrlr_register_aer_callback(raw.as_ptr(), Some(event), namespaces_changed.as_ptr().cast());
-        }
-        Self { shared: CtrlrRef(Arc::new(Shared(raw))), namespaces_changed, _stays: PhantomData }
+        // SAFETY: as the caller says.
+        unsafe { quiet::let_events_be_asked_for(raw.as_ptr()) };
+        Self { shared: CtrlrRef(Arc::new(Shared(raw))), _stays: PhantomData }
     }
 
     fn as_ptr(&self) -> *mut sys::spdk_nvme_ctrlr {
@@ -217,17 +187,55 @@ impl Ctrlr {
         &self.shared
     }
 
-    /// Completes admin commands, sends keep-alives, takes asynchronous events.
+    /// Completes admin commands and sends keep-alives. Whether there was anything to do.
     ///
     /// # Errors
     /// `NXIO` or another error when the controller is no longer connected.
-    pub fn poll_admin(&self) -> Result<AdminPoll, Errno> {
+    pub fn poll_admin(&self) -> Result<bool, Errno> {
         // SAFETY: the controller is live, and this is its home thread.
         let completions = unsafe { sys::spdk_nvme_ctrlr_process_admin_completions(self.as_ptr()) };
-        Errno::check(completions)?;
-        // SAFETY: the cell is freed by `detach` only, and used on this thread only.
-        let namespaces_changed = unsafe { self.namespaces_changed.as_ref() }.replace(false);
-        Ok(AdminPoll { busy: completions > 0, namespaces_changed })
+        Errno::check(completions).map(|()| completions > 0)
+    }
+
+    /// Sends an admin command that brings up to `len` bytes, or none for 0. `done` is called with its outcome on this thread:
+    /// from within [`poll_admin`](Self::poll_admin), or when the controller is disconnected or detached, which ends what is
+    /// under way. What did not come of the data is zeros.
+    ///
+    /// # Errors
+    /// `NOMEM` when there is no request or no memory, `NXIO` when the controller is not connected; `done` is dropped then.
+    pub fn ask<F>(&self, sqe: &Sqe, len: u32, done: F) -> Result<(), Errno>
+    where
+        F: FnOnce(Result<&[u8], Completion>) + 'static,
+    {
+        let mut buffer = if len == 0 { None } else { Some(DmaBuf::zeroed(len as usize, 4096)?) };
+        let place = buffer.as_mut().map_or(ptr::null_mut(), |buffer| buffer.as_mut_ptr().cast());
+        let ended = move |completion: Completion| {
+            let data = buffer.as_deref().unwrap_or_default();
+            done(if completion.is_success() { Ok(data) } else { Err(completion) });
+        };
+        let mut cmd = sqe.0;
+        with_callback(ended, |call, ctx| {
+            // SAFETY: the buffer goes with the closure, which SPDK keeps until the command has ended; it copies the command.
+            unsafe { sys::spdk_nvme_ctrlr_cmd_admin_raw(self.as_ptr(), &raw mut cmd, place, len, call, ctx) }
+        })
+    }
+
+    /// Asks for an event. `done` is called with it, as for [`ask`](Self::ask); one request is answered by one event.
+    ///
+    /// # Errors
+    /// As for [`ask`](Self::ask).
+    pub fn ask_for_event<F>(&self, done: F) -> Result<(), Errno>
+    where
+        F: FnOnce(Result<Event, Status>) + 'static,
+    {
+        let mut cmd = Sqe::async_event_request().0;
+        let ended = move |completion: Completion| {
+            done(if completion.is_success() { Ok(Event::of(completion.cdw0)) } else { Err(completion.status()) });
+        };
+        with_callback(ended, |call, ctx| {
+            // SAFETY: there is no data; SPDK copies the command.
+            unsafe { sys::spdk_nvme_ctrlr_cmd_admin_raw(self.as_ptr(), &raw mut cmd, ptr::null_mut(), 0, call, ctx) }
+        })
     }
 
     /// Begins to disconnect the admin queue; [`poll_admin`](Self::poll_admin) fails once that is done. The I/O queue pairs
@@ -244,6 +252,12 @@ impl Ctrlr {
     /// outcome, the controller's lock is held: other threads must not ask it for queue pairs.
     pub fn reconnect(&self) {
         // SAFETY: as above.
+        if let Err(error) = unsafe { quiet::hold_events_off(self.as_ptr()) } {
+            // Without memory for this the attempt must not go on.
+            log::error!("a controller cannot be kept from asking for events: {error}");
+            self.fail();
+        }
+        // SAFETY: as above.
         unsafe { sys::spdk_nvme_ctrlr_reconnect_async(self.as_ptr()) };
     }
 
@@ -251,11 +265,15 @@ impl Ctrlr {
     #[must_use]
     pub fn reconnect_poll(&self) -> Option<Result<(), Errno>> {
         // SAFETY: as above.
-        match unsafe { sys::spdk_nvme_ctrlr_reconnect_poll_async(self.as_ptr()) } {
-            rc if rc == -libc::EAGAIN => None,
-            0 => Some(Ok(())),
-            _ => Some(Err(Errno::IO)),
+        let rc = unsafe { sys::spdk_nvme_ctrlr_reconnect_poll_async(self.as_ptr()) };
+        if rc == -libc::EAGAIN {
+            // SAFETY: as above.
+            unsafe { quiet::hide_namespaces(self.as_ptr()) };
+            return None;
         }
+        // SAFETY: as above.
+        unsafe { quiet::let_events_be_asked_for(self.as_ptr()) };
+        Some(if rc == 0 { Ok(()) } else { Err(Errno::IO) })
     }
 
     /// Marks the controller as failed, which makes an attempt to connect again end.
@@ -276,6 +294,7 @@ impl Ctrlr {
             let flags = sys::spdk_nvme_ctrlr_get_flags(ctrlr);
             // Copied: the structure is packed.
             let oncs = data.oncs;
+            let ctratt = data.ctratt.bits;
             let commands = oncs.__bindgen_anon_1.__bindgen_anon_1;
             let sges = sys::spdk_nvme_ctrlr_get_max_sges(ctrlr);
             Limits {
@@ -292,58 +311,10 @@ impl Ctrlr {
                 volatile_write_cache: data.vwc.present() != 0,
                 acwu: data.acwu.saturating_add(1),
                 awupf: data.awupf.saturating_add(1),
+                retry_delays: data.crdt,
+                ana: data.cmic.__bindgen_anon_1.__bindgen_anon_1.anars() != 0,
+                extended_formats: ctratt.elbas() != 0,
             }
-        }
-    }
-
-    /// The identifiers of the active namespaces, ascending.
-    #[must_use]
-    pub fn namespaces(&self) -> Vec<u32> {
-        let mut found = Vec::new();
-        // SAFETY: the controller is live.
-        let mut nsid = unsafe { sys::spdk_nvme_ctrlr_get_first_active_ns(self.as_ptr()) };
-        while nsid != 0 {
-            found.push(nsid);
-            // SAFETY: as above.
-            nsid = unsafe { sys::spdk_nvme_ctrlr_get_next_active_ns(self.as_ptr(), nsid) };
-        }
-        found
-    }
-
-    /// What is known of an active namespace.
-    #[must_use]
-    pub fn namespace(&self, nsid: u32) -> Option<NamespaceInfo> {
-        // SAFETY: the controller is live, and tells of namespaces that it does not have.
-        let ns = unsafe {
-            if !sys::spdk_nvme_ctrlr_is_active_ns(self.as_ptr(), nsid) {
-                return None;
-            }
-            NonNull::new(sys::spdk_nvme_ctrlr_get_ns(self.as_ptr(), nsid))?
-        };
-        let ns = ns.as_ptr();
-        // SAFETY: the namespace is active, so that its data is there; it is read on the home thread, which alone changes it.
-        unsafe {
-            let data = &*sys::spdk_nvme_ns_get_data(ns);
-            let optperf = data.nsfeat.optperf() != 0;
-            let own_units = data.nsfeat.ns_atomic_write_unit() != 0;
-            let zero_based = |value: u16| u32::from(value) + 1;
-            Some(NamespaceInfo {
-                nsid,
-                blocks: sys::spdk_nvme_ns_get_num_sectors(ns),
-                block_size: sys::spdk_nvme_ns_get_extended_sector_size(ns),
-                metadata_size: sys::spdk_nvme_ns_get_md_size(ns),
-                metadata_interleaved: data.flbas.extended() != 0,
-                protection: (sys::spdk_nvme_ns_get_pi_type(ns), data.dps.md_start() != 0),
-                protection_format: sys::spdk_nvme_ns_get_pi_format(ns),
-                optimal_io_boundary: sys::spdk_nvme_ns_get_optimal_io_boundary(ns),
-                preferred: optperf.then(|| [data.npwg, data.npwa, data.npdg, data.npda, data.nows].map(zero_based)),
-                nacwu: own_units.then(|| data.nacwu.saturating_add(1)),
-                nawupf: (own_units && data.nawupf != 0).then(|| data.nawupf.saturating_add(1)),
-                nvm_command_set: sys::spdk_nvme_ns_get_csi(ns) == sys::spdk_nvme_csi::SPDK_NVME_CSI_NVM,
-                uuid: copy(sys::spdk_nvme_ns_get_uuid(ns).cast()),
-                nguid: copy(sys::spdk_nvme_ns_get_nguid(ns).cast()),
-                eui64: copy((&raw const data.eui64).cast()).filter(|id: &[u8; 8]| id.iter().any(|&byte| byte != 0)),
-            })
         }
     }
 
@@ -356,23 +327,11 @@ impl Ctrlr {
             return Err(self);
         }
         let mut ctx = ptr::null_mut();
-        // SAFETY: nobody else uses the controller, and `self` is gone after this. The event callback is taken off before
-        // its cell is freed.
-        let rc = unsafe {
-            sys::spdk_nvme_ctrlr_register_aer_callback(self.as_ptr(), None, ptr::null_mut());
-            drop(Box::from_raw(self.namespaces_changed.as_ptr()));
-            sys::spdk_nvme_detach_async(self.as_ptr(), &raw mut ctx)
-        };
+        // SAFETY: nobody else uses the controller, and `self` is gone after this.
+        let rc = unsafe { sys::spdk_nvme_detach_async(self.as_ptr(), &raw mut ctx) };
         let ctx = if rc == 0 { NonNull::new(ctx) } else { None };
         Ok(Detach { ctx, _stays: PhantomData })
     }
-}
-
-/// # Safety
-/// `from` must be null or point to `N` bytes.
-unsafe fn copy<const N: usize>(from: *const u8) -> Option<[u8; N]> {
-    // SAFETY: the caller vouches for the bytes.
-    (!from.is_null()).then(|| unsafe { *from.cast::<[u8; N]>() })
 }
 
 /// A controller that is being detached, to be polled until it is.

@@ -11,13 +11,14 @@ mod connect;
 mod ctrlr;
 mod digest;
 mod qpair;
+mod quiet;
 mod reach;
 mod spec;
 mod transport;
 
 pub use command::{Command, Payload, Rejected};
 pub use connect::{Connect, ConnectFailed};
-pub use ctrlr::{AdminPoll, Ctrlr, CtrlrRef, Detach, Limits, NamespaceInfo};
+pub use ctrlr::{Ctrlr, CtrlrRef, Detach, Event, Limits};
 pub use qpair::{PollGroup, QpairEvent, QueuePair};
 pub use reach::rdma_reach;
 pub use spec::{Completion, DSM_DEALLOCATE, DsmRange, Fused, Sqe, Status};

@@ -97,6 +97,32 @@ impl Sqe {
         sqe
     }
 
+    /// Identify (base specification 5.17): the structure `cns`, of namespace `nsid` or after it, for command set `csi`.
+    #[must_use]
+    pub fn identify(cns: u8, nsid: u32, csi: u8) -> Self {
+        let mut sqe = Self::new(sys::spdk_nvme_admin_opcode::SPDK_NVME_OPC_IDENTIFY, nsid);
+        sqe.0.__bindgen_anon_1.cdw10 = u32::from(cns);
+        sqe.0.__bindgen_anon_2.cdw11 = u32::from(csi) << 24;
+        sqe
+    }
+
+    /// Get Log Page (base specification 5.16): the first `len` bytes, a multiple of four, of a page of the whole subsystem,
+    /// with the page's own parameter `lsp`. The event that is about the page can come again from then on.
+    #[must_use]
+    pub fn get_log_page(lid: u8, lsp: u8, len: u32) -> Self {
+        let mut sqe = Self::new(sys::spdk_nvme_admin_opcode::SPDK_NVME_OPC_GET_LOG_PAGE, u32::MAX);
+        let dwords = (len / 4).saturating_sub(1);
+        sqe.0.__bindgen_anon_1.cdw10 = u32::from(lid) | (u32::from(lsp) & 0x7f) << 8 | (dwords & 0xffff) << 16;
+        sqe.0.__bindgen_anon_2.cdw11 = dwords >> 16;
+        sqe
+    }
+
+    /// Asynchronous Event Request (base specification 5.2).
+    #[must_use]
+    pub fn async_event_request() -> Self {
+        Self::new(sys::spdk_nvme_admin_opcode::SPDK_NVME_OPC_ASYNC_EVENT_REQUEST, 0)
+    }
+
     /// The same command with a CDW13 (dataset management hints, directives).
     #[must_use]
     #[inline]
@@ -259,6 +285,14 @@ impl Completion {
         self.raw_status & 0x0ffe == 0
     }
 
+    /// Command Retry Delay: which of the controller's [delays](super::Limits::retry_delays) is to pass before the command
+    /// is sent again, counted from 1; 0 for none.
+    #[must_use]
+    pub fn retry_delay(&self) -> u8 {
+        let [_, high] = self.raw_status.to_le_bytes();
+        (high >> 4) & 0x03
+    }
+
     /// The status in parts.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -286,6 +320,22 @@ mod tests {
     fn a_completion_of_ones_own_making_has_the_status_that_was_given() {
         let status = Status { sct: 3, sc: 0x71, dnr: true };
         assert_eq!(Completion::of(0, status).status(), status);
+    }
+
+    #[test]
+    fn the_retry_delay_stands_above_the_status_code_type() {
+        assert_eq!(completion(0x2000 | (0x3 << 9) | (0x02 << 1)).retry_delay(), 2);
+        assert_eq!(completion(0x8e00 | 1).retry_delay(), 0);
+    }
+
+    #[test]
+    fn a_log_pages_length_is_counted_in_dwords_from_zero() {
+        let sqe = Sqe::get_log_page(0x0c, 1, 8192);
+        // SAFETY: every variant of these unions is 32 bits.
+        unsafe {
+            assert_eq!(sqe.0.__bindgen_anon_1.cdw10, 0x07ff_010c);
+            assert_eq!(sqe.0.__bindgen_anon_2.cdw11, 0);
+        }
     }
 
     #[test]

@@ -175,6 +175,11 @@ impl CtrlrOptions {
         set(&mut raw.transport_retry_count, self.transport_retry_count);
         set(&mut raw.transport_ack_timeout, self.transport_ack_timeout);
         set(&mut raw.fabrics_connect_timeout_us, self.fabrics_connect_timeout_us);
+        // SPDK would act on both by itself, without checking what it reads or with commands that it waits for.
+        raw.disable_read_ana_log_page = true;
+        raw.disable_read_changed_ns_list_log_page = 1;
+        // A line for each command that fails would let a pool or a guest fill the log.
+        raw.disable_error_logging = true;
         raw.header_digest = self.header_digest;
         raw.data_digest = self.data_digest;
         Ok(raw)

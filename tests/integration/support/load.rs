@@ -75,7 +75,7 @@ impl Load {
     /// Connects to a pool and makes bdevs `<pool>n<nsid>` of its namespaces.
     #[track_caller]
     pub(crate) fn connect(&self, name: &str, pool: &Pool, nsids: &[u32]) {
-        self.rpc.ok("courier_pool_create", &pool.params(name));
+        self.rpc.ok("courier_pool_create", &pool.params_with(name, &json!({ "ns_loss_timeout_sec": 1 })));
         self.create_bdevs(name, nsids);
     }
 

@@ -1,0 +1,264 @@
+//! The Identify Namespace data structure of the NVM command set (Identify CNS 00h) and its formats (CNS 05h).
+
+use std::ops::RangeInclusive;
+
+use super::{byte, bytes, id, u16_at, u32_at, u64_at};
+
+/// Block sizes that can be served, as exponents of two: 512 bytes to 64 KiB.
+const LBADS: RangeInclusive<u8> = 9..=16;
+/// The most formats that a namespace lists.
+const FORMATS: u8 = 64;
+
+/// A namespace as its pool describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Namespace {
+    /// Its identifier.
+    pub(crate) nsid: u32,
+    /// Logical blocks.
+    pub(crate) blocks: u64,
+    /// Bytes of a logical block, with its metadata.
+    pub(crate) block_size: u32,
+    /// Bytes of metadata per block, which follow its data in the same buffer.
+    pub(crate) metadata_size: u32,
+    /// Protection information type, 0 for none, and whether it stands at the metadata's start.
+    pub(crate) protection: (u32, bool),
+    /// Protection information format: 0 for the 16-bit guard.
+    pub(crate) protection_format: u32,
+    /// The number of its format.
+    format: u8,
+    /// A boundary in blocks that a command should not cross, or 0.
+    pub(crate) optimal_io_boundary: u32,
+    /// NPWG, NPWA, NPDG, NPDA, NOWS in blocks, where the namespace gives them.
+    pub(crate) preferred: Option<[u32; 5]>,
+    /// NACWU in blocks, where the namespace has one of its own.
+    pub(crate) nacwu: Option<u16>,
+    /// NAWUPF in blocks, where the namespace has one of its own.
+    pub(crate) nawupf: Option<u16>,
+    /// The group whose ANA state is its own, or 0.
+    pub(crate) ana_group: u32,
+    /// NGUID.
+    pub(crate) nguid: Option<[u8; 16]>,
+    /// EUI64.
+    pub(crate) eui64: Option<[u8; 8]>,
+}
+
+/// What an Identify Namespace says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Uses {
+    /// There is no such namespace: the data is all zeros.
+    Inactive,
+    /// It can be used.
+    Block(Namespace),
+}
+
+/// Why a namespace cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unfit {
+    /// FLBAS names a format that NLBAF does not count.
+    #[error("it is in format {format}, of {formats} that it has")]
+    Format {
+        /// FLBAS.
+        format: u8,
+        /// NLBAF, counted from 1.
+        formats: u8,
+    },
+    /// LBADS.
+    #[error("its logical blocks are of 2^{0} bytes (LBADS); 2^9 to 2^16 can be served")]
+    BlockSize(u8),
+    /// Metadata in a buffer of its own, which NVMe over Fabrics does not have.
+    #[error(
+        "its blocks have {0} bytes of metadata in a buffer of their own; over a fabric metadata must follow the data"
+    )]
+    SeparateMetadata(u16),
+    /// DPS.
+    #[error(
+        "its protection information is of type {kind} with {metadata} bytes of metadata; types are 1 to 3, of 8 bytes"
+    )]
+    Protection {
+        /// The type.
+        kind: u8,
+        /// Bytes of metadata.
+        metadata: u16,
+    },
+    /// NSZE.
+    #[error("its size of {0} logical blocks cannot be counted in bytes")]
+    Size(u64),
+}
+
+impl Namespace {
+    /// Takes apart the data of namespace `nsid`.
+    pub(crate) fn parse(nsid: u32, data: &[u8]) -> Result<Uses, Unfit> {
+        let blocks = u64_at(data, 0);
+        if blocks == 0 {
+            return Ok(Uses::Inactive);
+        }
+        let (nsfeat, nlbaf, flbas, dps) = (byte(data, 24), byte(data, 25), byte(data, 26), byte(data, 29));
+        let formats = nlbaf.saturating_add(1).min(FORMATS);
+        // Bits 6:5 of FLBAS are the upper bits where there are more than 16 formats.
+        let format = (flbas & 0x0f) | if formats > 16 { (flbas & 0x60) >> 1 } else { 0 };
+        if format >= formats {
+            return Err(Unfit::Format { format, formats });
+        }
+        let at = 128 + usize::from(format) * 4;
+        let (metadata, lbads) = (u16_at(data, at), byte(data, at + 2));
+        if !LBADS.contains(&lbads) {
+            return Err(Unfit::BlockSize(lbads));
+        }
+        if metadata != 0 && flbas & 0x10 == 0 {
+            return Err(Unfit::SeparateMetadata(metadata));
+        }
+        let kind = dps & 0x07;
+        if kind > 3 || (kind != 0 && metadata < 8) {
+            return Err(Unfit::Protection { kind, metadata });
+        }
+        let block_size = (1_u32 << lbads) + u32::from(metadata);
+        if blocks.checked_mul(u64::from(block_size)).is_none_or(|bytes| bytes > i64::MAX.unsigned_abs()) {
+            return Err(Unfit::Size(blocks));
+        }
+        let zero_based = |at| u32::from(u16_at(data, at)) + 1;
+        let own_units = nsfeat & 0x02 != 0;
+        Ok(Uses::Block(Self {
+            nsid,
+            blocks,
+            block_size,
+            metadata_size: u32::from(metadata),
+            protection: (u32::from(kind), dps & 0x08 != 0),
+            protection_format: 0,
+            format,
+            optimal_io_boundary: u32::from(u16_at(data, 46)),
+            preferred: (nsfeat & 0x10 != 0).then(|| [64, 66, 68, 70, 72].map(zero_based)),
+            nacwu: own_units.then(|| u16_at(data, 38).saturating_add(1)),
+            nawupf: Some(u16_at(data, 36)).filter(|&nawupf| own_units && nawupf != 0).map(|n| n.saturating_add(1)),
+            ana_group: u32_at(data, 92),
+            nguid: id(bytes(data, 104)),
+            eui64: id(bytes(data, 120)),
+        }))
+    }
+
+    /// Takes the protection information's format from the NVM command set's Identify Namespace data.
+    pub(crate) fn take_format(&mut self, data: &[u8]) {
+        let elbaf = u32_at(data, 12 + usize::from(self.format) * 4);
+        // Bits 8:7.
+        self.protection_format = (elbaf >> 7) & 0x03;
+    }
+
+    /// Bytes of a block's data alone.
+    pub(crate) fn data_size(&self) -> u32 {
+        self.block_size.saturating_sub(self.metadata_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::LEN;
+    use super::*;
+
+    /// A namespace of `blocks` blocks of 512 bytes.
+    fn good(blocks: u64) -> Vec<u8> {
+        let mut data = vec![0; LEN];
+        data[..8].copy_from_slice(&blocks.to_le_bytes());
+        data[130] = 9;
+        data
+    }
+
+    /// The namespace, which is active.
+    fn parse(data: &[u8]) -> Result<Namespace, Unfit> {
+        match Namespace::parse(1, data)? {
+            Uses::Block(namespace) => Ok(namespace),
+            Uses::Inactive => Err(Unfit::Size(0)),
+        }
+    }
+
+    #[test]
+    fn zeros_are_an_inactive_namespace() {
+        assert_eq!(Namespace::parse(1, &[0; LEN]), Ok(Uses::Inactive));
+        assert_eq!(Namespace::parse(1, &[]), Ok(Uses::Inactive));
+    }
+
+    #[test]
+    fn the_fields_are_taken_from_their_bytes() {
+        let mut data = good(1000);
+        (data[24], data[25], data[26]) = (0x12, 1, 0x01);
+        data[134] = 12;
+        data[36] = 7;
+        data[38] = 3;
+        data[46] = 64;
+        data[64] = 15;
+        data[92] = 2;
+        data[104] = 1;
+        data[120] = 2;
+        let found = parse(&data).expect("it can be used");
+        assert_eq!((found.blocks, found.block_size, found.data_size()), (1000, 4096, 4096));
+        assert_eq!((found.nawupf, found.nacwu, found.optimal_io_boundary), (Some(8), Some(4), 64));
+        assert_eq!(found.preferred, Some([16, 1, 1, 1, 1]));
+        assert_eq!((found.ana_group, found.nguid.is_some(), found.eui64.is_some()), (2, true, true));
+    }
+
+    #[test]
+    fn block_sizes_that_are_not_served_are_refused() {
+        for lbads in [0, 8, 17, 31, 32, 255] {
+            let mut data = good(1);
+            data[130] = lbads;
+            assert_eq!(parse(&data), Err(Unfit::BlockSize(lbads)));
+        }
+    }
+
+    #[test]
+    fn a_format_that_is_not_there_is_refused() {
+        let mut data = good(1);
+        data[26] = 5;
+        assert_eq!(parse(&data), Err(Unfit::Format { format: 5, formats: 1 }));
+        data[25] = 255;
+        data[26] = 0x6f;
+        assert_eq!(parse(&data), Err(Unfit::BlockSize(0)), "the upper bits count where there are many formats");
+    }
+
+    #[test]
+    fn metadata_that_makes_no_sense_is_refused() {
+        let mut data = good(1);
+        data[128] = 8;
+        assert_eq!(parse(&data), Err(Unfit::SeparateMetadata(8)));
+        data[26] = 0x10;
+        assert_eq!(parse(&data).map(|found| (found.block_size, found.metadata_size)), Ok((520, 8)));
+        data[29] = 5;
+        assert_eq!(parse(&data), Err(Unfit::Protection { kind: 5, metadata: 8 }));
+        data[29] = 1;
+        data[128] = 4;
+        assert_eq!(parse(&data), Err(Unfit::Protection { kind: 1, metadata: 4 }));
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_counted_in_bytes_is_refused() {
+        assert_eq!(parse(&good(u64::MAX)), Err(Unfit::Size(u64::MAX)));
+    }
+
+    #[test]
+    fn the_guard_format_is_that_of_the_namespaces_own_format() {
+        let mut found = parse(&good(1)).expect("it can be used");
+        let mut data = vec![0; LEN];
+        data[12..16].copy_from_slice(&(2_u32 << 7).to_le_bytes());
+        found.take_format(&data);
+        assert_eq!(found.protection_format, 2);
+    }
+
+    proptest! {
+        #[test]
+        fn any_data_is_taken_apart_without_panic_and_what_passes_can_be_served(
+            mut data in prop::collection::vec(any::<u8>(), 0..600), lbads in 0_u8..20, size: u32,
+        ) {
+            if data.len() > 134 {
+                data[..8].copy_from_slice(&u64::from(size).to_le_bytes());
+                data[25] = 0;
+                data[26] &= 0x10;
+                data[130] = lbads;
+            }
+            if let Ok(Uses::Block(found)) = Namespace::parse(1, &data) {
+                prop_assert!(found.block_size >= 512 && found.blocks > 0);
+                prop_assert!(found.data_size().is_power_of_two());
+                prop_assert!(found.blocks.checked_mul(u64::from(found.block_size)).is_some());
+            }
+        }
+    }
+}

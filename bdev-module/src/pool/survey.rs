@@ -1,0 +1,426 @@
+//! A look at a pool's namespaces: which admin commands are sent, and what their answers prove. It sends nothing itself.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+use spdk::nvme::{Sqe, Status};
+
+use crate::identify::{self, AnaLog, Descriptors, Namespace, Page, Unfit, Uses};
+
+/// How many commands of a survey are under way at a time.
+const DEPTH: usize = 8;
+/// The most namespaces of a list that are believed; those beyond are looked for one by one where they are wanted.
+const MOST_LISTED: usize = 65_536;
+/// The most namespaces that nobody wants and that are described nevertheless.
+const MOST_DESCRIBED: usize = 1_024;
+/// The bytes of the log of changed namespaces.
+const CHANGED_LEN: u32 = 4_096;
+
+/// A command of a survey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// The log of changed namespaces, whose content does not matter: it is read so that the next event can come.
+    Changed,
+    /// The states of the ANA groups.
+    Ana,
+    /// A page of the list of active namespaces, from the one after this.
+    List(u32),
+    /// The size and format of a namespace.
+    Namespace(u32),
+    /// The names of a namespace.
+    Descriptors(u32),
+    /// The extended formats of a namespace.
+    Formats(u32),
+}
+
+impl Ask {
+    /// The command.
+    pub(crate) fn sqe(self) -> Sqe {
+        /// Return groups only.
+        const RGO: u8 = 1;
+        match self {
+            Self::Changed => Sqe::get_log_page(0x04, 0, CHANGED_LEN),
+            Self::Ana => Sqe::get_log_page(0x0c, RGO, self.len()),
+            Self::List(after) => Sqe::identify(0x02, after, 0),
+            Self::Namespace(nsid) => Sqe::identify(0x00, nsid, 0),
+            Self::Descriptors(nsid) => Sqe::identify(0x03, nsid, 0),
+            Self::Formats(nsid) => Sqe::identify(0x05, nsid, 0),
+        }
+    }
+
+    /// How many bytes it brings.
+    pub(crate) fn len(self) -> u32 {
+        let len = if self == Self::Ana { AnaLog::LEN } else { identify::LEN };
+        u32::try_from(len).unwrap_or(CHANGED_LEN)
+    }
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed => write!(f, "Get Log Page (changed namespaces)"),
+            Self::Ana => write!(f, "Get Log Page (ANA)"),
+            Self::List(after) => write!(f, "Identify (active namespaces after {after})"),
+            Self::Namespace(nsid) => write!(f, "Identify (namespace {nsid})"),
+            Self::Descriptors(nsid) => write!(f, "Identify (descriptors of namespace {nsid})"),
+            Self::Formats(nsid) => write!(f, "Identify (formats of namespace {nsid})"),
+        }
+    }
+}
+
+/// What was found out about a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// It is there.
+    Found {
+        /// Its size and format.
+        namespace: Namespace,
+        /// Its names, if the controller knows the list of them.
+        descriptors: Option<Descriptors>,
+    },
+    /// It is there and cannot be served.
+    Unfit(Unfit),
+    /// A good list of active namespaces does not have it.
+    Gone,
+    /// Nothing is proved, for this reason.
+    Unknown(String),
+}
+
+/// What a controller can tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Abilities {
+    pub(crate) ana: bool,
+    pub(crate) extended_formats: bool,
+}
+
+/// A survey under way.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    abilities: Abilities,
+    /// The namespaces about which something is to be found out.
+    wanted: BTreeSet<u32>,
+    asks: VecDeque<Ask>,
+    under_way: usize,
+    /// The namespaces that were listed, ascending.
+    listed: Vec<u32>,
+    /// Those about which more is asked: their names, then their extended formats.
+    halves: BTreeMap<u32, (Namespace, Option<Descriptors>)>,
+    findings: Vec<(u32, Finding)>,
+    /// Namespaces that nobody wants.
+    others: Vec<Namespace>,
+    ana: Option<AnaLog>,
+    /// Why the list is not believed.
+    list_trouble: Option<String>,
+}
+
+impl Survey {
+    /// A survey that finds something out about each of `wanted`.
+    pub(crate) fn new(wanted: BTreeSet<u32>, abilities: Abilities) -> Self {
+        // What changes after the log was read makes an event; the list is read after it, so that nothing is missed.
+        let mut asks = VecDeque::from([Ask::Changed]);
+        if abilities.ana {
+            asks.push_back(Ask::Ana);
+        }
+        Self {
+            abilities,
+            wanted,
+            asks,
+            under_way: 0,
+            listed: Vec::new(),
+            halves: BTreeMap::new(),
+            findings: Vec::new(),
+            others: Vec::new(),
+            ana: None,
+            list_trouble: None,
+        }
+    }
+
+    /// The next command to send, each of which must be [answered](Self::answer).
+    pub(crate) fn next(&mut self) -> Option<Ask> {
+        if self.under_way >= DEPTH {
+            return None;
+        }
+        let ask = self.asks.pop_front()?;
+        self.under_way += 1;
+        Some(ask)
+    }
+
+    /// A command that was [given](Self::next) could not be sent now.
+    pub(crate) fn put_back(&mut self, ask: Ask) {
+        self.under_way = self.under_way.saturating_sub(1);
+        self.asks.push_front(ask);
+    }
+
+    /// How many commands are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Whether everything was asked and answered.
+    pub(crate) fn is_over(&self) -> bool {
+        self.under_way == 0 && self.asks.is_empty()
+    }
+
+    /// What was found out since the last call about namespaces that are wanted.
+    pub(crate) fn take_findings(&mut self) -> Vec<(u32, Finding)> {
+        std::mem::take(&mut self.findings)
+    }
+
+    /// The states of the ANA groups, once.
+    pub(crate) fn take_ana(&mut self) -> Option<AnaLog> {
+        self.ana.take()
+    }
+
+    /// The namespaces that were listed so far, ascending.
+    pub(crate) fn listed(&self) -> &[u32] {
+        &self.listed
+    }
+
+    /// The namespaces that were listed, and what is known of those that nobody wants.
+    pub(crate) fn into_found(self) -> (Vec<u32>, Vec<Namespace>) {
+        (self.listed, self.others)
+    }
+
+    /// Why the list of namespaces is not believed, if it is not.
+    pub(crate) fn list_trouble(&self) -> Option<&str> {
+        self.list_trouble.as_deref()
+    }
+
+    /// A command was answered.
+    pub(crate) fn answer(&mut self, ask: Ask, answer: Result<&[u8], Status>) {
+        self.under_way = self.under_way.saturating_sub(1);
+        match (ask, answer) {
+            (Ask::Changed, _) => self.asks.push_back(Ask::List(0)),
+            (Ask::Ana, Ok(data)) => self.ana = Some(AnaLog::parse(data)),
+            (Ask::Ana, Err(_)) => {}
+            (Ask::List(after), Ok(data)) => self.take_page(after, data),
+            (Ask::List(_), Err(status)) => self.listed_badly(failed(ask, status)),
+            (Ask::Namespace(nsid), Ok(data)) => self.take_namespace(nsid, data),
+            (Ask::Descriptors(nsid), answer) => self.take_descriptors(nsid, answer),
+            (Ask::Formats(nsid), Ok(data)) => {
+                if let Some((mut namespace, descriptors)) = self.halves.remove(&nsid) {
+                    namespace.take_format(data);
+                    self.findings.push((nsid, Finding::Found { namespace, descriptors }));
+                }
+            }
+            (Ask::Namespace(nsid) | Ask::Formats(nsid), Err(status)) => self.unknown(nsid, failed(ask, status)),
+        }
+    }
+
+    fn take_page(&mut self, after: u32, data: &[u8]) {
+        match Page::parse(data, after) {
+            Err(error) => self.listed_badly(error.to_string()),
+            Ok(Page { nsids, is_full }) => {
+                self.listed.extend(nsids);
+                match self.listed.last() {
+                    Some(&last) if is_full && self.listed.len() < MOST_LISTED => self.asks.push_back(Ask::List(last)),
+                    last => {
+                        let beyond = if is_full { last.copied() } else { None };
+                        self.listed_well(beyond);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The list is complete, or at least up to the namespace `beyond`.
+    fn listed_well(&mut self, beyond: Option<u32>) {
+        for &nsid in &self.wanted {
+            let listed = self.listed.binary_search(&nsid).is_ok();
+            if listed || beyond.is_some_and(|last| nsid > last) {
+                self.asks.push_back(Ask::Namespace(nsid));
+            } else {
+                self.findings.push((nsid, Finding::Gone));
+            }
+        }
+        let others = self.listed.iter().copied().filter(|nsid| !self.wanted.contains(nsid));
+        self.asks.extend(others.take(MOST_DESCRIBED).map(Ask::Namespace));
+    }
+
+    /// There is no list to be believed: nothing is gone, and what is wanted is looked for.
+    fn listed_badly(&mut self, reason: String) {
+        self.list_trouble = Some(reason);
+        self.listed.clear();
+        self.asks.extend(self.wanted.iter().copied().map(Ask::Namespace));
+    }
+
+    fn take_namespace(&mut self, nsid: u32, data: &[u8]) {
+        let is_wanted = self.wanted.contains(&nsid);
+        match Namespace::parse(nsid, data) {
+            Ok(Uses::Block(namespace)) if is_wanted => {
+                self.halves.insert(nsid, (namespace, None));
+                self.asks.push_front(Ask::Descriptors(nsid));
+            }
+            Ok(Uses::Block(namespace)) => self.others.push(namespace),
+            Ok(Uses::Inactive) => self.unknown(nsid, format!("{} says that it is not active", Ask::Namespace(nsid))),
+            Err(unfit) if is_wanted => self.findings.push((nsid, Finding::Unfit(unfit))),
+            Err(_) => {}
+        }
+    }
+
+    fn take_descriptors(&mut self, nsid: u32, answer: Result<&[u8], Status>) {
+        let descriptors = match answer.map(Descriptors::parse) {
+            Ok(Ok(descriptors)) => Some(descriptors),
+            Ok(Err(error)) => return self.unknown(nsid, error.to_string()),
+            Err(status) if is_not_known(status) => None,
+            Err(status) => return self.unknown(nsid, failed(Ask::Descriptors(nsid), status)),
+        };
+        let Some((namespace, _)) = self.halves.remove(&nsid) else { return };
+        if self.abilities.extended_formats && namespace.protection.0 != 0 {
+            self.halves.insert(nsid, (namespace, descriptors));
+            return self.asks.push_front(Ask::Formats(nsid));
+        }
+        self.findings.push((nsid, Finding::Found { namespace, descriptors }));
+    }
+
+    fn unknown(&mut self, nsid: u32, reason: String) {
+        self.halves.remove(&nsid);
+        if self.wanted.contains(&nsid) {
+            self.findings.push((nsid, Finding::Unknown(reason)));
+        }
+    }
+}
+
+fn failed(ask: Ask, Status { sct, sc, .. }: Status) -> String {
+    format!("{ask} failed with status code {sc:02x}h of type {sct:x}h")
+}
+
+/// Whether a controller says that it does not have what it was asked for: Invalid Command Opcode, Invalid Field in Command.
+fn is_not_known(status: Status) -> bool {
+    status.sct == 0 && matches!(status.sc, 0x01 | 0x02)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INVALID_FIELD: Status = Status { sct: 0, sc: 2, dnr: true };
+    const NOT_READY: Status = Status { sct: 0, sc: 0x82, dnr: false };
+
+    fn page(nsids: impl IntoIterator<Item = u32>) -> Vec<u8> {
+        let mut data: Vec<u8> = nsids.into_iter().flat_map(u32::to_le_bytes).collect();
+        data.resize(identify::LEN, 0);
+        data
+    }
+
+    fn namespace(blocks: u64) -> Vec<u8> {
+        let mut data = vec![0; identify::LEN];
+        data[..8].copy_from_slice(&blocks.to_le_bytes());
+        data[130] = 9;
+        data
+    }
+
+    /// Answers everything as `answer` says.
+    fn run(survey: &mut Survey, answer: impl Fn(Ask) -> Result<Vec<u8>, Status>) -> Vec<(u32, Finding)> {
+        let mut asked = 0;
+        while let Some(ask) = survey.next() {
+            asked += 1;
+            assert!(asked < 10_000, "it ends");
+            let answer = answer(ask);
+            survey.answer(ask, answer.as_deref().map_err(|&status| status));
+        }
+        assert!(survey.is_over());
+        survey.take_findings()
+    }
+
+    fn good(ask: Ask) -> Vec<u8> {
+        match ask {
+            Ask::List(_) => page([1, 3]),
+            Ask::Namespace(_) => namespace(100),
+            _ => vec![0; identify::LEN],
+        }
+    }
+
+    fn survey(wanted: impl IntoIterator<Item = u32>) -> Survey {
+        Survey::new(wanted.into_iter().collect(), Abilities { ana: true, extended_formats: true })
+    }
+
+    #[test]
+    fn a_namespace_that_a_good_list_lacks_is_gone_and_one_that_it_has_is_found() {
+        let mut survey = survey([1, 2]);
+        let findings = run(&mut survey, |ask| Ok(good(ask)));
+        assert!(findings.contains(&(2, Finding::Gone)), "{findings:?}");
+        assert!(matches!(&findings[..], [_, (1, Finding::Found { descriptors: Some(_), .. })]), "{findings:?}");
+        let (listed, others) = survey.into_found();
+        assert_eq!((listed, others.len()), (vec![1, 3], 1));
+    }
+
+    #[test]
+    fn nothing_is_gone_by_a_list_that_is_not_believed_or_not_given() {
+        for list in [Ok(page([3, 2, 1])), Ok(page([u32::MAX])), Err(NOT_READY), Err(INVALID_FIELD)] {
+            let mut survey = survey([1, 2]);
+            let findings =
+                run(&mut survey, |ask| if matches!(ask, Ask::List(_)) { list.clone() } else { Ok(good(ask)) });
+            assert!(survey.list_trouble().is_some());
+            assert_eq!(findings.len(), 2);
+            assert!(findings.iter().all(|(_, found)| matches!(found, Finding::Found { .. })), "{findings:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_without_end_is_read_for_a_while_and_what_lies_beyond_is_looked_for() {
+        let mut survey = survey([7, u32::MAX - 2]);
+        let findings = run(&mut survey, |ask| match ask {
+            Ask::List(after) => Ok(page((1..=1024).map(|n| after + n * 2))),
+            ask => Ok(good(ask)),
+        });
+        assert_eq!(findings[0], (7, Finding::Gone));
+        assert!(matches!(findings[1], (4_294_967_293, Finding::Found { .. })), "{findings:?}");
+        let (listed, others) = survey.into_found();
+        assert_eq!((listed.len(), others.len()), (MOST_LISTED, MOST_DESCRIBED));
+    }
+
+    #[test]
+    fn a_failed_identify_or_descriptor_list_proves_nothing() {
+        for bad in [Ask::Namespace(1), Ask::Descriptors(1)] {
+            let findings = run(&mut survey([1]), |ask| if ask == bad { Err(NOT_READY) } else { Ok(good(ask)) });
+            assert!(matches!(&findings[..], [(1, Finding::Unknown(_))]), "{bad}: {findings:?}");
+        }
+        let findings =
+            run(&mut survey([1]), |ask| if ask == Ask::Namespace(1) { Ok(vec![0; 4096]) } else { Ok(good(ask)) });
+        assert!(matches!(&findings[..], [(1, Finding::Unknown(_))]), "an inactive one: {findings:?}");
+    }
+
+    #[test]
+    fn a_controller_without_a_descriptor_list_is_believed_to_have_none() {
+        let findings =
+            run(&mut survey([1]), |ask| if ask == Ask::Descriptors(1) { Err(INVALID_FIELD) } else { Ok(good(ask)) });
+        assert!(matches!(&findings[..], [(1, Finding::Found { descriptors: None, .. })]), "{findings:?}");
+    }
+
+    #[test]
+    fn few_commands_are_under_way_at_a_time() {
+        let mut survey = survey(1..=100);
+        survey.next();
+        survey.answer(Ask::Changed, Ok(&[]));
+        survey.next();
+        let ask = survey.next().expect("the list is asked for");
+        survey.answer(ask, Ok(&page(1..=100)));
+        while survey.next().is_some() {}
+        assert_eq!(survey.under_way(), DEPTH);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_answered_a_survey_ends_and_finds_one_thing_of_each(
+            answers in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..160)), 1..40),
+            wanted in prop::collection::btree_set(1_u32..50, 0..5),
+        ) {
+            let mut survey = survey(wanted.clone());
+            let mut answers = answers.iter().cycle();
+            let mut findings = Vec::new();
+            for _ in 0..10_000 {
+                let Some(ask) = survey.next() else { break };
+                let (good, data) = answers.next().expect("endless");
+                survey.answer(ask, if *good { Ok(data) } else { Err(NOT_READY) });
+                findings.extend(survey.take_findings());
+            }
+            prop_assert!(survey.is_over());
+            let found: Vec<u32> = findings.iter().map(|(nsid, _)| *nsid).collect();
+            prop_assert_eq!(found.len(), wanted.len());
+            prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), wanted);
+        }
+    }
+}

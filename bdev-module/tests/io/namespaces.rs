@@ -1,0 +1,434 @@
+//! Namespaces that come late, go, are replaced by others, or are lied about; statuses that pass.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget, Status as Answer, ana, opcode};
+use serde_json::{Value, json};
+use serial_test::serial;
+use spdk::bdev_client::Op;
+use spdk::nvme::Status;
+
+use crate::common::disk::{Disk, Layout, Pending};
+use crate::common::harness::{PATIENCE, wait_until};
+use crate::common::target::NS_512;
+use crate::common::{Bdev, POOL, Pool, Rig, rig};
+
+const BLOCK: usize = 512;
+const BLOCKS: u64 = 2048;
+/// The UUID of the namespace that is there at first is all this.
+const RIGHT: u8 = 7;
+/// That of another.
+const OTHER: u8 = 9;
+
+fn namespace(id: u8) -> Namespace {
+    Namespace::new(512, BLOCKS, id)
+}
+
+fn target_with(options: Options) -> ScriptedTarget {
+    ScriptedTarget::with(options, [(1, namespace(RIGHT))])
+}
+
+/// A pool of a scripted target whose namespace 1 is an open bdev, through which I/O has gone.
+struct Scene {
+    rig: Rig,
+    target: ScriptedTarget,
+    disk: Option<Disk>,
+    bdev: Option<Bdev>,
+    pool: Option<Pool>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(Options::default(), json!({}))
+    }
+
+    fn with(options: Options, more: Value) -> Self {
+        let (rig, target) = (rig(), target_with(options));
+        let pool = rig.scripted_pool(&target, target.port(), more);
+        let bdev = rig.bdev(&pool.name, 1);
+        let disk = Disk::open(&bdev.name);
+        assert!(disk.read(0, &Layout::whole(BLOCK)).is_ok());
+        Self { rig, target, disk: Some(disk), bdev: Some(bdev), pool: Some(pool) }
+    }
+
+    fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("it is open")
+    }
+
+    fn pool(&self) -> &Pool {
+        self.pool.as_ref().expect("it is there")
+    }
+
+    fn start(&self, op: Op, byte: u8) -> Pending {
+        self.disk().start(op, 8, 1, &Layout::whole(BLOCK), &[byte; BLOCK]).expect("it is taken")
+    }
+
+    fn bdev_is_there(&self) -> bool {
+        let name = &self.bdev.as_ref().expect("it was made").name;
+        self.rig.app.rpc("bdev_get_bdevs", json!({ "name": name })).is_ok()
+    }
+
+    /// The target is away from now on.
+    fn go_away(&self) {
+        self.target.stop_listening();
+        self.target.cut_all(Cut::Close);
+    }
+
+    /// Waits until the target has answered `count` more lists of namespaces.
+    fn wait_for_looks(&self, count: usize) {
+        let lists = self.target.count(&On::identify(2)) + count;
+        assert!(self.target.wait_for(&On::identify(2), lists, PATIENCE), "it looks again");
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // Whoever uses a thing goes before it.
+        self.target.behave();
+        self.target.set_ana(1, ana::OPTIMIZED);
+        self.target.listen_again();
+        drop((self.disk.take(), self.bdev.take()));
+        drop(self.pool.take());
+    }
+}
+
+#[test]
+#[serial]
+fn what_was_held_while_its_namespace_became_another_fails_and_is_never_sent_to_the_stranger() {
+    let mut scene = Scene::new();
+    scene.target.on(On::io(opcode::WRITE), Do::Nothing);
+    let sent = scene.start(Op::Write, 1);
+    assert!(scene.target.wait_for(&On::io(opcode::WRITE), 1, PATIENCE));
+    scene.go_away();
+    let (held, read) = (scene.start(Op::Write, 2), scene.start(Op::Read, 0));
+    scene.target.set_namespace(1, namespace(OTHER));
+    scene.target.behave();
+    scene.target.forget_commands();
+    scene.target.listen_again();
+    for io in [sent, held, read] {
+        assert!(io.wait().result.is_err());
+    }
+    assert!(scene.disk().read(0, &Layout::whole(BLOCK)).is_err(), "what comes later fails, too");
+    assert_eq!(scene.target.count(&On::any_io().nsid(1)), 0, "{:?}", scene.target.commands());
+    assert!(scene.target.read(1, 0, BLOCKS).iter().all(|&byte| byte == 0));
+    scene.disk.take();
+    wait_until("the bdev is gone", || !scene.bdev_is_there());
+}
+
+#[test]
+#[serial]
+fn io_waits_for_a_namespace_that_comes_after_its_listener() {
+    let scene = Scene::new();
+    scene.go_away();
+    scene.target.remove_namespace(1);
+    let write = scene.start(Op::Write, 3);
+    scene.target.listen_again();
+    scene.wait_for_looks(2);
+    assert!(write.is_pending() && scene.bdev_is_there());
+    scene.target.set_namespace(1, namespace(RIGHT));
+    // No event tells of it.
+    assert_eq!(write.wait().result, Ok(()));
+    assert_eq!(scene.target.read(1, 8, 1), [3; BLOCK]);
+}
+
+#[test]
+#[serial]
+fn io_waits_for_a_namespace_that_is_taken_away_and_brought_back_under_it() {
+    let scene = Scene::new();
+    let right = scene.target.namespace(1).expect("it is there");
+    scene.target.remove_namespace(1);
+    // Invalid Namespace or Format, with Do Not Retry.
+    let write = scene.start(Op::Write, 4);
+    scene.wait_for_looks(1);
+    assert!(write.is_pending() && scene.bdev_is_there());
+    scene.target.set_namespace(1, right);
+    scene.target.namespaces_changed();
+    assert_eq!(write.wait().result, Ok(()));
+    assert_eq!(scene.target.read(1, 8, 1), [4; BLOCK]);
+}
+
+#[test]
+#[serial]
+fn a_bdev_whose_namespace_is_gone_for_the_time_set_goes_and_comes_back_with_the_same_one_only() {
+    let mut scene = Scene::with(Options::default(), json!({ "ns_loss_timeout_sec": 1 }));
+    scene.target.remove_namespace(1);
+    scene.target.namespaces_changed();
+    let write = scene.start(Op::Write, 5);
+    assert!(write.wait().result.is_err(), "it fails when the time is over");
+    scene.disk.take();
+    wait_until("the bdev is gone", || !scene.bdev_is_there());
+    scene.target.set_namespace(1, namespace(OTHER));
+    scene.wait_for_looks(2);
+    assert!(!scene.bdev_is_there(), "another is not taken for it");
+    scene.target.set_namespace(1, namespace(RIGHT));
+    scene.target.namespaces_changed();
+    wait_until("the bdev is back", || scene.bdev_is_there());
+    let disk = Disk::open(&scene.bdev.as_ref().expect("it is there").name);
+    assert_eq!(disk.write(8, &Layout::whole(BLOCK), &[6; BLOCK]), Ok(()));
+}
+
+#[test]
+#[serial]
+fn a_namespace_that_was_resized_is_noticed_by_its_event() {
+    let scene = Scene::new();
+    scene.target.set_namespace(1, Namespace::new(512, BLOCKS * 2, RIGHT));
+    scene.target.namespaces_changed();
+    let name = &scene.bdev.as_ref().expect("it is there").name;
+    let blocks =
+        || scene.rig.app.rpc("bdev_get_bdevs", json!({ "name": name })).expect("it is there")[0]["num_blocks"].clone();
+    wait_until("the bdev has grown", || blocks() == json!(BLOCKS * 2));
+}
+
+#[test]
+#[serial]
+fn a_failed_or_lying_list_or_identify_removes_nothing_and_is_not_repeated_at_once() {
+    let scene = Scene::with(Options::default(), json!({ "ns_loss_timeout_sec": 0 }));
+    let unordered: Vec<u8> = [5_u32, 4].iter().flat_map(|nsid| nsid.to_le_bytes()).chain([0; 4088]).collect();
+    for (on, lie) in [
+        (On::identify(2), Do::Status(Answer::generic(6))),
+        (On::identify(2), Do::Data(unordered)),
+        (On::identify(2), Do::Data(vec![0xff; 4096])),
+        (On::identify(0), Do::Status(Answer::generic(6))),
+        (On::identify(0), Do::Data(vec![0; 4096])),
+        (On::identify(3), Do::Status(Answer::generic(6))),
+        (On::identify(3), Do::Data(vec![0xff; 4096])),
+    ] {
+        scene.target.on(on.clone(), lie);
+        let before = scene.target.count(&on);
+        scene.target.namespaces_changed();
+        assert!(scene.target.wait_for(&on, before + 1, PATIENCE), "{on:?}");
+        thread::sleep(Duration::from_millis(150));
+        assert!(scene.target.count(&on) <= before + 3, "{on:?}");
+        assert!(scene.bdev_is_there());
+        assert_eq!(scene.disk().write(8, &Layout::whole(BLOCK), &[7; BLOCK]), Ok(()), "{on:?}");
+        scene.target.behave();
+    }
+}
+
+#[test]
+#[serial]
+fn after_a_loss_io_waits_until_the_namespace_could_be_identified() {
+    let scene = Scene::new();
+    scene.target.on(On::identify(3), Do::Status(Answer::generic(6)));
+    scene.target.forget_commands();
+    scene.target.cut_all(Cut::Close);
+    let write = scene.start(Op::Write, 8);
+    assert!(scene.target.wait_for(&On::identify(3), 2, PATIENCE));
+    assert!(write.is_pending());
+    assert_eq!(scene.target.count(&On::io(opcode::WRITE)), 0);
+    scene.target.behave();
+    assert_eq!(write.wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
+fn ana_inaccessible_for_a_while_is_ridden_through() {
+    for state in [ana::INACCESSIBLE, ana::PERSISTENT_LOSS, ana::CHANGE] {
+        let scene = Scene::with(Options { ana: true, ..Options::default() }, json!({}));
+        scene.target.set_ana(1, state);
+        scene.target.ana_changed();
+        let ios = [scene.start(Op::Write, 9), scene.start(Op::Read, 0)];
+        assert!(scene.target.wait_for(&On::io(opcode::WRITE), 3, PATIENCE), "it is tried again");
+        wait_until("the state is told", || scene.pool().told()["namespaces"][0]["ana_state"] != json!("optimized"));
+        assert!(ios.iter().all(Pending::is_pending));
+        scene.target.set_ana(1, ana::NON_OPTIMIZED);
+        scene.target.ana_changed();
+        for io in ios {
+            assert_eq!(io.wait().result, Ok(()));
+        }
+        wait_until("the state is told", || scene.pool().told()["namespaces"][0]["ana_state"] == json!("non_optimized"));
+    }
+}
+
+#[test]
+#[serial]
+fn an_io_that_is_tried_again_can_be_aborted() {
+    let scene = Scene::new();
+    scene.target.on(On::io(opcode::READ), Do::Status(Answer::generic(0x82)));
+    let read = scene.start(Op::Read, 0);
+    assert!(scene.target.wait_for(&On::io(opcode::READ), 5, PATIENCE), "it is tried again");
+    while read.is_pending() {
+        let _ = scene.disk().abort(&read);
+    }
+}
+
+#[test]
+#[serial]
+fn statuses_that_pass_are_tried_again_and_those_that_do_not_are_told() {
+    let scene = Scene::new();
+    for answer in
+        [Answer::generic(0x82), Answer::generic(0x21), Answer::generic(0x22), Answer::new(3, 0), Answer::new(3, 0x60)]
+    {
+        scene.target.on(On::io(opcode::WRITE).times(2), Do::Status(answer));
+        assert_eq!(scene.start(Op::Write, 1).wait().result, Ok(()), "{answer:?}");
+        scene.target.behave();
+        scene.target.on(On::io(opcode::WRITE).once(), Do::Status(answer.dnr()));
+        let told = scene.start(Op::Write, 1).wait().result.map_err(|status| (status.sct, status.sc));
+        assert_eq!(told, Err((answer.sct, answer.sc)));
+    }
+    scene.target.on(On::io(opcode::WRITE).once(), Do::Status(Answer::generic(0x80)));
+    assert_eq!(scene.start(Op::Write, 1).wait().result.map_err(|status| status.sc), Err(0x80), "LBA Out of Range");
+}
+
+#[test]
+#[serial]
+fn the_retry_delay_that_a_pool_asks_for_is_kept() {
+    let scene = Scene::with(Options { crdt: [1, 5, 0], ..Options::default() }, json!({}));
+    let interrupted = Answer { crd: 2, ..Answer::generic(0x21) };
+    scene.target.on(On::io(opcode::WRITE).once(), Do::Status(interrupted));
+    let since = Instant::now();
+    assert_eq!(scene.start(Op::Write, 1).wait().result, Ok(()));
+    assert!(since.elapsed() >= Duration::from_millis(500));
+}
+
+#[test]
+#[serial]
+fn io_is_tried_again_no_longer_than_the_pools_limit() {
+    let scene = Scene::with(Options::default(), json!({ "fast_io_fail_timeout_sec": 1 }));
+    scene.target.on(On::io(opcode::WRITE), Do::Status(Answer::new(3, 2)));
+    let since = Instant::now();
+    let failed = scene.start(Op::Write, 1).wait().result;
+    assert!(matches!(failed, Err(Status { sct: 3, sc: 2, .. })), "{failed:?}");
+    assert!(since.elapsed() >= Duration::from_secs(1));
+    let times = scene.target.count(&On::io(opcode::WRITE));
+    assert!((3..=12).contains(&times), "{times} times: each delay is longer than the one before");
+}
+
+#[test]
+#[serial]
+fn a_namespace_that_cannot_be_served_is_refused_with_a_sentence() {
+    let (rig, target) = (rig(), target_with(Options::default()));
+    let pool = rig.scripted_pool(&target, target.port(), json!({}));
+    for (offset, bytes, said) in [
+        (130, vec![3], "2^3 bytes"),
+        (130, vec![40], "2^40 bytes"),
+        (128, vec![8, 0], "8 bytes of metadata"),
+        (26, vec![7], "format 7"),
+        (0, vec![0xff; 8], "18446744073709551615"),
+    ] {
+        target.on(On::identify(0), Do::patch(offset, bytes));
+        let params = json!({ "name": "unfit", "pool": pool.name, "nsid": 1 });
+        let refused = rig.app.rpc("bdev_courier_create", params).expect_err(said);
+        assert!(refused.message.contains(said), "{refused:?}");
+        target.behave();
+    }
+    let missing = rig.app.rpc("bdev_courier_create", json!({ "name": "none", "pool": pool.name, "nsid": 5 }));
+    let message = missing.expect_err("there is no namespace 5").message;
+    assert!(message.contains("no namespace 5; it has 1"), "{message}");
+}
+
+#[test]
+#[serial]
+fn a_pool_that_counts_its_namespaces_in_billions_or_lists_them_without_end_is_used_like_any_other() {
+    let page = |first: u32| Do::Data((first..first + 1024).flat_map(u32::to_le_bytes).collect());
+    let same = |target: &ScriptedTarget| target.on(On::identify(2), page(1));
+    let endless = |target: &ScriptedTarget| {
+        for after in (0..100 * 1024).step_by(1024) {
+            target.on(On::identify(2).nsid(after), page(after + 1));
+        }
+    };
+    let right = |_: &ScriptedTarget| {};
+    let lists: [&dyn Fn(&ScriptedTarget); 3] = [&right, &same, &endless];
+    for (version, lie) in [0x0001_0000, 0x0001_0400, 0x0001_0400].into_iter().zip(lists) {
+        let target = target_with(Options { version, ..Options::default() });
+        target.on(On::identify(1), Do::patch(516, u32::MAX.to_le_bytes()));
+        lie(&target);
+        let rig = rig();
+        let pool = rig.scripted_pool(&target, target.port(), json!({}));
+        let bdev = rig.bdev(&pool.name, 1);
+        let disk = Disk::open(&bdev.name);
+        assert_eq!(disk.write(1, &Layout::whole(BLOCK), &[1; BLOCK]), Ok(()));
+        drop(disk);
+        target.cut_all(Cut::Close);
+        let disk = Disk::open(&bdev.name);
+        assert_eq!(disk.write(1, &Layout::whole(BLOCK), &[2; BLOCK]), Ok(()), "and so again after a loss");
+        drop(disk);
+        drop(bdev);
+        drop(pool);
+    }
+}
+
+#[test]
+#[serial]
+fn an_ana_log_that_lies_ends_nothing() {
+    let scene = Scene::with(Options { ana: true, ..Options::default() }, json!({}));
+    let mut counts = vec![0; 8192];
+    counts[8..10].copy_from_slice(&u16::MAX.to_le_bytes());
+    counts[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+    for log in [counts, vec![0xff; 8192], Vec::new()] {
+        let before = scene.target.count(&On::log_page(0x0c));
+        scene.target.on(On::log_page(0x0c), Do::Data(log));
+        scene.target.ana_changed();
+        assert!(scene.target.wait_for(&On::log_page(0x0c), before + 1, PATIENCE));
+        scene.wait_for_looks(0);
+        assert_eq!(scene.start(Op::Write, 1).wait().result, Ok(()));
+        scene.target.behave();
+    }
+}
+
+#[test]
+#[serial]
+fn a_pool_that_does_not_answer_about_its_namespaces_delays_no_io_of_its_own_or_of_others() {
+    let scene = Scene::new();
+    let other = scene.rig.bdev(POOL, NS_512);
+    let other = Disk::open(&other.name);
+    scene.target.on(On::admin(opcode::IDENTIFY), Do::Nothing);
+    scene.target.on(On::admin(opcode::GET_LOG_PAGE), Do::Nothing);
+    let before = scene.target.count(&On::log_page(4));
+    scene.target.namespaces_changed();
+    assert!(scene.target.wait_for(&On::log_page(4), before + 1, PATIENCE));
+    let since = Instant::now();
+    for _ in 0..50 {
+        assert!(other.read(0, &Layout::whole(BLOCK)).is_ok());
+        assert!(scene.disk().read(0, &Layout::whole(BLOCK)).is_ok());
+    }
+    assert!(since.elapsed() < Duration::from_secs(5), "100 reads took {:?}", since.elapsed());
+    assert_eq!(scene.pool().losses(), 0);
+    drop(other);
+}
+
+#[test]
+#[serial]
+fn a_storm_of_events_makes_a_few_looks_a_second() {
+    let scene = Scene::new();
+    scene.target.forget_commands();
+    let stop = AtomicBool::new(false);
+    let since = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                scene.target.namespaces_changed();
+                thread::sleep(Duration::from_micros(200));
+            }
+        });
+        while since.elapsed() < Duration::from_secs(1) {
+            assert!(scene.disk().read(0, &Layout::whole(BLOCK)).is_ok());
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let tenths = usize::try_from(since.elapsed().as_millis() / 100).expect("few");
+    for on in [On::admin(opcode::ASYNC_EVENT), On::identify(2)] {
+        let count = scene.target.count(&on);
+        assert!(count >= 2 && count <= tenths + 2, "{count} in {tenths} tenths of a second: {on:?}");
+    }
+}
+
+#[test]
+#[serial]
+fn an_event_while_queues_are_opened_is_not_lost() {
+    let scene = Scene::new();
+    scene.target.on(On::connect_io().once(), Do::Hold);
+    scene.go_away();
+    scene.target.listen_again();
+    wait_until("a queue is being opened", || scene.target.held() > 0);
+    scene.wait_for_looks(0);
+    scene.target.set_namespace(1, Namespace::new(512, BLOCKS * 2, RIGHT));
+    scene.target.namespaces_changed();
+    scene.target.release();
+    let name = &scene.bdev.as_ref().expect("it is there").name;
+    let blocks =
+        || scene.rig.app.rpc("bdev_get_bdevs", json!({ "name": name })).expect("it is there")[0]["num_blocks"].clone();
+    wait_until("the bdev has grown", || blocks() == json!(BLOCKS * 2));
+}

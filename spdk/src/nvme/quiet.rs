@@ -1,0 +1,108 @@
+//! What SPDK is kept from doing by itself with a controller.
+//!
+//! While it initialises a controller, SPDK lists and identifies its namespaces, in structures whose sizes the controller
+//! chooses. Afterwards it answers each of the controller's events about namespaces with commands for whose completion it
+//! waits synchronously. Neither is bounded if the controller lies or is silent, and neither is needed here: commands name
+//! namespaces by number, and whoever uses a [`Ctrlr`](super::Ctrlr) asks for namespaces and events by admin commands of
+//! its own. So SPDK is shown a controller without namespaces, and its requests for events end before they are sent.
+
+use std::ffi::c_void;
+use std::ptr;
+
+use spdk_sys as sys;
+
+use super::Sqe;
+use crate::Errno;
+
+/// The beginning of SPDK's record of an attempt to connect, which its headers do not declare. It is looked at only if all
+/// that is known of its content is found in it.
+#[repr(C)]
+struct Record {
+    trid: sys::spdk_nvme_transport_id,
+    opts: *const c_void,
+    cb_ctx: *const c_void,
+    probe_cb: sys::spdk_nvme_probe_cb,
+    attach_cb: sys::spdk_nvme_attach_cb,
+    attach_fail_cb: sys::spdk_nvme_attach_fail_cb,
+    remove_cb: *const c_void,
+    /// The first controller that is being initialised.
+    first: *mut sys::spdk_nvme_ctrlr,
+}
+
+/// What an attempt to connect was begun with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    pub(super) context: *const c_void,
+    pub(super) probe: sys::spdk_nvme_probe_cb,
+    pub(super) attach: sys::spdk_nvme_attach_cb,
+    pub(super) fail: sys::spdk_nvme_attach_fail_cb,
+}
+
+/// The controller that an attempt is initialising, or null when there is none any more.
+///
+/// # Errors
+/// `NOTSUP` when SPDK's record of the attempt is not laid out as expected.
+///
+/// # Safety
+/// `probe` must be a live attempt, which was begun with what `begun` says.
+pub(super) unsafe fn in_progress(
+    probe: *const sys::spdk_nvme_probe_ctx,
+    begun: &Begun,
+) -> Result<*mut sys::spdk_nvme_ctrlr, Errno> {
+    // SAFETY: the record is larger than this part of it in every SPDK that keeps what it is given to call back and more.
+    let record = unsafe { &*probe.cast::<Record>() };
+    let address = |function: Option<*const c_void>| function.unwrap_or(ptr::null());
+    let as_expected = record.opts.is_null()
+        && record.remove_cb.is_null()
+        && record.cb_ctx == begun.context
+        && address(record.probe_cb.map(|f| f as *const c_void)) == address(begun.probe.map(|f| f as *const c_void))
+        && address(record.attach_cb.map(|f| f as *const c_void)) == address(begun.attach.map(|f| f as *const c_void))
+        && address(record.attach_fail_cb.map(|f| f as *const c_void))
+            == address(begun.fail.map(|f| f as *const c_void));
+    if as_expected { Ok(record.first) } else { Err(Errno::NOTSUP) }
+}
+
+/// From now on SPDK's requests for events end as if their queue had been deleted, after which SPDK sends no more of them.
+///
+/// # Safety
+/// The controller must be live, and this its home thread.
+pub(super) unsafe fn hold_events_off(ctrlr: *mut sys::spdk_nvme_ctrlr) -> Result<(), Errno> {
+    // SAFETY: as the caller says; no queue pair stands for the admin queue.
+    Errno::check(unsafe {
+        sys::spdk_nvme_qpair_add_cmd_error_injection(
+            ctrlr,
+            ptr::null_mut(),
+            Sqe::async_event_request().opcode(),
+            true,
+            0,
+            u32::MAX,
+            0,
+            super::Status::ABORTED_SQ_DELETION.sc,
+        )
+    })
+}
+
+/// The controller is initialised: requests for events are sent again, all of which are the user's.
+///
+/// # Safety
+/// As for [`hold_events_off`].
+pub(super) unsafe fn let_events_be_asked_for(ctrlr: *mut sys::spdk_nvme_ctrlr) {
+    // SAFETY: as the caller says.
+    unsafe {
+        sys::spdk_nvme_qpair_remove_cmd_error_injection(ctrlr, ptr::null_mut(), Sqe::async_event_request().opcode());
+    }
+}
+
+/// Takes the number of namespaces from SPDK's copy of the controller's data. To be called after each step of the
+/// initialisation: SPDK lists namespaces several steps after the one that reads the data.
+///
+/// # Safety
+/// As for [`hold_events_off`].
+pub(super) unsafe fn hide_namespaces(ctrlr: *mut sys::spdk_nvme_ctrlr) {
+    // SAFETY: the data is part of SPDK's structure, in memory that may be written; of the threads only this one uses the
+    // number, since no command is given with metadata of its own.
+    unsafe {
+        let data = sys::spdk_nvme_ctrlr_get_data(ctrlr).cast_mut();
+        (&raw mut (*data).nn).write_unaligned(0);
+    }
+}
