@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | CC.EN = 1 | checks CC and AQA; passes [`RegEffect::Enable`] on, or sets CSTS.CFS | makes the admin queue, then [`Registers::set_ready`] or [`Registers::set_fatal`] |
 //! | CC.EN = 0 | resets what a Controller Reset resets; passes [`RegEffect::Disable`] on | stops all queues, then [`Registers::reset_done`] |
+//! | CC.EN = 0 and CC.SHN | the same, and CSTS.SHST says "occurring" | the same; then, as [`Registers::shutdown_is_occurring`], what CC.SHN asks for |
 //! | CC.SHN | CSTS.SHST says "occurring"; passes [`RegEffect::Shutdown`] on | has caches written back, then [`Registers::set_shutdown_complete`] |
 //! | function-level reset | [`Registers::function_reset`]; passes [`RegEffect::Disable`] on | as for CC.EN = 0 |
 //!
@@ -210,7 +211,14 @@ impl Registers {
     /// Home thread: a [`RegEffect::Disable`] has been carried out, and nothing touches the host's memory any more
     /// (CSTS.RDY = 0).
     pub fn reset_done(&self) {
-        self.csts_home.store(0, Ordering::Release);
+        self.csts_home.store(0, Ordering::SeqCst);
+    }
+
+    /// Home thread, after [`reset_done`](Self::reset_done): whether the host asked for a shutdown with the reset. It waits for
+    /// [`set_shutdown_complete`](Self::set_shutdown_complete).
+    #[must_use]
+    pub fn shutdown_is_occurring(&self) -> bool {
+        self.csts_control.load(Ordering::SeqCst) & CSTS_SHST == CSTS_SHST_OCCURRING
     }
 
     /// Control thread: all registers as after power-on, but for what the home thread says, which follows when it has
@@ -316,10 +324,11 @@ impl Registers {
             (true, false) => {
                 // A Controller Reset. The other fields keep what this write gives them: a host that reads CC to set
                 // EN again would lose the entry sizes.
-                self.csts_control.store(0, Ordering::Release);
+                let csts = if asks_for_shutdown(new) { CSTS_SHST_OCCURRING } else { 0 };
+                self.csts_control.store(csts, Ordering::Release);
                 self.forget_failure();
                 self.intm.store(0, Ordering::Release);
-                self.rest(new);
+                self.cc.store(new, Ordering::Release);
                 Some(RegEffect::Disable)
             }
             (false, true) => self.enable(new & !CC_SHN),
@@ -335,10 +344,15 @@ impl Registers {
         let _ = self.csts_home.fetch_update(Ordering::AcqRel, Ordering::Acquire, not_ready);
     }
 
-    /// CC for a controller that is disabled. It holds nothing that a shutdown could lose, so that is complete at once.
+    /// CC for a controller that is disabled. One that has come to rest holds nothing that a shutdown could lose, so that is complete
+    /// at once.
     fn rest(&self, cc: u32) {
-        if matches!(shn(cc), SHN_NORMAL | SHN_ABRUPT) {
-            self.csts_control.store(CSTS_SHST_COMPLETE, Ordering::Release);
+        if asks_for_shutdown(cc) && self.csts() & CSTS_SHST == 0 {
+            // In this order: the home thread says that it is at rest, and then looks whether a shutdown is asked for.
+            self.csts_control.store(CSTS_SHST_OCCURRING, Ordering::SeqCst);
+            if self.csts_home.load(Ordering::SeqCst) & CSTS_RDY == 0 {
+                self.csts_control.store(CSTS_SHST_COMPLETE, Ordering::Release);
+            }
         }
         self.cc.store(cc, Ordering::Release);
     }
@@ -349,6 +363,8 @@ impl Registers {
         // Sizes are 0's based, and a queue has at least two entries.
         let good = cc & CC_MODE == 0 && submission != 0 && completion != 0;
         self.csts_control.store(if good { 0 } else { CSTS_CFS }, Ordering::Release);
+        // A shutdown that came with the reset before is over, too.
+        self.forget_failure();
         self.cc.store(cc, Ordering::Release);
         good.then(|| {
             RegEffect::Enable(Enable {
@@ -362,7 +378,7 @@ impl Registers {
 
     /// CC for a controller that is and stays enabled.
     fn notify(&self, cc: u32) -> Option<RegEffect> {
-        let asked = shn(cc) != shn(self.cc()) && matches!(shn(cc), SHN_NORMAL | SHN_ABRUPT);
+        let asked = shn(cc) != shn(self.cc()) && asks_for_shutdown(cc);
         if asked {
             // The host must not read "normal operation" before the home thread has heard of it.
             self.csts_control.fetch_or(CSTS_SHST_OCCURRING, Ordering::AcqRel);
@@ -389,6 +405,10 @@ fn write_half(register: &AtomicU64, write: Write, shift: u32) {
     let old = register.load(Ordering::Acquire);
     let new = old & !(u64::from(write.mask) << shift) | u64::from(write.value) << shift;
     register.store(new & QUEUE_BASE, Ordering::Release);
+}
+
+fn asks_for_shutdown(cc: u32) -> bool {
+    matches!(shn(cc), SHN_NORMAL | SHN_ABRUPT)
 }
 
 fn shn(cc: u32) -> u32 {

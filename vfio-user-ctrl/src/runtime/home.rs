@@ -183,6 +183,8 @@ impl Home {
     fn enable(&self, attached: &Rc<Attached>, enable: Enable, since: Instant) {
         attached.local.refresh();
         attached.enabling.set(None);
+        // A shutdown of the life before is none of this one's.
+        attached.generation.set(attached.generation.get() + 1);
         let queues = attached.local.queues();
         let checked = queues.check_submission_queue(enable.asq, enable.asqs).map_err(|fault| (enable.asq, fault));
         let checked = checked
@@ -362,6 +364,9 @@ impl Home {
         attached.session.set(Settings::default());
         if let Some(Stopped::Reset(after)) = stopped {
             attached.session.registers.reset_done();
+            if attached.session.registers.shutdown_is_occurring() {
+                self.shut_down(&attached);
+            }
             if let Some(after) = after {
                 after();
             }

@@ -212,6 +212,9 @@ impl Home {
             self.doorbells.clear();
             if matches!(then, Stopped::Reset) {
                 self.registers.reset_done();
+                if self.registers.shutdown_is_occurring() {
+                    self.registers.set_shutdown_complete();
+                }
             }
             self.work();
         }

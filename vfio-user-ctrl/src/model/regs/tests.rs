@@ -224,9 +224,26 @@ fn a_shutdown_of_a_disabled_controller_is_complete_at_once() {
     assert_eq!(shst(&registers), 2);
     assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
     assert_eq!(shst(&registers), 0);
-    assert_eq!(set(&registers, CC, 0x4000), DISABLE, "both in one write");
-    registers.reset_done();
-    assert_eq!(shst(&registers), 2);
+}
+
+#[test]
+fn a_shutdown_with_a_reset_is_occurring_until_the_home_thread_has_carried_both_out() {
+    let both_at_once = |registers: &Registers| assert_eq!(set(registers, CC, 0x4000), DISABLE);
+    let one_after_the_other = |registers: &Registers| {
+        assert_eq!((set(registers, CC, 0), set(registers, CC, 0x4000)), (DISABLE, None));
+    };
+    let ways: [&dyn Fn(&Registers); 2] = [&both_at_once, &one_after_the_other];
+    for ask in ways {
+        let registers = running();
+        ask(&registers);
+        assert_eq!(get(&registers, CSTS), 1 | 1 << 2, "ready, and occurring");
+        registers.reset_done();
+        assert_eq!((get(&registers, CSTS), registers.shutdown_is_occurring()), (1 << 2, true));
+        registers.set_shutdown_complete();
+        assert_eq!(get(&registers, CSTS), 2 << 2);
+        assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
+        assert_eq!((get(&registers, CSTS), registers.shutdown_is_occurring()), (0, false));
+    }
 }
 
 #[test]
