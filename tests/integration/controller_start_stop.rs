@@ -145,6 +145,37 @@ fn a_shutdown_waits_for_the_caches_of_namespaces_but_not_for_ever() {
 
 #[test]
 #[serial]
+fn a_shutdown_in_the_write_that_resets_is_not_complete_before_the_caches_are_written_back() {
+    if FrontEnd::chosen() == FrontEnd::Stock {
+        return;
+    }
+    let front = Front::start();
+    front.malloc("cache", 16, 512);
+    front.rpc.ok("bdev_error_create", &json!({ "base_name": "cache" }));
+    let hold = |io: &str| {
+        let params = json!({ "name": "EE_cache", "io_type": io, "error_type": "nomem", "num": 1_000_000_000 });
+        front.rpc.ok("bdev_error_inject_error", &params);
+    };
+    let controller = front.controller("both", &["EE_cache"]);
+    let mut driver = Driver::start(controller.dir());
+    driver.identify(1, 0);
+    hold("flush");
+    driver.client.write(BAR0, CC, &SHN_NORMAL.to_le_bytes()).expect("CC can be written");
+    assert_eq!(driver.csts() & SHST, OCCURRING);
+    wait_for("CSTS.RDY to be 0", secs(5), || driver.csts() & READY == 0);
+    assert_eq!(driver.csts() & SHST, OCCURRING, "the cache is not written back yet");
+    hold("clear");
+    wait_for("a shutdown", secs(5), || driver.csts() & SHST == COMPLETE);
+    driver.enable();
+    assert_eq!(driver.csts() & SHST, 0, "the next life is not shut down");
+    driver.identify(1, 0);
+    drop(driver);
+    controller.delete();
+    front.assert_alive();
+}
+
+#[test]
+#[serial]
 fn aborts_of_commands_whose_queue_goes_leave_room_for_others() {
     let front = Front::start();
     front.malloc("disk", 16, 512);

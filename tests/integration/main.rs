@@ -26,6 +26,7 @@ mod controller_isolation;
 mod controller_life;
 mod controller_namespaces;
 mod controller_passed;
+mod controller_pci;
 mod controller_remote_memory;
 mod controller_secrets;
 mod controller_start_stop;

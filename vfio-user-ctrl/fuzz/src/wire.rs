@@ -70,8 +70,9 @@ impl Device for Registers {
         into.fill(0xc0);
     }
 
-    fn config_write(&mut self, offset: usize, data: &[u8]) {
+    fn config_write(&mut self, offset: usize, data: &[u8]) -> bool {
         assert!(!data.is_empty() && offset + data.len() <= 4096);
+        offset & 0x100 != 0
     }
 
     fn bar0_read(&mut self, offset: usize, into: &mut [u8]) {
@@ -218,7 +219,7 @@ impl World {
                     self.tokens.push(token);
                     continue;
                 }
-                Ok(Some(Event::Reset(token))) => {
+                Ok(Some(Event::Reset(token) | Event::ConfigWritten(token))) => {
                     self.tokens.push(token);
                     continue;
                 }

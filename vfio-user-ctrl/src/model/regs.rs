@@ -278,6 +278,12 @@ impl Registers {
         EntrySizes { iosqes: (cc >> CC_IOSQES_SHIFT & 0xf) as u8, iocqes: (cc >> CC_IOCQES_SHIFT & 0xf) as u8 }
     }
 
+    /// Whether the host masks the interrupt pin (bit 0 of INTMS).
+    #[must_use]
+    pub fn pin_is_masked(&self) -> bool {
+        self.intm.load(Ordering::Acquire) & 1 != 0
+    }
+
     fn dword(&self, at: usize) -> u32 {
         match at {
             CAP => low(self.cap),

@@ -91,7 +91,7 @@ impl CompletionQueue {
     }
 
     /// Reads the guest's head. It must lie between the last one and the tail, or else it is reported and left out of account.
-    fn read_head(&self) {
+    pub(super) fn read_head(&self) {
         let Some(raw) = self.context.completion_head(self.qid) else { return };
         let (last, tail) = (self.head.get(), self.tail.get());
         let valid = u16::try_from(raw).ok().filter(|head| {
@@ -146,7 +146,7 @@ impl CompletionQueue {
     #[inline]
     fn write(&self, mut cqe: Cqe) -> bool {
         let mut ring = self.ring.borrow_mut();
-        if ring.is_none() {
+        if ring.is_none() && !self.context.is_suspended() {
             *ring = CompletionRing::resolve(&self.context.view(), self.base, self.entries).ok();
         }
         let Some(ring) = ring.as_ref() else { return false };
@@ -197,7 +197,9 @@ impl CompletionQueue {
             return false;
         }
         self.pending.set(0);
-        vector.raise();
+        if vector.raise() {
+            self.look_at_pin(vector);
+        }
         true
     }
 
@@ -205,6 +207,45 @@ impl CompletionQueue {
     pub(super) fn catch_up(&self) {
         if let Some(vector) = &self.vector {
             vector.catch_up();
+            if self.look_at_pin(vector) {
+                vector.raise();
+            }
+        }
+    }
+
+    /// The queue is not marked any more: the next completion marks it.
+    pub(super) fn forget_mark(&self) {
+        self.pending.set(0);
+    }
+
+    /// Raises the interrupt if the host has not taken all entries: it may not have heard of them.
+    pub(super) fn remind(&self) {
+        if let Some(vector) = self.vector.as_ref().filter(|_| self.has_untaken())
+            && vector.raise()
+        {
+            self.look_at_pin(vector);
+        }
+    }
+
+    /// Tells the pin, if that stands for the queue's vector, whether there is a reason to raise it. Returns whether there is.
+    #[cold]
+    fn look_at_pin(&self, vector: &Vector) -> bool {
+        let Some(pin) = vector.pin() else { return false };
+        let untaken = self.has_untaken();
+        pin.set_reason(self.qid, untaken.then_some(self.tail.get()));
+        untaken
+    }
+
+    /// Returns whether there are entries that the host has not taken.
+    fn has_untaken(&self) -> bool {
+        self.read_head();
+        self.head.get() != self.tail.get()
+    }
+
+    /// The queue is gone: it is no reason to raise an interrupt.
+    pub(super) fn forget_reason(&self) {
+        if let Some(vector) = &self.vector {
+            vector.interrupts().pin().set_reason(self.qid, None);
         }
     }
 

@@ -49,6 +49,8 @@ pub(super) struct Context {
     /// The vectors whose interrupts are not coalesced.
     at_once: RefCell<Vec<u16>>,
     clock: fn() -> u64,
+    /// The function may not access guest memory.
+    suspended: Cell<bool>,
     /// Queues with an interrupt to raise.
     marked: RefCell<Vec<Rc<CompletionQueue>>>,
     /// Queues with completions that could not be posted.
@@ -121,6 +123,7 @@ impl Context {
             coalescing: Cell::default(),
             at_once: RefCell::default(),
             clock,
+            suspended: Cell::new(false),
             marked: RefCell::default(),
             parked: RefCell::default(),
             troubles: RefCell::default(),
@@ -133,6 +136,17 @@ impl Context {
     #[inline]
     pub(super) fn view(&self) -> Rc<MemView> {
         Rc::clone(&self.view.borrow())
+    }
+
+    /// Whether the function may not access guest memory.
+    #[inline]
+    pub(super) fn is_suspended(&self) -> bool {
+        self.suspended.get()
+    }
+
+    /// The function may not access guest memory any more, or may again.
+    pub(super) fn set_suspended(&self, suspended: bool) {
+        self.suspended.set(suspended);
     }
 
     /// Transfers of data in memory without a file.
@@ -272,6 +286,13 @@ impl Context {
     #[inline]
     pub(super) fn signal(&self) {
         self.marked.borrow_mut().retain(|queue| !queue.signal());
+    }
+
+    /// No queue has an interrupt to raise any more.
+    pub(super) fn forget_marks(&self) {
+        for queue in self.marked.take() {
+            queue.forget_mark();
+        }
     }
 
     /// Posts what waited for the memory of its queue.

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::pin::Pin;
+
 /// The eventfds of a session's interrupt vectors. The control thread sets them; reactors look here only when the epoch has moved.
 #[derive(Debug, Default)]
 pub struct Interrupts {
@@ -14,6 +16,7 @@ pub struct Interrupts {
     /// Vectors that the client wants to hear.
     asked: Mutex<BTreeSet<u16>>,
     blocked: AtomicBool,
+    pin: Pin,
 }
 
 impl Interrupts {
@@ -54,9 +57,20 @@ impl Interrupts {
         }
     }
 
+    /// The client asks for the pin to be raised.
+    pub fn ask_pin(&self) {
+        self.pin.ask();
+    }
+
     /// Takes the vectors that the client has asked for.
     pub(super) fn take_asked(&self) -> BTreeSet<u16> {
         self.asked.lock().map(|mut asked| std::mem::take(&mut *asked)).unwrap_or_default()
+    }
+
+    /// The pin (INTA#), which stands for the vectors that have no eventfd.
+    #[must_use]
+    pub fn pin(&self) -> &Pin {
+        &self.pin
     }
 
     /// Whether an eventfd has made who wrote to it wait. Its flag was set so that it does not, but the client has the flag too.
@@ -70,6 +84,25 @@ impl Interrupts {
         self.blocked.store(true, Ordering::Release);
         // None of the client's eventfds is written to any more.
         self.clear();
+        self.pin.set_file(None);
+    }
+
+    /// Raises the pin unless it is masked.
+    pub(super) fn raise_pin(&self) {
+        if let Some(file) = self.pin.raise() {
+            self.write(&file);
+        }
+    }
+
+    /// Writes to an eventfd of the client's.
+    ///
+    /// It was made not to block: one whose count is full is raised already. But a client can undo that and fill the count. Who runs
+    /// this has to be interrupted then; the write tells it by `EINTR`, which no write gives that does not wait.
+    #[inline]
+    fn write(&self, file: &OwnedFd) {
+        if rustix::io::write(file, &1_u64.to_ne_bytes()) == Err(rustix::io::Errno::INTR) {
+            self.note_blocked();
+        }
     }
 
     fn epoch(&self) -> u64 {
@@ -109,23 +142,46 @@ impl Vector {
         }
     }
 
-    /// Raises the interrupt, if the client has given something to raise it with.
-    ///
-    /// The eventfd was made not to block: one whose count is full is raised already. But a client can undo that and fill the count.
-    /// Who runs this has to be interrupted then; the write tells it by `EINTR`, which no write gives that does not wait.
+    /// Raises the interrupt, if the client has given something to raise it with. Returns whether that is the pin.
     #[inline]
-    pub fn raise(&self) {
+    pub fn raise(&self) -> bool {
+        self.look();
+        match self.file.borrow().as_ref() {
+            None => self.raise_pin(),
+            Some(file) => {
+                self.interrupts.write(file);
+                false
+            }
+        }
+    }
+
+    #[cold]
+    fn raise_pin(&self) -> bool {
+        let is_pin = self.interrupts.pin.is_used();
+        if is_pin {
+            self.interrupts.raise_pin();
+        } else {
+            self.missed.set(true);
+        }
+        is_pin
+    }
+
+    /// The interrupts of which it is one.
+    pub(super) fn interrupts(&self) -> &Interrupts {
+        &self.interrupts
+    }
+
+    /// The pin, if it stands for this vector.
+    pub(super) fn pin(&self) -> Option<&Pin> {
+        self.look();
+        (self.file.borrow().is_none() && self.interrupts.pin.is_used()).then_some(&self.interrupts.pin)
+    }
+
+    #[inline]
+    fn look(&self) {
         let epoch = self.interrupts.epoch();
         if self.seen.replace(epoch) != epoch {
             self.file.replace(self.interrupts.get(self.number));
-        }
-        match self.file.borrow().as_ref() {
-            None => self.missed.set(true),
-            Some(file) => {
-                if rustix::io::write(file, &1_u64.to_ne_bytes()) == Err(rustix::io::Errno::INTR) {
-                    self.interrupts.note_blocked();
-                }
-            }
         }
     }
 }

@@ -120,7 +120,7 @@ impl<B: Backend> Queues<B> {
 
     /// Sends what was held back for namespaces whose fence has come down. To be called from time to time.
     pub fn pass_fences(&self) {
-        if !self.has_fenced.get() {
+        if !self.has_fenced.get() || self.context.is_suspended() {
             return;
         }
         let ports = self.ports.borrow();
@@ -268,6 +268,9 @@ impl<B: Backend> Queues<B> {
     pub fn delete_completion(&self, qid: u16) -> bool {
         let mut queues = self.completion.borrow_mut();
         let before = queues.len();
+        for queue in queues.iter().filter(|queue| queue.qid() == qid) {
+            queue.forget_reason();
+        }
         queues.retain(|queue| queue.qid() != qid);
         self.context.forget_queue(qid);
         queues.len() != before
@@ -309,6 +312,7 @@ impl<B: Backend> Queues<B> {
         // What is still under way has them, but writes nothing to their memory, which the client may want back.
         for queue in self.completion.take() {
             queue.forget_ring();
+            queue.forget_reason();
         }
         self.context.forget_queues();
         self.context.set_shadow(None);
@@ -397,6 +401,9 @@ impl<B: Backend> Queues<B> {
     /// Takes the commands that wait and posts what can be posted. How much was done.
     #[inline]
     pub fn poll(&self) -> usize {
+        if self.context.is_suspended() {
+            return 0;
+        }
         let mut done = 0;
         let mut next = 0;
         for (index, queue) in self.submission.borrow().iter().enumerate().skip(self.turn.get()) {
@@ -409,6 +416,47 @@ impl<B: Backend> Queues<B> {
         self.turn.set(next);
         self.context.post_parked();
         done
+    }
+
+    /// The function may not access guest memory any more (Bus Master Enable is 0, or it is in D3hot): no commands are taken, and
+    /// completions wait. What the backend does already goes on; see [`is_at_rest`](Self::is_at_rest).
+    pub fn suspend(&self) {
+        self.context.set_suspended(true);
+        // An interrupt is a write to memory, too.
+        self.context.forget_marks();
+        for queue in self.completion.borrow().iter() {
+            queue.forget_ring();
+        }
+    }
+
+    /// The function may access guest memory again: posts the completions that wait. All interrupts are raised whose completions the
+    /// host has not taken, also of those before: the host may not have got them.
+    pub fn resume(&self) {
+        self.context.set_suspended(false);
+        self.context.post_parked();
+        self.context.forget_marks();
+        self.remind();
+    }
+
+    /// Whether the function may not access guest memory.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.context.is_suspended()
+    }
+
+    /// Whether the backend does nothing that could access guest memory: all I/Os that have not ended wait here.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.all_submissions().iter().all(|queue| queue.is_at_rest())
+    }
+
+    /// Raises the interrupts of all queues whose completions the host has not taken.
+    pub fn remind(&self) {
+        if !self.context.is_suspended() {
+            for queue in self.completion.borrow().iter() {
+                queue.remind();
+            }
+        }
     }
 
     /// Whether there are interrupts to raise.
@@ -425,6 +473,9 @@ impl<B: Backend> Queues<B> {
         }
         for vector in self.interrupts.take_asked() {
             Vector::new(vector, Arc::clone(&self.interrupts)).raise();
+        }
+        if self.interrupts.pin().take_asked() {
+            self.interrupts.raise_pin();
         }
     }
 

@@ -353,6 +353,11 @@ impl<B: Backend> Submissions<B> {
         }
     }
 
+    /// Whether all I/Os that have not ended wait here for the backend.
+    pub(super) fn is_at_rest(&self) -> bool {
+        usize::from(self.in_use()) == self.queue().later.borrow().len() + self.queue().fenced.borrow().len()
+    }
+
     /// Sends what the backend could not take before. Whether nothing of it is left.
     #[cold]
     fn send_again(&self) -> bool {

@@ -26,6 +26,9 @@ impl Home {
             self.enable_late(&attached);
             return false;
         }
+        if attached.local.queues().is_suspended() {
+            return false;
+        }
         let mut busy = false;
         for _ in 0..BURST {
             if attached.transferring.get() {

@@ -32,6 +32,8 @@ const SELDOM: u32 = 64;
 const HOME_TURNS: usize = 16;
 /// Every so many rounds, a power of two, counters are gathered, and errors told.
 const RARELY: u32 = 4096;
+/// When a host is reminded of its completions after the function may access memory again.
+const REMINDERS: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100)];
 
 thread_local! {
     /// The poll group of this reactor. The group's SPDK thread may run on one core only, so that it stays with its reactor.
@@ -131,6 +133,10 @@ pub struct Local {
     /// It has had nothing to do for long, and has nothing under way.
     idle: Cell<bool>,
     patience: Patience,
+    /// It is waited for its backends to come to rest.
+    resting: Cell<bool>,
+    /// When it could access guest memory again, and how often the host was reminded of its completions since.
+    resumed: Cell<Option<(Instant, usize)>>,
 }
 
 impl Local {
@@ -147,8 +153,17 @@ impl Local {
         );
         queues.set_remote_memory(Box::new(ClientMemory::new(session, group)));
         let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
-        let (idle_rounds, idle, patience) = (Cell::new(0), Cell::new(false), Patience::default());
-        let local = Self { session, queues, epoch, idle_rounds, idle, patience };
+        let local = Self {
+            session,
+            queues,
+            epoch,
+            idle_rounds: Cell::new(0),
+            idle: Cell::new(false),
+            resting: Cell::new(false),
+            patience: Patience::default(),
+            resumed: Cell::new(None),
+        };
+        local.take_bus();
         for port in ports {
             local.add_port(port);
         }
@@ -194,6 +209,32 @@ impl Local {
         let settings = self.session.settings();
         self.queues.set_shadow_doorbells(settings.shadow);
         self.queues.set_coalescing(settings.coalescing, settings.at_once);
+    }
+
+    /// Takes whether guest memory may be accessed.
+    fn take_bus(&self) {
+        match (self.session.bus.is_allowed(), self.queues.is_suspended()) {
+            (false, false) => self.queues.suspend(),
+            (true, true) => {
+                self.queues.resume();
+                self.resumed.set(Some((Instant::now(), 0)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Reminds the host of its completions a few times after it has let the function access memory again. A VMM may let go of the
+    /// interrupts that are raised before it has done its own part of that.
+    fn remind(&self) {
+        let Some((since, count)) = self.resumed.get() else { return };
+        match REMINDERS.get(count) {
+            None => self.resumed.set(None),
+            Some(after) if since.elapsed() >= *after => {
+                self.resumed.set(Some((since, count + 1)));
+                self.queues.remind();
+            }
+            Some(_) => {}
+        }
     }
 
     /// Polls the queues. Whether there was anything to do.
@@ -350,7 +391,10 @@ impl Group {
     pub fn refresh(&self, session: u64) {
         if let Some(local) = self.find(session) {
             local.refresh();
-            self.raise(|| local.queues.catch_up());
+            self.raise(|| {
+                local.take_bus();
+                local.queues.catch_up();
+            });
         }
         for local in self.ending.borrow().iter().filter(|local| local.session.id == session) {
             local.refresh();
@@ -358,6 +402,30 @@ impl Group {
         for home in self.homes.borrow().iter() {
             home.forget_rings(session);
         }
+    }
+
+    /// Tells the session, whose poll group of that index this is, when nothing here accesses guest memory that must not be accessed
+    /// any more. `told` is called then.
+    pub fn rest(self: &Rc<Self>, session: &Arc<Session>, index: usize, told: impl FnOnce() + 'static) {
+        let Some(local) = self.find(session.id) else {
+            session.bus.rested(index, session.bus.state());
+            return told();
+        };
+        if local.resting.replace(true) {
+            // Who waits already tells of the newest state.
+            return;
+        }
+        let (waiting, session) = (Rc::clone(&local), Arc::clone(session));
+        let is_at_rest = move || !waiting.queues.is_suspended() || waiting.queues.is_at_rest();
+        self.when(is_at_rest, move || {
+            local.resting.set(false);
+            let state = session.bus.state();
+            // What has been allowed, or forbidden again, since: a message tells this group of it, and it comes back here.
+            if (state & 1 == 0) == local.queues.is_suspended() {
+                session.bus.rested(index, state);
+            }
+            told();
+        });
     }
 
     /// A controller whose home is this group.
@@ -487,6 +555,7 @@ impl Group {
         if rarely {
             for local in self.sessions.borrow().iter() {
                 local.report();
+                self.raise(|| local.remind());
             }
         }
         let over = self.homes.borrow().is_empty()

@@ -111,6 +111,59 @@ pub struct Session {
     /// have not done so.
     nudged: Nudges,
     told: Nudges,
+    /// Whether the function may access the client's memory.
+    pub bus: Bus,
+}
+
+/// Whether the function may access guest memory (Bus Master Enable, and the power state), and which poll groups have come to rest
+/// since it may not. The control thread says so; the poll groups take it.
+#[derive(Debug)]
+pub struct Bus {
+    /// Twice how often it has changed; odd while access is allowed. It begins as forbidden.
+    state: AtomicU64,
+    /// By poll group, the state in which it was found at rest last.
+    rested: Vec<AtomicU64>,
+}
+
+impl Bus {
+    fn new(groups: usize) -> Self {
+        Self { state: AtomicU64::new(2), rested: (0..groups).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// Allows access or forbids it. Returns whether that is new. One thread calls this.
+    pub fn set(&self, allowed: bool) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        if (state & 1 != 0) == allowed {
+            return false;
+        }
+        self.state.store((state & !1) + 2 + u64::from(allowed), Ordering::Release);
+        true
+    }
+
+    /// Whether access is allowed.
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        self.state() & 1 != 0
+    }
+
+    /// What [`rested`](Self::rested) and [`are_at_rest`](Self::are_at_rest) are told.
+    #[must_use]
+    pub fn state(&self) -> u64 {
+        self.state.load(Ordering::Acquire)
+    }
+
+    /// The poll group of that index knows of `state`, and does nothing that it forbids.
+    pub fn rested(&self, group: usize, state: u64) {
+        if let Some(rested) = self.rested.get(group) {
+            rested.fetch_max(state, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether all poll groups are at rest in `state`, or know of a later one.
+    #[must_use]
+    pub fn are_at_rest(&self, state: u64) -> bool {
+        self.rested.iter().all(|rested| rested.load(Ordering::Acquire) >= state)
+    }
 }
 
 /// What the host has set for all queues of a session.
@@ -178,6 +231,7 @@ impl Session {
             settings: Mutex::default(),
             nudged: Nudges::new(ctrl.groups.len()),
             told: Nudges::new(ctrl.groups.len()),
+            bus: Bus::new(ctrl.groups.len()),
         })
     }
 
@@ -234,6 +288,24 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_at_rest_when_every_poll_group_has_come_to_rest_since_it_was_forbidden() {
+        let bus = Bus::new(2);
+        assert!(!bus.is_allowed() && !bus.set(false) && bus.set(true) && bus.is_allowed());
+        for group in 0..2 {
+            bus.rested(group, bus.state());
+        }
+        assert!(bus.set(false));
+        let state = bus.state();
+        assert!(!bus.are_at_rest(state));
+        bus.rested(0, state);
+        assert!(!bus.are_at_rest(state));
+        bus.rested(1, state);
+        assert!(bus.are_at_rest(state));
+        assert!(bus.set(true) && bus.set(false));
+        assert!(!bus.are_at_rest(bus.state()) && bus.are_at_rest(state));
+    }
 
     #[test]
     fn one_message_to_each_group_is_enough_for_all_that_is_new() {

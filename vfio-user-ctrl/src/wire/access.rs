@@ -22,12 +22,13 @@ impl Place {
         Ok(Self { config: region == CONFIG_REGION, offset: usize::try_from(offset).map_err(|_| libc::EINVAL)? })
     }
 
-    fn write(&self, data: &[u8], device: &mut impl Device) {
+    /// Returns whether the write is to be answered later.
+    fn write(&self, data: &[u8], device: &mut impl Device) -> bool {
         if self.config {
-            device.config_write(self.offset, data);
-        } else {
-            device.bar0_write(self.offset, data);
+            return device.config_write(self.offset, data);
         }
+        device.bar0_write(self.offset, data);
+        false
     }
 }
 
@@ -50,8 +51,13 @@ pub(super) fn read(info: &DeviceInfo, payload: &[u8], max: u32, device: &mut imp
     Ok(reply)
 }
 
-/// `REGION_WRITE`: at most `max` bytes.
-pub(super) fn write(info: &DeviceInfo, payload: &[u8], max: u32, device: &mut impl Device) -> Result<Vec<u8>, i32> {
+/// `REGION_WRITE`: at most `max` bytes. The answer, and whether it is to be given later.
+pub(super) fn write(
+    info: &DeviceInfo,
+    payload: &[u8],
+    max: u32,
+    device: &mut impl Device,
+) -> Result<(Vec<u8>, bool), i32> {
     let (access, data) = parse::<RegionAccess>(payload)?;
     if access.count > max {
         return Err(libc::E2BIG);
@@ -59,12 +65,12 @@ pub(super) fn write(info: &DeviceInfo, payload: &[u8], max: u32, device: &mut im
     if data.len() != access.count as usize {
         return Err(libc::EINVAL);
     }
-    Place::check(info, access.region, access.offset, access.count)?.write(data, device);
-    Ok(access.as_bytes().to_vec())
+    let later = Place::check(info, access.region, access.offset, access.count)?.write(data, device);
+    Ok((access.as_bytes().to_vec(), later))
 }
 
-/// `REGION_WRITE_MULTI`: all of the writes, or none when one is not valid.
-pub(super) fn write_multi(info: &DeviceInfo, payload: &[u8], device: &mut impl Device) -> Result<Vec<u8>, i32> {
+/// `REGION_WRITE_MULTI`: all of the writes, or none when one is not valid. Likewise.
+pub(super) fn write_multi(info: &DeviceInfo, payload: &[u8], device: &mut impl Device) -> Result<(Vec<u8>, bool), i32> {
     let (wr_cnt, writes) = parse::<u64>(payload)?;
     let (writes, rest) = writes.as_chunks::<{ size_of::<MultiWrite>() }>();
     if wr_cnt == 0 || wr_cnt != writes.len() as u64 || !rest.is_empty() {
@@ -80,9 +86,10 @@ pub(super) fn write_multi(info: &DeviceInfo, payload: &[u8], device: &mut impl D
     for bytes in writes {
         parts(bytes)?;
     }
+    let mut later = false;
     for bytes in writes {
         let (place, write) = parts(bytes)?;
-        place.write(write.data.get(..write.count as usize).unwrap_or_default(), device);
+        later |= place.write(write.data.get(..write.count as usize).unwrap_or_default(), device);
     }
-    Ok(wr_cnt.as_bytes().to_vec())
+    Ok((wr_cnt.as_bytes().to_vec(), later))
 }

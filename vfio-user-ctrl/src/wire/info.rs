@@ -13,6 +13,8 @@ pub(super) const BAR0_REGION: u32 = 0;
 pub const CONFIG_REGION: u32 = 7;
 /// BAR0 to 5, the expansion ROM, configuration space, VGA.
 const NUM_REGIONS: u32 = 9;
+/// The interrupt index of the pin (INTA#), of which there is one.
+pub(super) const PIN_IRQ: u32 = 0;
 /// The interrupt index of MSI-X.
 pub(super) const MSIX_IRQ: u32 = 2;
 /// Pin interrupts, MSI, MSI-X, error, request.
@@ -26,6 +28,9 @@ const REGION_MMAP: u32 = 1 << 2;
 const REGION_CAPS: u32 = 1 << 3;
 const CAP_SPARSE_MMAP: u16 = 1;
 const IRQ_EVENTFD: u32 = 1 << 0;
+const IRQ_MASKABLE: u32 = 1 << 1;
+/// It is masked whenever it was raised, until the client unmasks it.
+const IRQ_AUTOMASKED: u32 = 1 << 2;
 
 /// The shape of the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +59,7 @@ impl DeviceInfo {
     /// How many interrupts there are of a type. No type has this index: `EINVAL`.
     pub(super) fn irq_count(&self, index: u32) -> Result<u32, i32> {
         match index {
+            PIN_IRQ => Ok(1),
             MSIX_IRQ => Ok(self.msix_vectors.into()),
             NUM_IRQS.. => Err(libc::EINVAL),
             _ => Ok(0),
@@ -117,7 +123,11 @@ pub(super) fn irq(info: &DeviceInfo, payload: &[u8]) -> Result<Vec<u8>, i32> {
     let (asked, _) = parse::<IrqInfo>(payload)?;
     let argsz = fits::<IrqInfo>(asked.argsz)?;
     let count = info.irq_count(asked.index)?;
-    let flags = if count == 0 { 0 } else { IRQ_EVENTFD };
+    let flags = match asked.index {
+        PIN_IRQ => IRQ_EVENTFD | IRQ_MASKABLE | IRQ_AUTOMASKED,
+        _ if count > 0 => IRQ_EVENTFD,
+        _ => 0,
+    };
     Ok(IrqInfo { argsz, flags, index: asked.index, count }.as_bytes().to_vec())
 }
 

@@ -37,7 +37,7 @@ pub use info::{CONFIG_REGION, DeviceInfo};
 pub use input::MAX_READ;
 pub use output::Chunk;
 pub use proto::command;
-pub use request::{IrqAction, IrqData, IrqRequest, MapRequest, UnmapRequest};
+pub use request::{IrqAction, IrqData, IrqKind, IrqRequest, MapRequest, UnmapRequest};
 pub use session::{Device, Event, Session, Token};
 pub use version::Limits;
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::info::{DeviceInfo, MSIX_IRQ};
+use super::info::{DeviceInfo, MSIX_IRQ, PIN_IRQ};
 use super::proto::{DmaMap, DmaUnmap, IrqSet, parse};
 
 const MAP_READ: u32 = 1 << 0;
@@ -49,9 +49,11 @@ pub struct UnmapRequest {
     pub all: bool,
 }
 
-/// What to do with MSI-X vectors (section `VFIO_USER_DEVICE_SET_IRQS`): the device has no other interrupts.
+/// What to do with interrupts (section `VFIO_USER_DEVICE_SET_IRQS`).
 #[derive(Debug)]
 pub struct IrqRequest {
+    /// Which kind of interrupts.
+    pub kind: IrqKind,
     /// What to do.
     pub action: IrqAction,
     /// The first vector.
@@ -61,6 +63,15 @@ pub struct IrqRequest {
     pub count: u32,
     /// Which of the vectors, or what to signal them by.
     pub data: IrqData,
+}
+
+/// The kinds of interrupts that the device has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IrqKind {
+    /// The pin (INTA#): one interrupt, which stays raised until its reason is gone.
+    Pin,
+    /// The vectors of MSI-X.
+    Msix,
 }
 
 /// What is to be done with vectors.
@@ -81,8 +92,9 @@ pub enum IrqData {
     None,
     /// For each vector, whether it is meant.
     Bools(Vec<bool>),
-    /// For each vector its eventfd, or none to take it away. Comes with [`IrqAction::Trigger`] only. What the client
-    /// sent may be any file: it must not be written to in a way that blocks.
+    /// For each vector its eventfd, or none to take it away. Comes with [`IrqAction::Trigger`], and for the pin with
+    /// [`IrqAction::Unmask`]: it is unmasked when the client writes to the eventfd. What the client sent may be any file: it must not
+    /// be written to in a way that blocks.
     Eventfds(Vec<Option<OwnedFd>>),
 }
 
@@ -152,15 +164,24 @@ pub(super) fn set_irqs(info: &DeviceInfo, payload: &[u8], fds: Vec<OwnedFd>) -> 
     let data = match kind {
         DATA_NONE => IrqData::None,
         DATA_BOOL if bools.len() == set.count as usize => IrqData::Bools(bools.iter().map(|byte| *byte != 0).collect()),
-        // To be told when the guest masks a vector.
-        DATA_EVENTFD if action != IrqAction::Trigger => return Err(libc::ENOTSUP),
+        // To be told when the guest masks a vector, or to mask by an eventfd.
+        DATA_EVENTFD if !by_eventfd(set.index, action) => return Err(libc::ENOTSUP),
         DATA_EVENTFD if fds.is_empty() => IrqData::Eventfds((0..set.count).map(|_| None).collect()),
         DATA_EVENTFD if fds.len() == set.count as usize => IrqData::Eventfds(fds.into_iter().map(Some).collect()),
         _ => return Err(libc::EINVAL),
     };
     // Of other types there are no interrupts, so that nothing is there to be taken away.
-    let request = IrqRequest { action, start: set.start, count: set.count, data };
-    Ok((set.index == MSIX_IRQ).then_some(request))
+    let kind = match set.index {
+        PIN_IRQ => IrqKind::Pin,
+        MSIX_IRQ => IrqKind::Msix,
+        _ => return Ok(None),
+    };
+    Ok(Some(IrqRequest { kind, action, start: set.start, count: set.count, data }))
+}
+
+/// Whether an eventfd can stand for this action.
+fn by_eventfd(index: u32, action: IrqAction) -> bool {
+    action == IrqAction::Trigger || (index == PIN_IRQ && action == IrqAction::Unmask)
 }
 
 fn check_argsz<T>(argsz: u32) -> Result<(), i32> {

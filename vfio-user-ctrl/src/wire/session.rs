@@ -21,15 +21,16 @@ const MIN_MAX_MESSAGE: usize = 8 << 10;
 /// Requests that may wait for their answers.
 const PENDING: usize = 4096;
 
-/// What a session asks for accesses to the device's registers. It is to be answered at once.
+/// What a session asks for accesses to the device's registers. It is to be answered at once, but for writes to configuration space.
 ///
 /// Offsets and lengths are whatever the client says, within the region: not aligned, of any length but 0, and across
 /// registers. The device decides what odd accesses do.
 pub trait Device {
     /// Reads PCI configuration space.
     fn config_read(&mut self, offset: usize, into: &mut [u8]);
-    /// Writes PCI configuration space.
-    fn config_write(&mut self, offset: usize, data: &[u8]);
+    /// Writes PCI configuration space. Returns whether what that asks for takes time: the client is answered when the caller says
+    /// so, by the token of [`Event::ConfigWritten`].
+    fn config_write(&mut self, offset: usize, data: &[u8]) -> bool;
     /// Reads BAR0: registers, and the doorbells too, of a client that has not mapped them.
     fn bar0_read(&mut self, offset: usize, into: &mut [u8]);
     /// Writes BAR0.
@@ -52,6 +53,8 @@ pub enum Event {
     SetIrqs(Token, IrqRequest),
     /// `DEVICE_RESET`.
     Reset(Token),
+    /// A write to configuration space that asks for something that takes time.
+    ConfigWritten(Token),
     /// A [`Session::dma_read`] or [`Session::dma_write`] has ended.
     DmaDone {
         /// The caller's identifier of it.
@@ -68,8 +71,8 @@ pub enum Event {
 pub struct Token {
     session: u64,
     header: Header,
-    /// What a successful reply repeats of the command.
-    echo: Option<DmaUnmap>,
+    /// What a successful reply says.
+    body: Vec<u8>,
 }
 
 /// How a command goes on.
@@ -79,6 +82,13 @@ enum Outcome {
     Unmap(UnmapRequest, DmaUnmap),
     SetIrqs(IrqRequest),
     Reset,
+    ConfigWritten(Vec<u8>),
+}
+
+impl Outcome {
+    fn written((body, later): (Vec<u8>, bool)) -> Self {
+        if later { Self::ConfigWritten(body) } else { Self::Reply(body, None) }
+    }
 }
 
 /// The server's side of one client's connection.
@@ -212,7 +222,7 @@ impl Session {
         }
         self.state.pending = self.state.pending.saturating_sub(1);
         match result {
-            Ok(()) => self.state.answer(&token.header, token.echo.as_ref().map_or(&[], IntoBytes::as_bytes), None),
+            Ok(()) => self.state.answer(&token.header, &token.body, None),
             Err(errno) => self.state.refuse(&token.header, errno),
         }
     }
@@ -301,10 +311,11 @@ impl State {
                 self.answer(header, &body, fd);
                 None
             }
-            Outcome::Map(request) => Some(Event::Map(self.token(header, None), request)),
-            Outcome::Unmap(request, echo) => Some(Event::Unmap(self.token(header, Some(echo)), request)),
-            Outcome::SetIrqs(request) => Some(Event::SetIrqs(self.token(header, None), request)),
-            Outcome::Reset => Some(Event::Reset(self.token(header, None))),
+            Outcome::Map(request) => Some(Event::Map(self.token(header, Vec::new()), request)),
+            Outcome::Unmap(request, echo) => Some(Event::Unmap(self.token(header, echo.as_bytes().to_vec()), request)),
+            Outcome::SetIrqs(request) => Some(Event::SetIrqs(self.token(header, Vec::new()), request)),
+            Outcome::Reset => Some(Event::Reset(self.token(header, Vec::new()))),
+            Outcome::ConfigWritten(body) => Some(Event::ConfigWritten(self.token(header, body))),
         }
     }
 
@@ -334,8 +345,10 @@ impl State {
             command::DEVICE_GET_REGION_IO_FDS => info::region_io_fds(&self.info, payload)?,
             command::DEVICE_GET_IRQ_INFO => info::irq(&self.info, payload)?,
             command::REGION_READ => access::read(&self.info, payload, max, device)?,
-            command::REGION_WRITE => access::write(&self.info, payload, max, device)?,
-            command::REGION_WRITE_MULTI => access::write_multi(&self.info, payload, device)?,
+            command::REGION_WRITE => return access::write(&self.info, payload, max, device).map(Outcome::written),
+            command::REGION_WRITE_MULTI => {
+                return access::write_multi(&self.info, payload, device).map(Outcome::written);
+            }
             // A reset with a payload, and a version that is negotiated already.
             command::DEVICE_RESET | command::VERSION => return Err(libc::EINVAL),
             _ => return Err(libc::ENOTSUP),
@@ -343,9 +356,9 @@ impl State {
         Ok(Outcome::Reply(body, None))
     }
 
-    fn token(&mut self, header: &Header, echo: Option<DmaUnmap>) -> Token {
+    fn token(&mut self, header: &Header, body: Vec<u8>) -> Token {
         self.pending += 1;
-        Token { session: self.serial, header: *header, echo }
+        Token { session: self.serial, header: *header, body }
     }
 
     fn answer(&mut self, header: &Header, body: &[u8], fd: Option<Arc<OwnedFd>>) {

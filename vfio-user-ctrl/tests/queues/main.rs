@@ -12,3 +12,4 @@ mod passed;
 mod random;
 mod rings;
 mod signals;
+mod suspended;

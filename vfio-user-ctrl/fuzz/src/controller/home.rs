@@ -185,6 +185,9 @@ impl Home {
     }
 
     fn poll_admin(&mut self) {
+        if self.queues.is_suspended() {
+            return;
+        }
         let mut busy = false;
         for _ in 0..BURST {
             let Some(sqe) = self.admin.as_ref().and_then(AdminQueue::next) else { break };

@@ -12,7 +12,7 @@ use vfio_user_ctrl::model::admin::{Identity, Namespace, Nqn, Supports, Text};
 use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache};
 use vfio_user_ctrl::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
 use vfio_user_ctrl::model::spec::{Sqe, Status};
-use vfio_user_ctrl::queue::Port;
+use vfio_user_ctrl::queue::{PinMask, Port};
 use zerocopy::IntoBytes;
 
 use crate::ram::{Disk, OnAbort, Ram};
@@ -136,7 +136,26 @@ impl World {
         for index in 0..DISKS.len() {
             world.add_namespace(index);
         }
+        world.begin();
         world
+    }
+
+    /// The host lets the function access memory, as every driver does.
+    fn begin(&mut self) {
+        let _ = self.config.write(4, &[0x06, 0x00]);
+        self.look_at_config();
+    }
+
+    fn look_at_config(&mut self) {
+        match (self.config.may_access_memory(), self.home.queues.is_suspended()) {
+            (false, false) => self.home.queues.suspend(),
+            (true, true) => self.home.queues.resume(),
+            _ => {}
+        }
+        let disabled = self.config.pin_disabled();
+        if self.home.interrupts.pin().set_mask(PinMask::Command, disabled) {
+            self.home.queues.catch_up();
+        }
     }
 
     fn apply(&mut self, script: &mut Script<'_>) {
@@ -154,9 +173,12 @@ impl World {
                 if self.config.write(offset.into(), script.bytes(len)).function_reset {
                     self.device_reset();
                 }
+                self.look_at_config();
             }
             step::READ_CONFIG => {
                 let (offset, len) = (script.u16() & 0xfff, script.below(40));
+                let pending = self.home.interrupts.pin().has_reason(&self.home.doorbells);
+                self.config.set_interrupt_status(pending);
                 self.config.read(offset.into(), &mut vec![0; len]);
             }
             step::COMMAND => self.command(script, true),
@@ -287,6 +309,8 @@ impl World {
         self.msix.reset();
         let effect = self.home.registers.function_reset();
         self.home.register_written(effect);
+        self.look_at_config();
+        self.begin();
     }
 
     fn command(&mut self, script: &mut Script<'_>, ring: bool) {
@@ -324,10 +348,18 @@ impl World {
             self.home.interrupts.ask(start as u16);
             return self.home.queues.catch_up();
         }
-        if count == 0 {
-            return self.home.interrupts.clear();
-        }
         let file = || eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
+        if count == 0 {
+            self.home.interrupts.clear();
+            // The host uses the pin instead, or lets it be raised again.
+            let pin = self.home.interrupts.pin();
+            match start {
+                0 => pin.set_file(None),
+                1 => pin.set_file(Some(file())),
+                _ => drop(pin.set_mask(PinMask::Client, start == 2)),
+            }
+            return self.home.queues.catch_up();
+        }
         let files = (0..count).map(|index| (index != 3).then(file)).collect();
         self.home.interrupts.set(start, files, usize::from(MAX_QUEUES) + 1);
         self.home.queues.catch_up();
@@ -345,6 +377,7 @@ impl World {
         self.host = Default::default();
         self.config.reset();
         self.msix.reset();
+        self.begin();
         for (index, disk) in self.disks.iter().enumerate() {
             if self.home.model.namespace(index as u32 + 1).is_some() {
                 self.home.queues.add_port(port(index, disk));

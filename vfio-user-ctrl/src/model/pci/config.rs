@@ -1,6 +1,6 @@
 //! Configuration space of the function (PCI Express Base Specification, sections 7.5 to 7.7).
 //!
-//! A type 0 header with one 64-bit memory BAR, and the capabilities power management, MSI-X and PCI Express. There are
+//! A type 0 header with one 64-bit memory BAR and an interrupt pin, and the capabilities power management, MSI-X and PCI Express. There are
 //! no extended capabilities. No error is ever recorded, so the status bits that software clears by writing 1 always
 //! read 0.
 
@@ -19,6 +19,7 @@ const SUBSYSTEM_VENDOR: usize = 0x2c;
 const SUBSYSTEM: usize = 0x2e;
 const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
+const INTERRUPT_PIN: usize = 0x3d;
 
 const PM: usize = 0x40;
 const PMC: usize = PM + 2;
@@ -48,8 +49,12 @@ const MSIX_ID: u8 = 0x11;
 
 /// Mass storage, non-volatile memory, NVM Express I/O controller; lowest byte first.
 const CLASS_NVME: [u8; 3] = [0x02, 0x08, 0x01];
+const STATUS_INTERRUPT: u16 = 1 << 3;
 const STATUS_CAPABILITIES_LIST: u16 = 1 << 4;
+/// INTA#.
+const PIN_A: u8 = 1;
 const COMMAND_BUS_MASTER: u16 = 1 << 2;
+const COMMAND_INTERRUPT_DISABLE: u16 = 1 << 10;
 /// Memory space, bus master, parity error response, SERR#, interrupt disable. There is no I/O space.
 const COMMAND_WRITABLE: u32 = 0x0546;
 /// Memory, not prefetchable, anywhere in 64 bits.
@@ -204,6 +209,24 @@ impl ConfigSpace {
         self.word(COMMAND) & COMMAND_BUS_MASTER != 0
     }
 
+    /// Whether the function may access memory: Bus Master Enable is set, and the power state is D0.
+    #[must_use]
+    pub fn may_access_memory(&self) -> bool {
+        self.bus_master() && power_state(self.pmcsr()) == Some(PowerState::D0)
+    }
+
+    /// Whether the host forbids the function to raise its interrupt pin (Interrupt Disable).
+    #[must_use]
+    pub fn pin_disabled(&self) -> bool {
+        self.word(COMMAND) & COMMAND_INTERRUPT_DISABLE != 0
+    }
+
+    /// Sets whether there is a reason to raise the interrupt pin (Interrupt Status), whether or not it may be raised.
+    pub fn set_interrupt_status(&mut self, pending: bool) {
+        let status = STATUS_CAPABILITIES_LIST | if pending { STATUS_INTERRUPT } else { 0 };
+        self.put(STATUS, status.to_le_bytes());
+    }
+
     /// How many MSI-X vectors the function has.
     #[must_use]
     pub fn vectors(&self) -> u16 {
@@ -220,6 +243,7 @@ impl ConfigSpace {
         self.put(BAR0, BAR_TYPE.to_le_bytes());
         self.put(SUBSYSTEM_VENDOR, identity.subsystem_vendor.to_le_bytes());
         self.put(SUBSYSTEM, identity.subsystem.to_le_bytes());
+        self.put(INTERRUPT_PIN, [PIN_A]);
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "offsets in the first 256 bytes, and in BAR0")]

@@ -23,6 +23,9 @@ pub(super) enum Remote {
     Waiting(Sqe, Option<Sqe>, u64),
     /// Its data is sent to the guest when the backend is done.
     ToGuest(Bounce),
+    /// The backend is done, and its data is sent to the guest when guest memory may be accessed again; what dword 0 of the completion
+    /// is then.
+    Done(Bounce, u32),
 }
 
 /// What is known of a command's data.
@@ -65,6 +68,7 @@ pub(super) fn resume<B: Backend>(io: CommandIo<B>) {
                 start(io, sqe, first);
             }
         }
+        Some(Remote::Done(bounce, dw0)) => deliver_bounce(io, &bounce, dw0),
         sending => {
             state.remote.set(sending.map(Box::new));
             send(io);
@@ -174,12 +178,21 @@ pub(super) fn deliver<B: Backend>(io: CommandIo<B>, dw0: u32) {
     let Some(Remote::ToGuest(bounce)) = state.remote.take().map(|remote| *remote) else {
         return fail(io, Status::INTERNAL_ERROR);
     };
+    deliver_bounce(io, &bounce, dw0);
+}
+
+fn deliver_bounce<B: Backend>(io: CommandIo<B>, bounce: &Bounce, dw0: u32) {
     if io.queue().closed.get() {
         return fail(io, Status::ABORTED_SQ_DELETION);
     }
     let context = Rc::clone(&io.queue().context);
+    if context.is_suspended() {
+        io.state().remote.set(Some(Box::new(Remote::Done(bounce.clone(), dw0))));
+        let submissions = io.owner();
+        return submissions.queue().later.borrow_mut().push_back(io);
+    }
     let id = Remotes::next_id();
-    state.transfer.set(id);
+    io.state().transfer.set(id);
     let then = move |result: Result<Vec<Vec<u8>>, Status>| {
         io.state().transfer.set(0);
         match result {
@@ -187,7 +200,7 @@ pub(super) fn deliver<B: Backend>(io: CommandIo<B>, dw0: u32) {
             Err(status) => fail(io, status),
         }
     };
-    context.remotes().send(id, &bounce, Box::new(then));
+    context.remotes().send(id, bounce, Box::new(then));
 }
 
 /// A command has failed before the backend got it: nothing of a fused pair was done.

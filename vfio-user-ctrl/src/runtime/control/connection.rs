@@ -10,18 +10,20 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 
 use super::complaint::complain;
-use super::device::Device;
+use super::device::{Device, Effect};
 use super::graves::Graves;
+use super::late::Late;
 use super::registrar::Registrar;
 use super::remote::Transfers;
 use super::socket::{self, Received};
+use super::unmask::Unmask;
 use super::{Command, Remote};
 use crate::memory::{Access, GuestMemory, MapError, Region, guard};
 use crate::model::regs::CtrlLimits;
-use crate::queue::Transfer;
+use crate::queue::{PinMask, Transfer};
 use crate::runtime::group::GroupHandle;
 use crate::runtime::session::{Ctrl, Op, Session};
-use crate::wire::{self, Event, IrqAction, IrqData, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
+use crate::wire::{self, Event, IrqAction, IrqData, IrqKind, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
 
 /// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is under way.
 const TIMEOUT_500MS: u8 = 60;
@@ -66,9 +68,8 @@ pub(super) struct Connection {
     mapping: Option<Mapping>,
     releasing: Vec<Releasing>,
     transfers: Transfers,
-    /// Device resets that are under way.
-    resets: Vec<(u64, Token)>,
-    next_reset: u64,
+    late: Late,
+    unmask: Unmask,
     began: Instant,
     /// How often pages of any client's memory could not be had, as last seen.
     faults: u64,
@@ -83,6 +84,7 @@ impl Connection {
         stream: UnixStream,
         remote: &Remote,
         registrar: &Arc<Registrar>,
+        unmask: Unmask,
     ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let limits = CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS };
@@ -99,8 +101,8 @@ impl Connection {
             mapping: None,
             releasing: Vec::new(),
             transfers: Transfers::default(),
-            resets: Vec::new(),
-            next_reset: 0,
+            late: Late::default(),
+            unmask,
             began: Instant::now(),
             faults: guard::faults(),
             buffer: vec![0; MAX_READ],
@@ -219,6 +221,7 @@ impl Connection {
                     self.wire.reply(token, result);
                 }
                 Some(Event::Reset(token)) => self.reset(token),
+                Some(Event::ConfigWritten(token)) => self.late.written(token, &self.session.bus),
                 Some(Event::DmaDone { id, result }) => self.transfers.ended(self.session.id, id, result),
             }
         }
@@ -228,8 +231,22 @@ impl Connection {
     /// Register writes go to the home in the order in which the client made them.
     fn post_effects(&mut self) {
         for effect in self.device.take_effects() {
-            self.ask(effect.into());
+            match effect {
+                Effect::Registers(effect) => self.ask(effect.into()),
+                Effect::FunctionReset => match self.late.function_reset() {
+                    Some(number) => self.ask_reset(number),
+                    None => self.ask(Op::Disable),
+                },
+            }
         }
+        if self.device.take_changed() {
+            self.nudge();
+        }
+    }
+
+    fn ask_reset(&self, number: u64) {
+        let (session, remote) = (self.session.id, self.remote.clone());
+        self.ask(Op::Reset(Box::new(move || remote.send(Command::ResetDone { session, number }))));
     }
 
     fn ask(&self, op: Op) {
@@ -314,7 +331,7 @@ impl Connection {
         }
     }
 
-    /// Has the poll groups look at the memory and the eventfds now.
+    /// Has the poll groups look at the memory, at whether they may access it, and at the eventfds now.
     fn nudge(&self) {
         for (index, group) in self.session.ctrl.groups.iter().enumerate() {
             if !self.session.nudge(index) {
@@ -324,14 +341,15 @@ impl Connection {
             group.send(move |group| {
                 session.looks(index);
                 group.refresh(session.id);
-                remote.released();
+                group.rest(&session, index, move || remote.released());
             });
         }
     }
 
-    /// Whether the client waits for memory to be let go, or somebody for a transfer to be given up.
+    /// Whether the client waits for memory to be let go, or for something else that is to be looked at, or somebody for a transfer
+    /// to be given up.
     pub(super) fn is_releasing(&self) -> bool {
-        !self.releasing.is_empty() || self.transfers.has_abandoned()
+        !self.releasing.is_empty() || self.late.is_waiting() || self.transfers.has_abandoned()
     }
 
     /// Begins a transfer for a poll group.
@@ -347,6 +365,7 @@ impl Connection {
     /// Answers for what nobody holds any more. Whether anything was answered.
     pub(super) fn release(&mut self, graves: &Graves) -> bool {
         self.transfers.give_up_abandoned(self.session.id, &mut self.wire);
+        let answered = self.answer_late();
         let before = self.releasing.len();
         let mut impatient = false;
         for mut releasing in std::mem::take(&mut self.releasing) {
@@ -364,7 +383,18 @@ impl Connection {
         if impatient {
             self.abort_strays();
         }
-        self.releasing.len() < before
+        answered || self.releasing.len() < before
+    }
+
+    /// Answers what is over, or has been waited for long enough. Whether anything was answered.
+    fn answer_late(&mut self) -> bool {
+        let due = self.late.due(&self.session.bus);
+        self.device.set_ready(self.late.is_ready());
+        let answered = !due.is_empty();
+        for token in due {
+            self.wire.reply(token, Ok(()));
+        }
+        answered
     }
 
     /// I/O still touches memory that the client wants back: it is aborted.
@@ -386,6 +416,9 @@ impl Connection {
         let interrupts = &self.session.interrupts;
         if interrupts.has_blocked() {
             return Err(libc::EINVAL);
+        }
+        if request.kind == IrqKind::Pin {
+            return self.set_pin(request);
         }
         let limit = usize::from(self.session.ctrl.max_queues) + 1;
         let start = usize::try_from(request.start).map_err(|_| libc::EINVAL)?;
@@ -418,24 +451,65 @@ impl Connection {
         Ok(())
     }
 
+    /// The same for the interrupt pin, of which there is one.
+    fn set_pin(&mut self, request: IrqRequest) -> Result<(), i32> {
+        let pin = self.session.interrupts.pin();
+        let chosen = match &request.data {
+            IrqData::Bools(bools) => bools.first().copied().unwrap_or(false),
+            _ => request.count > 0,
+        };
+        match (request.action, request.data) {
+            (IrqAction::Trigger, IrqData::Eventfds(files)) => {
+                let file = files.into_iter().flatten().next();
+                file.as_ref().map_or(Ok(()), check_eventfd)?;
+                pin.set_file(file);
+            }
+            (IrqAction::Trigger, IrqData::None) if request.count == 0 => {
+                pin.set_file(None);
+                let _ = self.unmask.set(None);
+            }
+            // The reason to raise it is looked at below.
+            (IrqAction::Trigger, _) => {
+                if chosen {
+                    self.session.interrupts.ask_pin();
+                }
+            }
+            (IrqAction::Unmask, IrqData::Eventfds(files)) => {
+                let file = files.into_iter().flatten().next();
+                file.as_ref().map_or(Ok(()), check_eventfd)?;
+                return self.unmask.set(file).map_err(rustix::io::Errno::raw_os_error);
+            }
+            (action, _) if chosen => {
+                pin.set_mask(PinMask::Client, action == IrqAction::Mask);
+            }
+            (IrqAction::Mask | IrqAction::Unmask, _) => {}
+        }
+        self.nudge();
+        Ok(())
+    }
+
+    /// The client has unmasked the interrupt pin by its eventfd.
+    pub(super) fn unmasked(&mut self) {
+        self.unmask.drain();
+        if self.session.interrupts.pin().set_mask(PinMask::Client, false) {
+            self.nudge();
+        }
+    }
+
     /// The device is reset; the answer comes when nothing of the client's is under way.
     fn reset(&mut self, token: Token) {
         self.device.reset();
-        // The home's part of it is below.
-        self.device.take_effects();
-        let number = self.next_reset;
-        self.next_reset = self.next_reset.wrapping_add(1);
-        self.resets.push((number, token));
-        let (session, remote) = (self.session.id, self.remote.clone());
-        self.ask(Op::Reset(Box::new(move || remote.send(Command::ResetDone { session, number }))));
+        if self.device.take_changed() {
+            self.nudge();
+        }
+        let number = self.late.reset(token);
+        self.ask_reset(number);
     }
 
     /// A reset is over.
     pub(super) fn reset_done(&mut self, number: u64) {
-        if let Some(at) = self.resets.iter().position(|(other, _)| *other == number) {
-            let (_, token) = self.resets.swap_remove(at);
-            self.wire.reply(token, Ok(()));
-        }
+        self.late.reset_done(number);
+        self.answer_late();
     }
 
     /// Whether the client's files are still as long as what it mapped of them.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
 use crate::model::regs::RegEffect;
+use crate::queue::PinMask;
 use crate::runtime::session::Session;
 use crate::wire::{self, DeviceInfo};
 
@@ -14,7 +15,20 @@ pub(super) struct Device {
     session: Arc<Session>,
     config: ConfigSpace,
     msix: MsixTable,
-    effects: Vec<RegEffect>,
+    effects: Vec<Effect>,
+    /// The poll groups have to look at the session.
+    changed: bool,
+    /// A function-level reset is under way that was answered for: the function is not ready.
+    not_ready: bool,
+}
+
+/// What a write asks of others.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// A write to registers.
+    Registers(RegEffect),
+    /// A function-level reset.
+    FunctionReset,
 }
 
 impl Device {
@@ -25,6 +39,8 @@ impl Device {
             config: ConfigSpace::new(&PciIdentity::default(), vectors),
             msix: MsixTable::new(vectors),
             effects: Vec::new(),
+            changed: false,
+            not_ready: false,
         }
     }
 
@@ -38,16 +54,39 @@ impl Device {
         }
     }
 
-    /// Everything is as after power on, but for what the home still has to do, which is among the effects.
+    /// Everything is as after power on, but for what the home has to do.
     pub(super) fn reset(&mut self) {
         self.config.reset();
         self.msix.reset();
-        self.effects.push(self.session.registers.function_reset());
+        // The home's part is another op.
+        let _ = self.session.registers.function_reset();
+        self.look_at_config();
+        self.look_at_registers();
     }
 
     /// Takes what the home has to do, in order.
-    pub(super) fn take_effects(&mut self) -> Vec<RegEffect> {
+    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
+    }
+
+    /// Takes whether the poll groups have to look at the session.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Whether the function answers accesses to its configuration space, or is still being reset.
+    pub(super) fn set_ready(&mut self, ready: bool) {
+        self.not_ready = !ready;
+    }
+
+    fn look_at_config(&mut self) {
+        self.changed |= self.session.bus.set(self.config.may_access_memory());
+        self.changed |= self.session.interrupts.pin().set_mask(PinMask::Command, self.config.pin_disabled());
+    }
+
+    fn look_at_registers(&mut self) {
+        let masked = self.session.registers.pin_is_masked();
+        self.changed |= self.session.interrupts.pin().set_mask(PinMask::Register, masked);
     }
 }
 
@@ -58,13 +97,23 @@ fn vectors(session: &Session) -> u16 {
 
 impl wire::Device for Device {
     fn config_read(&mut self, offset: usize, into: &mut [u8]) {
+        if self.not_ready {
+            // As a function that is not ready after a reset: no completion of the request, which reads as ones.
+            return into.fill(0xff);
+        }
+        self.config.set_interrupt_status(self.session.interrupts.pin().has_reason(&self.session.doorbells));
         self.config.read(offset, into);
     }
 
-    fn config_write(&mut self, offset: usize, data: &[u8]) {
-        if self.config.write(offset, data).function_reset {
+    fn config_write(&mut self, offset: usize, data: &[u8]) -> bool {
+        let could_access = self.session.bus.is_allowed();
+        let function_reset = self.config.write(offset, data).function_reset;
+        if function_reset {
             self.reset();
+            self.effects.push(Effect::FunctionReset);
         }
+        self.look_at_config();
+        function_reset || (could_access && !self.session.bus.is_allowed())
     }
 
     fn bar0_read(&mut self, offset: usize, into: &mut [u8]) {
@@ -83,7 +132,10 @@ impl wire::Device for Device {
         for piece in pci::pieces(offset, data.len()) {
             let Some(part) = data.get(piece.bytes.clone()) else { continue };
             match piece.area {
-                Area::Registers => self.effects.extend(self.session.registers.write(piece.offset, part)),
+                Area::Registers => {
+                    self.effects.extend(self.session.registers.write(piece.offset, part).map(Effect::Registers));
+                    self.look_at_registers();
+                }
                 Area::Doorbells => self.session.doorbells.write_at(piece.offset, part),
                 Area::Msix => self.msix.write(piece.offset, part),
             }

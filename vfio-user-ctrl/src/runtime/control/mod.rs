@@ -8,9 +8,11 @@ mod connection;
 mod device;
 mod endpoint;
 mod graves;
+mod late;
 mod registrar;
 mod remote;
 mod socket;
+mod unmask;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -34,6 +36,7 @@ use connection::{Connection, State};
 use endpoint::Endpoint;
 use graves::Graves;
 use registrar::Registrar;
+use unmask::Unmask;
 
 /// A client that has said nothing for so long makes room for one that waits.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -154,9 +157,11 @@ const fn listener_key(ctrl: u64) -> u64 {
 const fn connection_key(session: u64) -> u64 {
     session << 1 | 1
 }
+/// In the key of a session's eventfd that unmasks the interrupt pin.
+const UNMASK: u64 = 1 << 63;
 
 struct Server {
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     wake: Arc<OwnedFd>,
     commands: Receiver<Command>,
     remote: Remote,
@@ -178,7 +183,7 @@ impl Server {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         Ok(Self {
-            epoll,
+            epoll: Arc::new(epoll),
             wake,
             commands,
             registrar: Arc::new(Registrar::start(remote.clone())?),
@@ -208,6 +213,11 @@ impl Server {
                     WAKE => {
                         if !self.obey() {
                             return;
+                        }
+                    }
+                    key if key & UNMASK != 0 => {
+                        if let Some(connection) = self.connections.get_mut(&((key & !UNMASK) >> 1)) {
+                            connection.unmasked();
                         }
                     }
                     key if key & 1 == 0 => self.accept(key >> 1),
@@ -332,7 +342,9 @@ impl Server {
         while let Some(stream) = endpoint.next_client() {
             let session = self.next_session;
             self.next_session += 1;
-            let connection = match Connection::begin(session, &endpoint.ctrl, stream, &self.remote, &self.registrar) {
+            let unmask = Unmask::new(&self.epoll, connection_key(session) | UNMASK);
+            let begun = Connection::begin(session, &endpoint.ctrl, stream, &self.remote, &self.registrar, unmask);
+            let connection = match begun {
                 Ok(connection) => connection,
                 Err(error) => {
                     log::error!("controller '{}': a client cannot be served: {error}", endpoint.ctrl.name);

@@ -109,9 +109,9 @@ fn a_region_has_no_io_file_descriptors() {
 }
 
 #[test]
-fn there_are_msix_interrupts_by_eventfd_and_no_others() {
+fn there_are_msix_interrupts_by_eventfd_and_a_pin_that_is_masked_when_it_is_raised() {
     let mut harness = Harness::new();
-    for (index, flags, count) in [(0, 0, 0), (1, 0, 0), (2, 1, 129), (3, 0, 0), (4, 0, 0)] {
+    for (index, flags, count) in [(0, 7, 1), (1, 0, 0), (2, 1, 129), (3, 0, 0), (4, 0, 0)] {
         let reply = harness.ask(&client::irq_info(3, index));
         let fields: Vec<u32> = (0..4).map(|field| u32_at(&reply.payload, 4 * field)).collect();
         assert_eq!(fields, [16, flags, index, count]);
@@ -129,6 +129,23 @@ fn a_reset_waits_for_its_answer() {
     let reply = harness.drain().remove(0);
     assert_eq!((reply.msg_id, reply.command, reply.error, reply.payload.len()), (9, command::DEVICE_RESET, None, 0));
     assert_eq!(harness.refused(&client::command(9, command::DEVICE_RESET, &[0])), libc::EINVAL);
+}
+
+#[test]
+fn a_write_to_configuration_space_that_takes_time_waits_for_its_answer() {
+    let mut harness = Harness::new();
+    let late = super::LATE as u64;
+    harness.send(&client::region_write(9, CONFIG_REGION, late, &[1, 2]), Vec::new());
+    let Event::ConfigWritten(token) = harness.event() else { panic!("it takes time") };
+    harness.send(&client::region_write_multi(10, &[(CONFIG_REGION, late, &[1]), (0, 0, &[2])]), Vec::new());
+    let Event::ConfigWritten(other) = harness.event() else { panic!("it takes time") };
+    assert!(harness.session.output().is_none());
+    harness.session.reply(other, Ok(()));
+    harness.session.reply(token, Ok(()));
+    let replies = harness.drain();
+    assert_eq!((replies[0].msg_id, &replies[0].payload[..]), (10, &2_u64.to_le_bytes()[..]));
+    let repeated = client::region_write(9, CONFIG_REGION, late, &[1, 2])[16..32].to_vec();
+    assert_eq!((replies[1].msg_id, replies[1].error, &replies[1].payload), (9, None, &repeated));
 }
 
 #[test]

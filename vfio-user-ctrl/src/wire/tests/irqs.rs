@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::{Harness, is_closed, pair};
-use crate::wire::{Event, IrqAction, IrqData, IrqRequest, client, command};
+use crate::wire::{Event, IrqAction, IrqData, IrqKind, IrqRequest, client, command};
 
 const NONE: u32 = 1;
 const BOOL: u32 = 2;
@@ -11,6 +11,7 @@ const EVENTFD: u32 = 4;
 const MASK: u32 = 8;
 const UNMASK: u32 = 16;
 const TRIGGER: u32 = 32;
+const PIN: u32 = 0;
 const MSIX: u32 = 2;
 
 fn files(count: usize) -> Vec<OwnedFd> {
@@ -62,8 +63,32 @@ fn all_interrupts_are_disabled_by_a_count_of_0() {
     let request = asked(&mut harness);
     assert_eq!((request.action, request.start, request.count), (IrqAction::Trigger, 0, 0));
     assert!(matches!(request.data, IrqData::None));
-    // There are no pin interrupts to be disabled.
-    assert_eq!(harness.ask(&client::set_irqs(1, 0, NONE | TRIGGER, 0, 0, &[])).error, None);
+    // There are no interrupts by MSI to be disabled.
+    assert_eq!(harness.ask(&client::set_irqs(1, 1, NONE | TRIGGER, 0, 0, &[])).error, None);
+}
+
+#[test]
+fn the_pin_has_one_eventfd_to_raise_it_and_one_to_unmask_it() {
+    let mut harness = Harness::new();
+    for (action, flag) in [(IrqAction::Trigger, TRIGGER), (IrqAction::Unmask, UNMASK)] {
+        harness.send(&client::set_irqs(1, PIN, EVENTFD | flag, 0, 1, &[]), files(1));
+        let request = asked(&mut harness);
+        assert_eq!((request.kind, request.action, request.count), (IrqKind::Pin, action, 1));
+        assert!(matches!(request.data, IrqData::Eventfds(files) if files.iter().flatten().count() == 1));
+    }
+    for (action, flag) in [(IrqAction::Mask, MASK), (IrqAction::Unmask, UNMASK), (IrqAction::Trigger, TRIGGER)] {
+        harness.send(&client::set_irqs(1, PIN, NONE | flag, 0, 1, &[]), Vec::new());
+        let request = asked(&mut harness);
+        assert_eq!((request.kind, request.action), (IrqKind::Pin, action));
+    }
+    harness.send(&client::set_irqs(1, PIN, NONE | TRIGGER, 0, 0, &[]), Vec::new());
+    let request = asked(&mut harness);
+    assert_eq!((request.kind, request.action, request.count), (IrqKind::Pin, IrqAction::Trigger, 0));
+    assert_eq!(harness.refused(&client::set_irqs(1, PIN, NONE | TRIGGER, 0, 2, &[])), libc::EINVAL);
+    let (probe, file) = pair();
+    let message = client::set_irqs(1, PIN, EVENTFD | MASK, 0, 1, &[]);
+    assert_eq!(harness.refused_with(&message, vec![file.into()]), libc::ENOTSUP);
+    assert!(is_closed(&probe));
 }
 
 #[test]
@@ -91,7 +116,7 @@ fn eventfds_for_masking_are_not_supported() {
 #[test]
 fn vectors_that_are_not_there_are_refused() {
     let mut harness = Harness::new();
-    let bad = [(MSIX, 129, 1), (MSIX, 0, 130), (MSIX, 1, 129), (MSIX, u32::MAX, 2), (MSIX, 1, u32::MAX), (0, 0, 1)];
+    let bad = [(MSIX, 129, 1), (MSIX, 0, 130), (MSIX, 1, 129), (MSIX, u32::MAX, 2), (MSIX, 1, u32::MAX), (PIN, 1, 1)];
     for (index, start, count) in bad.into_iter().chain([(1, 0, 1), (3, 0, 1), (5, 0, 0), (u32::MAX, 0, 1)]) {
         assert_eq!(harness.refused(&client::set_irqs(1, index, NONE | TRIGGER, start, count, &[])), libc::EINVAL);
     }

@@ -28,6 +28,9 @@ pub(super) enum Access {
     BarWrite(usize, Vec<u8>),
 }
 
+/// Writes to configuration space there are answered later.
+pub(super) const LATE: usize = 0x100;
+
 /// A device whose bytes in configuration space are `0xc0`, and in BAR0 the low bits of their offsets.
 pub(super) struct Recorder {
     pub(super) seen: Vec<Access>,
@@ -46,8 +49,9 @@ impl Device for Recorder {
         into.fill(0xc0);
     }
 
-    fn config_write(&mut self, offset: usize, data: &[u8]) {
+    fn config_write(&mut self, offset: usize, data: &[u8]) -> bool {
         self.seen.push(Access::ConfigWrite(offset, data.to_vec()));
+        offset == LATE
     }
 
     fn bar0_read(&mut self, offset: usize, into: &mut [u8]) {

@@ -48,6 +48,7 @@ fn describe(event: Event, into: &mut String) -> Token {
             (token, format!("irqs {} {} {data}", request.start, request.count))
         }
         Event::Reset(token) => (token, "reset".to_owned()),
+        Event::ConfigWritten(token) => (token, "configuration space".to_owned()),
         Event::DmaDone { .. } => panic!("nothing was asked for"),
     };
     writeln!(into, "{text}").expect("a string can be written to");

@@ -40,7 +40,7 @@ fn the_header_is_that_of_an_nvme_controller() {
     assert_eq!(dword(&space, 0x0c), 0, "a type 0 header of a single function");
     assert_eq!(dword(&space, SUBSYSTEM_VENDOR), 0x0004_0003);
     assert_eq!(dword(&space, 0x30), 0, "no expansion ROM");
-    assert_eq!(dword(&space, INTERRUPT_LINE), 0, "no interrupt pin");
+    assert_eq!(dword(&space, INTERRUPT_LINE), 0x0100, "INTA#");
     assert_eq!(dword(&space, 0x100), 0, "no extended capability");
 }
 
@@ -78,6 +78,29 @@ fn bus_mastering_is_told_when_it_changes() {
     assert_eq!(space.write(COMMAND, &[0x06]).bus_master, None);
     assert_eq!(dword(&space, COMMAND) & 0xffff, 0x0406);
     assert_eq!(space.write(COMMAND, &[0x00]).bus_master, Some(false));
+}
+
+#[test]
+fn memory_may_be_accessed_in_d0_by_a_bus_master_only() {
+    let mut space = space();
+    for (command, state, may) in [(0, 0, false), (4, 0, true), (4, 3, false), (0, 3, false), (4, 0, true)] {
+        let _ = space.write(COMMAND, &[command]);
+        let _ = space.write(PMCSR, &[state]);
+        assert_eq!(space.may_access_memory(), may, "command {command}, power state {state}");
+    }
+}
+
+#[test]
+fn the_pin_can_be_disabled_and_its_status_is_read_only() {
+    let mut space = space();
+    assert!(!space.pin_disabled());
+    let _ = space.write(COMMAND, &[0, 4]);
+    assert!(space.pin_disabled());
+    for pending in [true, false] {
+        space.set_interrupt_status(pending);
+        let _ = space.write(STATUS, &[0xff; 2]);
+        assert_eq!(dword(&space, COMMAND) >> 16, 0x10 | u32::from(pending) << 3);
+    }
 }
 
 #[test]
