@@ -313,6 +313,18 @@ check_health() {
     docker rm --force --volumes $PROJECT-alone >/dev/null
 }
 
+# What root makes in a container, on a checkout that is somebody's: it is that somebody's in the end.
+check_owner() {
+    local checkout=$WORK/checkout status=0
+    phase "the owner of what the development container makes"
+    install -d -o 1234 -g 1234 "$checkout"
+    docker run --rm --user 0 --network none --mount "type=bind,src=$checkout,dst=/courier" \
+        --mount "type=bind,src=$COURIER_ROOT/docker/as-owner.sh,dst=/as-owner.sh,readonly" \
+        $IMAGE /as-owner.sh sh -c 'mkdir /courier/made && touch /courier/made/file && exit 7' || status=$?
+    [ $status -eq 7 ] || die "docker/as-owner.sh ended with status $status, and its command with 7"
+    [ "$(stat -c %u:%g "$checkout/made/file")" = 1234:1234 ] || die "a file made in the container belongs to $(stat -c %u:%g "$checkout/made/file"), not to the checkout's owner"
+}
+
 # The plugin gets its RPCs into an spdk_tgt that knows nothing of Courier.
 check_plugin() {
     local i
@@ -425,6 +437,7 @@ at_exit remove_services
 remove_services
 check_runtime
 check_health
+check_owner
 check_plugin
 run_services
 # They poll, and what follows wants both cores.
