@@ -1,30 +1,24 @@
 //! A reactor's way to a pool: its queue pair, and the I/O that waits while there is none.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::ffi::c_void;
-use std::ptr::NonNull;
-use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+mod link;
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use spdk::Errno;
 use spdk::bdev::{BdevIo, IoStatus};
-use spdk::io_device::{Advance, ChannelFactory, IoChannel, IoDevice};
-use spdk::nvme::{CtrlrRef, PollGroup, QpairEvent, QueuePair};
+use spdk::io_device::{Advance, ChannelFactory, IoDevice};
+use spdk::nvme::{CtrlrRef, PollGroup, QueuePair, Status};
 use spdk::poller::{Poll, Poller};
 use spdk::thread::send_to_app;
 
 use crate::disk::Disk;
 use crate::params::PoolParams;
+use crate::pool::fence::Risk;
 use crate::registry;
-
-/// A queue pair that was refused on a connected pool is asked for again after this time, at most so often.
-const ASK_AGAIN: Duration = Duration::from_millis(20);
-const REFUSALS: u32 = 50;
-/// How often it is looked whether I/O that was put off is due.
-const SEND_LATER_PERIOD: Duration = Duration::from_millis(10);
+use link::Link;
 
 /// The I/O device whose channels are the reactors' poll groups: one for all pools, so that one system call serves all
 /// connections of a reactor.
@@ -50,19 +44,38 @@ impl ChannelFactory for Reactors {
     }
 }
 
+/// By how much a pool's silence may exceed its keep-alive time-out.
+const LATENESS: Duration = Duration::from_millis(500);
+
+/// How long a pool's channels wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// For any answer to what a queue pair holds.
+    pub(crate) silence: Duration,
+    /// For a queue pair to be connected.
+    pub(crate) connect: Duration,
+}
+
 /// What all reactors share of a pool.
 #[derive(Debug)]
 pub struct PoolShared {
     name: String,
     reactors: IoDevice<Reactors>,
+    limits: Limits,
     /// The controller, while queue pairs may be asked of it.
     ctrlr: Mutex<Option<CtrlrRef>>,
     /// I/O that finds no connection fails, instead of being held.
     failing: AtomicBool,
+    /// No queue pair of the pool takes commands.
+    closed: AtomicBool,
     /// For how long an I/O is tried again that the pool does not carry out for now.
     io_limit: Option<Duration>,
     /// It was asked for a proof of a namespace that has not been begun yet.
     doubted: AtomicBool,
+    /// A [`Risk`] of the commands that were lost.
+    risk: AtomicU8,
+    /// Queue pairs are given time to be ended by the other side.
+    grace: AtomicBool,
     /// How often the connection was lost or reset.
     pub(crate) losses: AtomicU64,
     /// I/Os that were held because there was no connection.
@@ -76,8 +89,12 @@ impl PoolShared {
         Self {
             name: params.name.clone(),
             reactors,
+            limits: Limits { silence: params.silence_limit() + LATENESS, connect: params.connect_limit() },
             io_limit: params.io_limit(),
             doubted: AtomicBool::new(false),
+            closed: AtomicBool::new(ctrlr.is_none()),
+            risk: AtomicU8::new(Risk::None as u8),
+            grace: AtomicBool::new(false),
             ctrlr: Mutex::new(ctrlr),
             failing: AtomicBool::new(false),
             losses: AtomicU64::new(0),
@@ -101,6 +118,28 @@ impl PoolShared {
         if let Ok(mut current) = self.ctrlr.lock() {
             *current = ctrlr;
         }
+    }
+
+    /// Whether no queue pair of the pool takes commands, so that nothing can overtake those that were lost.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_closed(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Release);
+    }
+
+    pub(crate) fn set_grace(&self, grace: bool) {
+        self.grace.store(grace, Ordering::Release);
+    }
+
+    /// How it stands with the commands that were lost since this was asked last.
+    pub(crate) fn take_risk(&self) -> Risk {
+        Risk::from_u8(self.risk.swap(Risk::None as u8, Ordering::AcqRel))
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
     }
 
     pub(crate) fn io_limit(&self) -> Option<Duration> {
@@ -129,161 +168,13 @@ impl ChannelFactory for PoolDevice {
     type Channel = PoolChannel;
 
     fn create(&self) -> Result<PoolChannel, Errno> {
-        let link = Rc::new(Link {
-            shared: Arc::clone(&self.0),
-            reactor: RefCell::new(Some(self.0.reactors.channel()?)),
-            qpair: RefCell::new(None),
-            waiting: RefCell::new(VecDeque::new()),
-            later: RefCell::new(Vec::new()),
-            later_poller: RefCell::new(None),
-            walk: RefCell::new(None),
-            leaving: Cell::new(false),
-            refusals: Cell::new(0),
-            again: RefCell::new(None),
-        });
-        if let Some(ctrlr) = self.0.ctrlr() {
-            link.connect(&ctrlr)?;
-        }
-        Ok(PoolChannel(link))
+        Link::new(&self.0).map(PoolChannel)
     }
 }
 
 /// A reactor's channel to a pool.
 #[derive(Debug)]
 pub struct PoolChannel(Rc<Link>);
-
-#[derive(Debug)]
-struct Link {
-    shared: Arc<PoolShared>,
-    /// Taken only when the channel goes.
-    reactor: RefCell<Option<IoChannel<Reactor>>>,
-    qpair: RefCell<Option<QueuePair>>,
-    waiting: RefCell<VecDeque<BdevIo<Disk>>>,
-    /// I/O that the pool did not carry out for now, and when it is sent again.
-    later: RefCell<Vec<(Instant, BdevIo<Disk>)>>,
-    /// Sends it; there while there is such I/O.
-    later_poller: RefCell<Option<Poller>>,
-    /// The pool's walk over its channels, when it waits for the queue pair to come or go.
-    walk: RefCell<Option<Advance>>,
-    leaving: Cell<bool>,
-    /// How often in a row the queue pair was refused.
-    refusals: Cell<u32>,
-    /// Asks for it again.
-    again: RefCell<Option<Poller>>,
-}
-
-impl Link {
-    fn connect(self: &Rc<Self>, ctrlr: &CtrlrRef) -> Result<(), Errno> {
-        let reactor = self.reactor.borrow();
-        let group = &reactor.as_ref().ok_or(Errno::NXIO)?.group;
-        let link: Weak<Self> = Rc::downgrade(self);
-        let events = move |event| {
-            if let Some(link) = link.upgrade() {
-                link.on_event(event);
-            }
-        };
-        let qpair = group.connect(ctrlr, events)?;
-        self.qpair.replace(Some(qpair));
-        Ok(())
-    }
-
-    fn on_event(self: &Rc<Self>, event: QpairEvent) {
-        let walk = self.walk.take();
-        match event {
-            QpairEvent::Connected => {
-                self.refusals.set(0);
-                self.drain(BdevIo::resubmit);
-                if let Some(walk) = walk {
-                    walk.go_on(Ok(()));
-                }
-            }
-            QpairEvent::Refused | QpairEvent::Disconnected => {
-                self.qpair.take();
-                match walk {
-                    // Told to go, it went; told to come, it did not.
-                    Some(walk) => walk.go_on(if self.leaving.get() { Ok(()) } else { Err(Errno::NXIO) }),
-                    None if event == QpairEvent::Refused && self.ask_again() => {}
-                    None => self.report_lost(),
-                }
-            }
-        }
-        if self.shared.is_failing() {
-            self.drain(|io| io.complete(IoStatus::Failed));
-        }
-    }
-
-    /// A queue pair was refused although the pool is connected. A target may not have let go yet of the one that was here before and had
-    /// the same identifier, as the kernel's does for a moment: that is no reason to connect the whole pool again. Whether it will be asked again.
-    fn ask_again(self: &Rc<Self>) -> bool {
-        let refusals = self.refusals.get() + 1;
-        if refusals > REFUSALS {
-            self.refusals.set(0);
-            return false;
-        }
-        self.refusals.set(refusals);
-        let link = Rc::downgrade(self);
-        let again = move || {
-            if let Some(link) = link.upgrade() {
-                link.again.take();
-                link.connect_again();
-            }
-            Poll::Busy
-        };
-        match Poller::register("courier_ask_again", ASK_AGAIN, again) {
-            Ok(poller) => {
-                self.again.replace(Some(poller));
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
-    fn connect_again(self: &Rc<Self>) {
-        if self.leaving.get() || self.qpair.borrow().is_some() {
-            return;
-        }
-        // A pool that is not connected any more comes by when it is.
-        let Some(ctrlr) = self.shared.ctrlr() else { return };
-        if self.connect(&ctrlr).is_err() {
-            self.report_lost();
-        }
-    }
-
-    fn report_lost(&self) {
-        let name = self.shared.name.clone();
-        let report = move || {
-            if let Some(pool) = registry::find(&name) {
-                pool.connection_lost("an I/O queue was disconnected");
-            }
-        };
-        if let Err(error) = send_to_app(report) {
-            log::error!("pool '{}': the loss of a queue could not be reported: {error}", self.shared.name);
-        }
-    }
-
-    /// Takes out everything that waits and gives it to `f`, which may make some of it wait again.
-    fn drain(&self, f: impl Fn(BdevIo<Disk>)) {
-        let later = self.later.take();
-        let waiting = self.waiting.take();
-        for io in waiting.into_iter().chain(later.into_iter().map(|(_, io)| io)) {
-            f(io);
-        }
-    }
-
-    /// Sends what is due.
-    fn send_due(&self) -> Poll {
-        let now = Instant::now();
-        let due: Vec<_> = self.later.borrow_mut().extract_if(.., |(due, _)| *due <= now).collect();
-        let sent = !due.is_empty();
-        for (_, io) in due {
-            io.resubmit();
-        }
-        if self.later.borrow().is_empty() {
-            self.later_poller.take();
-        }
-        if sent { Poll::Busy } else { Poll::Idle }
-    }
-}
 
 impl PoolChannel {
     /// Calls `f` with the queue pair. `None` when there is none.
@@ -295,35 +186,25 @@ impl PoolChannel {
     /// An I/O found no connection: it is held until there is one, or fails if the pool has been given up.
     #[cold]
     pub(crate) fn hold(&self, io: BdevIo<Disk>) {
-        if self.0.shared.is_failing() {
+        let shared = &self.0.shared;
+        if shared.is_failing() || (io.device().is_removing() && shared.is_closed()) {
             return io.complete(IoStatus::Failed);
         }
-        self.0.shared.held.fetch_add(1, Ordering::Relaxed);
+        shared.held.fetch_add(1, Ordering::Relaxed);
         self.0.waiting.borrow_mut().push_back(io);
+    }
+
+    /// Takes note that an I/O was lost with its queue pair. Whether it may be sent again: one that was on too many connections that ended
+    /// by themselves may be what ends them.
+    #[cold]
+    pub(crate) fn note_lost(&self, io: &BdevIo<Disk>) -> bool {
+        self.0.note_lost(io)
     }
 
     /// Holds an I/O that the pool did not carry out, and gives it to its disk again after `delay`.
     #[cold]
     pub(crate) fn send_later(&self, delay: Duration, io: BdevIo<Disk>) {
-        let link = &self.0;
-        if link.shared.is_failing() {
-            return io.complete(IoStatus::Failed);
-        }
-        link.shared.held.fetch_add(1, Ordering::Relaxed);
-        link.later.borrow_mut().push((Instant::now() + delay, io));
-        if link.later_poller.borrow().is_some() {
-            return;
-        }
-        let weak = Rc::downgrade(link);
-        let send = move || weak.upgrade().map_or(Poll::Idle, |link| link.send_due());
-        match Poller::register("courier_later", SEND_LATER_PERIOD, send) {
-            Ok(poller) => drop(link.later_poller.replace(Some(poller))),
-            // Without it nothing would end what is held.
-            Err(error) => {
-                log::error!("pool '{}': an I/O cannot be held: {error}", link.shared.name);
-                link.later.take().into_iter().for_each(|(_, io)| io.complete(IoStatus::Failed));
-            }
-        }
+        self.0.send_later(delay, io);
     }
 
     /// The pool says that it has no namespace `nsid` for this I/O: it is held until what the pool has is proved.
@@ -347,89 +228,62 @@ impl PoolChannel {
 
     /// A step of a walk: what waits is sent as far as it may be, and fails as far as it must.
     pub(crate) fn release(&self, walk: Advance) {
-        self.complete_waiting(|io| io.device().is_failing(), IoStatus::Failed);
-        if self.with_qpair(QueuePair::is_live) == Some(true) {
-            self.0.drain(BdevIo::resubmit);
-        }
+        self.0.complete_waiting(|io| io.device().is_failing(), |io| io.complete(IoStatus::Failed));
+        self.0.release();
         walk.go_on(Ok(()));
     }
 
-    /// Takes an I/O that waits, by the pointer that names it.
-    pub(crate) fn take_waiting(&self, owner: NonNull<c_void>) -> Option<BdevIo<Disk>> {
-        let mut later = self.0.later.borrow_mut();
-        if let Some(at) = later.iter().position(|(_, io)| io.is(owner)) {
-            return Some(later.swap_remove(at).1);
-        }
-        let mut waiting = self.0.waiting.borrow_mut();
-        let at = waiting.iter().position(|io| io.is(owner))?;
-        waiting.remove(at)
+    /// Carries out an abort.
+    #[cold]
+    pub(crate) fn abort(&self, io: BdevIo<Disk>) {
+        self.0.abort(io);
     }
 
-    /// A step of a walk: the queue pair goes, then the walk goes on. What waits of a disk that is being reset is aborted.
+    /// A step of a walk: the queue pair takes no more commands.
+    pub(crate) fn stop(&self, walk: Advance) {
+        self.0.stop();
+        walk.go_on(Ok(()));
+    }
+
+    /// A step of a walk: the queue pair goes, then the walk goes on.
     pub(crate) fn disconnect(&self, walk: Advance) {
-        let link = &self.0;
-        self.complete_waiting(|io| io.device().is_resetting(), IoStatus::Aborted);
-        link.leaving.set(true);
-        let waits = link.qpair.borrow().is_some();
-        if waits {
-            link.walk.replace(Some(walk));
-            self.with_qpair(QueuePair::disconnect);
-        } else {
-            walk.go_on(Ok(()));
-        }
+        self.0.disconnect(walk);
+    }
+
+    /// A step of a walk, when no queue pair of the pool takes commands: what waits and is not to be sent again has its end.
+    pub(crate) fn settle(&self, walk: Advance) {
+        let aborted = |io: &BdevIo<Disk>| io.was_aborted() || io.device().is_resetting() || io.device().is_removing();
+        self.0.complete_waiting(aborted, |io| io.complete(IoStatus::Aborted));
+        self.0.complete_waiting(BdevIo::is_last, |io| io.complete_nvme(0, Status::ABORTED_BY_HOST));
+        walk.go_on(Ok(()));
     }
 
     /// A step of a walk: a queue pair comes, then the walk goes on.
     pub(crate) fn connect(&self, ctrlr: &CtrlrRef, walk: Advance) {
-        let link = &self.0;
-        link.leaving.set(false);
-        let live = self.with_qpair(QueuePair::is_live);
-        let result = match live {
-            Some(true) => return walk.go_on(Ok(())),
-            Some(false) => Ok(()),
-            None => link.connect(ctrlr),
-        };
-        match result {
-            Ok(()) => drop(link.walk.replace(Some(walk))),
-            Err(error) => walk.go_on(Err(error)),
-        }
+        self.0.connect_for(ctrlr, walk);
+    }
+
+    /// A step of a walk: the walk that waits for a queue pair to come ends with an error.
+    pub(crate) fn give_up_connecting(&self, walk: Advance) {
+        self.0.give_up_connecting();
+        walk.go_on(Ok(()));
+    }
+
+    /// A step of a walk: somebody waits for what is under way, so that a queue pair that answers nothing is dropped soon.
+    pub(crate) fn hurry(&self, walk: Advance) {
+        self.0.hurry();
+        walk.go_on(Ok(()));
     }
 
     /// A step of a walk: everything that waits fails.
     pub(crate) fn fail_waiting(&self, walk: Advance) {
-        self.complete_waiting(|_| true, IoStatus::Failed);
+        self.0.complete_waiting(|_| true, |io| io.complete(IoStatus::Failed));
         walk.go_on(Ok(()));
-    }
-
-    fn complete_waiting(&self, which: impl Fn(&BdevIo<Disk>) -> bool, status: IoStatus) {
-        for (due, io) in self.0.later.take() {
-            if which(&io) {
-                io.complete(status);
-            } else {
-                self.0.later.borrow_mut().push((due, io));
-            }
-        }
-        for io in self.0.waiting.take() {
-            if which(&io) {
-                io.complete(status);
-            } else {
-                self.0.waiting.borrow_mut().push_back(io);
-            }
-        }
     }
 }
 
 impl Drop for PoolChannel {
     fn drop(&mut self) {
-        // The bdev layer lets go of a channel when nothing is under way; what still waits is a fault of somebody's.
-        self.0.drain(|io| io.complete(IoStatus::Aborted));
-        let reactor = self.0.reactor.take();
-        if let Some(qpair) = self.0.qpair.take() {
-            // The poll group must outlive the queue pair, which takes a moment to go.
-            qpair.close(Box::new(reactor));
-        }
-        if let Some(walk) = self.0.walk.take() {
-            walk.go_on(Ok(()));
-        }
+        self.0.close();
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 use spdk::Errno;
@@ -18,6 +19,9 @@ use crate::params::BdevParams;
 use crate::repeat::{Passed, is_repeatable};
 use crate::retry::{self, Action};
 use crate::{module, registry};
+
+/// After how long an I/O that was lost before is sent again when no request was free for it.
+const REQUEST_DELAY: Duration = Duration::from_millis(10);
 
 /// The most blocks of a Write Zeroes command, whose count is 16 bits.
 const MAX_WRITE_ZEROES: u32 = 65_536;
@@ -35,6 +39,8 @@ pub struct Disk {
     gate: AtomicU8,
     /// A reset of this disk is under way: what is lost with its queue is aborted, not sent again.
     resetting: AtomicBool,
+    /// It is being deleted: nothing is held for it.
+    removing: AtomicBool,
     /// I/Os that were rejected for want of a request and tried again by the bdev layer.
     out_of_requests: AtomicU64,
 }
@@ -110,6 +116,7 @@ impl Disk {
             identity: identity.clone(),
             gate: AtomicU8::new(Gate::Open as u8),
             resetting: AtomicBool::new(false),
+            removing: AtomicBool::new(false),
             out_of_requests: AtomicU64::new(0),
         };
         let geometry = geometry(&params.name, limits, info, identity);
@@ -120,6 +127,12 @@ impl Disk {
     #[must_use]
     pub fn nsid(&self) -> u32 {
         self.nsid
+    }
+
+    /// The name of the pool.
+    #[must_use]
+    pub fn pool(&self) -> &str {
+        &self.params.pool
     }
 
     /// The name of the bdev.
@@ -136,6 +149,11 @@ impl Disk {
     #[inline]
     fn is_open(&self) -> bool {
         self.gate.load(Ordering::Acquire) == Gate::Open as u8
+    }
+
+    /// Whether it is not proved that the namespace is this disk's.
+    pub(crate) fn is_held(&self) -> bool {
+        self.gate.load(Ordering::Acquire) == Gate::Held as u8
     }
 
     pub(crate) fn is_failing(&self) -> bool {
@@ -184,6 +202,14 @@ impl Disk {
         self.resetting.load(Ordering::Acquire)
     }
 
+    pub(crate) fn set_removing(&self) {
+        self.removing.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_removing(&self) -> bool {
+        self.removing.load(Ordering::Acquire)
+    }
+
     fn reset(&self, io: BdevIo<Self>) {
         let (pool, nsid, io) = (self.params.pool.clone(), self.nsid, io.carrier());
         let request = move || match registry::find(&pool) {
@@ -195,18 +221,6 @@ impl Disk {
         };
         if let Err(error) = send_to_app(request) {
             log::error!("bdev '{}': a reset could not be begun: {error}", self.name());
-        }
-    }
-
-    fn abort(channel: &PoolChannel, io: BdevIo<Self>) {
-        if let Some(waiting) = io.abort_target().and_then(|target| channel.take_waiting(target)) {
-            waiting.complete(IoStatus::Aborted);
-            return io.complete(IoStatus::Success);
-        }
-        let mut io = Some(io);
-        channel.with_qpair(|qpair| io.take().map(|io| io.send_abort(qpair)));
-        if let Some(io) = io {
-            io.complete(IoStatus::Failed);
         }
     }
 
@@ -223,6 +237,8 @@ impl Disk {
         let Rejected { errno, command: io } = rejected;
         match errno {
             Errno::NXIO => channel.hold(io),
+            // The bdev layer would submit it as a new one.
+            Errno::NOMEM if io.losses() > 0 => channel.send_later(REQUEST_DELAY, io),
             Errno::NOMEM => {
                 io.device().out_of_requests.fetch_add(1, Ordering::Relaxed);
                 io.complete(IoStatus::NoMem);
@@ -244,15 +260,18 @@ impl Disk {
         if io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
             return io.complete_nvme(completion.cdw0, status);
         }
-        if io.was_aborted() || io.device().is_resetting() {
-            return io.complete(IoStatus::Aborted);
+        if !io.channel().note_lost(&io) {
+            log::error!("bdev '{}': an I/O has been lost too often with its connection; it fails", io.device().name());
+            io.note_last();
         }
         // Whether the pool has carried it out is not known.
         let passed = io.passed_opcode().map(|(opcode, fused)| Passed { opcode, fused });
         if !is_repeatable(io.io_type(), passed) {
-            return io.complete_nvme(0, Status::ABORTED_BY_HOST);
+            io.note_last();
         }
-        io.device().device.shared().0.resent.fetch_add(1, Ordering::Relaxed);
+        if !io.is_last() {
+            io.device().device.shared().0.resent.fetch_add(1, Ordering::Relaxed);
+        }
         io.with_channel(PoolChannel::hold);
     }
 }
@@ -325,12 +344,11 @@ impl Device for Disk {
             }
             IoType::Flush if !self.limits.volatile_write_cache => return io.complete(IoStatus::Success),
             IoType::Reset => return self.reset(io),
-            IoType::Abort => return Self::abort(channel, io),
+            IoType::Abort => return channel.abort(io),
             IoType::NvmeAdmin => return self.admin(io),
             IoType::NvmeCommand(_) | IoType::Other(_) => return io.complete(IoStatus::Failed),
             _ => {}
         }
-        io.begin();
         self.send(channel, io);
     }
 

@@ -113,7 +113,7 @@ pub struct PoolParams {
     /// ACK time-out of the transport, as an exponent of two (RDMA: of 4.096 µs; TCP: of a millisecond).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport_ack_timeout: Option<u8>,
-    /// How long to wait for the first connection, in milliseconds.
+    /// How long each attempt to connect may take, in milliseconds.
     #[serde(default = "default_connect_timeout_ms")]
     pub connect_timeout_ms: u32,
     /// Seconds between attempts to connect to a pool that is away.
@@ -269,9 +269,23 @@ impl PoolParams {
             transport_retry_count: self.transport_retry_count,
             transport_ack_timeout: self.transport_ack_timeout,
             fabrics_connect_timeout_us: Some(u64::from(self.connect_timeout_ms).saturating_mul(1_000)),
+            admin_timeout_ms: Some(self.connect_timeout_ms),
             header_digest: self.hdgst,
             data_digest: self.ddgst,
         }
+    }
+
+    /// How long the pool may answer nothing to what it holds.
+    pub(crate) fn silence_limit(&self) -> Duration {
+        /// Where there are no keep-alives.
+        const DEFAULT: u32 = 10_000;
+        let millis = self.keep_alive_timeout_ms.filter(|&millis| millis != 0).unwrap_or(DEFAULT);
+        Duration::from_millis(u64::from(millis))
+    }
+
+    /// How long each attempt to connect may take.
+    pub(crate) fn connect_limit(&self) -> Duration {
+        Duration::from_millis(u64::from(self.connect_timeout_ms))
     }
 
     /// As it is saved: a pool that is away when it is restored is waited for.
@@ -320,6 +334,14 @@ pub struct PoolGetParams {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolDeleteParams {
+    /// The pool.
+    pub name: String,
+}
+
+/// What `courier_pool_reconnect` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolReconnectParams {
     /// The pool.
     pub name: String,
 }

@@ -2,18 +2,28 @@
 //! thread.
 //!
 //! ```text
-//!   Connected -> ClosingQueues -> Disconnecting -> Reconnecting -> OpeningQueues -> Connected
-//!       (lost or reset)               ^    |             | (failed)        | (failed)
-//!                                     |    v             v                 v
-//!                                     |  Waiting <- Disconnecting    ClosingQueues
-//!                                     +----- GivenUp (after ctrlr_loss_timeout_sec)
+//!   Connected -> ClosingQueues -> Fencing -> Disconnecting -> Reconnecting -> Settling -> OpeningQueues -> Connected
+//!       (lost or reset)                         ^    |             |              |             |
+//!                                               |    v             v (failed)     v (failed)    v (failed)
+//!                                               |  Waiting <- Disconnecting <-----+       ClosingQueues
+//!                                               +---- GivenUp (after ctrlr_loss_timeout_sec; used again when it is asked for)
 //! ```
+//! Every state but `Connected`, `Waiting` and `GivenUp` has a limit: `ClosingQueues` ends when SPDK has let go of the sockets,
+//! which takes no answer of the pool's; `Fencing` and `Settling` are described in [`fence`]; the others end, one way or the
+//! other, within `connect_timeout_ms`.
+//!
+//! What is lost with its queue is held on its reactor. It is sent again, and anything new is sent, when the queues are
+//! connected again, and not before the old connections are fenced. What is not to be sent again (it was aborted, its bdev is reset
+//! or deleted) has its end as soon as no queue of the pool takes commands: nothing can overtake it then.
+//!
 //! A pool that has never answered has no controller yet: its attempts are made in `Connecting`, which stands in the place of
 //! `Reconnecting`, and the first one that succeeds gives it its controller.
 //!
 //! A pool that is being deleted goes on from wherever it is to `Detaching`, and is gone.
 
+pub(crate) mod fence;
 mod namespaces;
+pub(crate) mod silence;
 mod survey;
 mod watch;
 
@@ -26,14 +36,16 @@ use std::time::{Duration, Instant};
 
 use spdk::Errno;
 use spdk::bdev::Bdev;
-use spdk::io_device::IoDevice;
-use spdk::nvme::{Connect, Ctrlr, Detach};
+use spdk::io_device::{Advance, IoDevice};
+use spdk::nvme::{Connect, Ctrlr, Detach, Sqe};
 use spdk::poller::{Poll, Poller};
 
 use crate::channel::{PoolChannel, PoolDevice, PoolShared};
 use crate::disk::Disk;
 use crate::params::PoolParams;
 use crate::{module, registry, rpc};
+use fence::{DEFAULT_KEEP_ALIVE, Fence, Outcome, Risk};
+use silence::{Silence, Verdict};
 use watch::Watch;
 
 pub use namespaces::BdevError;
@@ -43,6 +55,10 @@ pub(crate) use namespaces::find_pending;
 const ADMIN_PERIOD: Duration = Duration::from_millis(10);
 /// How often a pool that is on its way to another state is looked after.
 const BUSY_PERIOD: Duration = Duration::from_millis(1);
+/// How long a reset waits for the pool to be back.
+const RESET_LIMIT: Duration = Duration::from_secs(2);
+/// How long a deletion waits for answers of the pool.
+const DELETION_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where a pool stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +67,8 @@ pub enum State {
     Connected,
     /// Its I/O queues are being disconnected.
     ClosingQueues,
+    /// Its controller is being disabled, so that what was lost cannot be carried out any more.
+    Fencing,
     /// Its admin queue is being disconnected.
     Disconnecting,
     /// The next attempt to connect is due at that time.
@@ -59,6 +77,8 @@ pub enum State {
     Connecting,
     /// Its controller is being connected and initialised again.
     Reconnecting,
+    /// It is connected again, but what was lost may still be carried out.
+    Settling,
     /// Its I/O queues are being connected again.
     OpeningQueues,
     /// It was away for too long; no further attempt is made.
@@ -111,6 +131,28 @@ pub struct Pool {
     wait: Cell<bool>,
     /// A queue was lost while others were still being connected.
     lost_meanwhile: Cell<bool>,
+    /// A reset was asked for while queues were being connected.
+    reset_again: Cell<bool>,
+    /// When it was connected last, if it was away before.
+    connected_at: Cell<Option<Instant>>,
+    /// Since when it was away before that.
+    outage: Cell<Option<Instant>>,
+    /// The walk that opens the queues waits for one of them.
+    opening: Cell<bool>,
+    /// When a deletion waits no more for what is under way.
+    deletion_due: Cell<Option<Instant>>,
+    /// When resets end, whether the pool is back or not: what they are to end has ended.
+    reset_due: Cell<Instant>,
+    /// When the state must have changed.
+    due: Cell<Instant>,
+    /// The silence of the admin queue, how often it has answered, and whether a keep-alive is under way.
+    silence: RefCell<Silence>,
+    admin_answers: Cell<u64>,
+    fence: RefCell<Option<Fence>>,
+    /// How it stands with commands that were lost.
+    risk: Cell<Risk>,
+    /// Until when commands of an earlier connection may still be carried out.
+    unfenced_until: Cell<Option<Instant>>,
     resets: RefCell<Vec<(u32, ResetDone)>>,
     deleted: RefCell<Vec<Deleted>>,
 }
@@ -139,7 +181,9 @@ impl Pool {
     }
 
     fn register(params: PoolParams, ctrlr: Option<Ctrlr>) -> Result<Rc<Self>, Errno> {
-        let shared = PoolShared::new(&params, module::reactors()?, ctrlr.as_ref().map(|ctrlr| ctrlr.shared().clone()));
+        let ctrlr_ref = ctrlr.as_ref().map(|ctrlr| ctrlr.shared().clone());
+        let shared = PoolShared::new(&params, module::reactors()?, ctrlr_ref);
+        let (limit, now) = (shared.limits().silence, Instant::now());
         let device = IoDevice::register(&format!("courier_pool_{}", params.name), PoolDevice(Arc::new(shared)))?;
         let pool = Rc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -157,6 +201,18 @@ impl Pool {
             lost_at: Cell::new(None),
             wait: Cell::new(false),
             lost_meanwhile: Cell::new(false),
+            reset_again: Cell::new(false),
+            connected_at: Cell::new(None),
+            outage: Cell::new(None),
+            opening: Cell::new(false),
+            deletion_due: Cell::new(None),
+            reset_due: Cell::new(now),
+            due: Cell::new(now),
+            silence: RefCell::new(Silence::new(limit, limit / 4, now)),
+            admin_answers: Cell::new(0),
+            fence: RefCell::new(None),
+            risk: Cell::new(Risk::None),
+            unfenced_until: Cell::new(None),
             holds: Cell::new(true),
             resets: RefCell::new(Vec::new()),
             deleted: RefCell::new(Vec::new()),
@@ -209,57 +265,122 @@ impl Pool {
     }
 
     fn tick(&self) -> Poll {
+        let now = Instant::now();
+        self.check_timeouts(now);
         match self.state.get() {
-            State::Connected => match self.with_ctrlr(Ctrlr::poll_admin) {
-                Some(Ok(busy)) => {
-                    self.go_on_watching();
-                    return if busy { Poll::Busy } else { Poll::Idle };
-                }
-                Some(Err(error)) => self.connection_lost(&format!("the admin queue failed ({error})")),
-                None => {}
-            },
-            State::ClosingQueues | State::OpeningQueues => {
-                // Keep-alives go on; a failure shows in the queues, or once it is connected.
-                let _ = self.with_ctrlr(Ctrlr::poll_admin);
-                if self.state.get() == State::OpeningQueues {
-                    self.go_on_watching();
-                }
+            State::Connected => return self.look_after(now),
+            State::ClosingQueues => {
+                // Keep-alives go on; a failure shows when the controller is to be disabled.
+                let _ = self.poll_admin();
             }
+            State::Fencing => self.go_on_fencing(now),
             State::Disconnecting => {
                 if self.with_ctrlr(Ctrlr::poll_admin).is_none_or(|poll| poll.is_err()) {
                     self.disconnected();
                 }
             }
             State::Waiting(due) => {
-                if Instant::now() >= due {
+                if self.is_given_up(now) {
+                    self.give_up();
+                } else if now >= due {
                     self.reconnect();
                 } else {
-                    self.check_timeouts();
                     return Poll::Idle;
                 }
             }
-            State::Connecting => self.go_on_connecting(),
-            State::Reconnecting => self.go_on_reconnecting(),
-            State::Detaching => self.go_on_detaching(),
+            State::Connecting => self.go_on_connecting(now),
+            State::Reconnecting => self.go_on_reconnecting(now),
+            State::Settling => self.go_on_settling(now),
+            State::OpeningQueues => {
+                if self.is_admin_lost(now) || self.is_deleting() || self.is_given_up(now) {
+                    self.give_up_opening();
+                } else {
+                    self.go_on_watching();
+                }
+            }
+            State::Detaching => self.go_on_detaching(now),
             State::GivenUp => return Poll::Idle,
         }
         Poll::Busy
     }
 
-    /// The connection was lost: I/O is held, and the pool is connected again.
-    pub(crate) fn connection_lost(&self, reason: &str) {
+    /// Polls the admin queue of a controller that is connected.
+    fn poll_admin(&self) -> Result<bool, Errno> {
+        let busy = self.with_ctrlr(Ctrlr::poll_admin).unwrap_or(Err(Errno::NXIO))?;
+        self.admin_answers.set(self.admin_answers.get().wrapping_add(u64::from(busy)));
+        Ok(busy)
+    }
+
+    /// Whether the admin queue answers nothing although it was asked. SPDK sends keep-alives and waits for no answer; these are
+    /// the pool's own, since the controller may have changed the time between those.
+    fn is_admin_silent(&self, now: Instant) -> bool {
+        // There is always a command under way: one that waits for an event.
+        match self.silence.borrow_mut().look(now, self.admin_answers.get(), 1) {
+            Verdict::Fine => false,
+            Verdict::Probe => {
+                self.with_ctrlr(|ctrlr| ctrlr.admin_without_data(&Sqe::keep_alive(), drop));
+                false
+            }
+            Verdict::Hung => true,
+        }
+    }
+
+    fn is_admin_lost(&self, now: Instant) -> bool {
+        self.poll_admin().is_err() || self.is_admin_silent(now)
+    }
+
+    fn look_after(&self, now: Instant) -> Poll {
+        if self.deletion_due.get().is_some_and(|due| now >= due) {
+            log::warn!("pool '{}': it is in use although it is being deleted; its connection is dropped", self.name());
+            self.lost_at.set(Some(now));
+            self.shared().set_grace(false);
+            self.close_queues();
+            return Poll::Busy;
+        }
+        match self.poll_admin() {
+            Ok(busy) => {
+                self.go_on_watching();
+                if self.is_admin_silent(now) {
+                    self.connection_lost("the admin queue does not answer", false);
+                } else if !busy {
+                    return Poll::Idle;
+                }
+            }
+            Err(error) => {
+                let by_peer = self.with_ctrlr(Ctrlr::was_ended_by_peer) == Some(true);
+                self.connection_lost(&format!("the admin queue failed ({error})"), by_peer);
+            }
+        }
+        Poll::Busy
+    }
+
+    /// The connection was lost, because the other side ended it or otherwise: I/O is held, and the pool is connected again.
+    pub(crate) fn connection_lost(&self, reason: &str, by_peer: bool) {
         if self.state.get() != State::Connected {
             // In `OpeningQueues` its reactor may have been passed already, and would hold its I/O for ever.
             self.lost_meanwhile.set(true);
             return;
         }
         log::warn!("pool '{}': connection to {} lost: {reason}", self.name(), self.params.target());
-        self.lost_at.set(Some(Instant::now()));
+        let now = Instant::now();
+        let delay = self.reconnect_delay();
+        if self.connected_at.take().is_some_and(|at| now.duration_since(at) < delay) {
+            // The connection has achieved nothing: the outage goes on.
+            self.lost_at.set(self.outage.get().or(Some(now)));
+            self.wait.set(true);
+        } else {
+            self.lost_at.set(Some(now));
+        }
+        self.shared().set_grace(by_peer);
         self.fail_created("the connection was lost");
         self.close_queues();
     }
 
-    /// Resets the connection for the sake of namespace `nsid`, whose I/O under way is aborted; that of others is sent
+    fn reconnect_delay(&self) -> Duration {
+        Duration::from_secs(u64::from(self.params.reconnect_delay_sec))
+    }
+
+    /// Ends the I/O of namespace `nsid` that is under way, by connecting the pool anew if it is connected; that of others is sent
     /// again. `done` is told whether that worked.
     pub(crate) fn reset(&self, nsid: u32, done: impl FnOnce(bool) + 'static) {
         if self.is_deleting() || self.state.get() == State::GivenUp {
@@ -269,13 +390,26 @@ impl Pool {
             disk.device().set_resetting(true);
         }
         self.resets.borrow_mut().push((nsid, Box::new(done)));
-        if self.state.get() == State::Connected {
-            log::info!("pool '{}': connection reset for namespace {nsid}", self.name());
-            self.close_queues();
+        match self.state.get() {
+            State::Connected => {
+                log::info!("pool '{}': connection reset for namespace {nsid}", self.name());
+                self.shared().set_grace(false);
+                self.close_queues();
+            }
+            // It has its turn when they are open.
+            State::OpeningQueues => self.reset_again.set(true),
+            // What is lost until all are closed has its end then.
+            State::ClosingQueues => {
+                if self.shared().is_closed() {
+                    self.walk(PoolChannel::settle, |_| {});
+                }
+            }
+            // There is nothing but what is held.
+            _ => self.walk(PoolChannel::settle, |pool| pool.end_resets(true)),
         }
     }
 
-    fn finish_resets(&self, success: bool) {
+    fn end_resets(&self, success: bool) {
         for (nsid, done) in self.resets.take() {
             if let Some(disk) = self.disks.borrow().get(&nsid) {
                 disk.device().set_resetting(false);
@@ -284,23 +418,77 @@ impl Pool {
         }
     }
 
+    /// Has every reactor stop sending, then disconnect its queue, then end what is not to be sent again.
     fn close_queues(&self) {
         self.shared().losses.fetch_add(1, Ordering::Relaxed);
         self.shared().set_ctrlr(None);
         self.enter(State::ClosingQueues);
+        self.walk(PoolChannel::stop, |pool| {
+            pool.shared().set_closed(true);
+            pool.walk(PoolChannel::disconnect, |pool| pool.walk(PoolChannel::settle, Self::queues_closed));
+        });
+    }
+
+    /// Takes `step` on every channel, then goes on.
+    fn walk(&self, step: fn(&PoolChannel, Advance), then: impl FnOnce(&Self) + 'static) {
         let me = self.me.clone();
-        let closed = move |_| {
-            let Some(pool) = me.upgrade() else { return };
-            if pool.is_deleting() && pool.lost_at.get().is_none() {
-                // The controller is there, and is told good-bye.
-                pool.begin_detaching();
-            } else {
-                pool.disconnect();
+        let walked = move |_| {
+            if let Some(pool) = me.upgrade() {
+                then(&pool);
             }
         };
-        if let Err(error) = self.device.for_each_channel(PoolChannel::disconnect, closed) {
-            log::error!("pool '{}': its queues could not be closed: {error}", self.name());
+        if let Err(error) = self.device.for_each_channel(step, walked) {
+            log::error!("pool '{}': its channels could not be reached: {error}", self.name());
         }
+    }
+
+    fn queues_closed(&self) {
+        self.reset_due.set(Instant::now() + RESET_LIMIT);
+        self.risk.set(self.risk.get().max(self.shared().take_risk()));
+        if self.is_deleting() {
+            if self.lost_at.get().is_none() {
+                // The controller is there, and is told good-bye.
+                self.begin_detaching();
+            } else {
+                self.disconnect();
+            }
+        } else if self.risk.get() == Risk::None {
+            self.disconnect();
+        } else {
+            let patience = self.keep_alive();
+            self.fence.replace(Some(Fence::new(Instant::now(), patience)));
+            self.enter(State::Fencing);
+        }
+    }
+
+    /// The keep-alive time-out of the controller, or what counts instead.
+    fn keep_alive(&self) -> Duration {
+        self.with_ctrlr(Ctrlr::keep_alive_timeout).filter(|time| !time.is_zero()).unwrap_or(DEFAULT_KEEP_ALIVE)
+    }
+
+    fn go_on_fencing(&self, now: Instant) {
+        let alive = self.poll_admin().is_ok();
+        let outcome = self.with_ctrlr(|ctrlr| match self.fence.borrow_mut().as_mut() {
+            Some(fence) if alive && !self.is_deleting() => fence.poll(ctrlr, now),
+            _ => Outcome::Failed,
+        });
+        let outcome = outcome.unwrap_or(Outcome::Failed);
+        if outcome == Outcome::Pending {
+            return;
+        }
+        self.fence.take();
+        let risk = self.risk.replace(Risk::None);
+        let by_peer = self.with_ctrlr(Ctrlr::was_ended_by_peer) == Some(true);
+        if outcome == Outcome::Failed && !(by_peer && risk == Risk::EndedByPeer) {
+            let wait = self.keep_alive() * 2;
+            log::warn!(
+                "pool '{}': its controller could not be disabled; what was lost counts as over in {:.1} s",
+                self.name(),
+                wait.as_secs_f64()
+            );
+            self.unfenced_until.set(Some(now + wait));
+        }
+        self.disconnect();
     }
 
     fn disconnect(&self) {
@@ -319,7 +507,7 @@ impl Pool {
         } else if self.is_given_up(now) {
             self.give_up();
         } else if self.wait.take() {
-            self.enter(State::Waiting(now + Duration::from_secs(u64::from(self.params.reconnect_delay_sec))));
+            self.enter(State::Waiting(now + self.reconnect_delay()));
         } else {
             self.reconnect();
         }
@@ -329,6 +517,7 @@ impl Pool {
         if self.is_deleting() {
             return self.begin_detaching();
         }
+        self.due.set(Instant::now() + self.params.connect_limit());
         if self.with_ctrlr(Ctrlr::reconnect).is_some() {
             return self.enter(State::Reconnecting);
         }
@@ -345,36 +534,43 @@ impl Pool {
         }
     }
 
-    fn go_on_connecting(&self) {
+    fn go_on_connecting(&self, now: Instant) {
         if self.is_deleting() {
             return self.begin_detaching();
         }
-        self.check_timeouts();
         let outcome = self.attempt.borrow_mut().as_mut().and_then(Connect::poll);
-        let Some(outcome) = outcome else { return };
-        self.attempt.take();
         match outcome {
-            Ok(ctrlr) => {
+            Some(Ok(ctrlr)) => {
+                self.attempt.take();
                 self.ctrlr.replace(Some(ctrlr));
                 self.open_queues();
             }
-            Err(error) => {
+            None if now < self.due.get() && !self.is_given_up(now) => {}
+            outcome => {
+                let error =
+                    outcome.and_then(Result::err).map_or_else(|| "no answer in time".to_owned(), |e| e.to_string());
                 log::debug!("pool '{}' at {}: {error}", self.name(), self.params.target());
+                if let Some(attempt) = self.attempt.take() {
+                    rpc::abandon(attempt);
+                }
                 self.attempt_failed();
                 self.disconnected();
             }
         }
     }
 
-    fn go_on_reconnecting(&self) {
-        if self.is_deleting() || self.is_given_up(Instant::now()) {
+    fn go_on_reconnecting(&self, now: Instant) {
+        if self.is_deleting() || self.is_given_up(now) || now >= self.due.get() {
             // The attempt ends, and the next poll says so.
             self.with_ctrlr(Ctrlr::fail);
         }
-        self.check_timeouts();
         match self.with_ctrlr(Ctrlr::reconnect_poll).flatten() {
             None => {}
-            Some(Ok(())) => self.open_queues(),
+            Some(Ok(())) => {
+                self.silence.borrow_mut().restart(now);
+                self.enter(State::Settling);
+                self.go_on_settling(now);
+            }
             Some(Err(_)) => {
                 log::debug!("pool '{}': {} could not be reached", self.name(), self.params.target());
                 self.attempt_failed();
@@ -383,18 +579,31 @@ impl Pool {
         }
     }
 
+    fn go_on_settling(&self, now: Instant) {
+        if self.is_deleting() || self.is_given_up(now) || self.is_admin_lost(now) {
+            self.attempt_failed();
+            self.disconnect();
+        } else if self.unfenced_until.get().is_none_or(|until| now >= until) {
+            self.unfenced_until.set(None);
+            self.open_queues();
+        }
+    }
+
     fn attempt_failed(&self) {
         self.lost_at.set(self.lost_at.get().or_else(|| Some(Instant::now())));
         self.wait.set(true);
         self.tried.set(true);
-        self.finish_resets(false);
+        self.end_resets(true);
     }
 
     fn open_queues(&self) {
         self.begin_watch();
         self.lost_meanwhile.set(false);
+        self.silence.borrow_mut().restart(Instant::now());
+        self.opening.set(true);
         self.enter(State::OpeningQueues);
         let Some(ctrlr) = self.with_ctrlr(|ctrlr| ctrlr.shared().clone()) else { return };
+        self.shared().set_closed(false);
         self.shared().set_ctrlr(Some(ctrlr.clone()));
         let me = self.me.clone();
         let opened = move |result: Result<(), Errno>| {
@@ -414,20 +623,35 @@ impl Pool {
         }
     }
 
+    /// The queue that is waited for is waited for no more, nor are those that follow.
+    fn give_up_opening(&self) {
+        if self.opening.replace(false) {
+            self.lost_meanwhile.set(true);
+            self.shared().set_ctrlr(None);
+            self.walk(PoolChannel::give_up_connecting, |_| {});
+        }
+    }
+
     fn connected_again(&self) {
         if self.is_deleting() {
             return self.close_queues();
         }
         self.shared().set_failing(!self.holds.get());
+        let now = Instant::now();
         if let Some(lost) = self.lost_at.take() {
-            let away = lost.elapsed();
+            let away = now.duration_since(lost);
             log::info!("pool '{}': connected again after {:.1} s", self.name(), away.as_secs_f64());
+            self.outage.set(Some(lost));
+            self.connected_at.set(Some(now));
         }
         self.tried.set(true);
         self.enter(State::Connected);
-        self.finish_resets(true);
         if self.lost_meanwhile.take() {
-            self.connection_lost("an I/O queue was disconnected while others were being connected");
+            self.connection_lost("it was lost while its I/O queues were being connected", false);
+        } else if self.reset_again.take() {
+            self.close_queues();
+        } else {
+            self.end_resets(true);
         }
     }
 
@@ -442,12 +666,36 @@ impl Pool {
         self.fail_io();
     }
 
-    /// Once the pool has been away for longer than I/O is to be held, what is held and what comes fails.
-    fn check_timeouts(&self) {
-        let limit = Duration::from_secs(u64::from(self.params.fast_io_fail_timeout_sec));
+    /// Has a pool that is away be tried at once, also one that was given up.
+    pub(crate) fn try_now(&self) {
+        if self.is_deleting() {
+            return;
+        }
+        match self.state.get() {
+            State::GivenUp => {
+                self.lost_at.set(Some(Instant::now()));
+                self.shared().set_failing(!self.holds.get());
+                self.reconnect();
+            }
+            State::Waiting(_) => self.reconnect(),
+            // An attempt is being made, or it is connected.
+            _ => {}
+        }
+    }
+
+    /// Once the pool has been away for longer than I/O is to be held, what is held and what comes fails; resets wait no longer than they may.
+    fn check_timeouts(&self, now: Instant) {
+        if now >= self.reset_due.get() && self.shared().is_closed() && !self.resets.borrow().is_empty() {
+            self.end_resets(true);
+        }
         let Some(lost) = self.lost_at.get() else { return };
-        if !limit.is_zero() && lost.elapsed() >= limit && !self.shared().is_failing() {
-            log::warn!("pool '{}': away for {} s; its I/O fails now", self.name(), limit.as_secs());
+        if self.shared().is_failing() {
+            return;
+        }
+        let limit = Duration::from_secs(u64::from(self.params.fast_io_fail_timeout_sec));
+        let away = now.duration_since(lost);
+        if (!limit.is_zero() && away >= limit) || self.is_given_up(now) {
+            log::warn!("pool '{}': away for {} s; its I/O fails now", self.name(), away.as_secs());
             self.fail_io();
         }
     }
@@ -456,13 +704,23 @@ impl Pool {
     pub(crate) fn hold_no_more(&self) {
         self.holds.set(false);
         self.fail_io();
+        self.walk(PoolChannel::hurry, |_| {});
     }
 
     fn fail_io(&self) {
         self.shared().set_failing(true);
-        self.finish_resets(false);
-        if let Err(error) = self.device.for_each_channel(PoolChannel::fail_waiting, |_| {}) {
-            log::error!("pool '{}': what waits could not be failed: {error}", self.name());
+        self.end_resets(false);
+        self.walk(PoolChannel::fail_waiting, |_| {});
+    }
+
+    /// The bdev of namespace `nsid` is about to be deleted: what is held for it fails, and what is under way ends soon.
+    pub(crate) fn let_go_of(&self, nsid: u32) {
+        if let Some(disk) = self.disks.borrow().get(&nsid) {
+            disk.device().set_removing();
+        }
+        self.walk(PoolChannel::hurry, |_| {});
+        if self.shared().is_closed() {
+            self.walk(PoolChannel::settle, |_| {});
         }
     }
 
@@ -474,10 +732,12 @@ impl Pool {
         if !first {
             return;
         }
+        self.deletion_due.set(Some(Instant::now() + DELETION_LIMIT));
         self.hold_no_more();
         self.end_watch();
         let disks: Vec<_> = self.disks.borrow().values().cloned().collect();
         for disk in disks {
+            disk.device().set_removing();
             // One that is being removed already comes to `forget_disk` as well.
             let _ = disk.unregister(|_| {});
         }
@@ -500,6 +760,7 @@ impl Pool {
         if self.state.get() == State::Detaching || !self.disks.borrow().is_empty() {
             return;
         }
+        self.due.set(Instant::now() + DELETION_LIMIT);
         self.enter(State::Detaching);
         self.shared().set_ctrlr(None);
         if let Some(attempt) = self.attempt.take() {
@@ -518,7 +779,7 @@ impl Pool {
     }
 
     /// Detaches the controller once no queue pair refers to it any more.
-    fn go_on_detaching(&self) {
+    fn go_on_detaching(&self, now: Instant) {
         if let Some(ctrlr) = self.ctrlr.take() {
             match ctrlr.detach() {
                 Ok(detach) => drop(self.detach.replace(Some(detach))),
@@ -527,6 +788,11 @@ impl Pool {
                     return;
                 }
             }
+        }
+        if now >= self.due.get()
+            && let Some(detach) = self.detach.borrow().as_ref()
+        {
+            detach.force();
         }
         let detached = self.detach.borrow_mut().as_mut().is_none_or(Detach::poll);
         if detached

@@ -14,7 +14,9 @@ use spdk::poller::{Poll, Poller};
 use spdk::rpc::{Method, Request, RpcError, State};
 use spdk::thread::{AppCell, send_to_app};
 
-use crate::params::{BdevDeleteParams, BdevParams, PoolDeleteParams, PoolGetParams, PoolParams, Trtype};
+use crate::params::{
+    BdevDeleteParams, BdevParams, PoolDeleteParams, PoolGetParams, PoolParams, PoolReconnectParams, Trtype,
+};
 use crate::pool::{Pool, find_pending};
 use crate::registry;
 
@@ -26,12 +28,16 @@ pub(crate) fn register() {
     spdk::rpc::register::<PoolCreate>();
     spdk::rpc::register::<PoolGet>();
     spdk::rpc::register::<PoolDelete>();
+    spdk::rpc::register::<PoolReconnect>();
     spdk::rpc::register::<BdevCreate>();
     spdk::rpc::register::<BdevDelete>();
 }
 
 /// How long it is waited for a new pool that may be away, so that one that is there can be used at once.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
+
+/// How long a controller that is not wanted may take to say good-bye.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// The pools that are being connected for the first time, by name.
 static CONNECTING: AppCell<BTreeMap<String, PoolParams>> = AppCell::new(BTreeMap::new);
@@ -69,8 +75,9 @@ fn drive(slot: &PollerSlot, poll: impl FnMut() -> Poll + 'static) {
     }
 }
 
-/// Lets an attempt to connect come to its end, which nobody waits for any more.
+/// Calls off an attempt to connect.
 pub(crate) fn abandon(mut connect: Connect) {
+    connect.call_off();
     let slot = new_slot();
     let end = Rc::clone(&slot);
     drive(&slot, move || {
@@ -195,6 +202,7 @@ impl Attempt {
             if Instant::now() >= self.due
                 && let Some((params, request)) = self.waiting.take()
             {
+                self.connect.call_off();
                 diagnose(params, request, Errno::TIMEDOUT);
             }
             return Poll::Busy;
@@ -245,7 +253,11 @@ fn detach(ctrlr: Ctrlr) {
     let Ok(mut detach) = ctrlr.detach() else { return };
     let poller = Rc::new(RefCell::new(None));
     let end = Rc::clone(&poller);
+    let due = Instant::now() + GOODBYE;
     let poll = move || {
+        if Instant::now() >= due {
+            detach.force();
+        }
         if detach.poll() {
             end.take();
         }
@@ -274,6 +286,11 @@ fn diagnose(params: PoolParams, request: Request, errno: Errno) {
     });
     let probe = move || {
         let said = match reach(trtype, ip, port) {
+            Ok(()) if errno == Errno::TIMEDOUT => {
+                "something answers there, but did not answer all that a controller is asked at first; is it a target of NVMe, and is \
+                 connect_timeout_ms long enough for it?"
+                    .to_owned()
+            }
             Ok(()) => "something answers there, but not as that subsystem; is subnqn right, and is this host allowed?"
                 .to_owned(),
             Err(error) => format!("nothing answers there: {error}; is the address right, and does the target listen?"),
@@ -357,6 +374,20 @@ impl Method for PoolDelete {
     }
 }
 
+struct PoolReconnect;
+
+impl Method for PoolReconnect {
+    const NAME: &'static CStr = c"courier_pool_reconnect";
+    type Params = PoolReconnectParams;
+
+    fn call(params: PoolReconnectParams, request: Request) {
+        request.answer(find_pool(&params.name).map(|pool| {
+            pool.try_now();
+            true
+        }));
+    }
+}
+
 struct BdevCreate;
 
 impl Method for BdevCreate {
@@ -395,6 +426,9 @@ impl Method for BdevDelete {
             let text = format!("there is no bdev '{name}' of Courier's; bdev_get_bdevs lists the bdevs");
             return request.fail(&RpcError::failed(Errno::NODEV, text));
         };
+        if let Some(pool) = registry::find(disk.device().pool()) {
+            pool.let_go_of(disk.device().nsid());
+        }
         let request = Rc::new(RefCell::new(Some(request)));
         let answer = {
             let (name, request) = (name.clone(), Rc::clone(&request));

@@ -130,6 +130,11 @@ COMMANDS = (
         (Parameter("name", "Name of the pool", required=True, positional=True),),
     ),
     Command(
+        "courier_pool_reconnect",
+        "Try at once to connect to a storage pool that is away, even one that was given up",
+        (Parameter("name", "Name of the pool", required=True, positional=True),),
+    ),
+    Command(
         "bdev_courier_create",
         "Make a bdev that forwards its I/O to one namespace of a storage pool",
         (

@@ -8,7 +8,7 @@ import unittest
 
 import courier_rpc
 
-METHODS = ("courier_pool_create", "courier_pool_get", "courier_pool_delete",
+METHODS = ("courier_pool_create", "courier_pool_get", "courier_pool_delete", "courier_pool_reconnect",
            "bdev_courier_create", "bdev_courier_delete",
            "courier_controller_create", "courier_controller_get", "courier_controller_delete",
            "courier_controller_add_ns", "courier_controller_remove_ns", "courier_get_stats")
@@ -95,8 +95,8 @@ class Parameters(unittest.TestCase):
         call, _ = send(["courier_controller_add_ns", "vm0", "disk0", "--no-wait"])
         self.assertEqual(call[1], {"name": "vm0", "bdev_name": "disk0", "wait": False})
 
-    def test_deletes_take_the_name_as_argument(self):
-        for method in ("courier_pool_delete", "bdev_courier_delete", "courier_controller_delete"):
+    def test_methods_for_one_thing_take_its_name_as_argument(self):
+        for method in ("courier_pool_delete", "courier_pool_reconnect", "bdev_courier_delete", "courier_controller_delete"):
             self.assertEqual(send([method, "x"])[0], (method, {"name": "x"}))
 
     def test_controller_create_sends_only_what_was_given(self):

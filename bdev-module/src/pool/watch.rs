@@ -294,7 +294,7 @@ impl Pool {
         self.tell_surveyed();
         let held = watch.wanted.borrow().values().any(|wanted| wanted.held_since.is_some());
         if held && self.state.get() == State::Connected {
-            self.connection_lost(&reason);
+            self.connection_lost(&reason, false);
         } else {
             log::warn!("pool '{}': {reason}", self.name());
         }

@@ -7,6 +7,7 @@ mod common;
 mod data;
 mod digest;
 mod initiator;
+mod liveness;
 mod model;
 mod namespaces;
 mod queues;

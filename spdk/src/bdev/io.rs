@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use libc::iovec;
@@ -37,12 +38,24 @@ pub(super) struct Context {
     range: DsmRange,
     range_iov: iovec,
     pair: Pair,
-    /// The controller was asked to abort it.
-    aborted: bool,
+    fate: Fate,
     /// How often it was sent in vain.
     failures: u32,
     /// When it was for the first time, if it ever was.
     first_failure: Instant,
+}
+
+/// What has happened to a command since its I/O came from the bdev layer.
+#[derive(Clone, Copy)]
+struct Fate {
+    /// Somebody asked for it to be aborted.
+    aborted: bool,
+    /// It was lost with its queue, and not sent again since.
+    lost: bool,
+    /// It is not to be sent again.
+    last: bool,
+    /// How often it was on a connection that ended by itself.
+    losses: u8,
 }
 
 /// How far a fused pair has come.
@@ -76,7 +89,8 @@ impl<D: Device> BdevIo<D> {
         // SAFETY: the caller vouches for the I/O, whose context is the module's.
         unsafe {
             let io = Self::from_raw(raw);
-            (&raw mut (*io.context()).aborted).write(false);
+            (&raw mut (*io.context()).fate).write(Fate { aborted: false, lost: false, last: false, losses: 0 });
+            (&raw mut (*io.context()).failures).write(0);
             (&raw mut (*io.context()).pair).write(Pair { outstanding: 0, failure: None });
             io
         }
@@ -448,61 +462,114 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
-    /// Takes note that it is about to be sent for the first time. To be called before it is.
-    #[inline]
-    pub fn begin(&self) {
-        // SAFETY: the context is the module's, and large enough; it is not initialised yet.
-        unsafe {
-            (&raw mut (*self.context()).aborted).write(false);
-            (&raw mut (*self.context()).failures).write(0);
-        }
-    }
-
     /// Takes note that it was sent in vain and is to be sent once more. How often that was so, this time included, and for
     /// how long.
     #[must_use]
     pub fn count_failure(&self) -> (u32, Duration) {
         let context = self.context();
-        // SAFETY: `begin` initialised the count, and the first call of this the time.
+        // SAFETY: the count is initialised when the I/O arrives, and the time by the first call of this.
         unsafe {
             let failures = (*context).failures.saturating_add(1);
             if failures == 1 {
                 (&raw mut (*context).first_failure).write(Instant::now());
             }
             (*context).failures = failures;
-            (*context).aborted = false;
+            (*context).fate.aborted = false;
             (failures, (*context).first_failure.elapsed())
         }
     }
 
-    /// Whether the controller was asked to abort it since it was [begun](Self::begin).
-    #[must_use]
-    pub fn was_aborted(&self) -> bool {
-        // SAFETY: it is initialised when the I/O arrives.
-        unsafe { (*self.context()).aborted }
+    fn fate(&self) -> Fate {
+        // SAFETY: it is initialised when the I/O arrives, and used on the I/O's thread only.
+        unsafe { (*self.context()).fate }
     }
 
-    /// Asks the controller to abort the I/O that this one names, and completes this one with the outcome. It fails if the
-    /// queue pair has no such I/O.
-    pub fn send_abort(self, qpair: &QueuePair) {
-        let Some(target) = self.abort_target() else { return self.complete(IoStatus::Failed) };
-        let carrier = self.carrier();
+    fn change_fate(&self, change: impl FnOnce(&mut Fate)) {
+        let mut fate = self.fate();
+        change(&mut fate);
+        // SAFETY: as for `fate`.
+        unsafe { (*self.context()).fate = fate };
+    }
+
+    /// Whether it was asked for to be aborted.
+    #[must_use]
+    pub fn was_aborted(&self) -> bool {
+        self.fate().aborted
+    }
+
+    /// Whether it was lost with its queue and not sent again since.
+    #[must_use]
+    pub fn was_lost(&self) -> bool {
+        self.fate().lost
+    }
+
+    /// How often it was on a connection that ended by itself.
+    #[must_use]
+    pub fn losses(&self) -> u8 {
+        self.fate().losses
+    }
+
+    /// Takes note that it was lost with its queue; `counted` tells that the connection ended by itself.
+    pub fn note_lost(&self, counted: bool) {
+        self.change_fate(|fate| {
+            fate.lost = true;
+            fate.losses = fate.losses.saturating_add(u8::from(counted));
+        });
+    }
+
+    /// Takes note that it is not to be sent again.
+    pub fn note_last(&self) {
+        self.change_fate(|fate| fate.last = true);
+    }
+
+    /// Whether it is not to be sent again.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.fate().last
+    }
+
+    /// Takes note that what was sent of it before cannot be carried out any more.
+    pub fn note_over(&self) {
+        self.change_fate(|fate| fate.lost = false);
+    }
+
+    /// Whether its command may change what the namespace holds.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        !matches!(self.io_type(), IoType::Read | IoType::Compare | IoType::Flush)
+    }
+
+    /// Takes note that the I/O that this one is to abort is not to be sent again.
+    pub fn mark_target(&self) {
+        let Some(target) = self.abort_target() else { return };
+        let target =
+            std::mem::ManuallyDrop::new(Self { raw: target.cast(), _device: PhantomData, _stays: PhantomData });
+        // The bdev layer aborts I/O that is under way, so that it is live, and one of this device's.
+        target.change_fate(|fate| fate.aborted = true);
+    }
+
+    /// Asks the controller to abort the I/O that this one names, and completes this one with the outcome, or when the asker waits for
+    /// it no more. It fails, and nothing is returned, if the queue pair has no such I/O or the controller cannot be asked.
+    #[must_use]
+    pub fn send_abort(self, qpair: &QueuePair) -> Option<AbortRequest<D>> {
+        let Some(target) = self.abort_target() else {
+            self.complete(IoStatus::Failed);
+            return None;
+        };
+        let request = AbortRequest(Arc::new(Mutex::new(Some(self.carrier()))));
+        let asked = request.clone();
         let done = move |completion: Completion| {
             // Base specification 5.1: bit 0 of the result is cleared if the command was aborted.
             let aborted = completion.is_success() && completion.cdw0 & 1 == 0;
-            let status = if aborted { IoStatus::Success } else { IoStatus::Failed };
-            carrier.deliver(move |io| io.complete(status));
+            asked.end(if aborted { IoStatus::Success } else { IoStatus::Failed });
         };
         match qpair.abort(target, done) {
-            Ok(()) => {
-                // What was aborted must not be sent again if its queue is lost before its completion comes.
-                let target =
-                    std::mem::ManuallyDrop::new(Self { raw: target.cast(), _device: PhantomData, _stays: PhantomData });
-                // SAFETY: the queue pair has the I/O under way, so that it is live and one of this device's module.
-                unsafe { (*target.context()).aborted = true };
+            Ok(()) => Some(request),
+            Err(error) => {
+                log::debug!("nothing was aborted: {error}");
+                request.end(IoStatus::Failed);
+                None
             }
-            // The carrier went with the closure, and fails its I/O.
-            Err(error) => log::debug!("nothing was aborted: {error}"),
         }
     }
 
@@ -520,6 +587,41 @@ impl<D: Device> BdevIo<D> {
     #[must_use]
     pub fn is(&self, owner: NonNull<c_void>) -> bool {
         self.raw.cast() == owner
+    }
+}
+
+/// An abort that the controller was asked for.
+pub struct AbortRequest<D: Device>(Arc<Mutex<Option<Carrier<D>>>>);
+
+impl<D: Device> AbortRequest<D> {
+    /// Waits for the controller's answer no more.
+    pub fn give_up(self) {
+        self.end(IoStatus::Failed);
+    }
+
+    fn end(&self, status: IoStatus) {
+        let carrier = self.0.lock().ok().and_then(|mut carrier| carrier.take());
+        if let Some(carrier) = carrier {
+            carrier.deliver(move |io| io.complete(status));
+        }
+    }
+
+    /// Whether it was answered or given up.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.lock().map_or(true, |carrier| carrier.is_none())
+    }
+}
+
+impl<D: Device> Clone for AbortRequest<D> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<D: Device> std::fmt::Debug for AbortRequest<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AbortRequest").field("over", &self.is_over()).finish()
     }
 }
 

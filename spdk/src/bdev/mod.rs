@@ -10,5 +10,5 @@ mod module;
 
 pub use carrier::Carrier;
 pub use device::{Bdev, BdevInfo, Device, IoType, Protection};
-pub use io::{BdevIo, IoStatus};
+pub use io::{AbortRequest, BdevIo, IoStatus};
 pub use module::{FiniDone, Module, ModuleHandle, register_module};

@@ -141,6 +141,21 @@ impl Connect {
     }
 }
 
+impl Connect {
+    /// Calls the attempt off: what it has connected is disconnected, and [`poll`](Self::poll) has an outcome soon.
+    pub fn call_off(&self) {
+        let Some(probe) = self.probe else { return };
+        // SAFETY: as for `keep_quiet`.
+        unsafe {
+            if let Ok(ctrlr) = quiet::in_progress(probe.as_ptr(), &self.begun)
+                && !ctrlr.is_null()
+            {
+                sys::spdk_nvme_ctrlr_fail(ctrlr);
+            }
+        }
+    }
+}
+
 impl Drop for Connect {
     fn drop(&mut self) {
         if self.probe.is_some() {

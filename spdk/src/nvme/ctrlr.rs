@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::time::Duration;
 
 use spdk_sys as sys;
 
@@ -33,6 +34,23 @@ impl CtrlrRef {
 
     pub(super) fn as_ptr(&self) -> *mut sys::spdk_nvme_ctrlr {
         self.0.0.as_ptr()
+    }
+
+    /// Whether a connection that ended for this reason was ended by the other side. Over TCP, SPDK knows one reason only, which is the
+    /// other side's doing unless the time-out for unacknowledged data is set.
+    pub(super) fn is_peers_doing(&self, reason: sys::spdk_nvme_qp_failure_reason::Type) -> bool {
+        use sys::spdk_nvme_qp_failure_reason as r;
+        // SAFETY: the controller is live; its address and options are as long-lived.
+        let (trtype, ack_timeout) = unsafe {
+            let ctrlr = self.as_ptr();
+            (
+                (*sys::spdk_nvme_ctrlr_get_transport_id(ctrlr)).trtype,
+                (*sys::spdk_nvme_ctrlr_get_opts(ctrlr)).transport_ack_timeout,
+            )
+        };
+        let tcp = trtype == sys::spdk_nvme_transport_type::SPDK_NVME_TRANSPORT_TCP;
+        reason == r::SPDK_NVME_QPAIR_FAILURE_REMOTE
+            || (tcp && ack_timeout == 0 && reason == r::SPDK_NVME_QPAIR_FAILURE_UNKNOWN)
     }
 
     /// Sends an admin command. `done` is called on the controller's home thread.
@@ -76,7 +94,10 @@ impl CtrlrRef {
 
 /// Sends a command with a closure that is called with its completion, once, on the controller's home thread: a caller on
 /// another thread must give one that can be sent there.
-fn with_callback<F>(done: F, send: impl FnOnce(sys::spdk_nvme_cmd_cb, *mut c_void) -> i32) -> Result<(), Errno>
+pub(super) fn with_callback<F>(
+    done: F,
+    send: impl FnOnce(sys::spdk_nvme_cmd_cb, *mut c_void) -> i32,
+) -> Result<(), Errno>
 where
     F: FnOnce(Completion) + 'static,
 {
@@ -238,6 +259,34 @@ impl Ctrlr {
         })
     }
 
+    /// Sends a command of the fabric's or a keep-alive, neither of which has data. `done` is called on this thread.
+    ///
+    /// # Errors
+    /// As for [`CtrlrRef::admin`].
+    pub fn admin_without_data<F>(&self, sqe: &Sqe, done: F) -> Result<(), Errno>
+    where
+        F: FnOnce(Completion) + Send + 'static,
+    {
+        // SAFETY: there is no buffer.
+        unsafe { self.shared.admin(sqe, ptr::null_mut(), 0, done) }
+    }
+
+    /// Whether the other side ended the admin queue's connection.
+    #[must_use]
+    pub fn was_ended_by_peer(&self) -> bool {
+        // SAFETY: the controller is live.
+        self.shared.is_peers_doing(unsafe { sys::spdk_nvme_ctrlr_get_admin_qp_failure_reason(self.as_ptr()) })
+    }
+
+    /// The keep-alive time-out that the controller has said to use. Zero if it uses none.
+    #[must_use]
+    pub fn keep_alive_timeout(&self) -> Duration {
+        // SAFETY: the controller is live; its options are as long-lived.
+        Duration::from_millis(u64::from(unsafe {
+            (*sys::spdk_nvme_ctrlr_get_opts(self.as_ptr())).keep_alive_timeout_ms
+        }))
+    }
+
     /// Begins to disconnect the admin queue; [`poll_admin`](Self::poll_admin) fails once that is done. The I/O queue pairs
     /// must be disconnected already.
     ///
@@ -330,7 +379,7 @@ impl Ctrlr {
         // SAFETY: nobody else uses the controller, and `self` is gone after this.
         let rc = unsafe { sys::spdk_nvme_detach_async(self.as_ptr(), &raw mut ctx) };
         let ctx = if rc == 0 { NonNull::new(ctx) } else { None };
-        Ok(Detach { ctx, _stays: PhantomData })
+        Ok(Detach { ctx, ctrlr: self.shared.0.0, _stays: PhantomData })
     }
 }
 
@@ -339,6 +388,8 @@ impl Ctrlr {
 #[must_use = "a controller is detached by polling this"]
 pub struct Detach {
     ctx: Option<NonNull<sys::spdk_nvme_detach_ctx>>,
+    /// Live as long as there is a context.
+    ctrlr: NonNull<sys::spdk_nvme_ctrlr>,
     _stays: NotSend,
 }
 
@@ -352,5 +403,13 @@ impl Detach {
         }
         self.ctx = None;
         true
+    }
+
+    /// Waits for no more answers of the controller: its connection is dropped, and the next [`poll`](Self::poll)s end.
+    pub fn force(&self) {
+        if self.ctx.is_some() {
+            // SAFETY: the controller lives until the context is gone.
+            unsafe { sys::spdk_nvme_ctrlr_fail(self.ctrlr.as_ptr()) };
+        }
     }
 }

@@ -19,7 +19,7 @@ mod transport;
 pub use command::{Command, Payload, Rejected};
 pub use connect::{Connect, ConnectFailed};
 pub use ctrlr::{Ctrlr, CtrlrRef, Detach, Event, Limits};
-pub use qpair::{PollGroup, QpairEvent, QueuePair};
+pub use qpair::{PollGroup, Progress, QpairEvent, QueuePair};
 pub use reach::rdma_reach;
 pub use spec::{Completion, DSM_DEALLOCATE, DsmRange, Fused, Sqe, Status};
 pub use transport::{AddressFamily, CtrlrOptions, TransportId, TransportIdError, TransportType, default_hostnqn};

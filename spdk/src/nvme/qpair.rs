@@ -10,6 +10,7 @@ use std::rc::Rc;
 use spdk_sys as sys;
 
 use super::command::{done, next_sge, reset_sgl};
+use super::ctrlr::with_callback;
 use super::digest::{Digests, HasDigests};
 use super::{Command, Completion, CtrlrRef, Rejected, Sqe};
 use crate::thread::{NotSend, on_spdk_thread};
@@ -25,6 +26,15 @@ pub enum QpairEvent {
     /// It takes no commands any more. Those that were under way have been completed as
     /// [lost with their queue](super::Status::is_queue_lost). The queue pair is of no further use.
     Disconnected,
+}
+
+/// What has become of the commands of a queue pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// How many have ended, modulo 2^64.
+    pub answered: u64,
+    /// How many have not.
+    pub pending: u32,
 }
 
 /// A thread's queue pairs, polled together.
@@ -57,6 +67,10 @@ struct Inner {
     connecting: Cell<bool>,
     /// Told to disconnect.
     closing: Cell<bool>,
+    /// The other side ended its connection.
+    ended_by_peer: Cell<bool>,
+    /// How many commands it has taken, modulo 2^64.
+    submitted: Cell<u64>,
     ctrlr: CtrlrRef,
     /// The group that it is in, as long as it is: only there it goes, with what SPDK has of both.
     group: RefCell<Option<Rc<Group>>>,
@@ -127,6 +141,8 @@ impl PollGroup {
             live: Cell::new(ptr::null_mut()),
             connecting: Cell::new(true),
             closing: Cell::new(false),
+            ended_by_peer: Cell::new(false),
+            submitted: Cell::new(0),
             ctrlr: ctrlr.clone(),
             group: RefCell::new(Some(Rc::clone(&self.0))),
             requests: opts.io_queue_requests,
@@ -207,6 +223,7 @@ unsafe extern "C" fn disconnected(qpair: *mut sys::spdk_nvme_qpair, ctx: *mut c_
     // It is being polled, so that this is not the last reference.
     inner.group.take();
     let refused = group.no_longer_connecting(&inner) && !inner.closing.get();
+    inner.ended_by_peer.set(inner.is_ended_by_peer());
     inner.live.set(ptr::null_mut());
     inner.raw.set(ptr::null_mut());
     // SAFETY: SPDK allows freeing a queue pair from within this callback.
@@ -238,6 +255,13 @@ impl Inner {
         }
     }
 
+    fn is_ended_by_peer(&self) -> bool {
+        let raw = self.raw.get();
+        // SAFETY: the queue pair is not freed yet.
+        let reason = || unsafe { sys::spdk_nvme_qpair_get_failure_reason(raw) };
+        !raw.is_null() && !self.closing.get() && self.ctrlr.is_peers_doing(reason())
+    }
+
     fn disconnect(&self) {
         self.live.set(ptr::null_mut());
         let raw = self.raw.get();
@@ -256,6 +280,8 @@ impl QueuePair {
             raw: Cell::new(ptr::null_mut()),
             live: Cell::new(ptr::null_mut()),
             connecting: Cell::new(false),
+            ended_by_peer: Cell::new(false),
+            submitted: Cell::new(0),
             closing: Cell::new(false),
             ctrlr: CtrlrRef::dangling(),
             group: RefCell::new(None),
@@ -274,12 +300,65 @@ impl QueuePair {
     }
 
     /// Whether its connection stands. Unlike [`is_live`](Self::is_live) this is exact while commands are completed because
-    /// the connection was lost.
+    /// the connection was lost, and not changed by [`stop`](Self::stop).
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        let raw = self.inner.live.get();
-        // SAFETY: a live queue pair is not freed.
-        !raw.is_null() && unsafe { sys::spdk_nvme_qpair_is_connected(raw) }
+        let raw = self.inner.raw.get();
+        // SAFETY: the queue pair is not freed yet.
+        !self.inner.closing.get() && !raw.is_null() && unsafe { sys::spdk_nvme_qpair_is_connected(raw) }
+    }
+
+    /// Takes no more commands from now on; those that are under way may still be completed.
+    pub fn stop(&self) {
+        self.inner.live.set(ptr::null_mut());
+    }
+
+    /// Takes commands again, if its connection stands.
+    pub fn resume(&self) {
+        if self.is_connected() {
+            self.inner.live.set(self.inner.raw.get());
+        }
+    }
+
+    /// Whether the other side ended the connection: it closed it, or said that it does not know it. What this side gave up (it was told
+    /// to, or the transport retried for too long) is none of that.
+    #[must_use]
+    pub fn was_ended_by_peer(&self) -> bool {
+        self.inner.ended_by_peer.get() || self.inner.is_ended_by_peer()
+    }
+
+    /// Whether this side was told to disconnect.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.inner.closing.get()
+    }
+
+    /// What has become of the commands that it took.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let raw = self.inner.raw.get();
+        // SAFETY: the queue pair is not freed yet, and this is its thread.
+        let pending = if raw.is_null() { 0 } else { unsafe { sys::spdk_nvme_qpair_get_num_outstanding_reqs(raw) } };
+        Progress { answered: self.inner.submitted.get().wrapping_sub(u64::from(pending)), pending }
+    }
+
+    /// Sends a command that every controller answers at once and that touches nothing: a flush of namespace 0, which does not exist. That
+    /// it was answered shows in [`progress`](Self::progress).
+    ///
+    /// # Errors
+    /// `NXIO` when it takes no commands, `NOMEM` when no request is free.
+    pub fn probe(&self) -> Result<(), Errno> {
+        let qpair = NonNull::new(self.inner.live.get()).ok_or(Errno::NXIO)?;
+        let mut cmd = Sqe::flush(0).0;
+        with_callback(drop, |call, ctx| {
+            let ctrlr = self.inner.ctrlr.as_ptr();
+            // SAFETY: queue pair and controller are live, this is the queue pair's thread; there is no data.
+            unsafe {
+                sys::spdk_nvme_ctrlr_cmd_io_raw(ctrlr, qpair.as_ptr(), &raw mut cmd, ptr::null_mut(), 0, call, ctx)
+            }
+        })?;
+        self.inner.submitted.set(self.inner.submitted.get().wrapping_add(1));
+        Ok(())
     }
 
     /// Begins to disconnect; [`QpairEvent::Disconnected`] follows, also if it was not connected yet.
@@ -368,6 +447,7 @@ impl QueuePair {
             }
         };
         if rc == 0 {
+            self.inner.submitted.set(self.inner.submitted.get().wrapping_add(1));
             return Ok(());
         }
         // SAFETY: SPDK did not take the command, so it is still ours.

@@ -75,6 +75,34 @@ impl Sqe {
         Self::new(sys::spdk_nvme_nvm_opcode::SPDK_NVME_OPC_FLUSH, nsid)
     }
 
+    /// Keep Alive (section 5.20).
+    #[must_use]
+    pub fn keep_alive() -> Self {
+        Self::new(sys::spdk_nvme_admin_opcode::SPDK_NVME_OPC_KEEP_ALIVE, 0)
+    }
+
+    /// Property Get (section 6.5) of a property of four bytes, which is the completion's dword 0.
+    #[must_use]
+    pub fn property_get(offset: u32) -> Self {
+        /// The command type of Property Get. A fabrics command has it in the byte where others have the namespace.
+        const PROPERTY_GET: u32 = 0x04;
+        let mut sqe = Self::new(sys::SPDK_NVME_OPC_FABRIC, PROPERTY_GET);
+        // Dword 10 is the size, 0 for four bytes.
+        sqe.0.__bindgen_anon_2.cdw11 = offset;
+        sqe
+    }
+
+    /// Property Set (section 6.6) of a property of four bytes.
+    #[must_use]
+    pub fn property_set(offset: u32, value: u32) -> Self {
+        /// The command type of Property Set.
+        const PROPERTY_SET: u32 = 0x00;
+        let mut sqe = Self::new(sys::SPDK_NVME_OPC_FABRIC, PROPERTY_SET);
+        sqe.0.__bindgen_anon_2.cdw11 = offset;
+        sqe.0.__bindgen_anon_3.cdw12 = value;
+        sqe
+    }
+
     /// Dataset Management (NVM command set 3.2.3) with `ranges` (1 to 256) [`DsmRange`]s as its data.
     #[must_use]
     pub fn dataset_management(nsid: u32, ranges: u16, attributes: u32) -> Self {
@@ -412,6 +440,16 @@ mod tests {
         };
         // Error recovery is a namespace's; the number of queues and the keep-alive time-out are not.
         assert_eq!([0x05, 0x07, 0x0f].map(set), [true, false, false]);
+    }
+
+    #[test]
+    fn property_commands_have_type_offset_and_value_where_the_fabric_looks_for_them() {
+        // SAFETY: the entry is 64 bytes of plain data.
+        let bytes = |sqe: Sqe| unsafe { std::mem::transmute::<sys::spdk_nvme_cmd, [u8; 64]>(sqe.0) };
+        let get = bytes(Sqe::property_get(0x1c));
+        assert_eq!((get[0], get[4], get[40], &get[44..52]), (0x7f, 4, 0, &[0x1c, 0, 0, 0, 0, 0, 0, 0][..]));
+        let set = bytes(Sqe::property_set(0x14, 0x0046_0000));
+        assert_eq!((set[0], set[4], set[40], &set[44..52]), (0x7f, 0, 0, &[0x14, 0, 0, 0, 0, 0, 0x46, 0][..]));
     }
 
     #[test]

@@ -147,6 +147,8 @@ pub struct CtrlrOptions {
     pub transport_ack_timeout: Option<u8>,
     /// The time for the Connect command in microseconds.
     pub fabrics_connect_timeout_us: Option<u64>,
+    /// The time for each command by which a controller is initialised, in milliseconds.
+    pub admin_timeout_ms: Option<u32>,
     /// Digests over TCP headers.
     pub header_digest: bool,
     /// Digests over TCP data.
@@ -180,6 +182,7 @@ impl CtrlrOptions {
         raw.disable_read_changed_ns_list_log_page = 1;
         // A line for each command that fails would let a pool or a guest fill the log.
         raw.disable_error_logging = true;
+        set(&mut raw.admin_timeout_ms, self.admin_timeout_ms);
         raw.header_digest = self.header_digest;
         raw.data_digest = self.data_digest;
         Ok(raw)

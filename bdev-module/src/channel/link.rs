@@ -1,0 +1,486 @@
+//! A channel's queue pair: how it comes, is watched and goes, and what waits for it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use spdk::Errno;
+use spdk::bdev::{AbortRequest, BdevIo, IoStatus};
+use spdk::io_device::{Advance, IoChannel};
+use spdk::nvme::{CtrlrRef, QpairEvent, QueuePair};
+use spdk::poller::{Poll, Poller};
+use spdk::thread::send_to_app;
+
+use super::{PoolShared, Reactor};
+use crate::disk::Disk;
+use crate::pool::fence::Risk;
+use crate::pool::silence::{Silence, Verdict};
+use crate::registry;
+
+/// A queue pair that was refused on a connected pool is asked for again after this time, at most so often.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+const REFUSALS: u32 = 50;
+
+/// How often a channel looks whether its queue pair lives.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a queue pair may answer nothing when something is to be aborted or is waited for.
+const HURRY: Duration = Duration::from_secs(2);
+/// How long an abort waits for the controller's answer.
+const ABORT_LIMIT: Duration = Duration::from_secs(3);
+/// When one connection has been ended by the other side, that long it is waited for whether this one is as well.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// How often an I/O may be on a connection that ends by itself before it is sent alone, and before it fails: it may be what ends them.
+const LOSSES_BEFORE_ALONE: u8 = 2;
+const MOST_LOSSES: u8 = 5;
+/// How often it is looked whether I/O that was put off is due.
+const SEND_LATER_PERIOD: Duration = Duration::from_millis(10);
+/// How often it is looked whether an I/O that was sent alone has ended.
+const ALONE_LOOK: Duration = Duration::from_millis(1);
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) shared: Arc<PoolShared>,
+    /// Taken only when the channel goes.
+    reactor: RefCell<Option<IoChannel<Reactor>>>,
+    pub(super) qpair: RefCell<Option<QueuePair>>,
+    pub(super) waiting: RefCell<VecDeque<BdevIo<Disk>>>,
+    /// I/O that the pool did not carry out for now, and when it is sent again.
+    later: RefCell<Vec<(Instant, BdevIo<Disk>)>>,
+    /// Sends it; there while there is such I/O.
+    later_poller: RefCell<Option<Poller>>,
+    /// What is sent one after another, with nothing beside it.
+    alone: RefCell<VecDeque<BdevIo<Disk>>>,
+    /// The pool's walk over its channels, when it waits for the queue pair to come or go.
+    walk: RefCell<Option<Advance>>,
+    leaving: Cell<bool>,
+    /// When the queue pair began to connect, until it has; or since when it takes no more commands.
+    since: Cell<Option<Instant>>,
+    silence: RefCell<Silence>,
+    /// The queue pair is dropped because it answers nothing.
+    hung: Cell<bool>,
+    aborts: RefCell<Vec<(Instant, AbortRequest<Disk>)>>,
+    /// How often in a row the queue pair was refused.
+    refusals: Cell<u32>,
+    /// Asks for it again.
+    again: RefCell<Option<Poller>>,
+    /// Sends the next of `alone`.
+    sender: RefCell<Option<Poller>>,
+    watcher: RefCell<Option<Poller>>,
+}
+
+impl Link {
+    pub(super) fn new(shared: &Arc<PoolShared>) -> Result<Rc<Self>, Errno> {
+        let now = Instant::now();
+        let limit = shared.limits.silence;
+        let link = Rc::new(Self {
+            shared: Arc::clone(shared),
+            reactor: RefCell::new(Some(shared.reactors.channel()?)),
+            qpair: RefCell::new(None),
+            waiting: RefCell::new(VecDeque::new()),
+            later: RefCell::new(Vec::new()),
+            later_poller: RefCell::new(None),
+            alone: RefCell::new(VecDeque::new()),
+            walk: RefCell::new(None),
+            leaving: Cell::new(false),
+            since: Cell::new(None),
+            silence: RefCell::new(Silence::new(limit, limit / 2, now)),
+            hung: Cell::new(false),
+            aborts: RefCell::new(Vec::new()),
+            refusals: Cell::new(0),
+            again: RefCell::new(None),
+            sender: RefCell::new(None),
+            watcher: RefCell::new(None),
+        });
+        let me = Rc::downgrade(&link);
+        let look = move || me.upgrade().map_or(Poll::Idle, |link| link.look(Instant::now()));
+        link.watcher.replace(Some(Poller::register("courier_watch", LOOK, look)?));
+        // A pool that is away comes by when it is back.
+        if let Some(ctrlr) = shared.ctrlr() {
+            link.connect(&ctrlr)?;
+        }
+        Ok(link)
+    }
+
+    fn with_qpair<R>(&self, f: impl FnOnce(&QueuePair) -> R) -> Option<R> {
+        self.qpair.borrow().as_ref().map(f)
+    }
+
+    fn connect(self: &Rc<Self>, ctrlr: &CtrlrRef) -> Result<(), Errno> {
+        let reactor = self.reactor.borrow();
+        let group = &reactor.as_ref().ok_or(Errno::NXIO)?.group;
+        let link: Weak<Self> = Rc::downgrade(self);
+        let events = move |event| {
+            if let Some(link) = link.upgrade() {
+                link.on_event(event);
+            }
+        };
+        let qpair = group.connect(ctrlr, events)?;
+        self.qpair.replace(Some(qpair));
+        self.since.set(Some(Instant::now()));
+        Ok(())
+    }
+
+    fn on_event(self: &Rc<Self>, event: QpairEvent) {
+        if event == QpairEvent::Connected && self.leaving.get() {
+            // It came too late; the walk that closes the queues has come by, or will.
+            self.with_qpair(QueuePair::stop);
+            return;
+        }
+        let walk = self.walk.take();
+        self.since.set(None);
+        match event {
+            QpairEvent::Connected => {
+                self.refusals.set(0);
+                self.hung.set(false);
+                self.silence.borrow_mut().restart(Instant::now());
+                self.send_waiting();
+                if let Some(walk) = walk {
+                    walk.go_on(Ok(()));
+                }
+            }
+            QpairEvent::Refused | QpairEvent::Disconnected => {
+                self.sender.take();
+                self.waiting.borrow_mut().append(&mut self.alone.borrow_mut());
+                let by_peer = self.qpair.take().is_some_and(|qpair| qpair.was_ended_by_peer());
+                match walk {
+                    // Told to go, it went; told to come, it did not.
+                    Some(walk) => walk.go_on(if self.leaving.get() { Ok(()) } else { Err(Errno::NXIO) }),
+                    None if self.leaving.get() => {}
+                    None if event == QpairEvent::Refused && self.ask_again() => {}
+                    None => self.report_lost(by_peer),
+                }
+            }
+        }
+        if self.shared.is_failing() {
+            self.complete_waiting(|_| true, |io| io.complete(IoStatus::Failed));
+        }
+    }
+
+    /// A queue pair was refused although the pool is connected. A target may not have let go yet of the one that was here before and had
+    /// the same identifier, as the kernel's does for a moment: that is no reason to connect the whole pool again. Whether it will be asked again.
+    fn ask_again(self: &Rc<Self>) -> bool {
+        let refusals = self.refusals.get() + 1;
+        if refusals > REFUSALS {
+            self.refusals.set(0);
+            return false;
+        }
+        self.refusals.set(refusals);
+        let link = Rc::downgrade(self);
+        let again = move || {
+            if let Some(link) = link.upgrade() {
+                link.again.take();
+                link.connect_again();
+            }
+            Poll::Busy
+        };
+        match Poller::register("courier_ask_again", ASK_AGAIN, again) {
+            Ok(poller) => {
+                self.again.replace(Some(poller));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn connect_again(self: &Rc<Self>) {
+        if self.leaving.get() || self.qpair.borrow().is_some() {
+            return;
+        }
+        // A pool that is not connected any more comes by when it is.
+        let Some(ctrlr) = self.shared.ctrlr() else { return };
+        if self.connect(&ctrlr).is_err() {
+            self.report_lost(false);
+        }
+    }
+
+    fn report_lost(&self, by_peer: bool) {
+        let name = self.shared.name.clone();
+        let reason = if self.hung.get() { "an I/O queue does not answer" } else { "an I/O queue was disconnected" };
+        let report = move || {
+            if let Some(pool) = registry::find(&name) {
+                pool.connection_lost(reason, by_peer);
+            }
+        };
+        if let Err(error) = send_to_app(report) {
+            log::error!("pool '{}': the loss of a queue could not be reported: {error}", self.shared.name);
+        }
+    }
+
+    /// Looks whether the queue pair lives, and whether what is waited for has come.
+    fn look(self: &Rc<Self>, now: Instant) -> Poll {
+        let limit = self.shared.limits.connect;
+        let stale = |limit: Duration| self.since.get().is_some_and(|since| now.duration_since(since) >= limit);
+        if self.leaving.get() {
+            if self.walk.borrow().is_some() && stale(GRACE) {
+                self.with_qpair(QueuePair::disconnect);
+            }
+        } else if stale(limit) {
+            self.since.set(None);
+            log::warn!("pool '{}': an I/O queue was not connected in {} ms", self.shared.name, limit.as_millis());
+            self.with_qpair(QueuePair::disconnect);
+        } else {
+            self.look_at_progress(now);
+        }
+        self.aborts.borrow_mut().retain(|(since, request)| {
+            let over = now.duration_since(*since) >= ABORT_LIMIT;
+            if over {
+                request.clone().give_up();
+            }
+            !over && !request.is_over()
+        });
+        Poll::Idle
+    }
+
+    fn look_at_progress(&self, now: Instant) {
+        let Some(progress) = self.with_qpair(QueuePair::progress) else { return };
+        let verdict = self.silence.borrow_mut().look(now, progress.answered, progress.pending);
+        match verdict {
+            Verdict::Fine => {}
+            // One that finds no request is no probe; the silence goes on.
+            Verdict::Probe => drop(self.with_qpair(QueuePair::probe)),
+            Verdict::Hung => {
+                log::warn!(
+                    "pool '{}': an I/O queue with {} commands does not answer; it is dropped",
+                    self.shared.name,
+                    progress.pending
+                );
+                self.hung.set(true);
+                self.with_qpair(QueuePair::disconnect);
+            }
+        }
+    }
+
+    pub(super) fn send_later(self: &Rc<Self>, delay: Duration, io: BdevIo<Disk>) {
+        if self.shared.is_failing() {
+            return io.complete(IoStatus::Failed);
+        }
+        self.shared.held.fetch_add(1, Ordering::Relaxed);
+        self.later.borrow_mut().push((Instant::now() + delay, io));
+        if self.later_poller.borrow().is_some() {
+            return;
+        }
+        let weak = Rc::downgrade(self);
+        let send = move || weak.upgrade().map_or(Poll::Idle, |link| link.send_due());
+        match Poller::register("courier_later", SEND_LATER_PERIOD, send) {
+            Ok(poller) => drop(self.later_poller.replace(Some(poller))),
+            // Without it nothing would end what is held.
+            Err(error) => {
+                log::error!("pool '{}': an I/O cannot be held: {error}", self.shared.name);
+                self.later.take().into_iter().for_each(|(_, io)| io.complete(IoStatus::Failed));
+            }
+        }
+    }
+
+    /// Sends what is due.
+    fn send_due(&self) -> Poll {
+        let now = Instant::now();
+        let due: Vec<_> = self.later.borrow_mut().extract_if(.., |(due, _)| *due <= now).collect();
+        let sent = !due.is_empty();
+        for (_, io) in due {
+            io.resubmit();
+        }
+        if self.later.borrow().is_empty() {
+            self.later_poller.take();
+        }
+        if sent { Poll::Busy } else { Poll::Idle }
+    }
+
+    /// Sends what waits and what was put off, as far as it may be.
+    pub(super) fn release(self: &Rc<Self>) {
+        if self.with_qpair(QueuePair::is_live) == Some(true) {
+            self.waiting.borrow_mut().extend(self.later.take().into_iter().map(|(_, io)| io));
+            self.send_waiting();
+        }
+    }
+
+    /// Sends what waits: at once, but for what was on several connections that ended by themselves.
+    fn send_waiting(self: &Rc<Self>) {
+        if self.waiting.borrow().is_empty() {
+            return;
+        }
+        for io in self.waiting.take() {
+            // The pool has seen to it that what was lost is over.
+            io.note_over();
+            if io.device().is_held() {
+                // It comes to `release`.
+                self.waiting.borrow_mut().push_back(io);
+            } else if io.losses() >= LOSSES_BEFORE_ALONE {
+                self.alone.borrow_mut().push_back(io);
+            } else {
+                io.resubmit();
+            }
+        }
+        if self.alone.borrow().is_empty() {
+            return;
+        }
+        self.with_qpair(QueuePair::stop);
+        let link = Rc::downgrade(self);
+        let send = move || link.upgrade().map_or(Poll::Idle, |link| link.send_alone());
+        match Poller::register("courier_alone", ALONE_LOOK, send) {
+            Ok(poller) => drop(self.sender.replace(Some(poller))),
+            Err(error) => {
+                log::error!("pool '{}': what was lost could not be sent again: {error}", self.shared.name);
+                self.drain_alone();
+            }
+        }
+    }
+
+    fn drain_alone(&self) {
+        for io in self.alone.take() {
+            io.complete(IoStatus::Failed);
+        }
+    }
+
+    /// Sends the next I/O that is to be alone, when the one before it has ended. After the last, everything may be sent again.
+    fn send_alone(self: &Rc<Self>) -> Poll {
+        if self.with_qpair(QueuePair::progress).is_none_or(|progress| progress.pending > 0) {
+            return Poll::Idle;
+        }
+        self.with_qpair(QueuePair::resume);
+        let next = self.alone.borrow_mut().pop_front();
+        if let Some(io) = next {
+            io.resubmit();
+            self.with_qpair(QueuePair::stop);
+        } else {
+            self.sender.take();
+            self.send_waiting();
+        }
+        Poll::Busy
+    }
+
+    pub(super) fn note_lost(&self, io: &BdevIo<Disk>) -> bool {
+        let (by_peer, closing) =
+            self.with_qpair(|qpair| (qpair.was_ended_by_peer(), qpair.is_closing())).unwrap_or((false, true));
+        io.note_lost(!closing || self.hung.get());
+        if io.may_write() {
+            let risk = if by_peer { Risk::EndedByPeer } else { Risk::Open };
+            self.shared.risk.fetch_max(risk as u8, Ordering::AcqRel);
+        }
+        io.losses() < MOST_LOSSES
+    }
+
+    pub(super) fn abort(self: &Rc<Self>, io: BdevIo<Disk>) {
+        let Some(target) = io.abort_target() else { return io.complete(IoStatus::Failed) };
+        if let Some(waiting) = self.take_waiting(target) {
+            waiting.complete(IoStatus::Aborted);
+            return io.complete(IoStatus::Success);
+        }
+        // Whatever comes of it, the I/O is not sent again.
+        io.mark_target();
+        if self.is_waiting(target) {
+            // It has its end when no queue of the pool takes commands.
+            return io.complete(IoStatus::Success);
+        }
+        self.silence.borrow_mut().hurry(HURRY);
+        let mut io = Some(io);
+        let request = self.with_qpair(|qpair| io.take().and_then(|io| io.send_abort(qpair))).flatten();
+        if let Some(request) = request {
+            self.aborts.borrow_mut().push((Instant::now(), request));
+        }
+        if let Some(io) = io {
+            io.complete(IoStatus::Failed);
+        }
+    }
+
+    fn is_waiting(&self, owner: NonNull<c_void>) -> bool {
+        self.waiting.borrow().iter().any(|io| io.is(owner))
+    }
+
+    /// Takes an I/O that waits, by the pointer that names it, if what may have been sent of it is over.
+    fn take_waiting(&self, owner: NonNull<c_void>) -> Option<BdevIo<Disk>> {
+        let mut later = self.later.borrow_mut();
+        if let Some(at) = later.iter().position(|(_, io)| io.is(owner)) {
+            return Some(later.swap_remove(at).1);
+        }
+        for list in [&self.waiting, &self.alone] {
+            let mut list = list.borrow_mut();
+            if let Some(at) = list.iter().position(|io| io.is(owner)) {
+                let over = self.shared.is_closed() || !list[at].was_lost();
+                return if over { list.remove(at) } else { None };
+            }
+        }
+        None
+    }
+
+    pub(super) fn hurry(&self) {
+        self.silence.borrow_mut().hurry(HURRY);
+    }
+
+    pub(super) fn stop(&self) {
+        self.leaving.set(true);
+        self.since.set(Some(Instant::now()));
+        self.with_qpair(QueuePair::stop);
+    }
+
+    pub(super) fn disconnect(&self, walk: Advance) {
+        let Some(progress) = self.with_qpair(QueuePair::progress) else { return walk.go_on(Ok(())) };
+        self.walk.replace(Some(walk));
+        // Otherwise `look` does.
+        if progress.pending == 0 || !self.shared.grace.load(Ordering::Acquire) {
+            self.with_qpair(QueuePair::disconnect);
+        }
+    }
+
+    pub(super) fn connect_for(self: &Rc<Self>, ctrlr: &CtrlrRef, walk: Advance) {
+        self.leaving.set(false);
+        let live = self.with_qpair(QueuePair::is_live);
+        let result = match live {
+            Some(true) => return walk.go_on(Ok(())),
+            Some(false) => Ok(()),
+            None => self.connect(ctrlr),
+        };
+        match result {
+            Ok(()) => drop(self.walk.replace(Some(walk))),
+            Err(error) => walk.go_on(Err(error)),
+        }
+    }
+
+    pub(super) fn give_up_connecting(&self) {
+        if !self.leaving.get() && self.walk.borrow().is_some() {
+            self.with_qpair(QueuePair::disconnect);
+        }
+    }
+
+    pub(super) fn complete_waiting(&self, which: impl Fn(&BdevIo<Disk>) -> bool, complete: impl Fn(BdevIo<Disk>)) {
+        for (due, io) in self.later.take() {
+            if which(&io) {
+                complete(io);
+            } else {
+                self.later.borrow_mut().push((due, io));
+            }
+        }
+        for io in self.waiting.take() {
+            if which(&io) {
+                complete(io);
+            } else {
+                self.waiting.borrow_mut().push_back(io);
+            }
+        }
+    }
+
+    /// The channel goes.
+    pub(super) fn close(&self) {
+        for poller in [&self.watcher, &self.sender, &self.again, &self.later_poller] {
+            poller.take();
+        }
+        for (_, request) in self.aborts.take() {
+            request.give_up();
+        }
+        // The bdev layer lets go of a channel when nothing is under way; what still waits is a fault of somebody's.
+        self.complete_waiting(|_| true, |io| io.complete(IoStatus::Aborted));
+        let reactor = self.reactor.take();
+        if let Some(qpair) = self.qpair.take() {
+            // The poll group must outlive the queue pair, which takes a moment to go.
+            qpair.close(Box::new(reactor));
+        }
+        if let Some(walk) = self.walk.take() {
+            walk.go_on(Ok(()));
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! How it is made sure that commands of a connection that was lost cannot be carried out any more.
+//!
+//! Commands that were under way may lie anywhere between here and the pool's namespace: in a socket's buffer, in something that relays
+//! the connection, in the pool itself. A connection that ended at this side is no proof that they are gone. What counts as one:
+//!
+//! - No command was lost that may change what a namespace holds.
+//! - The controller that they were sent to has been disabled over its own admin queue: CC.EN was cleared, and CSTS.RDY is 0. Then it has
+//!   ended its commands, and takes none from its I/O queues (base specification 2.0, sections 3.5.3 and 3.7.2).
+//! - The other side ended the connections of the admin queue and of every I/O queue that held such commands. That is how a pool's process
+//!   ends. What is between might do the same, and still deliver; this is not believed of it.
+//! - The controller's keep-alive timer has run out twice since the admin queue was given up. A controller ends its association and
+//!   all commands when it has heard nothing for the time (section 3.9), but targets look at that once in that time only.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use spdk::nvme::{Completion, Ctrlr, Sqe};
+
+/// Controller Configuration, and its bit EN (section 3.1.4.5).
+const CC: u32 = 0x14;
+const CC_EN: u32 = 1;
+/// Controller Status, and its bit RDY (section 3.1.4.6).
+const CSTS: u32 = 0x1c;
+const CSTS_RDY: u32 = 1;
+
+/// How often it is asked whether the controller has stopped.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
+/// How long a controller that answers may take to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// The keep-alive time-out that counts where there is none.
+pub(crate) const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How it stands with commands that were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Risk {
+    /// None that may write was.
+    None,
+    /// The other side ended the connection of each that may write.
+    EndedByPeer,
+    /// One that may write was on a connection that this side ended.
+    Open,
+}
+
+impl Risk {
+    pub(crate) fn from_u8(risk: u8) -> Self {
+        match risk {
+            0 => Self::None,
+            1 => Self::EndedByPeer,
+            _ => Self::Open,
+        }
+    }
+}
+
+/// What came of an attempt to disable a controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is not over.
+    Pending,
+    /// The controller has stopped.
+    Fenced,
+    /// It cannot be disabled.
+    Failed,
+}
+
+/// A command of the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    ReadConfiguration,
+    Disable(u32),
+    ReadStatus,
+}
+
+/// What follows an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Send(Step),
+    Over(Outcome),
+}
+
+impl Step {
+    fn sqe(self) -> Sqe {
+        match self {
+            Self::ReadConfiguration => Sqe::property_get(CC),
+            Self::Disable(cc) => Sqe::property_set(CC, cc),
+            Self::ReadStatus => Sqe::property_get(CSTS),
+        }
+    }
+
+    /// What follows the answer, whose value is `None` if it was an error.
+    fn answered(self, value: Option<u32>) -> Next {
+        match (self, value) {
+            (_, None) => Next::Over(Outcome::Failed),
+            (Self::ReadConfiguration, Some(cc)) if cc & CC_EN != 0 => Next::Send(Self::Disable(cc & !CC_EN)),
+            (Self::ReadStatus, Some(csts)) if csts & CSTS_RDY == 0 => Next::Over(Outcome::Fenced),
+            _ => Next::Send(Self::ReadStatus),
+        }
+    }
+}
+
+/// Disables a controller over its admin queue.
+#[derive(Debug)]
+pub(crate) struct Fence {
+    step: Step,
+    sent: bool,
+    answer: Arc<Mutex<Option<Completion>>>,
+    /// When the next command may be sent.
+    next: Instant,
+    /// When it is given up unless there is an answer before.
+    due: Instant,
+    patience: Duration,
+    give_up: Instant,
+}
+
+impl Fence {
+    /// Gives up when the controller answers nothing for `patience`.
+    pub(crate) fn new(now: Instant, patience: Duration) -> Self {
+        Self {
+            step: Step::ReadConfiguration,
+            sent: false,
+            answer: Arc::default(),
+            next: now,
+            due: now + patience,
+            patience,
+            give_up: now + STOP_LIMIT.max(patience),
+        }
+    }
+
+    /// Goes on. The admin queue has to be polled beside this.
+    pub(crate) fn poll(&mut self, ctrlr: &Ctrlr, now: Instant) -> Outcome {
+        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(completion) = answer {
+            self.sent = false;
+            self.due = now + self.patience;
+            match self.step.answered(completion.is_success().then_some(completion.cdw0)) {
+                Next::Over(outcome) => return outcome,
+                Next::Send(step) => {
+                    self.next = if step == self.step { now + ASK_AGAIN } else { now };
+                    self.step = step;
+                }
+            }
+        }
+        if now >= self.due || now >= self.give_up {
+            return Outcome::Failed;
+        }
+        if !self.sent && now >= self.next {
+            let answer = Arc::clone(&self.answer);
+            let done = move |completion| {
+                answer.lock().unwrap_or_else(PoisonError::into_inner).replace(completion);
+            };
+            if ctrlr.admin_without_data(&self.step.sqe(), done).is_err() {
+                return Outcome::Failed;
+            }
+            self.sent = true;
+        }
+        Outcome::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_is_fenced_when_it_was_disabled_and_is_not_ready_any_more() {
+        let cc = 0x0046_0001;
+        assert_eq!(Step::ReadConfiguration.answered(Some(cc)), Next::Send(Step::Disable(0x0046_0000)));
+        assert_eq!(Step::Disable(0x0046_0000).answered(Some(0)), Next::Send(Step::ReadStatus));
+        assert_eq!(Step::ReadStatus.answered(Some(1)), Next::Send(Step::ReadStatus));
+        assert_eq!(Step::ReadStatus.answered(Some(0)), Next::Over(Outcome::Fenced));
+    }
+
+    #[test]
+    fn a_controller_that_was_disabled_before_is_only_asked_whether_it_has_stopped() {
+        assert_eq!(Step::ReadConfiguration.answered(Some(0x0046_0000)), Next::Send(Step::ReadStatus));
+    }
+
+    #[test]
+    fn an_error_is_no_proof() {
+        for step in [Step::ReadConfiguration, Step::Disable(0), Step::ReadStatus] {
+            assert_eq!(step.answered(None), Next::Over(Outcome::Failed));
+        }
+    }
+
+    #[test]
+    fn of_two_risks_the_greater_counts() {
+        assert!(Risk::None < Risk::EndedByPeer && Risk::EndedByPeer < Risk::Open);
+        assert_eq!([0, 1, 2].map(Risk::from_u8), [Risk::None, Risk::EndedByPeer, Risk::Open]);
+    }
+}

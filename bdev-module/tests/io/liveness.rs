@@ -1,0 +1,382 @@
+//! Pools that hang, are late, or are away: each wait has an end.
+
+use std::time::{Duration, Instant};
+
+use pool_faults::{Arrival, Cut, Do, Mode, On, Relay, ScriptedTarget, Way, Which, fctype, opcode};
+use serde_json::{Value, json};
+use serial_test::serial;
+use spdk::bdev_client::Op;
+
+use crate::common::disk::{ABORTED, Disk, Layout, Pending};
+use crate::common::harness::{PATIENCE, wait_until};
+use crate::common::{Pool, rig};
+
+const BLOCK: usize = 512;
+/// The shortest keep-alive time-out that a pool may have, and how much later its silence may be noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+const NOTICED: Duration = Duration::from_secs(2);
+/// What a deletion may take, whatever the pool does.
+const DELETION: Duration = Duration::from_secs(5);
+/// What else may take time on a machine that is busy with other things.
+const SLACK: Duration = Duration::from_secs(3);
+
+fn short_times() -> Value {
+    json!({ "keep_alive_timeout_ms": 1_000, "connect_timeout_ms": 1_000 })
+}
+
+fn with(more: Value) -> Value {
+    let mut params = short_times();
+    if let (Value::Object(params), Value::Object(more)) = (&mut params, more) {
+        params.extend(more);
+    }
+    params
+}
+
+/// A target, a relay before it, and a pool with a bdev and an open disk behind that.
+struct Line {
+    // In the order in which they go.
+    disk: Disk,
+    bdev: crate::common::Bdev,
+    pool: Pool,
+    relay: Relay,
+    target: ScriptedTarget,
+}
+
+fn line(params: Value) -> Line {
+    let rig = rig();
+    let target = ScriptedTarget::new();
+    let relay = Relay::to(target.address());
+    let pool = rig.scripted_pool(&target, relay.port(), params);
+    let bdev = rig.bdev(&pool.name, 1);
+    let disk = Disk::open(&bdev.name);
+    // Its queue pair is there.
+    assert!(disk.read(0, &Layout::whole(BLOCK)).is_ok());
+    Line { disk, bdev, pool, relay, target }
+}
+
+impl Line {
+    fn write(&self, slba: u64, byte: u8) -> Pending {
+        self.disk.start(Op::Write, slba, 1, &Layout::whole(BLOCK), &[byte; BLOCK]).expect("the write is taken")
+    }
+
+    fn read(&self) -> Pending {
+        self.disk.start(Op::Read, 0, 1, &Layout::whole(BLOCK), &[0; BLOCK]).expect("the read is taken")
+    }
+
+    fn wait_for_loss(&self) {
+        wait_until("the pool counts as lost", || self.pool.losses() > 0);
+    }
+
+    fn is(&self, state: &str) -> bool {
+        self.pool.told()["state"] == state
+    }
+
+    /// Nobody answers any more, and nobody can be connected to.
+    fn go_away(&self) {
+        self.relay.arrivals(Arrival::Refuse);
+        self.relay.cut(Which::All, Cut::Reset);
+        wait_until("the pool is away", || self.is("reconnecting"));
+    }
+}
+
+#[test]
+#[serial]
+fn a_hung_pool_is_noticed_within_its_keep_alive_time_though_nothing_is_asked_of_it() {
+    let line = line(short_times());
+    let since = Instant::now();
+    line.relay.stall();
+    line.wait_for_loss();
+    assert!(since.elapsed() < NOTICED + SLACK, "{:?}", since.elapsed());
+    line.relay.release();
+    wait_until("the pool is back", || line.is("connected"));
+    assert_eq!(line.write(1, 1).wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
+fn a_hung_queue_is_dropped_and_what_it_held_is_sent_again_only_when_its_controller_is_disabled() {
+    let line = line(short_times());
+    // The admin queue answers.
+    line.relay.set(Which::One(1), Way::ToTarget, Mode::Stall);
+    let (since, before) = (Instant::now(), line.target.commands().len());
+    let old = line.write(5, 0xaa);
+    assert_eq!(old.wait().result, Ok(()), "it is carried out over another connection");
+    assert!(since.elapsed() < NOTICED + SLACK, "{:?}", since.elapsed());
+    assert_eq!(line.write(5, 0xbb).wait().result, Ok(()));
+    // The first copy comes now, if it can.
+    line.relay.release();
+    wait_until("the old connection is over", || !line.relay.is_open(1));
+    assert_eq!(line.disk.read(5, &Layout::whole(BLOCK)), Ok(vec![0xbb; BLOCK]));
+    let commands = line.target.commands();
+    let disabled = commands[before..].iter().position(|command| {
+        command.opcode == opcode::FABRICS && command.fctype == fctype::PROPERTY_SET && command.cdw[2] & 1 == 0
+    });
+    let written = commands[before..].iter().position(|command| command.qid > 0 && command.opcode == opcode::WRITE);
+    assert!(disabled.is_some() && disabled < written, "{disabled:?}, {written:?}");
+}
+
+#[test]
+#[serial]
+fn a_write_is_not_sent_again_before_a_silent_controllers_keep_alive_timer_has_run_out() {
+    let line = line(short_times());
+    line.relay.stall();
+    let write = line.write(5, 1);
+    line.wait_for_loss();
+    let lost = Instant::now();
+    // The old connections stay as they are, new ones are passed on.
+    let first_new = line.relay.connections();
+    line.relay.set(Which::From(first_new), Way::Both, Mode::Pass);
+    assert_eq!(write.wait().result, Ok(()));
+    assert!(lost.elapsed() >= 2 * KEEP_ALIVE, "{:?}", lost.elapsed());
+}
+
+#[test]
+#[serial]
+fn a_pool_whose_process_ends_is_used_again_as_soon_as_it_is_back() {
+    let line = line(json!({ "keep_alive_timeout_ms": 60_000 }));
+    line.target.on(On::io(opcode::WRITE).once(), Do::NoAnswer);
+    let write = line.write(5, 1);
+    assert!(line.target.wait_for(&On::io(opcode::WRITE), 1, PATIENCE));
+    line.target.cut_all(Cut::Reset);
+    assert_eq!(write.wait().result, Ok(()), "and not when the keep-alive time is over, which nobody waits for here");
+    assert_eq!(line.target.read(1, 5, 1), [1; BLOCK]);
+}
+
+#[test]
+#[serial]
+fn a_command_that_takes_long_does_not_make_its_pool_hung() {
+    let line = line(short_times());
+    line.target.on(On::io(opcode::READ).once(), Do::Hold);
+    let read = line.read();
+    assert!(line.target.wait(PATIENCE, |target| target.held() == 1));
+    // The pool is asked whether it lives, twice.
+    assert!(line.target.wait_for(&On::io(opcode::FLUSH).nsid(0), 2, PATIENCE));
+    line.target.release();
+    assert_eq!(read.wait().result, Ok(()));
+    assert_eq!(line.pool.losses(), 0);
+}
+
+#[test]
+#[serial]
+fn an_io_queue_whose_connect_is_never_answered_is_given_up_at_first_and_later() {
+    let rig = rig();
+    let target = ScriptedTarget::new();
+    target.on(On::connect_io(), Do::Nothing);
+    let pool = rig.scripted_pool(&target, target.port(), short_times());
+    let bdev = rig.bdev(&pool.name, 1);
+    let disk = Disk::open(&bdev.name);
+    let read = disk.start(Op::Read, 0, 1, &Layout::whole(BLOCK), &[0; BLOCK]).expect("the read is taken");
+    // The first is of the pool as it was made, the second of an attempt to connect it again.
+    wait_until("two attempts were given up", || pool.losses() >= 2);
+    target.behave();
+    assert_eq!(read.wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
+fn the_death_of_the_admin_queue_ends_the_wait_for_io_queues() {
+    let rig = rig();
+    let target = ScriptedTarget::new();
+    let params = json!({ "keep_alive_timeout_ms": 1_000, "connect_timeout_ms": 600_000 });
+    let pool = rig.scripted_pool(&target, target.port(), params);
+    let bdev = rig.bdev(&pool.name, 1);
+    let disk = Disk::open(&bdev.name);
+    assert!(disk.read(0, &Layout::whole(BLOCK)).is_ok());
+    target.on(On::connect_io().once(), Do::Nothing);
+    target.cut_all(Cut::Reset);
+    let read = disk.start(Op::Read, 0, 1, &Layout::whole(BLOCK), &[0; BLOCK]).expect("the read is taken");
+    assert!(target.wait_for(&On::connect_io(), 2, PATIENCE));
+    let admin = target.open_connections().iter().find(|(_, qid)| *qid == 0).expect("an admin queue").0;
+    target.cut(admin, Cut::Reset);
+    assert_eq!(read.wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
+fn a_first_connection_that_gets_no_answer_fails_in_time_and_leaves_no_connection() {
+    let rig = rig();
+    let target = ScriptedTarget::new();
+    for silent in [On::ic_req(), On::connect(0), On::fabrics(fctype::PROPERTY_GET), On::identify(1)] {
+        target.behave();
+        target.on(silent.clone(), Do::Nothing);
+        let since = Instant::now();
+        let params = json!({ "trsvcid": target.port().to_string(), "connect_timeout_ms": 300 });
+        let refused = rig.connect("late", &target.nqn(), params).expect_err("nobody answers");
+        assert!(since.elapsed() < SLACK, "{silent:?}: {:?}", since.elapsed());
+        assert!(refused.message.contains("connect_timeout_ms"), "{silent:?}: {}", refused.message);
+        wait_until("the connection is closed", || target.open_connections().is_empty());
+    }
+}
+
+#[test]
+#[serial]
+fn a_pool_whose_syns_are_lost_fails_in_time_and_comes_when_they_arrive() {
+    let rig = rig();
+    let target = ScriptedTarget::new();
+    let relay = Relay::to(target.address());
+    relay.arrivals(Arrival::Drop);
+    let since = Instant::now();
+    let address = json!({ "trsvcid": relay.port().to_string(), "connect_timeout_ms": 500 });
+    assert!(rig.connect("lost", &target.nqn(), address).is_err());
+    // The diagnosis of the failure takes two seconds more.
+    assert!(since.elapsed() < DELETION + SLACK, "{:?}", since.elapsed());
+    let pool = rig.scripted_pool(&target, relay.port(), with(json!({ "wait": false })));
+    relay.arrivals(Arrival::Pass);
+    wait_until("the pool is connected", || pool.told()["state"] == "connected");
+}
+
+/// A PDU of a type that there is not.
+const NONSENSE: [u8; 8] = [0xee, 0, 8, 0, 8, 0, 0, 0];
+
+#[test]
+#[serial]
+fn a_protocol_error_costs_its_connection_and_nothing_else() {
+    let line = line(short_times());
+    // On the I/O queue, then on the admin queue of the connection after that.
+    for losses in [1, 2] {
+        let number = if losses == 1 { 1 } else { line.relay.connections() - 2 };
+        line.target.on(On::io(opcode::READ).once(), Do::Hold);
+        let read = line.read();
+        assert!(line.target.wait(PATIENCE, |target| target.held() == 1));
+        line.relay.inject(number, Way::ToHost, NONSENSE.to_vec());
+        assert_eq!(read.wait().result, Ok(()));
+        assert_eq!(line.pool.losses(), losses);
+        line.target.release();
+    }
+}
+
+#[test]
+#[serial]
+fn a_pool_is_given_up_in_time_whatever_it_waits_for_and_used_again_when_it_is_asked_for() {
+    let line = line(json!({ "ctrlr_loss_timeout_sec": 1, "reconnect_delay_sec": 600 }));
+    line.go_away();
+    let (since, write) = (Instant::now(), line.write(1, 1));
+    assert!(write.wait().result.is_err());
+    assert!(since.elapsed() < Duration::from_secs(1) + SLACK, "{:?}", since.elapsed());
+    wait_until("the pool is given up", || line.is("failed"));
+    line.relay.arrivals(Arrival::Pass);
+    assert_eq!(rig().app.rpc("courier_pool_reconnect", json!({ "name": line.pool.name })), Ok(json!(true)));
+    wait_until("the pool is back", || line.is("connected"));
+    assert_eq!(line.write(1, 1).wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
+fn io_fails_in_time_although_the_pool_is_tried_further() {
+    let line = line(json!({ "fast_io_fail_timeout_sec": 1, "reconnect_delay_sec": 600 }));
+    line.go_away();
+    let since = Instant::now();
+    assert!(line.write(1, 1).wait().result.is_err());
+    assert!(since.elapsed() < Duration::from_secs(1) + SLACK, "{:?}", since.elapsed());
+    assert!(line.is("reconnecting"));
+}
+
+#[test]
+#[serial]
+fn a_reset_while_the_pool_is_away_aborts_what_is_held_and_ends() {
+    let line = line(json!({}));
+    line.go_away();
+    let write = line.write(1, 1);
+    assert_eq!(line.disk.bare(Op::Reset, 0, 0), Ok(()));
+    assert!(write.wait().result.is_err());
+    line.relay.arrivals(Arrival::Pass);
+    assert_eq!(line.write(2, 2).wait().result, Ok(()));
+    assert_eq!(line.target.count(&On::io(opcode::WRITE)), 1, "the one before the reset was not sent after it");
+}
+
+#[test]
+#[serial]
+fn an_io_that_is_held_is_aborted_at_once() {
+    let line = line(json!({}));
+    line.go_away();
+    let write = line.write(1, 1);
+    assert_eq!(line.disk.abort(&write), Ok(()));
+    assert_eq!(write.wait().result, Err(ABORTED));
+}
+
+#[test]
+#[serial]
+fn a_bdev_of_a_pool_that_is_away_is_deleted_with_io_held() {
+    let Line { disk, bdev, pool, relay, target: _target } = line(json!({}));
+    relay.arrivals(Arrival::Refuse);
+    relay.cut(Which::All, Cut::Reset);
+    let write = disk.start(Op::Write, 1, 1, &Layout::whole(BLOCK), &[1; BLOCK]).expect("the write is taken");
+    wait_until("the pool is away", || pool.told()["state"] == "reconnecting");
+    let since = Instant::now();
+    std::thread::scope(|scope| {
+        let gone = scope.spawn(|| drop(bdev));
+        assert!(write.wait().result.is_err());
+        drop(disk);
+        gone.join().expect("the bdev is deleted");
+    });
+    assert!(since.elapsed() < DELETION, "{:?}", since.elapsed());
+}
+
+#[test]
+#[serial]
+fn a_hung_pool_with_io_under_way_is_deleted_in_time() {
+    let Line { disk, bdev, pool, relay, target: _target } = line(json!({}));
+    relay.stall();
+    let write = disk.start(Op::Write, 1, 1, &Layout::whole(BLOCK), &[1; BLOCK]).expect("the write is taken");
+    let since = Instant::now();
+    std::thread::scope(|scope| {
+        let gone = scope.spawn(|| pool.delete());
+        assert!(write.wait().result.is_err());
+        drop(disk);
+        assert_eq!(gone.join().expect("no panic"), Ok(json!(true)));
+    });
+    assert!(since.elapsed() < DELETION + SLACK, "{:?}", since.elapsed());
+    drop(bdev);
+}
+
+#[test]
+#[serial]
+fn a_hung_pool_without_io_is_deleted_in_time_though_it_does_not_say_good_bye() {
+    let rig = rig();
+    let target = ScriptedTarget::new();
+    let pool = rig.scripted_pool(&target, target.port(), json!({}));
+    target.on(On::fabrics(fctype::PROPERTY_GET), Do::Nothing);
+    let since = Instant::now();
+    assert_eq!(pool.delete(), Ok(json!(true)));
+    assert!(since.elapsed() < DELETION, "{:?}", since.elapsed());
+}
+
+#[test]
+#[serial]
+fn an_abort_that_nobody_answers_ends_in_time_and_so_does_what_it_is_to_abort() {
+    let line = line(json!({ "keep_alive_timeout_ms": 60_000 }));
+    line.relay.stall();
+    let write = line.write(1, 1);
+    let since = Instant::now();
+    let _ = line.disk.abort(&write);
+    assert_eq!(write.wait().result, Err(ABORTED));
+    assert!(since.elapsed() < DELETION + SLACK, "{:?}", since.elapsed());
+    line.relay.release();
+}
+
+#[test]
+#[serial]
+fn an_io_that_costs_its_connection_each_time_fails_and_those_beside_it_do_not() {
+    let line = line(json!({}));
+    line.target.on(On::io(opcode::WRITE).when(|command| command.cdw[0] == 66), Do::Close(Cut::Reset));
+    let good: Vec<_> = (0..8).map(|slba| line.write(slba, 1)).collect();
+    let poisoned = line.write(66, 1);
+    assert!(poisoned.wait().result.is_err());
+    assert!(good.into_iter().all(|write| write.wait().result.is_ok()));
+    let connections = line.target.connections();
+    assert!(connections < 20, "{connections} connections for one I/O");
+    assert_eq!(line.write(1, 2).wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
+fn connections_that_die_at_once_are_failed_attempts() {
+    let line = line(json!({ "ctrlr_loss_timeout_sec": 3 }));
+    // Each connection is cut when its I/O queue is there.
+    line.target.on(On::io(opcode::READ), Do::Close(Cut::Reset));
+    let read = line.read();
+    let other = line.read();
+    assert!(read.wait().result.is_err() && other.wait().result.is_err());
+    let connections = line.target.connections();
+    assert!(connections < 20, "{connections} connections in some seconds");
+}
