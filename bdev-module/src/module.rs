@@ -66,6 +66,8 @@ impl Module for Courier {
     fn fini(done: FiniDone) {
         rpc::stop_connecting();
         registry::delete_all(move || {
+            // Those of pools that were never there.
+            rpc::stop_connecting();
             let device = REACTORS.with(RefCell::take);
             // Without a device, or if it is gone already, `done` is dropped here.
             let _ = device.map(|device| device.unregister(move || drop(done)));

@@ -612,6 +612,9 @@ impl Pool {
                 Ok(()) => pool.connected_again(),
                 Err(error) => {
                     log::warn!("pool '{}': its queues could not be connected: {error}", pool.name());
+                    if let Err(reason) = pool.check_queues() {
+                        log::error!("{reason}");
+                    }
                     pool.attempt_failed();
                     pool.close_queues();
                 }

@@ -5,6 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
+use pool_faults::ScriptedTarget;
 use serde_json::json;
 use serial_test::serial;
 use spdk::bdev_client::Op;
@@ -14,7 +15,7 @@ use common::disk::{Disk, Layout};
 use common::harness::{PATIENCE, wait_until};
 use common::load::{self, Plan, Tally};
 use common::target::{NQN, NS_512};
-use common::{POOL, Rig, rig_on};
+use common::{POOL, Pool, Rig, rig_on};
 
 const TOTAL: u64 = 10_000;
 
@@ -111,4 +112,28 @@ fn a_bdev_that_is_dropped_on_another_reactor_is_closed() {
     thread.send(move || drop(desc)).expect("the thread takes messages");
     // `bdev` is deleted here, which waits until it is closed.
     drop(bdev);
+}
+
+/// Otherwise the guests' queues on a reactor without a queue would only fail.
+#[test]
+#[serial]
+fn a_bdev_of_a_pool_with_fewer_queues_than_reactors_is_refused_with_what_would_be_right() {
+    if !has_two_cores() {
+        return;
+    }
+    let rig = two_reactors();
+    let refused = |pool: &Pool, remedy: &str| {
+        let params = json!({ "name": "few", "pool": pool.name, "nsid": 1 });
+        let error = rig.app.rpc("bdev_courier_create", params).expect_err("it is refused");
+        assert_eq!((error.code, &pool.told()["io_queues"]), (-28, &json!(1)));
+        for words in ["1 I/O queues", "2 reactors", remedy] {
+            assert!(error.message.contains(words), "{}", error.message);
+        }
+    };
+    let target = ScriptedTarget::new();
+    let pool = rig.scripted_pool(&target, target.port(), json!({ "num_io_queues": 1 }));
+    refused(&pool, "num_io_queues");
+    drop(pool);
+    target.change(|options| options.io_queues = 1);
+    refused(&rig.scripted_pool(&target, target.port(), json!({})), "target");
 }

@@ -9,8 +9,8 @@ use serial_test::serial;
 use crate::support::app::{App, Program};
 use crate::support::export::Export;
 use crate::support::load::{Load, Work};
-use crate::support::pool::{Backing, Pool};
-use crate::support::{secs, shared, wait_for};
+use crate::support::pool::{Backing, Pool, free_port};
+use crate::support::{paths, secs, shared, wait_for};
 
 /// How long an application may take to end.
 const LIMIT: Duration = Duration::from_secs(8);
@@ -58,6 +58,22 @@ fn sigterm_ends_courier_tgt_while_a_pool_is_being_connected_that_says_nothing() 
     let params = shared::pool().params_with("p", &json!({ "trsvcid": port, "connect_timeout_ms": 60_000 }));
     let _answer = app.rpc.begin("courier_pool_create", params);
     sleep(secs(1));
+    ends(&app);
+}
+
+#[test]
+#[serial]
+fn sigterm_ends_courier_tgt_with_pools_that_never_answered_and_all_that_waits_for_them() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port can be had");
+    let silent = listener.local_addr().expect("a listener has an address").port();
+    let app = App::start(Program::Courier, "0x2", &[]);
+    app.rpc.ok("courier_controller_create", &json!({ "name": "vm", "traddr": paths::new_dir("vm") }));
+    for (name, port) in [("silent", silent), ("refusing", free_port())] {
+        let changes = json!({ "trsvcid": port.to_string(), "connect_timeout_ms": 60_000, "wait": false });
+        app.rpc.ok("courier_pool_create", &shared::pool().params_with(name, &changes));
+        app.rpc.ok("bdev_courier_create", &json!({ "name": name, "pool": name, "nsid": 1 }));
+        app.rpc.ok("courier_controller_add_ns", &json!({ "name": "vm", "bdev_name": name, "wait": false }));
+    }
     ends(&app);
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use spdk::Errno;
 use spdk::bdev::Bdev;
 use spdk::nvme::Ctrlr;
+use spdk::thread::cores;
 
 use super::survey::{Finding, Survey};
 use super::watch::Wanted;
@@ -65,6 +66,18 @@ pub enum BdevError {
         /// What it said.
         reason: String,
     },
+    /// The pool has fewer I/O queues than there are reactors that may want one.
+    #[error("pool '{pool}' has {queues} I/O queues, and each of the {reactors} reactors needs one: {remedy}")]
+    TooFewQueues {
+        /// The pool's name.
+        pool: String,
+        /// What it was granted.
+        queues: u32,
+        /// Who may want one.
+        reactors: u32,
+        /// What would be right.
+        remedy: &'static str,
+    },
     /// The bdev layer did not take it.
     #[error(
         "bdev '{name}' could not be registered: {errno} (is there a bdev of that name, or of the namespace's UUID?)"
@@ -87,6 +100,7 @@ impl BdevError {
             Self::Unfit { .. } => Errno::NOTSUP,
             Self::Unknown { .. } => Errno::IO,
             Self::Deleting { .. } => Errno::BUSY,
+            Self::TooFewQueues { .. } => Errno::NOSPC,
             Self::Refused { errno, .. } => *errno,
         }
     }
@@ -127,6 +141,21 @@ impl Pool {
         done(Ok(()));
     }
 
+    /// Without a queue of its own a reactor could serve no I/O, and the guests' queues that lie there would only fail.
+    pub(super) fn check_queues(&self) -> Result<(), BdevError> {
+        let queues = self.with_ctrlr(Ctrlr::io_queues).unwrap_or(0);
+        let reactors = u32::try_from(cores().len()).unwrap_or(u32::MAX);
+        if queues >= reactors {
+            return Ok(());
+        }
+        let remedy = if self.params.num_io_queues.is_some_and(|most| most < reactors) {
+            "give the pool a larger num_io_queues, or start with fewer cores (-m)"
+        } else {
+            "have the target allow a host more, or start with fewer cores (-m)"
+        };
+        Err(BdevError::TooFewQueues { pool: self.name().to_owned(), queues, reactors, remedy })
+    }
+
     /// Makes the bdev of a namespace that was found.
     pub(super) fn register_bdev(
         &self,
@@ -134,6 +163,7 @@ impl Pool {
         identity: &Identity,
         csi: Option<u8>,
     ) -> Result<(), BdevError> {
+        self.check_queues()?;
         let nsid = namespace.nsid;
         let params = self.watch.wanted.borrow().get(&nsid).map(|wanted| wanted.params.clone());
         let (Some(params), Some(limits)) = (params, self.with_ctrlr(Ctrlr::limits)) else { return Ok(()) };
@@ -181,7 +211,10 @@ impl Pool {
         let mut all = self.watch.wanted.borrow_mut();
         let Some(wanted) = all.get_mut(&nsid) else { return };
         let Some(created) = wanted.created.take() else { return };
-        let may_come = matches!(outcome, Err(BdevError::NoNamespace { .. } | BdevError::Unknown { .. }));
+        let may_come = matches!(
+            outcome,
+            Err(BdevError::NoNamespace { .. } | BdevError::Unknown { .. } | BdevError::TooFewQueues { .. })
+        );
         let outcome = match outcome {
             Err(_) if may_come && !wanted.params.wait => Ok(()),
             Err(error) => {
@@ -261,6 +294,7 @@ impl Pool {
             "subnqn": params.subnqn,
             "hostnqn": params.hostnqn,
             "paths": self.paths(),
+            "io_queues": self.with_ctrlr(Ctrlr::io_queues),
             "namespaces": namespaces,
             "pending_bdevs": pending,
             "losses": shared.losses.load(Ordering::Relaxed),

@@ -367,6 +367,13 @@ impl Ctrlr {
         }
     }
 
+    /// How many I/O queues it has granted, each of which is one thread's.
+    #[must_use]
+    pub fn io_queues(&self) -> u32 {
+        // SAFETY: the controller is live; its options are as long-lived.
+        unsafe { (*sys::spdk_nvme_ctrlr_get_opts(self.as_ptr())).num_io_queues }
+    }
+
     /// Begins to detach the controller, or gives it back while others still hold a [`CtrlrRef`].
     ///
     /// # Errors
