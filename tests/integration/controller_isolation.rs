@@ -44,7 +44,8 @@ fn write_block(driver: &mut Driver, queue: &mut Queue, byte: u8) {
     driver.submit(queue, &[Command::io(WRITE, 1, BLOCK, 1, BASE + DATA)]);
 }
 
-/// The next client writes to the block from queues on each core, while the old write is still there. Whoever writes last must win.
+/// The next client writes to the block from queues on each core, while the old write is still there. Whoever writes
+/// last must win.
 fn write_after(target: &ScriptedTarget, dir: &Path) {
     let mut driver = Driver::start(dir);
     let mut queues = [driver.create_queue(1, 16, None), driver.create_queue(2, 16, None)];
@@ -104,7 +105,11 @@ const ENTRIES: u16 = 256;
 
 /// A client of the slow disk with thousands of commands under way, none of which ends by itself.
 fn hog(front: &Front, dir: &Path) -> Driver {
-    let commands = u64::from(QUEUES) * u64::from(ENTRIES - 1);
+    hog_with(front, dir, u64::from(QUEUES) * u64::from(ENTRIES - 1))
+}
+
+/// The same, of whose commands only so many need to be taken.
+fn hog_with(front: &Front, dir: &Path, commands: u64) -> Driver {
     let taken = || {
         let stats = front.rpc.ok("bdev_get_iostat", &json!({ "name": "slow-under" }));
         stats["bdevs"][0]["num_read_ops"].as_u64().expect("a number")
@@ -222,9 +227,34 @@ fn a_client_whose_commands_hang_takes_no_more_of_the_bdev_layer_when_it_goes() {
         sleep(Duration::from_millis(250));
         let taken = bdev_ios_in_use(&front).saturating_sub(before);
         // Each abort takes two, on each core as many as are under way at a time.
-        eprintln!("{taken} taken");
         assert!(taken <= COMMANDS + 2 * 2 * 32, "{taken} after {:?}", start.elapsed());
     }
     target.behave();
+    front.assert_alive();
+}
+
+#[test]
+#[serial]
+fn clients_of_a_slow_disk_leave_the_others_what_they_need() {
+    // For all of its controllers, half of this.
+    let front = Front::start_with_bdev_ios(4_096);
+    front.malloc("disk", 16, 512);
+    front.slow("slow", FOR_EVER);
+    let hogs = [front.controller("a", &["slow"]), front.controller("b", &["slow"])];
+    let other = front.controller("other", &["disk"]);
+    let mut clients = hogs.iter().map(|controller| hog_with(&front, controller.dir(), 500)).collect::<Vec<_>>();
+    let mut neighbour = Driver::start(other.dir());
+    let mut queue = neighbour.create_queue(1, ENTRIES, None);
+    for round in 0..4 {
+        let read = Command::io(READ, 1, 0, 1, BASE + DATA);
+        let start = Instant::now();
+        let done = neighbour.run_any(&mut queue, read, usize::from(ENTRIES) - 1);
+        assert!(done.iter().all(|done| done.succeeded()), "{done:?}");
+        assert!(start.elapsed() < secs(2), "round {round}: {:?}", start.elapsed());
+    }
+    neighbour.disable();
+    for client in &mut clients {
+        client.disable();
+    }
     front.assert_alive();
 }

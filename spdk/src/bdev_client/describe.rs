@@ -83,3 +83,15 @@ impl BdevDesc {
         }
     }
 }
+
+/// Returns how many I/Os the bdev layer has, for all that use it.
+#[must_use]
+pub fn io_pool_size() -> usize {
+    // SAFETY: zeroes are a value of this struct; SPDK fills in as much of it as there is.
+    let options = unsafe {
+        let mut options: sys::spdk_bdev_opts = std::mem::zeroed();
+        sys::spdk_bdev_get_opts(&raw mut options, size_of::<sys::spdk_bdev_opts>());
+        options
+    };
+    usize::try_from(options.bdev_io_pool_size).unwrap_or(usize::MAX)
+}

@@ -18,7 +18,7 @@ use crate::dma::DmaBuf;
 use crate::nvme::Status;
 use crate::thread::{Owner, on_app_thread, send_to_app};
 
-pub use describe::BdevInfo;
+pub use describe::{BdevInfo, io_pool_size};
 pub use submit::{BlockOp, IoOwner, Pieces};
 
 /// Something that happened to an open bdev.

@@ -78,6 +78,17 @@ impl Front {
         Self::start_program(Program::Courier, mask)
     }
 
+    /// One whose bdev layer has so many I/Os.
+    pub(crate) fn start_with_bdev_ios(count: u32) -> Self {
+        shared::rest();
+        arena::rest();
+        let options = json!({ "bdev_io_pool_size": count, "bdev_io_cache_size": 64 });
+        let bdev = json!({ "subsystem": "bdev", "config": [{ "method": "bdev_set_options", "params": options }] });
+        let file = paths::new_dir("few").join("config.json");
+        std::fs::write(&file, json!({ "subsystems": [bdev] }).to_string()).expect("a file can be written");
+        Self { app: App::start(Program::Courier, MASK, &["-c", &file.display().to_string()]) }
+    }
+
     /// One whose `courier_tgt` may lock so much memory only, in KiB.
     pub(crate) fn start_with_little_memory(locked_kib: u64) -> Self {
         shared::rest();

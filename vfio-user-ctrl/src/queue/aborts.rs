@@ -1,7 +1,7 @@
 //! The aborts that are under way with the backends of a session on one thread.
 //!
-//! An abort may take as long as the command that it is to end, and costs the backend as much. So there is never more than one for an
-//! I/O, and only so many at a time that the controller asks for by itself.
+//! An abort may take as long as the command that it is to end, and costs the backend as much. So there is never more
+//! than one for an I/O, and only so many at a time that the controller asks for by itself.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -35,6 +35,8 @@ pub struct Queues<B: Backend> {
     turn: Cell<usize>,
     /// How often memory was added since what is under way was last moved to a new view.
     additions: Cell<u32>,
+    /// How many commands a poll may take.
+    room: Cell<usize>,
 }
 
 /// The most commands of a session that one poll takes, or a few more: a guest with many queues must not keep other guests waiting.
@@ -67,6 +69,7 @@ impl<B: Backend> Queues<B> {
             write_cache: Cell::new(true),
             turn: Cell::new(0),
             additions: Cell::new(0),
+            room: Cell::new(usize::MAX),
         }
     }
 
@@ -406,10 +409,13 @@ impl<B: Backend> Queues<B> {
         }
         let mut done = 0;
         let mut next = 0;
-        for (index, queue) in self.submission.borrow().iter().enumerate().skip(self.turn.get()) {
-            done += queue.poll();
-            if done >= BURST {
-                next = index + 1;
+        let room = self.room.get();
+        let queues = self.submission.borrow();
+        for (index, queue) in queues.iter().enumerate().skip(self.turn.get()) {
+            done += queue.poll(room.saturating_sub(done));
+            if done >= room.clamp(1, BURST) {
+                // Behind the last one comes the first.
+                next = if index + 1 < queues.len() { index + 1 } else { 0 };
                 break;
             }
         }
@@ -495,6 +501,22 @@ impl<B: Backend> Queues<B> {
     #[must_use]
     pub fn is_empty_handed(&self) -> bool {
         self.ending.borrow().is_empty() && self.submission.borrow().iter().all(|queue| queue.in_use() == 0)
+    }
+
+    /// The next polls take no more than `room` commands each.
+    #[inline]
+    pub fn set_room(&self, room: usize) {
+        self.room.set(room);
+    }
+
+    /// Returns how many I/Os are under way, but for flushes that no command asked for.
+    #[must_use]
+    #[inline]
+    pub fn under_way(&self) -> usize {
+        let count = |queues: &RefCell<Vec<Rc<Submissions<B>>>>| -> usize {
+            queues.borrow().iter().map(|queue| usize::from(queue.in_use())).sum()
+        };
+        count(&self.submission) + count(&self.ending)
     }
 
     /// How many I/Os are under way.

@@ -233,9 +233,9 @@ impl<B: Backend> SubmissionQueue<B> {
 }
 
 impl<B: Backend> Submissions<B> {
-    /// Takes the commands that wait. How much was done.
+    /// Takes the commands that wait, `most` at most. How much was done.
     #[inline]
-    pub(super) fn poll(self: &Rc<Self>) -> usize {
+    pub(super) fn poll(self: &Rc<Self>, most: usize) -> usize {
         let queue = self.queue();
         if !queue.later.borrow().is_empty() && !self.send_again() {
             return 0;
@@ -244,13 +244,13 @@ impl<B: Backend> Submissions<B> {
         if waiting == 0 {
             return 0;
         }
-        self.take_commands(waiting)
+        self.take_commands(waiting, most)
     }
 
-    fn take_commands(self: &Rc<Self>, waiting: u16) -> usize {
+    fn take_commands(self: &Rc<Self>, waiting: u16, most: usize) -> usize {
         let queue = self.queue();
         let view = queue.context.view();
-        let room = u16::try_from(self.free()).unwrap_or(BURST);
+        let room = u16::try_from(self.free().min(most)).unwrap_or(BURST);
         queue.completion.prefetch();
         let granted = queue.completion.reserve(waiting.min(BURST).min(room));
         let mut taken = 0;

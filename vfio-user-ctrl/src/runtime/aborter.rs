@@ -1,8 +1,9 @@
-//! When I/Os are aborted that are to end: those of queues and namespaces that are gone, and those in memory that a client wants back.
+//! When I/Os are aborted that are to end: those of queues and namespaces that are gone, and those in memory that a
+//! client wants back.
 //!
-//! Nearly all of them end by themselves within the time that any I/O takes, so they are given some. To abort one costs the bdev layer
-//! a walk over all that are under way, and there may be thousands: that is done in portions, which take no more than a part of the
-//! reactor's time.
+//! Nearly all of them end by themselves within the time that any I/O takes, so they are given some. To abort one costs
+//! the bdev layer a walk over all that are under way, and there may be thousands: that is done in portions, which take
+//! no more than a part of the reactor's time.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -17,6 +17,7 @@ use spdk::rpc::RpcError;
 use spdk::thread::{AppCell, cores, send_to_app};
 use uuid::Uuid;
 
+use super::budget::Budget;
 use super::control::Control;
 use super::group::{GroupHandle, PortSpec};
 use super::home::Home;
@@ -128,7 +129,9 @@ fn with_runtime<R>(f: impl FnOnce(&mut Runtime) -> R) -> Result<R, RpcError> {
 
 impl Runtime {
     fn start() -> Result<Self, RpcError> {
-        let groups = cores().into_iter().map(GroupHandle::start).collect::<Result<Vec<_>, _>>();
+        let cores = cores();
+        let share = Budget::share(bdev_client::io_pool_size(), cores.len());
+        let groups = cores.into_iter().map(|core| GroupHandle::start(core, share)).collect::<Result<Vec<_>, _>>();
         let groups = groups.map_err(|errno| failed(errno, format!("the poll groups could not be started: {errno}")))?;
         let control = Control::start()
             .map_err(|error| failed(Errno::NOMEM, format!("the control thread could not be started: {error}")))?;

@@ -15,6 +15,7 @@ use spdk::thread::OwnedThread;
 
 use super::aborter::{Aborter, Patience};
 use super::bdevs::Bdevs;
+use super::budget::Budget;
 use super::home::Home;
 use super::post::Post;
 use super::remote::ClientMemory;
@@ -65,11 +66,11 @@ pub struct GroupHandle {
 }
 
 impl GroupHandle {
-    /// Starts a poll group on a core.
+    /// Starts a poll group on a core, whose sessions may have `share` I/Os under way.
     ///
     /// # Errors
     /// `NOMEM` when SPDK cannot make its thread.
-    pub fn start(core: u32) -> Result<Arc<Self>, Errno> {
+    pub fn start(core: u32, share: usize) -> Result<Arc<Self>, Errno> {
         let thread = OwnedThread::on_core(&format!("courier_{core}"), core)?;
         let thread = Arc::new(thread);
         let way = Arc::clone(&thread);
@@ -79,7 +80,7 @@ impl GroupHandle {
         let me = Arc::clone(&handle);
         thread.send(move || {
             me.reactor.get_or_init(OsThread::current);
-            GROUP.with_borrow_mut(|group| *group = Some(Rc::new(Group::new(me))));
+            GROUP.with_borrow_mut(|group| *group = Some(Rc::new(Group::new(me, share))));
         })?;
         Ok(handle)
     }
@@ -132,6 +133,8 @@ pub struct Local {
     idle_rounds: Cell<u32>,
     /// It has had nothing to do for long, and has nothing under way.
     idle: Cell<bool>,
+    /// How many I/Os it had under way when that was last counted.
+    counted: Cell<usize>,
     patience: Patience,
     /// It is waited for its backends to come to rest.
     resting: Cell<bool>,
@@ -159,6 +162,7 @@ impl Local {
             epoch,
             idle_rounds: Cell::new(0),
             idle: Cell::new(false),
+            counted: Cell::new(0),
             resting: Cell::new(false),
             patience: Patience::default(),
             resumed: Cell::new(None),
@@ -241,7 +245,11 @@ impl Local {
     #[inline]
     fn poll(&self, group: &Group) -> bool {
         self.refresh();
+        self.queues.set_room(group.budget.room(self.counted.get()));
         let done = self.queues.poll() > 0;
+        if done || self.counted.get() > 0 {
+            self.count(&group.budget);
+        }
         if self.queues.has_signals() {
             group.raise(|| self.queues.signal());
         }
@@ -254,6 +262,13 @@ impl Local {
             self.idle.set(self.queues.is_empty_handed());
         }
         done
+    }
+
+    /// Counts the I/Os that are under way.
+    #[inline]
+    fn count(&self, budget: &Budget) {
+        let now = self.queues.under_way();
+        budget.note(self.counted.replace(now), now);
     }
 
     /// Tells what has been gathered.
@@ -292,6 +307,7 @@ pub struct Group {
     rota: Rota,
     raised: Cell<u64>,
     aborter: Aborter,
+    budget: Budget,
     poller: RefCell<Option<Poller>>,
 }
 
@@ -305,7 +321,7 @@ impl std::fmt::Debug for Waiting {
 }
 
 impl Group {
-    fn new(handle: Arc<GroupHandle>) -> Self {
+    fn new(handle: Arc<GroupHandle>, share: usize) -> Self {
         Self {
             handle,
             sessions: RefCell::default(),
@@ -318,6 +334,7 @@ impl Group {
             rota: Rota::default(),
             raised: Cell::new(0),
             aborter: Aborter::default(),
+            budget: Budget::new(share),
             poller: RefCell::default(),
         }
     }
@@ -476,7 +493,10 @@ impl Group {
         if self.ending.borrow().is_empty() {
             return;
         }
-        self.ending.borrow_mut().retain(|local| !local.queues.reap());
+        self.ending.borrow_mut().retain(|local| {
+            local.count(&self.budget);
+            !local.queues.reap()
+        });
     }
 
     fn need_poller(self: &Rc<Self>) {

@@ -12,6 +12,7 @@
 
 mod aborter;
 mod bdevs;
+mod budget;
 mod commands;
 pub mod control;
 pub mod endpoint;

@@ -353,3 +353,18 @@ fn a_shadow_that_is_not_mapped_rings_nothing() {
     rig.queues.poll();
     assert_eq!(disk.submitted.get(), 11);
 }
+
+#[test]
+fn a_poll_takes_no_more_than_there_is_room_for_and_the_rest_comes_with_the_next() {
+    let disk = Disk::new(64, 9);
+    let rig = Rig::with(&disk);
+    let (mut sq, mut cq) = rig.create(1, 8);
+    rig.submit(&mut sq, &[flush(1), flush(2), flush(3), flush(4), flush(5)]);
+    for (room, held) in [(0, 0), (2, 2), (0, 2), (1, 3), (9, 5)] {
+        rig.queues.set_room(room);
+        rig.queues.poll();
+        assert_eq!((disk.held(), rig.queues.under_way()), (held, held));
+    }
+    disk.finish_all();
+    assert_eq!((rig.statuses(&mut cq).len(), rig.queues.under_way()), (5, 0));
+}
