@@ -14,6 +14,7 @@ use spdk::nvme::{Completion, Limits, QueuePair, Rejected, Status};
 use spdk::thread::send_to_app;
 
 use crate::channel::{PoolChannel, PoolDevice};
+use crate::complaint::Complaint;
 use crate::identify::{Descriptors, Namespace};
 use crate::params::BdevParams;
 use crate::repeat::{Passed, is_repeatable};
@@ -41,6 +42,7 @@ pub struct Disk {
     resetting: AtomicBool,
     /// It is being deleted: nothing is held for it.
     removing: AtomicBool,
+    complaint: Complaint,
     /// I/Os that were rejected for want of a request and tried again by the bdev layer.
     out_of_requests: AtomicU64,
 }
@@ -117,6 +119,7 @@ impl Disk {
             gate: AtomicU8::new(Gate::Open as u8),
             resetting: AtomicBool::new(false),
             removing: AtomicBool::new(false),
+            complaint: Complaint::default(),
             out_of_requests: AtomicU64::new(0),
         };
         let geometry = geometry(&params.name, limits, info, identity);
@@ -289,7 +292,7 @@ impl Disk {
             Action::Again | Action::Prove => passed.is_some_and(|passed| passed.fused),
         };
         if once {
-            return io.complete_nvme(completion.cdw0, status);
+            return Self::tell(io, completion);
         }
         if io.was_aborted() || io.device().is_resetting() {
             return io.complete(IoStatus::Aborted);
@@ -297,7 +300,7 @@ impl Disk {
         let (failures, since) = io.count_failure();
         let given_up = io.device().device.shared().0.io_limit().is_some_and(|limit| since >= limit);
         if given_up || retry::most_retries(status).is_some_and(|most| failures > most) {
-            return io.complete_nvme(completion.cdw0, status);
+            return Self::tell(io, completion);
         }
         if action == Action::Prove {
             let nsid = io.device().nsid;
@@ -305,6 +308,20 @@ impl Disk {
         }
         let delay = retry::delay(failures, completion.retry_delay(), io.device().limits.retry_delays);
         io.with_channel(|channel, io| channel.send_later(delay, io));
+    }
+
+    /// Whoever sent an I/O is told how it failed; so is the log, if that was not too recently.
+    #[cold]
+    fn tell(io: BdevIo<Self>, completion: Completion) {
+        let (disk, status) = (io.device(), completion.status());
+        if let Some(unsaid) = disk.complaint.take(status) {
+            let Status { sct, sc, .. } = status;
+            let (name, what) = (disk.name(), io.io_type());
+            log::warn!(
+                "bdev '{name}': {what:?} failed: status code type {sct:x}h, status code {sc:02x}h; {unsaid} others since the last line"
+            );
+        }
+        io.complete_nvme(completion.cdw0, status);
     }
 }
 

@@ -14,6 +14,7 @@
 //! | [`registry`] | the pools by name | application's thread |
 //! | [`pool`] | a pool's controller: connect, recover, delete; its namespaces | application's thread |
 //! | `identify` | what a pool tells of its namespaces, taken apart | anywhere |
+//! | `complaint` | which failures are written to the log | anywhere |
 //! | `retry` | what becomes of a command that failed | anywhere |
 //! | [`channel`] | a reactor's queue pair to a pool, and what waits for it | each reactor |
 //! | `repeat` | which commands may be sent again | |
@@ -28,6 +29,7 @@
 //! command.
 
 pub mod channel;
+mod complaint;
 pub mod disk;
 mod identify;
 mod module;

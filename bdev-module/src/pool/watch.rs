@@ -460,16 +460,15 @@ impl Pool {
         let loss = Duration::from_secs(u64::from(self.params.ns_loss_timeout_sec));
         let limit = self.params.io_limit();
         for wanted in self.watch.wanted.borrow_mut().values_mut() {
-            let Some(held) = wanted.held_since else { continue };
+            let disk = self.disks.borrow().get(&wanted.params.nsid).cloned();
+            let (Some(held), Some(disk)) = (wanted.held_since, disk) else { continue };
             if wanted.gone_since.is_some_and(|gone| now >= gone + loss) && !wanted.leaving {
                 wanted.say(self.name(), format!("it is gone for {} s; so is the bdev", loss.as_secs()));
                 self.fail_namespace(wanted);
-            } else if limit.is_some_and(|limit| now >= held + limit) {
-                let disk = self.disks.borrow().get(&wanted.params.nsid).cloned();
-                if let Some(disk) = disk.filter(|disk| !disk.device().is_failing()) {
-                    disk.device().set_gate(Gate::Failing);
-                    self.release_soon();
-                }
+            } else if limit.is_some_and(|limit| now >= held + limit) && !disk.device().is_failing() {
+                wanted.say(self.name(), format!("I/O to it fails after {} s", limit.unwrap_or_default().as_secs()));
+                disk.device().set_gate(Gate::Failing);
+                self.release_soon();
             }
         }
     }

@@ -1,0 +1,75 @@
+//! Lines in the log about I/O that failed: at most one in a while for each disk.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use once_cell::sync::Lazy;
+use spdk::nvme::Status;
+
+/// The time from one line to the next.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// When the first one was asked about.
+static BEGUN: Lazy<Instant> = Lazy::new(Instant::now);
+
+/// Which failures of a disk are written to the log.
+#[derive(Debug, Default)]
+pub(crate) struct Complaint {
+    /// Before this no line is written, in milliseconds; 0 before the first one.
+    next: AtomicU64,
+    /// Failures since the last line.
+    unsaid: AtomicU64,
+}
+
+impl Complaint {
+    /// Whether a failure is to be written to the log now, and how many were not since the last one that was.
+    pub(crate) fn take(&self, status: Status) -> Option<u64> {
+        let now = u64::try_from(BEGUN.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.take_at(status, now)
+    }
+
+    fn take_at(&self, status: Status, now: u64) -> Option<u64> {
+        if is_no_fault(status) {
+            return None;
+        }
+        let (next, period) = (self.next.load(Ordering::Relaxed), u64::try_from(PERIOD.as_millis()).unwrap_or(u64::MAX));
+        let later = now.saturating_add(period);
+        let is_due =
+            now >= next && self.next.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_due {
+            return Some(self.unsaid.swap(0, Ordering::Relaxed));
+        }
+        self.unsaid.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+}
+
+/// Whether a failure is what may come of such a command, and no fault of anybody's: aborts, fused pairs, reservation conflict, compare failure.
+fn is_no_fault(status: Status) -> bool {
+    matches!((status.sct, status.sc), (0, 0x07..=0x0a | 0x83) | (2, 0x85))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNRECOVERED: Status = Status { sct: 2, sc: 0x81, dnr: true };
+
+    #[test]
+    fn one_failure_in_ten_seconds_is_written_and_the_others_are_counted() {
+        let complaint = Complaint::default();
+        assert_eq!(complaint.take_at(UNRECOVERED, 5), Some(0));
+        assert_eq!([6, 100, 10_004].map(|now| complaint.take_at(UNRECOVERED, now)), [None; 3]);
+        assert_eq!(complaint.take_at(UNRECOVERED, 10_005), Some(3));
+        assert_eq!(complaint.take_at(UNRECOVERED, u64::MAX), Some(0));
+    }
+
+    #[test]
+    fn what_is_no_fault_is_not_written() {
+        let complaint = Complaint::default();
+        for (sct, sc) in [(2, 0x85), (0, 0x07), (0, 0x09), (0, 0x83)] {
+            assert_eq!(complaint.take_at(Status { sct, sc, dnr: false }, 0), None);
+        }
+        assert_eq!(complaint.take_at(UNRECOVERED, 0), Some(0));
+    }
+}
