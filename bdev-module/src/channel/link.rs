@@ -102,7 +102,11 @@ impl Link {
         link.watcher.replace(Some(Poller::register("courier_watch", LOOK, look)?));
         // A pool that is away comes by when it is back.
         if let Some(ctrlr) = shared.ctrlr() {
-            link.connect(&ctrlr)?;
+            match link.connect(&ctrlr) {
+                // So does one that is just being connected again.
+                Err(Errno::BUSY) => {}
+                result => result?,
+            }
         }
         Ok(link)
     }

@@ -1,5 +1,6 @@
 //! A connected controller and its namespaces.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
+use super::users::{Use, Users};
 use super::{Completion, Sqe, Status, quiet};
 use crate::Errno;
 use crate::dma::DmaBuf;
@@ -18,7 +20,10 @@ use crate::thread::NotSend;
 pub struct CtrlrRef(Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared(NonNull<sys::spdk_nvme_ctrlr>);
+struct Shared {
+    raw: NonNull<sys::spdk_nvme_ctrlr>,
+    users: Users,
+}
 
 // SAFETY: SPDK guards what is done through a `CtrlrRef` with the controller's own lock; the controller lives until
 // the last reference is gone, see `Ctrlr::detach`.
@@ -29,11 +34,19 @@ unsafe impl Sync for Shared {}
 impl CtrlrRef {
     #[cfg(test)]
     pub(super) fn dangling() -> Self {
-        Self(Arc::new(Shared(NonNull::dangling())))
+        Self(Arc::new(Shared { raw: NonNull::dangling(), users: Users::default() }))
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::spdk_nvme_ctrlr {
-        self.0.0.as_ptr()
+        self.0.raw.as_ptr()
+    }
+
+    /// Begins to use the controller on whatever thread.
+    ///
+    /// # Errors
+    /// `BUSY` while it is being connected again.
+    pub(super) fn enter(&self) -> Result<Use, Errno> {
+        self.0.users.enter()
     }
 
     /// Whether a connection that ended for this reason was ended by the other side. Over TCP, SPDK knows one reason only, which is the
@@ -56,7 +69,8 @@ impl CtrlrRef {
     /// Sends an admin command. `done` is called on the controller's home thread.
     ///
     /// # Errors
-    /// `NOMEM` when no request is free, `NXIO` when the controller is not connected; `done` is dropped here then.
+    /// `NOMEM` when no request is free, `NXIO` when the controller is not connected, `BUSY` while it is being connected again; `done` is dropped here
+    /// then.
     ///
     /// # Safety
     /// `buffer` must be valid for `len` bytes until `done` is called, or null with `len` 0.
@@ -64,6 +78,7 @@ impl CtrlrRef {
     where
         F: FnOnce(Completion) + Send + 'static,
     {
+        let _use = self.enter()?;
         let mut cmd = sqe.0;
         with_callback(done, |call, ctx| {
             // SAFETY: the caller vouches for the buffer; SPDK copies the command and calls back once.
@@ -85,6 +100,7 @@ impl CtrlrRef {
     where
         F: FnOnce(Completion) + Send + 'static,
     {
+        let _use = self.enter()?;
         with_callback(done, |call, ctx| {
             // SAFETY: `qpair` is the controller's; `owner` is compared, not followed.
             unsafe { sys::spdk_nvme_ctrlr_cmd_abort_ext(self.as_ptr(), qpair, owner.as_ptr(), call, ctx) }
@@ -181,11 +197,23 @@ impl Event {
     }
 }
 
+/// How far an attempt to connect again is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reconnect {
+    /// There is none.
+    No,
+    /// It waits for the controller's users to go.
+    Waits,
+    /// SPDK carries it out.
+    UnderWay,
+}
+
 /// A connected controller, on its home thread. One that is dropped and not [detached](Self::detach) stays connected
 /// to the process' end.
 #[derive(Debug)]
 pub struct Ctrlr {
     shared: CtrlrRef,
+    reconnect: Cell<Reconnect>,
     _stays: NotSend,
 }
 
@@ -195,7 +223,8 @@ impl Ctrlr {
     pub(super) unsafe fn from_raw(raw: NonNull<sys::spdk_nvme_ctrlr>) -> Self {
         // SAFETY: as the caller says.
         unsafe { quiet::let_events_be_asked_for(raw.as_ptr()) };
-        Self { shared: CtrlrRef(Arc::new(Shared(raw))), _stays: PhantomData }
+        let shared = CtrlrRef(Arc::new(Shared { raw, users: Users::default() }));
+        Self { shared, reconnect: Cell::new(Reconnect::No), _stays: PhantomData }
     }
 
     fn as_ptr(&self) -> *mut sys::spdk_nvme_ctrlr {
@@ -297,9 +326,19 @@ impl Ctrlr {
         Errno::check(unsafe { sys::spdk_nvme_ctrlr_disconnect(self.as_ptr()) })
     }
 
-    /// Begins to connect again after [`disconnect`](Self::disconnect). Until [`reconnect_poll`](Self::reconnect_poll) has an
-    /// outcome, the controller's lock is held: other threads must not ask it for queue pairs.
+    /// Begins to connect again after [`disconnect`](Self::disconnect). The attempt itself begins once no other thread uses the controller
+    /// any more, and who comes until [`reconnect_poll`](Self::reconnect_poll) has an outcome is sent away: SPDK holds the controller's lock
+    /// meanwhile.
     pub fn reconnect(&self) {
+        self.reconnect.set(Reconnect::Waits);
+        self.begin_to_reconnect();
+    }
+
+    fn begin_to_reconnect(&self) {
+        if !self.shared.0.users.close() {
+            return;
+        }
+        self.reconnect.set(Reconnect::UnderWay);
         // SAFETY: as above.
         if let Err(error) = unsafe { quiet::hold_events_off(self.as_ptr()) } {
             // Without memory for this the attempt must not go on.
@@ -313,7 +352,15 @@ impl Ctrlr {
     /// Goes on connecting. `None` as long as there is no outcome.
     #[must_use]
     pub fn reconnect_poll(&self) -> Option<Result<(), Errno>> {
-        // SAFETY: as above.
+        match self.reconnect.get() {
+            Reconnect::No => return Some(Err(Errno::NXIO)),
+            Reconnect::Waits => {
+                self.begin_to_reconnect();
+                return None;
+            }
+            Reconnect::UnderWay => {}
+        }
+        // SAFETY: as above; the attempt is under way.
         let rc = unsafe { sys::spdk_nvme_ctrlr_reconnect_poll_async(self.as_ptr()) };
         if rc == -libc::EAGAIN {
             // SAFETY: as above.
@@ -322,11 +369,20 @@ impl Ctrlr {
         }
         // SAFETY: as above.
         unsafe { quiet::let_events_be_asked_for(self.as_ptr()) };
+        self.reconnect_ends();
         Some(if rc == 0 { Ok(()) } else { Err(Errno::IO) })
+    }
+
+    fn reconnect_ends(&self) {
+        self.reconnect.set(Reconnect::No);
+        self.shared.0.users.open();
     }
 
     /// Marks the controller as failed, which makes an attempt to connect again end.
     pub fn fail(&self) {
+        if self.reconnect.get() == Reconnect::Waits {
+            self.reconnect_ends();
+        }
         // SAFETY: as above.
         unsafe { sys::spdk_nvme_ctrlr_fail(self.as_ptr()) };
     }
@@ -386,7 +442,7 @@ impl Ctrlr {
         // SAFETY: nobody else uses the controller, and `self` is gone after this.
         let rc = unsafe { sys::spdk_nvme_detach_async(self.as_ptr(), &raw mut ctx) };
         let ctx = if rc == 0 { NonNull::new(ctx) } else { None };
-        Ok(Detach { ctx, ctrlr: self.shared.0.0, _stays: PhantomData })
+        Ok(Detach { ctx, ctrlr: self.shared.0.raw, _stays: PhantomData })
     }
 }
 

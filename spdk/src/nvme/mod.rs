@@ -15,6 +15,7 @@ mod quiet;
 mod reach;
 mod spec;
 mod transport;
+mod users;
 
 pub use command::{Command, Payload, Rejected};
 pub use connect::{Connect, ConnectFailed};

@@ -12,6 +12,7 @@ use spdk_sys as sys;
 use super::command::{done, next_sge, reset_sgl};
 use super::ctrlr::with_callback;
 use super::digest::{Digests, HasDigests};
+use super::users::Use;
 use super::{Command, Completion, CtrlrRef, Rejected, Sqe};
 use crate::thread::{NotSend, on_spdk_thread};
 use crate::{Errno, thread};
@@ -74,6 +75,8 @@ struct Inner {
     ctrlr: CtrlrRef,
     /// The group that it is in, as long as it is: only there it goes, with what SPDK has of both.
     group: RefCell<Option<Rc<Group>>>,
+    /// The queue pair is a user of its controller until it is freed.
+    in_use: Cell<Option<Use>>,
     requests: u32,
     events: RefCell<Option<Events>>,
     /// What must outlive the queue pair.
@@ -112,8 +115,9 @@ impl PollGroup {
     /// [`poll`](Self::poll).
     ///
     /// # Errors
-    /// `NXIO` when the controller takes no more queue pairs or the connection could not be begun.
+    /// `BUSY` while the controller is being connected again, `NXIO` when it takes no more queue pairs or the connection could not be begun.
     pub fn connect(&self, ctrlr: &CtrlrRef, events: impl Fn(QpairEvent) + 'static) -> Result<QueuePair, Errno> {
+        let in_use = Cell::new(Some(ctrlr.enter()?));
         let mut opts = sys::spdk_nvme_io_qpair_opts::default();
         // SAFETY: `opts` is as large as it is said to be; the controller is live while it is referred to.
         let raw = unsafe {
@@ -145,6 +149,7 @@ impl PollGroup {
             submitted: Cell::new(0),
             ctrlr: ctrlr.clone(),
             group: RefCell::new(Some(Rc::clone(&self.0))),
+            in_use,
             requests: opts.io_queue_requests,
             events: RefCell::new(Some(Box::new(events))),
             keep: RefCell::new(None),
@@ -228,6 +233,7 @@ unsafe extern "C" fn disconnected(qpair: *mut sys::spdk_nvme_qpair, ctx: *mut c_
     inner.raw.set(ptr::null_mut());
     // SAFETY: SPDK allows freeing a queue pair from within this callback.
     unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(qpair) };
+    inner.in_use.take();
     inner.tell(if refused { QpairEvent::Refused } else { QpairEvent::Disconnected });
     if let Some(keep) = inner.keep.take() {
         // It may hold the group that is being polled, which must not go before the poll is over.
@@ -285,6 +291,7 @@ impl QueuePair {
             closing: Cell::new(false),
             ctrlr: CtrlrRef::dangling(),
             group: RefCell::new(None),
+            in_use: Cell::new(None),
             requests: 0,
             events: RefCell::new(None),
             keep: RefCell::new(None),
