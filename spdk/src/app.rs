@@ -61,6 +61,10 @@ impl App {
     where
         S: FnOnce(&[Given]) -> Result<(), Errno> + 'static,
     {
+        if !running::begin() {
+            eprintln!("an SPDK application was started in this process before");
+            return ExitCode::FAILURE;
+        }
         keep_large_blocks_apart();
         // SPDK keeps pointers into the arguments for as long as the application runs; so does getopt.
         let mut words: Vec<*mut c_char> = arguments

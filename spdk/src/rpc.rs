@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use spdk_sys as sys;
 
 use crate::json::JsonWriter;
-use crate::{Errno, json};
+use crate::{Errno, json, running};
 
 /// JSON-RPC 2.0 section 5.1: the parameters are not valid.
 pub const INVALID_PARAMS: i32 = -32602;
@@ -115,13 +115,17 @@ impl Drop for Request {
 }
 
 /// Makes `M` known to SPDK's RPC server. To be called before SPDK starts, once per method.
+///
+/// # Panics
+/// When SPDK has started.
 pub fn register<M: Method>() {
+    let _registering = running::registering();
     let mask = match M::STATE {
         State::Startup => sys::SPDK_RPC_STARTUP,
         State::Runtime => sys::SPDK_RPC_RUNTIME,
         State::Any => sys::SPDK_RPC_STARTUP | sys::SPDK_RPC_RUNTIME,
     };
-    // SAFETY: the name is static, and `handle` is what SPDK expects of a handler.
+    // SAFETY: the name is static, and `handle` is what SPDK expects of a handler; nobody else registers anything, and SPDK has not started.
     unsafe { sys::spdk_rpc_register_method(M::NAME.as_ptr(), Some(handle::<M>), mask) };
 }
 

@@ -4,7 +4,9 @@
 //! nobody beforehand but the application's parts (subsystems and bdev modules), so that the application counts as running from the
 //! first part's start to the end of the last one.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use spdk_sys as sys;
 
 use crate::Errno;
 
@@ -27,6 +29,26 @@ pub(crate) struct Guard(#[expect(dead_code, reason = "it is held")] RwLockReadGu
 pub(crate) fn guard() -> Result<Guard, Errno> {
     let state = STATE.read().unwrap_or_else(PoisonError::into_inner);
     if state.open { Ok(Guard(state)) } else { Err(Errno::NXIO) }
+}
+
+/// Whether this process has begun to start SPDK by itself.
+static BEGUN: Mutex<bool> = Mutex::new(false);
+
+/// As long as it is held, SPDK's lists of what was registered before it starts may be added to.
+///
+/// # Panics
+/// When SPDK has started: it reads those lists without looking whether they change.
+pub(crate) fn registering() -> MutexGuard<'static, bool> {
+    let begun = BEGUN.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: tells whether there is a thread already.
+    let runs = unsafe { !sys::spdk_thread_get_app_thread().is_null() };
+    assert!(!*begun && !runs, "modules, subsystems and RPC methods are registered before SPDK starts");
+    begun
+}
+
+/// SPDK is about to be started by this process, which it can be once. Returns whether this is that time.
+pub(crate) fn begin() -> bool {
+    !std::mem::replace(&mut *BEGUN.lock().unwrap_or_else(PoisonError::into_inner), true)
 }
 
 fn change(f: impl FnOnce(&mut State)) {

@@ -45,7 +45,11 @@ impl Drop for FiniDone {
 }
 
 /// Makes `S` known to SPDK. To be called before SPDK starts, once.
+///
+/// # Panics
+/// When SPDK has started.
 pub fn register<S: Subsystem>() {
+    let _registering = running::registering();
     let subsystem = Box::leak(Box::new(sys::spdk_subsystem {
         name: S::NAME.as_ptr(),
         init: Some(init::<S>),
@@ -53,7 +57,7 @@ pub fn register<S: Subsystem>() {
         write_config_json: Some(write_config::<S>),
         links: [ptr::null_mut(); 2],
     }));
-    // SAFETY: what is added lives for ever; constructors run one after another.
+    // SAFETY: what is added lives for ever; nobody else registers anything, and SPDK has not started.
     unsafe { sys::spdk_add_subsystem(subsystem) };
     for name in S::DEPENDS_ON {
         let depend = Box::leak(Box::new(sys::spdk_subsystem_depend {

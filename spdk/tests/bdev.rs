@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use harness::{on_app, wait_until};
+use serde_json::json;
 use serial_test::serial;
 use spdk::Errno;
 use spdk::bdev::{Bdev, BdevInfo, BdevIo, Device, FiniDone, IoStatus, IoType, Module, ModuleHandle, register_module};
+use spdk::bdev_client::BdevDesc;
 use spdk::io_device::{ChannelFactory, IoChannel, IoDevice};
 use spdk::json::JsonWriter;
 use spdk::nvme::Completion;
@@ -96,7 +98,8 @@ impl Device for Null {
     }
 
     fn supports(&self, io_type: IoType) -> bool {
-        matches!(io_type, IoType::Read | IoType::Write)
+        let verify = IoType::NvmeCommand(IoType::VERIFY);
+        matches!(io_type, IoType::Read | IoType::Write | IoType::Flush | IoType::NvmeIo) || io_type == verify
     }
 
     fn submit(&self, (): &(), io: BdevIo<Self>) {
@@ -212,4 +215,37 @@ fn any_thread_is_told_the_size_that_the_bdev_layer_knows() {
     assert_eq!(bdev.resize(32), Err(Errno::NXIO), "off the application's thread");
     on_app(move || bdev.unregister(|_| ()).expect("it is registered"));
     wait_until("it is dropped", || dropped.load(Ordering::Relaxed) == 1);
+}
+
+#[test]
+#[serial]
+fn only_a_module_that_knows_them_is_asked_of_nvme_commands() {
+    let module = module();
+    let app = harness::start("0x1", || ());
+    let dropped = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&dropped);
+    let bdev = on_app(move || register(module, "below", &counted).expect("it is registered"));
+    // A module of SPDK's, which takes the same kinds of I/O, and would look for a bit of its own for Write Uncorrectable.
+    let made = app.rpc("bdev_passthru_create", json!({ "name": "above", "base_bdev_name": "below" }));
+    assert_eq!(made, Ok(json!("above")));
+    let found = on_app(|| {
+        ["below", "above"].map(|name| {
+            let info = BdevDesc::open(name, |_| ()).expect("it is there").describe();
+            (info.can_pass_through, info.can_verify, info.can_write_uncorrectable)
+        })
+    });
+    assert_eq!(found, [(true, true, false), (true, false, false)]);
+    assert_eq!(app.rpc("bdev_passthru_delete", json!({ "name": "above" })), Ok(json!(true)));
+    on_app(move || bdev.unregister(|_| ()).expect("it is registered"));
+    wait_until("it is dropped", || dropped.load(Ordering::Relaxed) == 1);
+}
+
+#[test]
+#[serial]
+fn nothing_is_registered_once_spdk_has_started() {
+    module();
+    let late = std::panic::catch_unwind(register_module::<Test>);
+    assert!(late.is_err());
+    let again = spdk::app::App { name: c"again", options: &[], ending: || () }.run(["again".into()], |_| Ok(()));
+    assert_eq!(again, std::process::ExitCode::FAILURE);
 }

@@ -11,4 +11,5 @@ mod module;
 pub use carrier::Carrier;
 pub use device::{Bdev, BdevInfo, Device, IoType, Protection};
 pub use io::{AbortRequest, BdevIo, IoStatus};
+pub(crate) use module::is_registered_here;
 pub use module::{FiniDone, Module, ModuleHandle, register_module};

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
 
 use spdk_sys as sys;
 
@@ -60,9 +61,21 @@ impl ModuleHandle {
     }
 }
 
+/// The modules that were registered here, by address.
+static HERE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+/// Whether the module was registered here, and not by SPDK itself or by somebody else.
+pub(crate) fn is_registered_here(module: *const sys::spdk_bdev_module) -> bool {
+    HERE.lock().unwrap_or_else(PoisonError::into_inner).contains(&module.addr())
+}
+
 /// Makes `M` known to the bdev layer. To be called before SPDK starts, once.
+///
+/// # Panics
+/// When SPDK has started.
 #[must_use]
 pub fn register_module<M: Module>() -> ModuleHandle {
+    let _registering = running::registering();
     let module = Box::leak(Box::new(sys::spdk_bdev_module {
         module_init: Some(init::<M>),
         fini_start: Some(fini_start::<M>),
@@ -73,9 +86,11 @@ pub fn register_module<M: Module>() -> ModuleHandle {
         async_fini: true,
         ..Default::default()
     }));
-    // SAFETY: the module lives for ever; constructors run one after another.
+    // SAFETY: the module lives for ever; nobody else registers anything, and SPDK has not started.
     unsafe { sys::spdk_bdev_module_list_add(module) };
-    ModuleHandle(NonNull::from(module))
+    let module = NonNull::from(module);
+    HERE.lock().unwrap_or_else(PoisonError::into_inner).push(module.addr().get());
+    ModuleHandle(module)
 }
 
 unsafe extern "C" fn init<M: Module>() -> c_int {

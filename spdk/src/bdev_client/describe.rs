@@ -6,7 +6,7 @@ use spdk_sys as sys;
 use spdk_sys::spdk_bdev_io_type as io_type;
 
 use super::BdevDesc;
-use crate::bdev::IoType;
+use crate::bdev::{IoType, is_registered_here};
 
 /// What a front end needs to know of a bdev.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +57,9 @@ impl BdevDesc {
         unsafe {
             let can = |kind| sys::spdk_bdev_io_type_supported(bdev, kind);
             let passes = can(io_type::SPDK_BDEV_IO_TYPE_NVME_IO);
-            // The bdev layer itself knows of no such kind.
-            let module = (*(*bdev).fn_table).io_type_supported.filter(|_| passes);
+            // The bdev layer itself knows of no such kind, and what another module makes of its number is not known.
+            let asks_here = passes && is_registered_here((*bdev).module);
+            let module = (*(*bdev).fn_table).io_type_supported.filter(|_| asks_here);
             let has = |opcode| module.is_some_and(|asks| asks((*bdev).ctxt, IoType::of_nvme_command(opcode)));
             BdevInfo {
                 name: CStr::from_ptr(sys::spdk_bdev_get_name(bdev)).to_string_lossy().into_owned(),

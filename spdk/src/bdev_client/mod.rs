@@ -155,7 +155,7 @@ impl Drop for BdevDesc {
     }
 }
 
-/// A thread's way to an open bdev. What was sent on it goes on when it is dropped; the bdev stays open until then.
+/// A thread's way to an open bdev, which stays open as long as there is one. A [`Request`] that was sent on it keeps it until its end.
 pub struct BdevChannel(Rc<Channel>);
 
 struct Channel {

@@ -418,7 +418,8 @@ fn from_spdk(status: spdk::nvme::Status) -> Status {
 #[cfg(feature = "runtime")]
 // SAFETY: the pointer is that of the place, which `from_raw` makes an owner again. The pieces lie in the queue, which the owner
 // holds, and are changed by nobody but an owner; the memory that they describe is mapped while the view is held, which the place
-// does until it is put back; `rebase` puts another view in, and keeps the regions that this one does not have.
+// does until it is put back; `rebase` puts another view in, and keeps the regions that this one does not have. `Queues` keeps a
+// namespace's port, which has the channel, until its last I/O has ended.
 unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, T> {
     #[inline]
     fn into_raw(self) -> NonNull<c_void> {
