@@ -12,8 +12,9 @@ mod stats;
 
 use once_cell::sync::OnceCell;
 
-/// Makes Courier's bdev module, its controllers and all RPC methods known to SPDK. To be called before SPDK starts; a second
-/// call does nothing. If that SPDK is another than the one that Courier was built for, the process ends with a sentence that says so.
+/// Makes Courier's bdev module, its controllers and all RPC methods known to SPDK. To be called before SPDK starts; a
+/// second call does nothing. If that SPDK is another than the one that Courier was built for, the process ends with a
+/// sentence that says so.
 pub fn register() {
     static REGISTERED: OnceCell<()> = OnceCell::new();
     REGISTERED.get_or_init(|| {

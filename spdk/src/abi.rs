@@ -1,8 +1,9 @@
 //! Whether the SPDK in this process is the one that this was built for.
 //!
-//! A plugin finds SPDK in the process that loads it. The linker tells whether its functions are there, and nothing tells whether its
-//! structures are the same: forks of one version differ in them. So SPDK itself is asked, before it starts, by functions that do no more
-//! than read a structure: each is given one that is filled with a pattern, and what it gives back tells where it has read.
+//! A plugin finds SPDK in the process that loads it. The linker tells whether its functions are there, and nothing
+//! tells whether its structures are the same: forks of one version differ in them. So SPDK itself is asked, before it
+//! starts, by functions that do no more than read a structure: each is given one that is filled with a pattern, and
+//! what it gives back tells where it has read.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::fmt;
@@ -49,8 +50,8 @@ impl fmt::Display for Mismatch {
 /// The version of the headers.
 const VERSION: (u32, u32) = (sys::SPDK_VERSION_MAJOR, sys::SPDK_VERSION_MINOR);
 
-/// Ends the process with a sentence if the SPDK in it is another than the one that this was built for: what would follow is memory that
-/// is written in wrong places.
+/// Ends the process with a sentence if the SPDK in it is another than the one that this was built for: what would
+/// follow is memory that is written in wrong places.
 pub fn require() {
     if let Err(mismatch) = check() {
         eprintln!(
@@ -147,7 +148,8 @@ impl Host {
     };
 
     /// # Safety
-    /// The functions may follow the pointers in what they are given, and call the functions in a table, but must do nothing else.
+    /// The functions may follow the pointers in what they are given, and call the functions in a table, but must do
+    /// nothing else.
     unsafe fn check(&self) -> Result<(), Mismatch> {
         // SAFETY: as the caller promises.
         unsafe { self.check_tables().and_then(|()| self.check_members()) }
@@ -247,7 +249,8 @@ fn version_in_memory() -> Option<(u32, u32)> {
         }
         for header in loaded().filter(|header| header.p_flags & (libc::PF_R | libc::PF_W) == libc::PF_R) {
             let bytes = ptr::with_exposed_provenance::<u8>(start(header));
-            // SAFETY: a segment that is loaded to be read only is mapped, with as many bytes as its file gives, and does not change.
+            // SAFETY: a segment that is loaded to be read only is mapped, with as many bytes as its file gives, and
+            // does not change.
             let bytes = unsafe { std::slice::from_raw_parts(bytes, size(header.p_filesz)) };
             search.found = search.found.or_else(|| version_in(bytes));
         }

@@ -45,8 +45,8 @@ pub fn init() {
     }
 }
 
-/// Has SPDK's lines, of which some tell of an error where nothing went wrong, looked at before they are written. To be called once SPDK
-/// has opened its log.
+/// Has SPDK's lines, of which some tell of an error where nothing went wrong, looked at before they are written. To be
+/// called once SPDK has opened its log.
 pub fn sift() {
     // SAFETY: SPDK's log is open; what takes its lines lives as long as the process.
     unsafe { sys::courier_shim_log_open() };

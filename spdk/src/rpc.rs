@@ -125,7 +125,8 @@ pub fn register<M: Method>() {
         State::Runtime => sys::SPDK_RPC_RUNTIME,
         State::Any => sys::SPDK_RPC_STARTUP | sys::SPDK_RPC_RUNTIME,
     };
-    // SAFETY: the name is static, and `handle` is what SPDK expects of a handler; nobody else registers anything, and SPDK has not started.
+    // SAFETY: the name is static, and `handle` is what SPDK expects of a handler; nobody else registers anything, and
+    // SPDK has not started.
     unsafe { sys::spdk_rpc_register_method(M::NAME.as_ptr(), Some(handle::<M>), mask) };
 }
 

@@ -1,8 +1,8 @@
 //! Whether an application runs whose threads take messages.
 //!
-//! SPDK ends the process when a message is sent to a thread that has exited, and frees the application's thread with the rest. It tells
-//! nobody beforehand but the application's parts (subsystems and bdev modules), so that the application counts as running from the
-//! first part's start to the end of the last one.
+//! SPDK ends the process when a message is sent to a thread that has exited, and frees the application's thread with
+//! the rest. It tells nobody beforehand but the application's parts (subsystems and bdev modules), so that the
+//! application counts as running from the first part's start to the end of the last one.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 

@@ -17,9 +17,9 @@ pub type NotSend = PhantomData<*mut ()>;
 
 /// The SPDK thread that a value belongs to.
 ///
-/// Threads of one reactor share an operating-system thread, so that what is neither `Send` nor `Sync` can still come from one to the other,
-/// through a `thread_local!`. SPDK refuses to let go of what is not the current thread's: a value that is dropped elsewhere looks first,
-/// and leaves everything as it is.
+/// Threads of one reactor share an operating-system thread, so that what is neither `Send` nor `Sync` can still come
+/// from one to the other, through a `thread_local!`. SPDK refuses to let go of what is not the current thread's: a
+/// value that is dropped elsewhere looks first, and leaves everything as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner(u64);
 
@@ -51,7 +51,8 @@ impl Owner {
 /// Whether the caller runs on the application's thread, where RPC methods run and bdevs are registered.
 #[must_use]
 pub fn on_app_thread() -> bool {
-    // SAFETY: a null thread asks about the current one. Where there is none, SPDK would say yes if there is no application either.
+    // SAFETY: a null thread asks about the current one. Where there is none, SPDK would say yes if there is no
+    // application either.
     on_spdk_thread() && unsafe { sys::spdk_thread_is_app_thread(ptr::null_mut()) }
 }
 
@@ -87,8 +88,8 @@ pub fn spawn_unpinned<F: FnOnce() + Send + 'static>(name: &str, f: F) -> std::io
     })
 }
 
-/// Calls `f` on the application's thread, later. `f` is called and dropped there; what comes too late for that is never called, nor
-/// dropped.
+/// Calls `f` on the application's thread, later. `f` is called and dropped there; what comes too late for that is never
+/// called, nor dropped.
 ///
 /// # Errors
 /// `NXIO` when no application runs, or it is about to end; `f` is dropped here then.
@@ -142,8 +143,8 @@ impl OwnedThread {
     /// Makes a thread that may run on core `core` only.
     ///
     /// # Errors
-    /// `INVAL` for a name that holds a NUL or a core that no reactor runs on, `NXIO` when no application runs, `NOMEM` when SPDK cannot
-    /// make it.
+    /// `INVAL` for a name that holds a NUL or a core that no reactor runs on, `NXIO` when no application runs, `NOMEM`
+    /// when SPDK cannot make it.
     pub fn on_core(name: &str, core: u32) -> Result<Self, Errno> {
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
         let _guard = running::guard()?;
@@ -151,7 +152,8 @@ impl OwnedThread {
             return Err(Errno::INVAL);
         }
         let mut cores = sys::spdk_cpuset::default();
-        // SAFETY: `cores` and `name` are valid for the calls; SPDK copies both. A reactor's core is one that the set has room for.
+        // SAFETY: `cores` and `name` are valid for the calls; SPDK copies both. A reactor's core is one that the set
+        // has room for.
         let thread = unsafe {
             sys::spdk_cpuset_set_cpu(&raw mut cores, core, true);
             sys::spdk_thread_create(name.as_ptr(), &raw const cores)
@@ -165,7 +167,8 @@ impl OwnedThread {
     /// `NXIO` when the application is about to end, and its threads with it; `f` is dropped here then.
     pub fn send<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), Errno> {
         let _guard = running::guard()?;
-        // SAFETY: the thread exits when it is told to, by this value, or when the application ends, which the guard keeps off.
+        // SAFETY: the thread exits when it is told to, by this value, or when the application ends, which the guard
+        // keeps off.
         unsafe { send_raw(self.0, f) }
     }
 }
@@ -182,14 +185,16 @@ impl Drop for OwnedThread {
     }
 }
 
-/// A value that only the application's thread touches: the place for registries of a module. That thread makes it, too, at the first use.
+/// A value that only the application's thread touches: the place for registries of a module. That thread makes it, too,
+/// at the first use.
 pub struct AppCell<T> {
     value: OnceCell<RefCell<T>>,
     init: fn() -> T,
 }
 
-// SAFETY: `with` lets only the application's thread at the value, which was made there of nothing that another thread has, and is never
-// moved or dropped, since it is borrowed for ever. SPDK's messages order what that thread does on one core before what it does on another.
+// SAFETY: `with` lets only the application's thread at the value, which was made there of nothing that another thread
+// has, and is never moved or dropped, since it is borrowed for ever. SPDK's messages order what that thread does on one
+// core before what it does on another.
 unsafe impl<T> Sync for AppCell<T> {}
 
 impl<T> AppCell<T> {

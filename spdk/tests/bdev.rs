@@ -225,7 +225,8 @@ fn only_a_module_that_knows_them_is_asked_of_nvme_commands() {
     let dropped = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&dropped);
     let bdev = on_app(move || register(module, "below", &counted).expect("it is registered"));
-    // A module of SPDK's, which takes the same kinds of I/O, and would look for a bit of its own for Write Uncorrectable.
+    // A module of SPDK's, which takes the same kinds of I/O, and would look for a bit of its own for Write
+    // Uncorrectable.
     let made = app.rpc("bdev_passthru_create", json!({ "name": "above", "base_bdev_name": "below" }));
     assert_eq!(made, Ok(json!("above")));
     let found = on_app(|| {

@@ -199,8 +199,8 @@ struct Node<D> {
     device: D,
 }
 
-// SAFETY: SPDK's own structure is touched here on the application's thread only, and by SPDK as it guards it; the rest is only read or
-// atomic, and the device is `Sync`.
+// SAFETY: SPDK's own structure is touched here on the application's thread only, and by SPDK as it guards it; the rest
+// is only read or atomic, and the device is `Sync`.
 unsafe impl<D: Sync> Sync for Node<D> {}
 // SAFETY: the structure is bound to no thread.
 unsafe impl<D: Send> Send for Node<D> {}
@@ -337,8 +337,8 @@ impl<D: Device> std::fmt::Debug for Bdev<D> {
     }
 }
 
-/// Whether a bdev is on its way out. The bdev layer begins that by itself where it finds only after it has registered a bdev that it
-/// cannot, and destructs the bdev later although it could not be registered.
+/// Whether a bdev is on its way out. The bdev layer begins that by itself where it finds only after it has registered a
+/// bdev that it cannot, and destructs the bdev later although it could not be registered.
 fn is_being_unregistered(status: u32) -> bool {
     use sys::spdk_bdev_status as s;
     matches!(status, s::SPDK_BDEV_STATUS_UNREGISTERING | s::SPDK_BDEV_STATUS_REMOVING)

@@ -283,8 +283,8 @@ impl<D: Device> BdevIo<D> {
     /// [`fused_done`](Self::fused_done).
     ///
     /// # Errors
-    /// See [`Rejected`]; `INVAL` for any other kind of I/O. If the second of the pair is rejected after the first was taken, the queue
-    /// pair is disconnected, which completes the first: this is no error here.
+    /// See [`Rejected`]; `INVAL` for any other kind of I/O. If the second of the pair is rejected after the first was
+    /// taken, the queue pair is disconnected, which completes the first: this is no error here.
     pub fn send_fused(self, qpair: &QueuePair, nsid: u32, block_size: u32) -> Result<(), Rejected<Self>> {
         if self.io_type() != IoType::CompareAndWrite {
             return Err(Rejected { errno: Errno::INVAL, command: self });
@@ -439,9 +439,9 @@ impl<D: Device> BdevIo<D> {
         })
     }
 
-    /// Sends an NVMe admin command that was passed through, and completes the I/O with its outcome. Whatever namespace it
-    /// names, it is sent for `nsid`, or not at all if it concerns others (see [`Sqe::confined_to`]). It fails if it carries more than
-    /// `max_transfer` bytes or is not taken.
+    /// Sends an NVMe admin command that was passed through, and completes the I/O with its outcome. Whatever namespace
+    /// it names, it is sent for `nsid`, or not at all if it concerns others (see [`Sqe::confined_to`]). It fails if it
+    /// carries more than `max_transfer` bytes or is not taken.
     pub fn send_admin(self, ctrlr: &CtrlrRef, nsid: u32, max_transfer: u32) {
         let params = self.passthru();
         let (command, buffer) = (Sqe(params.cmd), params.buf);

@@ -155,7 +155,8 @@ impl Drop for BdevDesc {
     }
 }
 
-/// A thread's way to an open bdev, which stays open as long as there is one. A [`Request`] that was sent on it keeps it until its end.
+/// A thread's way to an open bdev, which stays open as long as there is one. A [`Request`] that was sent on it keeps it
+/// until its end.
 pub struct BdevChannel(Rc<Channel>);
 
 struct Channel {

@@ -69,8 +69,8 @@ impl CtrlrRef {
     /// Sends an admin command. `done` is called on the controller's home thread.
     ///
     /// # Errors
-    /// `NOMEM` when no request is free, `NXIO` when the controller is not connected, `BUSY` while it is being connected again; `done` is dropped here
-    /// then.
+    /// `NOMEM` when no request is free, `NXIO` when the controller is not connected, `BUSY` while it is being connected
+    /// again; `done` is dropped here then.
     ///
     /// # Safety
     /// `buffer` must be valid for `len` bytes until `done` is called, or null with `len` 0.
@@ -130,8 +130,8 @@ where
     })
 }
 
-/// Entries that an I/O queue needs for a fused pair, one of which is never used. In a smaller one the first would wait for the second, and
-/// the second for the first one's place.
+/// Entries that an I/O queue needs for a fused pair, one of which is never used. In a smaller one the first would wait
+/// for the second, and the second for the first one's place.
 const PAIR_ENTRIES: u32 = 3;
 
 /// What a controller allows.
@@ -326,9 +326,9 @@ impl Ctrlr {
         Errno::check(unsafe { sys::spdk_nvme_ctrlr_disconnect(self.as_ptr()) })
     }
 
-    /// Begins to connect again after [`disconnect`](Self::disconnect). The attempt itself begins once no other thread uses the controller
-    /// any more, and who comes until [`reconnect_poll`](Self::reconnect_poll) has an outcome is sent away: SPDK holds the controller's lock
-    /// meanwhile.
+    /// Begins to connect again after [`disconnect`](Self::disconnect). The attempt itself begins once no other thread
+    /// uses the controller any more, and who comes until [`reconnect_poll`](Self::reconnect_poll) has an outcome is
+    /// sent away: SPDK holds the controller's lock meanwhile.
     pub fn reconnect(&self) {
         self.reconnect.set(Reconnect::Waits);
         self.begin_to_reconnect();

@@ -115,7 +115,8 @@ impl PollGroup {
     /// [`poll`](Self::poll).
     ///
     /// # Errors
-    /// `BUSY` while the controller is being connected again, `NXIO` when it takes no more queue pairs or the connection could not be begun.
+    /// `BUSY` while the controller is being connected again, `NXIO` when it takes no more queue pairs or the connection
+    /// could not be begun.
     pub fn connect(&self, ctrlr: &CtrlrRef, events: impl Fn(QpairEvent) + 'static) -> Result<QueuePair, Errno> {
         let in_use = Cell::new(Some(ctrlr.enter()?));
         let mut opts = sys::spdk_nvme_io_qpair_opts::default();
@@ -159,7 +160,8 @@ impl PollGroup {
         Ok(QueuePair { inner, _stays: PhantomData })
     }
 
-    /// Sends what waits, completes what has come, on all queue pairs. The number of completions. A call from within another does nothing.
+    /// Sends what waits, completes what has come, on all queue pairs. The number of completions. A call from within
+    /// another does nothing.
     #[inline]
     pub fn poll(&self) -> usize {
         // SPDK walks over the queue pairs, of which an inner call could free the next.

@@ -177,10 +177,10 @@ impl Sqe {
         self
     }
 
-    /// The same admin command, for no namespace but `nsid`: one that names another, or all, must not reach them. Commands
-    /// that only ask may still ask of all, or of the controller, where the controller answers so alone (SMART, features). What concerns
-    /// the controller and everybody who uses it (its queues, events, firmware, namespaces, their sanitizing) is none: those commands have
-    /// no namespace, or do not look at it.
+    /// The same admin command, for no namespace but `nsid`: one that names another, or all, must not reach them.
+    /// Commands that only ask may still ask of all, or of the controller, where the controller answers so alone (SMART,
+    /// features). What concerns the controller and everybody who uses it (its queues, events, firmware, namespaces,
+    /// their sanitizing) is none: those commands have no namespace, or do not look at it.
     #[must_use]
     pub fn confined_to(self, nsid: u32) -> Option<Self> {
         use sys::spdk_nvme_admin_opcode as admin;
