@@ -64,3 +64,14 @@ impl std::fmt::Debug for DmaBuf {
         f.debug_struct("DmaBuf").field("start", &self.start).field("len", &self.len).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::DmaBuf;
+    use crate::Errno;
+
+    #[test]
+    fn there_is_no_memory_where_spdk_has_not_started() {
+        assert_eq!(DmaBuf::zeroed(64, 64).err(), Some(Errno::NOMEM));
+    }
+}

@@ -27,15 +27,19 @@ pub trait ChannelFactory: Send + Sync + 'static {
 }
 
 /// A registered I/O device.
-pub struct IoDevice<F: ChannelFactory> {
+pub struct IoDevice<F: ChannelFactory>(Arc<Registered<F>>);
+
+/// What SPDK knows a device by: its address, which is no other's since this is larger than nothing, whatever the shared
+/// part is.
+struct Registered<F> {
     shared: Arc<F>,
-    /// It was unregistered, through this value or a clone.
-    gone: Arc<AtomicBool>,
+    /// It was unregistered.
+    gone: AtomicBool,
 }
 
 impl<F: ChannelFactory> Clone for IoDevice<F> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), gone: Arc::clone(&self.gone) }
+        Self(Arc::clone(&self.0))
     }
 }
 
@@ -55,25 +59,25 @@ impl<F: ChannelFactory> IoDevice<F> {
             return Err(Errno::PERM);
         }
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-        let shared = Arc::new(shared);
+        let device = Arc::new(Registered { shared: Arc::new(shared), gone: AtomicBool::new(false) });
         let context = u32::try_from(size_of::<*mut F::Channel>()).map_err(|_| Errno::INVAL)?;
-        // SAFETY: the key is the address of `shared`, of which one count is SPDK's until it is unregistered. Both
+        // SAFETY: the key is the address of `device`, of which one count is SPDK's until it is unregistered. Both
         // callbacks expect that address and a context that holds one pointer.
         unsafe {
-            let key = Arc::into_raw(Arc::clone(&shared)).cast_mut().cast();
+            let key = Arc::into_raw(Arc::clone(&device)).cast_mut().cast();
             sys::spdk_io_device_register(key, Some(create::<F>), Some(destroy::<F>), context, name.as_ptr());
         }
-        Ok(Self { shared, gone: Arc::new(AtomicBool::new(false)) })
+        Ok(Self(device))
     }
 
     /// What all threads share.
     #[must_use]
     pub fn shared(&self) -> &Arc<F> {
-        &self.shared
+        &self.0.shared
     }
 
     fn key(&self) -> *mut c_void {
-        Arc::as_ptr(&self.shared).cast_mut().cast()
+        Arc::as_ptr(&self.0).cast_mut().cast()
     }
 
     /// The calling thread's channel, made now if this is its first use.
@@ -139,7 +143,7 @@ impl<F: ChannelFactory> IoDevice<F> {
         if !on_spdk_thread() {
             return Err(Errno::PERM);
         }
-        if self.gone.swap(true, Ordering::AcqRel) {
+        if self.0.gone.swap(true, Ordering::AcqRel) {
             return Err(Errno::NODEV);
         }
         PENDING_UNREGISTERS.push(self.key() as usize, Box::new(done));
@@ -177,18 +181,18 @@ impl PendingUnregisters {
 }
 
 unsafe extern "C" fn unregistered<F: ChannelFactory>(key: *mut c_void) {
-    // SAFETY: SPDK's count of the shared part, given to it by `register`, comes back here once.
-    let shared = unsafe { Arc::from_raw(key.cast::<F>().cast_const()) };
+    // SAFETY: SPDK's count of the device, given to it by `register`, comes back here once.
+    let device = unsafe { Arc::from_raw(key.cast::<Registered<F>>().cast_const()) };
     if let Some(done) = PENDING_UNREGISTERS.take(key as usize) {
         done();
     }
-    drop(shared);
+    drop(device);
 }
 
 unsafe extern "C" fn create<F: ChannelFactory>(key: *mut c_void, ctx: *mut c_void) -> c_int {
-    // SAFETY: the key is the shared part, alive while the device is registered.
-    let shared = unsafe { &*key.cast::<F>() };
-    match shared.create() {
+    // SAFETY: the key is the device, alive while it is registered.
+    let device = unsafe { &*key.cast::<Registered<F>>() };
+    match device.shared.create() {
         Ok(channel) => {
             // SAFETY: `ctx` has room for one pointer, as `register` asked for.
             unsafe { ctx.cast::<*mut F::Channel>().write(Box::into_raw(Box::new(channel))) };

@@ -45,6 +45,10 @@ impl Registration {
             return Err(Errno::INVAL);
         }
         let mut known = known();
+        // SPDK knows of those that it has, but a range that RDMA refused is not among them.
+        if known.overlaps(start.addr().get(), len) {
+            return Err(Errno::BUSY);
+        }
         let range = Range { start, len, registered: true };
         // It is set under the lock that is held here.
         if RDMA_IN_USE.load(Ordering::Relaxed) {
@@ -92,6 +96,15 @@ pub(crate) fn expect_rdma() {
 /// What this process has registered, by address.
 struct Known {
     ranges: BTreeMap<usize, Range>,
+}
+
+impl Known {
+    /// Whether a part of the `len` bytes at `start` is known. No two ranges overlap, so that the last that begins
+    /// before the end tells.
+    fn overlaps(&self, start: usize, len: usize) -> bool {
+        let before = self.ranges.range(..start.saturating_add(len)).next_back();
+        before.is_some_and(|(at, range)| at.saturating_add(range.len) > start)
+    }
 }
 
 static KNOWN: Mutex<Known> = Mutex::new(Known { ranges: BTreeMap::new() });
@@ -142,5 +155,21 @@ impl Range {
         if let Err(error) = result {
             log::error!("{:#x} bytes at {:p} could not be taken from devices: {error}", self.len, self.start);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_overlaps_what_is_known_also_where_spdk_does_not_know_it() {
+        let start =
+            |page: usize| NonNull::without_provenance(std::num::NonZero::new(page * PAGE).expect("not the first"));
+        let refused = Range { start: start(4), len: 2 * PAGE, registered: false };
+        let known = Known { ranges: BTreeMap::from([(4 * PAGE, refused)]) };
+        let overlaps = |page: usize, pages: usize| known.overlaps(page * PAGE, pages * PAGE);
+        assert_eq!([overlaps(2, 2), overlaps(6, 1)], [false; 2]);
+        assert_eq!([overlaps(4, 2), overlaps(3, 2), overlaps(5, 1), overlaps(1, 9), overlaps(5, 9)], [true; 5]);
     }
 }
