@@ -539,12 +539,28 @@ impl<D: Device> BdevIo<D> {
         !matches!(self.io_type(), IoType::Read | IoType::Compare | IoType::Flush)
     }
 
+    /// Whether `other` is an I/O of this one's bdev and channel that was submitted before it. The bdev layer may have kept an
+    /// abort back until the I/O that it names had ended, whose place another module's I/O may have by now.
+    fn was_sent_after(&self, other: NonNull<sys::spdk_bdev_io>) -> bool {
+        let (own, other) = (self.as_ptr(), other.as_ptr());
+        // SAFETY: the bdev layer keeps the places of I/Os as long as it runs. What another thread may be writing there is
+        // compared only, a word at a time.
+        unsafe {
+            let bdev = (&raw const (*other).bdev).read_volatile();
+            let channel = (&raw const (*other).internal.ch).read_volatile();
+            let submitted = (&raw const (*other).internal.submit_tsc).read_volatile();
+            bdev == (*own).bdev && channel == (*own).internal.ch && submitted <= (*own).internal.submit_tsc
+        }
+    }
+
     /// Takes note that the I/O that this one is to abort is not to be sent again.
     pub fn mark_target(&self) {
         let Some(target) = self.abort_target() else { return };
+        if !self.was_sent_after(target.cast()) {
+            return;
+        }
         let target =
             std::mem::ManuallyDrop::new(Self { raw: target.cast(), _device: PhantomData, _stays: PhantomData });
-        // The bdev layer aborts I/O that is under way, so that it is live, and one of this device's.
         target.change_fate(|fate| fate.aborted = true);
     }
 
@@ -749,6 +765,33 @@ mod tests {
             (*raw).u.bdev.num_blocks = 1;
             BdevIo::arrived(NonNull::new(raw).expect("not null"))
         }
+    }
+
+    #[test]
+    fn an_abort_marks_no_io_that_has_taken_the_place_of_the_one_that_it_names() {
+        use sys::spdk_bdev_io_type as t;
+        let places: [u8; 2] = [0; 2];
+        let place = |at: usize| (&raw const places[at]).cast_mut();
+        // The bdev, the channel and the time of submission of what is there now, where the abort's are 0, 0 and 5.
+        let marked = |bdev: usize, channel: usize, submitted: u64| {
+            let abort = std::mem::ManuallyDrop::new(arrived(t::SPDK_BDEV_IO_TYPE_ABORT));
+            let there = std::mem::ManuallyDrop::new(arrived(t::SPDK_BDEV_IO_TYPE_WRITE));
+            for (io, bdev, channel, submitted) in [(&abort, 0, 0, 5), (&there, bdev, channel, submitted)] {
+                let raw = io.as_ptr();
+                // SAFETY: the I/O is the test's own; the pointers are compared only.
+                unsafe {
+                    (*raw).bdev = place(bdev).cast();
+                    (*raw).internal.ch = place(channel).cast();
+                    (*raw).internal.submit_tsc = submitted;
+                }
+            }
+            // SAFETY: as above.
+            unsafe { (*abort.as_ptr()).u.abort.bio_to_abort = there.as_ptr() };
+            abort.mark_target();
+            there.was_aborted()
+        };
+        assert_eq!([marked(0, 0, 4), marked(0, 0, 5)], [true; 2]);
+        assert_eq!([marked(1, 0, 4), marked(0, 1, 4), marked(0, 0, 6)], [false; 3]);
     }
 
     #[test]
