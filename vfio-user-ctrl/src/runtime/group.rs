@@ -375,10 +375,24 @@ impl Group {
         }
     }
 
-    /// The session on this group, if it is there.
+    /// The session on this group, if it is there. What is asked of it may leave something to be looked after (queues that are
+    /// deleted, I/Os that are to be aborted), so that it is awake from now on.
     #[must_use]
     pub fn find(&self, session: u64) -> Option<Rc<Local>> {
-        self.sessions.borrow().iter().find(|local| local.session.id == session).cloned()
+        let local = self.sessions.borrow().iter().find(|local| local.session.id == session).cloned()?;
+        self.wake(&local);
+        Some(local)
+    }
+
+    /// Has a session looked after in every round, as long as it is not idle again.
+    fn wake(&self, local: &Rc<Local>) {
+        local.idle_rounds.set(0);
+        if local.idle.replace(false) {
+            let mut awake = self.awake.borrow_mut();
+            if !awake.iter().any(|other| Rc::ptr_eq(other, local)) {
+                awake.push(Rc::clone(local));
+            }
+        }
     }
 
     /// A session is over: its queues go at once, its I/Os when they end. `guards` are of the fences of its namespaces' disks.
