@@ -4,7 +4,6 @@
 mod home;
 mod memory;
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use rustix::event::{EventfdFlags, eventfd};
