@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -270,12 +270,11 @@ impl<D: Device> BdevIo<D> {
             // What SPDK gives of it is no list.
             _ => return Err(Rejected { errno: Errno::INVAL, command: self }),
         };
-        let metadata = block.md_buf;
-        // SAFETY: the I/O's list, buffers and metadata stay until it is completed; the context is the module's.
+        // SAFETY: the I/O's list and buffers stay until it is completed; the context is the module's.
         unsafe {
             let payload = Payload::new(block.iovs, usize::try_from(block.iovcnt).unwrap_or(0));
             (&raw mut (*self.context()).first).write(payload);
-            qpair.submit::<_, false>(&sqe, len, metadata, self)
+            qpair.submit::<_, false>(&sqe, len, self)
         }
     }
 
@@ -297,7 +296,7 @@ impl<D: Device> BdevIo<D> {
         if qpair.is_live() && qpair.free_requests() < 2 {
             return Err(Rejected { errno: Errno::NOMEM, command: self });
         }
-        let (slba, flags, metadata) = (block.offset_blocks, block.dif_check_flags, block.md_buf);
+        let (slba, flags) = (block.offset_blocks, block.dif_check_flags);
         let compare = Sqe::compare(nsid, slba, blocks, flags).fused(Fused::First);
         let write = Sqe::write(nsid, slba, blocks, flags).fused(Fused::Second);
         // SAFETY: as for `send_blocks`, for both lists. The second handle is for the second command: two completions
@@ -309,11 +308,11 @@ impl<D: Device> BdevIo<D> {
             (&raw mut (*context).second).write(Payload::new(block.fused_iovs, count(block.fused_iovcnt)));
             (&raw mut (*context).pair).write(Pair { outstanding: 2, failure: None });
             let twin = Self::from_raw(self.raw);
-            if let Err(rejected) = qpair.submit::<_, false>(&compare, len, metadata, self) {
+            if let Err(rejected) = qpair.submit::<_, false>(&compare, len, self) {
                 std::mem::forget(twin);
                 return Err(rejected);
             }
-            if let Err(rejected) = qpair.submit::<_, true>(&write, len, metadata, twin) {
+            if let Err(rejected) = qpair.submit::<_, true>(&write, len, twin) {
                 rejected.command.second_rejected();
                 qpair.disconnect();
             }
@@ -356,8 +355,7 @@ impl<D: Device> BdevIo<D> {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         };
         let sqe = Sqe::write_zeroes(nsid, block.offset_blocks, blocks, 0);
-        // SAFETY: there is no data.
-        unsafe { qpair.submit::<_, false>(&sqe, 0, ptr::null_mut(), self) }
+        qpair.submit::<_, false>(&sqe, 0, self)
     }
 
     /// Sends it, a flush.
@@ -368,8 +366,7 @@ impl<D: Device> BdevIo<D> {
         if self.io_type() != IoType::Flush {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         }
-        // SAFETY: there is no data.
-        unsafe { qpair.submit::<_, false>(&Sqe::flush(nsid), 0, ptr::null_mut(), self) }
+        qpair.submit::<_, false>(&Sqe::flush(nsid), 0, self)
     }
 
     /// Sends it, an unmap, as a Dataset Management command with one range, which lies in the I/O itself.
@@ -393,22 +390,25 @@ impl<D: Device> BdevIo<D> {
             let iov = iovec { iov_base: (&raw mut (*context).range).cast(), iov_len: size_of::<DsmRange>() };
             (&raw mut (*context).range_iov).write(iov);
             (&raw mut (*context).first).write(Payload::new(&raw const (*context).range_iov, 1));
-            qpair.submit::<_, false>(&sqe, 16, ptr::null_mut(), self)
+            qpair.submit::<_, false>(&sqe, 16, self)
         }
     }
 
     /// Sends an NVMe I/O command that was passed through, for namespace `nsid`.
     ///
     /// # Errors
-    /// See [`Rejected`]; `INVAL` for more than `max_transfer` bytes, or any other kind of I/O.
+    /// See [`Rejected`]; `INVAL` for more than `max_transfer` bytes, for metadata in a buffer of its own, or any other kind
+    /// of I/O.
     pub fn send_passthru(self, qpair: &QueuePair, nsid: u32, max_transfer: u32) -> Result<(), Rejected<Self>> {
         let params = self.passthru();
         let len = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer && self.is_passthru());
+        // The field is there for these two kinds only.
+        let has_metadata = self.io_type() != IoType::NvmeIo && !params.md_buf.is_null();
+        let len = len.filter(|_| !has_metadata);
         let Some(len) = len else {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         };
         let sqe = Sqe(params.cmd).for_namespace(nsid);
-        let metadata = if self.io_type() == IoType::NvmeIo { ptr::null_mut() } else { params.md_buf };
         let (list, count, buffer) = (params.iovs, usize::try_from(params.iovcnt).unwrap_or(0), params.buf);
         let by_list = self.io_type() == IoType::NvmeIovMd;
         let context = self.context();
@@ -421,7 +421,7 @@ impl<D: Device> BdevIo<D> {
                 Payload::new(&raw const (*context).range_iov, 1)
             };
             (&raw mut (*context).first).write(payload);
-            qpair.submit::<_, false>(&sqe, len, metadata, self)
+            qpair.submit::<_, false>(&sqe, len, self)
         }
     }
 

@@ -394,22 +394,13 @@ impl QueuePair {
         self.inner.requests.saturating_sub(unsafe { sys::spdk_nvme_qpair_get_num_outstanding_reqs(raw) })
     }
 
-    /// Gives a command, with `len` bytes of data that its owner's payload describes and metadata at `metadata` (or
-    /// null). `SECOND` marks the second command of a fused pair, whose data is the owner's second payload.
+    /// Gives a command, with `len` bytes of data that its owner's payload describes. `SECOND` marks the second command of a
+    /// fused pair, whose data is the owner's second payload. Metadata in a buffer of its own does not exist over fabrics.
     ///
     /// # Errors
     /// See [`Rejected`]; the owner comes back.
-    ///
-    /// # Safety
-    /// `metadata` must be null, or valid until the command completes.
     #[inline]
-    pub unsafe fn submit<C: Command, const SECOND: bool>(
-        &self,
-        sqe: &Sqe,
-        len: u32,
-        metadata: *mut c_void,
-        command: C,
-    ) -> Result<(), Rejected<C>> {
+    pub fn submit<C: Command, const SECOND: bool>(&self, sqe: &Sqe, len: u32, command: C) -> Result<(), Rejected<C>> {
         let Some(qpair) = NonNull::new(self.inner.live.get()) else {
             return Err(Rejected { errno: Errno::NXIO, command });
         };
@@ -425,29 +416,17 @@ impl QueuePair {
             // SAFETY: `raw` was made above.
             unsafe { C::payload(raw, SECOND).as_ref() }.single(len)
         };
-        // SAFETY: queue pair and controller are live, this is the queue pair's thread; the payload and the metadata stay
-        // valid until `done`, as `Command` and the caller promise.
+        // SAFETY: queue pair and controller are live, this is the queue pair's thread; the payload stays valid until `done`,
+        // as `Command` promises.
         let rc = unsafe {
             match flat {
-                Some(buffer) if metadata.is_null() => {
-                    sys::spdk_nvme_ctrlr_cmd_io_raw(ctrlr, qpair.as_ptr(), cmd, buffer, len, call, ctx)
-                }
-                Some(buffer) => sys::spdk_nvme_ctrlr_cmd_io_raw_with_md(
-                    ctrlr,
-                    qpair.as_ptr(),
-                    cmd,
-                    buffer,
-                    len,
-                    metadata,
-                    call,
-                    ctx,
-                ),
+                Some(buffer) => sys::spdk_nvme_ctrlr_cmd_io_raw(ctrlr, qpair.as_ptr(), cmd, buffer, len, call, ctx),
                 None => sys::spdk_nvme_ctrlr_cmd_iov_raw_with_md(
                     ctrlr,
                     qpair.as_ptr(),
                     cmd,
                     len,
-                    metadata,
+                    ptr::null_mut(),
                     call,
                     ctx,
                     Some(reset_sgl::<C, SECOND>),
