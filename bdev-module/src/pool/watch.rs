@@ -85,6 +85,8 @@ pub(super) struct Watch {
     next: Cell<Option<Instant>>,
     /// How many surveys in a row have found out nothing about something.
     failures: Cell<u32>,
+    /// The survey that is under way has found out nothing about something.
+    failed: Cell<bool>,
     /// Since when there are namespaces that were proved and not released.
     released: Cell<Option<Instant>>,
     /// A walk that releases is under way.
@@ -210,6 +212,7 @@ impl Pool {
         watch.begun.set(Some(now));
         watch.generation.set(watch.generation.get() + 1);
         let wanted = watch.wanted.borrow().keys().copied().collect();
+        watch.failed.set(false);
         watch.survey.replace(Some(Survey::new(wanted, abilities)));
         let me = self.me.clone();
         let tick = move || me.upgrade().map_or(Poll::Idle, |pool| pool.tick());
@@ -303,15 +306,15 @@ impl Pool {
     fn end_survey(&self, survey: Survey) {
         let watch = &self.watch;
         watch.poller.take();
-        if let Some(reason) = survey.list_trouble() {
-            if watch.failures.get() == 0 {
-                log::warn!("pool '{}': {reason}; no namespace counts as gone by it", self.name());
-            }
-            watch.failures.set(watch.failures.get().saturating_add(1));
-        } else {
-            watch.failures.set(0);
+        let failures = watch.failures.get();
+        if let Some(reason) = survey.list_trouble()
+            && failures == 0
+        {
+            log::warn!("pool '{}': {reason}; no namespace counts as gone by it", self.name());
         }
         let believed = survey.list_trouble().is_none();
+        let failed = watch.failed.take() || !believed;
+        watch.failures.set(if failed { failures.saturating_add(1) } else { 0 });
         let (listed, others) = survey.into_found();
         if believed {
             let wanted = watch.wanted.borrow();
@@ -319,7 +322,7 @@ impl Pool {
             known.retain(|nsid, _| wanted.contains_key(nsid) && listed.binary_search(nsid).is_ok());
             known.extend(others.into_iter().map(|namespace| (namespace.nsid, namespace)));
         }
-        self.look_again(!believed);
+        self.look_again(failed);
         self.tell_surveyed();
         self.release_soon();
     }
@@ -392,7 +395,7 @@ impl Pool {
             }
             Finding::Unknown(reason) => {
                 wanted.say(self.name(), format!("{reason}, which proves nothing"));
-                self.watch.failures.set(self.watch.failures.get().saturating_add(1));
+                self.watch.failed.set(true);
                 wanted.gone_since = None;
             }
         }

@@ -244,6 +244,44 @@ fn ana_inaccessible_for_a_while_is_ridden_through() {
 
 #[test]
 #[serial]
+fn a_stock_target_whose_listener_is_inaccessible_for_a_while_is_ridden_through() {
+    const NQN: &str = "nqn.2024-01.com.example:ana";
+    let rig = rig();
+    let target = rig.target;
+    let address = json!({
+        "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": target.port().to_string(),
+    });
+    let set_state = |state: &str| {
+        let params = json!({ "nqn": NQN, "listen_address": address, "ana_state": state });
+        target.call("nvmf_subsystem_listener_set_ana_state", params);
+    };
+    target.call("bdev_malloc_create", json!({ "name": "Ana", "block_size": 512, "num_blocks": BLOCKS }));
+    let subsystem = json!({ "nqn": NQN, "allow_any_host": true, "serial_number": "ANA", "ana_reporting": true });
+    target.call("nvmf_create_subsystem", subsystem);
+    target.call("nvmf_subsystem_add_ns", json!({ "nqn": NQN, "namespace": { "bdev_name": "Ana" } }));
+    target.call("nvmf_subsystem_add_listener", json!({ "nqn": NQN, "listen_address": address }));
+    assert_eq!(rig.connect("ana", NQN, json!({})), Ok(()));
+    let bdev = rig.bdev("ana", 1);
+    let disk = Disk::open(&bdev.name);
+    assert_eq!(disk.write(0, &Layout::whole(BLOCK), &[1; BLOCK]), Ok(()));
+    set_state("inaccessible");
+    let write = disk.start(Op::Write, 0, 1, &Layout::whole(BLOCK), &[2; BLOCK]).expect("it is taken");
+    let told = || rig.app.rpc("courier_pool_get", json!({ "name": "ana" })).expect("it is there")[0].clone();
+    wait_until("the state is told", || told()["namespaces"][0]["ana_state"] == json!("inaccessible"));
+    assert!(write.is_pending());
+    set_state("optimized");
+    assert_eq!(write.wait().result, Ok(()));
+    assert_eq!(disk.read(0, &Layout::whole(BLOCK)), Ok(vec![2; BLOCK]));
+    assert_eq!(told()["losses"], json!(0));
+    drop(disk);
+    drop(bdev);
+    assert_eq!(rig.app.rpc("courier_pool_delete", json!({ "name": "ana" })), Ok(json!(true)));
+    target.call("nvmf_delete_subsystem", json!({ "nqn": NQN }));
+    target.call("bdev_malloc_delete", json!({ "name": "Ana" }));
+}
+
+#[test]
+#[serial]
 fn an_io_that_is_tried_again_can_be_aborted() {
     let scene = Scene::new();
     scene.target.on(On::io(opcode::READ), Do::Status(Answer::generic(0x82)));
