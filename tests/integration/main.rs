@@ -35,6 +35,8 @@ mod faults;
 mod front;
 mod guest;
 mod namespaces;
+mod pools_hang;
+mod pools_lie;
 mod program;
 mod rdma;
 mod rounds;
