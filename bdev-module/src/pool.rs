@@ -163,9 +163,19 @@ impl Pool {
     /// # Errors
     /// What keeps it from being set up; the controller is then left connected to the process' end.
     pub(crate) fn start(params: PoolParams, ctrlr: Ctrlr) -> Result<Rc<Self>, Errno> {
-        let pool = Self::register(params, Some(ctrlr))?;
-        pool.begin_watch();
-        pool.enter(State::Connected);
+        let unfenced = fence::unfenced_until(&params.subnqn).is_some();
+        let pool = Self::register(params, Some(ctrlr), unfenced)?;
+        if unfenced {
+            log::warn!(
+                "pool '{}': a pool of its subsystem was deleted while it held commands; it waits for these",
+                pool.name()
+            );
+            pool.lost_at.set(Some(Instant::now()));
+            pool.enter(State::Settling);
+        } else {
+            pool.begin_watch();
+            pool.enter(State::Connected);
+        }
         Ok(pool)
     }
 
@@ -174,14 +184,15 @@ impl Pool {
     /// # Errors
     /// What keeps it from being set up.
     pub(crate) fn start_away(params: PoolParams) -> Result<Rc<Self>, Errno> {
-        let pool = Self::register(params, None)?;
+        let pool = Self::register(params, None, true)?;
         pool.lost_at.set(Some(Instant::now()));
         pool.reconnect();
         Ok(pool)
     }
 
-    fn register(params: PoolParams, ctrlr: Option<Ctrlr>) -> Result<Rc<Self>, Errno> {
-        let ctrlr_ref = ctrlr.as_ref().map(|ctrlr| ctrlr.shared().clone());
+    fn register(params: PoolParams, ctrlr: Option<Ctrlr>, is_away: bool) -> Result<Rc<Self>, Errno> {
+        let ctrlr_ref = ctrlr.as_ref().filter(|_| !is_away).map(|ctrlr| ctrlr.shared().clone());
+        let unfenced_until = fence::unfenced_until(&params.subnqn);
         let shared = PoolShared::new(&params, module::reactors()?, ctrlr_ref);
         let (limit, now) = (shared.limits().silence, Instant::now());
         let device = IoDevice::register(&format!("courier_pool_{}", params.name), PoolDevice(Arc::new(shared)))?;
@@ -212,7 +223,7 @@ impl Pool {
             admin_answers: Cell::new(0),
             fence: RefCell::new(None),
             risk: Cell::new(Risk::None),
-            unfenced_until: Cell::new(None),
+            unfenced_until: Cell::new(unfenced_until),
             holds: Cell::new(true),
             resets: RefCell::new(Vec::new()),
             deleted: RefCell::new(Vec::new()),
@@ -446,6 +457,9 @@ impl Pool {
         self.reset_due.set(Instant::now() + RESET_LIMIT);
         self.risk.set(self.risk.get().max(self.shared().take_risk()));
         if self.is_deleting() {
+            if self.risk.get() == Risk::Open {
+                self.unfenced_until.set(Some(Instant::now() + DELETION_LIMIT + self.keep_alive() * 2));
+            }
             if self.lost_at.get().is_none() {
                 // The controller is there, and is told good-bye.
                 self.begin_detaching();
@@ -543,7 +557,9 @@ impl Pool {
             Some(Ok(ctrlr)) => {
                 self.attempt.take();
                 self.ctrlr.replace(Some(ctrlr));
-                self.open_queues();
+                self.silence.borrow_mut().restart(now);
+                self.enter(State::Settling);
+                self.go_on_settling(now);
             }
             None if now < self.due.get() && !self.is_given_up(now) => {}
             outcome => {
@@ -802,6 +818,12 @@ impl Pool {
             && self.unregistered.get()
             && let Some(me) = self.me.upgrade()
         {
+            // A good-bye that was answered ends all commands.
+            if let Some(until) =
+                self.unfenced_until.get().filter(|_| self.lost_at.get().is_some() || now >= self.due.get())
+            {
+                fence::remember(&self.params.subnqn, until);
+            }
             registry::remove(self.name());
             self.poller.take();
             for done in me.deleted.take() {

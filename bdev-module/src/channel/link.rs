@@ -32,8 +32,9 @@ const LOOK: Duration = Duration::from_millis(50);
 const HURRY: Duration = Duration::from_secs(2);
 /// How long an abort waits for the controller's answer.
 const ABORT_LIMIT: Duration = Duration::from_secs(3);
-/// When one connection has been ended by the other side, that long it is waited for whether this one is as well.
-const GRACE: Duration = Duration::from_millis(200);
+/// When one connection has been ended by the other side, that many looks it is waited for whether this one is as well. They are counted, not
+/// timed, since it is heard of between looks only, however long those are apart on a busy machine.
+const GRACE_LOOKS: u32 = 5;
 
 /// How often an I/O may be on a connection that ends by itself before it is sent alone, and before it fails: it may be what ends them.
 const LOSSES_BEFORE_ALONE: u8 = 2;
@@ -59,8 +60,10 @@ pub(super) struct Link {
     /// The pool's walk over its channels, when it waits for the queue pair to come or go.
     walk: RefCell<Option<Advance>>,
     leaving: Cell<bool>,
-    /// When the queue pair began to connect, until it has; or since when it takes no more commands.
+    /// When the queue pair began to connect, until it has.
     since: Cell<Option<Instant>>,
+    /// How often it was looked at since it takes no more commands.
+    looks: Cell<u32>,
     silence: RefCell<Silence>,
     /// The queue pair is dropped because it answers nothing.
     hung: Cell<bool>,
@@ -89,6 +92,7 @@ impl Link {
             walk: RefCell::new(None),
             leaving: Cell::new(false),
             since: Cell::new(None),
+            looks: Cell::new(0),
             silence: RefCell::new(Silence::new(limit, limit / 2, now)),
             hung: Cell::new(false),
             aborts: RefCell::new(Vec::new()),
@@ -219,12 +223,12 @@ impl Link {
     /// Looks whether the queue pair lives, and whether what is waited for has come.
     fn look(self: &Rc<Self>, now: Instant) -> Poll {
         let limit = self.shared.limits.connect;
-        let stale = |limit: Duration| self.since.get().is_some_and(|since| now.duration_since(since) >= limit);
         if self.leaving.get() {
-            if self.walk.borrow().is_some() && stale(GRACE) {
+            self.looks.set(self.looks.get().saturating_add(1));
+            if self.walk.borrow().is_some() && self.looks.get() >= GRACE_LOOKS {
                 self.with_qpair(QueuePair::disconnect);
             }
-        } else if stale(limit) {
+        } else if self.since.get().is_some_and(|since| now.duration_since(since) >= limit) {
             self.since.set(None);
             log::warn!("pool '{}': an I/O queue was not connected in {} ms", self.shared.name, limit.as_millis());
             self.with_qpair(QueuePair::disconnect);
@@ -418,7 +422,8 @@ impl Link {
 
     pub(super) fn stop(&self) {
         self.leaving.set(true);
-        self.since.set(Some(Instant::now()));
+        self.since.set(None);
+        self.looks.set(0);
         self.with_qpair(QueuePair::stop);
     }
 

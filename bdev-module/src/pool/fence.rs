@@ -11,10 +11,13 @@
 //! - The controller's keep-alive timer has run out twice since the admin queue was given up. A controller ends its association and
 //!   all commands when it has heard nothing for the time (section 3.9), but targets look at that once in that time only.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use spdk::nvme::{Completion, Ctrlr, Sqe};
+use spdk::thread::AppCell;
 
 /// Controller Configuration, and its bit EN (section 3.1.4.5).
 const CC: u32 = 0x14;
@@ -50,6 +53,26 @@ impl Risk {
             _ => Self::Open,
         }
     }
+}
+
+/// Subsystems whose pools were deleted while what was lost may still be carried out, and until when.
+static UNFENCED: AppCell<BTreeMap<String, Instant>> = AppCell::new(BTreeMap::new);
+
+/// Takes note that a pool goes of whose subsystem commands may be carried out until then.
+pub(crate) fn remember(subnqn: &str, until: Instant) {
+    let now = Instant::now();
+    UNFENCED.with(|unfenced| {
+        let mut unfenced = unfenced.borrow_mut();
+        unfenced.retain(|_, until| *until > now);
+        let entry = unfenced.entry(subnqn.to_owned()).or_insert(until);
+        *entry = until.max(*entry);
+    });
+}
+
+/// Until when commands of a pool that is gone may be carried out on a subsystem.
+pub(crate) fn unfenced_until(subnqn: &str) -> Option<Instant> {
+    let until = UNFENCED.with(|unfenced: &RefCell<BTreeMap<String, Instant>>| unfenced.borrow().get(subnqn).copied());
+    until.filter(|until| *until > Instant::now())
 }
 
 /// What came of an attempt to disable a controller.

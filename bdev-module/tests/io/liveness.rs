@@ -331,6 +331,29 @@ fn a_hung_pool_with_io_under_way_is_deleted_in_time() {
 
 #[test]
 #[serial]
+fn a_pool_that_is_made_again_waits_for_what_the_one_before_it_held() {
+    let Line { disk, bdev, pool, relay, target } = line(short_times());
+    relay.stall();
+    let old = disk.start(Op::Write, 5, 1, &Layout::whole(BLOCK), &[0xaa; BLOCK]).expect("the write is taken");
+    std::thread::scope(|scope| {
+        let gone = scope.spawn(|| pool.delete());
+        assert!(old.wait().result.is_err());
+        drop(disk);
+        assert_eq!(gone.join().expect("no panic"), Ok(json!(true)));
+    });
+    drop(bdev);
+    let deleted = Instant::now();
+    let again = rig().scripted_pool(&target, target.port(), with(json!({ "wait": false })));
+    assert_eq!(again.told()["state"], "reconnecting");
+    let bdev = rig().bdev(&again.name, 1);
+    wait_until("the bdev is there", || again.told()["pending_bdevs"] == json!([]));
+    assert!(deleted.elapsed() >= KEEP_ALIVE, "{:?}", deleted.elapsed());
+    let disk = Disk::open(&bdev.name);
+    assert_eq!(disk.write(5, &Layout::whole(BLOCK), &[0xbb; BLOCK]), Ok(()));
+}
+
+#[test]
+#[serial]
 fn a_hung_pool_without_io_is_deleted_in_time_though_it_does_not_say_good_bye() {
     let rig = rig();
     let target = ScriptedTarget::new();
