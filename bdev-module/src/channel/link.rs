@@ -385,7 +385,7 @@ impl Link {
             // It has its end when no queue of the pool takes commands.
             return io.complete(IoStatus::Success);
         }
-        self.silence.borrow_mut().hurry(HURRY);
+        self.hurry();
         let mut io = Some(io);
         let request = self.with_qpair(|qpair| io.take().and_then(|io| io.send_abort(qpair))).flatten();
         if let Some(request) = request {
@@ -417,7 +417,9 @@ impl Link {
     }
 
     pub(super) fn hurry(&self) {
-        self.silence.borrow_mut().hurry(HURRY);
+        if let Some(progress) = self.with_qpair(QueuePair::progress) {
+            self.silence.borrow_mut().hurry(HURRY, progress.answered);
+        }
     }
 
     pub(super) fn stop(&self) {

@@ -41,9 +41,10 @@ impl Silence {
         *self = Self::new(self.limit, self.probe_after, now);
     }
 
-    /// From now on until its next answer, the queue counts as hung after `limit`.
-    pub(crate) fn hurry(&mut self, limit: Duration) {
-        if self.hurried.is_none() && limit < self.limit {
+    /// From now on until its next answer, the queue, of whose commands `answered` have ended so far, counts as hung after `limit`.
+    pub(crate) fn hurry(&mut self, limit: Duration, answered: u64) {
+        if (self.hurried.is_none() || answered != self.answered) && limit < self.limit {
+            self.answered = answered;
             self.hurried = Some(limit);
             self.silent = Duration::ZERO;
             self.probed = false;
@@ -133,14 +134,24 @@ mod tests {
         let now = Instant::now();
         let mut silence = silence(now);
         silence.look(now, 7, 1);
-        silence.hurry(Duration::from_secs(2));
+        silence.hurry(Duration::from_secs(2), 7);
         assert_eq!(until_hung(&mut silence, now), [Verdict::Fine, Verdict::Probe, Verdict::Fine, Verdict::Hung]);
         silence.restart(now);
         silence.look(now, 7, 1);
-        silence.hurry(Duration::from_secs(2));
+        silence.hurry(Duration::from_secs(2), 7);
         silence.look(now, 8, 1);
         silence.look(now, 7, 1);
         assert_eq!(until_hung(&mut silence, now).len(), 20);
+    }
+
+    #[test]
+    fn an_answer_before_a_queue_is_hurried_does_not_end_that() {
+        let now = Instant::now();
+        let mut silence = silence(now);
+        silence.look(now, 6, 1);
+        // The seventh came since it was looked at last.
+        silence.hurry(Duration::from_secs(2), 7);
+        assert_eq!(until_hung(&mut silence, now).len(), 4);
     }
 
     #[test]
@@ -148,10 +159,10 @@ mod tests {
         let now = Instant::now();
         let mut silence = silence(now);
         silence.look(now, 7, 1);
-        silence.hurry(Duration::from_secs(2));
+        silence.hurry(Duration::from_secs(2), 7);
         for n in 1..=3 {
             assert_ne!(silence.look(now + n * STEP, 7, 1), Verdict::Hung);
-            silence.hurry(Duration::from_secs(2));
+            silence.hurry(Duration::from_secs(2), 7);
         }
         assert_eq!(silence.look(now + 4 * STEP, 7, 1), Verdict::Hung);
     }

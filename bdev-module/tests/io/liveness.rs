@@ -1,8 +1,9 @@
 //! Pools that hang, are late, or are away: each wait has an end.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use pool_faults::{Arrival, Cut, Do, Mode, On, Relay, ScriptedTarget, Way, Which, fctype, opcode};
+use pool_faults::{Arrival, Cut, Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Way, Which, fctype, opcode};
 use serde_json::{Value, json};
 use serial_test::serial;
 use spdk::bdev_client::Op;
@@ -42,9 +43,16 @@ struct Line {
     target: ScriptedTarget,
 }
 
+/// A target whose subsystem no other test has: a pool that is made again waits for what one of the same subsystem has left.
+fn target() -> ScriptedTarget {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let nqn = format!("nqn.2024-01.com.example:line{}", LAST.fetch_add(1, Ordering::Relaxed));
+    ScriptedTarget::with(Options { nqn, ..Options::default() }, [(1, Namespace::new(512, 8_192, 0x11))])
+}
+
 fn line(params: Value) -> Line {
     let rig = rig();
-    let target = ScriptedTarget::new();
+    let target = target();
     let relay = Relay::to(target.address());
     let pool = rig.scripted_pool(&target, relay.port(), params);
     let bdev = rig.bdev(&pool.name, 1);
@@ -160,7 +168,7 @@ fn a_command_that_takes_long_does_not_make_its_pool_hung() {
 #[serial]
 fn an_io_queue_whose_connect_is_never_answered_is_given_up_at_first_and_later() {
     let rig = rig();
-    let target = ScriptedTarget::new();
+    let target = target();
     target.on(On::connect_io(), Do::Nothing);
     let pool = rig.scripted_pool(&target, target.port(), short_times());
     let bdev = rig.bdev(&pool.name, 1);
@@ -176,7 +184,7 @@ fn an_io_queue_whose_connect_is_never_answered_is_given_up_at_first_and_later() 
 #[serial]
 fn the_death_of_the_admin_queue_ends_the_wait_for_io_queues() {
     let rig = rig();
-    let target = ScriptedTarget::new();
+    let target = target();
     let params = json!({ "keep_alive_timeout_ms": 1_000, "connect_timeout_ms": 600_000 });
     let pool = rig.scripted_pool(&target, target.port(), params);
     let bdev = rig.bdev(&pool.name, 1);
@@ -195,7 +203,7 @@ fn the_death_of_the_admin_queue_ends_the_wait_for_io_queues() {
 #[serial]
 fn a_first_connection_that_gets_no_answer_fails_in_time_and_leaves_no_connection() {
     let rig = rig();
-    let target = ScriptedTarget::new();
+    let target = target();
     for silent in [On::ic_req(), On::connect(0), On::fabrics(fctype::PROPERTY_GET), On::identify(1)] {
         target.behave();
         target.on(silent.clone(), Do::Nothing);
@@ -212,7 +220,7 @@ fn a_first_connection_that_gets_no_answer_fails_in_time_and_leaves_no_connection
 #[serial]
 fn a_pool_whose_syns_are_lost_fails_in_time_and_comes_when_they_arrive() {
     let rig = rig();
-    let target = ScriptedTarget::new();
+    let target = target();
     let relay = Relay::to(target.address());
     relay.arrivals(Arrival::Drop);
     let since = Instant::now();
@@ -356,7 +364,7 @@ fn a_pool_that_is_made_again_waits_for_what_the_one_before_it_held() {
 #[serial]
 fn a_hung_pool_without_io_is_deleted_in_time_though_it_does_not_say_good_bye() {
     let rig = rig();
-    let target = ScriptedTarget::new();
+    let target = target();
     let pool = rig.scripted_pool(&target, target.port(), json!({}));
     target.on(On::fabrics(fctype::PROPERTY_GET), Do::Nothing);
     let since = Instant::now();

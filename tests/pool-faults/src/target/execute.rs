@@ -16,6 +16,8 @@ const MISCOMPARE: Status = Status::new(2, 0x85);
 /// Command specific: the parameters of a Connect.
 const CONNECT_INVALID: Status = Status::new(1, 0x82);
 const INVALID_LOG_PAGE: Status = Status::new(1, 0x09);
+/// The feature of that name.
+const KEEP_ALIVE_TIMER: u8 = 0x0f;
 /// Asynchronous Event Request Limit Exceeded.
 const TOO_MANY_EVENT_REQUESTS: Status = Status::new(1, 0x05);
 const MAX_EVENT_REQUESTS: usize = 4;
@@ -147,7 +149,10 @@ impl Device {
         let cntlid = if command.qid == 0 {
             let cntlid = self.next_cntlid;
             self.next_cntlid = self.next_cntlid % 0xffef + 1;
-            self.controllers.insert(cntlid, Controller::default());
+            let mut controller = Controller::default();
+            // It is asked for in Connect, in milliseconds.
+            controller.features.insert(KEEP_ALIVE_TIMER, command.cdw[2]);
+            self.controllers.insert(cntlid, controller);
             cntlid
         } else {
             u16::from_le_bytes([low, high])
@@ -248,6 +253,7 @@ impl Device {
         Answer::data(data)
     }
 
+    /// Features that are kept are as they were set, or as Connect said.
     fn features(&mut self, cntlid: u16, command: &Command) -> Answer {
         const NUMBER_OF_QUEUES: u8 = 0x07;
         let Some(controller) = self.controllers.get_mut(&cntlid) else { return Answer::refused(INVALID_FIELD) };
