@@ -7,7 +7,8 @@
 //! - The controller that they were sent to has been disabled over its own admin queue: CC.EN was cleared, and CSTS.RDY is 0. Then it has
 //!   ended its commands, and takes none from its I/O queues (base specification 2.0, sections 3.5.3 and 3.7.2).
 //! - The other side ended the connections of the admin queue and of every I/O queue that held such commands. That is how a pool's process
-//!   ends. What is between might do the same, and still deliver; this is not believed of it.
+//!   ends. What is between might do the same, and still deliver; this is not believed of it. Over RDMA, retransmissions that ran out
+//!   count as well: neither side of such a connection can use it any more, and the target cannot fetch data over it.
 //! - The controller's keep-alive timer has run out twice since the admin queue was given up. A controller ends its association and
 //!   all commands when it has heard nothing for the time (section 3.9), but targets look at that once in that time only.
 

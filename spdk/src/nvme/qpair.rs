@@ -329,8 +329,8 @@ impl QueuePair {
         }
     }
 
-    /// Whether the other side ended the connection: it closed it, or said that it does not know it. What this side gave up (it was told
-    /// to, or the transport retried for too long) is none of that.
+    /// Whether the other side ended the connection: it closed it, or said that it does not know it. What this side gave up is none of that,
+    /// but retransmissions over RDMA that ran out are: they end the connection for both sides.
     #[must_use]
     pub fn was_ended_by_peer(&self) -> bool {
         self.inner.ended_by_peer.get() || self.inner.is_ended_by_peer()
