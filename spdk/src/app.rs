@@ -66,6 +66,7 @@ impl App {
             return ExitCode::FAILURE;
         }
         keep_large_blocks_apart();
+        raise_descriptor_limit();
         // SPDK keeps pointers into the arguments for as long as the application runs; so does getopt.
         let mut words: Vec<*mut c_char> = arguments
             .into_iter()
@@ -103,6 +104,7 @@ impl App {
             _ => return ExitCode::FAILURE,
         }
 
+        keep_memory_apart(&mut opts);
         let given = OPTIONS.lock().map(|mut options| std::mem::take(&mut options.given)).unwrap_or_default();
         let begin: Box<Begin> = Box::new(Cell::new(Some(Box::new(move || started(&given)))));
         // SAFETY: `begin` outlives the call, which returns after the application has stopped; it is used on the
@@ -125,6 +127,39 @@ const MAPPED_FROM: c_int = 128 * 1024;
 fn keep_large_blocks_apart() {
     // SAFETY: it changes how blocks are allocated from now on. Where it is not known, it changes nothing.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM) };
+}
+
+/// The limit of open files of this process: what holds now, and what it may be raised to.
+#[must_use]
+pub fn descriptor_limit() -> (u64, u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` has room for what is told.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } {
+        0 => (limit.rlim_cur, limit.rlim_max),
+        _ => (0, 0),
+    }
+}
+
+/// Lets the process have as many open files as it may: each client has some, and the usual 1024 are for programs that use `select(2)`.
+fn raise_descriptor_limit() {
+    let (_, most) = descriptor_limit();
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: only reads `limit`. If it is refused, the limit stays.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+}
+
+/// Has DPDK take memory from the kernel without a file of a hugetlbfs mount. Otherwise each reactor that takes memory, or gives it back, waits
+/// for a lock of the mount, which every other DPDK process that starts holds for seconds. What the operator says of the memory counts.
+fn keep_memory_apart(opts: &mut sys::spdk_app_opts) {
+    let is_said = !opts.hugedir.is_null() || !opts.env_context.is_null() || opts.unlink_hugepage || opts.no_huge;
+    // A process that others attach to has to keep its files.
+    if is_said || opts.shm_id >= 0 {
+        return;
+    }
+    // SPDK asks for `--huge-unlink` otherwise, which DPDK does not take together with this.
+    opts.hugepage_single_segments = true;
+    // SPDK splits it, and changes nothing in it.
+    opts.env_context = c"--in-memory".as_ptr().cast_mut().cast();
 }
 
 type Begin = Cell<Option<Box<dyn FnOnce() -> Result<(), Errno>>>>;

@@ -78,9 +78,8 @@ struct FileBacking {
     registration: std::sync::OnceLock<spdk::memory::Registration>,
     watch: Watch,
     _mapping: Mapping,
-    file: OwnedFd,
-    /// The file can never become shorter.
-    sealed: bool,
+    /// The file, unless it can never become shorter: descriptors are few.
+    file: Option<OwnedFd>,
     /// Where the region ends in the file, in bytes.
     file_end: u64,
     /// Where the region begins in memory.
@@ -126,8 +125,7 @@ impl Region {
             registration: std::sync::OnceLock::new(),
             watch,
             _mapping: mapping,
-            file,
-            sealed,
+            file: (!sealed).then_some(file),
             file_end,
             host,
         };
@@ -209,8 +207,8 @@ impl Region {
     #[must_use]
     pub fn is_intact(&self) -> bool {
         let Backing::File(backing) = &self.backing else { return true };
-        let is_long_enough = || file_size(&backing.file).is_ok_and(|size| size >= backing.file_end);
-        !backing.watch.is_lost() && (backing.sealed || is_long_enough())
+        let is_long_enough = |file| file_size(file).is_ok_and(|size| size >= backing.file_end);
+        !backing.watch.is_lost() && backing.file.as_ref().is_none_or(is_long_enough)
     }
 
     /// Whether an access found that a page of the region cannot be had: the file does not hold it any more, or the memory is

@@ -170,7 +170,11 @@ impl Home {
     }
 
     fn refuse_place(&self, attached: &Attached, cid: u16, queue: QueueId, base: u64, fault: Fault) {
-        complain!("controller '{}': {queue:?} is refused: it cannot be at {base:#x}: {fault}", self.ctrl.name);
+        complain!(
+            self.ctrl,
+            "controller '{}': {queue:?} is refused: it cannot be at {base:#x}: {fault}",
+            self.ctrl.name
+        );
         self.refuse_queue(attached, cid, queue, Status::INVALID_FIELD);
     }
 

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::budget::Budget;
 use super::control::Control;
+use super::control::complaint::LineBudget;
 use super::group::{GroupHandle, PortSpec};
 use super::home::Home;
 use super::params::{ControllerParams, failed};
@@ -183,6 +184,7 @@ impl Endpoint {
                 regions: AtomicU64::new(0),
                 memory: AtomicU64::new(0),
                 counters: Counters::default(),
+                lines: LineBudget::of_one(),
             }))
         })?
         .ok_or_else(|| failed(Errno::NODEV, "there is no poll group on the cores of `cpumask`"))?;

@@ -17,6 +17,7 @@ use super::aborter::{Aborter, Patience};
 use super::bdevs::Bdevs;
 use super::budget::Budget;
 use super::home::Home;
+use super::pace::Pace;
 use super::post::Post;
 use super::remote::ClientMemory;
 use super::rota::Rota;
@@ -35,6 +36,9 @@ const HOME_TURNS: usize = 16;
 const RARELY: u32 = 4096;
 /// When a host is reminded of its completions after the function may access memory again.
 const REMINDERS: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100)];
+
+/// Changes of a client's memory keep its queues from being polled for no longer than one second in so many.
+const LONGEST_PAUSE: u64 = 200;
 
 thread_local! {
     /// The poll group of this reactor. The group's SPDK thread may run on one core only, so that it stays with its reactor.
@@ -130,6 +134,8 @@ pub struct Local {
     session: Arc<Session>,
     queues: Queues<Bdevs>,
     epoch: Cell<u64>,
+    /// Of changes of the client's memory.
+    pace: Pace,
     idle_rounds: Cell<u32>,
     /// It has had nothing to do for long, and has nothing under way.
     idle: Cell<bool>,
@@ -160,6 +166,7 @@ impl Local {
             session,
             queues,
             epoch,
+            pace: Pace::new(spdk::time::ticks_hz() / LONGEST_PAUSE),
             idle_rounds: Cell::new(0),
             idle: Cell::new(false),
             counted: Cell::new(0),
@@ -200,6 +207,25 @@ impl Local {
         if self.epoch.get() != epoch {
             self.take_memory(epoch);
         }
+    }
+
+    /// The same, unless that has taken more than its part of this thread's time lately. Returns whether the newest table is there: no
+    /// command may be taken before.
+    #[inline]
+    fn refresh_in_time(&self) -> bool {
+        let epoch = self.session.memory.epoch();
+        self.epoch.get() == epoch || self.take_memory_in_time(epoch)
+    }
+
+    #[cold]
+    fn take_memory_in_time(&self, epoch: u64) -> bool {
+        let now = spdk::time::ticks();
+        let is_due = self.pace.is_due(now);
+        if is_due {
+            self.take_memory(epoch);
+            self.pace.worked(now, spdk::time::ticks());
+        }
+        is_due
     }
 
     #[cold]
@@ -244,9 +270,9 @@ impl Local {
     /// Polls the queues. Whether there was anything to do.
     #[inline]
     fn poll(&self, group: &Group) -> bool {
-        self.refresh();
         self.queues.set_room(group.budget.room(self.counted.get()));
-        let done = self.queues.poll() > 0;
+        // No command is taken before the table is there that it may rely on.
+        let done = self.refresh_in_time() && self.queues.poll() > 0;
         if done || self.counted.get() > 0 {
             self.count(&group.budget);
         }
@@ -421,7 +447,7 @@ impl Group {
     /// The session's guest memory or its eventfds have changed: what is no longer mapped is let go as soon as no I/O touches it.
     pub fn refresh(&self, session: u64) {
         if let Some(local) = self.find(session) {
-            local.refresh();
+            local.refresh_in_time();
             self.raise(|| {
                 local.take_bus();
                 local.queues.catch_up();

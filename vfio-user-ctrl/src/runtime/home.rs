@@ -195,7 +195,11 @@ impl Home {
                 return attached.enabling.set(Some((enable, since)));
             }
             Err((gpa, fault)) => {
-                complain!("controller '{}' fails: its admin queue cannot be at {gpa:#x}: {fault}", self.ctrl.name);
+                complain!(
+                    self.ctrl,
+                    "controller '{}' fails: its admin queue cannot be at {gpa:#x}: {fault}",
+                    self.ctrl.name
+                );
                 return attached.session.registers.set_fatal();
             }
         }
@@ -218,10 +222,10 @@ impl Home {
     /// patience for.
     fn shut_down(&self, attached: &Rc<Attached>) {
         attached.local.queues().flush();
-        let name = self.ctrl.name.clone();
+        let ctrl = Arc::clone(&self.ctrl);
         let complete = self.answer(attached, move |_, attached, flushed: bool| {
             if !flushed {
-                complain!("controller '{name}': the shutdown is over before all caches are written back");
+                complain!(ctrl, "controller '{}': the shutdown is over before all caches are written back", ctrl.name);
             }
             attached.session.registers.set_shutdown_complete();
         });

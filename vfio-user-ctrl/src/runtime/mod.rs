@@ -18,6 +18,7 @@ pub mod control;
 pub mod endpoint;
 pub mod group;
 pub mod home;
+mod pace;
 mod params;
 mod pending;
 mod post;

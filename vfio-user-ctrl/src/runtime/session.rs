@@ -12,6 +12,7 @@ use crate::model::regs::{CtrlLimits, Registers};
 use crate::queue::{Coalescing, Interrupts, Totals};
 
 use super::control::Remote;
+use super::control::complaint::LineBudget;
 use super::group::GroupHandle;
 use super::remote::BUDGET;
 
@@ -38,6 +39,8 @@ pub struct Ctrl {
     pub memory: AtomicU64,
     /// What it has carried.
     pub counters: Counters,
+    /// Lines in the log about its clients.
+    pub(super) lines: LineBudget,
 }
 
 /// Commands and data that a controller has carried.

@@ -164,5 +164,10 @@ fn a_file_that_is_sealed_against_shrinking_is_known_as_such() {
     let sealed = memfd::create(c"courier-test", PAGE, libc::MFD_ALLOW_SEALING).expect("a memfd");
     assert!(!is_sealed(&sealed.try_clone().expect("a descriptor").into()));
     memfd::seal_length(&sealed).expect("sealed");
-    assert!(is_sealed(&sealed.into()));
+    assert!(is_sealed(&sealed.try_clone().expect("a descriptor").into()));
+    let descriptor = sealed.try_clone().expect("a descriptor");
+    let number = descriptor.as_raw_fd();
+    let region = map(descriptor, 0, 0, PAGE).expect("mapped");
+    let Backing::File(backing) = &region.backing else { unreachable!("it has a file") };
+    assert!(backing.file.is_none() && region.is_intact(), "descriptor {number} is given back");
 }

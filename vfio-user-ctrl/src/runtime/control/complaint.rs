@@ -1,10 +1,12 @@
-//! Lines in the log that clients cause: a hostile one must not fill a disk with them, nor keep this thread busy writing.
+//! Lines in the log that clients cause: a hostile one must not fill a disk with them, nor keep a thread busy writing, nor use up the
+//! lines of others.
 
-use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// So many lines are written in a period; the rest is only counted.
+/// So many lines of one client are written in a period, and so many of all; the rest is only counted.
 const LIMIT: u32 = 50;
+const LIMIT_OF_ALL: u32 = 500;
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Lines in a period.
@@ -15,41 +17,64 @@ struct Lines {
 }
 
 impl Lines {
-    const fn begin(since: Instant) -> Self {
-        Self { since, count: 0 }
-    }
-
-    /// Counts a line. Whether to write it, and how many were left out in the period before if this is the first one after it.
-    fn count(&mut self, now: Instant) -> (bool, u32) {
+    /// Counts a line. Returns whether to write it, and how many were left out in the period before if this is the first one after it.
+    fn count(&mut self, now: Instant, limit: u32) -> (bool, u32) {
         let mut left_out = 0;
         if now.saturating_duration_since(self.since) >= PERIOD {
-            left_out = self.count.saturating_sub(LIMIT);
-            *self = Self::begin(now);
+            left_out = self.count.saturating_sub(limit);
+            *self = Self { since: now, count: 0 };
         }
         self.count = self.count.saturating_add(1);
-        (self.count <= LIMIT, left_out)
+        (self.count <= limit, left_out)
     }
 }
 
-/// Whether a line may be written now. All clients of a thread share the limit.
-pub(in crate::runtime) fn may_be_written() -> bool {
-    thread_local! {
-        static LINES: Cell<Option<Lines>> = const { Cell::new(None) };
-    }
-    let now = Instant::now();
-    let mut lines = LINES.get().unwrap_or(Lines::begin(now));
-    let (write, left_out) = lines.count(now);
-    LINES.set(Some(lines));
-    if left_out > 0 {
-        log::warn!("{left_out} lines about vfio-user clients were left out");
-    }
-    write
+/// How many lines may be written for the sake of some client or clients.
+#[derive(Debug)]
+pub(in crate::runtime) struct LineBudget {
+    limit: u32,
+    lines: Mutex<Option<Lines>>,
 }
 
-/// Writes a warning about a client.
+static OF_ALL: LineBudget = LineBudget::new(LIMIT_OF_ALL);
+
+impl LineBudget {
+    /// The budget of the clients of one controller.
+    pub(in crate::runtime) const fn of_one() -> Self {
+        Self::new(LIMIT)
+    }
+
+    const fn new(limit: u32) -> Self {
+        Self { limit, lines: Mutex::new(None) }
+    }
+
+    /// Returns whether a line may be written now; `name` is that of the controller, for the line that tells how many were left out.
+    pub(in crate::runtime) fn take(&self, name: &str) -> bool {
+        let now = Instant::now();
+        // The client's own first: who has used up its own takes none of the others'.
+        let (may_write, left_out) = self.count(now);
+        if left_out > 0 {
+            log::warn!("controller '{name}': {left_out} lines about its client were left out");
+        }
+        may_write && {
+            let (may_write, left_out) = OF_ALL.count(now);
+            if left_out > 0 {
+                log::warn!("{left_out} lines about vfio-user clients were left out");
+            }
+            may_write
+        }
+    }
+
+    fn count(&self, now: Instant) -> (bool, u32) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.get_or_insert(Lines { since: now, count: 0 }).count(now, self.limit)
+    }
+}
+
+/// Writes a warning about a client of a controller.
 macro_rules! complain {
-    ($($line:tt)*) => {
-        if $crate::runtime::control::complaint::may_be_written() {
+    ($ctrl:expr, $($line:tt)*) => {
+        if $ctrl.lines.take(&$ctrl.name) {
             log::warn!($($line)*);
         }
     };
@@ -63,13 +88,21 @@ mod tests {
     #[test]
     fn lines_beyond_the_limit_are_left_out_and_counted() {
         let begin = Instant::now();
-        let mut lines = Lines::begin(begin);
+        let mut lines = Lines { since: begin, count: 0 };
         for _ in 0..LIMIT {
-            assert_eq!(lines.count(begin), (true, 0));
+            assert_eq!(lines.count(begin, LIMIT), (true, 0));
         }
-        assert_eq!(lines.count(begin), (false, 0));
-        assert_eq!(lines.count(begin + PERIOD / 2), (false, 0));
-        assert_eq!(lines.count(begin + PERIOD), (true, 2));
-        assert_eq!(lines.count(begin + PERIOD), (true, 0));
+        assert_eq!(lines.count(begin, LIMIT), (false, 0));
+        assert_eq!(lines.count(begin + PERIOD / 2, LIMIT), (false, 0));
+        assert_eq!(lines.count(begin + PERIOD, LIMIT), (true, 2));
+        assert_eq!(lines.count(begin + PERIOD, LIMIT), (true, 0));
+    }
+
+    #[test]
+    fn a_client_that_complains_of_all_takes_no_lines_of_another() {
+        let (loud, quiet) = (LineBudget::of_one(), LineBudget::of_one());
+        let written = (0..10_000).filter(|_| loud.take("loud")).count();
+        assert!(written <= LIMIT as usize);
+        assert!(quiet.take("quiet"));
     }
 }

@@ -15,6 +15,7 @@ use super::graves::Graves;
 use super::late::Late;
 use super::registrar::Registrar;
 use super::remote::Transfers;
+use super::share::Share;
 use super::socket::{self, Received};
 use super::unmask::Unmask;
 use super::{Command, Remote};
@@ -71,6 +72,10 @@ pub(super) struct Connection {
     late: Late,
     unmask: Unmask,
     began: Instant,
+    /// Of the control thread's time.
+    share: Share,
+    /// It has had more than its share.
+    waits: bool,
     /// How often pages of any client's memory could not be had, as last seen.
     faults: u64,
     buffer: Vec<u8>,
@@ -104,6 +109,8 @@ impl Connection {
             late: Late::default(),
             unmask,
             began: Instant::now(),
+            share: Share::new(Instant::now()),
+            waits: false,
             faults: guard::faults(),
             buffer: vec![0; MAX_READ],
         })
@@ -119,7 +126,17 @@ impl Connection {
 
     /// Whether the client can be heard. If not, its end would not be noticed either.
     pub(super) fn wants_input(&self) -> bool {
-        self.mapping.is_none() && self.wire.wants_input()
+        self.mapping.is_none() && !self.waits && self.wire.wants_input()
+    }
+
+    /// Whether the client waits for others to have their share of this thread's time.
+    pub(super) const fn waits_for_others(&self) -> bool {
+        self.waits
+    }
+
+    /// Returns whether the client, which has waited for others, may be served again.
+    pub(super) fn has_waited(&mut self) -> bool {
+        self.waits && self.share.may_be_served(Instant::now())
     }
 
     /// Whether the client has said nothing of use for so long.
@@ -157,10 +174,19 @@ impl Connection {
 
     /// Reads, acts and writes until there is nothing to do.
     pub(super) fn serve(&mut self) -> State {
-        match self.exchange() {
+        let began = Instant::now();
+        self.waits = !self.share.may_be_served(began);
+        let result = self.exchange();
+        let now = Instant::now();
+        self.share.charge(now, now.saturating_duration_since(began));
+        match result {
             Ok(state) => state,
             Err(error) => {
-                complain!("controller '{}': the client's connection is closed: {error}", self.session.ctrl.name);
+                complain!(
+                    self.session.ctrl,
+                    "controller '{}': the client's connection is closed: {error}",
+                    self.session.ctrl.name
+                );
                 // What explains it to the client goes out if it can.
                 let _ = self.write();
                 State::Closed
@@ -208,7 +234,7 @@ impl Connection {
     }
 
     fn act(&mut self) -> Result<(), String> {
-        while self.mapping.is_none() {
+        while self.mapping.is_none() && !self.waits {
             let event = self.wire.next(&mut self.device);
             // What came before a broken message has been done, and the home must know.
             self.post_effects();
@@ -273,6 +299,7 @@ impl Connection {
             }
             Ok((memory, _)) => {
                 complain!(
+                    self.session.ctrl,
                     "controller '{}': the client maps {size:#x} bytes at {gpa:#x} without a file: data there go by messages, \
                      which is slow, and queues, PRP lists and SGL segments cannot be there; share the VM's memory (QEMU: memory-backend-memfd,share=on)",
                     self.session.ctrl.name
@@ -281,7 +308,11 @@ impl Connection {
                 self.wire.reply(token, Ok(()));
             }
             Err(error) => {
-                complain!("controller '{}': a mapping of the client's is refused: {error}", self.session.ctrl.name);
+                complain!(
+                    self.session.ctrl,
+                    "controller '{}': a mapping of the client's is refused: {error}",
+                    self.session.ctrl.name
+                );
                 self.wire.reply(token, Err(error.errno()));
             }
         }
@@ -292,6 +323,7 @@ impl Connection {
         let Some(Mapping { token, memory, gpa }) = self.mapping.take() else { return };
         if let Err(error) = result {
             complain!(
+                self.session.ctrl,
                 "controller '{}': devices do not take the client's memory at {gpa:#x} ({error}): I/O there fails on RDMA and on \
                  local drives; is it shared memory or hugepages, and is the limit of locked memory (ulimit -l) high enough?",
                 self.session.ctrl.name
@@ -325,7 +357,11 @@ impl Connection {
                 self.nudge();
             }
             Err(error) => {
-                complain!("controller '{}': memory is not unmapped: {error}", self.session.ctrl.name);
+                complain!(
+                    self.session.ctrl,
+                    "controller '{}': memory is not unmapped: {error}",
+                    self.session.ctrl.name
+                );
                 self.wire.reply(token, Err(error.errno()));
             }
         }
@@ -369,7 +405,9 @@ impl Connection {
         let before = self.releasing.len();
         let mut impatient = false;
         for mut releasing in std::mem::take(&mut self.releasing) {
+            let regions = releasing.regions.len();
             releasing.regions = graves.bury(releasing.regions);
+            self.share.charge_unmapped(Instant::now(), regions - releasing.regions.len());
             if releasing.regions.is_empty() {
                 self.wire.reply(releasing.token, Ok(()));
                 continue;
@@ -399,7 +437,11 @@ impl Connection {
 
     /// I/O still touches memory that the client wants back: it is aborted.
     fn abort_strays(&mut self) {
-        complain!("controller '{}': I/O is aborted: its memory is being unmapped", self.session.ctrl.name);
+        complain!(
+            self.session.ctrl,
+            "controller '{}': I/O is aborted: its memory is being unmapped",
+            self.session.ctrl.name
+        );
         let session = self.session.id;
         // A client may wait for the memory before it answers anything else.
         self.transfers.give_up_strays(session, &mut self.wire, &self.memory);
@@ -425,7 +467,7 @@ impl Connection {
         match (request.action, request.data) {
             (IrqAction::Trigger, IrqData::Eventfds(files)) => {
                 for file in files.iter().flatten() {
-                    check_eventfd(file)?;
+                    check_eventfd(file, &self.session.ctrl)?;
                 }
                 interrupts.set(start, files, limit);
                 self.nudge();
@@ -517,6 +559,7 @@ impl Connection {
         let broken = self.memory.regions().find(|region| !region.is_intact());
         if let Some(region) = broken {
             complain!(
+                self.session.ctrl,
                 "controller '{}': the client shrank the file behind its memory at {:#x}, or page after page of it is broken: its \
                  connection is closed",
                 self.session.ctrl.name,
@@ -536,6 +579,7 @@ impl Connection {
         }
         for region in self.memory.regions().filter(|region| region.is_poisoned()) {
             complain!(
+                self.session.ctrl,
                 "controller '{}': a page of the client's memory at {:#x} cannot be had (a hardware memory error, or no room in its file \
                  system): I/O there fails",
                 self.session.ctrl.name,
@@ -560,11 +604,16 @@ fn region_of(request: MapRequest) -> Result<Region, MapError> {
 }
 
 /// An interrupt must be raised by an eventfd, which is made not to block: a write to anything else could hold a reactor up.
-fn check_eventfd(file: &OwnedFd) -> Result<(), i32> {
+fn check_eventfd(file: &OwnedFd, ctrl: &Ctrl) -> Result<(), i32> {
     use std::os::fd::AsRawFd;
     let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| libc::EBADF)?;
     if link.as_os_str() != "anon_inode:[eventfd]" {
-        complain!("a client gave '{}' as an interrupt: an eventfd is needed", link.display());
+        complain!(
+            ctrl,
+            "controller '{}': the client gave '{}' as an interrupt: an eventfd is needed",
+            ctrl.name,
+            link.display()
+        );
         return Err(libc::EINVAL);
     }
     let flags = rustix::fs::fcntl_getfl(file).map_err(rustix::io::Errno::raw_os_error)?;

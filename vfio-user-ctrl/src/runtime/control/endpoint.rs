@@ -37,7 +37,7 @@ impl Endpoint {
         for _ in 0..BURST {
             let Ok((stream, _)) = self.listener.accept() else { return };
             if self.waiting.len() >= MAX_WAITING {
-                complain!("controller '{}': a client was turned away: others wait already", self.ctrl.name);
+                complain!(self.ctrl, "controller '{}': a client was turned away: others wait already", self.ctrl.name);
             } else {
                 self.waiting.push_back(stream);
             }

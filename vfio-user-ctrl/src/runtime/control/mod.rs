@@ -11,6 +11,7 @@ mod graves;
 mod late;
 mod registrar;
 mod remote;
+mod share;
 mod socket;
 mod unmask;
 mod worker;
@@ -229,8 +230,8 @@ impl Server {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let releasing = || self.connections.values().any(Connection::is_releasing);
-        if !self.dying.is_empty() || releasing() {
+        let waits = |connection: &Connection| connection.is_releasing() || connection.waits_for_others();
+        if !self.dying.is_empty() || self.connections.values().any(waits) {
             Some(RELEASE_PERIOD)
         } else if self.sessions().next().is_none() && !self.endpoints.values().any(Endpoint::has_waiting) {
             None
@@ -331,7 +332,11 @@ impl Server {
             if !silent {
                 return;
             }
-            complain!("controller '{}': a client that said nothing makes room for another", endpoint.ctrl.name);
+            complain!(
+                endpoint.ctrl,
+                "controller '{}': a client that said nothing makes room for another",
+                endpoint.ctrl.name
+            );
             return self.close(active);
         }
         let of_ctrl = |session: &Weak<Session>| session.upgrade().is_some_and(|session| session.ctrl.id == ctrl);
@@ -408,6 +413,11 @@ impl Server {
                 self.serve(session);
             }
         }
+        let waited: Vec<u64> =
+            self.connections.iter_mut().filter_map(|(id, connection)| connection.has_waited().then_some(*id)).collect();
+        for session in waited {
+            self.serve(session);
+        }
         if self.watched.elapsed() >= WATCH_PERIOD {
             self.watched = Instant::now();
             self.watch();
@@ -454,6 +464,7 @@ impl Server {
         let ctrl = self.connections.get(&session).map(|connection| connection.session().ctrl.id);
         if let Some(endpoint) = ctrl.and_then(|ctrl| self.endpoints.get_mut(&ctrl)) {
             complain!(
+                endpoint.ctrl,
                 "controller '{}': an eventfd of the client's blocked: its connection is closed",
                 endpoint.ctrl.name
             );
