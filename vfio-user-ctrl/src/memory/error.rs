@@ -57,6 +57,12 @@ pub enum MapError {
          first"
     )]
     Overlap { gpa: u64, end: u64, other_gpa: u64, other_end: u64 },
+    /// More mappings or files than the client may have of those that all have together.
+    #[error(
+        "the client has its share of the mappings and open files that this process may have: fewer files and larger regions \
+         are right, or higher limits (ulimit -n, vm.max_map_count)"
+    )]
+    NoMappings,
     /// More regions than a client may have.
     #[error("the client has {limit} regions, which is the limit: fewer, larger ones are right")]
     TooMany { limit: usize },
@@ -71,7 +77,7 @@ impl MapError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Overlap { .. } => libc::EEXIST,
-            Self::TooMany { .. } | Self::TooLarge { .. } => libc::ENOSPC,
+            Self::TooMany { .. } | Self::TooLarge { .. } | Self::NoMappings => libc::ENOSPC,
             Self::Inspect(source) | Self::Guard(source) | Self::Mmap { source, .. } => {
                 source.raw_os_error().unwrap_or(libc::EIO)
             }

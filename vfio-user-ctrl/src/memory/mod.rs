@@ -22,10 +22,12 @@
 //! Host addresses leave this module only as raw pointers, which safe code cannot follow.
 
 pub mod bounce;
+mod budget;
 mod bytes;
 pub mod copy;
 pub mod doorbells;
 mod error;
+mod files;
 mod gone;
 pub mod guard;
 pub mod iov;
@@ -39,11 +41,13 @@ pub mod table;
 pub mod view;
 
 pub use bounce::{Bounce, BounceBudget, BounceError};
+pub use budget::Share;
 pub use doorbells::{DoorbellPage, ShadowDoorbells};
 pub use error::{Fault, MapError, UnmapError};
+pub use files::Files;
 pub use gone::Gone;
 pub use iov::IovSink;
-pub use region::{Access, Region, RegionId};
+pub use region::{Access, MappedFile, Region, RegionId};
 pub use ring::{CompletionRing, SubmissionRing};
 #[cfg(feature = "runtime")]
 pub use slots::TakesBdevIo;

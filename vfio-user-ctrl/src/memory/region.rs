@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::bounce::Pages;
+use super::budget::{Permit, Share};
 use super::error::MapError;
 use super::guard::{self, Watch};
 
@@ -65,25 +66,105 @@ pub struct Region {
 enum Backing {
     /// With the client.
     None,
-    /// In a file of the client's.
-    File(FileBacking),
+    /// In a file of the client's, from this address.
+    File { file: Arc<MappedFile>, host: HostPtr },
     /// In pages of ours, which stand in for a part of a region without a file.
     Own { host: HostPtr, _pages: Arc<Pages>, of: Arc<Region> },
 }
 
+/// A part of a client's file that is mapped, for one region or for many. It is unmapped when the last of them goes.
+///
 /// The order of the fields is that of their drops: devices and the guard must forget the addresses before they can be another
 /// mapping's.
-struct FileBacking {
+pub struct MappedFile {
     #[cfg(feature = "runtime")]
     registration: std::sync::OnceLock<spdk::memory::Registration>,
     watch: Watch,
     _mapping: Mapping,
     /// The file, unless it can never become shorter: descriptors are few.
     file: Option<OwnedFd>,
-    /// Where the region ends in the file, in bytes.
-    file_end: u64,
-    /// Where the region begins in memory.
+    /// Where the part begins in memory and in the file, and its length in bytes.
     host: HostPtr,
+    offset: u64,
+    len: u64,
+    /// Where the last of its regions ends in the file.
+    needed: AtomicU64,
+    _permit: Permit,
+}
+
+impl MappedFile {
+    /// Maps `len` bytes at `offset` of `file`. `budget` is the client's of such mappings.
+    ///
+    /// # Errors
+    /// See [`MapError`]: the file, the operating system, or the budget.
+    pub(super) fn new(
+        file: OwnedFd,
+        offset: u64,
+        len: u64,
+        access: Access,
+        budget: &Share,
+    ) -> Result<Arc<Self>, MapError> {
+        let end = offset.checked_add(len).ok_or(MapError::OffsetWraps { offset, len })?;
+        let size = file_size(&file)?;
+        if end > size {
+            return Err(MapError::BeyondFile { offset, len, size });
+        }
+        let page = page_size(&file)?;
+        guard::install().map_err(MapError::Guard)?;
+        let permit = budget.take().ok_or(MapError::NoMappings)?;
+        // Huge pages are mapped whole; a region may begin and end anywhere in them, as QEMU's do below 1 MiB. Nothing
+        // here overflows: the file ends below 2^63.
+        let before = offset % page;
+        let whole = (before + len).next_multiple_of(page);
+        let mapping = Mapping::new(&file, page, offset - before, whole, access).map_err(|source| MapError::Mmap {
+            offset,
+            len,
+            source,
+        })?;
+        // SAFETY: `before` is below the mapping's length.
+        let host = HostPtr(unsafe { mapping.start.0.add(to_usize(before)) });
+        let sealed = is_sealed(&file);
+        let may_shrink = (!sealed).then(|| (file.as_raw_fd(), offset - before));
+        let watch = Watch::new(mapping.start.0.addr().get(), mapping.len, to_usize(page), may_shrink);
+        Ok(Arc::new(Self {
+            #[cfg(feature = "runtime")]
+            registration: std::sync::OnceLock::new(),
+            watch,
+            _mapping: mapping,
+            file: (!sealed).then_some(file),
+            host,
+            offset,
+            len,
+            needed: AtomicU64::new(0),
+            _permit: permit,
+        }))
+    }
+
+    /// Where `len` bytes at `offset` of the file are, if all of them are in the part.
+    fn at(&self, offset: u64, len: u64) -> Option<HostPtr> {
+        let within = offset.checked_sub(self.offset)?;
+        within.checked_add(len).filter(|end| *end <= self.len)?;
+        // SAFETY: the offset is within the mapping.
+        Some(HostPtr(unsafe { self.host.0.add(to_usize(within)) }))
+    }
+
+    /// Returns whether all of these bytes of the file are in the part.
+    pub(super) fn has(&self, offset: u64, len: u64) -> bool {
+        self.at(offset, len).is_some()
+    }
+
+    /// Returns whether the file still holds all regions, but for single pages at most.
+    pub(super) fn is_intact(&self) -> bool {
+        let needed = self.needed.load(Ordering::Relaxed);
+        let is_long_enough = |file| file_size(file).is_ok_and(|size| size >= needed);
+        !self.watch.is_lost() && self.file.as_ref().is_none_or(is_long_enough)
+    }
+}
+
+impl fmt::Debug for MappedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MappedFile({:#x} bytes at {:#x})", self.len, self.offset)
+    }
 }
 
 impl Region {
@@ -100,36 +181,36 @@ impl Region {
         access: Access,
         on_drop: impl FnOnce(RegionId) + Send + 'static,
     ) -> Result<Self, MapError> {
+        Self::check(file_offset, gpa, len)?;
+        let file = MappedFile::new(file, file_offset, len, access, &Share::of_nobody())?;
+        Self::within(&file, file_offset, gpa, len, access, on_drop)
+    }
+
+    /// Checks what can be checked of a region without its file.
+    pub(super) fn check(file_offset: u64, gpa: u64, len: u64) -> Result<(), MapError> {
         check_range(gpa, len)?;
         check_aligned("offset in its file", file_offset)?;
-        let file_end = file_offset.checked_add(len).ok_or(MapError::OffsetWraps { offset: file_offset, len })?;
-        let size = file_size(&file)?;
-        if file_end > size {
-            return Err(MapError::BeyondFile { offset: file_offset, len, size });
-        }
-        let page = page_size(&file)?;
-        guard::install().map_err(MapError::Guard)?;
-        // Huge pages are mapped whole; a region may begin and end anywhere in them, as QEMU's do below 1 MiB. Nothing
-        // here overflows: the file ends below 2^63.
-        let before = file_offset % page;
-        let whole = (before + len).next_multiple_of(page);
-        let mapping = Mapping::new(&file, page, file_offset - before, whole, access)
-            .map_err(|source| MapError::Mmap { offset: file_offset, len, source })?;
-        // SAFETY: `before` is below the mapping's length.
-        let host = HostPtr(unsafe { mapping.start.0.add(to_usize(before)) });
-        let sealed = is_sealed(&file);
-        let may_shrink = (!sealed).then(|| (file.as_raw_fd(), file_offset - before));
-        let watch = Watch::new(mapping.start.0.addr().get(), mapping.len, to_usize(page), may_shrink);
-        let backing = FileBacking {
-            #[cfg(feature = "runtime")]
-            registration: std::sync::OnceLock::new(),
-            watch,
-            _mapping: mapping,
-            file: (!sealed).then_some(file),
-            file_end,
-            host,
-        };
-        Ok(Self::new(gpa, len, access, Backing::File(backing), Some(Box::new(on_drop))))
+        file_offset.checked_add(len).map(|_| ()).ok_or(MapError::OffsetWraps { offset: file_offset, len })
+    }
+
+    /// The `len` bytes at `file_offset` of a file of which a part is mapped, as guest addresses from `gpa`; see [`map`](Self::map).
+    ///
+    /// # Errors
+    /// When they are not in the part, or the range is none.
+    pub(super) fn within(
+        file: &Arc<MappedFile>,
+        file_offset: u64,
+        gpa: u64,
+        len: u64,
+        access: Access,
+        on_drop: impl FnOnce(RegionId) + Send + 'static,
+    ) -> Result<Self, MapError> {
+        Self::check(file_offset, gpa, len)?;
+        let beyond = MapError::BeyondFile { offset: file_offset, len, size: file.offset.saturating_add(file.len) };
+        let host = file.at(file_offset, len).ok_or(beyond)?;
+        file.needed.fetch_max(file_offset.saturating_add(len), Ordering::Relaxed);
+        let backing = Backing::File { file: Arc::clone(file), host };
+        Ok(Self::new(gpa, len, access, backing, Some(Box::new(on_drop))))
     }
 
     /// A region that came without a file: it is reached by messages to the client only, and never translated but to pages that
@@ -194,7 +275,7 @@ impl Region {
     /// Whether it came with a file.
     #[must_use]
     pub const fn has_file(&self) -> bool {
-        matches!(self.backing, Backing::File(_))
+        matches!(self.backing, Backing::File { .. })
     }
 
     /// The region without a file that pages of ours stand in for here.
@@ -206,24 +287,22 @@ impl Region {
     /// Whether the file still holds the region, but for single pages at most. A region without a file is intact.
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        let Backing::File(backing) = &self.backing else { return true };
-        let is_long_enough = |file| file_size(file).is_ok_and(|size| size >= backing.file_end);
-        !backing.watch.is_lost() && backing.file.as_ref().is_none_or(is_long_enough)
+        if let Backing::File { file, .. } = &self.backing { file.is_intact() } else { true }
     }
 
     /// Whether an access found that a page of the region cannot be had: the file does not hold it any more, or the memory is
     /// broken. It stays so.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
-        matches!(&self.backing, Backing::File(backing) if backing.watch.faults() > 0)
+        let len = to_usize(self.len);
+        self.has_file() && self.host().is_some_and(|HostPtr(start)| guard::is_poisoned(start.addr().get(), len))
     }
 
     /// Where the region begins in memory.
     pub(super) fn host(&self) -> Option<HostPtr> {
         match &self.backing {
             Backing::None => None,
-            Backing::File(backing) => Some(backing.host),
-            Backing::Own { host, .. } => Some(*host),
+            Backing::File { host, .. } | Backing::Own { host, .. } => Some(*host),
         }
     }
 }
@@ -241,7 +320,7 @@ impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.backing {
             Backing::None => "without a file",
-            Backing::File(_) => "with a file",
+            Backing::File { .. } => "with a file",
             Backing::Own { .. } => "standing in",
         };
         write!(f, "Region({:#x}..{:#x}, {:?}, {kind})", self.gpa, self.end(), self.access)
@@ -263,6 +342,15 @@ fn check_aligned(what: &'static str, value: u64) -> Result<(), MapError> {
 
 /// The size of a regular file, in bytes.
 fn file_size(file: &OwnedFd) -> Result<u64, MapError> {
+    file_status(file).map(|stat| u64::try_from(stat.st_size).unwrap_or(0))
+}
+
+/// What a regular file is known by: its device and its number there, and its size in bytes.
+pub(super) fn file_identity(file: &OwnedFd) -> Result<(u64, u64, u64), MapError> {
+    file_status(file).map(|stat| (stat.st_dev, stat.st_ino, u64::try_from(stat.st_size).unwrap_or(0)))
+}
+
+fn file_status(file: &OwnedFd) -> Result<libc::stat, MapError> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the descriptor is open and `stat` has room.
     if unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
@@ -271,7 +359,7 @@ fn file_size(file: &OwnedFd) -> Result<u64, MapError> {
     // SAFETY: fstat has filled it.
     let stat = unsafe { stat.assume_init() };
     let what = match stat.st_mode & libc::S_IFMT {
-        libc::S_IFREG => return Ok(u64::try_from(stat.st_size).unwrap_or(0)),
+        libc::S_IFREG => return Ok(stat),
         libc::S_IFDIR => "a directory",
         libc::S_IFIFO => "a pipe",
         libc::S_IFSOCK => "a socket",

@@ -13,16 +13,16 @@ impl Region {
     /// # Errors
     /// See [`Registration::new`].
     pub fn register(&self) -> Result<(), Errno> {
-        let Backing::File(backing) = &self.backing else { return Ok(()) };
+        let Backing::File { file, .. } = &self.backing else { return Ok(()) };
         // A device asks for the right to write; one that cannot have it for one region would take no others either, when it comes
         // later.
-        if self.access == Access::ReadOnly || backing.registration.get().is_some() {
+        if self.access == Access::ReadOnly || file.registration.get().is_some() {
             return Ok(());
         }
-        // SAFETY: the region's `len` bytes from `host` are a part of the mapping, which is dropped after the registration.
-        let registration = unsafe { Registration::new(backing.host.0, to_usize(self.len)) }?;
+        // SAFETY: the `len` bytes from `host` are a part of the mapping, which is dropped after the registration.
+        let registration = unsafe { Registration::new(file.host.0, to_usize(file.len)) }?;
         // It was not there a moment ago. If two threads register at once, SPDK refuses one of them.
-        let _ = backing.registration.set(registration);
+        let _ = file.registration.set(registration);
         Ok(())
     }
 }

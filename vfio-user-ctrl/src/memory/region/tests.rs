@@ -168,6 +168,6 @@ fn a_file_that_is_sealed_against_shrinking_is_known_as_such() {
     let descriptor = sealed.try_clone().expect("a descriptor");
     let number = descriptor.as_raw_fd();
     let region = map(descriptor, 0, 0, PAGE).expect("mapped");
-    let Backing::File(backing) = &region.backing else { unreachable!("it has a file") };
-    assert!(backing.file.is_none() && region.is_intact(), "descriptor {number} is given back");
+    let Backing::File { file, .. } = &region.backing else { unreachable!("it has a file") };
+    assert!(file.file.is_none() && region.is_intact(), "descriptor {number} is given back");
 }

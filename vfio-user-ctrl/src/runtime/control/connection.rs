@@ -19,7 +19,7 @@ use super::share::Share;
 use super::socket::{self, Received};
 use super::unmask::Unmask;
 use super::{Command, Remote};
-use crate::memory::{Access, GuestMemory, MapError, Region, guard};
+use crate::memory::{Access, Files, GuestMemory, MapError, Region, guard};
 use crate::model::regs::CtrlLimits;
 use crate::queue::{PinMask, Transfer};
 use crate::runtime::group::GroupHandle;
@@ -66,6 +66,7 @@ pub(super) struct Connection {
     remote: Remote,
     registrar: Arc<Registrar>,
     memory: GuestMemory,
+    files: Files,
     mapping: Option<Mapping>,
     releasing: Vec<Releasing>,
     transfers: Transfers,
@@ -103,6 +104,7 @@ impl Connection {
             remote: remote.clone(),
             registrar: Arc::clone(registrar),
             memory: GuestMemory::new(),
+            files: Files::new(crate::memory::Share::of_mappings()),
             mapping: None,
             releasing: Vec::new(),
             transfers: Transfers::default(),
@@ -155,7 +157,8 @@ impl Connection {
     }
 
     /// Tells the home that the client has gone. What it had mapped is given back, to be dropped when nobody else holds it.
-    pub(super) fn end(self) -> Vec<Arc<Region>> {
+    pub(super) fn end(mut self, graves: &Graves) -> Vec<Arc<Region>> {
+        graves.bury_files(self.files.take_all());
         let (ctrl, session) = (self.session.ctrl.id, self.session.id);
         self.session.interrupts.clear();
         self.session.memory.publish(GuestMemory::new());
@@ -288,7 +291,7 @@ impl Connection {
 
     fn map(&mut self, token: Token, request: MapRequest) {
         let (gpa, size, has_file) = (request.addr, request.size, request.fd.is_some());
-        let added = region_of(request).and_then(|region| {
+        let added = region_of(&mut self.files, request).and_then(|region| {
             let region = Arc::new(region);
             Ok((self.memory.with(Arc::clone(&region))?, region))
         });
@@ -556,19 +559,22 @@ impl Connection {
 
     /// Whether the client's files are still as long as what it mapped of them.
     pub(super) fn memory_is_intact(&mut self) -> bool {
-        let broken = self.memory.regions().find(|region| !region.is_intact());
-        if let Some(region) = broken {
+        if !self.files.are_intact() {
             complain!(
                 self.session.ctrl,
-                "controller '{}': the client shrank the file behind its memory at {:#x}, or page after page of it is broken: its \
-                 connection is closed",
-                self.session.ctrl.name,
-                region.gpa()
+                "controller '{}': the client shrank the file behind its memory, or page after page of it is broken: its connection is \
+                 closed",
+                self.session.ctrl.name
             );
             return false;
         }
         self.tell_poison();
         true
+    }
+
+    /// Takes out what the client's regions are in no more.
+    pub(super) fn tidy(&mut self, graves: &Graves) {
+        graves.bury_files(self.files.take_unused());
     }
 
     /// Tells once of pages that cannot be had.
@@ -590,7 +596,7 @@ impl Connection {
 }
 
 /// Maps what a client asks for.
-fn region_of(request: MapRequest) -> Result<Region, MapError> {
+fn region_of(files: &mut Files, request: MapRequest) -> Result<Region, MapError> {
     let access = match (request.readable, request.writeable) {
         (true, true) => Access::ReadWrite,
         (true, false) => Access::ReadOnly,
@@ -598,7 +604,7 @@ fn region_of(request: MapRequest) -> Result<Region, MapError> {
         (false, false) => return Err(MapError::NoAccess { gpa: request.addr }),
     };
     match request.fd {
-        Some(file) => Region::map(file, request.offset, request.addr, request.size, access, |_| {}),
+        Some(file) => files.map(file, request.offset, request.addr, request.size, access, |_| {}),
         None => Region::without_file(request.addr, request.size, access, |_| {}),
     }
 }

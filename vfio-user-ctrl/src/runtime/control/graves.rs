@@ -4,11 +4,18 @@ use std::io;
 use std::sync::Arc;
 
 use super::worker::Worker;
-use crate::memory::Region;
+use crate::memory::{MappedFile, Region};
 
 /// A thread that unmaps. To unmap a large region takes long: neither a reactor nor the control thread has that time.
 #[derive(Debug)]
-pub(super) struct Graves(Worker<Arc<Region>>);
+pub(super) struct Graves(Worker<Grave>);
+
+/// What is dropped there.
+#[derive(Debug)]
+enum Grave {
+    Region { _region: Arc<Region> },
+    File { _file: Arc<MappedFile> },
+}
 
 impl Graves {
     /// Starts the thread.
@@ -16,15 +23,22 @@ impl Graves {
     /// # Errors
     /// What the operating system says.
     pub(super) fn start() -> io::Result<Self> {
-        Ok(Self(Worker::start("courier_unmap", drop::<Arc<Region>>)?))
+        Ok(Self(Worker::start("courier_unmap", drop::<Grave>)?))
     }
 
     /// Has those of the regions unmapped that nobody else holds. The others come back.
     pub(super) fn bury(&self, regions: Vec<Arc<Region>>) -> Vec<Arc<Region>> {
         let (held, free): (Vec<_>, Vec<_>) = regions.into_iter().partition(|region| Arc::strong_count(region) > 1);
         for region in free {
-            self.0.send(region);
+            self.0.send(Grave::Region { _region: region });
         }
         held
+    }
+
+    /// Has parts of files unmapped that no region is in.
+    pub(super) fn bury_files(&self, files: Vec<Arc<MappedFile>>) {
+        for file in files {
+            self.0.send(Grave::File { _file: file });
+        }
     }
 }

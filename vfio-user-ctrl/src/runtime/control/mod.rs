@@ -399,7 +399,7 @@ impl Server {
             endpoint.vacate();
         }
         self.ended.push(Arc::downgrade(connection.session()));
-        self.dying.extend(connection.end());
+        self.dying.extend(connection.end(&self.graves));
         self.promote(ctrl);
     }
 
@@ -431,6 +431,9 @@ impl Server {
             .iter_mut()
             .filter_map(|(id, connection)| (!connection.memory_is_intact()).then_some(*id))
             .collect();
+        for connection in self.connections.values_mut() {
+            connection.tidy(&self.graves);
+        }
         for session in broken {
             self.close(session);
         }

@@ -1,0 +1,117 @@
+//! What all clients have together, and may not use up for one another.
+#![expect(unsafe_code, reason = "the limit of open files is asked for")]
+
+use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// A limit that all clients share. Each may have as much as is left when it has it: one alone half of all, two a third each, and so
+/// on. So there is something for whoever comes, without anybody knowing who will.
+#[derive(Debug)]
+pub struct Budget {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl Budget {
+    /// A budget of so many.
+    #[must_use]
+    pub const fn new(limit: u64) -> Self {
+        Self { limit, used: AtomicU64::new(0) }
+    }
+
+    /// The mappings of clients' files that this process may have, each of which may hold its file open.
+    fn of_mappings() -> &'static Self {
+        static MAPPINGS: OnceLock<Budget> = OnceLock::new();
+        MAPPINGS.get_or_init(|| {
+            let maps = fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
+            // A quarter of each is for what is not counted here.
+            Self::new(open_files().min(maps.unwrap_or(65530)) / 4 * 3)
+        })
+    }
+}
+
+/// How many open files this process may have.
+fn open_files() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` has room for what is told.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } {
+        0 => limit.rlim_cur,
+        _ => 1024,
+    }
+}
+
+/// A client's share of a budget.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// `None` for what is not counted.
+    budget: Option<&'static Budget>,
+    used: Arc<AtomicU64>,
+}
+
+impl Share {
+    /// A share of a budget, of which the client has nothing yet.
+    #[must_use]
+    pub fn of(budget: &'static Budget) -> Self {
+        Self { budget: Some(budget), used: Arc::default() }
+    }
+
+    /// A client's share of the mappings.
+    #[must_use]
+    pub fn of_mappings() -> Self {
+        Self::of(Budget::of_mappings())
+    }
+
+    /// For what no client is to blame for.
+    pub(super) fn of_nobody() -> Self {
+        Self { budget: None, used: Arc::default() }
+    }
+
+    /// Takes one, if the client has less than what is left for all.
+    #[must_use]
+    pub fn take(&self) -> Option<Permit> {
+        if let Some(budget) = self.budget {
+            let own = self.used.load(Ordering::Relaxed);
+            let more = |used: u64| (own < budget.limit.saturating_sub(used)).then_some(used + 1);
+            budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        }
+        self.used.fetch_add(1, Ordering::Relaxed);
+        Some(Permit(self.clone()))
+    }
+}
+
+/// One of a budget, until this is dropped.
+#[derive(Debug)]
+pub struct Permit(Share);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
+        if let Some(budget) = self.0.budget {
+            budget.used.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take_all(share: &Share) -> Vec<Permit> {
+        std::iter::from_fn(|| share.take()).collect()
+    }
+
+    #[test]
+    fn one_client_leaves_as_much_as_it_has_and_so_do_many() {
+        static BUDGET: Budget = Budget::new(1000);
+        let (first, second, third) = (Share::of(&BUDGET), Share::of(&BUDGET), Share::of(&BUDGET));
+        let all = take_all(&first);
+        assert_eq!(all.len(), 500);
+        let some = take_all(&second);
+        assert_eq!((some.len(), take_all(&third).len()), (250, 125));
+        drop(all);
+        assert_eq!(some.len() + take_all(&second).len(), 500);
+        drop(some);
+        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 0);
+    }
+}
