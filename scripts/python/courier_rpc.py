@@ -164,6 +164,8 @@ COMMANDS = (
             Parameter("max_queues", "Most I/O queue pairs of the guest, 1 to 128. Default: 32", "-q", kind=unsigned),
             Parameter("max_queue_depth", "Most entries of a queue of the guest, 2 to 1024. Default: 256", "-e", kind=unsigned),
             Parameter("cpumask", "Cores that may serve the queues, such as 0x3 or [0-1]. Default: all of the target's", "-m"),
+            Parameter("prefault", "Provide the pages of a client's memory when it is mapped, not when they are first used", "-P",
+                      kind=None),
             Parameter("vendor_specific_commands", "Pass the guest's vendor specific I/O commands on to bdevs that take NVMe "
                       "commands. Default: they are refused", "-V", kind=None),
         ),

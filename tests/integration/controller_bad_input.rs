@@ -231,7 +231,7 @@ fn what_save_config_writes_of_controllers_load_config_restores() {
     let all = json!({
         "name": "all", "traddr": dir.join("all"), "uuid": "99999999-2222-4333-8444-555555555555",
         "serial_number": "SERIAL-1", "model_number": "A model of its own", "max_queues": 7, "max_queue_depth": 64,
-        "cpumask": "0x2", "vendor_specific_commands": true,
+        "cpumask": "0x2", "vendor_specific_commands": true, "prefault": true,
     });
     front.rpc.ok("courier_controller_create", &all);
     let add = json!({ "name": "all", "bdev_name": "other", "nsid": 17 });

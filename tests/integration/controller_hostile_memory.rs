@@ -138,7 +138,6 @@ fn regions_that_cannot_be_are_refused() {
             ("an overlap with another region", map(BASE + PAGE, PAGE, 0)),
             ("the same region again", map(BASE, SIZE, 0)),
             ("half a message", (DMA_MAP, vec![0; 16])),
-            ("unmapping what was not mapped", (DMA_UNMAP, dma_unmap(OTHER, whole))),
             ("unmapping a part of a region", (DMA_UNMAP, dma_unmap(BASE, PAGE))),
             ("unmapping a range that wraps", (DMA_UNMAP, dma_unmap(u64::MAX - 0xfff, 2 * PAGE))),
         ];
@@ -151,6 +150,8 @@ fn regions_that_cannot_be_are_refused() {
             driver.identify(1, 0);
         }
         let mut driver = Driver::start_within(dir, secs(10));
+        let nothing = driver.client.call(DMA_UNMAP, &dma_unmap(OTHER, whole), &[]);
+        nothing.expect("what is not mapped need not be unmapped, as a guest's IOMMU has it");
         driver.client.map(OTHER, PAGE, &reader, 0).expect_err("a pipe is no memory");
         let two = driver.client.call(DMA_MAP, &dma_map(OTHER, PAGE, 0), &[memory.file.as_fd(); 2]);
         two.expect_err("two files are one too many");

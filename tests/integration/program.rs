@@ -8,8 +8,9 @@ use std::process::Command;
 use serde_json::{Value, json};
 use serial_test::serial;
 
-use crate::support::app::{App, Program, common_args};
+use crate::support::app::{App, Program, SMALL_POOLS, common_args};
 use crate::support::process::{Libraries, Process};
+use crate::support::rpc::Rpc;
 use crate::support::{paths, secs, shared, wait_for};
 
 /// The RPC methods that are Courier's.
@@ -152,4 +153,54 @@ fn a_plugin_that_was_built_for_another_spdk_ends_the_process_with_a_sentence() {
             "{said}"
         );
     }
+}
+
+/// A mount of hugetlbfs, locked as a DPDK process locks it while it starts.
+struct LockedMount {
+    folder: std::path::PathBuf,
+    file: fs::File,
+}
+
+impl LockedMount {
+    fn new() -> Self {
+        let folder = paths::new_dir("hugetlbfs");
+        let mounted = Command::new("mount").args(["-t", "hugetlbfs", "none"]).arg(&folder).status();
+        assert!(mounted.is_ok_and(|status| status.success()), "hugetlbfs cannot be mounted");
+        let file = fs::File::open(&folder).expect("the mount can be opened");
+        Self { folder, file }
+    }
+
+    fn lock(&self) {
+        let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        rustix::fs::flock(&self.file, exclusive).expect("nobody else has the lock");
+    }
+}
+
+impl Drop for LockedMount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.folder).status();
+    }
+}
+
+#[test]
+#[serial]
+fn a_reactor_takes_memory_and_gives_it_back_while_another_dpdk_process_starts() {
+    const PAGES: u64 = 512;
+    let free = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    let free: u64 = free.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    if free < PAGES {
+        eprintln!("{free} huge pages are free, and {PAGES} are needed: not tested");
+        return;
+    }
+    let mount = LockedMount::new();
+    let dir = paths::new_dir("hugepages");
+    let socket = dir.join("rpc.sock");
+    let name = socket.display().to_string();
+    let args = ["-r", &name, "-m", "0x2", "--disable-cpumask-locks", "-c", SMALL_POOLS, "--json-ignore-init-errors"];
+    let _process = Process::spawn(&paths::courier_tgt(), &args.map(str::to_owned), Libraries::None, &dir.join("log"));
+    let rpc = Rpc::new(socket);
+    wait_for("its RPC socket", secs(60), || rpc.call("framework_wait_init", &Value::Null).is_ok());
+    mount.lock();
+    rpc.ok("bdev_malloc_create", &json!({ "name": "memory", "num_blocks": 131_072, "block_size": 512 }));
+    rpc.ok("bdev_malloc_delete", &json!({ "name": "memory" }));
 }

@@ -140,7 +140,7 @@ pub(crate) fn common_args(socket: &Path, mask: &str) -> Vec<String> {
 
 /// A configuration with which an application sets little memory aside. An emulated machine takes longer to clear the 800 MiB of an
 /// `spdk_tgt` than for a test.
-const SMALL_POOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/small-pools.json");
+pub(crate) const SMALL_POOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/small-pools.json");
 
 /// The text of a configuration that does `calls` for the bdev layer and sets little memory aside, for a program without iSCSI.
 pub(crate) fn configuration(calls: &[Value]) -> String {

@@ -23,6 +23,9 @@ pub const PAGE: u64 = 4096;
 /// So many bytes are unmapped at once: in the meantime no thread of the process can map anything.
 const UNMAP_STEP: usize = 1 << 30;
 
+/// So many bytes are populated at once: meanwhile the mapping cannot be changed.
+const POPULATE_STEP: usize = 64 << 20;
+
 /// The type of ramfs, which libc does not name (`linux/magic.h`).
 const RAMFS_MAGIC: u64 = 0x8584_58f6;
 
@@ -276,6 +279,21 @@ impl Region {
     #[must_use]
     pub const fn has_file(&self) -> bool {
         matches!(self.backing, Backing::File { .. })
+    }
+
+    /// Has the system provide the region's pages now, which takes long, instead of when they are first used. Ends early when nobody
+    /// else holds the region. A page that is not to be had is left to whoever uses it.
+    pub fn populate(self: &Arc<Self>) {
+        let Some(HostPtr(start)) = self.host().filter(|_| self.has_file()) else { return };
+        let len = to_usize(self.len);
+        let advice = if self.access == Access::ReadOnly { libc::MADV_POPULATE_READ } else { libc::MADV_POPULATE_WRITE };
+        for at in (0..len).step_by(POPULATE_STEP) {
+            // SAFETY: the range is within the region's mapping, which is held; what is in the file does not change.
+            let result = unsafe { libc::madvise(start.as_ptr().add(at).cast(), POPULATE_STEP.min(len - at), advice) };
+            if result != 0 || Arc::strong_count(self) == 1 {
+                return;
+            }
+        }
     }
 
     /// The region without a file that pages of ours stand in for here.

@@ -178,6 +178,7 @@ impl Endpoint {
                 name: name.clone(),
                 max_queues: params.max_queues,
                 max_queue_depth: params.max_queue_depth,
+                prefault: params.prefault,
                 groups,
                 home,
                 connected: AtomicBool::new(false),

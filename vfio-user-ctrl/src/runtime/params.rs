@@ -44,6 +44,9 @@ pub(super) struct ControllerParams {
     /// The cores whose reactors its queues are spread over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cpumask: Option<String>,
+    /// The pages of a client's memory are provided when it is mapped, not when they are first used.
+    #[serde(default)]
+    pub(super) prefault: bool,
     /// Vendor specific I/O commands are passed on to namespaces that can take NVMe commands.
     #[serde(default)]
     pub(super) vendor_specific_commands: bool,

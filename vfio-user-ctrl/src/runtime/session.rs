@@ -27,6 +27,8 @@ pub struct Ctrl {
     pub max_queues: u16,
     /// Entries of a queue.
     pub max_queue_depth: u16,
+    /// The pages of a client's memory are provided when it is mapped.
+    pub prefault: bool,
     /// The poll groups that its queues are spread over.
     pub groups: Vec<Arc<GroupHandle>>,
     /// The one of them that its admin queue is on.

@@ -70,6 +70,12 @@ impl Input {
         Ok(())
     }
 
+    /// The header of the next message, if it is there.
+    pub(super) fn header(&self) -> Option<Header> {
+        let waiting = self.buffer.get(self.start..).unwrap_or_default();
+        Header::read_from_prefix(waiting).ok().map(|(header, _)| header)
+    }
+
     /// The next message, if it is there as a whole.
     pub(super) fn take(&mut self, max_message: usize) -> Result<Option<Message<'_>>, ProtocolError> {
         let waiting = self.buffer.get(self.start..).unwrap_or_default();

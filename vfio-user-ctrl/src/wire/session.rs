@@ -165,6 +165,14 @@ impl Session {
     /// The client broke the protocol: send what [`output`](Self::output) has, if it goes at once, and close the
     /// connection. Transfers that have not ended will not.
     pub fn next(&mut self, device: &mut impl Device) -> Result<Option<Event>, ProtocolError> {
+        self.next_of(device, false)
+    }
+
+    /// The same; or, with `only_questions`, handles only commands that change nothing, up to the first other one, and replies.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn next_of(&mut self, device: &mut impl Device, only_questions: bool) -> Result<Option<Event>, ProtocolError> {
         loop {
             if let Some((id, result)) = self.state.transfers.done() {
                 return Ok(Some(Event::DmaDone { id, result }));
@@ -172,6 +180,9 @@ impl Session {
             self.state.check()?;
             self.state.transfers.start(&mut self.state.output);
             if self.state.is_full() {
+                return Ok(None);
+            }
+            if only_questions && self.input.header().is_some_and(|header| !is_harmless(&header)) {
                 return Ok(None);
             }
             let message = self.input.take(self.state.max_message());
@@ -244,6 +255,19 @@ impl Session {
     pub fn dma_cancel(&mut self, id: u64) {
         self.state.transfers.cancel(id);
     }
+}
+
+/// Returns whether a message is a reply, or a command that changes nothing.
+fn is_harmless(header: &Header) -> bool {
+    header.flags & FLAG_TYPE != TYPE_COMMAND
+        || matches!(
+            header.command,
+            command::DEVICE_GET_INFO
+                | command::DEVICE_GET_REGION_INFO
+                | command::DEVICE_GET_REGION_IO_FDS
+                | command::DEVICE_GET_IRQ_INFO
+                | command::REGION_READ
+        )
 }
 
 impl State {

@@ -171,3 +171,15 @@ fn a_file_that_is_sealed_against_shrinking_is_known_as_such() {
     let Backing::File { file, .. } = &region.backing else { unreachable!("it has a file") };
     assert!(file.file.is_none() && region.is_intact(), "descriptor {number} is given back");
 }
+
+#[test]
+fn a_region_that_is_populated_has_its_pages_before_they_are_used() {
+    let file = file(64 * PAGE);
+    let region = region_of(&file, 0, 0, 64 * PAGE);
+    let blocks = || std::os::unix::fs::MetadataExt::blocks(&file.metadata().expect("a file"));
+    assert_eq!(blocks(), 0);
+    let other = Arc::clone(&region);
+    region.populate();
+    assert_eq!(blocks() * 512, 64 * PAGE);
+    drop(other);
+}

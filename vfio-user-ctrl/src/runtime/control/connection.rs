@@ -128,7 +128,7 @@ impl Connection {
 
     /// Whether the client can be heard. If not, its end would not be noticed either.
     pub(super) fn wants_input(&self) -> bool {
-        self.mapping.is_none() && !self.waits && self.wire.wants_input()
+        !self.waits && self.wire.wants_input()
     }
 
     /// Whether the client waits for others to have their share of this thread's time.
@@ -237,8 +237,10 @@ impl Connection {
     }
 
     fn act(&mut self) -> Result<(), String> {
-        while self.mapping.is_none() && !self.waits {
-            let event = self.wire.next(&mut self.device);
+        while !self.waits {
+            // The memory is to be there for whatever else the client asks: that waits.
+            let only_questions = self.mapping.is_some();
+            let event = self.wire.next_of(&mut self.device, only_questions);
             // What came before a broken message has been done, and the home must know.
             self.post_effects();
             match event.map_err(|error| error.to_string())? {
@@ -298,7 +300,7 @@ impl Connection {
         match added {
             Ok((memory, region)) if has_file => {
                 self.mapping = Some(Mapping { token, memory, gpa });
-                self.registrar.register(self.session.id, region);
+                self.registrar.register(self.session.id, region, self.session.ctrl.prefault);
             }
             Ok((memory, _)) => {
                 complain!(
@@ -506,7 +508,7 @@ impl Connection {
         match (request.action, request.data) {
             (IrqAction::Trigger, IrqData::Eventfds(files)) => {
                 let file = files.into_iter().flatten().next();
-                file.as_ref().map_or(Ok(()), check_eventfd)?;
+                file.as_ref().map_or(Ok(()), |file| check_eventfd(file, &self.session.ctrl))?;
                 pin.set_file(file);
             }
             (IrqAction::Trigger, IrqData::None) if request.count == 0 => {
@@ -521,7 +523,7 @@ impl Connection {
             }
             (IrqAction::Unmask, IrqData::Eventfds(files)) => {
                 let file = files.into_iter().flatten().next();
-                file.as_ref().map_or(Ok(()), check_eventfd)?;
+                file.as_ref().map_or(Ok(()), |file| check_eventfd(file, &self.session.ctrl))?;
                 return self.unmask.set(file).map_err(rustix::io::Errno::raw_os_error);
             }
             (action, _) if chosen => {

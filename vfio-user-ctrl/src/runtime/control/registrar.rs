@@ -1,34 +1,100 @@
 //! Where devices are told of clients' memory.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use super::worker::Worker;
 use super::{Command, Remote};
 use crate::memory::Region;
 
-/// A thread that registers memory. With RDMA, every page is allocated and pinned, which for a large guest takes seconds: other clients
-/// are not to wait for that.
+/// So many clients have threads of their own at a time, beside the one whose turn it is on the common thread.
+const MOST: usize = 16;
+
+/// Threads that register memory, and populate it where that is wanted. With RDMA, every page is allocated and pinned, which for a large
+/// guest takes seconds: other clients are not to wait for that. A client has one region registered at a time.
 #[derive(Debug)]
-pub(super) struct Registrar(Worker<(u64, Arc<Region>)>);
+pub(super) struct Registrar {
+    common: Worker<Order>,
+    /// Orders that the common thread has.
+    waiting: Arc<AtomicUsize>,
+    others: Mutex<Vec<JoinHandle<()>>>,
+    remote: Remote,
+}
+
+/// A region of a session that is to be registered.
+#[derive(Debug, Clone)]
+struct Order {
+    session: u64,
+    region: Arc<Region>,
+    prefault: bool,
+}
+
+impl Order {
+    fn carry_out(self, remote: &Remote) {
+        let Self { session, region, prefault } = self;
+        if prefault {
+            region.populate();
+        }
+        let result = region.register();
+        // Before the client may have it unmapped.
+        drop(region);
+        remote.send(Command::Registered { session, result });
+    }
+}
 
 impl Registrar {
-    /// Starts the thread, which tells `remote` when it has registered a region.
+    /// Starts the common thread. `remote` is told when a region is registered.
     ///
     /// # Errors
     /// What the operating system says.
     pub(super) fn start(remote: Remote) -> io::Result<Self> {
-        let register = move |(session, region): (u64, Arc<Region>)| {
-            let result = region.register();
-            // Before the client may have it unmapped.
-            drop(region);
-            remote.send(Command::Registered { session, result });
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let (tell, count) = (remote.clone(), Arc::clone(&waiting));
+        let work = move |order: Order| {
+            order.carry_out(&tell);
+            count.fetch_sub(1, Ordering::Relaxed);
         };
-        Ok(Self(Worker::start("courier_map", register)?))
+        Ok(Self { common: Worker::start("courier_map", work)?, waiting, others: Mutex::default(), remote })
     }
 
-    /// Registers a region of a session.
-    pub(super) fn register(&self, session: u64, region: Arc<Region>) {
-        self.0.send((session, region));
+    /// Registers a region of a session, after its pages are populated if that is wanted.
+    pub(super) fn register(&self, session: u64, region: Arc<Region>, prefault: bool) {
+        let order = Order { session, region, prefault };
+        if self.waiting.load(Ordering::Relaxed) > 0 && self.carry_out_apart(&order) {
+            return;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.common.send(order);
+    }
+
+    /// Carries an order out on a thread of its own. Returns whether there is one.
+    fn carry_out_apart(&self, order: &Order) -> bool {
+        let Ok(mut others) = self.others.lock() else { return false };
+        others.retain(|thread| !thread.is_finished());
+        if others.len() >= MOST {
+            return false;
+        }
+        let (order, remote) = (order.clone(), self.remote.clone());
+        match spdk::thread::spawn_unpinned("courier_map", move || order.carry_out(&remote)) {
+            Ok(thread) => others.push(thread),
+            Err(error) => {
+                log::warn!("a client's memory waits for that of another: {error}");
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Registrar {
+    fn drop(&mut self) {
+        let others = self.others.get_mut().map(std::mem::take).unwrap_or_default();
+        for thread in others {
+            if thread.join().is_err() {
+                log::error!("a thread that maps clients' memory has panicked");
+            }
+        }
     }
 }

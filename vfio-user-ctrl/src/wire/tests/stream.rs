@@ -327,3 +327,20 @@ fn a_message_of_an_unknown_type_ends_the_session() {
     harness.send(&message, Vec::new());
     assert_eq!(harness.next().expect_err("it fails"), ProtocolError::Type { kind: 2 });
 }
+
+#[test]
+fn questions_are_answered_while_a_mapping_is_pending_and_what_changes_something_waits() {
+    let mut harness = Harness::new();
+    let only_questions =
+        |harness: &mut Harness| harness.session.next_of(&mut harness.device, true).expect("it goes on");
+    harness.send(&client::region_read(1, 7, 0, 4), Vec::new());
+    assert!(only_questions(&mut harness).is_none());
+    assert_eq!(harness.drain().len(), 1, "a question is answered");
+    harness.send(&client::dma_map(2, 0, 4096, 0), Vec::new());
+    harness.send(&client::region_read(3, 7, 0, 4), Vec::new());
+    assert!(only_questions(&mut harness).is_none());
+    assert_eq!(harness.drain().len(), 0, "the order stays");
+    assert!(matches!(harness.event(), Event::Map(..)));
+    assert!(only_questions(&mut harness).is_none());
+    assert_eq!(harness.drain().len(), 1);
+}
