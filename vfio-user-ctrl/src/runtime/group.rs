@@ -136,6 +136,8 @@ pub struct Local {
     epoch: Cell<u64>,
     /// Of changes of the client's memory.
     pace: Pace,
+    /// The memory has changed, and the admin queue may still be where it was.
+    took_memory: Cell<bool>,
     idle_rounds: Cell<u32>,
     /// It has had nothing to do for long, and has nothing under way.
     idle: Cell<bool>,
@@ -167,6 +169,7 @@ impl Local {
             queues,
             epoch,
             pace: Pace::new(spdk::time::ticks_hz() / LONGEST_PAUSE),
+            took_memory: Cell::new(false),
             idle_rounds: Cell::new(0),
             idle: Cell::new(false),
             counted: Cell::new(0),
@@ -231,6 +234,7 @@ impl Local {
     #[cold]
     fn take_memory(&self, epoch: u64) {
         self.epoch.set(epoch);
+        self.took_memory.set(true);
         self.queues.set_view(&Rc::new(MemView::new(self.session.memory.newest())));
     }
 
@@ -273,6 +277,9 @@ impl Local {
         self.queues.set_room(group.budget.room(self.counted.get()));
         // No command is taken before the table is there that it may rely on.
         let done = self.refresh_in_time() && self.queues.poll() > 0;
+        if self.took_memory.take() {
+            group.forget_rings(self.session.id);
+        }
         if done || self.counted.get() > 0 {
             self.count(&group.budget);
         }
@@ -456,6 +463,11 @@ impl Group {
         for local in self.ending.borrow().iter().filter(|local| local.session.id == session) {
             local.refresh();
         }
+        self.forget_rings(session);
+    }
+
+    /// The session's admin queue is looked for anew.
+    fn forget_rings(&self, session: u64) {
         for home in self.homes.borrow().iter() {
             home.forget_rings(session);
         }
