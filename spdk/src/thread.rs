@@ -94,11 +94,15 @@ pub fn spawn_unpinned<F: FnOnce() + Send + 'static>(name: &str, f: F) -> std::io
 /// # Errors
 /// `NXIO` when no application runs, or it is about to end; `f` is dropped here then.
 pub fn send_to_app<F: FnOnce() + Send + 'static>(f: F) -> Result<(), Errno> {
-    let _guard = running::guard()?;
-    // SAFETY: returns a pointer to the application's thread, or null.
-    let app = NonNull::new(unsafe { sys::spdk_thread_get_app_thread() }).ok_or(Errno::NXIO)?;
-    // SAFETY: the application's thread takes messages as long as the guard is held.
-    unsafe { send_raw(app, f) }
+    let sent = {
+        let _guard = running::guard()?;
+        // SAFETY: returns a pointer to the application's thread, or null.
+        let app = NonNull::new(unsafe { sys::spdk_thread_get_app_thread() }).ok_or(Errno::NXIO)?;
+        // SAFETY: the application's thread takes messages as long as the guard is held.
+        unsafe { send_raw(app, f) }
+    };
+    // What the message holds may send others when it is dropped: that is not done under the guard.
+    sent.map_err(|(errno, _)| errno)
 }
 
 /// Calls `f` on this SPDK thread once the current message or poll is over. `f` may hold what must stay on the thread.
@@ -109,12 +113,17 @@ pub fn defer<F: FnOnce() + 'static>(f: F) -> Result<(), Errno> {
     // SAFETY: reads a thread-local variable of SPDK's.
     let current = NonNull::new(unsafe { sys::spdk_get_thread() }).ok_or(Errno::NXIO)?;
     // SAFETY: the current thread is alive; what is sent to it never leaves it.
-    unsafe { send_raw(current, f) }
+    unsafe { send_raw(current, f) }.map_err(|(errno, _)| errno)
 }
 
+/// Calls `f` on `thread`, or gives it back with what SPDK says.
+///
 /// # Safety
-/// `thread` must be alive, and `f` must be `Send` unless `thread` is the current one.
-pub(crate) unsafe fn send_raw<F: FnOnce() + 'static>(thread: NonNull<sys::spdk_thread>, f: F) -> Result<(), Errno> {
+/// `thread` must take messages, and `f` must be `Send` unless `thread` is the current one.
+pub(crate) unsafe fn send_raw<F: FnOnce() + 'static>(
+    thread: NonNull<sys::spdk_thread>,
+    f: F,
+) -> Result<(), (Errno, F)> {
     unsafe extern "C" fn call<F: FnOnce()>(ctx: *mut c_void) {
         // SAFETY: `ctx` is the box that was given to SPDK below, which passes it on exactly once.
         let f = unsafe { Box::from_raw(ctx.cast::<F>()) };
@@ -123,10 +132,8 @@ pub(crate) unsafe fn send_raw<F: FnOnce() + 'static>(thread: NonNull<sys::spdk_t
     let boxed = Box::into_raw(Box::new(f));
     // SAFETY: the caller vouches for the thread; `call` takes the box.
     let rc = unsafe { sys::spdk_thread_send_msg(thread.as_ptr(), Some(call::<F>), boxed.cast()) };
-    Errno::check(rc).inspect_err(|_| {
-        // SAFETY: SPDK did not take the message, so the box is still ours.
-        drop(unsafe { Box::from_raw(boxed) });
-    })
+    // SAFETY: if SPDK did not take the message, the box is still ours.
+    Errno::check(rc).map_err(|errno| (errno, *unsafe { Box::from_raw(boxed) }))
 }
 
 /// An SPDK thread that this value keeps alive. Dropping it makes the thread exit once its pollers and channels
@@ -166,10 +173,13 @@ impl OwnedThread {
     /// # Errors
     /// `NXIO` when the application is about to end, and its threads with it; `f` is dropped here then.
     pub fn send<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), Errno> {
-        let _guard = running::guard()?;
-        // SAFETY: the thread exits when it is told to, by this value, or when the application ends, which the guard
-        // keeps off.
-        unsafe { send_raw(self.0, f) }
+        let sent = {
+            let _guard = running::guard()?;
+            // SAFETY: the thread exits when it is told to, by this value, or when the application ends, which the guard
+            // keeps off.
+            unsafe { send_raw(self.0, f) }
+        };
+        sent.map_err(|(errno, _)| errno)
     }
 }
 

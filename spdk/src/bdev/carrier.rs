@@ -45,7 +45,10 @@ impl<D: Device> Carrier<D> {
         // SAFETY: a thread with an I/O under way does not exit; the closure runs on it.
         let sent = unsafe {
             let thread = NonNull::new(sys::spdk_bdev_io_get_thread(raw.as_ptr()));
-            thread.ok_or(Errno::NXIO).and_then(|thread| send_raw(thread, move || f(arrived.unpack())))
+            match thread {
+                Some(thread) => send_raw(thread, move || f(arrived.unpack())).map_err(|(errno, _)| errno),
+                None => Err(Errno::NXIO),
+            }
         };
         if let Err(error) = sent {
             log::error!("an I/O could not be brought back to its thread: {error}");
