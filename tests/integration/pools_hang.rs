@@ -1,18 +1,27 @@
 //! Pools that hang, are late, or are away, and what `courier_tgt` does meanwhile.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pool_faults::{Namespace, Options, Relay, ScriptedTarget};
+use pool_faults::{Arrival, Cut, Do, Namespace, On, Options, Relay, ScriptedTarget, Which};
 use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::app::{App, Program, configuration};
-use crate::support::pool::{NQN, free_port};
+use crate::support::load::{Load, Work};
+use crate::support::pool::{NQN, Pool, free_port};
 use crate::support::{paths, secs, shared, wait_for};
 
 /// How long deletions, and the end of a process, may take; twice as much on a machine that is busy.
 const LIMIT: Duration = Duration::from_secs(10);
+/// The keep-alive time of pools here.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// A `courier_tgt` on a core of its own.
+fn courier() -> App {
+    shared::rest();
+    App::start(Program::Courier, "0x2", &[])
+}
 
 /// What `courier_pool_create` needs to connect to a port here.
 fn params(port: u16, changes: &Value) -> Value {
@@ -26,8 +35,125 @@ fn params(port: u16, changes: &Value) -> Value {
     params
 }
 
+/// A pool at a port here, with a bdev of its namespace 1.
+fn connect(app: &App, port: u16) {
+    app.rpc.ok("courier_pool_create", &params(port, &json!({})));
+    app.rpc.ok("bdev_courier_create", &json!({ "name": "disk", "pool": "p", "nsid": 1 }));
+}
+
 fn state_of(app: &App, pool: &str) -> Value {
     app.rpc.ok("courier_pool_get", &json!({ "name": pool }))[0]["state"].clone()
+}
+
+#[test]
+#[serial]
+fn sigterm_ends_courier_tgt_whose_pool_hangs() {
+    let (app, pool) = (courier(), Pool::malloc());
+    connect(&app, pool.port);
+    pool.app.process.suspend();
+    let status = app.shut_down(LIMIT);
+    pool.app.process.resume();
+    assert_eq!(status.code(), Some(0), "it ended with {status}\n{}", app.process.tail());
+}
+
+#[test]
+#[serial]
+fn a_pool_that_hangs_is_noticed_and_used_again_when_it_answers() {
+    let (app, pool) = (courier(), Pool::malloc());
+    connect(&app, pool.port);
+    pool.app.process.suspend();
+    let since = Instant::now();
+    wait_for("the loss to be noticed", LIMIT, || state_of(&app, "p") == "reconnecting");
+    let noticed = since.elapsed();
+    pool.app.process.resume();
+    assert!(noticed < KEEP_ALIVE + secs(4), "it took {noticed:?}");
+    wait_for("the pool to be connected again", secs(20), || state_of(&app, "p") == "connected");
+    assert_eq!(app.shut_down(LIMIT).code(), Some(0), "{}", app.process.tail());
+}
+
+#[test]
+#[serial]
+fn a_bdev_and_a_pool_that_hangs_are_deleted_in_time() {
+    let app = courier();
+    for method in ["bdev_courier_delete", "courier_pool_delete"] {
+        let target = ScriptedTarget::new();
+        let relay = Relay::to(target.address());
+        connect(&app, relay.port());
+        relay.stall();
+        let name = if method == "courier_pool_delete" { "p" } else { "disk" };
+        let since = Instant::now();
+        app.rpc.ok(method, &json!({ "name": name }));
+        assert!(since.elapsed() < LIMIT, "{method} took {:?}", since.elapsed());
+        relay.release();
+        if method != "courier_pool_delete" {
+            app.rpc.ok("courier_pool_delete", &json!({ "name": "p" }));
+        }
+    }
+    assert_eq!(app.shut_down(LIMIT).code(), Some(0), "{}", app.process.tail());
+}
+
+#[test]
+#[serial]
+fn a_pool_that_hangs_holds_its_io_and_leaves_that_of_another_alone() {
+    const IO: Work<'_> = Work { kind: "verify", io_size: 4_096, depth: 16, seconds: 4 };
+    let (hanging, good) = (ScriptedTarget::new(), shared::pool());
+    let relay = Relay::to(hanging.address());
+    let load = Load::start("0x2", &[]);
+    load.connect("good", &good, &[1]);
+    connect(&load, relay.port());
+    let running = load.begin(IO);
+    assert!(relay.wait(secs(10), |relay| relay.connections() > 1));
+    relay.stall();
+    wait_for("the loss to be noticed", LIMIT, || state_of(&load, "p") == "reconnecting");
+    assert_eq!(state_of(&load, "good"), "connected");
+    relay.cut(Which::All, Cut::Reset);
+    relay.release();
+    // Both bdevs, without an error, and with every block as it was written.
+    running.finish(IO);
+}
+
+#[test]
+#[serial]
+fn connect_timeout_ms_holds_whatever_step_of_a_connection_is_never_answered() {
+    let app = courier();
+    let short = json!({ "connect_timeout_ms": 250 });
+    for step in 0..16 {
+        let target = ScriptedTarget::new();
+        target.on(On::any().connection(0).after(step), Do::Silence);
+        let since = Instant::now();
+        let made = app.rpc.call("courier_pool_create", &params(target.port(), &short));
+        assert!(since.elapsed() < secs(4), "step {step}: it took {:?}", since.elapsed());
+        let connections = target.open_connections();
+        if made.is_ok() {
+            app.rpc.ok("courier_pool_delete", &json!({ "name": "p" }));
+        } else {
+            let closed = |target: &ScriptedTarget| target.open_connections().is_empty();
+            assert!(target.wait(secs(5), closed), "step {step}: {connections:?} stay open");
+        }
+    }
+    let target = ScriptedTarget::new();
+    let relay = Relay::to(target.address());
+    for arrival in [Arrival::Silence, Arrival::Drop] {
+        relay.arrivals(arrival);
+        let since = Instant::now();
+        app.rpc.fails("courier_pool_create", &params(relay.port(), &short), &[]);
+        assert!(since.elapsed() < secs(4), "{arrival:?}: it took {:?}", since.elapsed());
+    }
+    relay.arrivals(Arrival::Pass);
+    connect(&app, relay.port());
+}
+
+#[test]
+#[serial]
+fn an_io_queue_whose_connection_is_never_answered_is_connected_anew_and_io_waits_for_that() {
+    const IO: Work<'_> = Work { kind: "verify", io_size: 4_096, depth: 4, seconds: 1 };
+    let target = ScriptedTarget::new();
+    let load = Load::start("0x2", &[]);
+    target.on(On::connect_io().once(), Do::Silence);
+    target.on(On::ic_req().connection(2).once(), Do::Silence);
+    connect(&load, target.port());
+    load.run(IO);
+    assert!(target.connections() >= 4, "it did not come back: {:?}", target.open_connections());
 }
 
 #[test]

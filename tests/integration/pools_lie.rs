@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use pool_faults::pdu::Kind;
-use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget, Status, ana, fctype};
+use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget, Status, ana, fctype, opcode};
 use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::app::{App, Program};
+use crate::support::load::{Load, Work};
 use crate::support::{secs, shared};
 
 fn params(target: &ScriptedTarget, changes: &Value) -> Value {
@@ -194,4 +195,30 @@ fn broken_pdus_while_a_pool_is_connected_end_the_attempt_in_time() {
         }
     }
     works_with_another(&app);
+}
+
+#[test]
+#[serial]
+fn io_goes_on_after_any_broken_pdu() {
+    const IO: Work<'_> = Work { kind: "verify", io_size: 4_096, depth: 4, seconds: 1 };
+    let lies = [
+        ("a type that is not there", Do::wrong_kind(Kind(0x42))),
+        ("a length of 2^32 - 1", Do::wrong_length(u32::MAX)),
+        ("a header of 255 bytes", Do::patch_pdu(2, [0xff])),
+        ("data at another offset", Do::patch_pdu(12, [0xff; 4])),
+        ("an answer to another command", Do::WrongCid(0x7fff)),
+        ("a reset", Do::Close(Cut::Reset)),
+        ("never", Do::Silence),
+    ];
+    let target = ScriptedTarget::new();
+    let load = Load::start("0x2", &[]);
+    load.rpc.ok("courier_pool_create", &params(&target, &json!({ "connect_timeout_ms": 5_000 })));
+    load.create_bdevs("p", &[1]);
+    for (what, lie) in lies {
+        target.on(On::io(opcode::READ).after(20).once(), lie);
+        log::debug!("{what}");
+        load.run(IO);
+        target.behave();
+    }
+    assert_eq!(load.shut_down(secs(10)).code(), Some(0), "{}", load.process.tail());
 }
