@@ -24,10 +24,31 @@ use crate::model::spec::Status;
 /// What a piece of data costs of the budget at least: so much, about, is kept of each piece besides its bytes.
 const PIECE_COST: u64 = 512;
 
+/// How many bytes of SPDK's memory may stand in for the memory of all clients at once.
+const LIMIT_OF_ALL: u64 = 64 << 20;
+
+/// What all clients have of it together.
+#[derive(Debug)]
+struct Total {
+    limit: u64,
+    used: AtomicU64,
+    releases: AtomicU64,
+}
+
+static OF_ALL: Total = Total::new(LIMIT_OF_ALL);
+
+impl Total {
+    const fn new(limit: u64) -> Self {
+        Self { limit, used: AtomicU64::new(0), releases: AtomicU64::new(0) }
+    }
+}
+
 /// How many bytes may stand in for one client's memory at once.
 #[derive(Debug)]
 pub struct BounceBudget {
     limit: u64,
+    /// What it shares with all clients, of which it may have no more than is left for the others.
+    total: Option<&'static Total>,
     /// Devices move the data: it is to be in memory that they reach.
     #[cfg(feature = "runtime")]
     for_devices: bool,
@@ -41,6 +62,7 @@ impl BounceBudget {
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
             limit,
+            total: None,
             #[cfg(feature = "runtime")]
             for_devices: false,
             used: AtomicU64::new(0),
@@ -52,7 +74,13 @@ impl BounceBudget {
     #[cfg(feature = "runtime")]
     #[must_use]
     pub fn for_devices(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, for_devices: true, used: AtomicU64::new(0), releases: AtomicU64::new(0) })
+        Arc::new(Self {
+            limit,
+            total: Some(&OF_ALL),
+            for_devices: true,
+            used: AtomicU64::new(0),
+            releases: AtomicU64::new(0),
+        })
     }
 
     /// How many bytes are taken.
@@ -64,7 +92,8 @@ impl BounceBudget {
     /// Counts how often some were given back. Who found no room need not try again before it moves.
     #[must_use]
     pub fn releases(&self) -> u64 {
-        self.releases.load(Ordering::Acquire)
+        let of_all = self.total.map_or(0, |total| total.releases.load(Ordering::Acquire));
+        self.releases.load(Ordering::Acquire).wrapping_add(of_all)
     }
 
     fn take(self: &Arc<Self>, bytes: u64) -> Result<Permit, BounceError> {
@@ -74,7 +103,16 @@ impl BounceBudget {
         }
         let more = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        taken.map(|_| Permit { budget: Arc::clone(self), bytes }).map_err(|_| BounceError::NoRoom)
+        let own = taken.map_err(|_| BounceError::NoRoom)?.saturating_add(bytes);
+        if let Some(total) = self.total {
+            // A client alone may have half of all, two a third each: there is something for whoever comes.
+            let more = |used: u64| (own <= total.limit.saturating_sub(used)).then(|| used.saturating_add(bytes));
+            if total.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+                self.used.fetch_sub(bytes, Ordering::Relaxed);
+                return Err(BounceError::NoRoom);
+            }
+        }
+        Ok(Permit { budget: Arc::clone(self), bytes })
     }
 }
 
@@ -87,6 +125,10 @@ struct Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        if let Some(total) = self.budget.total {
+            total.used.fetch_sub(self.bytes, Ordering::Relaxed);
+            total.releases.fetch_add(1, Ordering::Release);
+        }
         // After the room is there: who sees the new count finds it.
         self.budget.releases.fetch_add(1, Ordering::Release);
     }

@@ -136,3 +136,28 @@ fn a_change_of_other_memory_leaves_it_as_it_is() {
     }
     assert!(!memory.still_bounces(&memory), "nothing stands in there");
 }
+
+fn sharing(total: &'static Total) -> Arc<BounceBudget> {
+    let mut budget = BounceBudget::new(1 << 20);
+    Arc::get_mut(&mut budget).expect("nobody else has it").total = Some(total);
+    budget
+}
+
+#[test]
+fn one_client_leaves_room_for_another_and_hears_when_it_has_more() {
+    static TOTAL: Total = Total::new(8 * PAGE);
+    let (greedy, modest) = (sharing(&TOTAL), sharing(&TOTAL));
+    let memory = memory();
+    let take = |budget: &Arc<BounceBudget>| Bounce::new(&memory, &[(REMOTE, 4096)], false, budget);
+    let mut held: Vec<_> = std::iter::from_fn(|| take(&greedy).ok()).collect();
+    assert_eq!(held.len(), 4, "half of all");
+    let other = take(&modest).expect("there is room for others");
+    let seen = greedy.releases();
+    assert!(matches!(take(&greedy), Err(BounceError::NoRoom)));
+    drop(other);
+    assert_ne!(greedy.releases(), seen, "it is worth another try");
+    held.pop();
+    held.push(take(&greedy).expect("room again"));
+    drop(held);
+    assert_eq!((greedy.used(), TOTAL.used.load(Ordering::Relaxed)), (0, 0));
+}
