@@ -168,6 +168,11 @@ COMMANDS = (
                       kind=None),
             Parameter("vendor_specific_commands", "Pass the guest's vendor specific I/O commands on to bdevs that take NVMe "
                       "commands. Default: they are refused", "-V", kind=None),
+            Parameter("nvme_version", "Version of the specification that the controller follows, for old drivers: 1.4 or 2.0. "
+                      "Default: 2.0"),
+            Parameter("socket_owner", "User who owns the socket, by name or number. Default: the target's"),
+            Parameter("socket_group", "Group of the socket, by name or number. Default: the target's"),
+            Parameter("socket_mode", "Permissions of the socket in octal, such as 0660. Default: as the target's umask leaves them"),
         ),
     ),
     Command(

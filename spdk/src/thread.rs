@@ -165,7 +165,10 @@ impl OwnedThread {
             sys::spdk_cpuset_set_cpu(&raw mut cores, core, true);
             sys::spdk_thread_create(name.as_ptr(), &raw const cores)
         };
-        NonNull::new(thread).map(Self).ok_or(Errno::NOMEM)
+        let thread = NonNull::new(thread).ok_or(Errno::NOMEM)?;
+        // SAFETY: the thread was made just now. Schedulers leave one alone that is bound; others move it whatever its cores are.
+        unsafe { sys::spdk_thread_bind(thread.as_ptr(), true) };
+        Ok(Self(thread))
     }
 
     /// Calls `f` on this thread, later. `f` is called and dropped there.

@@ -1,6 +1,7 @@
 //! Bad input to every RPC method of controllers: a clear error, and nothing half made. And what they save.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -231,7 +232,8 @@ fn what_save_config_writes_of_controllers_load_config_restores() {
     let all = json!({
         "name": "all", "traddr": dir.join("all"), "uuid": "99999999-2222-4333-8444-555555555555",
         "serial_number": "SERIAL-1", "model_number": "A model of its own", "max_queues": 7, "max_queue_depth": 64,
-        "cpumask": "0x2", "vendor_specific_commands": true, "prefault": true,
+        "cpumask": "0x2", "vendor_specific_commands": true, "prefault": true, "nvme_version": "1.4", "socket_owner": "root",
+        "socket_group": "0", "socket_mode": "0640",
     });
     front.rpc.ok("courier_controller_create", &all);
     let add = json!({ "name": "all", "bdev_name": "other", "nsid": 17 });
@@ -250,6 +252,9 @@ fn what_save_config_writes_of_controllers_load_config_restores() {
     assert_eq!(save_config(&second), whole);
     let mut driver = Driver::start(&dir.join("all"));
     let identity = driver.identify(1, 0);
+    assert_eq!(identity[80..84], 0x0001_0400_u32.to_le_bytes(), "NVMe 1.4");
+    let socket = fs::metadata(dir.join("all/cntrl")).expect("it is there");
+    assert_eq!((socket.mode() & 0o7777, socket.uid(), socket.gid()), (0o640, 0, 0));
     assert_eq!(&identity[4..24], b"SERIAL-1            ");
     assert_eq!(&identity[24..64], format!("{:40}", "A model of its own").as_bytes());
     let list = driver.identify(2, 0);

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::Fault;
 use super::region::{Access, HostPtr, PAGE, Region, to_usize};
+use super::slots::MAX_PIECES;
 use super::table::{GuestMemory, Hint};
 use super::view::MemView;
 use crate::model::dptr::DptrError;
@@ -23,6 +24,9 @@ use crate::model::spec::Status;
 
 /// What a piece of data costs of the budget at least: so much, about, is kept of each piece besides its bytes.
 const PIECE_COST: u64 = 512;
+
+/// What a piece costs of it that has no room in an I/O's place.
+const ROOM_COST: u64 = 64;
 
 /// How many bytes of SPDK's memory may stand in for the memory of all clients at once.
 const LIMIT_OF_ALL: u64 = 64 << 20;
@@ -231,7 +235,7 @@ impl Bounce {
         to_guest: bool,
         budget: &Arc<BounceBudget>,
     ) -> Result<Self, BounceError> {
-        let mut plan = Plan::default();
+        let mut plan = Plan { room: room(pieces.len()), ..Plan::default() };
         for &(gpa, len) in pieces {
             plan.add(memory, gpa, len, to_guest)?;
         }
@@ -310,6 +314,13 @@ struct Plan {
     local: Vec<Arc<Region>>,
     /// Whole pages, each in one region without a file.
     pages: Vec<(Range<u64>, Arc<Region>)>,
+    /// What more pieces cost than have room in an I/O's place.
+    room: u64,
+}
+
+/// What room for pieces costs: they are listed here, and in an I/O.
+const fn room(pieces: usize) -> u64 {
+    if pieces > MAX_PIECES { pieces as u64 * ROOM_COST } else { 0 }
 }
 
 impl Plan {
@@ -352,7 +363,7 @@ impl Plan {
     fn carry_out(mut self, budget: &Arc<BounceBudget>) -> Result<Bounce, BounceError> {
         self.merge_pages();
         let bytes = self.pages.iter().map(|(range, _)| range.end - range.start).sum();
-        let permit = budget.take(self.cost().max(bytes))?;
+        let permit = budget.take(self.cost().max(bytes).saturating_add(self.room))?;
         let pages = Pages::new(bytes, permit).ok_or(BounceError::Invalid(Status::INTERNAL_ERROR))?;
         let mut offset = 0;
         let mut regions = self.local;

@@ -51,7 +51,7 @@ pub use region::{Access, MappedFile, Region, RegionId};
 pub use ring::{CompletionRing, SubmissionRing};
 #[cfg(feature = "runtime")]
 pub use slots::TakesBdevIo;
-pub use slots::{Io, IoName, Slots, UnderWay};
+pub use slots::{Io, IoName, MAX_PIECES, Slots, UnderWay};
 pub use table::{GuestMemory, HostPiece};
 pub use view::MemView;
 

@@ -16,8 +16,15 @@ use crate::model::dptr::DptrError;
 #[cfg(feature = "runtime")]
 use crate::model::spec::Status;
 
-/// The most pieces that the data of one I/O may have.
+/// The most pieces that the data of one I/O may have in its place. One that has more gets [room](Io::make_room) of its own.
 pub const MAX_PIECES: usize = 129;
+
+/// The most pieces that the data of any I/O may have: as many as the operating system takes at once.
+pub const MOST_PIECES: usize = 1024;
+
+/// The room of a place in its queue's.
+const OWN_ROOM: u16 = 129;
+const _: () = assert!(OWN_ROOM as usize == MAX_PIECES);
 
 /// The end of the list of free places.
 const NONE: u16 = u16::MAX;
@@ -36,6 +43,10 @@ struct Slot<Q: 'static, T: 'static> {
     index: u16,
     next_free: Cell<u16>,
     taken: Cell<bool>,
+    /// Where its pieces are, and how many have room there: its own in the queue's, or those of `more`.
+    pieces: Cell<*mut iovec>,
+    room: Cell<u16>,
+    more: Cell<Option<Pieces>>,
     count: Cell<u16>,
     bytes: Cell<u32>,
     /// All pieces may be written to.
@@ -46,21 +57,25 @@ struct Slot<Q: 'static, T: 'static> {
     state: T,
 }
 
-/// `MAX_PIECES` for each place. Where the C library has a mapping of its own for such a block, as `courier_tgt` makes it have, only what is
+/// Room for pieces: of a queue, `MAX_PIECES` for each place. Where the C library has a mapping of its own for such a block, as `courier_tgt` makes it have, only what is
 /// used is ever resident.
 struct Pieces(NonNull<[u128]>);
 
 const _: () = assert!(size_of::<iovec>() == size_of::<u128>() && align_of::<iovec>() <= align_of::<u128>());
 
 impl Pieces {
-    fn for_slots(count: usize) -> Self {
-        Self(NonNull::from(Box::leak(vec![0_u128; count * MAX_PIECES].into_boxed_slice())))
+    fn new(count: usize) -> Self {
+        Self(NonNull::from(Box::leak(vec![0_u128; count].into_boxed_slice())))
+    }
+
+    fn of_place(&self, index: u16) -> *mut iovec {
+        self.0.as_ptr().cast::<iovec>().wrapping_add(usize::from(index) * MAX_PIECES)
     }
 }
 
 impl Drop for Pieces {
     fn drop(&mut self) {
-        // SAFETY: the box that `for_slots` leaked.
+        // SAFETY: the box that `new` leaked.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
@@ -69,6 +84,7 @@ impl<Q, T> Slots<Q, T> {
     /// A queue with `count` places; `state` makes the state of each.
     pub fn new(count: u16, queue: Q, mut state: impl FnMut() -> T) -> Rc<Self> {
         let count = count.min(NONE - 1);
+        let pieces = Pieces::new(usize::from(count) * MAX_PIECES);
         Rc::new_cyclic(|owner| Self {
             queue,
             places: (0..count)
@@ -77,6 +93,9 @@ impl<Q, T> Slots<Q, T> {
                     index,
                     next_free: Cell::new(if index + 1 < count { index + 1 } else { NONE }),
                     taken: Cell::new(false),
+                    pieces: Cell::new(pieces.of_place(index)),
+                    room: Cell::new(OWN_ROOM),
+                    more: Cell::new(None),
                     count: Cell::new(0),
                     bytes: Cell::new(0),
                     writeable: Cell::new(true),
@@ -85,7 +104,7 @@ impl<Q, T> Slots<Q, T> {
                     state: state(),
                 })
                 .collect(),
-            pieces: Pieces::for_slots(usize::from(count)),
+            pieces,
             free: Cell::new(if count == 0 { NONE } else { 0 }),
             in_use: Cell::new(0),
         })
@@ -146,11 +165,11 @@ impl<Q, T> Slots<Q, T> {
         if self.in_use() == 0 {
             return 0;
         }
-        self.places.iter().filter(|slot| slot.taken.get()).filter(|slot| self.rebase_one(slot, view, gone)).count()
+        self.places.iter().filter(|slot| slot.taken.get()).filter(|slot| Self::rebase_one(slot, view, gone)).count()
     }
 
     /// The same for one I/O. Whether it holds memory that is to go.
-    fn rebase_one(&self, slot: &Slot<Q, T>, view: &Rc<MemView>, gone: &Gone) -> bool {
+    fn rebase_one(slot: &Slot<Q, T>, view: &Rc<MemView>, gone: &Gone) -> bool {
         let Some(held) = slot.view.take() else { return false };
         // Pages that stand in for the client's memory are in no view but that of their I/O.
         if held.memory().stands_in() {
@@ -160,7 +179,7 @@ impl<Q, T> Slots<Q, T> {
         }
         // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
         // thread, and a backend reads them by pointer.
-        let pieces = unsafe { std::slice::from_raw_parts(self.pieces_of(slot), usize::from(slot.count.get())) };
+        let pieces = unsafe { std::slice::from_raw_parts(slot.pieces.get(), usize::from(slot.count.get())) };
         let strays = pieces.iter().flat_map(|piece| gone.touched_by(piece));
         let kept: Vec<_> = held.kept().iter().chain(strays).cloned().collect();
         slot.stray.set(!kept.is_empty());
@@ -169,16 +188,24 @@ impl<Q, T> Slots<Q, T> {
         slot.stray.get()
     }
 
-    fn pieces_of(&self, slot: &Slot<Q, T>) -> *mut iovec {
-        self.pieces.0.as_ptr().cast::<iovec>().wrapping_add(usize::from(slot.index) * MAX_PIECES)
-    }
-
     fn put_back(&self, slot: &Slot<Q, T>) {
+        if slot.room.get() != OWN_ROOM {
+            self.take_room_back(slot);
+        }
         slot.view.take();
         slot.taken.set(false);
         slot.next_free.set(self.free.get());
         self.free.set(slot.index);
         self.in_use.set(self.in_use.get() - 1);
+    }
+}
+
+impl<Q, T> Slots<Q, T> {
+    #[cold]
+    fn take_room_back(&self, slot: &Slot<Q, T>) {
+        slot.room.set(OWN_ROOM);
+        slot.pieces.set(self.pieces.of_place(slot.index));
+        slot.more.take();
     }
 }
 
@@ -304,9 +331,10 @@ impl<Q, T> Io<Q, T> {
         f: impl FnOnce(&mut IovSink<'_>) -> Result<(), DptrError>,
     ) -> Result<(), DptrError> {
         let slot = self.slot();
-        let begin = usize::from(slot.count.get()).min(MAX_PIECES);
+        let room = usize::from(slot.room.get());
+        let begin = usize::from(slot.count.get()).min(room);
         // SAFETY: the pieces of this place, which only this owner fills, and which no backend has.
-        let pieces = unsafe { std::slice::from_raw_parts_mut(self.slots().pieces_of(slot), MAX_PIECES) };
+        let pieces = unsafe { std::slice::from_raw_parts_mut(slot.pieces.get(), room) };
         let mut sink = IovSink::new(view, pieces.get_mut(begin..).unwrap_or_default(), to_guest);
         f(&mut sink)?;
         let (count, bytes) = (sink.count(), sink.bytes());
@@ -315,6 +343,18 @@ impl<Q, T> Io<Q, T> {
         slot.writeable.set(slot.writeable.get() && to_guest);
         slot.view.set(Some(Rc::clone(view)));
         Ok(())
+    }
+
+    /// Makes room for `count` pieces, or for as many as any I/O may have. It is to have no data yet.
+    pub fn make_room(&mut self, count: usize) {
+        let slot = self.slot();
+        let count = count.min(MOST_PIECES);
+        if slot.count.get() == 0 && count > usize::from(slot.room.get()) {
+            let more = Pieces::new(count);
+            slot.pieces.set(more.of_place(0));
+            slot.room.set(u16::try_from(count).unwrap_or(OWN_ROOM));
+            slot.more.set(Some(more));
+        }
     }
 
     /// Copies its data into `into`, from the piece with index `first` on and as far as both go. How many bytes those are.
@@ -352,7 +392,7 @@ impl<Q, T> Io<Q, T> {
 
     fn host_pieces(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
         let slot = self.slot();
-        let pieces = self.slots().pieces_of(slot).cast_const();
+        let pieces = slot.pieces.get().cast_const();
         // SAFETY: the pieces of this place are only filled through a unique reference to this I/O.
         let pieces = unsafe { std::slice::from_raw_parts(pieces, usize::from(slot.count.get())) };
         pieces.iter().filter_map(|piece| Some((NonNull::new(piece.iov_base.cast())?, piece.iov_len)))
@@ -378,7 +418,7 @@ impl<Q, T> Io<Q, T> {
     #[cfg(feature = "runtime")]
     pub(crate) fn pieces(&self) -> (*const iovec, usize) {
         let slot = self.slot();
-        (self.slots().pieces_of(slot).cast_const(), usize::from(slot.count.get()))
+        (slot.pieces.get().cast_const(), usize::from(slot.count.get()))
     }
 }
 

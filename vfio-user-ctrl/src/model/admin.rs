@@ -47,6 +47,7 @@ use self::features::{Feature, Features};
 use self::logs::ErrorLog;
 use self::namespaces::Namespaces;
 use self::queues::{PAGE, Queues};
+use crate::model::regs::Version;
 use crate::model::spec::{Sqe, Status};
 
 /// Abort commands that may be under way at a time, less one (ACL).
@@ -222,10 +223,11 @@ impl Controller {
     /// A limit is out of its range.
     pub fn new(identity: Identity, limits: Limits) -> Result<Self, LimitsError> {
         limits.check()?;
+        let namespaces = Namespaces::new(identity.version == Version::V1_4);
         Ok(Self {
             identity,
             limits,
-            namespaces: Namespaces::default(),
+            namespaces,
             enabled: false,
             iosqes: 0,
             iocqes: 0,

@@ -13,8 +13,9 @@ use super::spec::{Sqe, Status};
 /// The memory page size in bytes: CAP.MPSMIN = CAP.MPSMAX = 0.
 pub const PAGE: u32 = 4096;
 
-/// The most SGL descriptors, of all segments together, that are read for one command.
-pub const MAX_SGL_DESCRIPTORS: u32 = 512;
+/// The most SGL descriptors, of all segments together, that are read for one command: as many as the data of any I/O may have pieces,
+/// and some that lead from segment to segment.
+pub const MAX_SGL_DESCRIPTORS: u32 = 1100;
 
 /// What [`walk`] takes, as Identify Controller's SGLS has it: SGLs without any requirement on alignment (bits 1:0 =
 /// 01b), and SGLs that are longer than the data (bit 18). No bit bucket, no key, no offset.

@@ -46,8 +46,26 @@ const CAP_CSS_NVM: u64 = 1 << 37;
 /// CAP.CRMS: ready only when all namespaces are; CRTO says how long that takes at most.
 const CAP_CRWMS: u64 = 1 << 59;
 
-/// NVM Express 2.0.0.
-pub const VERSION: u32 = 0x0002_0000;
+/// A version of the specification that a controller says it follows. What came with a later one is not told, nor answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Version {
+    /// NVM Express 1.4.0.
+    V1_4,
+    /// NVM Express 2.0.0.
+    #[default]
+    V2_0,
+}
+
+impl Version {
+    /// The number of the Version register (VS), and of Identify Controller (VER).
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::V1_4 => 0x0001_0400,
+            Self::V2_0 => 0x0002_0000,
+        }
+    }
+}
 
 const CC_EN: u32 = 1;
 /// CC.CSS, CC.MPS and CC.AMS: 0 is the only value of each that this controller has, and none may change while enabled.
@@ -81,6 +99,8 @@ pub struct CtrlLimits {
     /// How long the host is to wait for the controller to become ready or to stop (CAP.TO and CRTO.CRWMT), in units of
     /// 500 ms; 0 counts as 1.
     pub timeout_500ms: u8,
+    /// The version that it says it follows.
+    pub version: Version,
 }
 
 /// What the home thread has to do because of a write.
@@ -126,6 +146,7 @@ pub struct EntrySizes {
 #[derive(Debug)]
 pub struct Registers {
     cap: u64,
+    vs: u32,
     crto: u32,
     intm: AtomicU32,
     cc: AtomicU32,
@@ -144,9 +165,12 @@ impl Registers {
     pub fn new(limits: &CtrlLimits) -> Self {
         let mqes = limits.max_queue_entries.max(2) - 1;
         let timeout = limits.timeout_500ms.max(1);
+        // Ready modes came with 2.0.
+        let (crms, crto) = if limits.version == Version::V1_4 { (0, 0) } else { (CAP_CRWMS, timeout) };
         Self {
-            cap: u64::from(mqes) | CAP_CQR | u64::from(timeout) << CAP_TO_SHIFT | CAP_CSS_NVM | CAP_CRWMS,
-            crto: u32::from(timeout),
+            cap: u64::from(mqes) | CAP_CQR | u64::from(timeout) << CAP_TO_SHIFT | CAP_CSS_NVM | crms,
+            vs: limits.version.bits(),
+            crto: u32::from(crto),
             intm: AtomicU32::new(0),
             cc: AtomicU32::new(0),
             aqa: AtomicU32::new(0),
@@ -288,7 +312,7 @@ impl Registers {
         match at {
             CAP => low(self.cap),
             CAP_HIGH => high(self.cap),
-            VS => VERSION,
+            VS => self.vs,
             INTMS | INTMC => self.intm.load(Ordering::Acquire),
             CC => self.cc(),
             CSTS => self.csts(),

@@ -49,6 +49,8 @@ pub(super) struct Context {
     /// The vectors whose interrupts are not coalesced.
     at_once: RefCell<Vec<u16>>,
     clock: fn() -> u64,
+    /// Commands that failed because data could not be had or kept.
+    media_errors: Cell<u64>,
     /// The function may not access guest memory.
     suspended: Cell<bool>,
     /// Queues with an interrupt to raise.
@@ -123,6 +125,7 @@ impl Context {
             coalescing: Cell::default(),
             at_once: RefCell::default(),
             clock,
+            media_errors: Cell::new(0),
             suspended: Cell::new(false),
             marked: RefCell::default(),
             parked: RefCell::default(),
@@ -274,6 +277,16 @@ impl Context {
         if troubles.len() < MAX_TROUBLES {
             troubles.push(trouble);
         }
+    }
+
+    /// A command has failed because data could not be had or kept.
+    pub(super) fn count_media_error(&self) {
+        self.media_errors.set(self.media_errors.get().saturating_add(1));
+    }
+
+    /// Takes how many have.
+    pub(super) fn take_media_errors(&self) -> u64 {
+        self.media_errors.take()
     }
 
     /// Whether queues have interrupts to raise.

@@ -419,6 +419,7 @@ impl<B: Backend> Queues<B> {
                 break;
             }
         }
+        drop(queues);
         self.turn.set(next);
         self.context.post_parked();
         done
@@ -489,6 +490,22 @@ impl<B: Backend> Queues<B> {
     #[inline]
     pub fn signal(&self) {
         self.context.signal();
+    }
+
+    /// Looks at the doorbells of completion queues, which are else read only where room is wanted: one that is wrong is to be told.
+    /// To be called from time to time.
+    pub fn look_at_heads(&self) {
+        if !self.context.is_suspended() {
+            for queue in self.completion.borrow().iter() {
+                queue.read_head();
+            }
+        }
+    }
+
+    /// Takes how many commands have failed, since the last call, because data could not be had or kept.
+    #[must_use]
+    pub fn take_media_errors(&self) -> u64 {
+        self.context.take_media_errors()
     }
 
     /// Takes what the admin side should know of.

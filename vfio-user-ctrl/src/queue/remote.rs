@@ -83,9 +83,9 @@ impl Remotes {
         let _ = self.memory.set(memory);
     }
 
-    /// How much may stand in, if there is a way to the client at all.
-    pub(super) fn budget(&self) -> Option<&Arc<BounceBudget>> {
-        self.memory.get().map(|memory| memory.budget())
+    /// How much may stand in. Without a way to the client nothing is asked for that is in memory without a file.
+    pub(super) fn budget(&self) -> &Arc<BounceBudget> {
+        self.memory.get().map_or(&self.admin_budget, |memory| memory.budget())
     }
 
     /// A number for a transfer.

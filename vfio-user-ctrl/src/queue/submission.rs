@@ -130,6 +130,14 @@ impl<B: Backend> IoState<B> {
         self.nsid.get()
     }
 
+    /// Whether an Abort command waits for its end.
+    fn is_asked_to_abort(&self) -> bool {
+        let aborters = self.aborters.take();
+        let is_asked = !aborters.is_empty();
+        self.aborters.set(aborters);
+        is_asked
+    }
+
     /// The namespace's channel, while the command is under way.
     fn port(&self) -> Option<Rc<Port<B>>> {
         let port = self.port.take();
@@ -277,8 +285,11 @@ impl<B: Backend> Submissions<B> {
             Ok(Some(io)) => send(io),
             Ok(None) => self.queue().post(sqe.cid, Status::SUCCESS),
             Err(Unfit::First(status)) => self.queue().refuse_first(sqe, first, status),
+            // The data of an I/O has more pieces than have room in its place, or an SGL has too many: that is seen there.
+            Err(Unfit::Command(DptrError::NoFile | DptrError::Invalid(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS))) => {
+                self.begin_remote(sqe, first);
+            }
             Err(Unfit::Command(DptrError::Invalid(status))) => self.queue().refuse_both(sqe, first, status),
-            Err(Unfit::Command(DptrError::NoFile)) => self.begin_remote(sqe, first),
         }
     }
 
@@ -503,7 +514,11 @@ fn flush<B: Backend>(io: CommandIo<B>) {
 fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
     let (queue, state) = (io.queue(), io.state());
     let (sqid, cid, slba, nsid) = (queue.qid(), state.cid.get(), state.slba.get(), state.nsid.get());
+    let status = queue.status_told(state, status);
     if !queue.mute.get() {
+        if is_media_error(status) {
+            queue.context.count_media_error();
+        }
         queue.context.note(Trouble::Failed { sqid, cid, status, slba, nsid });
     }
     state.remote.take();
@@ -521,7 +536,7 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     let (queue, state) = (io.queue(), io.state());
     queue.count(state.op.get(), io.bytes());
     let aborters = state.aborters.take();
-    let was_aborted = status.sct() == 0 && matches!(status.sc(), 0x07 | 0x08);
+    let was_aborted = is_abort(status);
     let status = match state.first_cid.take() {
         Some(first) => finish_first(queue, first, status),
         None => status,
@@ -533,6 +548,17 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     for aborter in aborters {
         aborter(was_aborted);
     }
+}
+
+/// Returns whether a command was aborted, for whatever reason.
+fn is_abort(status: Status) -> bool {
+    status.sct() == 0 && matches!(status.sc(), 0x07 | 0x08)
+}
+
+/// Returns whether data could not be had or kept: a media or data integrity error, but for a comparison that failed, and an access that
+/// was denied.
+fn is_media_error(status: Status) -> bool {
+    status.sct() == 2 && !matches!(status.sc(), 0x85 | 0x86)
 }
 
 /// The first command of a fused pair ends with the second, whose status is returned. A pair that was not carried out has failed in
@@ -556,6 +582,13 @@ fn is_of_a_write(status: Status) -> bool {
 }
 
 impl<B: Backend> SubmissionQueue<B> {
+    /// The status that a command failed with, as the host is told: one that was aborted because its namespace was taken away has lost
+    /// its namespace.
+    fn status_told(&self, state: &IoState<B>, status: Status) -> Status {
+        let lost = is_abort(status) && !self.closed.get() && !state.is_asked_to_abort() && !self.has_port_of(state);
+        if lost { Status::INVALID_NAMESPACE } else { status }
+    }
+
     #[inline]
     fn count(&self, op: BlockOp, bytes: u32) {
         let mut totals = self.totals.get();

@@ -375,6 +375,22 @@ fn a_namespace_that_moves_waits_for_the_io_of_the_controller_that_had_it() {
 }
 
 #[test]
+fn commands_that_are_aborted_with_their_namespace_have_lost_it() {
+    let guest = Guest::new();
+    guest.send(read(1));
+    guest.send(read(2));
+    guest.send(read(3));
+    guest.queues.abort(1, 3, |_| ());
+    guest.queues.remove_port(1);
+    end(Err(Status::ABORT_REQUESTED));
+    end(Err(Status::INTERNAL_ERROR));
+    end(Err(Status::ABORT_REQUESTED));
+    let asked_for = Status::ABORT_REQUESTED;
+    let told = [(1, Status::new(0, 0x0b)), (2, Status::INTERNAL_ERROR), (3, asked_for)];
+    assert_eq!(guest.completions(), told, "but not what had another reason to end");
+}
+
+#[test]
 fn what_is_held_back_can_be_aborted_and_ends_with_its_queue_or_its_namespace() {
     let fence: Arc<Fence> = Arc::default();
     let guard = fence.raise();
@@ -389,7 +405,8 @@ fn what_is_held_back_can_be_aborted_and_ends_with_its_queue_or_its_namespace() {
     assert_eq!((heard.get(), guest.completions()), (Some(true), vec![(2, Status::ABORT_REQUESTED)]));
     guest.queues.remove_port(1);
     let deleted = Status::ABORTED_SQ_DELETION;
-    assert_eq!(guest.completions(), [(1, deleted), (3, deleted)]);
+    let gone = Status::new(0, 0x0b);
+    assert_eq!(guest.completions(), [(1, gone), (3, gone)]);
     guest.queues.add_port(Port::new(1, NsGeometry::new(1000, 12).expect("a geometry"), ()).behind(&fence));
     guest.send(read(4));
     assert!(guest.queues.delete_submission(1) && guest.queues.is_ended(1));

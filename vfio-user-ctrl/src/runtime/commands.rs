@@ -40,6 +40,7 @@ impl Home {
             self.command(&attached, &sqe);
         }
         if busy {
+            self.add_delayed();
             self.publish_coalescing(&attached);
         }
         self.complete_events(&attached);
@@ -68,7 +69,8 @@ impl Home {
             bytes_written: totals.bytes_written,
             read_commands: totals.reads,
             write_commands: totals.writes,
-            ..IoTotals::default()
+            busy: self.ctrl.counters.busy(),
+            media_errors: self.ctrl.counters.media_errors(),
         }
     }
 

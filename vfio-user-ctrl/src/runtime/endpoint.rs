@@ -25,6 +25,7 @@ use super::home::Home;
 use super::params::{ControllerParams, failed};
 use super::pending::{self, Pending};
 use super::session::{Counters, Ctrl};
+use super::socket_access::SocketAccess;
 use crate::model::admin::{Controller, Namespace, Supports};
 use crate::model::io::{IoSupport, NsGeometry, WriteCache};
 use crate::queue::{Fence, FenceGuard, MAX_NAMESPACES, Totals};
@@ -165,7 +166,7 @@ impl Endpoint {
         let wanted = params.cores(&cores())?;
         let model = Controller::new(params.identity()?, params.limits())
             .map_err(|error| RpcError::invalid(error.to_string()))?;
-        let listener = listen(&params.socket_path())?;
+        let listener = listen(&params.socket_path(), params.access()?)?;
         let ctrl = with_runtime(|runtime| {
             let groups: Vec<_> = runtime.groups.iter().filter(|group| wanted.contains(&group.core)).cloned().collect();
             let id = runtime.next_ctrl;
@@ -179,6 +180,7 @@ impl Endpoint {
                 max_queues: params.max_queues,
                 max_queue_depth: params.max_queue_depth,
                 prefault: params.prefault,
+                version: params.nvme_version.into(),
                 groups,
                 home,
                 connected: AtomicBool::new(false),
@@ -502,7 +504,7 @@ fn group_is_clear(ctrl: u64) {
 }
 
 /// Makes a controller's directory and socket. A socket that nobody listens on any more is replaced.
-fn listen(path: &Path) -> Result<UnixListener, RpcError> {
+fn listen(path: &Path, access: SocketAccess) -> Result<UnixListener, RpcError> {
     let refuse = |errno, why: String| Err(failed(errno, why));
     let directory = path.parent().unwrap_or(path);
     if let Err(error) = std::fs::create_dir_all(directory) {
@@ -524,11 +526,7 @@ fn listen(path: &Path) -> Result<UnixListener, RpcError> {
         }
         let _ = std::fs::remove_file(path);
     }
-    let listener = UnixListener::bind(path).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    listener.map_err(|error| {
+    access.listen(path).map_err(|error| {
         let errno = if error.kind() == ErrorKind::PermissionDenied { Errno::PERM } else { Errno::INVAL };
         failed(errno, format!("parameter `traddr`: no socket can be made at {}: {error}", path.display()))
     })

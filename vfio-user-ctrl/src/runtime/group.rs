@@ -41,16 +41,17 @@ const REMINDERS: [Duration; 3] = [Duration::from_millis(1), Duration::from_milli
 const LONGEST_PAUSE: u64 = 200;
 
 thread_local! {
-    /// The poll group of this reactor. The group's SPDK thread may run on one core only, so that it stays with its reactor.
-    static GROUP: RefCell<Option<Rc<Group>>> = const { RefCell::new(None) };
+    /// The poll groups of this reactor. A group's SPDK thread is bound, so that it stays with its reactor; but that may serve several
+    /// groups, since SPDK begins a thread elsewhere whose core does not poll just then.
+    static GROUPS: RefCell<Vec<Rc<Group>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a poll group is to do.
-type Message = Box<dyn FnOnce(&Rc<Group>) + Send>;
+/// What the poll group of a core is to do.
+type Message = (u32, Box<dyn FnOnce(&Rc<Group>) + Send>);
 
 /// On the group's thread. What comes when the group has ended is dropped.
-fn act(message: Message) {
-    let group = GROUP.with_borrow(Clone::clone);
+fn act((core, message): Message) {
+    let group = GROUPS.with_borrow(|groups| groups.iter().find(|group| group.handle.core == core).cloned());
     if let Some(group) = group {
         message(&group);
     }
@@ -59,7 +60,7 @@ fn act(message: Message) {
 /// A poll group, for other threads.
 #[derive(Debug)]
 pub struct GroupHandle {
-    /// Its core.
+    /// The core that it is for, which tells it from others.
     pub core: u32,
     post: Arc<Post<Message>>,
     reactor: OnceLock<OsThread>,
@@ -84,14 +85,14 @@ impl GroupHandle {
         let me = Arc::clone(&handle);
         thread.send(move || {
             me.reactor.get_or_init(OsThread::current);
-            GROUP.with_borrow_mut(|group| *group = Some(Rc::new(Group::new(me, share))));
+            GROUPS.with_borrow_mut(|groups| groups.push(Rc::new(Group::new(me, share))));
         })?;
         Ok(handle)
     }
 
     /// Calls `f` on the group's thread, later. Messages of one thread come in the order in which it sent them.
     pub fn send(&self, f: impl FnOnce(&Rc<Group>) + Send + 'static) {
-        self.post.send(Box::new(f));
+        self.post.send((self.core, Box::new(f)));
     }
 
     /// Gets the reactor out of raising interrupts if it has been at that since the last call: a client has made an eventfd of its
@@ -109,7 +110,7 @@ impl GroupHandle {
     /// Ends the group. Its thread exits when the last handle is dropped.
     pub fn stop(&self) {
         self.send(|group| {
-            GROUP.with_borrow_mut(Option::take);
+            GROUPS.with_borrow_mut(|groups| groups.retain(|other| !Rc::ptr_eq(other, group)));
             group.end();
         });
     }
@@ -144,6 +145,8 @@ pub struct Local {
     /// How many I/Os it had under way when that was last counted.
     counted: Cell<usize>,
     patience: Patience,
+    /// When it told last what has been gathered.
+    reported: Cell<Instant>,
     /// It is waited for its backends to come to rest.
     resting: Cell<bool>,
     /// When it could access guest memory again, and how often the host was reminded of its completions since.
@@ -173,6 +176,7 @@ impl Local {
             idle_rounds: Cell::new(0),
             idle: Cell::new(false),
             counted: Cell::new(0),
+            reported: Cell::new(Instant::now()),
             resting: Cell::new(false),
             patience: Patience::default(),
             resumed: Cell::new(None),
@@ -306,8 +310,19 @@ impl Local {
 
     /// Tells what has been gathered.
     fn report(&self) {
-        self.queues.take_totals(|sqid, totals| self.session.ctrl.counters.add(sqid, totals));
-        self.session.ctrl.counters.add_bounced(self.queues.take_bounced());
+        let counters = &self.session.ctrl.counters;
+        self.queues.take_totals(|sqid, totals| counters.add(sqid, totals));
+        counters.add_bounced(self.queues.take_bounced());
+        let media_errors = self.queues.take_media_errors();
+        if media_errors > 0 {
+            counters.add_media_errors(media_errors);
+        }
+        let now = Instant::now();
+        let since = self.reported.replace(now);
+        if !self.queues.is_empty_handed() {
+            counters.add_busy(since, now);
+        }
+        self.queues.look_at_heads();
         let troubles = self.queues.take_troubles();
         if troubles.is_empty() {
             return;

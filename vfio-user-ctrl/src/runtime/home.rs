@@ -29,6 +29,9 @@ const MAPPING_TIME: Duration = Duration::from_secs(1);
 /// How long a shutdown may take: less than a host waits for it, by RTD3E of Identify Controller.
 const FLUSH_TIME: Duration = Duration::from_secs(4);
 
+/// How long a namespace waits for the guest to learn that another one of its identifier is gone.
+const LEARNING_TIME: Duration = Duration::from_secs(5);
+
 /// The queues of so many poll groups are not quiet yet.
 #[derive(Debug)]
 struct Stopping {
@@ -70,6 +73,8 @@ pub struct Home {
     pub(super) ctrl: Arc<Ctrl>,
     pub(super) model: RefCell<Controller>,
     ports: RefCell<BTreeMap<u32, PortSpec>>,
+    /// Namespaces that the guest would take for others, which it does not know to be gone, and since when they wait.
+    delayed: RefCell<BTreeMap<u32, (Namespace, PortSpec, Instant)>>,
     attached: RefCell<Option<Rc<Attached>>>,
     /// The queues are being stopped: the next op waits for that.
     stopping: RefCell<Option<Stopping>>,
@@ -84,6 +89,7 @@ impl Home {
             ctrl,
             model: RefCell::new(model),
             ports: RefCell::default(),
+            delayed: RefCell::default(),
             attached: RefCell::default(),
             stopping: RefCell::default(),
             began: Instant::now(),
@@ -111,6 +117,7 @@ impl Home {
     /// A client has come.
     pub fn attach(&self, group: &Rc<Group>, session: &Arc<Session>) {
         self.detach();
+        self.add_delayed();
         let local = group.local(session, &self.port_specs());
         self.attached.replace(Some(Rc::new(Attached {
             session: Arc::clone(session),
@@ -250,6 +257,10 @@ impl Home {
     /// Adds a namespace, which the guest hears of by an asynchronous event.
     pub fn add_namespace(&self, namespace: Namespace, port: &PortSpec) {
         let nsid = port.nsid;
+        if self.model.borrow().would_be_mistaken(&namespace) {
+            self.delayed.borrow_mut().insert(nsid, (namespace, port.clone(), Instant::now()));
+            return;
+        }
         if let Err(error) = self.model.borrow_mut().add_namespace(namespace) {
             return log::error!("controller '{}': namespace {nsid} could not be added: {error}", self.ctrl.name);
         }
@@ -262,8 +273,27 @@ impl Home {
         }
     }
 
+    /// Adds the namespaces of which the guest knows by now that they are others than those before, or has had time to learn it.
+    pub(super) fn add_delayed(&self) {
+        if self.delayed.borrow().is_empty() {
+            return;
+        }
+        let delayed = std::mem::take(&mut *self.delayed.borrow_mut());
+        for (nsid, (namespace, port, since)) in delayed {
+            if since.elapsed() >= LEARNING_TIME {
+                self.model.borrow_mut().forget_removal(nsid);
+            }
+            if self.model.borrow().would_be_mistaken(&namespace) {
+                self.delayed.borrow_mut().insert(nsid, (namespace, port, since));
+            } else {
+                self.add_namespace(namespace, &port);
+            }
+        }
+    }
+
     /// Takes a namespace away. Its bdev is let go when none of its I/O is under way.
     pub fn remove_namespace(&self, nsid: u32) {
+        self.delayed.borrow_mut().remove(&nsid);
         self.model.borrow_mut().remove_namespace(nsid);
         let Some(port) = self.ports.borrow_mut().remove(&nsid) else { return };
         let guard = Arc::new(port.fence.raise());
@@ -276,6 +306,11 @@ impl Home {
 
     /// A namespace has another size.
     pub fn resize_namespace(&self, nsid: u32, blocks: u64) {
+        if let Some((namespace, port, _)) = self.delayed.borrow_mut().get_mut(&nsid) {
+            namespace.blocks = blocks;
+            port.geometry = port.geometry.resized(blocks).unwrap_or(port.geometry);
+            return;
+        }
         if let Err(error) = self.model.borrow_mut().resize_namespace(nsid, blocks) {
             return log::error!("controller '{}': namespace {nsid} keeps its size: {error}", self.ctrl.name);
         }
@@ -318,6 +353,7 @@ impl Home {
 
     /// What is looked after from time to time.
     pub(super) fn tick(&self) {
+        self.add_delayed();
         let Some(attached) = self.attached() else { return };
         let expired = self.model.borrow().keep_alive_expired(self.began.elapsed());
         if expired && attached.admin.borrow().is_some() {

@@ -26,6 +26,7 @@ mod remote;
 mod rota;
 mod rpc;
 pub mod session;
+mod socket_access;
 mod subsystem;
 
 pub use subsystem::register;

@@ -8,8 +8,10 @@ use spdk::Errno;
 use spdk::rpc::RpcError;
 use uuid::Uuid;
 
+use super::socket_access::SocketAccess;
 use crate::model::admin::{Identity, IdentityError, Limits, MAX_QUEUE_ENTRIES, MAX_QUEUES, Nqn, Text};
 use crate::model::pci::PciIdentity;
+use crate::model::regs::Version;
 
 /// The most bytes of a UNIX socket's path.
 const MAX_SOCKET_PATH: usize = 107;
@@ -50,6 +52,37 @@ pub(super) struct ControllerParams {
     /// Vendor specific I/O commands are passed on to namespaces that can take NVMe commands.
     #[serde(default)]
     pub(super) vendor_specific_commands: bool,
+    /// The version of the specification that it says it follows.
+    #[serde(default)]
+    pub(super) nvme_version: NvmeVersion,
+    /// Who owns its socket: a user's name or number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) socket_owner: Option<String>,
+    /// The socket's group: its name or number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) socket_group: Option<String>,
+    /// The socket's permissions, as an octal number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) socket_mode: Option<String>,
+}
+
+/// The versions that an operator can choose from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum NvmeVersion {
+    #[serde(rename = "1.4")]
+    V1_4,
+    #[default]
+    #[serde(rename = "2.0")]
+    V2_0,
+}
+
+impl From<NvmeVersion> for Version {
+    fn from(version: NvmeVersion) -> Self {
+        match version {
+            NvmeVersion::V1_4 => Self::V1_4,
+            NvmeVersion::V2_0 => Self::V2_0,
+        }
+    }
 }
 
 fn default_model_number() -> String {
@@ -105,7 +138,17 @@ impl ControllerParams {
             format!("CR{}", hex.get(..18).unwrap_or_default())
         });
         self.identity()?;
+        self.access()?;
         Ok(self)
+    }
+
+    /// Who may use its socket.
+    ///
+    /// # Errors
+    /// There is no such user or group, or the mode is none.
+    pub(super) fn access(&self) -> Result<SocketAccess, RpcError> {
+        SocketAccess::of(self.socket_owner.as_deref(), self.socket_group.as_deref(), self.socket_mode.as_deref())
+            .map_err(RpcError::invalid)
     }
 
     /// The path of its socket.
@@ -131,6 +174,7 @@ impl ControllerParams {
             cntlid: 1,
             vid: pci.vendor,
             ssvid: pci.subsystem_vendor,
+            version: self.nvme_version.into(),
         })
     }
 
@@ -285,6 +329,33 @@ mod tests {
         assert!(reason.contains("\"no-uuid\""), "{reason}");
         let right = params(json("11111111-2222-4333-8444-555555555555")).expect("a UUID");
         assert_eq!(right.uuid.map(|uuid| uuid.as_u128() >> 96), Some(0x1111_1111));
+    }
+
+    #[test]
+    fn an_old_version_can_be_chosen_and_another_is_refused_with_the_right_ones() {
+        let json = |version: &str| serde_json::json!({ "name": "a", "traddr": "/tmp/a", "nvme_version": version });
+        assert_eq!(
+            params(json("1.4")).expect("a version").identity().map(|identity| identity.version),
+            Ok(Version::V1_4)
+        );
+        let plain = params(serde_json::json!({ "name": "a", "traddr": "/tmp/a" })).expect("valid");
+        assert_eq!(plain.identity().map(|identity| identity.version), Ok(Version::V2_0));
+        let reason = params(json("1.3")).expect_err("no version");
+        assert!(["1.3", "1.4", "2.0"].iter().all(|version| reason.contains(version)), "{reason}");
+    }
+
+    #[test]
+    fn who_may_use_the_socket_is_checked_before_it_is_made() {
+        let with = |key: &str, value: &str| {
+            let mut json = serde_json::json!({ "name": "a", "traddr": "/tmp/a" });
+            json[key] = value.into();
+            params(json)
+        };
+        assert!(with("socket_mode", "0660").is_ok() && with("socket_owner", "0").is_ok());
+        for (key, value) in [("socket_mode", "0999"), ("socket_owner", "nobody at all"), ("socket_group", "-2")] {
+            let reason = with(key, value).expect_err("it is wrong");
+            assert!(reason.contains(key) && reason.contains(value), "{reason}");
+        }
     }
 
     #[test]

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::memory::order::{Nudge, Published};
 use crate::memory::{BounceBudget, DoorbellPage, GuestMemory};
 use crate::model::ops::{self, Ops};
-use crate::model::regs::{CtrlLimits, Registers};
+use crate::model::regs::{CtrlLimits, Registers, Version};
 use crate::queue::{Coalescing, Interrupts, Totals};
 
 use super::control::Remote;
@@ -29,6 +30,8 @@ pub struct Ctrl {
     pub max_queue_depth: u16,
     /// The pages of a client's memory are provided when it is mapped.
     pub prefault: bool,
+    /// The version of the specification that it says it follows.
+    pub version: Version,
     /// The poll groups that its queues are spread over.
     pub groups: Vec<Arc<GroupHandle>>,
     /// The one of them that its admin queue is on.
@@ -51,6 +54,16 @@ pub struct Counters {
     /// By the identifier of the submission queue, of all sessions. What comes here has been gathered over many rounds.
     queues: Mutex<BTreeMap<u16, Totals>>,
     bytes_bounced: AtomicU64,
+    media_errors: AtomicU64,
+    busy: Mutex<Busy>,
+}
+
+/// The time in which any command was under way.
+#[derive(Debug, Default)]
+struct Busy {
+    total: Duration,
+    /// What is before that is counted.
+    counted: Option<Instant>,
 }
 
 impl Counters {
@@ -60,6 +73,32 @@ impl Counters {
             let sum = queues.entry(sqid).or_default();
             *sum = sum.plus(totals);
         }
+    }
+
+    /// Adds commands that failed because data could not be had or kept.
+    pub fn add_media_errors(&self, count: u64) {
+        self.media_errors.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// How many these are.
+    #[must_use]
+    pub fn media_errors(&self) -> u64 {
+        self.media_errors.load(Ordering::Relaxed)
+    }
+
+    /// Adds the time from `since` to `now`, in which commands were under way on a poll group. What others have added of it counts once.
+    pub fn add_busy(&self, since: Instant, now: Instant) {
+        if let Ok(mut busy) = self.busy.lock() {
+            let since = busy.counted.map_or(since, |counted| counted.max(since));
+            busy.total = busy.total.saturating_add(now.saturating_duration_since(since));
+            busy.counted = Some(busy.counted.map_or(now, |counted| counted.max(now)));
+        }
+    }
+
+    /// The time in which any command was under way.
+    #[must_use]
+    pub fn busy(&self) -> Duration {
+        self.busy.lock().map(|busy| busy.total).unwrap_or_default()
     }
 
     /// Adds bytes that went by messages, to and from memory that came without a file.
@@ -293,6 +332,17 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_in_which_several_poll_groups_are_busy_counts_once() {
+        let counters = Counters::default();
+        let at = |start: Instant, millis: u64| start + Duration::from_millis(millis);
+        let start = Instant::now();
+        for (since, now) in [(0, 10), (5, 12), (2, 8), (20, 30), (25, 31)] {
+            counters.add_busy(at(start, since), at(start, now));
+        }
+        assert_eq!(counters.busy(), Duration::from_millis(12 + 11));
+    }
 
     #[test]
     fn memory_is_at_rest_when_every_poll_group_has_come_to_rest_since_it_was_forbidden() {

@@ -162,6 +162,13 @@ pub fn dma_write_reply(msg_id: u16, addr: u64, count: u64) -> Vec<u8> {
     message(msg_id, command::DMA_WRITE, TYPE_REPLY, 0, [DmaAccess { addr, count }.as_bytes(), &[]])
 }
 
+/// The same as the written specification has it, with a count of 4 bytes.
+#[must_use]
+pub fn short_dma_write_reply(msg_id: u16, addr: u64, count: u32) -> Vec<u8> {
+    let parts = [addr.as_bytes(), count.as_bytes()];
+    message(msg_id, command::DMA_WRITE, TYPE_REPLY, 0, parts)
+}
+
 /// A reply to any command of the server's that tells an error.
 #[must_use]
 pub fn error_reply(msg_id: u16, command: u16, errno: u32) -> Vec<u8> {

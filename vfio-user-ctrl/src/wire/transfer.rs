@@ -41,6 +41,16 @@ impl Transfer {
         (DmaAccess { addr: self.addr + self.done as u64, count: count as u64 }, data)
     }
 
+    /// What a reply repeats, and the data behind it. The written specification has a count of 4 bytes in the reply to `DMA_WRITE`, and
+    /// clients have one of 8.
+    fn parse_reply<'a>(&self, payload: &'a [u8]) -> Result<(DmaAccess, &'a [u8]), i32> {
+        if self.write && payload.len() == size_of::<[u32; 3]>() {
+            let ([low, high, count], rest) = parse::<[u32; 3]>(payload).map_err(|_| libc::EPROTO)?;
+            return Ok((DmaAccess { addr: u64::from(high) << 32 | u64::from(low), count: count.into() }, rest));
+        }
+        parse::<DmaAccess>(payload).map_err(|_| libc::EPROTO)
+    }
+
     /// Takes the reply to a piece, or tells the error.
     fn take(&mut self, max_piece: usize, header: &Header, payload: &[u8]) -> Result<(), i32> {
         if header.flags & FLAG_ERROR != 0 {
@@ -48,7 +58,7 @@ impl Transfer {
         }
         let (asked, _) = self.piece(max_piece);
         let count = self.len.min(self.done + max_piece) - self.done;
-        let (access, data) = parse::<DmaAccess>(payload).map_err(|_| libc::EPROTO)?;
+        let (access, data) = self.parse_reply(payload)?;
         if access != asked {
             return Err(libc::EPROTO);
         }

@@ -51,6 +51,39 @@ fn pieces_of_pages(pages: &[u64], offset: u64, len: u32) -> Vec<(u64, u32)> {
     pieces
 }
 
+/// SGLS promises no limit of descriptors: a host may have its data in pieces of any size.
+#[test]
+fn data_in_very_many_pieces_is_written_and_read() {
+    let disk = Disk::new(512, 9);
+    let rig = Rig::with(&disk);
+    let (mut sq, mut cq) = rig.create(1, 8);
+    let scattered = |from: u64, count: u64, len: u32| {
+        (0..count).map(|at| (from + (count - 1 - at) * u64::from(len) * 2, len)).collect::<Vec<_>>()
+    };
+    for (count, len) in [(130, 512_u32), (256, 512), (1000, 64)] {
+        let bytes = count as u32 * len;
+        let blocks = bytes.div_ceil(512);
+        let (source, target) = (scattered(DATA.0, count, len), scattered(DATA.0 + 0x20_0000, count, len));
+        for (at, (gpa, len)) in source.iter().enumerate() {
+            rig.put(*gpa, &vec![at as u8 ^ len.to_le_bytes()[0] | 1; *len as usize]);
+        }
+        let sqe = sgl(&rig, write(1, 0, blocks), &source);
+        rig.run(&mut sq, &[sqe]);
+        assert_eq!(disk.data_of(0), (bytes, count as u16));
+        disk.finish_all();
+        let sqe = sgl(&rig, read(2, 0, blocks), &target);
+        rig.run(&mut sq, &[sqe]);
+        disk.finish_all();
+        assert_eq!(rig.statuses(&mut cq), [(1, 0), (2, 0)], "{count} pieces");
+        assert_eq!(gather(&rig, &source), gather(&rig, &target));
+    }
+    // The place has its own room again.
+    let sqe = sgl(&rig, read(3, 0, 1), &[(DATA.0, 512)]);
+    rig.run(&mut sq, &[sqe]);
+    disk.finish_all();
+    assert_eq!(rig.statuses(&mut cq), [(3, 0)]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -124,6 +124,48 @@ fn each_of_many_busy_queues_has_its_turn() {
 }
 
 #[test]
+fn a_burst_that_fills_at_the_last_queue_leaves_no_poll_empty() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let mut queues: Vec<_> = (1..=2).map(|qid| rig.create(qid, 1024)).collect();
+    for (sq, _) in &mut queues {
+        rig.submit(sq, &vec![flush(1); 1000]);
+    }
+    for poll in 1..=7 {
+        rig.queues.poll();
+        assert_eq!(disk.submitted.get(), poll * 256, "128 of each queue");
+    }
+}
+
+#[test]
+fn a_head_outside_of_the_queue_is_told_though_there_is_room() {
+    let rig = Rig::with(&Disk::instant(BLOCKS, 9));
+    let (mut sq, _) = rig.create(1, 8);
+    rig.run(&mut sq, &[flush(1)]);
+    for bad in [2, 8, u32::MAX] {
+        rig.doorbells.store(3, bad);
+        rig.queues.poll();
+        assert_eq!(rig.queues.take_troubles(), []);
+        rig.queues.look_at_heads();
+        rig.queues.look_at_heads();
+        assert_eq!(rig.queues.take_troubles(), [Trouble::InvalidDoorbell { qid: 1 }], "{bad:#x}");
+    }
+}
+
+#[test]
+fn commands_that_fail_for_their_data_count_as_media_errors() {
+    let disk = Disk::new(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let (mut sq, _) = rig.create(1, 16);
+    let statuses = [(2, 0x81), (2, 0x80), (2, 0x82), (2, 0x85), (2, 0x86), (0, 0x04), (0, 0x07)];
+    rig.run(&mut sq, &vec![read(1, 0, 1); statuses.len()]);
+    for (sct, sc) in statuses {
+        disk.fail(0, Status::new(sct, sc));
+    }
+    assert_eq!((rig.queues.take_media_errors(), rig.queues.take_media_errors()), (3, 0));
+}
+
+#[test]
 fn a_tail_outside_of_the_queue_is_told_once_and_takes_nothing() {
     let disk = Disk::instant(BLOCKS, 9);
     let rig = Rig::with(&disk);

@@ -13,7 +13,7 @@ use vfio_user_ctrl::memory::copy::{read_data, write_data};
 use vfio_user_ctrl::memory::{DoorbellPage, MemView};
 use vfio_user_ctrl::model::admin::{self, Controller, DoorbellError, ErrorEntry, IoTotals, Outcome, QueueId};
 use vfio_user_ctrl::model::ops::{Op, Ops};
-use vfio_user_ctrl::model::regs::{CtrlLimits, Enable, RegEffect, Registers};
+use vfio_user_ctrl::model::regs::{CtrlLimits, Enable, RegEffect, Registers, Version};
 use vfio_user_ctrl::model::spec::{Sqe, Status};
 use vfio_user_ctrl::queue::{AdminQueue, Coalescing, Interrupts, Queues, Trouble};
 
@@ -73,7 +73,7 @@ impl Home {
         let queues = Queues::new(Arc::clone(&doorbells), Arc::clone(&interrupts), Rc::clone(view), 4096 << MDTS, clock);
         Self {
             model,
-            registers: Registers::new(&CtrlLimits { max_queue_entries: MAX_ENTRIES, timeout_500ms: 20 }),
+            registers: Registers::new(&CtrlLimits { max_queue_entries: MAX_ENTRIES, timeout_500ms: 20, version: Version::V2_0 }),
             doorbells,
             interrupts,
             queues,

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_user_ctrl::model::admin::{Identity, Namespace, Nqn, Supports, Text};
 use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache};
+use vfio_user_ctrl::model::regs::Version;
 use vfio_user_ctrl::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
 use vfio_user_ctrl::model::spec::{Sqe, Status};
 use vfio_user_ctrl::queue::{PinMask, Port};
@@ -102,6 +103,7 @@ fn identity() -> Identity {
         cntlid: 7,
         vid: 0x1234,
         ssvid: 0x5678,
+        version: Version::V2_0,
     }
 }
 

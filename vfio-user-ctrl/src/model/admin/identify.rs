@@ -11,6 +11,7 @@ use super::namespaces::{MAX_NAMESPACES, Namespaces};
 use super::queues::{CQES, SQES};
 use super::{ACL, Controller, Identity, Limits, Namespace, Outcome, high, low, page};
 use crate::model::dptr;
+use crate::model::regs::Version;
 use crate::model::spec::{Sqe, Status};
 
 /// The size of everything that Identify answers.
@@ -18,9 +19,6 @@ const LEN: usize = 4096;
 
 /// The controller that carries out the command, where a list is asked for from one on.
 const THIS_CONTROLLER: u16 = 0xffff;
-
-/// The version of the specification: 2.0.0.
-const VERSION: u32 = 0x0002_0000;
 
 /// Doorbell Buffer Config; no other optional admin command (OACS).
 const OACS: u16 = 1 << 8;
@@ -31,6 +29,9 @@ const FRMW: u8 = 1 << 1 | 1;
 /// Commands Supported and Effects; offsets and long transfers of logs; the logs that tell of logs, features and scopes
 /// (LPA).
 const LPA: u8 = 1 << 5 | 1 << 2 | 1 << 1;
+
+/// The bits of these that came with 2.0.
+const LPA_2_0: u8 = 1 << 5;
 
 /// The temperature at which the controller would shut down, in kelvins: 80 °C.
 const CRITICAL_TEMPERATURE: u16 = 353;
@@ -187,8 +188,23 @@ const _: () = assert!(
 
 impl Controller {
     /// Identify (section 5.17).
-    pub(super) fn identify(&self, sqe: &Sqe) -> Result<Outcome, Status> {
+    pub(super) fn identify(&mut self, sqe: &Sqe) -> Result<Outcome, Status> {
         let cns = low(sqe.cdw10).to_le_bytes()[0];
+        let answer = self.identify_as(cns, sqe);
+        match cns {
+            0x02 | 0x07 | 0x10 | 0x1a if answer.is_ok() => self.namespaces.were_seen_above(sqe.nsid),
+            // What is inactive is told by zeroes, by an error, or by Invalid Namespace.
+            0x00 | 0x03 | 0x08 | 0x11 => self.namespaces.was_seen(sqe.nsid),
+            _ => {}
+        }
+        answer
+    }
+
+    fn identify_as(&self, cns: u8, sqe: &Sqe) -> Result<Outcome, Status> {
+        // I/O command sets came with 2.0.
+        if self.identity.version == Version::V1_4 && matches!(cns, 0x05..=0x08 | 0x1a..=0x1c) {
+            return Err(Status::INVALID_FIELD);
+        }
         // Those of a command set: the NVM command set is the only one.
         if matches!(cns, 0x05..=0x07 | 0x1a | 0x1b) && sqe.cdw11 >> 24 != 0 {
             return Err(Status::INVALID_FIELD);
@@ -200,7 +216,7 @@ impl Controller {
             0x00 | 0x11 => namespace()?.map_or_else(zeroes, |namespace| page(&identify_namespace(namespace))),
             0x01 => page(&identify_controller(&self.identity, self.limits, &self.namespaces)),
             0x02 | 0x07 | 0x10 | 0x1a => active(&self.namespaces, sqe.nsid)?,
-            0x03 => descriptors(namespace()?.ok_or(Status::INVALID_NAMESPACE)?),
+            0x03 => descriptors(namespace()?.ok_or(Status::INVALID_NAMESPACE)?, self.identity.version),
             // Formats of protection information: a namespace has none.
             0x05 | 0x1b => namespace().map(|_| zeroes())?,
             0x06 => page(&IdentifyControllerNvm { wzsl: self.limits.wzsl, ..IdentifyControllerNvm::new_zeroed() }),
@@ -233,7 +249,7 @@ fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespa
         cmic: ana::CMIC,
         mdts: limits.mdts,
         cntlid: identity.cntlid,
-        ver: VERSION,
+        ver: identity.version.bits(),
         rtd3r: 1_000_000,
         rtd3e: 5_000_000,
         oaes: NAMESPACE_NOTICES | ANA_NOTICES,
@@ -243,7 +259,7 @@ fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespa
         acl: ACL,
         aerl: AERL,
         frmw: FRMW,
-        lpa: LPA,
+        lpa: if identity.version == Version::V1_4 { LPA & !LPA_2_0 } else { LPA },
         elpe: ELPE,
         avscc: 1,
         wctemp: WARNING_TEMPERATURE,
@@ -255,7 +271,7 @@ fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespa
         nanagrpid: ana::GROUPS,
         sqes: SQES << 4 | SQES,
         cqes: CQES << 4 | CQES,
-        nn: MAX_NAMESPACES,
+        nn: namespaces.nn(),
         oncs: oncs::SAVE_AND_SELECT
             | oncs::TIMESTAMP
             | when(any.compare, oncs::COMPARE)
@@ -331,7 +347,7 @@ fn active(namespaces: &Namespaces, nsid: u32) -> Result<Vec<u8>, Status> {
 }
 
 /// Namespace Identification Descriptors (CNS 03h).
-fn descriptors(namespace: &Namespace) -> Vec<u8> {
+fn descriptors(namespace: &Namespace, version: Version) -> Vec<u8> {
     let identifiers: [(u8, &[u8]); 3] = [(1, &namespace.eui64), (2, &namespace.nguid), (3, &namespace.uuid)];
     let mut data = Vec::with_capacity(LEN);
     for (nidt, nid) in identifiers {
@@ -341,7 +357,9 @@ fn descriptors(namespace: &Namespace) -> Vec<u8> {
         }
     }
     // The command set: NVM.
-    data.extend_from_slice(&[4, 1, 0, 0, 0]);
+    if version != Version::V1_4 {
+        data.extend_from_slice(&[4, 1, 0, 0, 0]);
+    }
     data.resize(LEN, 0);
     data
 }

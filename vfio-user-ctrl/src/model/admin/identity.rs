@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::model::regs::Version;
+
 /// The most bytes of an NVMe qualified name (section 4.5).
 const MAX_NQN: usize = 223;
 
@@ -156,6 +158,8 @@ pub struct Identity {
     pub vid: u16,
     /// PCI subsystem vendor identifier.
     pub ssvid: u16,
+    /// The version of the specification that it says it follows.
+    pub version: Version,
 }
 
 /// How large the controller may get.

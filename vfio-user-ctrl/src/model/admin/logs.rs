@@ -8,6 +8,7 @@ use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use super::features::{Feature, TEMPERATURE};
 use super::{ALL_NAMESPACES, Controller, Opcode, Outcome, high, low, page};
+use crate::model::regs::Version;
 use crate::model::spec::{Sqe, Status};
 
 /// Entries of the Error Information log, less one (ELPE).
@@ -213,7 +214,7 @@ impl Controller {
     /// Get Log Page (section 5.16).
     pub(super) fn get_log_page(&mut self, sqe: &Sqe, now: Duration) -> Result<Outcome, Status> {
         let [lid, parameters] = low(sqe.cdw10).to_le_bytes();
-        let log = Log::from_lid(lid).ok_or(Status::INVALID_LOG_PAGE)?;
+        let log = Log::from_lid(lid).filter(|log| self.has_log(*log)).ok_or(Status::INVALID_LOG_PAGE)?;
         let dwords = u64::from(u32::from(low(sqe.cdw11)) << 16 | u32::from(high(sqe.cdw10))) + 1;
         let offset = u64::from(sqe.cdw13) << 32 | u64::from(sqe.cdw12);
         // No log is of one namespace alone, and none has an index that an offset could be of (OT).
@@ -230,10 +231,25 @@ impl Controller {
         if parameters >> 7 == 0 {
             self.events.log_was_read(log);
             if log == Log::ChangedNamespaces {
-                self.namespaces.forget_changes();
+                self.changes_were_read(start + data.len());
             }
         }
         Ok(Outcome::data(data))
+    }
+
+    /// The logs that tell of logs, features and scopes came with 2.0.
+    fn has_log(&self, log: Log) -> bool {
+        let later = matches!(log, Log::SupportedLogPages | Log::FeatureEffects | Log::MiCommandEffects);
+        !later || self.identity.version != Version::V1_4
+    }
+
+    /// The host has read the Changed Namespace List up to a byte. What is behind that it does not know yet, and is told of again.
+    fn changes_were_read(&mut self, end: usize) {
+        if end >= self.namespaces.changed().len() * size_of::<u32>() {
+            self.namespaces.forget_changes();
+        } else {
+            self.raise_conditions();
+        }
     }
 
     fn log(&self, log: Log, sqe: &Sqe, now: Duration) -> Result<Vec<u8>, Status> {

@@ -112,8 +112,12 @@ impl Namespace {
 /// The active namespaces, and the Changed Namespace List.
 #[derive(Debug, Default)]
 pub(super) struct Namespaces {
+    /// NN is that of the last one; else it is always [`MAX_NAMESPACES`].
+    nn_follows: bool,
     active: BTreeMap<u32, Namespace>,
     changed: BTreeSet<u32>,
+    /// Namespaces that are gone, of which the host may not know that yet, by NSID.
+    unseen: BTreeMap<u32, Namespace>,
     /// How often namespaces came or went since the controller was reset (the Change Count of log page 0Ch).
     attachments: u64,
 }
@@ -121,7 +125,29 @@ pub(super) struct Namespaces {
 impl Namespaces {
     /// The namespace with that NSID, or `None` for an NSID that is valid but inactive (section 3.2.1).
     pub(super) fn lookup(&self, nsid: u32) -> Result<Option<&Namespace>, Status> {
-        if (1..=MAX_NAMESPACES).contains(&nsid) { Ok(self.active.get(&nsid)) } else { Err(Status::INVALID_NAMESPACE) }
+        if (1..=self.nn()).contains(&nsid) { Ok(self.active.get(&nsid)) } else { Err(Status::INVALID_NAMESPACE) }
+    }
+
+    /// None yet. Whether NN follows the last one: hosts that know no lists ask for each NSID up to it, others read it once and
+    /// take no namespace beyond.
+    pub(super) fn new(nn_follows: bool) -> Self {
+        Self { nn_follows, ..Self::default() }
+    }
+
+    /// The largest NSID that is valid (NN).
+    pub(super) fn nn(&self) -> u32 {
+        let last = || self.active.last_key_value().map_or(1, |(nsid, _)| *nsid);
+        if self.nn_follows { last() } else { MAX_NAMESPACES }
+    }
+
+    /// The host was told what there is at `nsid`.
+    pub(super) fn was_seen(&mut self, nsid: u32) {
+        self.unseen.remove(&nsid);
+    }
+
+    /// The host was told of all namespaces above `nsid`.
+    pub(super) fn were_seen_above(&mut self, nsid: u32) {
+        self.unseen.retain(|gone, _| *gone <= nsid);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Namespace> {
@@ -167,6 +193,7 @@ impl Namespaces {
     /// The controller was reset.
     pub(super) fn reset(&mut self) {
         self.forget_changes();
+        self.unseen.clear();
         self.attachments = 0;
     }
 }
@@ -178,11 +205,14 @@ impl Controller {
     /// The NSID is out of range or in use, or the host cannot be offered such a namespace.
     pub fn add_namespace(&mut self, namespace: Namespace) -> Result<(), NamespaceError> {
         let nsid = namespace.nsid;
-        match self.namespaces.lookup(nsid) {
-            Err(_) => return Err(NamespaceError::NsidOutOfRange(nsid)),
-            Ok(Some(_)) => return Err(NamespaceError::NsidInUse(nsid)),
-            Ok(None) => namespace.check()?,
+        if !(1..=MAX_NAMESPACES).contains(&nsid) {
+            return Err(NamespaceError::NsidOutOfRange(nsid));
         }
+        if self.namespaces.active.contains_key(&nsid) {
+            return Err(NamespaceError::NsidInUse(nsid));
+        }
+        namespace.check()?;
+        self.namespaces.unseen.remove(&nsid);
         self.namespaces.active.insert(nsid, namespace);
         self.namespaces.attachments = self.namespaces.attachments.wrapping_add(1);
         self.namespace_changed(nsid);
@@ -191,13 +221,31 @@ impl Controller {
 
     /// Takes a namespace away and tells the host; false if there was none.
     pub fn remove_namespace(&mut self, nsid: u32) -> bool {
-        let was_there = self.namespaces.active.remove(&nsid).is_some();
-        if was_there {
+        let removed = self.namespaces.active.remove(&nsid);
+        let was_there = removed.is_some();
+        if let Some(removed) = removed {
+            if self.enabled {
+                self.namespaces.unseen.entry(nsid).or_insert(removed);
+            }
             self.features.forget_namespace(nsid);
             self.namespaces.attachments = self.namespaces.attachments.wrapping_add(1);
             self.namespace_changed(nsid);
         }
         was_there
+    }
+
+    /// Whether the host may take this namespace for another, which was at its NSID until a moment ago: it has not yet been told what
+    /// namespaces there are since. Linux takes a namespace for broken that has become another.
+    #[must_use]
+    pub fn would_be_mistaken(&self, namespace: &Namespace) -> bool {
+        let identity =
+            |namespace: &Namespace| (namespace.uuid, namespace.nguid, namespace.eui64, namespace.block_shift);
+        self.namespaces.unseen.get(&namespace.nsid).is_some_and(|gone| identity(gone) != identity(namespace))
+    }
+
+    /// The host has had time enough to learn that the namespace that was at `nsid` is gone.
+    pub fn forget_removal(&mut self, nsid: u32) {
+        self.namespaces.was_seen(nsid);
     }
 
     /// Gives a namespace another size, in blocks, and tells the host.

@@ -23,6 +23,7 @@ fn identity() -> Identity {
         cntlid: 7,
         vid: 0x1234,
         ssvid: 0x5678,
+        version: Version::V2_0,
     }
 }
 

@@ -5,7 +5,7 @@ use super::*;
 const DISABLE: Option<RegEffect> = Some(RegEffect::Disable);
 
 fn registers() -> Registers {
-    Registers::new(&CtrlLimits { max_queue_entries: 1024, timeout_500ms: 20 })
+    Registers::new(&CtrlLimits { max_queue_entries: 1024, timeout_500ms: 20, version: Version::V2_0 })
 }
 
 fn get(registers: &Registers, at: usize) -> u32 {
@@ -59,7 +59,7 @@ fn cap_says_what_the_controller_can() {
 
 #[test]
 fn limits_that_cannot_be_are_held_to_the_least() {
-    let registers = Registers::new(&CtrlLimits { max_queue_entries: 0, timeout_500ms: 0 });
+    let registers = Registers::new(&CtrlLimits { max_queue_entries: 0, timeout_500ms: 0, version: Version::V2_0 });
     assert_eq!(registers.cap() & 0xffff, 1);
     assert_eq!(registers.cap() >> 24 & 0xff, 1);
 }
@@ -134,6 +134,14 @@ fn enabling_before_the_reset_is_done_gives_both_effects_in_order() {
     assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
     registers.reset_done();
     assert!(registers.enabled() && !registers.ready() && !registers.fatal());
+}
+
+#[test]
+fn a_controller_of_version_1_4_has_no_ready_modes() {
+    let registers = Registers::new(&CtrlLimits { max_queue_entries: 64, timeout_500ms: 20, version: Version::V1_4 });
+    assert_eq!((get(&registers, VS), get(&registers, CRTO)), (0x0001_0400, 0));
+    assert_eq!(registers.cap() >> 59 & 0b11, 0, "CAP.CRMS");
+    assert_eq!(registers.cap() >> 24 & 0xff, 20, "CAP.TO");
 }
 
 #[test]
@@ -351,7 +359,7 @@ proptest! {
                 None => prop_assert!(!registers.enabled() || running || registers.fatal()),
             }
             prop_assert_eq!(u64::from(get(&registers, CAP)) | u64::from(get(&registers, CAP_HIGH)) << 32, registers.cap());
-            prop_assert_eq!((get(&registers, VS), get(&registers, CRTO)), (VERSION, 20));
+            prop_assert_eq!((get(&registers, VS), get(&registers, CRTO)), (Version::V2_0.bits(), 20));
             prop_assert_eq!(get(&registers, CC) & !CC_WRITABLE, 0);
             prop_assert_eq!(get(&registers, AQA) & !AQA_WRITABLE, 0);
             prop_assert_eq!((get(&registers, ASQ) | get(&registers, ACQ)) & 0xfff, 0);

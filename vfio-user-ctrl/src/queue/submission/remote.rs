@@ -1,4 +1,4 @@
-//! Commands with data in memory that came without a file.
+//! Commands with data in memory that came without a file, and those whose data has more pieces than there is room for in a place.
 //!
 //! What is walked here is the data pointer anew, from the start: nothing of the first attempt is used.
 
@@ -8,7 +8,7 @@ use super::rare::Rare;
 use super::{
     CommandIo, IoState, SubmissionQueue, Submissions, Then, block_op, complete, describe, fail, finish_with, send,
 };
-use crate::memory::{Bounce, BounceError};
+use crate::memory::{Bounce, BounceError, MAX_PIECES};
 use crate::model::dptr::{self, DptrError, Pieces};
 use crate::model::io::{self, IoKind, PassedCommand};
 use crate::model::spec::{Sqe, Status};
@@ -101,7 +101,7 @@ fn wait<B: Backend>(io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>, seen: u64) {
 fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Staged, BounceError> {
     let context = Rc::clone(&io.queue().context);
     let port = io.state().port().ok_or(Status::INTERNAL_ERROR)?;
-    let budget = context.remotes().budget().ok_or(Status::DATA_TRANSFER_ERROR)?;
+    let budget = context.remotes().budget();
     let (geometry, view) = (port.geometry.get(), context.view());
     let max_transfer = io.queue().max_transfer;
     let command = io::decode(sqe, &geometry, max_transfer)?;
@@ -117,6 +117,10 @@ fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> R
     let passed = (command.kind == IoKind::Pass).then(|| PassedCommand::of(sqe));
     let to_guest = passed.map_or(command.to_guest(), |passed| passed.to_guest());
     let bounce = Bounce::new(view.memory(), &pieces, to_guest, budget)?;
+    if pieces.len() > MAX_PIECES {
+        // A piece may lie in several regions.
+        io.make_room(pieces.len() * 2);
+    }
     let (compare, data) = pieces.split_at_checked(compared).unwrap_or_default();
     let op = if first.is_some() {
         add_pieces(io, &bounce, compare, to_guest)?;
@@ -214,7 +218,7 @@ fn lose<B: Backend>(io: CommandIo<B>, status: Status) {
 impl<B: Backend> SubmissionQueue<B> {
     /// Counts how often parts of the budget were given back.
     fn releases(&self) -> u64 {
-        self.context.remotes().budget().map_or(0, |budget| budget.releases())
+        self.context.remotes().budget().releases()
     }
 }
 

@@ -93,7 +93,8 @@ impl Connection {
         unmask: Unmask,
     ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        let limits = CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS };
+        let limits =
+            CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS, version: ctrl.version };
         let session = Arc::new(Session::new(number, ctrl, &limits, remote)?);
         let device = Device::new(Arc::clone(&session));
         Ok(Self {

@@ -59,6 +59,28 @@ fn a_write_is_sent_in_pieces() {
 }
 
 #[test]
+fn the_reply_to_a_write_may_have_a_count_of_4_bytes_but_no_other_length() {
+    for (len, result) in
+        [(12, Ok(Vec::new())), (11, Err(libc::EPROTO)), (13, Err(libc::EPROTO)), (8, Err(libc::EPROTO))]
+    {
+        let mut harness = Harness::new();
+        harness.session.dma_write(8, 0x12_3456_7000, vec![1; 64]);
+        let message = sent(&mut harness);
+        let mut reply = client::short_dma_write_reply(message.msg_id, 0x12_3456_7000, 64);
+        reply.resize(16 + len, 0);
+        let size = u32::try_from(reply.len()).expect("it is short");
+        reply[4..8].copy_from_slice(&size.to_le_bytes());
+        harness.send(&reply, Vec::new());
+        assert_eq!(done(&mut harness), (8, result), "{len} bytes");
+    }
+    let mut harness = Harness::new();
+    harness.session.dma_write(8, 0x1000, vec![1; 64]);
+    let message = sent(&mut harness);
+    harness.send(&client::short_dma_write_reply(message.msg_id, 0x1000, 63), Vec::new());
+    assert_eq!(done(&mut harness), (8, Err(libc::EPROTO)), "it is not what was written");
+}
+
+#[test]
 fn replies_may_come_in_any_order_and_between_commands() {
     let mut harness = Harness::new();
     for id in 0..3 {

@@ -127,6 +127,75 @@ fn inactive_namespaces_are_zeroes_and_invalid_ones_are_errors() {
     }
 }
 
+/// A host that knows no lists asks for each NSID up to NN. One that reads it once would take no namespace beyond.
+#[test]
+fn the_number_of_namespaces_follows_the_last_one_for_old_drivers() {
+    let identity = Identity { version: Version::V1_4, ..identity() };
+    let mut controller = Controller::new(identity, LIMITS).expect("valid limits");
+    controller.add_namespace(namespace(1)).expect("free");
+    controller.add_namespace(namespace(3)).expect("free");
+    controller.enable(NOW);
+    assert_eq!(u32_at(&page_of(&mut controller, 1, 0), 516), 3);
+    assert_eq!(page_of(&mut controller, 0, 2), vec![0; 4096], "inactive");
+    assert_eq!(status(controller.admin(&identify(0, 4), NOW)), Status::INVALID_NAMESPACE);
+    for (added, nn) in [(Some(7), 7), (Some(256), 256), (None, 256)] {
+        if let Some(nsid) = added {
+            controller.add_namespace(namespace(nsid)).expect("free");
+        }
+        assert_eq!(u32_at(&page_of(&mut controller, 1, 0), 516), nn);
+    }
+    for nsid in [256, 7, 3, 1] {
+        controller.remove_namespace(nsid);
+    }
+    assert_eq!(u32_at(&page_of(&mut controller, 1, 0), 516), 1, "it is never 0");
+}
+
+#[test]
+fn a_controller_of_version_1_4_tells_and_answers_what_that_has() {
+    let identity = Identity { version: Version::V1_4, ..identity() };
+    let mut controller = Controller::new(identity, LIMITS).expect("valid limits");
+    controller.add_namespace(namespace(1)).expect("free");
+    controller.enable(NOW);
+    let page = page_of(&mut controller, 1, 0);
+    assert_eq!((u32_at(&page, 80), page[261]), (0x0001_0400, 0x06), "VER, LPA");
+    assert_eq!(u32_at(&page_of(&mut controller, 0, 1), 0), 2048);
+    assert_eq!(list(&page_of(&mut controller, 2, 0)), [1]);
+    let descriptors = page_of(&mut controller, 3, 1);
+    assert_eq!((descriptors[0], descriptors[12], descriptors[32], descriptors[52]), (1, 2, 3, 0), "no command set");
+    for cns in [0x05, 0x06, 0x07, 0x08, 0x1a, 0x1b, 0x1c] {
+        assert_eq!(status(controller.admin(&identify(cns, 1), NOW)), Status::INVALID_FIELD, "{cns:x}h");
+    }
+    for lid in [0x00, 0x12, 0x13] {
+        let log = Sqe { cdw10: 0x3ff << 16 | lid, ..command(Opcode::GetLogPage) };
+        assert_eq!(status(controller.admin(&log, NOW)), Status::INVALID_LOG_PAGE, "{lid:x}h");
+    }
+}
+
+/// Linux gives a drive up whose namespace has become another, and does not look again.
+#[test]
+fn another_namespace_of_one_nsid_waits_until_the_host_has_seen_that_the_first_is_gone() {
+    let other = |nsid| Namespace { uuid: [0x77; 16], ..namespace(nsid) };
+    for (cns, nsid, seen) in [
+        (0x02, 0, true),
+        (0x02, 2, true),
+        (0x02, 3, false),
+        (0x00, 3, true),
+        (0x03, 3, true),
+        (0x00, 1, false),
+        (0x01, 0, false),
+    ] {
+        let mut controller = controller();
+        controller.remove_namespace(3);
+        assert!(controller.would_be_mistaken(&other(3)));
+        assert!(!controller.would_be_mistaken(&namespace(3)), "it is the same");
+        assert!(!controller.would_be_mistaken(&other(2)), "nothing was there");
+        let _ = controller.admin(&identify(cns, nsid), NOW);
+        assert_eq!(controller.would_be_mistaken(&other(3)), !seen, "{cns:x}h of {nsid}");
+        controller.reset();
+        assert!(!controller.would_be_mistaken(&other(3)), "a host that starts knows of none");
+    }
+}
+
 #[test]
 fn lists_of_namespaces_start_above_the_nsid() {
     let mut controller = controller();

@@ -138,6 +138,26 @@ fn changed_namespaces_are_listed_once_in_order() {
 }
 
 #[test]
+fn a_part_of_the_changed_namespace_list_that_was_read_leaves_the_rest_to_be_told() {
+    let mut controller = controller();
+    let request = Sqe { cid: 77, ..command(Opcode::AsynchronousEventRequest) };
+    let listen = Sqe { cdw10: 0x0b, cdw11: 0x100, ..command(Opcode::SetFeatures) };
+    assert_eq!(dw0(controller.admin(&listen, NOW)), 0);
+    assert_eq!(controller.admin(&request, NOW), Outcome::Held);
+    controller.remove_namespace(3);
+    controller.add_namespace(namespace(2)).expect("free");
+    assert_eq!(controller.next_event().map(|event| event.cid), Some(77));
+    assert_eq!(controller.admin(&request, NOW), Outcome::Held);
+    assert_eq!(u32_at(&log(&mut controller, 4, 4), 0), 2, "the first of two");
+    assert_eq!(controller.next_event().map(|event| event.cid), Some(77), "there is more");
+    let rest = Sqe { cdw12: 4, ..get_log(4, 4) };
+    assert_eq!(u32_at(&data(controller.admin(&rest, NOW)), 0), 3);
+    assert_eq!(controller.admin(&request, NOW), Outcome::Held);
+    assert_eq!(controller.next_event(), None);
+    assert_eq!(log(&mut controller, 4, 4096), vec![0; 4096], "all was read");
+}
+
+#[test]
 fn the_changed_namespace_list_has_room_for_every_namespace() {
     let mut controller = controller();
     for nsid in 1..=MAX_NAMESPACES {
