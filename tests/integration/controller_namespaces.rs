@@ -6,7 +6,7 @@ use serde_json::json;
 use serial_test::serial;
 
 use crate::support::app::{App, Program};
-use crate::support::controller::Front;
+use crate::support::controller::{Front, FrontEnd};
 use crate::support::load::Work;
 use crate::support::nvme::{BASE, DATA};
 use crate::support::nvme::{Command, Driver, READ};
@@ -34,6 +34,35 @@ fn a_namespace_that_is_added_or_removed_is_so_at_the_client() {
         controller.remove(2);
         wait_for("the client to see it go", secs(10), || client.bdevs() == ["nn1"]);
     }
+    front.assert_alive();
+}
+
+#[test]
+#[serial]
+fn a_namespace_that_takes_the_place_of_another_at_once_is_there_when_that_was_seen_to_go() {
+    if FrontEnd::chosen() == FrontEnd::Stock {
+        return;
+    }
+    let front = front();
+    let controller = front.controller("c", &["disk"]);
+    let mut driver = Driver::start(controller.dir());
+    for (bdev, blocks) in [("null", 100_u64 << 11), ("disk", 64 << 11), ("null", 100 << 11)] {
+        controller.remove(1);
+        assert_eq!(controller.add(bdev), 1);
+        wait_for("the list of namespaces to be empty", secs(4), || driver.identify(2, 0)[..4] == [0; 4]);
+        wait_for("the new namespace", secs(4), || driver.identify(2, 0)[..4] == [1, 0, 0, 0]);
+        assert_eq!(driver.identify(0, 1)[..8], blocks.to_le_bytes());
+    }
+    drop(driver);
+    // A host that does not ask sees it, too.
+    let mut driver = Driver::start(controller.dir());
+    controller.remove(1);
+    assert_eq!(controller.add("disk"), 1);
+    let mut queue = driver.create_queue(1, 16, None);
+    let read = Command::io(READ, 1, 0, 1, BASE + DATA);
+    wait_for("the new namespace", secs(8), || driver.run(&mut queue, read).succeeded());
+    drop(driver);
+    controller.delete();
     front.assert_alive();
 }
 

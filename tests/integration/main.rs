@@ -40,5 +40,6 @@ mod pools_lie;
 mod program;
 mod rdma;
 mod rounds;
+mod scheduler;
 mod shutdown;
 mod stats;
