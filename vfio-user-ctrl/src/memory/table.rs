@@ -12,7 +12,7 @@ use super::guard;
 use super::region::{Access, HostPtr, Region, to_usize};
 
 /// Regions in a part of the table, at most: a table that differs in one region shares all other parts with the one before.
-const PART: usize = if cfg!(test) { 4 } else { 256 };
+const PART: usize = if cfg!(test) { 4 } else { 512 };
 
 /// A contiguous range of host memory that is the guest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -360,7 +360,9 @@ impl GuestMemory {
 
     #[inline]
     fn slot(&self, gpa: u64) -> Option<&Slot> {
-        let slots = &*self.parts.get(self.part_of(gpa))?.slots;
+        // A guest without an IOMMU has one part.
+        let part = if let [part] = &*self.parts { part } else { self.parts.get(self.part_of(gpa))? };
+        let slots = &*part.slots;
         let behind = slots.partition_point(|slot| slot.place.gpa <= gpa);
         slots.get(behind.checked_sub(1)?).filter(|slot| slot.place.has(gpa))
     }
