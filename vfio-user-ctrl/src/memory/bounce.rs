@@ -29,6 +29,7 @@ const PIECE_COST: u64 = 512;
 const ROOM_COST: u64 = 64;
 
 /// How many bytes of SPDK's memory may stand in for the memory of all clients at once.
+#[cfg(feature = "runtime")]
 const LIMIT_OF_ALL: u64 = 64 << 20;
 
 /// What all clients have of it together.
@@ -39,8 +40,10 @@ struct Total {
     releases: AtomicU64,
 }
 
+#[cfg(feature = "runtime")]
 static OF_ALL: Total = Total::new(LIMIT_OF_ALL);
 
+#[cfg(any(test, feature = "runtime"))]
 impl Total {
     const fn new(limit: u64) -> Self {
         Self { limit, used: AtomicU64::new(0), releases: AtomicU64::new(0) }
