@@ -73,7 +73,11 @@ impl Home {
         let queues = Queues::new(Arc::clone(&doorbells), Arc::clone(&interrupts), Rc::clone(view), 4096 << MDTS, clock);
         Self {
             model,
-            registers: Registers::new(&CtrlLimits { max_queue_entries: MAX_ENTRIES, timeout_500ms: 20, version: Version::V2_0 }),
+            registers: Registers::new(&CtrlLimits {
+                max_queue_entries: MAX_ENTRIES,
+                timeout_500ms: 20,
+                version: Version::V2_0,
+            }),
             doorbells,
             interrupts,
             queues,
