@@ -102,7 +102,10 @@ impl Outbox {
                 self.abandon();
             }
         }
-        let _ = self.stream.shutdown(Shutdown::Write);
+        // Who abandons it ends the connection in a way of its own, before which no FIN may come.
+        if !self.is_broken() {
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
         self.abandon();
     }
 

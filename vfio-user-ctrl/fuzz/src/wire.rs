@@ -54,8 +54,14 @@ const SHAPE: DeviceInfo =
     DeviceInfo { bar0_size: 0x4000, doorbells: 0x1000..0x2000, msix_vectors: 9, config_size: 4096 };
 
 /// Small, so that they are reached.
-const LIMITS: Limits =
-    Limits { max_msg_fds: 4, max_data_xfer_size: 0x1_0000, max_dma_maps: 4, pgsizes: 4096, max_output: 4096 };
+const LIMITS: Limits = Limits {
+    max_msg_fds: 4,
+    max_data_xfer_size: 0x1_0000,
+    max_dma_maps: 4,
+    pgsizes: 4096,
+    max_output: 4096,
+    max_pending: 64,
+};
 
 /// The most that a session may want to send: what fills its output; one message more, of its own data or of the client's; and the
 /// answers to as many commands as may wait.
@@ -224,7 +230,7 @@ impl World {
                     continue;
                 }
             }
-            assert!(self.tokens.len() <= 4 + 64, "commands that wait are bounded");
+            assert!(self.tokens.len() <= LIMITS.max_pending, "commands that wait are bounded");
             return;
         }
     }

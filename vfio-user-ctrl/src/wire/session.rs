@@ -18,9 +18,6 @@ use super::{ProtocolError, access};
 /// The most bytes of a message before the version is negotiated, and what may always come after.
 const MIN_MAX_MESSAGE: usize = 8 << 10;
 
-/// Requests that may wait for their answers.
-const PENDING: usize = 4096;
-
 /// What a session asks for accesses to the device's registers. It is to be answered at once, but for writes to configuration space.
 ///
 /// Offsets and lengths are whatever the client says, within the region: not aligned, of any length but 0, and across
@@ -290,7 +287,7 @@ impl State {
 
     /// Whether to stop handling commands until the client has read, or some that wait were answered.
     fn is_full(&self) -> bool {
-        self.output.is_full() || self.pending >= PENDING
+        self.output.is_full() || self.pending >= self.limits.max_pending
     }
 
     fn handle(&mut self, message: Message<'_>, device: &mut impl Device) -> Result<Option<Event>, ProtocolError> {

@@ -26,6 +26,8 @@ pub struct Limits {
     pub pgsizes: u64,
     /// How many bytes may wait to be sent before the client is no longer read from.
     pub max_output: usize,
+    /// How many commands may wait for their answers before the client is no longer read from.
+    pub max_pending: usize,
 }
 
 impl Default for Limits {
@@ -36,6 +38,7 @@ impl Default for Limits {
             max_dma_maps: 65535,
             pgsizes: 4096,
             max_output: 256 << 10,
+            max_pending: 4096,
         }
     }
 }
