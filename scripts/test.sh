@@ -8,7 +8,7 @@ usage() {
 Usage: scripts/test.sh [--full] [--docker | --no-docker] [--rdma] [--no-guest] [--no-lint] [--help]
 
 Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds Courier, and tests it:
-formatting and lints, unit tests, SPDK within the test's process, live targets and controllers with
+formatting, lints, documentation and dependencies, unit tests, SPDK within the test's process, live targets and controllers with
 SPDK's own tools and with hostile clients, pools that hang, are late, lie or go, the instructions of the hot path, the bench in short, and the demo
 in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `test: PASS` (exit 0) or
 `test: FAIL (reason)`. On a warm machine some ten minutes, and as many again and more with --full.
@@ -21,7 +21,7 @@ in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `tes
   --no-docker  leave that out of --full
   --rdma       also all tests of pools over RDMA (scripts/test-rdma.sh), of which --full has some
   --no-guest   leave out the guests
-  --no-lint    leave out formatting and lints
+  --no-lint    leave out formatting, lints, documentation and dependencies
   --help       this text
 
 Environment:
@@ -79,6 +79,8 @@ if [ -n "$LINT" ]; then
     must shellcheck -x scripts/*.sh scripts/guest/*.sh docker/*.sh docker/courier-rpc
     must cargo clippy --quiet --workspace --all-targets --release -- -D warnings
     must cargo clippy --quiet --manifest-path $FUZZ --target-dir "${CARGO_TARGET_DIR:-target}" --all-targets --release -- -D warnings
+    must env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --release --workspace --no-deps --document-private-items
+    must scripts/check-dependencies.sh
 fi
 
 phase "build"

@@ -9,7 +9,7 @@
 //!                                               +---- GivenUp (after ctrlr_loss_timeout_sec; used again when it is asked for)
 //! ```
 //! Every state but `Connected`, `Waiting` and `GivenUp` has a limit: `ClosingQueues` ends when SPDK has let go of the sockets,
-//! which takes no answer of the pool's; `Fencing` and `Settling` are described in [`fence`]; the others end, one way or the
+//! which takes no answer of the pool's; `Fencing` and `Settling` are described in `pool/fence.rs`; the others end, one way or the
 //! other, within `connect_timeout_ms`.
 //!
 //! What is lost with its queue is held on its reactor. It is sent again, and anything new is sent, when the queues are

@@ -3,7 +3,7 @@
 //! An access to such a page raises SIGBUS, in whatever thread and code makes it: ours, SPDK's, libc's. The handler looks the
 //! address up, notes the page as poisoned, and puts anonymous zeroed memory in its place; then the access succeeds. What it
 //! read is not the guest's data. So whoever has accessed guest memory asks afterwards whether a poisoned page was among it
-//! ([`is_poisoned`]), and fails if so; and no address of a poisoned page is translated any more. SIGBUS for other addresses
+//! (`is_poisoned`), and fails if so; and no address of a poisoned page is translated any more. SIGBUS for other addresses
 //! goes to the handler that was there before.
 //!
 //! Only the page is replaced, or all that a shrunk file does not have any more. A region that goes on losing pages is

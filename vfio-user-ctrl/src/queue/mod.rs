@@ -2,12 +2,12 @@
 //!
 //! The way of a command, all of it on one thread:
 //!
-//! 1. [`SubmissionQueue::poll`] sees that the doorbell has moved, reserves a completion entry for each command before it takes it,
+//! 1. [`Queues::poll`] sees that the doorbell has moved, reserves a completion entry for each command before it takes it,
 //!    and copies the entry out of guest memory once.
 //! 2. The copy is [decoded](crate::model::io) and its data pointer is [walked](crate::model::dptr) into pieces of host memory, which
 //!    the [`Io`](crate::memory::Io) of the command holds.
 //! 3. A [`Backend`] takes the I/O, and [`complete`] hears of its end.
-//! 4. [`CompletionQueue::post`] writes the completion entry; [`Queues::signal`] raises at most one interrupt per completion queue and
+//! 4. `CompletionQueue::post` writes the completion entry; [`Queues::signal`] raises at most one interrupt per completion queue and
 //!    poll.
 //!
 //! Nothing here knows SPDK: the backend is a type parameter, so that tests and fuzzers bring their own.

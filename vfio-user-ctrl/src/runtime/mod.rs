@@ -5,7 +5,7 @@
 //! | the application's | the [controllers](endpoint) as the RPCs know them, and the bdevs that they hold open |
 //! | the [control thread](control), one for all, which no reactor can hold up | sockets, the vfio-user sessions, PCI configuration space, register accesses, mappings |
 //! | a [poll group](group) per core, an SPDK thread | the queues that were placed on it |
-//! | a controller's [home](home), one of the poll groups | its admin queue and admin model |
+//! | a controller's [home], one of the poll groups | its admin queue and admin model |
 //!
 //! They talk by messages. What they share of a session is in [`session`]: registers and doorbells are atomics; the table of guest
 //! memory and the eventfds are behind an epoch, so that a reactor locks only when they have changed.

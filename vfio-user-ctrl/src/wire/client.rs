@@ -15,7 +15,7 @@ use super::proto::{
 pub struct Received {
     /// The identifier of the message, or of the one that it answers.
     pub msg_id: u16,
-    /// The command; see [`command`].
+    /// The command; see [`mod@command`].
     pub command: u16,
     /// It is a reply.
     pub is_reply: bool,
