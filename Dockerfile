@@ -114,10 +114,10 @@ RUN --mount=type=bind,from=build,source=/out,target=/out \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 COPY --from=build /out/runtime /
 # It needs no root: hugepages and sockets are to be where this user may write, of whom only the number counts outside.
-RUN echo "courier:x:990:" >>/etc/group && \
-    echo "courier:x:990:990:Courier:/run/courier:/usr/sbin/nologin" >>/etc/passwd && \
-    install -d -o courier -g courier /run/courier
-USER courier
+RUN echo "courier-nvme:x:990:" >>/etc/group && \
+    echo "courier-nvme:x:990:990:Courier:/run/courier-nvme:/usr/sbin/nologin" >>/etc/passwd && \
+    install -d -o courier-nvme -g courier-nvme /run/courier-nvme
+USER courier-nvme
 # Healthy when it has started and answers RPCs at SPDK's usual socket. Whether its pools do is another question: compose.yaml.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["courier-rpc", "-t", "8", "framework_wait_init"]
 LABEL org.opencontainers.image.title="Courier" \
@@ -134,7 +134,7 @@ RUN --mount=type=bind,from=build,source=/out,target=/out \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(cat /out/stock.packages) && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 COPY --from=build /out/stock /
-USER courier
+USER courier-nvme
 LABEL org.opencontainers.image.title="Courier, with SPDK's own target and load generator"
 ENV LD_LIBRARY_PATH=/opt/spdk/lib PATH=/opt/spdk/bin:$PATH
 CMD ["spdk_tgt", "--help"]

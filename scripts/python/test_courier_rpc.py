@@ -100,17 +100,17 @@ class Parameters(unittest.TestCase):
             self.assertEqual(send([method, "x"])[0], (method, {"name": "x"}))
 
     def test_controller_create_sends_only_what_was_given(self):
-        call, _ = send(["courier_controller_create", "-b", "vm0", "-a", "/run/courier/vm0"])
-        self.assertEqual(call, ("courier_controller_create", {"name": "vm0", "traddr": "/run/courier/vm0"}))
+        call, _ = send(["courier_controller_create", "-b", "vm0", "-a", "/run/courier-nvme/vm0"])
+        self.assertEqual(call, ("courier_controller_create", {"name": "vm0", "traddr": "/run/courier-nvme/vm0"}))
 
     def test_controller_create_sends_every_option_with_its_json_type(self):
         call, _ = send([
-            "courier_controller_create", "--name", "vm0", "--traddr", "/run/courier/vm0",
+            "courier_controller_create", "--name", "vm0", "--traddr", "/run/courier-nvme/vm0",
             "--uuid", "2b6b0a5c-6f2e-4d3c-9d7a-0c6f2a1b3c4d", "--serial-number", "S1", "--model-number", "A drive",
             "--max-queues", "8", "--max-queue-depth", "0x400", "--cpumask", "[0-1]", "--nvme-version", "1.4",
             "--socket-owner", "libvirt-qemu", "--socket-group", "107", "--socket-mode", "0660"])
         self.assertEqual(call, ("courier_controller_create", {
-            "name": "vm0", "traddr": "/run/courier/vm0", "uuid": "2b6b0a5c-6f2e-4d3c-9d7a-0c6f2a1b3c4d",
+            "name": "vm0", "traddr": "/run/courier-nvme/vm0", "uuid": "2b6b0a5c-6f2e-4d3c-9d7a-0c6f2a1b3c4d",
             "serial_number": "S1", "model_number": "A drive", "max_queues": 8, "max_queue_depth": 1024,
             "cpumask": "[0-1]", "nvme_version": "1.4", "socket_owner": "libvirt-qemu", "socket_group": "107",
             "socket_mode": "0660"}))
