@@ -30,7 +30,7 @@ runtime=$out/runtime/usr/local
 put "$release/courier_tgt" "$runtime/bin/courier_tgt"
 put "$release/libcourier.so" "$runtime/lib/courier/libcourier.so"
 install -m 755 "$COURIER_ROOT/docker/courier-rpc" "$runtime/bin/courier-rpc"
-install -D -m 644 "$COURIER_ROOT/scripts/python/courier_rpc.py" "$runtime/lib/courier/python/courier_rpc.py"
+install -D -m 644 "$COURIER_ROOT/python/courier_rpc.py" "$runtime/lib/courier/python/courier_rpc.py"
 # SPDK's client looks for its parts beside its own folder.
 install -D -m 755 "$spdk/scripts/rpc.py" "$runtime/lib/courier/spdk/scripts/rpc.py"
 mkdir -p "$runtime/lib/courier/spdk/python/spdk"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Measures Courier against SPDK's own C stack: prepares the machine, then runs scripts/python/courier_bench.
+# Measures Courier against SPDK's own C stack: prepares the machine, then runs tools/bench/courier_bench.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# All processes' memory (scripts/python/courier_bench/__main__.py), and a little more.
+# All processes' memory (tools/bench/courier_bench/__main__.py), and a little more.
 HUGEPAGES_MIB=4424
 RDMA_HUGEPAGES_MIB=1664
 BENCH_PID=
 
 # bench ARGUMENT...: becomes the Python program that measures.
 bench() {
-    export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$COURIER_ROOT/scripts/python"
+    export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$COURIER_ROOT/tools/bench"
     exec python3 -m courier_bench "$@"
 }
 
@@ -50,7 +50,7 @@ in_rdma_machine() {
     local out
     out=$COURIER_ROOT/bench-results/$(date -u +%Y%m%dT%H%M%SZ)-rdma
     exec "$COURIER_ROOT/scripts/rdma-vm.sh" --icount --cpus 3 --nic-cpu 2 --memory $((RDMA_HUGEPAGES_MIB + 1280)) --hugepages $RDMA_HUGEPAGES_MIB --timeout 3600 --out "$out" \
-        env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$COURIER_ROOT/scripts/python" python3 -m courier_bench "$@" --out /out
+        env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$COURIER_ROOT/tools/bench" python3 -m courier_bench "$@" --out /out
 }
 
 for option; do

@@ -269,7 +269,7 @@ print_results() {
     echo
     echo "An unmodified Linux guest's NVMe driver -> $(middle_in_words) -> NVMe/${TRANSPORT^^} -> the pool ($RUNTIME s per job):"
     echo
-    python3 "$COURIER_ROOT/scripts/python/fio_table.py" "$WORK/out"
+    python3 "$COURIER_ROOT/tools/fio_table.py" "$WORK/out"
     echo
     warn_starved
     if [ -n "$RDMA_PACKETS" ]; then echo "the RDMA device rxe0 sent and received $RDMA_PACKETS packets during these jobs"; fi

@@ -94,7 +94,7 @@ run_guest() {
 compare() {
     local list=$DIFFERENCES status=0
     if [ "$FRONT_END" = stock ]; then list=/dev/null; fi
-    python3 "$COURIER_ROOT/scripts/python/nvme_compare.py" "$list" "$WORK/out/qemu" "$WORK/out/$FRONT_END" || status=$?
+    python3 "$COURIER_ROOT/tools/nvme_compare.py" "$list" "$WORK/out/qemu" "$WORK/out/$FRONT_END" || status=$?
     [ "$FRONT_END" = stock ] || [ "$status" -eq 0 ] ||
         die "there are differences that scripts/guest/nvme-differences.txt does not explain (they are above)"
 }

@@ -9,7 +9,7 @@ for client in "$spdk"/{scripts/rpc.py,bin/spdk-rpc,bin/rpc.py,libexec/spdk/scrip
     [ -e "$client" ] || continue
     # No caches in the checkout and in SPDK's tree; but in a folder of their own, if there is one.
     [ -n "${PYTHONPYCACHEPREFIX:-}" ] || export PYTHONDONTWRITEBYTECODE=1
-    export PYTHONPATH="$here/python${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONPATH="$here/../python${PYTHONPATH:+:$PYTHONPATH}"
     # Debian's Python first, not one that a version manager put before it.
     export PATH=/usr/bin:$PATH
     # shellcheck disable=SC2093 # the rest is for when there is none

@@ -102,7 +102,9 @@ if [ -n "$FULL" ]; then
 fi
 
 phase "RPC client and bench"
-must python3 -m unittest discover --start-directory scripts/python --pattern 'test_*.py'
+for FOLDER in python tools tools/bench; do
+    must python3 -m unittest discover --start-directory $FOLDER --pattern 'test_*.py'
+done
 must scripts/bench.sh --case front-qd32 --case tcp-qd32 ${FULL:+--case attached} --pairs 1 --runtime 1 --out "${CARGO_TARGET_DIR:-target}/bench"
 
 if [ -n "$GUEST" ]; then

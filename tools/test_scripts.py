@@ -1,11 +1,11 @@
-"""Tests of functions of the shell scripts: python3 -m unittest discover -s scripts/python"""
+"""Tests of functions of the shell scripts: python3 -m unittest discover -s tools"""
 
 import os
 import pathlib
 import subprocess
 import unittest
 
-SCRIPTS = pathlib.Path(__file__).resolve().parents[1]
+SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
 
 
 def bash(script, **variables):

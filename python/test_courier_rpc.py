@@ -1,4 +1,4 @@
-"""Tests of the RPC plugin: python3 -m unittest discover -s scripts/python"""
+"""Tests of the RPC plugin: python3 -m unittest discover -s python"""
 
 import argparse
 import contextlib

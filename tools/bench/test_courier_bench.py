@@ -1,4 +1,4 @@
-"""Tests of the bench's arithmetic and order, without SPDK: python3 -m unittest discover -s scripts/python"""
+"""Tests of the bench's arithmetic and order, without SPDK: python3 -m unittest discover -s tools/bench"""
 
 import contextlib
 import io

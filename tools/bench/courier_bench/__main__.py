@@ -91,6 +91,7 @@ def main(argv=None):
     """Runs the bench; returns the exit status."""
     args = parse_arguments(argv)
     if args.list:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as head(1) may have enough
         list_cases()
         return 0
     if args.needs:

@@ -21,7 +21,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 # What SPDK's applications set aside for many users, made small: there is one. iSCSI is not in all of them.
-SMALL_POOLS = pathlib.Path(__file__).resolve().parents[2] / "small-pools.json"
+SMALL_POOLS = pathlib.Path(__file__).resolve().parents[3] / "scripts" / "small-pools.json"
 
 
 class ProcessFailed(Exception):

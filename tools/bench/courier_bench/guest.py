@@ -13,7 +13,7 @@ from . import windows
 from .machine import Children
 from .process import MeasurementFailed, die_with_parent
 
-SCRIPTS = pathlib.Path(__file__).resolve().parents[2]
+SCRIPTS = pathlib.Path(__file__).resolve().parents[3] / "scripts"
 # Starting and ending fio in an emulated guest.
 FIO_OVERHEAD_S = 6.0
 # Two that are started at once do not begin at once.

@@ -1,10 +1,10 @@
-"""Tests of the configurations that set little memory aside: python3 -m unittest discover -s scripts/python"""
+"""Tests of the configurations that set little memory aside: python3 -m unittest discover -s tools"""
 
 import json
 import pathlib
 import unittest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIZES = ("bdev_set_options", "iobuf_set_options", "iscsi_set_options")
 
 
