@@ -92,6 +92,9 @@ need_hugepages 1024
 phase "tests"
 must cargo test --release --workspace
 
+phase "units that need no SPDK, with overflow checks"
+must cargo test --quiet --package vfio-user-ctrl --no-default-features --lib --tests
+
 phase "instructions of the hot path"
 must scripts/instructions.sh
 must cargo bench --quiet --package vfio-user-ctrl --no-default-features --bench pieces -- --test
