@@ -2,13 +2,12 @@
 //!
 //! | module | what | knows of |
 //! |---|---|---|
-//! | [`wire`] | the vfio-user protocol: messages, and a server's side of a session | bytes and files |
 //! | [`model`] | the controller: PCI configuration space, registers, admin and I/O commands, data pointers | numbers |
 //! | [`memory`] | the guest's memory, queues in it, doorbells: the only place that touches shared memory | the operating system |
 //! | [`queue`] | queues on a reactor: from the doorbell to the backend and back to the completion entry | all of these |
 //! | `runtime` | sockets, reactors, RPC methods: what makes a controller of the parts | SPDK |
 //!
-//! [`wire`] and [`model`] know no socket, no clock and no SPDK: data goes in and data comes out.
+//! [`model`] knows no socket, no clock and no SPDK: data goes in and data comes out.
 #![deny(unsafe_code)]
 
 pub mod memory;
@@ -16,4 +15,3 @@ pub mod model;
 pub mod queue;
 #[cfg(feature = "runtime")]
 pub mod runtime;
-pub mod wire;

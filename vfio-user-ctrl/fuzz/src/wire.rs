@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use vfio_user_ctrl::wire::{Device, DeviceInfo, Event, Limits, MAX_READ, Session, Token, client};
+use vfio_user::{Device, DeviceInfo, Event, Limits, MAX_READ, Session, Token, client};
 
 use crate::script::Script;
 

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
+use vfio_user::{Event, IrqAction, IrqData, IrqKind, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
 
 use super::complaint::complain;
 use super::device::{Device, Effect};
@@ -24,7 +25,6 @@ use crate::model::regs::CtrlLimits;
 use crate::queue::{PinMask, Transfer};
 use crate::runtime::group::GroupHandle;
 use crate::runtime::session::{Ctrl, Op, Session};
-use crate::wire::{self, Event, IrqAction, IrqData, IrqKind, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
 
 /// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is under way.
 const TIMEOUT_500MS: u8 = 60;
@@ -60,7 +60,7 @@ struct Mapping {
 /// A client's connection with a controller.
 pub(super) struct Connection {
     stream: UnixStream,
-    wire: wire::Session,
+    wire: vfio_user::Session,
     device: Device,
     session: Arc<Session>,
     remote: Remote,
@@ -99,7 +99,7 @@ impl Connection {
         let device = Device::new(Arc::clone(&session));
         Ok(Self {
             stream,
-            wire: wire::Session::new(device.info()),
+            wire: vfio_user::Session::new(device.info()),
             device,
             session,
             remote: remote.clone(),

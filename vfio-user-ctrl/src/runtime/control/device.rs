@@ -3,11 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use vfio_user::DeviceInfo;
+
 use crate::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
 use crate::model::regs::RegEffect;
 use crate::queue::PinMask;
 use crate::runtime::session::Session;
-use crate::wire::{self, DeviceInfo};
 
 /// A controller's PCI function, for one session.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ fn vectors(session: &Session) -> u16 {
     session.ctrl.max_queues.saturating_add(1)
 }
 
-impl wire::Device for Device {
+impl vfio_user::Device for Device {
     fn config_read(&mut self, offset: usize, into: &mut [u8]) {
         if self.not_ready {
             // As a function that is not ready after a reset: no completion of the request, which reads as ones.

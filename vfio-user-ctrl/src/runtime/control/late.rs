@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use vfio_user::Token;
+
 use crate::runtime::session::Bus;
-use crate::wire::Token;
 
 /// How long a client waits for its function-level reset at most: QEMU gives a device up after 5 s. Then the function is not ready.
 const RESET_TIME: Duration = Duration::from_secs(2);

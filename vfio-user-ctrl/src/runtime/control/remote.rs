@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use crate::memory::GuestMemory;
 use crate::queue::{Transfer, Work};
 use crate::runtime::group::GroupHandle;
-use crate::wire;
 
 /// What was abandoned ends after this, whatever the client does: a reset waits for it.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -46,7 +45,7 @@ impl Job {
 
 impl Transfers {
     /// Begins a transfer for a poll group.
-    pub(super) fn begin(&mut self, wire: &mut wire::Session, group: Arc<GroupHandle>, transfer: Transfer) {
+    pub(super) fn begin(&mut self, wire: &mut vfio_user::Session, group: Arc<GroupHandle>, transfer: Transfer) {
         let Transfer { id, memory, work } = transfer;
         let first = self.next_part;
         let mut data = Vec::new();
@@ -93,7 +92,7 @@ impl Transfers {
     }
 
     /// Asks the client for no more of a transfer. It ends when what it was asked for is answered, or soon without.
-    pub(super) fn abandon(&mut self, wire: &mut wire::Session, id: u64) {
+    pub(super) fn abandon(&mut self, wire: &mut vfio_user::Session, id: u64) {
         let Some((first, job)) = self.jobs.iter_mut().find(|(_, job)| job.id == id) else { return };
         job.abandoned = Some(Instant::now());
         cancel(wire, *first, job);
@@ -105,16 +104,16 @@ impl Transfers {
     }
 
     /// Gives up what was abandoned and has not ended.
-    pub(super) fn give_up_abandoned(&mut self, session: u64, wire: &mut wire::Session) {
+    pub(super) fn give_up_abandoned(&mut self, session: u64, wire: &mut vfio_user::Session) {
         self.give_up(session, wire, |job| job.abandoned.is_some_and(|since| since.elapsed() > PATIENCE));
     }
 
     /// Gives up what touches memory that is not in `newest`.
-    pub(super) fn give_up_strays(&mut self, session: u64, wire: &mut wire::Session, newest: &GuestMemory) {
+    pub(super) fn give_up_strays(&mut self, session: u64, wire: &mut vfio_user::Session, newest: &GuestMemory) {
         self.give_up(session, wire, |job| !job.memory.still_bounces(newest));
     }
 
-    fn give_up(&mut self, session: u64, wire: &mut wire::Session, which: impl Fn(&Job) -> bool) {
+    fn give_up(&mut self, session: u64, wire: &mut vfio_user::Session, which: impl Fn(&Job) -> bool) {
         let given_up: Vec<u64> = self.jobs.iter().filter(|(_, job)| which(job)).map(|(first, _)| *first).collect();
         for first in given_up {
             let Some(mut job) = self.jobs.remove(&first) else { continue };
@@ -125,7 +124,7 @@ impl Transfers {
     }
 }
 
-fn cancel(wire: &mut wire::Session, first: u64, job: &Job) {
+fn cancel(wire: &mut vfio_user::Session, first: u64, job: &Job) {
     for part in first..first + job.parts {
         wire.dma_cancel(part);
     }

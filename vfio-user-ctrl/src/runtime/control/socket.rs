@@ -9,8 +9,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
-
-use crate::wire::Chunk;
+use vfio_user::Chunk;
 
 /// The most file descriptors that come or go with one message: as many as the kernel lets through (`SCM_MAX_FD`).
 const MAX_FDS: usize = 253;

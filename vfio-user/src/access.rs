@@ -2,9 +2,9 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::device::Device;
 use super::info::{CONFIG_REGION, DeviceInfo};
 use super::proto::{MultiWrite, RegionAccess, parse};
-use super::session::Device;
 
 /// What an access goes to, within the bounds of its region.
 struct Place {

@@ -18,9 +18,11 @@
 //! (`twin_socket`): never offered. I/O by ioeventfd or ioregionfd: a region has none.
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "client"))]
 pub mod client;
 
 mod access;
+mod device;
 mod info;
 mod input;
 mod output;
@@ -33,12 +35,13 @@ mod version;
 #[cfg(test)]
 mod tests;
 
+pub use device::Device;
 pub use info::{CONFIG_REGION, DeviceInfo};
 pub use input::MAX_READ;
 pub use output::Chunk;
 pub use proto::command;
 pub use request::{IrqAction, IrqData, IrqKind, IrqRequest, MapRequest, UnmapRequest};
-pub use session::{Device, Event, Session, Token};
+pub use session::{Event, Session, Token};
 pub use version::Limits;
 
 /// What a client did that ends its session: the connection must be closed.

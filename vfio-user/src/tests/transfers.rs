@@ -1,8 +1,8 @@
 //! The server's own commands.
 
 use super::Harness;
-use crate::wire::client::{self, Received};
-use crate::wire::{Event, Limits, ProtocolError, command};
+use crate::client::{self, Received};
+use crate::{Event, Limits, ProtocolError, command};
 
 fn small() -> Harness {
     Harness::negotiated(r#"{"capabilities":{"max_data_xfer_size":100}}"#)

@@ -1,7 +1,7 @@
 //! `VERSION`, and what comes before it.
 
 use super::{CAPABILITIES, Harness};
-use crate::wire::{Limits, ProtocolError, client, command};
+use crate::{Limits, ProtocolError, client, command};
 
 fn fails(bytes: &[u8]) -> (ProtocolError, Option<u32>) {
     let mut harness = Harness::fresh(Limits::default());

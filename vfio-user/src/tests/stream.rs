@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use proptest::prelude::*;
 
 use super::{Access, Harness, inode, is_closed, pair};
-use crate::wire::{Event, IrqData, Limits, MAX_READ, ProtocolError, Token, client};
+use crate::{Event, IrqData, Limits, MAX_READ, ProtocolError, Token, client};
 
 /// A message, and how many file descriptors go with it.
 type Sent = (Vec<u8>, usize);

@@ -1,7 +1,7 @@
 //! Accesses to regions.
 
 use super::{Access, Harness, u32_at, u64_at};
-use crate::wire::{CONFIG_REGION, ProtocolError, client, command};
+use crate::{CONFIG_REGION, ProtocolError, client, command};
 
 #[test]
 fn a_read_repeats_the_request_and_has_the_data() {

@@ -1,7 +1,7 @@
 //! `DMA_MAP` and `DMA_UNMAP`.
 
 use super::{Harness, inode, is_closed, pair};
-use crate::wire::{Event, MapRequest, Token, UnmapRequest, client, command};
+use crate::{Event, MapRequest, Token, UnmapRequest, client, command};
 
 fn map(harness: &mut Harness) -> (Token, MapRequest) {
     match harness.event() {

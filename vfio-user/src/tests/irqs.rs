@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::{Harness, is_closed, pair};
-use crate::wire::{Event, IrqAction, IrqData, IrqKind, IrqRequest, client, command};
+use crate::{Event, IrqAction, IrqData, IrqKind, IrqRequest, client, command};
 
 const NONE: u32 = 1;
 const BOOL: u32 = 2;
