@@ -1,6 +1,7 @@
 #include "shim_log.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,10 +10,17 @@
 /* The most bytes of a line that spdk_flog() writes, with what stands before the message. */
 #define FLOG_MAX 1000
 
+static courier_log_admit g_admit;
+
+/* Whether this thread is writing a line that has been admitted. */
+static __thread bool t_is_admitted;
+
 void
 courier_shim_log(enum spdk_log_level level, const char *file, int line, const char *func, const char *message)
 {
+	t_is_admitted = true;
 	spdk_log(level, file, line, func, "%s\n", message);
+	t_is_admitted = false;
 }
 
 static const char *
@@ -31,6 +39,12 @@ static int
 is_no_error(const char *text)
 {
 	return strstr(text, "spdk_sock_flush() failed, rc -9:") != NULL;
+}
+
+static bool
+is_refused(int level, const char *file, int line, const char *func)
+{
+	return !t_is_admitted && file != NULL && level <= SPDK_LOG_NOTICE && !g_admit(level, file, line, func);
 }
 
 static void
@@ -81,7 +95,9 @@ log_line(int level, const char *file, const int line, const char *func, const ch
 	if (level == SPDK_LOG_ERROR && is_no_error(text)) {
 		level = SPDK_LOG_DEBUG;
 	}
-	write_line(level, file, line, func, text);
+	if (!is_refused(level, file, line, func)) {
+		write_line(level, file, line, func, text);
+	}
 	if (text == longer) {
 		free(longer);
 	}
@@ -102,10 +118,11 @@ close_syslog(void *ctx)
 }
 
 void
-courier_shim_log_open(void)
+courier_shim_log_open(courier_log_admit admit)
 {
 	struct spdk_log_opts opts = { .log = log_line, .open = open_syslog, .close = close_syslog };
 
+	g_admit = admit;
 	opts.size = sizeof(opts);
 	spdk_log_open_ext(&opts);
 }

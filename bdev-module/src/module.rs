@@ -9,6 +9,7 @@ use spdk::Errno;
 use spdk::bdev::{FiniDone, Module, ModuleHandle, register_module};
 use spdk::io_device::IoDevice;
 use spdk::json::JsonWriter;
+use spdk::log::Sifting;
 use spdk::thread::AppCell;
 
 use crate::channel::Reactors;
@@ -18,6 +19,9 @@ static MODULE: OnceCell<ModuleHandle> = OnceCell::new();
 
 /// The reactors' poll groups, while the bdev layer is up.
 static REACTORS: AppCell<Option<IoDevice<Reactors>>> = AppCell::new(|| None);
+
+/// What looks at the lines of the log, for as long.
+static SIFTING: AppCell<Option<Sifting>> = AppCell::new(|| None);
 
 /// Makes the bdev module and its RPC methods known to SPDK. To be called before SPDK starts; a second call does
 /// nothing.
@@ -53,7 +57,8 @@ impl Module for Courier {
 
     fn init() -> Result<(), Errno> {
         spdk::log::init();
-        spdk::log::sift();
+        let sifting = spdk::log::sift()?;
+        SIFTING.with(|current| current.replace(Some(sifting)));
         let device = IoDevice::register("courier_reactors", Reactors)?;
         REACTORS.with(|reactors| reactors.replace(Some(device)));
         Ok(())
@@ -68,6 +73,7 @@ impl Module for Courier {
         registry::delete_all(move || {
             // Those of pools that were never there.
             rpc::stop_connecting();
+            drop(SIFTING.with(RefCell::take));
             let device = REACTORS.with(RefCell::take);
             // Without a device, or if it is gone already, `done` is dropped here.
             let _ = device.map(|device| device.unregister(move || drop(done)));

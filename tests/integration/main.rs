@@ -34,6 +34,7 @@ mod data;
 mod faults;
 mod front;
 mod guest;
+mod log_lines;
 mod namespaces;
 mod pools_hang;
 mod pools_lie;
