@@ -29,11 +29,13 @@ const PAUSES: u32 = 4;
 pub(super) struct Patience(Cell<Option<Instant>>);
 
 impl Patience {
-    /// Has I/Os of `queues` aborted, as many as `more` allows, if it is time at `now`.
+    /// There is none that is to end.
+    pub(super) fn rest(&self) {
+        self.0.set(None);
+    }
+
+    /// Has I/Os of `queues` aborted, of which some are to end, as many as `more` allows, if it is time at `now`.
     pub(super) fn abort_some(&self, queues: &Queues<Bdevs>, now: Instant, more: impl FnMut() -> bool) {
-        if !queues.has_doomed() {
-            return self.0.set(None);
-        }
         // A client that wants memory back has waited already.
         let grace = if queues.has_strays() { Duration::ZERO } else { GRACE };
         let due = self.0.get().unwrap_or(now + grace);

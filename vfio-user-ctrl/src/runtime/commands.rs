@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::control::complaint::complain;
-use super::group::{Group, GroupHandle, Local};
+use super::group::{Group, GroupHandle};
 use super::home::{Attached, Home};
+use super::local::Local;
 use super::session::Settings;
 use crate::memory::Fault;
 use crate::memory::copy::{read_data, write_data};
@@ -261,7 +262,7 @@ impl Home {
         };
         let session = attached.session.id;
         let abort = move |group: &Rc<Group>, answer: Answer<bool>| match group.find(session) {
-            Some(local) => local.queues().abort(sqid, target, answer),
+            Some(local) => local.abort(sqid, target, answer),
             None => answer(false),
         };
         self.ask(attached, &group, abort, move |home, attached, aborted| {

@@ -8,37 +8,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use spdk::Errno;
-use spdk::bdev_client::BdevDesc;
 use spdk::os_thread::OsThread;
 use spdk::poller::{Poll, Poller};
 use spdk::thread::OwnedThread;
 
-use super::aborter::{Aborter, Patience};
-use super::bdevs::Bdevs;
+use super::aborter::Aborter;
 use super::budget::Budget;
 use super::home::Home;
-use super::pace::Pace;
+use super::local::{Local, PortSpec};
 use super::post::Post;
-use super::remote::ClientMemory;
 use super::rota::Rota;
 use super::session::Session;
-use crate::memory::MemView;
-use crate::model::io::NsGeometry;
-use crate::queue::{Fence, FenceGuard, Port, Queues};
+use crate::queue::FenceGuard;
 
-/// A session that has had no command for so many rounds is looked at when its turn comes.
-const IDLE_AFTER: u32 = 4096;
 /// Every so many rounds, a power of two, come the admin queues.
 const SELDOM: u32 = 64;
 /// So many of them at most: a host may have hundreds of controllers, whose admin queues are empty.
 const HOME_TURNS: usize = 16;
 /// Every so many rounds, a power of two, counters are gathered, and errors told.
 const RARELY: u32 = 4096;
-/// When a host is reminded of its completions after the function may access memory again.
-const REMINDERS: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100)];
-
-/// Changes of a client's memory keep its queues from being polled for no longer than one second in so many.
-const LONGEST_PAUSE: u64 = 200;
 
 thread_local! {
     /// The poll groups of this reactor. A group's SPDK thread is bound, so that it stays with its reactor; but that may serve several
@@ -116,226 +104,6 @@ impl GroupHandle {
     }
 }
 
-/// What a namespace is on a poll group, before it has a channel.
-#[derive(Debug, Clone)]
-pub struct PortSpec {
-    /// The namespace.
-    pub nsid: u32,
-    /// Its bdev.
-    pub desc: Arc<BdevDesc>,
-    /// Its size and abilities.
-    pub geometry: NsGeometry,
-    /// The fence of its disk.
-    pub fence: Arc<Fence>,
-}
-
-/// A session on one poll group.
-#[derive(Debug)]
-pub struct Local {
-    session: Arc<Session>,
-    queues: Queues<Bdevs>,
-    epoch: Cell<u64>,
-    /// Of changes of the client's memory.
-    pace: Pace,
-    /// The memory has changed, and the admin queue may still be where it was.
-    took_memory: Cell<bool>,
-    idle_rounds: Cell<u32>,
-    /// It has had nothing to do for long, and has nothing under way.
-    idle: Cell<bool>,
-    /// How many I/Os it had under way when that was last counted.
-    counted: Cell<usize>,
-    patience: Patience,
-    /// When it told last what has been gathered.
-    reported: Cell<Instant>,
-    /// It is waited for its backends to come to rest.
-    resting: Cell<bool>,
-    /// When it could access guest memory again, and how often the host was reminded of its completions since.
-    resumed: Cell<Option<(Instant, usize)>>,
-}
-
-impl Local {
-    fn new(session: &Arc<Session>, ports: &[PortSpec], group: &Arc<GroupHandle>) -> Rc<Self> {
-        // The epoch before the table: a table that is newer than its epoch is looked at twice, never missed.
-        let epoch = session.memory.epoch();
-        let view = MemView::new(session.memory.newest());
-        let queues = Queues::new(
-            Arc::clone(&session.doorbells),
-            Arc::clone(&session.interrupts),
-            Rc::new(view),
-            super::home::MAX_TRANSFER,
-            spdk::time::ticks,
-        );
-        queues.set_remote_memory(Box::new(ClientMemory::new(session, group)));
-        let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
-        let local = Self {
-            session,
-            queues,
-            epoch,
-            pace: Pace::new(spdk::time::ticks_hz() / LONGEST_PAUSE),
-            took_memory: Cell::new(false),
-            idle_rounds: Cell::new(0),
-            idle: Cell::new(false),
-            counted: Cell::new(0),
-            reported: Cell::new(Instant::now()),
-            resting: Cell::new(false),
-            patience: Patience::default(),
-            resumed: Cell::new(None),
-        };
-        local.take_bus();
-        for port in ports {
-            local.add_port(port);
-        }
-        Rc::new(local)
-    }
-
-    /// The queues.
-    #[must_use]
-    pub fn queues(&self) -> &Queues<Bdevs> {
-        &self.queues
-    }
-
-    fn add_port(&self, spec: &PortSpec) {
-        match spec.desc.channel() {
-            Ok(channel) => {
-                self.queues.add_port(Port::new(spec.nsid, spec.geometry, channel).behind(&spec.fence));
-            }
-            Err(error) => log::error!(
-                "controller '{}': namespace {} has no channel on a core: {error}",
-                self.session.ctrl.name,
-                spec.nsid
-            ),
-        }
-    }
-
-    /// Takes the newest table of guest memory if it has changed.
-    #[inline]
-    pub fn refresh(&self) {
-        let epoch = self.session.memory.epoch();
-        if self.epoch.get() != epoch {
-            self.take_memory(epoch);
-        }
-    }
-
-    /// The same, unless that has taken more than its part of this thread's time lately. Returns whether the newest table is there: no
-    /// command may be taken before.
-    #[inline]
-    fn refresh_in_time(&self) -> bool {
-        let epoch = self.session.memory.epoch();
-        self.epoch.get() == epoch || self.take_memory_in_time(epoch)
-    }
-
-    #[cold]
-    fn take_memory_in_time(&self, epoch: u64) -> bool {
-        let now = spdk::time::ticks();
-        let is_due = self.pace.is_due(now);
-        if is_due {
-            self.take_memory(epoch);
-            self.pace.worked(now, spdk::time::ticks());
-        }
-        is_due
-    }
-
-    #[cold]
-    fn take_memory(&self, epoch: u64) {
-        self.epoch.set(epoch);
-        self.took_memory.set(true);
-        self.queues.set_view(&Rc::new(MemView::new(self.session.memory.newest())));
-    }
-
-    /// Takes what the host has set.
-    pub fn take_settings(&self) {
-        let settings = self.session.settings();
-        self.queues.set_shadow_doorbells(settings.shadow);
-        self.queues.set_coalescing(settings.coalescing, settings.at_once);
-    }
-
-    /// Takes whether guest memory may be accessed.
-    fn take_bus(&self) {
-        match (self.session.bus.is_allowed(), self.queues.is_suspended()) {
-            (false, false) => self.queues.suspend(),
-            (true, true) => {
-                self.queues.resume();
-                self.resumed.set(Some((Instant::now(), 0)));
-            }
-            _ => {}
-        }
-    }
-
-    /// Reminds the host of its completions a few times after it has let the function access memory again. A VMM may let go of the
-    /// interrupts that are raised before it has done its own part of that.
-    fn remind(&self) {
-        let Some((since, count)) = self.resumed.get() else { return };
-        match REMINDERS.get(count) {
-            None => self.resumed.set(None),
-            Some(after) if since.elapsed() >= *after => {
-                self.resumed.set(Some((since, count + 1)));
-                self.queues.remind();
-            }
-            Some(_) => {}
-        }
-    }
-
-    /// Polls the queues. Whether there was anything to do.
-    #[inline]
-    fn poll(&self, group: &Group) -> bool {
-        self.queues.set_room(group.budget.room(self.counted.get()));
-        // No command is taken before the table is there that it may rely on.
-        let done = self.refresh_in_time() && self.queues.poll() > 0;
-        if self.took_memory.take() {
-            group.forget_rings(self.session.id);
-        }
-        if done || self.counted.get() > 0 {
-            self.count(&group.budget);
-        }
-        if self.queues.has_signals() {
-            group.raise(|| self.queues.signal());
-        }
-        if done {
-            self.idle_rounds.set(0);
-            self.idle.set(false);
-        } else if self.idle_rounds.get() < IDLE_AFTER {
-            self.idle_rounds.set(self.idle_rounds.get() + 1);
-        } else if !self.idle.get() {
-            self.idle.set(self.queues.is_empty_handed());
-        }
-        done
-    }
-
-    /// Counts the I/Os that are under way.
-    #[inline]
-    fn count(&self, budget: &Budget) {
-        let now = self.queues.under_way();
-        budget.note(self.counted.replace(now), now);
-    }
-
-    /// Tells what has been gathered.
-    fn report(&self) {
-        let counters = &self.session.ctrl.counters;
-        self.queues.take_totals(|sqid, totals| counters.add(sqid, totals));
-        counters.add_bounced(self.queues.take_bounced());
-        let media_errors = self.queues.take_media_errors();
-        if media_errors > 0 {
-            counters.add_media_errors(media_errors);
-        }
-        let now = Instant::now();
-        let since = self.reported.replace(now);
-        if !self.queues.is_empty_handed() {
-            counters.add_busy(since, now);
-        }
-        self.queues.look_at_heads();
-        let troubles = self.queues.take_troubles();
-        if troubles.is_empty() {
-            return;
-        }
-        let (ctrl, session) = (self.session.ctrl.id, self.session.id);
-        self.session.ctrl.home.send(move |group| {
-            if let Some(home) = group.home(ctrl) {
-                home.note_troubles(session, &troubles);
-            }
-        });
-    }
-}
-
 type Condition = Box<dyn Fn() -> bool>;
 type Then = Box<dyn FnOnce()>;
 
@@ -355,7 +123,7 @@ pub struct Group {
     rota: Rota,
     raised: Cell<u64>,
     aborter: Aborter,
-    budget: Budget,
+    pub(super) budget: Budget,
     poller: RefCell<Option<Poller>>,
 }
 
@@ -427,15 +195,14 @@ impl Group {
     /// deleted, I/Os that are to be aborted), so that it is awake from now on.
     #[must_use]
     pub fn find(&self, session: u64) -> Option<Rc<Local>> {
-        let local = self.sessions.borrow().iter().find(|local| local.session.id == session).cloned()?;
+        let local = self.sessions.borrow().iter().find(|local| local.session().id == session).cloned()?;
         self.wake(&local);
         Some(local)
     }
 
     /// Has a session looked after in every round, as long as it is not idle again.
     fn wake(&self, local: &Rc<Local>) {
-        local.idle_rounds.set(0);
-        if local.idle.replace(false) {
+        if local.wake() {
             let mut awake = self.awake.borrow_mut();
             if !awake.iter().any(|other| Rc::ptr_eq(other, local)) {
                 awake.push(Rc::clone(local));
@@ -446,14 +213,14 @@ impl Group {
     /// A session is over: its queues go at once, its I/Os when they end. `guards` are of the fences of its namespaces' disks.
     pub fn end_session(self: &Rc<Self>, session: u64, guards: Arc<Vec<FenceGuard>>) {
         let mut sessions = self.sessions.borrow_mut();
-        let Some(at) = sessions.iter().position(|local| local.session.id == session) else { return };
+        let Some(at) = sessions.iter().position(|local| local.session().id == session) else { return };
         let local = sessions.swap_remove(at);
         drop(sessions);
         self.awake.borrow_mut().retain(|other| !Rc::ptr_eq(other, &local));
         local.report();
-        local.queues.delete_all();
-        local.queues.forget_transfers();
-        local.queues.retire_ports();
+        local.queues().delete_all();
+        local.queues().forget_transfers();
+        local.queues().retire_ports();
         self.ending.borrow_mut().push(local);
         // Until here, for what would come between the sessions.
         drop(guards);
@@ -462,7 +229,7 @@ impl Group {
     /// A transfer with the session's client has ended.
     pub fn transferred(&self, session: u64, id: u64, result: Result<Vec<Vec<u8>>, i32>) {
         if let Some(local) = self.find(session) {
-            local.queues.transferred(id, result);
+            local.queues().transferred(id, result);
         }
     }
 
@@ -472,17 +239,17 @@ impl Group {
             local.refresh_in_time();
             self.raise(|| {
                 local.take_bus();
-                local.queues.catch_up();
+                local.queues().catch_up();
             });
         }
-        for local in self.ending.borrow().iter().filter(|local| local.session.id == session) {
+        for local in self.ending.borrow().iter().filter(|local| local.session().id == session) {
             local.refresh();
         }
         self.forget_rings(session);
     }
 
     /// The session's admin queue is looked for anew.
-    fn forget_rings(&self, session: u64) {
+    pub(super) fn forget_rings(&self, session: u64) {
         for home in self.homes.borrow().iter() {
             home.forget_rings(session);
         }
@@ -495,17 +262,17 @@ impl Group {
             session.bus.rested(index, session.bus.state());
             return told();
         };
-        if local.resting.replace(true) {
+        if local.set_resting(true) {
             // Who waits already tells of the newest state.
             return;
         }
         let (waiting, session) = (Rc::clone(&local), Arc::clone(session));
-        let is_at_rest = move || !waiting.queues.is_suspended() || waiting.queues.is_at_rest();
+        let is_at_rest = move || !waiting.queues().is_suspended() || waiting.queues().is_at_rest();
         self.when(is_at_rest, move || {
-            local.resting.set(false);
+            local.set_resting(false);
             let state = session.bus.state();
             // What has been allowed, or forbidden again, since: a message tells this group of it, and it comes back here.
-            if (state & 1 == 0) == local.queues.is_suspended() {
+            if (state & 1 == 0) == local.queues().is_suspended() {
                 session.bus.rested(index, state);
             }
             told();
@@ -542,13 +309,13 @@ impl Group {
     #[must_use]
     pub fn is_clear_of(&self, ctrl: u64) -> bool {
         self.reap();
-        let of_ctrl = |local: &Rc<Local>| local.session.ctrl.id == ctrl;
+        let of_ctrl = |local: &Rc<Local>| local.session().ctrl.id == ctrl;
         !self.sessions.borrow().iter().any(of_ctrl) && !self.ending.borrow().iter().any(of_ctrl)
     }
 
     /// Raises interrupts, by `f`, so that [`GroupHandle::watch`] knows.
     #[inline]
-    fn raise(&self, f: impl FnOnce()) {
+    pub(super) fn raise(&self, f: impl FnOnce()) {
         let count = self.raised.get().wrapping_add(1).max(1);
         self.raised.set(count);
         self.handle.raising.store(count, Ordering::Relaxed);
@@ -562,7 +329,7 @@ impl Group {
         }
         self.ending.borrow_mut().retain(|local| {
             local.count(&self.budget);
-            !local.queues.reap()
+            !local.queues().reap()
         });
     }
 
@@ -594,15 +361,15 @@ impl Group {
         let awake = self.awake.borrow();
         for local in awake.iter() {
             busy |= local.poll(self);
-            dozed |= local.idle.get();
+            dozed |= local.is_idle();
         }
         drop(awake);
         if dozed {
-            self.awake.borrow_mut().retain(|local| !local.idle.get());
+            self.awake.borrow_mut().retain(|local| !local.is_idle());
         }
         let sessions = self.sessions.borrow();
         for at in self.rota.turns(sessions.len()) {
-            if let Some(local) = sessions.get(at).filter(|local| local.idle.get())
+            if let Some(local) = sessions.get(at).filter(|local| local.is_idle())
                 && local.poll(self)
             {
                 busy = true;
@@ -631,8 +398,8 @@ impl Group {
         self.reap();
         self.settle();
         for local in self.awake.borrow().iter() {
-            local.queues.pass_fences();
-            local.queues.reap();
+            local.queues().pass_fences();
+            local.queues().reap();
         }
         // Whoever is polled first is served first where something is short.
         if self.awake.borrow().len() > 1 {
@@ -669,8 +436,8 @@ impl Group {
         let now = Instant::now();
         let mut any = false;
         for local in self.awake.borrow().iter().chain(self.ending.borrow().iter()) {
-            any |= local.queues.has_doomed();
-            local.patience.abort_some(&local.queues, now, &mut more);
+            any |= local.queues().has_doomed();
+            local.abort_some(now, &mut more);
         }
         any
     }
@@ -695,7 +462,7 @@ impl Group {
         self.homes.take();
         self.awake.take();
         for local in self.sessions.take().into_iter().chain(self.ending.take()) {
-            local.queues.delete_all();
+            local.queues().delete_all();
         }
         self.waiting.take();
     }

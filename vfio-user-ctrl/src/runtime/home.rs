@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::control::complaint::complain;
-use super::group::{Group, GroupHandle, Local, PortSpec};
+use super::group::{Group, GroupHandle};
+use super::local::{Local, PortSpec};
 use super::session::{After, Ctrl, Op, Session, Settings};
 use crate::memory::Fault;
 use crate::model::admin::{self, Controller, DoorbellError, ErrorEntry, Namespace};

@@ -18,6 +18,7 @@ pub mod control;
 pub mod endpoint;
 pub mod group;
 pub mod home;
+pub mod local;
 mod pace;
 mod params;
 mod pending;

@@ -48,6 +48,12 @@ pub struct Ctrl {
     pub(super) lines: LineBudget,
 }
 
+impl spdk::log::Payer for Ctrl {
+    fn pays(&self) -> bool {
+        self.lines.take(&self.name)
+    }
+}
+
 /// Commands and data that a controller has carried.
 #[derive(Debug, Default)]
 pub struct Counters {

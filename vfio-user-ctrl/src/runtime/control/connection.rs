@@ -301,7 +301,7 @@ impl Connection {
         match added {
             Ok((memory, region)) if has_file => {
                 self.mapping = Some(Mapping { token, memory, gpa });
-                self.registrar.register(self.session.id, region, self.session.ctrl.prefault);
+                self.registrar.register(&self.session, region, self.session.ctrl.prefault);
             }
             Ok((memory, _)) => {
                 complain!(

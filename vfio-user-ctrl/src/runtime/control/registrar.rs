@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use super::worker::Worker;
 use super::{Command, Remote};
 use crate::memory::Region;
+use crate::runtime::session::{Ctrl, Session};
 
 /// So many clients have threads of their own at a time, beside the one whose turn it is on the common thread.
 const MOST: usize = 16;
@@ -27,17 +28,19 @@ pub(super) struct Registrar {
 #[derive(Debug, Clone)]
 struct Order {
     session: u64,
+    ctrl: Arc<Ctrl>,
     region: Arc<Region>,
     prefault: bool,
 }
 
 impl Order {
     fn carry_out(self, remote: &Remote) {
-        let Self { session, region, prefault } = self;
+        let Self { session, ctrl, region, prefault } = self;
         if prefault {
             region.populate();
         }
-        let result = region.register();
+        // SPDK tells of memory that it does not take at the expense of whoever gave it.
+        let result = spdk::log::paid_by(ctrl, || region.register());
         // Before the client may have it unmapped.
         drop(region);
         remote.send(Command::Registered { session, result });
@@ -60,8 +63,9 @@ impl Registrar {
     }
 
     /// Registers a region of a session, after its pages are populated if that is wanted.
-    pub(super) fn register(&self, session: u64, region: Arc<Region>, prefault: bool) {
-        let order = Order { session, region, prefault };
+    pub(super) fn register(&self, session: &Arc<Session>, region: Arc<Region>, prefault: bool) {
+        let (session, ctrl) = (session.id, Arc::clone(&session.ctrl));
+        let order = Order { session, ctrl, region, prefault };
         if self.waiting.load(Ordering::Relaxed) > 0 && self.carry_out_apart(&order) {
             return;
         }

@@ -1,0 +1,293 @@
+//! A client's session on one poll group: its queues there, and how they are polled.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use spdk::bdev_client::BdevDesc;
+
+use super::aborter::Patience;
+use super::bdevs::Bdevs;
+use super::budget::Budget;
+use super::group::{Group, GroupHandle};
+use super::pace::Pace;
+use super::remote::ClientMemory;
+use super::session::Session;
+use crate::memory::MemView;
+use crate::model::io::NsGeometry;
+use crate::queue::{Fence, Port, Queues};
+
+/// A session that has had no command for so many rounds is looked at when its turn comes.
+const IDLE_AFTER: u32 = 4096;
+/// When a host is reminded of its completions after the function may access memory again.
+const REMINDERS: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100)];
+
+/// Changes of a client's memory keep its queues from being polled for no longer than one second in so many.
+const LONGEST_PAUSE: u64 = 200;
+
+/// What a namespace is on a poll group, before it has a channel.
+#[derive(Debug, Clone)]
+pub struct PortSpec {
+    /// The namespace.
+    pub nsid: u32,
+    /// Its bdev.
+    pub desc: Arc<BdevDesc>,
+    /// Its size and abilities.
+    pub geometry: NsGeometry,
+    /// The fence of its disk.
+    pub fence: Arc<Fence>,
+}
+
+/// A session on one poll group.
+#[derive(Debug)]
+pub struct Local {
+    session: Arc<Session>,
+    queues: Queues<Bdevs>,
+    epoch: Cell<u64>,
+    /// Of changes of the client's memory.
+    pace: Pace,
+    /// The memory has changed, and the admin queue may still be where it was.
+    took_memory: Cell<bool>,
+    idle_rounds: Cell<u32>,
+    /// It has had nothing to do for long, and has nothing under way.
+    idle: Cell<bool>,
+    /// How many I/Os it had under way when that was last counted.
+    counted: Cell<usize>,
+    patience: Patience,
+    /// When it told last what has been gathered.
+    reported: Cell<Instant>,
+    /// It is waited for its backends to come to rest.
+    resting: Cell<bool>,
+    /// When it could access guest memory again, and how often the host was reminded of its completions since.
+    resumed: Cell<Option<(Instant, usize)>>,
+}
+
+impl Local {
+    /// What there is of a session on a poll group.
+    pub(super) fn new(session: &Arc<Session>, ports: &[PortSpec], group: &Arc<GroupHandle>) -> Rc<Self> {
+        // The epoch before the table: a table that is newer than its epoch is looked at twice, never missed.
+        let epoch = session.memory.epoch();
+        let view = MemView::new(session.memory.newest());
+        let queues = Queues::new(
+            Arc::clone(&session.doorbells),
+            Arc::clone(&session.interrupts),
+            Rc::new(view),
+            super::home::MAX_TRANSFER,
+            spdk::time::ticks,
+        );
+        queues.set_remote_memory(Box::new(ClientMemory::new(session, group)));
+        let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
+        let local = Self {
+            session,
+            queues,
+            epoch,
+            pace: Pace::new(spdk::time::ticks_hz() / LONGEST_PAUSE),
+            took_memory: Cell::new(false),
+            idle_rounds: Cell::new(0),
+            idle: Cell::new(false),
+            counted: Cell::new(0),
+            reported: Cell::new(Instant::now()),
+            resting: Cell::new(false),
+            patience: Patience::default(),
+            resumed: Cell::new(None),
+        };
+        local.take_bus();
+        for port in ports {
+            local.add_port(port);
+        }
+        Rc::new(local)
+    }
+
+    /// The queues.
+    #[must_use]
+    #[inline]
+    pub fn queues(&self) -> &Queues<Bdevs> {
+        &self.queues
+    }
+
+    /// Its session.
+    #[inline]
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Returns whether it has had nothing to do for long, and has nothing under way.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle.get()
+    }
+
+    /// It may have something to do. Returns whether it was idle.
+    pub(super) fn wake(&self) -> bool {
+        self.idle_rounds.set(0);
+        self.idle.replace(false)
+    }
+
+    /// It is waited for its backends to come to rest, or no longer. Returns whether it was before.
+    pub(super) fn set_resting(&self, resting: bool) -> bool {
+        self.resting.replace(resting)
+    }
+
+    /// Calls `f`, in which the backends' lines in the log are at the client's expense.
+    fn paying<R>(&self, f: impl FnOnce() -> R) -> R {
+        let ctrl = Arc::clone(&self.session.ctrl);
+        spdk::log::paid_by(ctrl, f)
+    }
+
+    /// Has the backends abort I/Os that are to end, as many as `more` allows, if it is time at `now`.
+    pub(super) fn abort_some(&self, now: Instant, more: impl FnMut() -> bool) {
+        if self.queues.has_doomed() {
+            self.paying(|| self.patience.abort_some(&self.queues, now, more));
+        } else {
+            self.patience.rest();
+        }
+    }
+
+    /// Carries out the Abort command. `then` hears whether the command was aborted.
+    pub(super) fn abort(&self, sqid: u16, cid: u16, then: impl FnOnce(bool) + 'static) {
+        self.paying(|| self.queues.abort(sqid, cid, then));
+    }
+
+    /// Gives the session a namespace here.
+    pub(super) fn add_port(&self, spec: &PortSpec) {
+        match spec.desc.channel() {
+            Ok(channel) => {
+                self.queues.add_port(Port::new(spec.nsid, spec.geometry, channel).behind(&spec.fence));
+            }
+            Err(error) => log::error!(
+                "controller '{}': namespace {} has no channel on a core: {error}",
+                self.session.ctrl.name,
+                spec.nsid
+            ),
+        }
+    }
+
+    /// Takes the newest table of guest memory if it has changed.
+    #[inline]
+    pub fn refresh(&self) {
+        let epoch = self.session.memory.epoch();
+        if self.epoch.get() != epoch {
+            self.take_memory(epoch);
+        }
+    }
+
+    /// The same, unless that has taken more than its part of this thread's time lately. Returns whether the newest table is there: no
+    /// command may be taken before.
+    #[inline]
+    pub(super) fn refresh_in_time(&self) -> bool {
+        let epoch = self.session.memory.epoch();
+        self.epoch.get() == epoch || self.take_memory_in_time(epoch)
+    }
+
+    #[cold]
+    fn take_memory_in_time(&self, epoch: u64) -> bool {
+        let now = spdk::time::ticks();
+        let is_due = self.pace.is_due(now);
+        if is_due {
+            self.take_memory(epoch);
+            self.pace.worked(now, spdk::time::ticks());
+        }
+        is_due
+    }
+
+    #[cold]
+    fn take_memory(&self, epoch: u64) {
+        self.epoch.set(epoch);
+        self.took_memory.set(true);
+        self.queues.set_view(&Rc::new(MemView::new(self.session.memory.newest())));
+    }
+
+    /// Takes what the host has set.
+    pub fn take_settings(&self) {
+        let settings = self.session.settings();
+        self.queues.set_shadow_doorbells(settings.shadow);
+        self.queues.set_coalescing(settings.coalescing, settings.at_once);
+    }
+
+    /// Takes whether guest memory may be accessed.
+    pub(super) fn take_bus(&self) {
+        match (self.session.bus.is_allowed(), self.queues.is_suspended()) {
+            (false, false) => self.queues.suspend(),
+            (true, true) => {
+                self.queues.resume();
+                self.resumed.set(Some((Instant::now(), 0)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Reminds the host of its completions a few times after it has let the function access memory again. A VMM may let go of the
+    /// interrupts that are raised before it has done its own part of that.
+    pub(super) fn remind(&self) {
+        let Some((since, count)) = self.resumed.get() else { return };
+        match REMINDERS.get(count) {
+            None => self.resumed.set(None),
+            Some(after) if since.elapsed() >= *after => {
+                self.resumed.set(Some((since, count + 1)));
+                self.queues.remind();
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Polls the queues. Whether there was anything to do.
+    #[inline]
+    pub(super) fn poll(&self, group: &Group) -> bool {
+        self.queues.set_room(group.budget.room(self.counted.get()));
+        // No command is taken before the table is there that it may rely on.
+        let done = self.refresh_in_time() && self.queues.poll() > 0;
+        if self.took_memory.take() {
+            group.forget_rings(self.session.id);
+        }
+        if done || self.counted.get() > 0 {
+            self.count(&group.budget);
+        }
+        if self.queues.has_signals() {
+            group.raise(|| self.queues.signal());
+        }
+        if done {
+            self.idle_rounds.set(0);
+            self.idle.set(false);
+        } else if self.idle_rounds.get() < IDLE_AFTER {
+            self.idle_rounds.set(self.idle_rounds.get() + 1);
+        } else if !self.idle.get() {
+            self.idle.set(self.queues.is_empty_handed());
+        }
+        done
+    }
+
+    /// Counts the I/Os that are under way.
+    #[inline]
+    pub(super) fn count(&self, budget: &Budget) {
+        let now = self.queues.under_way();
+        budget.note(self.counted.replace(now), now);
+    }
+
+    /// Tells what has been gathered.
+    pub(super) fn report(&self) {
+        let counters = &self.session.ctrl.counters;
+        self.queues.take_totals(|sqid, totals| counters.add(sqid, totals));
+        counters.add_bounced(self.queues.take_bounced());
+        let media_errors = self.queues.take_media_errors();
+        if media_errors > 0 {
+            counters.add_media_errors(media_errors);
+        }
+        let now = Instant::now();
+        let since = self.reported.replace(now);
+        if !self.queues.is_empty_handed() {
+            counters.add_busy(since, now);
+        }
+        self.queues.look_at_heads();
+        let troubles = self.queues.take_troubles();
+        if troubles.is_empty() {
+            return;
+        }
+        let (ctrl, session) = (self.session.ctrl.id, self.session.id);
+        self.session.ctrl.home.send(move |group| {
+            if let Some(home) = group.home(ctrl) {
+                home.note_troubles(session, &troubles);
+            }
+        });
+    }
+}
