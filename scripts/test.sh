@@ -93,7 +93,7 @@ phase "tests"
 must cargo test --release --workspace
 
 phase "units that need no SPDK, with overflow checks"
-must cargo test --quiet --package vfio-user --package vfio-user-ctrl --no-default-features --lib --tests
+must cargo test --quiet --package nvme-spec --package vfio-user --package vfio-user-ctrl --no-default-features --lib --tests
 
 phase "instructions of the hot path"
 must scripts/instructions.sh
