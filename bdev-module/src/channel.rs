@@ -1,5 +1,7 @@
 //! A reactor's way to a pool: its queue pair, and the I/O that waits while there is none.
 
+mod crowds;
+mod held;
 mod link;
 
 use std::rc::Rc;
@@ -18,6 +20,7 @@ use crate::disk::Disk;
 use crate::params::PoolParams;
 use crate::pool::fence::Risk;
 use crate::registry;
+use crowds::Crowds;
 use link::Link;
 
 /// The I/O device whose channels are the reactors' poll groups: one for all pools, so that one system call serves all
@@ -29,6 +32,7 @@ pub struct Reactors;
 #[derive(Debug)]
 pub struct Reactor {
     group: Rc<PollGroup>,
+    crowds: Rc<Crowds>,
     _poller: Poller,
 }
 
@@ -37,10 +41,15 @@ impl ChannelFactory for Reactors {
 
     fn create(&self) -> Result<Reactor, Errno> {
         let group = Rc::new(PollGroup::new()?);
-        let in_use = Rc::clone(&group);
-        let poll = move || if in_use.poll() > 0 { Poll::Busy } else { Poll::Idle };
+        let crowds = Rc::new(Crowds::default());
+        let (in_use, behind) = (Rc::clone(&group), Rc::clone(&crowds));
+        let poll = move || {
+            let done = in_use.poll();
+            behind.send();
+            if done > 0 { Poll::Busy } else { Poll::Idle }
+        };
         let poller = Poller::register("courier_io", Duration::ZERO, poll)?;
-        Ok(Reactor { group, _poller: poller })
+        Ok(Reactor { group, crowds, _poller: poller })
     }
 }
 
@@ -191,7 +200,20 @@ impl PoolChannel {
             return io.complete(IoStatus::Failed);
         }
         shared.held.fetch_add(1, Ordering::Relaxed);
-        self.0.waiting.borrow_mut().push_back(io);
+        self.0.held.wait(io);
+    }
+
+    /// Whether an I/O that comes now has to stand behind others, which found no request.
+    #[inline]
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.0.held.is_crowded()
+    }
+
+    /// Holds an I/O until a request is free and nothing else stands before it. The bdev layer hears nothing of that: what
+    /// it keeps for want of memory it does not abort, and it keeps the aborts of everything else behind it.
+    #[cold]
+    pub(crate) fn join_crowd(&self, io: BdevIo<Disk>) {
+        self.0.join_crowd(io);
     }
 
     /// Takes note that an I/O was lost with its queue pair. Whether it may be sent again: one that was on too many connections that ended

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::time::Duration;
 
 use serde_json::json;
 use spdk::Errno;
@@ -20,9 +19,6 @@ use crate::params::BdevParams;
 use crate::repeat::{Passed, is_repeatable};
 use crate::retry::{self, Action};
 use crate::{module, registry};
-
-/// After how long an I/O that was lost before is sent again when no request was free for it.
-const REQUEST_DELAY: Duration = Duration::from_millis(10);
 
 /// The most blocks of a Write Zeroes command, whose count is 16 bits.
 const MAX_WRITE_ZEROES: u32 = 65_536;
@@ -43,7 +39,7 @@ pub struct Disk {
     /// It is being deleted: nothing is held for it.
     removing: AtomicBool,
     complaint: Complaint,
-    /// I/Os that were rejected for want of a request and tried again by the bdev layer.
+    /// I/Os that had to wait for a free request.
     out_of_requests: AtomicU64,
 }
 
@@ -163,11 +159,27 @@ impl Disk {
         self.gate.load(Ordering::Acquire) == Gate::Failing as u8
     }
 
-    /// Gives an I/O to the queue pair.
+    /// Gives an I/O to the queue pair, or has it wait.
     #[inline]
     fn send(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+        let without_request = if channel.is_crowded() { Some(io) } else { self.give(channel, io) };
+        if let Some(io) = without_request {
+            self.wait_for_request(channel, io);
+        }
+    }
+
+    #[cold]
+    fn wait_for_request(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+        self.out_of_requests.fetch_add(1, Ordering::Relaxed);
+        channel.join_crowd(io);
+    }
+
+    /// Gives an I/O to the queue pair. Returns it if no request is free for it.
+    #[inline]
+    pub(crate) fn give(&self, channel: &PoolChannel, io: BdevIo<Self>) -> Option<BdevIo<Self>> {
         if !self.is_open() {
-            return self.not_sent(channel, io);
+            self.not_sent(channel, io);
+            return None;
         }
         let mut io = Some(io);
         let sent = channel.with_qpair(|qpair| {
@@ -183,8 +195,11 @@ impl Disk {
         });
         match (sent, io) {
             (Some(Err(rejected)), _) => Self::rejected(channel, rejected),
-            (None, Some(io)) => channel.hold(io),
-            _ => {}
+            (None, Some(io)) => {
+                channel.hold(io);
+                None
+            }
+            _ => None,
         }
     }
 
@@ -234,23 +249,19 @@ impl Disk {
         }
     }
 
-    /// What becomes of an I/O that the queue pair did not take.
+    /// What becomes of an I/O that the queue pair did not take. It is returned if no request is free for it.
     #[cold]
-    fn rejected(channel: &PoolChannel, rejected: Rejected<BdevIo<Self>>) {
+    fn rejected(channel: &PoolChannel, rejected: Rejected<BdevIo<Self>>) -> Option<BdevIo<Self>> {
         let Rejected { errno, command: io } = rejected;
         match errno {
+            Errno::NOMEM => return Some(io),
             Errno::NXIO => channel.hold(io),
-            // The bdev layer would submit it as a new one.
-            Errno::NOMEM if io.losses() > 0 => channel.send_later(REQUEST_DELAY, io),
-            Errno::NOMEM => {
-                io.device().out_of_requests.fetch_add(1, Ordering::Relaxed);
-                io.complete(IoStatus::NoMem);
-            }
             errno => {
                 log::error!("bdev '{}': an I/O could not be sent: {errno}", io.device().name());
                 io.complete(IoStatus::Failed);
             }
         }
+        None
     }
 
     /// What becomes of an I/O whose command failed.

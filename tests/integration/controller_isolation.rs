@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use pool_faults::{Do, On, ScriptedTarget, opcode};
+use pool_faults::{Do, On, Relay, ScriptedTarget, opcode};
 use serde_json::{Value, json};
 use serial_test::serial;
 
@@ -202,34 +202,83 @@ fn bdev_ios_in_use(front: &Front) -> usize {
     field("size") - field("common_pool_count")
 }
 
+/// A pool whose queues have few requests and whose silence is not noticed in any test's time, with bdev `d` on it.
+fn add_small_pool(front: &Front, port: u16, nqn: &str) {
+    let pool = json!({
+        "name": "p", "trtype": "tcp", "traddr": "127.0.0.1", "trsvcid": port.to_string(), "subnqn": nqn,
+        "io_queue_size": 64, "io_queue_requests": 64, "keep_alive_timeout_ms": 60_000,
+    });
+    front.rpc.ok("courier_pool_create", &pool);
+    front.rpc.ok("bdev_courier_create", &json!({ "name": "d", "pool": "p", "nsid": 1 }));
+}
+
+/// How many queues of 255 commands a client has that has more of them than a small pool's queues have requests.
+const MANY: u16 = 8;
+
+/// A client with such queues, all of them full of reads.
+fn start_many(dir: &Path) -> Driver {
+    let mut driver = Driver::start(dir);
+    let mut queues: Vec<Queue> = (1..=MANY).map(|qid| driver.create_queue(qid, ENTRIES, None)).collect();
+    let read = Command::io(READ, 1, 0, 1, BASE + DATA);
+    for queue in &mut queues {
+        driver.submit(queue, &vec![read; usize::from(ENTRIES) - 1]);
+    }
+    driver
+}
+
 #[test]
 #[serial]
 fn a_client_whose_commands_hang_takes_no_more_of_the_bdev_layer_when_it_goes() {
-    /// More than a thread keeps for itself.
-    const COMMANDS: usize = 4 * 250;
-    let (target, front) = front_with_pool();
+    const COMMANDS: usize = MANY as usize * (ENTRIES as usize - 1);
+    /// What the two threads may keep for themselves of what has ended.
+    const KEPT: usize = 2 * 256;
+    /// Each abort takes two, on each core as many as are under way at a time.
+    const ABORTS: usize = 2 * 2 * 32;
+    let (target, front) = (ScriptedTarget::new(), Front::start_with_pools_on("0x3"));
+    add_small_pool(&front, target.port(), &target.nqn());
     let controller = front.controller("c", &["d"]);
     // Neither the commands nor their aborts are ever answered.
     target.on(On::io(opcode::READ), Do::Nothing);
     target.on(On::admin(ABORT), Do::Nothing);
-    let mut driver = Driver::start(controller.dir());
-    let mut queues: Vec<Queue> = (1..=4).map(|qid| driver.create_queue(qid, 256, None)).collect();
     let before = bdev_ios_in_use(&front);
-    for queue in &mut queues {
-        driver.submit(queue, &vec![Command::io(READ, 1, 0, 1, BASE + DATA); COMMANDS / 4]);
-    }
-    // Each of the two threads has up to 256 that it keeps for itself.
-    let least = before + COMMANDS - 2 * 256;
-    wait_for("the commands to be under way", secs(10), || bdev_ios_in_use(&front) >= least);
+    let driver = start_many(controller.dir());
+    wait_for("the commands to be under way", secs(10), || bdev_ios_in_use(&front) + KEPT >= before + COMMANDS);
     drop(driver);
-    let start = Instant::now();
-    while start.elapsed() < secs(3) {
-        sleep(Duration::from_millis(250));
+    // Most of them are in no queue of the pool, and all have their end without an answer of the pool.
+    wait_for("the commands to end", secs(10), || {
         let taken = bdev_ios_in_use(&front).saturating_sub(before);
-        // Each abort takes two, on each core as many as are under way at a time.
-        assert!(taken <= COMMANDS + 2 * 2 * 32, "{taken} after {:?}", start.elapsed());
-    }
+        assert!(taken <= COMMANDS + ABORTS, "{taken} are taken");
+        taken <= KEPT
+    });
     target.behave();
+    front.assert_alive();
+}
+
+#[test]
+#[serial]
+fn a_client_of_a_pool_that_hangs_resets_in_time_and_its_neighbour_notices_nothing() {
+    let (target, front) = (ScriptedTarget::new(), Front::start_with_pools());
+    let relay = Relay::to(target.address());
+    add_small_pool(&front, relay.port(), &target.nqn());
+    front.malloc("disk", 16, 512);
+    let (controller, other) = (front.controller("c", &["d"]), front.controller("other", &["disk"]));
+    let mut neighbour = Driver::start(other.dir());
+    let mut queue = neighbour.create_queue(1, 16, None);
+    let idle = slowest_while(&mut neighbour, &mut queue, || sleep(Duration::from_millis(300)));
+    let before = bdev_ios_in_use(&front);
+    relay.stall();
+    let mut client = start_many(controller.dir());
+    wait_for("the commands to be under way", secs(10), || bdev_ios_in_use(&front) >= before + 1_500);
+    let start = Instant::now();
+    let slowest = slowest_while(&mut neighbour, &mut queue, || client.disable());
+    let took = start.elapsed();
+    eprintln!("idle {idle:?}, during the reset {slowest:?}, which took {took:?}");
+    assert!(took < client.most_time_to_ready(), "the reset took {took:?}");
+    assert!(slowest < idle + NOTICEABLE, "{slowest:?} during a reset, {idle:?} without");
+    relay.release();
+    client.enable();
+    let mut queue = client.create_queue(1, 16, None);
+    client.check(&mut queue, 3);
     front.assert_alive();
 }
 

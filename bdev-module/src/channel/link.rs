@@ -1,9 +1,6 @@
 //! A channel's queue pair: how it comes, is watched and goes, and what waits for it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::ffi::c_void;
-use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +13,7 @@ use spdk::nvme::{CtrlrRef, QpairEvent, QueuePair};
 use spdk::poller::{Poll, Poller};
 use spdk::thread::send_to_app;
 
+use super::held::Held;
 use super::{PoolShared, Reactor};
 use crate::disk::Disk;
 use crate::pool::fence::Risk;
@@ -50,13 +48,9 @@ pub(super) struct Link {
     /// Taken only when the channel goes.
     reactor: RefCell<Option<IoChannel<Reactor>>>,
     pub(super) qpair: RefCell<Option<QueuePair>>,
-    pub(super) waiting: RefCell<VecDeque<BdevIo<Disk>>>,
-    /// I/O that the pool did not carry out for now, and when it is sent again.
-    later: RefCell<Vec<(Instant, BdevIo<Disk>)>>,
-    /// Sends it; there while there is such I/O.
+    pub(super) held: Held<BdevIo<Disk>>,
+    /// Sends what was put off; there while there is such I/O.
     later_poller: RefCell<Option<Poller>>,
-    /// What is sent one after another, with nothing beside it.
-    alone: RefCell<VecDeque<BdevIo<Disk>>>,
     /// The pool's walk over its channels, when it waits for the queue pair to come or go.
     walk: RefCell<Option<Advance>>,
     leaving: Cell<bool>,
@@ -72,7 +66,7 @@ pub(super) struct Link {
     refusals: Cell<u32>,
     /// Asks for it again.
     again: RefCell<Option<Poller>>,
-    /// Sends the next of `alone`.
+    /// Sends the next of what is to be alone.
     sender: RefCell<Option<Poller>>,
     watcher: RefCell<Option<Poller>>,
 }
@@ -85,10 +79,8 @@ impl Link {
             shared: Arc::clone(shared),
             reactor: RefCell::new(Some(shared.reactors.channel()?)),
             qpair: RefCell::new(None),
-            waiting: RefCell::new(VecDeque::new()),
-            later: RefCell::new(Vec::new()),
+            held: Held::default(),
             later_poller: RefCell::new(None),
-            alone: RefCell::new(VecDeque::new()),
             walk: RefCell::new(None),
             leaving: Cell::new(false),
             since: Cell::new(None),
@@ -154,7 +146,7 @@ impl Link {
             }
             QpairEvent::Refused | QpairEvent::Disconnected => {
                 self.sender.take();
-                self.waiting.borrow_mut().append(&mut self.alone.borrow_mut());
+                self.note_held(self.held.all_wait());
                 let by_peer = self.qpair.take().is_some_and(|qpair| qpair.was_ended_by_peer());
                 match walk {
                     // Told to go, it went; told to come, it did not.
@@ -269,7 +261,7 @@ impl Link {
             return io.complete(IoStatus::Failed);
         }
         self.shared.held.fetch_add(1, Ordering::Relaxed);
-        self.later.borrow_mut().push((Instant::now() + delay, io));
+        self.held.put_off(Instant::now() + delay, io);
         if self.later_poller.borrow().is_some() {
             return;
         }
@@ -280,20 +272,41 @@ impl Link {
             // Without it nothing would end what is held.
             Err(error) => {
                 log::error!("pool '{}': an I/O cannot be held: {error}", self.shared.name);
-                self.later.take().into_iter().for_each(|(_, io)| io.complete(IoStatus::Failed));
+                self.held.later_waits();
+                self.complete_waiting(|_| true, |io| io.complete(IoStatus::Failed));
             }
         }
     }
 
+    fn note_held(&self, count: usize) {
+        self.shared.held.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Holds an I/O for which no request is free, until it is its turn.
+    pub(super) fn join_crowd(self: &Rc<Self>, io: BdevIo<Disk>) {
+        if self.held.join_crowd(io)
+            && let Some(reactor) = self.reactor.borrow().as_ref()
+        {
+            reactor.crowds.add(self);
+        }
+    }
+
+    /// Sends what found no request, as far as there are requests now. Returns whether nothing is left of it.
+    pub(super) fn send_crowd(&self) -> bool {
+        self.held.send_crowd(|io| {
+            let is_full = self.with_qpair(|qpair| qpair.is_live() && qpair.free_requests() == 0) == Some(true);
+            if is_full { Some(io) } else { io.with_device(Disk::give) }
+        })
+    }
+
     /// Sends what is due.
     fn send_due(&self) -> Poll {
-        let now = Instant::now();
-        let due: Vec<_> = self.later.borrow_mut().extract_if(.., |(due, _)| *due <= now).collect();
+        let due = self.held.take_due(Instant::now());
         let sent = !due.is_empty();
-        for (_, io) in due {
+        for io in due {
             io.resubmit();
         }
-        if self.later.borrow().is_empty() {
+        if !self.held.has_later() {
             self.later_poller.take();
         }
         if sent { Poll::Busy } else { Poll::Idle }
@@ -302,32 +315,30 @@ impl Link {
     /// Sends what waits and what was put off, as far as it may be.
     pub(super) fn release(self: &Rc<Self>) {
         if self.with_qpair(QueuePair::is_live) == Some(true) {
-            self.waiting.borrow_mut().extend(self.later.take().into_iter().map(|(_, io)| io));
+            self.held.later_waits();
             self.send_waiting();
         }
     }
 
     /// Sends what waits: at once, but for what was on several connections that ended by themselves.
     fn send_waiting(self: &Rc<Self>) {
-        if self.waiting.borrow().is_empty() {
-            return;
-        }
-        for io in self.waiting.take() {
+        for io in self.held.take_waiting() {
             // The pool has seen to it that what was lost is over.
             io.note_over();
             if io.device().is_held() {
                 // It comes to `release`.
-                self.waiting.borrow_mut().push_back(io);
+                self.held.wait(io);
             } else if io.losses() >= LOSSES_BEFORE_ALONE {
-                self.alone.borrow_mut().push_back(io);
+                self.held.set_apart(io);
             } else {
                 io.resubmit();
             }
         }
-        if self.alone.borrow().is_empty() {
+        if !self.held.has_alone() {
             return;
         }
         self.with_qpair(QueuePair::stop);
+        self.note_held(self.held.crowd_waits());
         let link = Rc::downgrade(self);
         let send = move || link.upgrade().map_or(Poll::Idle, |link| link.send_alone());
         match Poller::register("courier_alone", ALONE_LOOK, send) {
@@ -340,7 +351,7 @@ impl Link {
     }
 
     fn drain_alone(&self) {
-        for io in self.alone.take() {
+        while let Some(io) = self.held.next_alone() {
             io.complete(IoStatus::Failed);
         }
     }
@@ -351,8 +362,7 @@ impl Link {
             return Poll::Idle;
         }
         self.with_qpair(QueuePair::resume);
-        let next = self.alone.borrow_mut().pop_front();
-        if let Some(io) = next {
+        if let Some(io) = self.held.next_alone() {
             io.resubmit();
             self.with_qpair(QueuePair::stop);
         } else {
@@ -375,13 +385,13 @@ impl Link {
 
     pub(super) fn abort(self: &Rc<Self>, io: BdevIo<Disk>) {
         let Some(target) = io.abort_target() else { return io.complete(IoStatus::Failed) };
-        if let Some(waiting) = self.take_waiting(target) {
+        if let Some(waiting) = self.held.take(target, self.shared.is_closed()) {
             waiting.complete(IoStatus::Aborted);
             return io.complete(IoStatus::Success);
         }
         // Whatever comes of it, the I/O is not sent again.
         io.mark_target();
-        if self.is_waiting(target) {
+        if self.held.is_waiting(target) {
             // It has its end when no queue of the pool takes commands.
             return io.complete(IoStatus::Success);
         }
@@ -396,26 +406,6 @@ impl Link {
         }
     }
 
-    fn is_waiting(&self, owner: NonNull<c_void>) -> bool {
-        self.waiting.borrow().iter().any(|io| io.is(owner))
-    }
-
-    /// Takes an I/O that waits, by the pointer that names it, if what may have been sent of it is over.
-    fn take_waiting(&self, owner: NonNull<c_void>) -> Option<BdevIo<Disk>> {
-        let mut later = self.later.borrow_mut();
-        if let Some(at) = later.iter().position(|(_, io)| io.is(owner)) {
-            return Some(later.swap_remove(at).1);
-        }
-        for list in [&self.waiting, &self.alone] {
-            let mut list = list.borrow_mut();
-            if let Some(at) = list.iter().position(|io| io.is(owner)) {
-                let over = self.shared.is_closed() || !list[at].was_lost();
-                return if over { list.remove(at) } else { None };
-            }
-        }
-        None
-    }
-
     pub(super) fn hurry(&self) {
         if let Some(progress) = self.with_qpair(QueuePair::progress) {
             self.silence.borrow_mut().hurry(HURRY, progress.answered);
@@ -427,6 +417,7 @@ impl Link {
         self.since.set(None);
         self.looks.set(0);
         self.with_qpair(QueuePair::stop);
+        self.note_held(self.held.all_wait());
     }
 
     pub(super) fn disconnect(&self, walk: Advance) {
@@ -459,20 +450,7 @@ impl Link {
     }
 
     pub(super) fn complete_waiting(&self, which: impl Fn(&BdevIo<Disk>) -> bool, complete: impl Fn(BdevIo<Disk>)) {
-        for (due, io) in self.later.take() {
-            if which(&io) {
-                complete(io);
-            } else {
-                self.later.borrow_mut().push((due, io));
-            }
-        }
-        for io in self.waiting.take() {
-            if which(&io) {
-                complete(io);
-            } else {
-                self.waiting.borrow_mut().push_back(io);
-            }
-        }
+        self.held.take_all(which).into_iter().for_each(complete);
     }
 
     /// The channel goes.

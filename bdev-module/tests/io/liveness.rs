@@ -18,6 +18,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const NOTICED: Duration = Duration::from_secs(2);
 /// What a deletion may take, whatever the pool does.
 const DELETION: Duration = Duration::from_secs(5);
+/// How long a queue may answer nothing when something of it is to be aborted.
+const HURRY: Duration = Duration::from_secs(2);
 /// What else may take time on a machine that is busy with other things.
 const SLACK: Duration = Duration::from_secs(3);
 
@@ -383,6 +385,75 @@ fn an_abort_that_nobody_answers_ends_in_time_and_so_does_what_it_is_to_abort() {
     assert_eq!(write.wait().result, Err(ABORTED));
     assert!(since.elapsed() < DELETION + SLACK, "{:?}", since.elapsed());
     line.relay.release();
+}
+
+/// A line whose queue takes 16 commands, and four times as many writes, each of a block of its own.
+fn crowded_line(params: Value) -> (Line, Vec<Pending>) {
+    let line = line(with_sizes(params));
+    line.relay.stall();
+    let writes = (0..64).map(|slba| line.write(slba, 7)).collect();
+    (line, writes)
+}
+
+fn with_sizes(mut params: Value) -> Value {
+    params["io_queue_size"] = json!(16);
+    params["io_queue_requests"] = json!(16);
+    params
+}
+
+#[test]
+#[serial]
+fn of_more_io_than_a_hung_queue_has_requests_each_can_be_aborted_in_time() {
+    let (line, writes) = crowded_line(json!({ "keep_alive_timeout_ms": 60_000 }));
+    let since = Instant::now();
+    // What the queue does not have.
+    for write in &writes[16..] {
+        assert_eq!(line.disk.abort(write), Ok(()));
+        assert_eq!(write.wait().result, Err(ABORTED));
+    }
+    assert!(since.elapsed() < HURRY, "{:?}", since.elapsed());
+    // What it has: nobody answers.
+    let writes = &writes[..16];
+    let more: Vec<_> = (100..164).map(|slba| line.write(slba, 7)).collect();
+    let since = Instant::now();
+    let _ = line.disk.abort(&writes[0]);
+    assert_eq!(writes[0].wait().result, Err(ABORTED));
+    assert!(since.elapsed() < DELETION + SLACK, "{:?}", since.elapsed());
+    line.relay.release();
+    for write in writes[1..].iter().chain(&more) {
+        assert_eq!(write.wait().result, Ok(()));
+    }
+    assert!(line.bdev.stat("out_of_requests") >= 112);
+}
+
+#[test]
+#[serial]
+fn what_found_no_request_is_sent_when_its_pool_is_back() {
+    let (line, writes) = crowded_line(json!({}));
+    line.go_away();
+    line.relay.arrivals(Arrival::Pass);
+    line.relay.release();
+    for write in &writes {
+        assert_eq!(write.wait().result, Ok(()));
+    }
+    assert_eq!(line.target.read(1, 0, 64), vec![7; 64 * BLOCK]);
+}
+
+#[test]
+#[serial]
+fn what_found_no_request_ends_with_its_pool() {
+    let (Line { disk, bdev, pool, relay: _relay, target: _target }, writes) = crowded_line(json!({}));
+    let since = Instant::now();
+    std::thread::scope(|scope| {
+        let gone = scope.spawn(|| pool.delete());
+        for write in &writes {
+            assert!(write.wait().result.is_err());
+        }
+        drop(disk);
+        assert_eq!(gone.join().expect("no panic"), Ok(json!(true)));
+    });
+    assert!(since.elapsed() < DELETION + SLACK, "{:?}", since.elapsed());
+    drop(bdev);
 }
 
 #[test]

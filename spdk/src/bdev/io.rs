@@ -26,8 +26,6 @@ pub enum IoStatus {
     Failed,
     /// It was aborted.
     Aborted,
-    /// Something that comes back was used up: the bdev layer tries again.
-    NoMem,
 }
 
 /// What travels with an I/O in the bdev layer's own memory.
@@ -205,7 +203,6 @@ impl<D: Device> BdevIo<D> {
             IoStatus::Success => s::SPDK_BDEV_IO_STATUS_SUCCESS,
             IoStatus::Failed => s::SPDK_BDEV_IO_STATUS_FAILED,
             IoStatus::Aborted => s::SPDK_BDEV_IO_STATUS_ABORTED,
-            IoStatus::NoMem => s::SPDK_BDEV_IO_STATUS_NOMEM,
         };
         // SAFETY: the I/O is live, completed once, on its thread.
         unsafe { sys::spdk_bdev_io_complete(self.take().as_ptr(), status) };
@@ -219,20 +216,20 @@ impl<D: Device> BdevIo<D> {
         unsafe { sys::spdk_bdev_io_complete_nvme_status(self.take().as_ptr(), cdw0, sct, sc) };
     }
 
-    /// Completes a command that was rejected: what comes back is tried again by the bdev layer.
-    pub fn complete_rejected(self, errno: Errno) {
-        self.complete(if errno == Errno::NOMEM { IoStatus::NoMem } else { IoStatus::Failed });
-    }
-
     /// Gives it to its device once more; see [`Device::resubmit`].
     pub fn resubmit(self) {
-        // SAFETY: the bdev and the channel outlive the I/O.
+        self.with_device(D::resubmit);
+    }
+
+    /// Calls `f` with the device and the channel that it was sent to, and the I/O.
+    pub fn with_device<R>(self, f: impl FnOnce(&D, &D::Channel, Self) -> R) -> R {
+        // SAFETY: the bdev and the channel outlive the I/O, and the call: the caller is in the middle of using either.
         let (device, channel) = unsafe {
             let raw = self.as_ptr();
             let channel = &**context::<D::Channel>(sys::spdk_bdev_io_get_io_channel(raw));
             (super::device::device_of::<D>(raw), channel)
         };
-        device.resubmit(channel, self);
+        f(device, channel, self)
     }
 
     /// Calls `f` with the channel that it was sent on, and the I/O.

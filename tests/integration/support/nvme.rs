@@ -15,6 +15,7 @@ pub(crate) const SIZE: u64 = 16 << 20;
 pub(crate) const DATA: u64 = 1 << 20;
 pub(crate) const PAGE: u64 = 4096;
 
+const CAP: u64 = 0x00;
 const CC: u64 = 0x14;
 const CSTS: u64 = 0x1c;
 const AQA: u64 = 0x24;
@@ -238,6 +239,13 @@ impl Driver {
     #[track_caller]
     fn write(&mut self, offset: u64, data: &[u8]) {
         self.client.write(BAR0, offset, data).expect("a register can be written");
+    }
+
+    /// How long the controller may take to get ready, or to stop being so: CAP.TO.
+    #[track_caller]
+    pub(crate) fn most_time_to_ready(&mut self) -> Duration {
+        let halves = self.client.read_u32(BAR0, CAP).expect("CAP can be read") >> 24;
+        Duration::from_millis(500) * halves
     }
 
     #[track_caller]

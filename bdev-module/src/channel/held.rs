@@ -1,0 +1,296 @@
+//! The I/O of a channel that its queue pair does not have.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::time::Instant;
+
+use spdk::bdev::{BdevIo, Device};
+
+/// An I/O, as far as it matters here.
+pub(super) trait Holdable {
+    /// Returns whether `owner` names it.
+    fn is(&self, owner: NonNull<c_void>) -> bool;
+
+    /// Returns whether something that was sent of it may still be carried out.
+    fn may_be_under_way(&self) -> bool;
+}
+
+impl<D: Device> Holdable for BdevIo<D> {
+    fn is(&self, owner: NonNull<c_void>) -> bool {
+        Self::is(self, owner)
+    }
+
+    fn may_be_under_way(&self) -> bool {
+        self.was_lost()
+    }
+}
+
+/// Lists of I/O, each in the order in which it came.
+#[derive(Debug)]
+pub(super) struct Held<I> {
+    /// What found no connection, or may not be sent for now.
+    waiting: RefCell<VecDeque<I>>,
+    /// What the pool did not carry out for now, and when it is sent again.
+    later: RefCell<Vec<(Instant, I)>>,
+    /// What is sent one after another, with nothing beside it.
+    alone: RefCell<VecDeque<I>>,
+    /// What found no free request, and what came after that. There is some only while the queue pair takes commands.
+    crowd: RefCell<VecDeque<I>>,
+    /// There is such I/O, or it is just being sent: what comes now is to stand behind it.
+    crowded: Cell<bool>,
+}
+
+impl<I> Default for Held<I> {
+    fn default() -> Self {
+        Self {
+            waiting: RefCell::default(),
+            later: RefCell::default(),
+            alone: RefCell::default(),
+            crowd: RefCell::default(),
+            crowded: Cell::new(false),
+        }
+    }
+}
+
+impl<I: Holdable> Held<I> {
+    /// Holds an I/O until the channel is asked for all that waits.
+    pub(super) fn wait(&self, io: I) {
+        self.waiting.borrow_mut().push_back(io);
+    }
+
+    /// Holds an I/O until `due`.
+    pub(super) fn put_off(&self, due: Instant, io: I) {
+        self.later.borrow_mut().push((due, io));
+    }
+
+    /// Holds an I/O until it is its turn to be alone.
+    pub(super) fn set_apart(&self, io: I) {
+        self.alone.borrow_mut().push_back(io);
+    }
+
+    /// Holds an I/O until a request is free and nothing else stands before it. Returns whether it is the first.
+    pub(super) fn join_crowd(&self, io: I) -> bool {
+        self.crowd.borrow_mut().push_back(io);
+        !self.crowded.replace(true)
+    }
+
+    /// Returns whether an I/O that comes now has to stand behind others.
+    #[inline]
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded.get()
+    }
+
+    /// Gives the crowd that is there to `send`, one I/O after another, until that gives one back, which stays the first.
+    /// Returns whether nothing is left.
+    pub(super) fn send_crowd(&self, mut send: impl FnMut(I) -> Option<I>) -> bool {
+        // What comes meanwhile has its turn with the next call: there may be no end of it.
+        let count = self.crowd.borrow().len();
+        for _ in 0..count {
+            let next = self.crowd.borrow_mut().pop_front();
+            let Some(io) = next else { break };
+            if let Some(io) = send(io) {
+                self.crowd.borrow_mut().push_front(io);
+                return false;
+            }
+        }
+        self.crowded.set(!self.crowd.borrow().is_empty());
+        !self.crowded.get()
+    }
+
+    /// The queue pair takes no commands: the crowd waits as well, and so does what was to be alone. Returns how many were
+    /// in the crowd.
+    pub(super) fn all_wait(&self) -> usize {
+        self.waiting.borrow_mut().append(&mut self.alone.borrow_mut());
+        self.crowd_waits()
+    }
+
+    /// The crowd waits. Returns how many these are.
+    pub(super) fn crowd_waits(&self) -> usize {
+        let mut crowd = self.crowd.borrow_mut();
+        let count = crowd.len();
+        self.waiting.borrow_mut().append(&mut crowd);
+        self.crowded.set(false);
+        count
+    }
+
+    /// What was put off waits instead.
+    pub(super) fn later_waits(&self) {
+        self.waiting.borrow_mut().extend(self.later.take().into_iter().map(|(_, io)| io));
+    }
+
+    /// Takes all that waits.
+    pub(super) fn take_waiting(&self) -> VecDeque<I> {
+        self.waiting.take()
+    }
+
+    /// Takes what was put off until now, or until before.
+    pub(super) fn take_due(&self, now: Instant) -> Vec<I> {
+        self.later.borrow_mut().extract_if(.., |(due, _)| *due <= now).map(|(_, io)| io).collect()
+    }
+
+    /// Returns whether anything is put off.
+    pub(super) fn has_later(&self) -> bool {
+        !self.later.borrow().is_empty()
+    }
+
+    /// Takes the next one that is to be alone.
+    pub(super) fn next_alone(&self) -> Option<I> {
+        self.alone.borrow_mut().pop_front()
+    }
+
+    /// Returns whether anything is to be alone.
+    pub(super) fn has_alone(&self) -> bool {
+        !self.alone.borrow().is_empty()
+    }
+
+    /// Returns whether an I/O waits that can only be taken when nothing of it is under way any more.
+    pub(super) fn is_waiting(&self, owner: NonNull<c_void>) -> bool {
+        self.waiting.borrow().iter().any(|io| io.is(owner))
+    }
+
+    /// Takes an I/O by the pointer that names it, if nothing of it is under way any more, which is so of all if
+    /// `is_over`.
+    pub(super) fn take(&self, owner: NonNull<c_void>, is_over: bool) -> Option<I> {
+        let mut later = self.later.borrow_mut();
+        if let Some(at) = later.iter().position(|(_, io)| io.is(owner)) {
+            return Some(later.swap_remove(at).1);
+        }
+        for list in [&self.waiting, &self.alone, &self.crowd] {
+            let mut list = list.borrow_mut();
+            if let Some(at) = list.iter().position(|io| io.is(owner)) {
+                let over = is_over || !list[at].may_be_under_way();
+                return if over { list.remove(at) } else { None };
+            }
+        }
+        None
+    }
+
+    /// Takes all that is put off, waits or is in the crowd and for which `which` holds.
+    pub(super) fn take_all(&self, which: impl Fn(&I) -> bool) -> Vec<I> {
+        let mut taken: Vec<I> = self.later.borrow_mut().extract_if(.., |(_, io)| which(io)).map(|(_, io)| io).collect();
+        for list in [&self.waiting, &self.crowd] {
+            let mut list = list.borrow_mut();
+            let (which, rest): (VecDeque<I>, VecDeque<I>) = list.drain(..).partition(&which);
+            *list = rest;
+            taken.extend(which);
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// An I/O of that number, of which something may be under way.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Fake(usize, bool);
+
+    fn name(number: usize) -> NonNull<c_void> {
+        NonNull::without_provenance(std::num::NonZero::new(number).expect("numbers begin at 1"))
+    }
+
+    impl Holdable for Fake {
+        fn is(&self, owner: NonNull<c_void>) -> bool {
+            owner == name(self.0)
+        }
+
+        fn may_be_under_way(&self) -> bool {
+            self.1
+        }
+    }
+
+    fn io(number: usize) -> Fake {
+        Fake(number, false)
+    }
+
+    /// Those of the crowd that are sent if there are requests for so many.
+    fn sent(held: &Held<Fake>, mut requests: usize) -> Vec<usize> {
+        let mut sent = Vec::new();
+        held.send_crowd(|io| {
+            if requests == 0 {
+                return Some(io);
+            }
+            requests -= 1;
+            sent.push(io.0);
+            None
+        });
+        sent
+    }
+
+    #[test]
+    fn a_crowd_is_sent_in_the_order_in_which_it_came_and_what_comes_meanwhile_stands_behind_it() {
+        let held = Held::default();
+        assert!(!held.is_crowded());
+        assert!(held.join_crowd(io(1)));
+        assert!(!held.join_crowd(io(2)) && !held.join_crowd(io(3)));
+        assert_eq!(sent(&held, 1), [1]);
+        assert!(held.is_crowded());
+        let mut order = Vec::new();
+        let all = held.send_crowd(|io| {
+            // Each end brings another one while the crowd is sent.
+            assert!(held.is_crowded() && !held.join_crowd(Fake(io.0 + 2, false)));
+            order.push(io.0);
+            None
+        });
+        assert!(!all && held.is_crowded());
+        assert_eq!(order, [2, 3]);
+        assert_eq!(sent(&held, 9), [4, 5]);
+        assert!(!held.is_crowded());
+        assert!(held.join_crowd(io(5)), "the next one is the first again");
+    }
+
+    #[test]
+    fn an_io_of_the_crowd_is_taken_at_once_and_one_that_may_be_under_way_only_when_that_is_over() {
+        let held = Held::default();
+        for number in 1..=3 {
+            held.join_crowd(io(number));
+        }
+        held.wait(Fake(4, true));
+        held.put_off(Instant::now(), io(5));
+        held.set_apart(Fake(6, true));
+        assert_eq!(held.take(name(2), false), Some(io(2)));
+        assert_eq!(held.take(name(2), false), None);
+        assert!(held.is_waiting(name(4)) && !held.is_waiting(name(1)));
+        assert_eq!((held.take(name(4), false), held.take(name(6), false)), (None, None));
+        assert_eq!((held.take(name(4), true), held.take(name(6), true)), (Some(Fake(4, true)), Some(Fake(6, true))));
+        assert_eq!(held.take(name(5), false), Some(io(5)));
+        assert_eq!(sent(&held, 9), [1, 3]);
+    }
+
+    #[test]
+    fn a_crowd_without_a_queue_pair_waits_and_ends_like_all_that_waits() {
+        let held = Held::default();
+        held.wait(io(1));
+        held.set_apart(io(2));
+        held.join_crowd(io(3));
+        held.join_crowd(io(4));
+        assert_eq!(held.take_all(|io| io.0 == 4), [io(4)]);
+        assert_eq!(held.all_wait(), 1);
+        assert!(!held.is_crowded() && !held.has_alone());
+        assert_eq!(held.take_waiting(), [io(1), io(2), io(3)]);
+        held.set_apart(io(5));
+        held.join_crowd(io(6));
+        assert_eq!(held.crowd_waits(), 1);
+        assert!(held.has_alone() && !held.is_crowded());
+        assert_eq!(held.take_waiting(), [io(6)]);
+    }
+
+    #[test]
+    fn what_was_put_off_comes_when_it_is_due() {
+        let held = Held::default();
+        let now = Instant::now();
+        held.put_off(now + Duration::from_secs(2), io(2));
+        held.put_off(now + Duration::from_secs(1), io(1));
+        assert_eq!(held.take_due(now), []);
+        assert_eq!(held.take_due(now + Duration::from_secs(1)), [io(1)]);
+        assert!(held.has_later());
+        held.later_waits();
+        assert!(!held.has_later());
+        assert_eq!(held.take_waiting(), [io(2)]);
+    }
+}
