@@ -35,6 +35,7 @@ mod faults;
 mod front;
 mod guest;
 mod log_lines;
+mod look;
 mod namespaces;
 mod pools_hang;
 mod pools_lie;

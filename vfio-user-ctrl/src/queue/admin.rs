@@ -1,56 +1,89 @@
 //! The admin queues.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::completion::CompletionQueue;
 use super::context::Context;
 use super::cursor::Cursor;
+use super::state::SubmissionState;
 use crate::model::spec::{Sqe, Status};
 
 /// The admin submission and completion queue. What its commands do is the admin model's matter.
 #[derive(Debug)]
-pub struct AdminQueue {
+pub struct AdminQueue(Rc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
     cursor: Cursor,
     completion: Rc<CompletionQueue>,
     context: Rc<Context>,
+    /// Commands that were taken and are not completed.
+    in_flight: Cell<u16>,
+}
+
+impl Inner {
+    /// What the queue holds.
+    pub(super) fn state(&self) -> SubmissionState {
+        SubmissionState {
+            qid: 0,
+            cqid: 0,
+            size: self.cursor.entries(),
+            head: self.cursor.head(),
+            tail: self.context.submission_tail_to_tell(0),
+            commands_in_flight: self.in_flight.get(),
+            deferred: 0,
+            fenced: 0,
+            oldest: None,
+        }
+    }
 }
 
 impl AdminQueue {
     pub(super) fn new(cursor: Cursor, completion: Rc<CompletionQueue>, context: Rc<Context>) -> Self {
-        Self { cursor, completion, context }
+        Self(Rc::new(Inner { cursor, completion, context, in_flight: Cell::new(0) }))
+    }
+
+    pub(super) fn inner(&self) -> &Rc<Inner> {
+        &self.0
     }
 
     /// Takes the next command, for which a completion entry is reserved.
     #[must_use]
     pub fn next(&self) -> Option<Sqe> {
-        if self.cursor.waiting(&self.context) == 0 || self.completion.reserve(1) == 0 {
+        let Inner { cursor, completion, context, in_flight } = &*self.0;
+        if cursor.waiting(context) == 0 || completion.reserve(1) == 0 {
             return None;
         }
-        let sqe = self.cursor.take(&self.context.view(), false);
+        let sqe = cursor.take(&context.view(), false);
         if sqe.is_none() {
-            self.completion.unreserve(1);
+            completion.unreserve(1);
+        } else {
+            in_flight.set(in_flight.get().saturating_add(1));
         }
         sqe
     }
 
     /// Completes a command that [`next`](Self::next) gave.
     pub fn complete(&self, cid: u16, dw0: u32, status: Status) {
-        self.completion.post(0, self.cursor.head(), cid, dw0, status);
+        let Inner { cursor, completion, in_flight, .. } = &*self.0;
+        in_flight.set(in_flight.get().saturating_sub(1));
+        completion.post(0, cursor.head(), cid, dw0, status);
     }
 
     /// A command that may wait for ever keeps no entry: it would be missed by others.
     pub fn hold(&self) {
-        self.completion.unreserve(1);
+        self.0.completion.unreserve(1);
     }
 
     /// Reserves an entry for a command that was held. Whether there was one.
     #[must_use]
     pub fn resume(&self) -> bool {
-        self.completion.reserve(1) == 1
+        self.0.completion.reserve(1) == 1
     }
 
     /// Guest memory has changed.
     pub fn forget_rings(&self) {
-        self.cursor.forget_ring();
+        self.0.cursor.forget_ring();
     }
 }

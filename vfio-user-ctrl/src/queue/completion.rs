@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::context::Context;
 use super::interrupt::Vector;
+use super::state::CompletionState;
 use crate::memory::{CompletionRing, Gone};
 use crate::model::spec::{Cqe, Status};
 
@@ -29,6 +30,9 @@ pub struct CompletionQueue {
     /// Completions since the last interrupt, and when the first of them was posted.
     pending: Cell<u32>,
     since: Cell<u64>,
+    /// Interrupts that were raised, and completions that another one's interrupt stood for.
+    interrupts: Cell<u64>,
+    coalesced: Cell<u64>,
 }
 
 impl CompletionQueue {
@@ -50,6 +54,8 @@ impl CompletionQueue {
             vector,
             pending: Cell::new(0),
             since: Cell::new(0),
+            interrupts: Cell::new(0),
+            coalesced: Cell::new(0),
         })
     }
 
@@ -196,11 +202,35 @@ impl CompletionQueue {
         {
             return false;
         }
-        self.pending.set(0);
+        self.count_interrupt(self.pending.replace(0));
         if vector.raise() {
             self.look_at_pin(vector);
         }
         true
+    }
+
+    /// An interrupt stands for so many completions.
+    fn count_interrupt(&self, completions: u32) {
+        self.interrupts.set(self.interrupts.get().wrapping_add(1));
+        self.coalesced.set(self.coalesced.get().wrapping_add(u64::from(completions.saturating_sub(1))));
+    }
+
+    /// What it holds.
+    pub(super) fn state(&self) -> CompletionState {
+        if !self.context.is_suspended() {
+            self.read_head();
+        }
+        CompletionState {
+            qid: self.qid,
+            size: self.entries,
+            head: self.head.get(),
+            tail: self.tail.get(),
+            reserved: self.reserved.get(),
+            waiting: self.parked.borrow().len(),
+            vector: self.vector.as_ref().map(Vector::number),
+            interrupts: self.interrupts.get(),
+            coalesced: self.coalesced.get(),
+        }
     }
 
     /// Raises an interrupt that could not be raised before.
@@ -220,9 +250,9 @@ impl CompletionQueue {
 
     /// Raises the interrupt if the host has not taken all entries: it may not have heard of them.
     pub(super) fn remind(&self) {
-        if let Some(vector) = self.vector.as_ref().filter(|_| self.has_untaken())
-            && vector.raise()
-        {
+        let Some(vector) = self.vector.as_ref().filter(|_| self.has_untaken()) else { return };
+        self.count_interrupt(0);
+        if vector.raise() {
             self.look_at_pin(vector);
         }
     }

@@ -49,6 +49,8 @@ pub(super) struct Context {
     /// The vectors whose interrupts are not coalesced.
     at_once: RefCell<Vec<u16>>,
     clock: fn() -> u64,
+    /// The clock's count, as it was a moment ago: the time at which commands are taken.
+    now: Cell<u64>,
     /// Commands that failed because data could not be had or kept.
     media_errors: Cell<u64>,
     /// The function may not access guest memory.
@@ -125,6 +127,7 @@ impl Context {
             coalescing: Cell::default(),
             at_once: RefCell::default(),
             clock,
+            now: Cell::new(clock()),
             media_errors: Cell::new(0),
             suspended: Cell::new(false),
             marked: RefCell::default(),
@@ -167,6 +170,18 @@ impl Context {
         if self.coalescing.get().ticks == 0 { 0 } else { (self.clock)() }
     }
 
+    /// The clock's count as it was when it was last set.
+    #[inline]
+    pub(super) fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// Sets what the clock's count is.
+    #[inline]
+    pub(super) fn set_now(&self, now: u64) {
+        self.now.set(now);
+    }
+
     /// Interrupt coalescing for a vector.
     #[inline]
     pub(super) fn coalescing(&self, vector: u16) -> Coalescing {
@@ -183,6 +198,11 @@ impl Context {
     /// The head of a completion queue, likewise.
     pub(super) fn completion_head(&self, qid: u16) -> Option<u32> {
         self.doorbell(qid, head_index(qid))
+    }
+
+    /// The tail of a submission queue for those who only look: none where that would need guest memory which must not be accessed.
+    pub(super) fn submission_tail_to_tell(&self, qid: u16) -> Option<u32> {
+        if self.is_suspended() && self.has_shadow.get() && qid > 0 { None } else { self.submission_tail(qid) }
     }
 
     #[inline]

@@ -1,15 +1,16 @@
 //! The queues of a session on one thread.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::completion::CompletionQueue;
 use super::context::{Context, Trouble};
 use super::interrupt::{Coalescing, Interrupts, Vector};
 use super::port::{Port, Ports};
+use super::state::{CompletionState, LeftState, SubmissionState};
 use super::submission::{IoState, SubmissionQueue, Submissions};
-use super::{AdminQueue, Backend, Cursor};
+use super::{AdminQueue, Backend, Cursor, admin};
 use crate::memory::{CompletionRing, DoorbellPage, Fault, Gone, MemView, ShadowDoorbells, SubmissionRing, UnderWay};
 use crate::model::io::NsGeometry;
 use crate::model::spec::Status;
@@ -29,6 +30,8 @@ pub struct Queues<B: Backend> {
     /// There are ports whose commands are held back.
     has_fenced: Cell<bool>,
     completion: RefCell<Vec<Rc<CompletionQueue>>>,
+    /// The admin queue, while there is one.
+    admin: RefCell<Weak<admin::Inner>>,
     /// The host wants volatile write caches used.
     write_cache: Cell<bool>,
     /// The submission queue that the next poll begins with: the last one ended before it.
@@ -66,6 +69,7 @@ impl<B: Backend> Queues<B> {
             doomed: Doomed::default(),
             has_fenced: Cell::new(false),
             completion: RefCell::default(),
+            admin: RefCell::default(),
             write_cache: Cell::new(true),
             turn: Cell::new(0),
             additions: Cell::new(0),
@@ -542,6 +546,37 @@ impl<B: Backend> Queues<B> {
         self.all_submissions().iter().map(|queue| usize::from(queue.in_use())).sum()
     }
 
+    /// Sets the time at which commands are taken from now on, in ticks. To be called from time to time, before [`poll`](Self::poll).
+    #[inline]
+    pub fn set_now(&self, now: u64) {
+        self.context.set_now(now);
+    }
+
+    /// What the submission queues hold, the admin queue first.
+    #[must_use]
+    pub fn submission_states(&self) -> Vec<SubmissionState> {
+        let admin = self.admin.borrow().upgrade();
+        let queues = self.submission.borrow();
+        admin.iter().map(|queue| queue.state()).chain(queues.iter().map(|queue| queue.state())).collect()
+    }
+
+    /// What the completion queues hold.
+    #[must_use]
+    pub fn completion_states(&self) -> Vec<CompletionState> {
+        self.completion.borrow().iter().map(|queue| queue.state()).collect()
+    }
+
+    /// What is left of submission queues that were deleted.
+    #[must_use]
+    pub fn left_state(&self) -> LeftState {
+        let ending = self.ending.borrow();
+        let state = |queue: &Rc<Submissions<B>>| LeftState {
+            commands_in_flight: usize::from(queue.in_use()),
+            oldest: queue.oldest(),
+        };
+        ending.iter().map(state).fold(LeftState::default(), LeftState::plus)
+    }
+
     /// Tells `count` of every submission queue that has carried something since the last call: its identifier, and what.
     pub fn take_totals(&self, mut count: impl FnMut(u16, Totals)) {
         for queue in self.all_submissions() {
@@ -562,7 +597,9 @@ impl<B: Backend> Queues<B> {
     #[expect(clippy::similar_names, reason = "the names are the specification's")]
     pub fn create_admin(&self, asq: u64, asqs: u16, acq: u64, acqs: u16) -> AdminQueue {
         let completion = self.create_completion(0, acq, acqs, Some(0));
-        AdminQueue::new(Cursor::new(0, asq, asqs), completion, Rc::clone(&self.context))
+        let queue = AdminQueue::new(Cursor::new(0, asq, asqs), completion, Rc::clone(&self.context));
+        self.admin.replace(Rc::downgrade(queue.inner()));
+        queue
     }
 }
 

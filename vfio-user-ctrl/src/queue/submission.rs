@@ -15,6 +15,7 @@ use super::context::{Context, Trouble};
 use super::cursor::Cursor;
 use super::port::{Port, Ports};
 use super::queues::{Totals, port_index};
+use super::state::SubmissionState;
 use crate::memory::{Io, Slots, guard};
 use crate::model::dptr::{self, DptrError};
 use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
@@ -59,6 +60,8 @@ pub type CommandIo<B> = Io<SubmissionQueue<B>, IoState<B>>;
 /// What is known of a command that is under way.
 pub struct IoState<B: Backend> {
     cid: Cell<u16>,
+    /// When it was taken, in ticks of the queues' clock.
+    since: Cell<u64>,
     port: Cell<Option<Rc<Port<B>>>>,
     nsid: Cell<u32>,
     op: Cell<BlockOp>,
@@ -111,6 +114,7 @@ impl<B: Backend> IoState<B> {
     fn new() -> Self {
         Self {
             cid: Cell::new(0),
+            since: Cell::new(0),
             port: Cell::new(None),
             nsid: Cell::new(0),
             op: Cell::new(BlockOp::Flush),
@@ -313,6 +317,7 @@ impl<B: Backend> Submissions<B> {
         }
         let state = io.state();
         describe(state, sqe, op, &command, &geometry);
+        state.since.set(queue.context.now());
         state.first_cid.set(first.map(|first| first.cid));
         state.port.set(Some(port));
         Ok(Some(io))
@@ -362,6 +367,35 @@ impl<B: Backend> Submissions<B> {
         for io in self.queue().fenced.take() {
             send(io);
         }
+    }
+
+    /// What the queue holds.
+    pub(super) fn state(&self) -> SubmissionState {
+        let queue = self.queue();
+        SubmissionState {
+            qid: queue.qid(),
+            cqid: queue.completion.qid(),
+            size: queue.cursor.entries(),
+            head: queue.cursor.head(),
+            tail: queue.context.submission_tail_to_tell(queue.qid()),
+            commands_in_flight: self.in_use(),
+            deferred: queue.later.borrow().len(),
+            fenced: queue.fenced.borrow().len(),
+            oldest: self.oldest(),
+        }
+    }
+
+    /// When the oldest command was taken that is under way, in ticks.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        let (mut left, mut oldest) = (self.in_use(), None);
+        if left > 0 {
+            self.visit_from(0, |io| {
+                left = left.saturating_sub(1);
+                oldest = Some(oldest.map_or(io.state.since.get(), |since: u64| since.min(io.state.since.get())));
+                left > 0
+            });
+        }
+        oldest
     }
 
     /// Whether all I/Os that have not ended wait here for the backend.

@@ -20,9 +20,10 @@ use uuid::Uuid;
 use super::budget::Budget;
 use super::control::Control;
 use super::control::complaint::LineBudget;
-use super::group::GroupHandle;
+use super::group::{Group, GroupHandle};
 use super::home::Home;
 use super::local::PortSpec;
+use super::look;
 use super::params::{ControllerParams, failed};
 use super::pending::{self, Pending};
 use super::session::{Counters, Ctrl};
@@ -105,6 +106,7 @@ pub fn end_all(done: impl FnOnce() + 'static) {
         }
     }
     pending::end();
+    look::end();
     let last = Rc::new(Last(Some(done)));
     for endpoint in all() {
         let last = Rc::clone(&last);
@@ -212,6 +214,24 @@ impl Endpoint {
         &self.params.name
     }
 
+    /// What tells it from others, also from those that had the same name.
+    pub(super) fn id(&self) -> u64 {
+        self.ctrl.id
+    }
+
+    /// The cores that may serve its queues.
+    pub(super) fn cores(&self) -> impl Iterator<Item = u32> {
+        self.ctrl.groups.iter().map(|group| group.core)
+    }
+
+    /// Calls `f` on those of its poll groups that are on `cores`.
+    pub(super) fn ask_groups(&self, cores: &[u32], f: impl Fn(&Group) + Clone + Send + 'static) {
+        for handle in self.ctrl.groups.iter().filter(|group| cores.contains(&group.core)) {
+            let f = f.clone();
+            handle.send(move |group| f(group));
+        }
+    }
+
     /// What it was made with.
     #[must_use]
     pub(super) fn params(&self) -> &ControllerParams {
@@ -235,7 +255,7 @@ impl Endpoint {
         pending.iter().map(|(nsid, entry)| NamespaceInfo { nsid: *nsid, bdev_name: entry.bdev_name.clone() }).collect()
     }
 
-    /// The answer to `courier_controller_get`.
+    /// What there is to tell of it without asking its queues.
     #[must_use]
     pub fn describe(&self) -> Value {
         let mut value = serde_json::to_value(&self.params).unwrap_or_default();
@@ -252,7 +272,7 @@ impl Endpoint {
                 })
             })
             .collect();
-        let cores: Vec<u32> = self.ctrl.groups.iter().map(|group| group.core).collect();
+        let cores: Vec<u32> = self.cores().collect();
         value["socket"] = json!(self.params.socket_path());
         value["connected"] = json!(self.ctrl.connected.load(Ordering::Acquire));
         value["memory"] = json!({

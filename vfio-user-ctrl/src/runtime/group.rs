@@ -120,6 +120,8 @@ pub struct Group {
     next_home: Cell<usize>,
     waiting: RefCell<Waiting>,
     round: Cell<u32>,
+    /// The clock's count, as it was some rounds ago.
+    pub(super) now: Cell<u64>,
     rota: Rota,
     raised: Cell<u64>,
     aborter: Aborter,
@@ -147,6 +149,7 @@ impl Group {
             next_home: Cell::new(0),
             waiting: RefCell::default(),
             round: Cell::new(0),
+            now: Cell::new(spdk::time::ticks()),
             rota: Rota::default(),
             raised: Cell::new(0),
             aborter: Aborter::default(),
@@ -255,6 +258,15 @@ impl Group {
         }
     }
 
+    /// Calls `f` with what is here of a controller's sessions; the second argument tells whether a session is over.
+    pub(super) fn for_each_local_of(&self, ctrl: u64, mut f: impl FnMut(&Local, bool)) {
+        for (list, is_over) in [(&self.sessions, false), (&self.ending, true)] {
+            for local in list.borrow().iter().filter(|local| local.session().ctrl.id == ctrl) {
+                f(local, is_over);
+            }
+        }
+    }
+
     /// Tells the session, whose poll group of that index this is, when nothing here accesses guest memory that must not be accessed
     /// any more. `told` is called then.
     pub fn rest(self: &Rc<Self>, session: &Arc<Session>, index: usize, told: impl FnOnce() + 'static) {
@@ -339,6 +351,7 @@ impl Group {
         }
         let me = Rc::downgrade(self);
         let poll = move || me.upgrade().map_or(Poll::Idle, |group| group.poll());
+        self.now.set(spdk::time::ticks());
         match Poller::register("courier_queues", Duration::ZERO, poll) {
             Ok(poller) => drop(self.poller.replace(Some(poller))),
             Err(error) => log::error!("the poll group on core {} has no poller: {error}", self.handle.core),
@@ -385,6 +398,7 @@ impl Group {
     }
 
     fn poll_seldom(self: &Rc<Self>, round: u32) -> bool {
+        self.now.set(spdk::time::ticks());
         let rarely = round & (RARELY - 1) == 0;
         let mut busy = false;
         let homes = self.homes.borrow().len();

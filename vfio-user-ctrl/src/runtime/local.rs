@@ -235,6 +235,7 @@ impl Local {
     #[inline]
     pub(super) fn poll(&self, group: &Group) -> bool {
         self.queues.set_room(group.budget.room(self.counted.get()));
+        self.queues.set_now(group.now.get());
         // No command is taken before the table is there that it may rely on.
         let done = self.refresh_in_time() && self.queues.poll() > 0;
         if self.took_memory.take() {

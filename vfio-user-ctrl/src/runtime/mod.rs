@@ -19,6 +19,7 @@ pub mod endpoint;
 pub mod group;
 pub mod home;
 pub mod local;
+mod look;
 mod pace;
 mod params;
 mod pending;

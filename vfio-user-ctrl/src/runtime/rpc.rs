@@ -7,6 +7,7 @@ use spdk::Errno;
 use spdk::rpc::{Method, Request, RpcError};
 
 use super::endpoint::{self, Endpoint};
+use super::look;
 use super::params::{AddNsParams, ControllerParams, DeleteParams, GetParams, RemoveNsParams, failed};
 use std::rc::Rc;
 
@@ -36,7 +37,8 @@ impl Method for Create {
 
     fn call(params: ControllerParams, request: Request) {
         let made = params.resolve().and_then(Endpoint::create);
-        request.answer(made.map(|endpoint| endpoint.describe()));
+        // No client has come yet that could have queues.
+        request.answer(made.map(|endpoint| endpoint.describe_with(&look::Seen::default())));
     }
 }
 
@@ -51,7 +53,10 @@ impl Method for Get {
             None => Ok(endpoint::all()),
             Some(name) => find(&name).map(|endpoint| vec![endpoint]),
         };
-        request.answer(endpoints.map(|list| list.iter().map(|endpoint| endpoint.describe()).collect::<Vec<_>>()));
+        match endpoints {
+            Ok(endpoints) => look::answer(endpoints, request),
+            Err(error) => request.fail(&error),
+        }
     }
 }
 

@@ -12,4 +12,5 @@ mod passed;
 mod random;
 mod rings;
 mod signals;
+mod state;
 mod suspended;

@@ -29,6 +29,7 @@ impl<B: Backend> Submissions<B> {
         let Some(io) = self.take() else { return };
         let state: &IoState<B> = io.state();
         state.nsid.set(port.nsid);
+        state.since.set(self.queue().context.now());
         state.op.set(BlockOp::Flush);
         state.then.set(Then::Finish);
         state.slba.set(0);

@@ -46,6 +46,7 @@ impl<B: Backend> Submissions<B> {
         };
         let state = io.state();
         state.cid.set(sqe.cid);
+        state.since.set(queue.context.now());
         state.nsid.set(sqe.nsid);
         state.op.set(BlockOp::Flush);
         state.then.set(Then::Finish);

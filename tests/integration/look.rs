@@ -1,0 +1,74 @@
+//! What is told of queues and commands to who looks for a slow or a failing I/O.
+
+use serde_json::{Value, json};
+use serial_test::serial;
+
+use crate::support::controller::{Front, FrontEnd};
+use crate::support::nvme::{BASE, Command, DATA, Driver, READ};
+use crate::support::{secs, wait_for};
+
+/// How long, in microseconds, the I/O of the slow disk takes.
+const SLOW: u64 = 3_000_000;
+
+/// What `courier_controller_get` tells of the only controller.
+fn told(front: &Front) -> Value {
+    front.rpc.ok("courier_controller_get", &json!({ "name": "c" }))[0].clone()
+}
+
+/// What is told of the queue of that identifier in one of the lists.
+fn queue<'a>(told: &'a Value, list: &str, qid: u64) -> &'a Value {
+    let queues = told[list].as_array().expect("a list");
+    queues.iter().find(|queue| queue["qid"] == qid).unwrap_or(&Value::Null)
+}
+
+#[test]
+#[serial]
+fn a_queue_whose_commands_hang_is_seen_with_their_count_and_the_age_of_the_oldest() {
+    if FrontEnd::chosen() == FrontEnd::Stock {
+        return;
+    }
+    let front = Front::start();
+    front.slow("slow", SLOW);
+    let controller = front.controller("c", &["slow"]);
+    let none = told(&front);
+    for list in ["submission_queues", "completion_queues", "commands_left", "unanswered_cores"] {
+        assert_eq!(none[list], json!([]), "{list}: {none}");
+    }
+
+    let mut driver = Driver::start(controller.dir());
+    let mut queues = [driver.create_queue(1, 16, Some(1)), driver.create_queue(2, 32, None)];
+    driver.submit(&mut queues[0], &[Command::io(READ, 1, 0, 8, BASE + DATA); 3]);
+    wait_for("the age of the oldest command to be told", secs(5), || {
+        let told = told(&front);
+        queue(&told, "submission_queues", 1)["oldest_age_ms"].as_u64().is_some_and(|age| age >= 200)
+    });
+    let told = told(&front);
+    let hanging = queue(&told, "submission_queues", 1);
+    let age = hanging["oldest_age_ms"].as_u64().expect("it has an age");
+    let expected = json!({
+        "core": 1, "qid": 1, "cqid": 1, "size": 16, "head": 3, "tail": 3, "commands_in_flight": 3, "deferred": 0, "fenced": 0,
+        "oldest_age_ms": age,
+    });
+    assert_eq!((hanging, age < 60_000), (&expected, true), "{told}");
+    let expected = json!({
+        "core": 1, "qid": 1, "size": 16, "head": 0, "tail": 0, "reserved": 3, "waiting": 0, "vector": 1, "interrupts": 0,
+        "coalesced": 0,
+    });
+    assert_eq!(queue(&told, "completion_queues", 1), &expected);
+    let idle = queue(&told, "submission_queues", 2);
+    assert_eq!((&idle["commands_in_flight"], &idle["oldest_age_ms"]), (&json!(0), &Value::Null), "{told}");
+    // The admin queue has made the others.
+    let admin = queue(&told, "submission_queues", 0);
+    assert_eq!((&admin["head"], &admin["commands_in_flight"]), (&json!(4), &json!(0)), "{told}");
+    assert_eq!((&told["unanswered_cores"], &told["queues_left_out"]), (&json!([]), &json!(0)));
+    for _ in 0..3 {
+        assert!(driver.complete(&mut queues[0]).succeeded());
+    }
+    wait_for("the interrupts to be counted", secs(5), || {
+        let over = self::told(&front);
+        let done = queue(&over, "completion_queues", 1);
+        let raised =
+            done["interrupts"].as_u64().zip(done["coalesced"].as_u64()).map(|(raised, others)| raised + others);
+        raised == Some(3) && done["tail"] == 3 && queue(&over, "submission_queues", 1)["oldest_age_ms"] == Value::Null
+    });
+}

@@ -1,0 +1,354 @@
+//! What the queues of controllers hold, for `courier_controller_get`: the poll groups are asked by messages, one controller after
+//! another. One that does not answer in time keeps nobody waiting: the answer names its core.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use spdk::Errno;
+use spdk::poller::{Poll, Poller};
+use spdk::rpc::{Request, RpcError};
+use spdk::thread::{AppCell, send_to_app};
+
+use super::endpoint::Endpoint;
+use super::group::Group;
+use super::params::failed;
+use crate::queue::{CompletionState, LeftState, SubmissionState};
+
+/// How long a poll group has to answer.
+const LIMIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether one has not.
+const PERIOD: Duration = Duration::from_millis(20);
+/// The most queues that one answer tells of.
+const MOST_QUEUES: usize = 2048;
+/// The most answers that are in the making at once.
+const MOST_LOOKS: usize = 64;
+
+/// A submission queue, where it is and how old its oldest command is.
+#[derive(Debug, Serialize)]
+struct Submission {
+    core: u32,
+    #[serde(flatten)]
+    state: SubmissionState,
+    oldest_age_ms: Option<u64>,
+}
+
+/// A completion queue, and where it is.
+#[derive(Debug, Serialize)]
+struct Completion {
+    core: u32,
+    #[serde(flatten)]
+    state: CompletionState,
+}
+
+/// Commands of queues and sessions that are gone.
+#[derive(Debug, Serialize)]
+struct Left {
+    core: u32,
+    commands_in_flight: usize,
+    oldest_age_ms: Option<u64>,
+}
+
+/// What the poll groups tell of a controller.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Seen {
+    submission_queues: Vec<Submission>,
+    completion_queues: Vec<Completion>,
+    /// How many queues there are besides, for which there is no room.
+    queues_left_out: usize,
+    commands_left: Vec<Left>,
+    unanswered_cores: BTreeSet<u32>,
+}
+
+/// What one poll group tells of a controller.
+#[derive(Debug)]
+struct Told {
+    core: u32,
+    now: u64,
+    submission: Vec<SubmissionState>,
+    completion: Vec<CompletionState>,
+    left: LeftState,
+}
+
+impl Seen {
+    fn count(&self) -> usize {
+        self.submission_queues.len() + self.completion_queues.len()
+    }
+
+    /// Adds what a poll group tells, of no more than `room` queues.
+    fn add(&mut self, told: Told, room: usize) {
+        let Told { core, now, submission, completion, left } = told;
+        let queues = submission.len() + completion.len();
+        let age = |oldest: Option<u64>| oldest.map(|oldest| millis(now.saturating_sub(oldest), spdk::time::ticks_hz()));
+        let before = self.count();
+        let submission = submission.into_iter().take(room);
+        self.submission_queues.extend(submission.map(|state| Submission {
+            core,
+            state,
+            oldest_age_ms: age(state.oldest),
+        }));
+        let room = room.saturating_sub(self.count() - before);
+        self.completion_queues.extend(completion.into_iter().take(room).map(|state| Completion { core, state }));
+        self.queues_left_out += queues.saturating_sub(self.count() - before);
+        let LeftState { commands_in_flight, oldest } = left;
+        if commands_in_flight > 0 {
+            self.commands_left.push(Left { core, commands_in_flight, oldest_age_ms: age(oldest) });
+        }
+    }
+
+    fn sort(&mut self) {
+        self.submission_queues.sort_by_key(|queue| queue.state.qid);
+        self.completion_queues.sort_by_key(|queue| queue.state.qid);
+        self.commands_left.sort_by_key(|left| left.core);
+    }
+}
+
+/// Ticks as milliseconds.
+fn millis(ticks: u64, per_second: u64) -> u64 {
+    let millis = u128::from(ticks) * 1000 / u128::from(per_second.max(1));
+    u64::try_from(millis).unwrap_or(u64::MAX)
+}
+
+/// Whose answer is waited for.
+#[derive(Debug)]
+struct Roll {
+    /// Cores that were asked.
+    asked: BTreeSet<u32>,
+    /// Cores that did not answer in time, and are not asked again.
+    silent: BTreeSet<u32>,
+    due: Instant,
+}
+
+impl Roll {
+    /// Nobody is asked yet, and those that `owe` an answer to somebody will not be.
+    fn new(owe: BTreeSet<u32>, now: Instant) -> Self {
+        Self { asked: BTreeSet::new(), silent: owe, due: now }
+    }
+
+    /// Cores are to be asked. Returns those that may answer.
+    fn ask(&mut self, cores: impl Iterator<Item = u32>, now: Instant) -> Vec<u32> {
+        self.asked = cores.filter(|core| !self.silent.contains(core)).collect();
+        self.due = now + LIMIT;
+        self.asked.iter().copied().collect()
+    }
+
+    /// A core has answered. Returns whether that was waited for.
+    fn answer(&mut self, core: u32) -> bool {
+        self.asked.remove(&core)
+    }
+
+    /// Returns whether nothing is waited for: each has answered, or has had its time. `owe` learns of those.
+    fn is_over(&mut self, now: Instant, owe: &mut BTreeSet<u32>) -> bool {
+        if now >= self.due {
+            owe.extend(&self.asked);
+            self.silent.append(&mut self.asked);
+        }
+        self.asked.is_empty()
+    }
+}
+
+/// An answer in the making.
+struct Look {
+    request: Request,
+    /// The controllers that have not been asked about, and the one that is being.
+    next: VecDeque<Rc<Endpoint>>,
+    current: Option<(Rc<Endpoint>, Seen)>,
+    roll: Roll,
+    /// How many queues may still be told of.
+    room: usize,
+    done: Vec<Value>,
+}
+
+#[derive(Default)]
+struct Looks {
+    last: u64,
+    open: BTreeMap<u64, Look>,
+    /// Cores whose answer came to nobody yet: a reactor that does not run gets one question, not one for each RPC.
+    owe: BTreeSet<u32>,
+    poller: Option<Poller>,
+}
+
+static LOOKS: AppCell<Looks> = AppCell::new(Looks::default);
+
+/// Answers with what there is to tell of controllers.
+pub(super) fn answer(endpoints: Vec<Rc<Endpoint>>, request: Request) {
+    let poller = match Poller::register("courier_look", PERIOD, check) {
+        Ok(poller) => poller,
+        Err(errno) => return request.fail(&failed(errno, format!("the poll groups cannot be asked: {errno}"))),
+    };
+    let id = LOOKS.with(|looks| {
+        let mut looks = looks.borrow_mut();
+        if looks.open.len() >= MOST_LOOKS {
+            request.fail(&RpcError::failed(Errno::BUSY, format!("{MOST_LOOKS} calls of this method wait already")));
+            return None;
+        }
+        looks.last += 1;
+        let (id, roll) = (looks.last, Roll::new(looks.owe.clone(), Instant::now()));
+        let (next, done) = (endpoints.into(), Vec::new());
+        looks.open.insert(id, Look { request, next, current: None, roll, room: MOST_QUEUES, done });
+        looks.poller = Some(poller);
+        Some(id)
+    });
+    if let Some(id) = id {
+        go_on(id);
+    }
+}
+
+/// The application ends: who waits is told that there is no answer.
+pub(super) fn end() {
+    drop(LOOKS.with(RefCell::take));
+}
+
+/// Looks whether answers are late.
+fn check() -> Poll {
+    let ids: Vec<u64> = LOOKS.with(|looks| looks.borrow().open.keys().copied().collect());
+    for id in ids {
+        go_on(id);
+    }
+    LOOKS.with(|looks| {
+        let mut looks = looks.borrow_mut();
+        if looks.open.is_empty() { looks.poller.take() } else { None }
+    });
+    Poll::Idle
+}
+
+/// Goes on with an answer, if nothing is waited for.
+fn go_on(id: u64) {
+    let finished = LOOKS.with(|looks| {
+        let looks = &mut *looks.borrow_mut();
+        let look = looks.open.get_mut(&id)?;
+        while look.roll.is_over(Instant::now(), &mut looks.owe) {
+            if let Some((endpoint, mut queues)) = look.current.take() {
+                queues.sort();
+                queues.unanswered_cores = endpoint.cores().filter(|core| look.roll.silent.contains(core)).collect();
+                look.room = look.room.saturating_sub(queues.count());
+                look.done.push(endpoint.describe_with(&queues));
+            }
+            let Some(endpoint) = look.next.pop_front() else { return looks.open.remove(&id) };
+            let cores = look.roll.ask(endpoint.cores(), Instant::now());
+            let ctrl = endpoint.id();
+            endpoint.ask_groups(&cores, move |group| {
+                let told = group.tell_queues_of(ctrl);
+                let answered = move || answered(id, ctrl, told);
+                if let Err(error) = send_to_app(answered) {
+                    log::debug!("what queues hold could not be told: {error}");
+                }
+            });
+            look.current = Some((endpoint, Seen::default()));
+        }
+        None
+    });
+    if let Some(Look { request, done, .. }) = finished {
+        request.reply(&done);
+    }
+}
+
+/// A poll group has answered.
+fn answered(id: u64, ctrl: u64, told: Told) {
+    LOOKS.with(|looks| {
+        let looks = &mut *looks.borrow_mut();
+        looks.owe.remove(&told.core);
+        let Some(look) = looks.open.get_mut(&id) else { return };
+        if let Some((endpoint, queues)) = look.current.as_mut()
+            && endpoint.id() == ctrl
+            && look.roll.answer(told.core)
+        {
+            let room = look.room.saturating_sub(queues.count());
+            queues.add(told, room);
+        }
+    });
+    go_on(id);
+}
+
+impl Group {
+    /// What the queues of a controller hold here.
+    fn tell_queues_of(&self, ctrl: u64) -> Told {
+        let (mut submission, mut completion, mut left) = (Vec::new(), Vec::new(), LeftState::default());
+        self.for_each_local_of(ctrl, |local, is_over| {
+            let queues = local.queues();
+            if !is_over {
+                submission.append(&mut queues.submission_states());
+                completion.append(&mut queues.completion_states());
+            }
+            left = left.plus(queues.left_state());
+        });
+        Told { core: self.handle().core, now: spdk::time::ticks(), submission, completion, left }
+    }
+}
+
+impl Endpoint {
+    /// What there is to tell of it, with what its queues hold.
+    pub(super) fn describe_with(&self, queues: &Seen) -> Value {
+        let mut value = self.describe();
+        if let (Some(all), Value::Object(more)) = (value.as_object_mut(), json!(queues)) {
+            all.extend(more);
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn submission(qid: u16, oldest: Option<u64>) -> SubmissionState {
+        SubmissionState {
+            qid,
+            cqid: qid,
+            size: 16,
+            head: 0,
+            tail: Some(1),
+            commands_in_flight: 1,
+            deferred: 0,
+            fenced: 0,
+            oldest,
+        }
+    }
+
+    fn told(core: u32, count: u16) -> Told {
+        let submission = (1..=count).rev().map(|qid| submission(qid, None)).collect();
+        Told { core, now: 0, submission, completion: Vec::new(), left: LeftState::default() }
+    }
+
+    #[test]
+    fn a_core_that_answers_nothing_is_named_when_its_time_is_over_and_not_asked_again() {
+        let (start, mut owe) = (Instant::now(), BTreeSet::new());
+        let mut roll = Roll::new(owe.clone(), start);
+        assert_eq!(roll.ask([0, 1].into_iter(), start), [0, 1]);
+        assert!(roll.answer(0) && !roll.answer(0), "it answers once");
+        assert!(!roll.is_over(start + LIMIT / 2, &mut owe) && owe.is_empty());
+        assert!(roll.is_over(start + LIMIT, &mut owe));
+        assert_eq!((owe, roll.silent.clone()), (BTreeSet::from([1]), BTreeSet::from([1])));
+        assert_eq!(roll.ask([0, 1].into_iter(), start + LIMIT), [0], "for the next controller");
+        assert!(!roll.answer(1), "what comes late is of no use");
+    }
+
+    #[test]
+    fn a_core_that_owes_an_answer_to_somebody_is_not_asked_meanwhile() {
+        let start = Instant::now();
+        let mut roll = Roll::new(BTreeSet::from([1]), start);
+        assert!(roll.ask([1].into_iter(), start).is_empty());
+        assert!(roll.is_over(start, &mut BTreeSet::new()));
+        assert_eq!(roll.silent, BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn queues_for_which_there_is_no_room_are_counted() {
+        let mut queues = Seen::default();
+        queues.add(told(0, 3), 5);
+        queues.add(told(1, 3), 2);
+        queues.sort();
+        assert_eq!((queues.count(), queues.queues_left_out), (5, 1));
+        assert_eq!(queues.submission_queues.first().map(|queue| queue.state.qid), Some(1));
+    }
+
+    #[test]
+    fn ages_are_told_in_milliseconds_whatever_the_clock_counts() {
+        assert_eq!(millis(2_500_000_000, 1_000_000_000), 2_500);
+        assert_eq!(millis(u64::MAX, 1), u64::MAX);
+        assert_eq!(millis(1, 0), 1000);
+    }
+}
