@@ -23,9 +23,10 @@ pub const MAX_CNTLID: u16 = 0xffef;
 bit_fields! {
     /// Attributes of Property Get and Property Set.
     PropertyAttributes(u8) {
-        /// The property has eight bytes, not four.
-        pub eight_bytes: bool,
-        #[bits(7)]
+        /// The size of the property: 0 four bytes, 1 eight bytes.
+        #[bits(3)]
+        pub size: u8,
+        #[bits(5)]
         __: u8,
     }
 

@@ -14,6 +14,8 @@ mod qpair;
 mod quiet;
 mod reach;
 mod spec;
+#[cfg(test)]
+mod spec_check;
 mod transport;
 mod users;
 
