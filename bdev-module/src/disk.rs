@@ -268,11 +268,9 @@ impl Disk {
     #[cold]
     fn failed(io: BdevIo<Self>, completion: Completion) {
         let status = completion.status();
-        if !status.is_queue_lost() {
+        // While the queue is connected, it is the pool that says so.
+        if !status.is_queue_lost() || io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
             return Self::refused(io, completion);
-        }
-        if io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
-            return io.complete_nvme(completion.cdw0, status);
         }
         if !io.channel().note_lost(&io) {
             log::error!("bdev '{}': an I/O has been lost too often with its connection; it fails", io.device().name());

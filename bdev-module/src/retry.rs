@@ -35,8 +35,10 @@ pub(crate) fn action(status: Status) -> Action {
         _ if status.dnr => Action::Tell,
         // Namespace Not Ready; Asymmetric Access Persistent Loss, Inaccessible and Transition.
         (0, 0x82) | (3, 0x01..=0x03) => Action::Again,
-        // Command Interrupted, Transient Transport Error; other path related statuses.
-        (0, 0x21 | 0x22) | (3, _) => Action::AgainIfHarmless,
+        // Command Interrupted, Transient Transport Error; other path related statuses. Data Transfer Error, Aborted due to Power Loss,
+        // Internal Error, Aborted due to SQ Deletion; Write Fault, Unrecovered Read Error; vendor specific statuses: the pool says
+        // that it may be otherwise the next time.
+        (0, 0x21 | 0x22 | 0x04..=0x06 | 0x08) | (2, 0x80 | 0x81) | (3 | 7, _) => Action::AgainIfHarmless,
         _ => Action::Tell,
     }
 }
@@ -44,10 +46,11 @@ pub(crate) fn action(status: Status) -> Action {
 /// How often a command that failed so is sent again. `None` for as often as time allows.
 pub(crate) fn most_retries(status: Status) -> Option<u32> {
     match (status.sct, status.sc) {
-        // The namespace was proved each time; what is wrong is the command.
-        (0, 0x0b) => Some(3),
         // A digest that never fits would otherwise be tried for ever.
         (0, 0x22) => Some(8),
+        // Of Invalid Namespace the namespace was proved each time; what is wrong is the command. The others may pass, or be
+        // errors of the medium, which nobody is to wait for.
+        (0, 0x04..=0x06 | 0x08 | 0x0b) | (2 | 7, _) => Some(3),
         _ => None,
     }
 }
@@ -83,17 +86,22 @@ mod tests {
             (3, 0x00, Action::AgainIfHarmless),
             (3, 0x60, Action::AgainIfHarmless),
             (3, 0x70, Action::AgainIfHarmless),
+            (0, 0x04, Action::AgainIfHarmless),
+            (0, 0x05, Action::AgainIfHarmless),
+            (0, 0x06, Action::AgainIfHarmless),
+            (0, 0x08, Action::AgainIfHarmless),
+            (2, 0x80, Action::AgainIfHarmless),
+            (2, 0x81, Action::AgainIfHarmless),
+            (7, 0x01, Action::AgainIfHarmless),
             (0, 0x0b, Action::Prove),
-            // Invalid field, internal error, LBA out of range, capacity exceeded, reservation conflict, compare failure, unrecovered read error.
+            // Invalid field, abort requested, LBA out of range, capacity exceeded, reservation conflict, compare failure.
             (0, 0x02, Action::Tell),
-            (0, 0x06, Action::Tell),
+            (0, 0x07, Action::Tell),
             (0, 0x80, Action::Tell),
             (0, 0x81, Action::Tell),
             (0, 0x83, Action::Tell),
             (2, 0x85, Action::Tell),
-            (2, 0x81, Action::Tell),
             (1, 0x80, Action::Tell),
-            (7, 0x01, Action::Tell),
         ] {
             assert_eq!(of(sct, sc), right, "type {sct:x}h, code {sc:02x}h");
         }
@@ -107,6 +115,14 @@ mod tests {
                 assert_eq!(action(Status { sct, sc, dnr: true }), right);
             }
         }
+    }
+
+    #[test]
+    fn what_may_be_an_error_of_the_medium_is_tried_again_a_few_times_only() {
+        for (sct, sc) in [(0, 0x04), (0, 0x06), (0, 0x08), (2, 0x81), (7, 0x01)] {
+            assert_eq!(most_retries(Status { sct, sc, dnr: false }), Some(3));
+        }
+        assert_eq!(most_retries(Status { sct: 3, sc: 2, dnr: false }), None);
     }
 
     #[test]

@@ -140,7 +140,9 @@ impl Pool {
         }
         self.fence.take();
         let risk = self.risk.replace(Risk::None);
-        let by_peer = self.with_ctrlr(Ctrlr::was_ended_by_peer) == Some(true);
+        // A command that could not be written has failed before it shows that the connection has ended.
+        let ended = outcome == Outcome::Failed && (0..3).any(|_| self.poll_admin().is_err());
+        let by_peer = ended && self.with_ctrlr(Ctrlr::was_ended_by_peer) == Some(true);
         if outcome == Outcome::Failed && !(by_peer && risk == Risk::EndedByPeer) {
             let wait = self.keep_alive() * 2;
             log::warn!(

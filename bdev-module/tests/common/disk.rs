@@ -120,12 +120,26 @@ impl Disk {
         layout: &Layout,
         data: &[u8],
     ) -> Result<Pending, Errno> {
+        self.start_after(|| {}, op, offset, blocks, layout, data)
+    }
+
+    /// The same right after `before`, without a poll of the connection in between.
+    pub(crate) fn start_after(
+        &self,
+        before: impl FnOnce() + Send + 'static,
+        op: Op,
+        offset: u64,
+        blocks: u64,
+        layout: &Layout,
+        data: &[u8],
+    ) -> Result<Pending, Errno> {
         let (tell, ended) = channel();
         let (disk, id) = (self.id, next_id());
         let (layout, data) = (layout.clone(), data.to_vec());
         on_app(move || {
             let request = request(layout, &data, tell)?;
             let channel = OPEN.with(|open| Rc::clone(&open.borrow()[&disk].1));
+            before();
             channel.send(op, offset, blocks, &request)?;
             REQUESTS.with(|requests| requests.borrow_mut().insert(id, request));
             Ok(())

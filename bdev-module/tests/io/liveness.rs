@@ -1,9 +1,12 @@
 //! Pools that hang, are late, or are away: each wait has an end.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use pool_faults::{Arrival, Cut, Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Way, Which, fctype, opcode};
+use pool_faults::{
+    Arrival, Cut, Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Status, Way, Which, fctype, opcode,
+};
 use serde_json::{Value, json};
 use serial_test::serial;
 use spdk::bdev_client::Op;
@@ -41,7 +44,7 @@ struct Line {
     disk: Disk,
     bdev: crate::common::Bdev,
     pool: Pool,
-    relay: Relay,
+    relay: Arc<Relay>,
     target: ScriptedTarget,
 }
 
@@ -55,7 +58,7 @@ fn target() -> ScriptedTarget {
 fn line(params: Value) -> Line {
     let rig = rig();
     let target = target();
-    let relay = Relay::to(target.address());
+    let relay = Arc::new(Relay::to(target.address()));
     let pool = rig.scripted_pool(&target, relay.port(), params);
     let bdev = rig.bdev(&pool.name, 1);
     let disk = Disk::open(&bdev.name);
@@ -100,6 +103,19 @@ fn a_hung_pool_is_noticed_within_its_keep_alive_time_though_nothing_is_asked_of_
     line.relay.release();
     wait_until("the pool is back", || line.is("connected"));
     assert_eq!(line.write(1, 1).wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
+fn a_connection_that_is_reset_is_no_reason_to_wait_for_a_timer_even_if_it_is_noticed_by_writing() {
+    let line = line(json!({ "keep_alive_timeout_ms": 10_000 }));
+    let since = Instant::now();
+    let relay = Arc::clone(&line.relay);
+    let cut = move || relay.cut(Which::All, Cut::Reset);
+    let layout = Layout::whole(BLOCK);
+    let write = line.disk.start_after(cut, Op::Write, 5, 1, &layout, &[1; BLOCK]).expect("the write is taken");
+    assert_eq!(write.wait().result, Ok(()));
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
 }
 
 #[test]
@@ -150,6 +166,26 @@ fn a_pool_whose_process_ends_is_used_again_as_soon_as_it_is_back() {
     line.target.cut_all(Cut::Reset);
     assert_eq!(write.wait().result, Ok(()), "and not when the keep-alive time is over, which nobody waits for here");
     assert_eq!(line.target.read(1, 5, 1), [1; BLOCK]);
+}
+
+#[test]
+#[serial]
+fn an_error_that_may_pass_is_tried_again_three_times_and_then_told() {
+    let line = line(short_times());
+    // Internal Error, Aborted due to SQ Deletion by a pool whose connection stands, Unrecovered Read Error.
+    for (sct, sc) in [(0, 0x06), (0, 0x08), (2, 0x81)] {
+        let answer = |times| line.target.on(On::io(opcode::READ).times(times), Do::Status(Status::new(sct, sc)));
+        let before = line.target.count(&On::io(opcode::READ));
+        answer(3);
+        assert_eq!(line.read().wait().result, Ok(()), "type {sct:x}h, code {sc:02x}h");
+        answer(4);
+        let told = line.read().wait().result.expect_err("the fourth failure is told");
+        assert_eq!((told.sct, told.sc), (sct, sc));
+        assert_eq!(line.target.count(&On::io(opcode::READ)) - before, 8);
+    }
+    line.target.on(On::io(opcode::READ).once(), Do::Status(Status::generic(0x06).dnr()));
+    assert!(line.read().wait().result.is_err(), "with Do Not Retry it is told at once");
+    assert_eq!(line.pool.losses(), 0);
 }
 
 #[test]

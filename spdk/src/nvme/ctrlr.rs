@@ -49,8 +49,9 @@ impl CtrlrRef {
         self.0.users.enter()
     }
 
-    /// Whether a connection that ended for this reason was ended by the other side. Over TCP, SPDK knows one reason only, which is the
-    /// other side's doing unless the time-out for unacknowledged data is set.
+    /// Whether a connection that ended for this reason, and that nobody here ended, was ended by the other side. Over TCP, SPDK knows one
+    /// reason when it could not read from a socket and none when it could not write to it; both are the other side's doing unless the
+    /// time-out for unacknowledged data is set.
     pub(super) fn is_peers_doing(&self, reason: sys::spdk_nvme_qp_failure_reason::Type) -> bool {
         use sys::spdk_nvme_qp_failure_reason as r;
         // SAFETY: the controller is live; its address and options are as long-lived.
@@ -63,7 +64,9 @@ impl CtrlrRef {
         };
         let tcp = trtype == sys::spdk_nvme_transport_type::SPDK_NVME_TRANSPORT_TCP;
         reason == r::SPDK_NVME_QPAIR_FAILURE_REMOTE
-            || (tcp && ack_timeout == 0 && reason == r::SPDK_NVME_QPAIR_FAILURE_UNKNOWN)
+            || (tcp
+                && ack_timeout == 0
+                && [r::SPDK_NVME_QPAIR_FAILURE_UNKNOWN, r::SPDK_NVME_QPAIR_FAILURE_NONE].contains(&reason))
     }
 
     /// Sends an admin command. `done` is called on the controller's home thread.
@@ -214,6 +217,8 @@ enum Reconnect {
 pub struct Ctrlr {
     shared: CtrlrRef,
     reconnect: Cell<Reconnect>,
+    /// The admin queue's connection has ended, without having been told to.
+    ended: Cell<bool>,
     _stays: NotSend,
 }
 
@@ -224,7 +229,7 @@ impl Ctrlr {
         // SAFETY: as the caller says.
         unsafe { quiet::let_events_be_asked_for(raw.as_ptr()) };
         let shared = CtrlrRef(Arc::new(Shared { raw, users: Users::default() }));
-        Self { shared, reconnect: Cell::new(Reconnect::No), _stays: PhantomData }
+        Self { shared, reconnect: Cell::new(Reconnect::No), ended: Cell::new(false), _stays: PhantomData }
     }
 
     fn as_ptr(&self) -> *mut sys::spdk_nvme_ctrlr {
@@ -244,7 +249,11 @@ impl Ctrlr {
     pub fn poll_admin(&self) -> Result<bool, Errno> {
         // SAFETY: the controller is live, and this is its home thread.
         let completions = unsafe { sys::spdk_nvme_ctrlr_process_admin_completions(self.as_ptr()) };
-        Errno::check(completions).map(|()| completions > 0)
+        let outcome = Errno::check(completions);
+        if outcome == Err(Errno::NXIO) {
+            self.ended.set(true);
+        }
+        outcome.map(|()| completions > 0)
     }
 
     /// Sends an admin command that brings up to `len` bytes, or none for 0. `done` is called with its outcome on this thread:
@@ -297,14 +306,20 @@ impl Ctrlr {
         F: FnOnce(Completion) + Send + 'static,
     {
         // SAFETY: there is no buffer.
-        unsafe { self.shared.admin(sqe, ptr::null_mut(), 0, done) }
+        let sent = unsafe { self.shared.admin(sqe, ptr::null_mut(), 0, done) };
+        if sent == Err(Errno::NXIO) {
+            self.ended.set(true);
+        }
+        sent
     }
 
-    /// Whether the other side ended the admin queue's connection.
+    /// Whether the other side ended the admin queue's connection, as far as a poll or a command of ours has noticed.
     #[must_use]
     pub fn was_ended_by_peer(&self) -> bool {
         // SAFETY: the controller is live.
-        self.shared.is_peers_doing(unsafe { sys::spdk_nvme_ctrlr_get_admin_qp_failure_reason(self.as_ptr()) })
+        let reason = unsafe { sys::spdk_nvme_ctrlr_get_admin_qp_failure_reason(self.as_ptr()) };
+        let stands = reason == sys::spdk_nvme_qp_failure_reason::SPDK_NVME_QPAIR_FAILURE_NONE && !self.ended.get();
+        !stands && self.shared.is_peers_doing(reason)
     }
 
     /// The keep-alive time-out that the controller has said to use. Zero if it uses none.
@@ -370,6 +385,7 @@ impl Ctrlr {
         // SAFETY: as above.
         unsafe { quiet::let_events_be_asked_for(self.as_ptr()) };
         self.reconnect_ends();
+        self.ended.set(rc != 0);
         Some(if rc == 0 { Ok(()) } else { Err(Errno::IO) })
     }
 

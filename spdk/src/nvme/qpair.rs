@@ -265,9 +265,13 @@ impl Inner {
 
     fn is_ended_by_peer(&self) -> bool {
         let raw = self.raw.get();
+        if raw.is_null() || self.closing.get() || self.connecting.get() {
+            return false;
+        }
         // SAFETY: the queue pair is not freed yet.
-        let reason = || unsafe { sys::spdk_nvme_qpair_get_failure_reason(raw) };
-        !raw.is_null() && !self.closing.get() && self.ctrlr.is_peers_doing(reason())
+        let (connected, reason) =
+            unsafe { (sys::spdk_nvme_qpair_is_connected(raw), sys::spdk_nvme_qpair_get_failure_reason(raw)) };
+        !connected && self.ctrlr.is_peers_doing(reason)
     }
 
     fn disconnect(&self) {

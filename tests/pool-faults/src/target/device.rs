@@ -196,6 +196,8 @@ pub(super) fn identify_controller(options: &Options, cntlid: u16, nn: u32, group
         // ANACAP: all states are reported, and a namespace's group does not change.
         (page[342], page[343]) = (options.anatt, 0b0101_1111);
         put(&mut page, 344, &groups.to_le_bytes());
+        // MNAN, of which a host makes out how long the log may be.
+        put(&mut page, 540, &nn.to_le_bytes());
         put(&mut page, 348, &groups.to_le_bytes());
     }
     (page[512], page[513]) = (0x66, 0x44);
