@@ -233,3 +233,24 @@ fn spdk_s_abort_and_hotplug_use_the_drive_by_their_own_driver_behind_an_iommu() 
     assert_eq!(done.output.matches("Attached to").count(), 3, "by abort, and twice by hotplug:\n{}", done.output);
     front.assert_alive();
 }
+
+/// As crash kernels are often started. Interrupts come by the pin (INTx), which the drives here share with other devices.
+#[test]
+#[serial]
+#[ignore = "boots a guest"]
+fn a_guest_without_msi_uses_its_drives_by_intx() {
+    /// The function of a drive's interrupts in the guest, and how many there were.
+    const INTERRUPTS: &str = "interrupts() { awk '/nvme[0-9]+q/ { for (i = 2; i < 4; i++) sum += $i } END { print sum + 0 }' /proc/interrupts; }\n";
+    let front = Front::start();
+    front.malloc("disk", 64, 512);
+    front.malloc("other", 64, 4_096);
+    let controllers = [front.controller("drive", &["disk"]), front.controller("second", &["other"])];
+    let vm = Vm::boot_with(&[controllers[0].dir(), controllers[1].dir()], 2, &["--append", "pci=nomsi"]);
+    let fio =
+        std::fs::read_to_string(paths::checkout().join("scripts/guest/fio-verify.sh")).expect("it is in the checkout");
+    let check = "grep nvme /proc/interrupts; after=$(interrupts); echo \"$before interrupts, then $after\"
+                 grep -q 'IO-APIC.*nvme' /proc/interrupts && ! grep -q 'MSI.*nvme' /proc/interrupts && [ $((after - before)) -ge 100 ]";
+    let text = format!("{INTERRUPTS}before=$(interrupts)\n{fio}\n{check}\n");
+    vm.begin_text(&text, &[FIRST, ("JOBS", "1"), ("SIZE_MIB", "2")], 120).finish().ok();
+    front.assert_alive();
+}
