@@ -72,10 +72,12 @@ fn strings_of_a_pool_that_are_not_utf_8_do_not_spoil_the_answers() {
 fn a_controller_and_namespaces_that_cannot_be_are_survived() {
     let app = courier();
     // What is in Identify: NN, LBADS, sizes, MDTS, what capsules hold, lists.
-    let lies: [(&str, On, Do); 16] = [
+    let lies: [(&str, On, Do); 18] = [
         ("NN is 2^32 - 1", On::identify(1), Do::patch(516, [0xff; 4])),
         ("NN is 0", On::identify(1), Do::patch(516, [0; 4])),
         ("MDTS is 255", On::identify(1), Do::patch(77, [0xff])),
+        ("MDTS is 32", On::identify(1), Do::patch(77, [32])),
+        ("MDTS is 20, which is 4 GiB", On::identify(1), Do::patch(77, [20])),
         ("MDTS is 1", On::identify(1), Do::patch(77, [1])),
         ("IOCCSZ is 2^32 - 1", On::identify(1), Do::patch(1792, [0xff; 4])),
         ("IOCCSZ is 0", On::identify(1), Do::patch(1792, [0; 4])),

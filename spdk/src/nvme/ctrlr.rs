@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
+use super::pages::{Lent, Pages};
 use super::users::{Use, Users};
 use super::{Completion, Sqe, Status, quiet};
 use crate::Errno;
-use crate::dma::DmaBuf;
 use crate::thread::NotSend;
 
 /// The part of a controller that other threads may use: it makes queue pairs and takes admin commands.
@@ -141,7 +141,7 @@ const PAIR_ENTRIES: u32 = 3;
 #[expect(clippy::struct_excessive_bools, reason = "each is a capability of its own")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most bytes that a command may carry (MDTS and the transport's own limit).
+    /// The most bytes that a command may carry (MDTS).
     pub max_transfer: u32,
     /// The most elements that a command's scatter-gather list may have.
     pub max_sges: u16,
@@ -171,6 +171,16 @@ pub struct Limits {
     pub ana: bool,
     /// Namespaces may have extended formats (ELBAS), which their Identify data of the NVM command set describes.
     pub extended_formats: bool,
+}
+
+/// The most bytes that a command may carry by MDTS, a power of two of the smallest pages (CAP.MPSMIN) or 0 for no limit. SPDK's own
+/// calculation shifts by what the controller says, whatever that is, and keeps 32 bits of it. Neither TCP nor RDMA has a limit of its own.
+fn max_transfer(mdts: u8, mpsmin: u32) -> u32 {
+    if mdts == 0 {
+        return u32::MAX;
+    }
+    let bits = mpsmin.saturating_add(12).saturating_add(mdts.into());
+    1_u32.checked_shl(bits).unwrap_or(u32::MAX)
 }
 
 /// What an asynchronous event is about (base specification 5.2.1).
@@ -219,6 +229,7 @@ pub struct Ctrlr {
     reconnect: Cell<Reconnect>,
     /// The admin queue's connection has ended, without having been told to.
     ended: Cell<bool>,
+    pages: Pages,
     _stays: NotSend,
 }
 
@@ -229,7 +240,8 @@ impl Ctrlr {
         // SAFETY: as the caller says.
         unsafe { quiet::let_events_be_asked_for(raw.as_ptr()) };
         let shared = CtrlrRef(Arc::new(Shared { raw, users: Users::default() }));
-        Self { shared, reconnect: Cell::new(Reconnect::No), ended: Cell::new(false), _stays: PhantomData }
+        let (reconnect, ended) = (Cell::new(Reconnect::No), Cell::new(false));
+        Self { shared, reconnect, ended, pages: Pages::new(), _stays: PhantomData }
     }
 
     fn as_ptr(&self) -> *mut sys::spdk_nvme_ctrlr {
@@ -266,10 +278,10 @@ impl Ctrlr {
     where
         F: FnOnce(Result<&[u8], Completion>) + 'static,
     {
-        let mut buffer = if len == 0 { None } else { Some(DmaBuf::zeroed(len as usize, 4096)?) };
-        let place = buffer.as_mut().map_or(ptr::null_mut(), |buffer| buffer.as_mut_ptr().cast());
+        let mut buffer = if len == 0 { None } else { Some(self.pages.take(len as usize)?) };
+        let place = buffer.as_mut().map_or(ptr::null_mut(), |buffer| buffer.bytes_mut().as_mut_ptr().cast());
         let ended = move |completion: Completion| {
-            let data = buffer.as_deref().unwrap_or_default();
+            let data = buffer.as_ref().map(Lent::bytes).unwrap_or_default();
             done(if completion.is_success() { Ok(data) } else { Err(completion) });
         };
         let mut cmd = sqe.0;
@@ -419,7 +431,7 @@ impl Ctrlr {
             let commands = oncs.__bindgen_anon_1.__bindgen_anon_1;
             let sges = sys::spdk_nvme_ctrlr_get_max_sges(ctrlr);
             Limits {
-                max_transfer: sys::spdk_nvme_ctrlr_get_max_xfer_size(ctrlr),
+                max_transfer: max_transfer(data.mdts, sys::spdk_nvme_ctrlr_get_regs_cap(ctrlr).bits.mpsmin()),
                 max_sges: sges,
                 io_queue_requests: opts.io_queue_requests,
                 compare_and_write: flags & u64::from(flag::SPDK_NVME_CTRLR_COMPARE_AND_WRITE_SUPPORTED) != 0
@@ -490,5 +502,20 @@ impl Detach {
             // SAFETY: the controller lives until the context is gone.
             unsafe { sys::spdk_nvme_ctrlr_fail(self.ctrlr.as_ptr()) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::max_transfer;
+
+    #[test]
+    fn any_mdts_gives_what_a_command_may_carry() {
+        assert_eq!([0, 1, 5, 19].map(|mdts| max_transfer(mdts, 0)), [u32::MAX, 8_192, 131_072, 1 << 31]);
+        assert_eq!((max_transfer(1, 4), max_transfer(15, 4), max_transfer(1, 15)), (1 << 17, 1 << 31, 1 << 28));
+        for mdts in 20..=u8::MAX {
+            assert_eq!(max_transfer(mdts, 0), u32::MAX, "MDTS {mdts}: no limit below 4 GiB");
+        }
+        assert_eq!(max_transfer(u8::MAX, 15), u32::MAX);
     }
 }

@@ -10,6 +10,7 @@ mod command;
 mod connect;
 mod ctrlr;
 mod digest;
+mod pages;
 mod qpair;
 mod quiet;
 mod reach;
