@@ -6,7 +6,7 @@ use serial_test::serial;
 
 use crate::support::app::{App, Program};
 use crate::support::controller::Front;
-use crate::support::nvme::{ABORT, BASE, Command, DATA, Driver, READ};
+use crate::support::nvme::{BASE, Command, DATA, Driver, READ};
 use crate::support::{secs, shared, wait_for};
 
 /// How many lines there are with those words.
@@ -16,11 +16,10 @@ fn lines_with(app: &App, words: &str) -> usize {
 
 #[test]
 #[serial]
-fn a_client_that_aborts_hundreds_of_commands_on_a_pool_causes_few_lines() {
+fn a_client_that_resets_with_hundreds_of_commands_on_a_pool_that_hangs_causes_few_lines() {
     /// Entries of the client's queue, and of the pool's: the rest waits in SPDK's initiator.
     const ENTRIES: u16 = 256;
     const POOL_ENTRIES: u16 = 32;
-    const ABORTS: u16 = 200;
     const MOST: usize = 60;
     let (target, front) = (ScriptedTarget::new(), Front::start_with_pools());
     let pool = json!({
@@ -35,19 +34,12 @@ fn a_client_that_aborts_hundreds_of_commands_on_a_pool_causes_few_lines() {
     let mut queue = driver.create_queue(1, ENTRIES, None);
     let before = front.process.output().lines().count();
     let commands = vec![Command::io(READ, 1, 0, 1, BASE + DATA); usize::from(ENTRIES) - 1];
-    let last = driver.submit(&mut queue, &commands);
+    driver.submit(&mut queue, &commands);
     assert!(target.wait(secs(10), |target| target.held() > 0), "no read comes");
-    // From the newest on: those that the pool has not seen end at once.
-    for cid in (0..ABORTS).map(|back| last.wrapping_sub(back)) {
-        let aborted = driver.admin(Command { opcode: ABORT, cdw10: u32::from(cid) << 16 | 1, ..Command::default() });
-        assert!(aborted.succeeded(), "{aborted:?}");
-    }
-    for _ in 0..ABORTS {
-        let done = driver.complete(&mut queue);
-        assert!(!done.succeeded(), "it was aborted: {done:?}");
-    }
+    // All of them are aborted, and then lost with the pool's queue.
+    driver.disable();
     let lines = front.process.output().lines().count() - before;
-    assert!(lines <= MOST, "{lines} lines for {ABORTS} aborts\n{}", front.process.tail());
+    assert!(lines <= MOST, "{lines} lines for {} commands\n{}", commands.len(), front.process.tail());
     front.assert_alive();
 }
 
