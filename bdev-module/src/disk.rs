@@ -307,7 +307,8 @@ impl Disk {
             return io.complete(IoStatus::Aborted);
         }
         let (failures, since) = io.count_failure();
-        let given_up = io.device().device.shared().0.io_limit().is_some_and(|limit| since >= limit);
+        let (disk, limit) = (io.device(), io.device().device.shared().0.io_limit());
+        let given_up = retry::is_given_up(status, since, limit, disk.limits.anatt);
         if given_up || retry::most_retries(status).is_some_and(|most| failures > most) {
             return Self::tell(io, completion);
         }

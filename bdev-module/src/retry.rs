@@ -10,6 +10,9 @@ const FIRST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(1);
 /// The longest delay that a pool can ask for.
 const LONGEST_ASKED: Duration = Duration::from_secs(10);
+/// The longest time that a pool can take for a change of ANA state, whatever its ANATT.
+const LONGEST_CHANGE: Duration = Duration::from_secs(60);
+
 /// The unit of Command Retry Delay Times.
 const CRDT_UNIT: Duration = Duration::from_millis(100);
 
@@ -53,6 +56,14 @@ pub(crate) fn most_retries(status: Status) -> Option<u32> {
         (0, 0x04..=0x06 | 0x08 | 0x0b) | (2 | 7, _) => Some(3),
         _ => None,
     }
+}
+
+/// Whether a command is given up that has failed for `since` now. `limit` is what the operator has set, for as long as the pool does not say
+/// that the access is just changing: that takes as long as its ANATT, in seconds, and is not the time to give up before.
+pub(crate) fn is_given_up(status: Status, since: Duration, limit: Option<Duration>, anatt: u8) -> bool {
+    let is_changing = (status.sct, status.sc) == (3, 0x03);
+    let change = if is_changing { Duration::from_secs(anatt.into()).min(LONGEST_CHANGE) } else { Duration::ZERO };
+    limit.is_some_and(|limit| since >= limit.max(change))
 }
 
 /// After what time a command is sent again that has failed `failures` times. `crd` is its Command Retry Delay, an index into
@@ -123,6 +134,22 @@ mod tests {
             assert_eq!(most_retries(Status { sct, sc, dnr: false }), Some(3));
         }
         assert_eq!(most_retries(Status { sct: 3, sc: 2, dnr: false }), None);
+    }
+
+    #[test]
+    fn while_the_access_changes_nothing_is_given_up_before_anatt_and_then_by_the_limit() {
+        let given_up = |sc, seconds, limit: Option<u64>, anatt| {
+            let (status, since) = (Status { sct: 3, sc, dnr: false }, Duration::from_secs(seconds));
+            is_given_up(status, since, limit.map(Duration::from_secs), anatt)
+        };
+        assert_eq!([1, 9, 10].map(|seconds| given_up(0x03, seconds, Some(1), 10)), [false, false, true]);
+        assert_eq!([9, 10, 19, 20].map(|seconds| given_up(0x03, seconds, Some(20), 10)), [false, false, false, true]);
+        assert_eq!([59, 60].map(|seconds| given_up(0x03, seconds, Some(1), u8::MAX)), [false, true]);
+        assert!(given_up(0x03, 1, Some(1), 0), "ANATT must not be 0");
+        for other in [0x00, 0x01, 0x02] {
+            assert!(given_up(other, 1, Some(1), 10), "status code {other:02x}h");
+        }
+        assert!(!given_up(0x02, 1_000_000, None, 10) && !given_up(0x03, 1_000_000, None, 10));
     }
 
     #[test]

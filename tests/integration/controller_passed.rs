@@ -1,14 +1,16 @@
 //! Commands that only the pool can carry out, and those that a stock target has not.
 
+use pool_faults::{Namespace, On, Options, ScriptedTarget, ana, opcode};
 use serde_json::json;
 use serial_test::serial;
 
 use crate::support::controller::{Controller, Front};
-use crate::support::nvme::{BASE, Command, Completion, DATA, Driver};
-use crate::support::{paths, shared};
+use crate::support::nvme::{BASE, Command, Completion, DATA, Driver, WRITE};
+use crate::support::{paths, secs, shared, wait_for};
 
 const WRITE_UNCORRECTABLE: u8 = 0x04;
 const VERIFY: u8 = 0x0c;
+const GET_LOG_PAGE: u8 = 0x02;
 const INVALID_OPCODE: u16 = 0x01;
 const INVALID_FIELD: u16 = 0x02;
 /// Do Not Retry, which our own refusals have; it does not come with a status through the bdev layer.
@@ -46,7 +48,6 @@ fn is_the_pools(done: Completion) -> bool {
 
 /// The effects of I/O commands 0 to 255, as the log tells them.
 fn effects(driver: &mut Driver) -> Vec<u32> {
-    const GET_LOG_PAGE: u8 = 0x02;
     let log = Command { opcode: GET_LOG_PAGE, nsid: 0, prp1: BASE + DATA, cdw10: 1023 << 16 | 5, ..Command::default() };
     assert!(driver.admin(log).succeeded());
     let dword = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
@@ -123,5 +124,42 @@ fn a_write_cache_can_be_turned_off_while_writes_go_on() {
         }
     }
     drop(driver);
+    front.assert_alive();
+}
+
+/// What is told of a namespace's access is that of the way to it, which is one: a host that were told that it is inaccessible would have no
+/// other, and some give up after ANATT what comes to its end when the pool is back.
+#[test]
+#[serial]
+fn while_a_pool_is_inaccessible_its_drive_stays_optimized_and_the_guests_io_waits() {
+    const OPTIMIZED: u8 = 1;
+    let target =
+        ScriptedTarget::with(Options { ana: true, ..Options::default() }, [(1, Namespace::new(512, 2_048, 1))]);
+    let front = Front::start_with_pools();
+    let pool = json!({
+        "name": "p", "trtype": "tcp", "traddr": "127.0.0.1", "trsvcid": target.port().to_string(), "subnqn": target.nqn(),
+    });
+    front.rpc.ok("courier_pool_create", &pool);
+    front.rpc.ok("bdev_courier_create", &json!({ "name": "disk", "pool": "p", "nsid": 1 }));
+    let controller = front.controller("c", &["disk"]);
+    let mut driver = Driver::start(controller.dir());
+    let mut queue = driver.create_queue(1, 16, None);
+    let state = |driver: &mut Driver| {
+        let log = Command { opcode: GET_LOG_PAGE, prp1: BASE + DATA, cdw10: 63 << 16 | 0x0c, ..Command::default() };
+        assert!(driver.admin(log).succeeded());
+        driver.memory.read_vec(DATA + 32, 1)[0]
+    };
+    assert_eq!(state(&mut driver), OPTIMIZED);
+    target.set_ana(1, ana::INACCESSIBLE);
+    target.ana_changed();
+    let told = || front.rpc.ok("courier_pool_get", &json!({ "name": "p" }))[0]["namespaces"][0]["ana_state"].clone();
+    wait_for("the pool's state to be known", secs(10), || told() == json!("inaccessible"));
+    driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 1, BASE + DATA)]);
+    assert!(target.wait_for(&On::io(opcode::WRITE), 3, secs(10)), "it is tried again");
+    assert_eq!(state(&mut driver), OPTIMIZED);
+    assert!(driver.peek(&queue).is_none(), "the guest is told of a failure");
+    target.set_ana(1, ana::OPTIMIZED);
+    target.ana_changed();
+    assert!(driver.complete(&mut queue).succeeded());
     front.assert_alive();
 }

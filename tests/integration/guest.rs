@@ -234,7 +234,7 @@ fn spdk_s_abort_and_hotplug_use_the_drive_by_their_own_driver_behind_an_iommu() 
     front.assert_alive();
 }
 
-/// As crash kernels are often started. Interrupts come by the pin (INTx), which the drives here share with other devices.
+/// As crash kernels are often started. Interrupts come by the pin (`INTx`), which the drives here share with other devices.
 #[test]
 #[serial]
 #[ignore = "boots a guest"]

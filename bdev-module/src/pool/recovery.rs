@@ -312,6 +312,10 @@ impl Pool {
             log::info!("pool '{}': connected again after {:.1} s", self.name(), away.as_secs_f64());
             self.outage.set(Some(lost));
             self.connected_at.set(Some(now));
+            // Enough for the reactors that use it now.
+            if let Err(reason) = self.check_queues() {
+                log::warn!("{reason}");
+            }
         }
         self.tried.set(true);
         self.enter(State::Connected);

@@ -282,6 +282,32 @@ fn a_stock_target_whose_listener_is_inaccessible_for_a_while_is_ridden_through()
 
 #[test]
 #[serial]
+fn a_change_of_ana_state_may_take_anatt_and_then_the_pools_limit_holds() {
+    const ANATT: Duration = Duration::from_secs(2);
+    const LIMIT: Duration = Duration::from_secs(1);
+    let options = Options { ana: true, anatt: 2, ..Options::default() };
+    let scene = Scene::with(options, json!({ "fast_io_fail_timeout_sec": LIMIT.as_secs() }));
+    let failed_after = |state: u8| {
+        scene.target.set_ana(1, state);
+        scene.target.ana_changed();
+        let since = Instant::now();
+        assert!(scene.start(Op::Write, 9).wait().result.is_err());
+        since.elapsed()
+    };
+    let inaccessible = failed_after(ana::INACCESSIBLE);
+    assert!(inaccessible >= LIMIT, "after {inaccessible:?}");
+    let change = failed_after(ana::CHANGE);
+    assert!(change >= ANATT, "after {change:?}");
+    let write = scene.start(Op::Write, 9);
+    thread::sleep(LIMIT + LIMIT / 2);
+    assert!(write.is_pending(), "the change may take longer");
+    scene.target.set_ana(1, ana::OPTIMIZED);
+    scene.target.ana_changed();
+    assert_eq!(write.wait().result, Ok(()));
+}
+
+#[test]
+#[serial]
 fn an_io_that_is_tried_again_can_be_aborted() {
     let scene = Scene::new();
     scene.target.on(On::io(opcode::READ), Do::Status(Answer::generic(0x82)));

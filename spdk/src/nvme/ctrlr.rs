@@ -169,6 +169,8 @@ pub struct Limits {
     pub retry_delays: [u16; 3],
     /// Asymmetric namespace access is reported.
     pub ana: bool,
+    /// How long a change of an ANA state takes at most (ANATT), in seconds.
+    pub anatt: u8,
     /// Namespaces may have extended formats (ELBAS), which their Identify data of the NVM command set describes.
     pub extended_formats: bool,
 }
@@ -446,6 +448,7 @@ impl Ctrlr {
                 awupf: data.awupf.saturating_add(1),
                 retry_delays: data.crdt,
                 ana: data.cmic.__bindgen_anon_1.__bindgen_anon_1.anars() != 0,
+                anatt: data.anatt,
                 extended_formats: ctratt.elbas() != 0,
             }
         }

@@ -1,4 +1,8 @@
 //! Asymmetric Namespace Access (section 8.1): all namespaces are in one group, whose state is always optimized.
+//!
+//! The state is that of the host's path to the namespace through this controller, and there is no better one. A backend that is away, or
+//! has such states of its own, does not change it: its commands wait. A host that was told otherwise would have no other path to take,
+//! and may give up after ANATT what would have had its end.
 
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
