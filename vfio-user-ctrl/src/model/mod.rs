@@ -4,7 +4,6 @@
 pub mod admin;
 pub mod dptr;
 pub mod io;
-pub mod ops;
 pub mod pci;
 pub mod regs;
 pub mod spec;

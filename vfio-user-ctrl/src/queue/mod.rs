@@ -26,6 +26,7 @@ mod pin;
 mod port;
 mod queues;
 mod remote;
+mod settings;
 mod state;
 mod submission;
 #[cfg(test)]
@@ -43,5 +44,6 @@ pub use pin::{Pin, PinMask};
 pub use port::Port;
 pub use queues::{MAX_NAMESPACES, Queues, Totals};
 pub use remote::{RemoteMemory, Transfer, Work};
+pub use settings::Settings;
 pub use state::{CompletionState, LeftState, SubmissionState};
 pub use submission::{CommandIo, IoState, SubmissionQueue, complete, complete_passed};

@@ -207,11 +207,12 @@ impl<B: Backend> Queues<B> {
         }
     }
 
-    /// Whether the guest has memory at these addresses that can be shadow doorbells and their event indexes.
-    #[must_use]
-    pub fn can_be_shadows(&self, shadow: u64, event_idx: u64) -> bool {
-        let view = self.view();
-        [shadow, event_idx].into_iter().all(|gpa| ShadowDoorbells::resolve(&view, gpa).is_ok())
+    /// Whether shadow doorbells, or their event indexes, can be at guest address `gpa`.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn check_shadow_doorbells(&self, gpa: u64) -> Result<(), Fault> {
+        ShadowDoorbells::resolve(&self.view(), gpa).map(drop)
     }
 
     /// Whether a submission queue can be at guest address `base`.

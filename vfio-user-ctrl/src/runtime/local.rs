@@ -14,6 +14,7 @@ use super::group::{Group, GroupHandle};
 use super::pace::Pace;
 use super::remote::ClientMemory;
 use super::session::Session;
+use crate::admin_worker::{Answer, GroupRequest, Until};
 use crate::memory::MemView;
 use crate::model::io::NsGeometry;
 use crate::queue::{Fence, Port, Queues};
@@ -144,9 +145,15 @@ impl Local {
         }
     }
 
-    /// Carries out the Abort command. `then` hears whether the command was aborted.
-    pub(super) fn abort(&self, sqid: u16, cid: u16, then: impl FnOnce(bool) + 'static) {
-        self.paying(|| self.queues.abort(sqid, cid, then));
+    /// Does what the admin worker asks for here. `answer` hears of the end, as by [`GroupRequest::carry_out`].
+    pub(super) fn carry_out<A>(&self, request: GroupRequest, answer: A) -> Option<(Until, A)>
+    where
+        A: FnOnce(Answer) + 'static,
+    {
+        if request.needs_newest_memory() {
+            self.refresh();
+        }
+        self.paying(|| request.carry_out(&self.queues, self.session.settings(), answer))
     }
 
     /// Gives the session a namespace here.
@@ -196,13 +203,6 @@ impl Local {
         self.epoch.set(epoch);
         self.took_memory.set(true);
         self.queues.set_view(&Rc::new(MemView::new(self.session.memory.newest())));
-    }
-
-    /// Takes what the host has set.
-    pub fn take_settings(&self) {
-        let settings = self.session.settings();
-        self.queues.set_shadow_doorbells(settings.shadow);
-        self.queues.set_coalescing(settings.coalescing, settings.at_once);
     }
 
     /// Takes whether guest memory may be accessed.
@@ -287,7 +287,7 @@ impl Local {
         let (ctrl, session) = (self.session.ctrl.id, self.session.id);
         self.session.ctrl.home.send(move |group| {
             if let Some(home) = group.home(ctrl) {
-                home.note_troubles(session, &troubles);
+                home.note_troubles(session, troubles);
             }
         });
     }

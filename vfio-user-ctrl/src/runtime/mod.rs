@@ -13,13 +13,13 @@
 mod aborter;
 mod bdevs;
 mod budget;
-mod commands;
 pub mod control;
 pub mod endpoint;
 pub mod group;
 pub mod home;
 pub mod local;
 mod look;
+mod outputs;
 mod pace;
 mod params;
 mod pending;

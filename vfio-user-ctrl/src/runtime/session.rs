@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::admin_worker::{Request, Requests};
 use crate::memory::order::{Nudge, Published};
 use crate::memory::{BounceBudget, DoorbellPage, GuestMemory};
-use crate::model::ops::{self, Ops};
 use crate::model::regs::{CtrlLimits, Registers, Version};
-use crate::queue::{Coalescing, Interrupts, Totals};
+use crate::queue::{Interrupts, Settings, Totals};
 
 use super::control::Remote;
 use super::control::complaint::LineBudget;
@@ -154,7 +154,7 @@ pub struct Session {
     /// The way to who has its connection.
     pub control: Remote,
     /// What the home has not begun yet.
-    asked: Mutex<Ops<Box<dyn After>>>,
+    requests: Mutex<Requests>,
     /// What holds for all its queues.
     settings: Mutex<Settings>,
     /// The poll groups of the controller that have been told to look at the session, and those that have been told of settings, and
@@ -216,17 +216,6 @@ impl Bus {
     }
 }
 
-/// What the host has set for all queues of a session.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// Where shadow doorbells and their event indexes are, if it uses them.
-    pub shadow: Option<(u64, u64)>,
-    /// Interrupt coalescing.
-    pub coalescing: Coalescing,
-    /// The vectors that it does not hold for.
-    pub at_once: Vec<u16>,
-}
-
 /// Messages that are on their way, by poll group. The one that is there will find what is new: there need not be two.
 #[derive(Debug)]
 struct Nudges(Vec<Nudge>);
@@ -249,19 +238,6 @@ impl Nudges {
     }
 }
 
-/// Something that changes the state of the whole controller; a device reset has what follows on it.
-pub type Op = ops::Op<Box<dyn After>>;
-
-/// What follows on a reset.
-pub trait After: FnOnce() + Send {}
-impl<F: FnOnce() + Send> After for F {}
-
-impl std::fmt::Debug for dyn After {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("After")
-    }
-}
-
 impl Session {
     /// A client's session of that number.
     ///
@@ -277,7 +253,7 @@ impl Session {
             memory: Published::default(),
             bounce: BounceBudget::for_devices(BUDGET),
             control: control.clone(),
-            asked: Mutex::default(),
+            requests: Mutex::default(),
             settings: Mutex::default(),
             nudged: Nudges::new(ctrl.groups.len()),
             told: Nudges::new(ctrl.groups.len()),
@@ -287,14 +263,14 @@ impl Session {
 
     /// Asks the home for something. Whether it must be told: if it has not begun what was asked before, it finds this too.
     #[must_use]
-    pub fn ask(&self, op: Op) -> bool {
-        self.asked.lock().is_ok_and(|mut asked| asked.push(op))
+    pub fn ask(&self, request: Request) -> bool {
+        self.requests.lock().is_ok_and(|mut requests| requests.push(request))
     }
 
     /// Takes what is next to be done.
     #[must_use]
-    pub fn next_asked(&self) -> Option<Op> {
-        self.asked.lock().ok()?.pop()
+    pub fn next_request(&self) -> Option<Request> {
+        self.requests.lock().ok()?.pop()
     }
 
     /// Notes that the poll group of that index is told to look at the session. Whether that is to be done: if it was told and has

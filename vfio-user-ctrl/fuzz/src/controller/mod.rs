@@ -1,12 +1,13 @@
 //! A controller with all that comes at it: registers, configuration space, commands, doorbells, memory that comes and goes, a
 //! backend that ends its I/Os when it likes, namespaces that come and go.
 
-mod home;
 mod memory;
+mod session;
 
 use std::rc::Rc;
 
 use rustix::event::{EventfdFlags, eventfd};
+use vfio_user_ctrl::admin_worker::Input;
 use vfio_user_ctrl::model::admin::{Identity, Namespace, Nqn, Supports, Text};
 use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache};
 use vfio_user_ctrl::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
@@ -17,8 +18,8 @@ use zerocopy::IntoBytes;
 
 use crate::ram::{Disk, OnAbort, Ram};
 use crate::script::Script;
-use home::{Home, MAX_QUEUES, NOW};
 use memory::{Memory, PAGE};
+use session::{Kept, MAX_QUEUES, NOW, Session};
 
 /// The kinds of steps.
 #[expect(missing_docs, reason = "the names tell; see `World::apply`")]
@@ -73,7 +74,7 @@ struct HostQueue {
 }
 
 struct World {
-    home: Home,
+    session: Session,
     memory: Memory,
     config: ConfigSpace,
     msix: MsixTable,
@@ -126,12 +127,13 @@ impl World {
     fn new() -> Self {
         let memory = Memory::new();
         let vectors = MAX_QUEUES + 1;
+        let disks: Vec<_> = DISKS.iter().map(|(shift, blocks)| Disk::new(*blocks, *shift)).collect();
         let mut world = Self {
-            home: Home::new(Home::model(), &memory.view()),
+            session: Session::new(Kept::new(), &memory.view(), &disks),
             memory,
             config: ConfigSpace::new(&PciIdentity::default(), vectors),
             msix: MsixTable::new(vectors),
-            disks: DISKS.iter().map(|(shift, blocks)| Disk::new(*blocks, *shift)).collect(),
+            disks,
             host: Default::default(),
         };
         for index in 0..DISKS.len() {
@@ -148,14 +150,14 @@ impl World {
     }
 
     fn look_at_config(&mut self) {
-        match (self.config.may_access_memory(), self.home.queues.is_suspended()) {
-            (false, false) => self.home.queues.suspend(),
-            (true, true) => self.home.queues.resume(),
+        match (self.config.may_access_memory(), self.session.queues.is_suspended()) {
+            (false, false) => self.session.queues.suspend(),
+            (true, true) => self.session.queues.resume(),
             _ => {}
         }
         let disabled = self.config.pin_disabled();
-        if self.home.interrupts.pin().set_mask(PinMask::Command, disabled) {
-            self.home.queues.catch_up();
+        if self.session.interrupts.pin().set_mask(PinMask::Command, disabled) {
+            self.session.queues.catch_up();
         }
     }
 
@@ -178,7 +180,7 @@ impl World {
             }
             step::READ_CONFIG => {
                 let (offset, len) = (script.u16() & 0xfff, script.below(40));
-                let pending = self.home.interrupts.pin().has_reason(&self.home.doorbells);
+                let pending = self.session.interrupts.pin().has_reason(&self.session.doorbells);
                 self.config.set_interrupt_status(pending);
                 self.config.read(offset.into(), &mut vec![0; len]);
             }
@@ -186,13 +188,13 @@ impl World {
             step::SILENT_COMMAND => self.command(script, false),
             step::DOORBELL => {
                 let index = script.below(usize::from(MAX_QUEUES) * 2 + 4);
-                self.home.doorbells.store(index, script.u32());
+                self.session.doorbells.store(index, script.u32());
             }
             step::MEMORY => {
                 let (gpa, len) = (address(script), script.below(256));
                 self.memory.put(gpa, script.bytes(len));
             }
-            step::POLL => self.home.poll(),
+            step::POLL => self.session.poll(),
             step::HOST_QUEUE => {
                 let queue = HostQueue {
                     sq: address(script),
@@ -255,16 +257,16 @@ impl World {
                 false
             }
             _ if index == 0 => {
-                self.home.queues.abort_some(|| true);
+                self.session.queues.abort_some(|| true);
                 false
             }
             _ => {
-                self.home.queues.abort_strays();
+                self.session.queues.abort_strays();
                 false
             }
         };
         if changed {
-            self.home.set_view(&self.memory.view());
+            self.session.set_view(&self.memory.view());
         }
     }
 
@@ -275,7 +277,7 @@ impl World {
         }
         self.memory.release();
         let is_free = self.memory.releasing.is_empty() || self.disks.iter().any(|disk| disk.held() > 0);
-        assert!(is_free || self.home.queues.in_flight() > 0, "memory is held though no I/O is under way");
+        assert!(is_free || self.session.queues.in_flight() > 0, "memory is held though no I/O is under way");
     }
 
     fn write_bar0(&mut self, offset: usize, data: &[u8]) {
@@ -283,11 +285,11 @@ impl World {
             let part = &data[piece.bytes.clone()];
             match piece.area {
                 Area::Registers => {
-                    if let Some(effect) = self.home.registers.write(piece.offset, part) {
-                        self.home.register_written(effect);
+                    if let Some(effect) = self.session.registers.write(piece.offset, part) {
+                        self.session.register_written(effect);
                     }
                 }
-                Area::Doorbells => self.home.doorbells.write_at(piece.offset, part),
+                Area::Doorbells => self.session.doorbells.write_at(piece.offset, part),
                 Area::Msix => self.msix.write(piece.offset, part),
             }
         }
@@ -298,8 +300,8 @@ impl World {
         for piece in pci::pieces(offset, len) {
             let part = &mut into[piece.bytes.clone()];
             match piece.area {
-                Area::Registers => self.home.registers.read(piece.offset, part),
-                Area::Doorbells => self.home.doorbells.read_at(piece.offset, part),
+                Area::Registers => self.session.registers.read(piece.offset, part),
+                Area::Doorbells => self.session.doorbells.read_at(piece.offset, part),
                 Area::Msix => self.msix.read(piece.offset, part),
             }
         }
@@ -308,8 +310,7 @@ impl World {
     fn device_reset(&mut self) {
         self.config.reset();
         self.msix.reset();
-        let effect = self.home.registers.function_reset();
-        self.home.register_written(effect);
+        self.session.reset();
         self.look_at_config();
         self.begin();
     }
@@ -324,7 +325,7 @@ impl World {
         self.memory.put(host.sq.wrapping_add(u64::from(host.tail) * 64), sqe.as_bytes());
         host.tail = (host.tail + 1) % host.entries;
         if ring {
-            self.home.doorbells.store(qid * 2, host.tail.into());
+            self.session.doorbells.store(qid * 2, host.tail.into());
         }
     }
 
@@ -341,49 +342,44 @@ impl World {
                 host.phase ^= 1;
             }
         }
-        self.home.doorbells.store(qid * 2 + 1, host.head.into());
+        self.session.doorbells.store(qid * 2 + 1, host.head.into());
     }
 
     fn set_eventfds(&mut self, start: usize, count: usize) {
         if count == 7 {
-            self.home.interrupts.ask(start as u16);
-            return self.home.queues.catch_up();
+            self.session.interrupts.ask(start as u16);
+            return self.session.queues.catch_up();
         }
         let file = || eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
         if count == 0 {
-            self.home.interrupts.clear();
+            self.session.interrupts.clear();
             // The host uses the pin instead, or lets it be raised again.
-            let pin = self.home.interrupts.pin();
+            let pin = self.session.interrupts.pin();
             match start {
                 0 => pin.set_file(None),
                 1 => pin.set_file(Some(file())),
                 _ => drop(pin.set_mask(PinMask::Client, start == 2)),
             }
-            return self.home.queues.catch_up();
+            return self.session.queues.catch_up();
         }
         let files = (0..count).map(|index| (index != 3).then(file)).collect();
-        self.home.interrupts.set(start, files, usize::from(MAX_QUEUES) + 1);
-        self.home.queues.catch_up();
+        self.session.interrupts.set(start, files, usize::from(MAX_QUEUES) + 1);
+        self.session.queues.catch_up();
     }
 
     /// The client goes, whatever is under way, and another comes.
     fn reconnect(&mut self) {
         let memory = std::mem::replace(&mut self.memory, Memory::new());
-        let new = Home::new(Home::model(), &self.memory.view());
-        let model = std::mem::replace(&mut self.home, new).detach();
-        self.home.model = model;
+        let new = Session::new(Kept::new(), &self.memory.view(), &self.disks);
+        let kept = std::mem::replace(&mut self.session, new).detach();
         self.drain();
         memory.check();
         memory.end();
+        self.session = Session::new(kept, &self.memory.view(), &self.disks);
         self.host = Default::default();
         self.config.reset();
         self.msix.reset();
         self.begin();
-        for (index, disk) in self.disks.iter().enumerate() {
-            if self.home.model.namespace(index as u32 + 1).is_some() {
-                self.home.queues.add_port(port(index, disk));
-            }
-        }
     }
 
     fn namespace(&mut self, kind: u8, script: &mut Script<'_>) {
@@ -391,17 +387,8 @@ impl World {
         let nsid = index as u32 + 1;
         match kind {
             step::ADD_NAMESPACE => self.add_namespace(index),
-            step::REMOVE_NAMESPACE => {
-                self.home.model.remove_namespace(nsid);
-                self.home.queues.remove_port(nsid);
-            }
-            _ => {
-                let blocks = script.u64();
-                let (shift, _) = DISKS[index];
-                if self.home.model.resize_namespace(nsid, blocks).is_ok() {
-                    self.home.queues.set_geometry(nsid, geometry(blocks, shift));
-                }
-            }
+            step::REMOVE_NAMESPACE => self.session.drive(Input::RemoveNamespace { nsid }),
+            _ => self.session.drive(Input::ResizeNamespace { nsid, blocks: script.u64() }),
         }
     }
 
@@ -432,9 +419,7 @@ impl World {
             preferred_unmap_blocks: 0,
             write_protected: false,
         };
-        if self.home.model.add_namespace(namespace).is_ok() {
-            self.home.queues.add_port(port(index, &self.disks[index]));
-        }
+        self.session.drive(Input::AddNamespace(namespace));
     }
 
     fn drain(&self) {
@@ -449,14 +434,18 @@ impl World {
     fn end(mut self) {
         self.memory.check();
         self.write_bar0(0x14, &[0; 4]);
-        for _ in 0..4 {
+        // Each device reset that waits is carried out by itself.
+        for _ in 0..4 + self.session.resets() {
             self.drain();
-            self.home.poll();
+            self.session.poll();
         }
-        assert!(!self.home.is_enabled() && !self.home.registers.ready(), "a reset ends");
-        assert!(self.home.queues.is_quiet() && self.home.queues.in_flight() == 0, "nothing is under way after it");
+        assert!(!self.session.is_enabled() && !self.session.registers.ready(), "a reset ends");
+        assert!(
+            self.session.queues.is_quiet() && self.session.queues.in_flight() == 0,
+            "nothing is under way after it"
+        );
         self.memory.check();
-        drop(self.home.detach());
+        drop(self.session.detach());
         assert!(self.disks.iter().all(|disk| disk.held() == 0 && Rc::strong_count(disk) == 1), "channels are closed");
         self.memory.end();
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use vfio_user::{Event, IrqAction, IrqData, IrqKind, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
 
+use super::Remote;
 use super::complaint::complain;
 use super::device::{Device, Effect};
 use super::graves::Graves;
@@ -19,12 +20,12 @@ use super::remote::Transfers;
 use super::share::Share;
 use super::socket::{self, Received};
 use super::unmask::Unmask;
-use super::{Command, Remote};
+use crate::admin_worker::Request;
 use crate::memory::{Access, Files, GuestMemory, MapError, Region, guard};
 use crate::model::regs::CtrlLimits;
 use crate::queue::{PinMask, Transfer};
 use crate::runtime::group::GroupHandle;
-use crate::runtime::session::{Ctrl, Op, Session};
+use crate::runtime::session::{Ctrl, Session};
 
 /// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is under way.
 const TIMEOUT_500MS: u8 = 60;
@@ -266,8 +267,8 @@ impl Connection {
             match effect {
                 Effect::Registers(effect) => self.ask(effect.into()),
                 Effect::FunctionReset => match self.late.function_reset() {
-                    Some(number) => self.ask_reset(number),
-                    None => self.ask(Op::Disable),
+                    Some(number) => self.ask(Request::Reset { number }),
+                    None => self.ask(Request::Disable),
                 },
             }
         }
@@ -276,13 +277,8 @@ impl Connection {
         }
     }
 
-    fn ask_reset(&self, number: u64) {
-        let (session, remote) = (self.session.id, self.remote.clone());
-        self.ask(Op::Reset(Box::new(move || remote.send(Command::ResetDone { session, number }))));
-    }
-
-    fn ask(&self, op: Op) {
-        if self.session.ask(op) {
+    fn ask(&self, request: Request) {
+        if self.session.ask(request) {
             let (ctrl, session) = (self.session.ctrl.id, self.session.id);
             self.session.ctrl.home.send(move |group| {
                 if let Some(home) = group.home(ctrl) {
@@ -551,7 +547,7 @@ impl Connection {
             self.nudge();
         }
         let number = self.late.reset(token);
-        self.ask_reset(number);
+        self.ask(Request::Reset { number });
     }
 
     /// A reset is over.

@@ -99,6 +99,11 @@ impl Remote {
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
+    /// A session's device reset of that number is over.
+    pub fn reset_done(&self, session: u64, number: u64) {
+        self.send(Command::ResetDone { session, number });
+    }
+
     /// A poll group has let go of memory.
     pub fn released(&self) {
         self.send(Command::Released);

@@ -1,0 +1,276 @@
+//! What a controller's admin worker puts out, carried out: registers, completions, messages to poll groups.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::control::complaint::complain;
+use super::home::{Attached, Home};
+use super::local::Local;
+use crate::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, Place, Report, Request, Ticket};
+use crate::memory::copy::{read_data, write_data};
+use crate::model::admin::QueueId;
+use crate::model::dptr::DptrError;
+use crate::model::spec::{Sqe, Status};
+use crate::queue::{AdminQueue, Settings};
+
+impl Home {
+    /// Gives the admin worker an input, carries out what comes of it, and goes on with what the client has asked for.
+    pub(super) fn drive(&self, attached: Option<&Rc<Attached>>, input: Input) {
+        let mut next = Some(input);
+        while let Some(input) = next.take() {
+            self.worker.borrow_mut().handle(input, self.began.elapsed());
+            loop {
+                let output = self.worker.borrow_mut().next_output();
+                let Some(output) = output else { break };
+                let Some(attached) = attached else {
+                    self.carry_out_alone(&output);
+                    continue;
+                };
+                if let Some(input) = self.carry_out(attached, output) {
+                    self.worker.borrow_mut().handle(input, self.began.elapsed());
+                }
+            }
+            if let Some(attached) = attached.filter(|_| self.worker.borrow().wants_request()) {
+                next = attached.session.next_request().map(Input::Request);
+            }
+        }
+    }
+
+    /// Takes what the client has asked for.
+    pub(super) fn take_requests(&self, attached: &Rc<Attached>) {
+        if self.worker.borrow().wants_request()
+            && let Some(request) = attached.session.next_request()
+        {
+            self.drive(Some(attached), Input::Request(request));
+        }
+    }
+
+    /// Carries out an output. Returns what the admin worker is to be told at once.
+    fn carry_out(&self, attached: &Rc<Attached>, output: Output) -> Option<Input> {
+        let registers = &attached.session.registers;
+        match output {
+            Output::SetReady => registers.set_ready(),
+            Output::SetFatal => registers.set_fatal(),
+            Output::SetShutdownComplete => registers.set_shutdown_complete(),
+            Output::ResetDone => {
+                registers.reset_done();
+                return registers.shutdown_is_occurring().then_some(Input::Request(Request::Shutdown));
+            }
+            Output::ResetOver { number } => attached.session.control.reset_done(attached.session.id, number),
+            Output::KeepAliveExpired => {
+                log::warn!("controller '{}': the host sent no keep-alive in time", self.ctrl.name);
+                registers.set_fatal();
+                // Whatever has been asked for is taken when this has been carried out.
+                let _ = attached.session.ask(Request::Fail);
+            }
+            output => return self.carry_out_on_queues(attached, output),
+        }
+        None
+    }
+
+    fn carry_out_on_queues(&self, attached: &Rc<Attached>, output: Output) -> Option<Input> {
+        match output {
+            Output::Check(ticket, place) => {
+                return Some(Input::Answer(ticket, Answer::Checked(check(&attached.local, place))));
+            }
+            Output::CreateAdminQueues(enable) => {
+                attached.session.doorbells.clear();
+                let queues = attached.local.queues();
+                attached.admin.replace(Some(queues.create_admin(enable.asq, enable.asqs, enable.acq, enable.acqs)));
+            }
+            Output::DropAdminQueues => drop(attached.admin.take()),
+            Output::Complete { cid, dw0, status } => {
+                attached.with_admin_queue(|queue| queue.complete(cid, dw0, status));
+            }
+            Output::Hold => attached.with_admin_queue(AdminQueue::hold),
+            Output::CompleteEvents => self.complete_events(attached),
+            Output::WriteData { ticket, sqe, data } => return self.write_data(attached, ticket, &sqe, &data),
+            Output::ReadData { ticket, sqe, len } => return self.read_data(attached, ticket, &sqe, len),
+            Output::ClearDoorbell(queue) => {
+                let index = match queue {
+                    QueueId::Sq(qid) => usize::from(qid) * 2,
+                    QueueId::Cq(qid) => usize::from(qid) * 2 + 1,
+                };
+                attached.session.doorbells.store(index, 0);
+            }
+            Output::ForgetQueues => {
+                attached.session.doorbells.clear();
+                attached.session.set(Settings::default());
+            }
+            Output::Send { group, ticket, request } => return self.send(attached, group, ticket, request),
+            Output::StoreSettings(settings) => attached.session.set(settings),
+            Output::PublishSettings(settings) => self.publish(attached, settings),
+            output => self.carry_out_alone(&output),
+        }
+        None
+    }
+
+    /// Carries out what needs no client.
+    fn carry_out_alone(&self, output: &Output) {
+        match *output {
+            Output::AddPort { nsid } => self.add_port(nsid),
+            Output::RemovePort { nsid } => self.remove_port(nsid),
+            Output::ResizePort { nsid, blocks } => self.resize_port(nsid, blocks),
+            Output::RefuseNamespace { nsid, error } => {
+                self.coming.borrow_mut().remove(&nsid);
+                log::error!("controller '{}': namespace {nsid} could not be added: {error}", self.ctrl.name);
+            }
+            Output::Report(report @ Report::SizeRefused(..)) => {
+                log::error!("controller '{}': {report}", self.ctrl.name);
+            }
+            Output::Report(report) => complain!(self.ctrl, "controller '{}': {report}", self.ctrl.name),
+            // The rest is for a client, and there is none.
+            _ => {}
+        }
+    }
+
+    fn write_data(&self, attached: &Rc<Attached>, ticket: Ticket, sqe: &Sqe, data: &[u8]) -> Option<Input> {
+        let written = match write_data(&attached.local.queues().view(), sqe, data) {
+            Ok(()) => Ok(()),
+            Err(DptrError::Invalid(status)) => Err(status),
+            Err(DptrError::NoFile) => {
+                let answer = self.answer(attached, ticket);
+                let sent = move |result: Result<(), Status>| answer(Answer::Written(result));
+                attached.local.queues().send_data(sqe, data, sent);
+                return None;
+            }
+        };
+        Some(Input::Answer(ticket, Answer::Written(written)))
+    }
+
+    fn read_data(&self, attached: &Rc<Attached>, ticket: Ticket, sqe: &Sqe, len: usize) -> Option<Input> {
+        let mut data = vec![0; len];
+        let read = match read_data(&attached.local.queues().view(), sqe, &mut data) {
+            Ok(()) => Ok(data),
+            Err(DptrError::Invalid(status)) => Err(status),
+            Err(DptrError::NoFile) => {
+                let answer = self.answer(attached, ticket);
+                let fetched = move |result: Result<Vec<u8>, Status>| answer(Answer::Read(result));
+                attached.local.queues().fetch_data(sqe, len, fetched);
+                return None;
+            }
+        };
+        Some(Input::Answer(ticket, Answer::Read(read)))
+    }
+
+    /// What tells the admin worker of an answer, by a message, if the session is still there.
+    fn answer(&self, attached: &Attached, ticket: Ticket) -> impl FnOnce(Answer) + Send + 'static {
+        let (ctrl, session, home) = (self.ctrl.id, attached.session.id, Arc::clone(&self.ctrl.home));
+        move |answer| {
+            home.send(move |group| {
+                let Some(home) = group.home(ctrl) else { return };
+                let Some(attached) = home.attached_to(session) else { return };
+                home.drive(Some(&attached), Input::Answer(ticket, answer));
+            });
+        }
+    }
+
+    /// Has a poll group do something, by a message.
+    fn send(&self, attached: &Rc<Attached>, group: usize, ticket: Ticket, request: GroupRequest) -> Option<Input> {
+        let Some(handle) = self.ctrl.groups.get(group) else {
+            return Some(Input::Answer(ticket, request.answer_without_queues()));
+        };
+        let (session, ports) = (Arc::clone(&attached.session), self.port_specs());
+        let answer = self.answer(attached, ticket);
+        handle.send(move |group| {
+            let local =
+                if request.begins_session() { Some(group.local(&session, &ports)) } else { group.find(session.id) };
+            let Some(local) = local else { return answer(request.answer_without_queues()) };
+            if let Some((until, answer)) = local.carry_out(request, answer) {
+                group.when(move || until.holds(local.queues()), move || answer(Answer::Done));
+            }
+        });
+        None
+    }
+
+    /// Has the poll groups take what the host has set.
+    fn publish(&self, attached: &Rc<Attached>, settings: Settings) {
+        attached.session.set(settings);
+        for (index, group) in self.ctrl.groups.iter().enumerate() {
+            if !attached.session.tell(index) {
+                continue;
+            }
+            let session = Arc::clone(&attached.session);
+            group.send(move |group| {
+                session.hears(index);
+                if let Some(local) = group.find(session.id) {
+                    local.queues().set(session.settings());
+                }
+            });
+        }
+    }
+
+    /// Completes Asynchronous Event Requests for which there is an event, as far as there are completion entries.
+    pub(super) fn complete_events(&self, attached: &Rc<Attached>) {
+        attached.with_admin_queue(|queue| {
+            while self.worker.borrow_mut().prepare_event() && queue.resume() {
+                if let Some(event) = self.worker.borrow_mut().take_event() {
+                    queue.complete(event.cid, event.dw0, event.status);
+                }
+            }
+        });
+    }
+
+    /// A namespace can be used from now on.
+    fn add_port(&self, nsid: u32) {
+        let Some(port) = self.coming.borrow_mut().remove(&nsid) else { return };
+        self.ports.borrow_mut().insert(nsid, port.clone());
+        let Some(attached) = self.attached() else { return };
+        let session = attached.session.id;
+        for group in &self.ctrl.groups {
+            let port = port.clone();
+            group.send(move |group| group.add_port(session, &port));
+        }
+    }
+
+    fn remove_port(&self, nsid: u32) {
+        self.coming.borrow_mut().remove(&nsid);
+        let Some(port) = self.ports.borrow_mut().remove(&nsid) else { return };
+        let guard = Arc::new(port.fence.raise());
+        self.tell_queues(move |local| {
+            local.queues().remove_port(nsid);
+            // Until here, for whoever has the disk next.
+            let _ = &guard;
+        });
+    }
+
+    fn resize_port(&self, nsid: u32, blocks: u64) {
+        if let Some(port) = self.coming.borrow_mut().get_mut(&nsid) {
+            port.geometry = port.geometry.resized(blocks).unwrap_or(port.geometry);
+            return;
+        }
+        let mut ports = self.ports.borrow_mut();
+        let Some(port) = ports.get_mut(&nsid) else { return };
+        let Ok(geometry) = port.geometry.resized(blocks) else { return };
+        port.geometry = geometry;
+        self.tell_queues(move |local| local.queues().set_geometry(nsid, geometry));
+    }
+
+    /// Calls `f` on every poll group that has queues of the client.
+    fn tell_queues(&self, f: impl Fn(&Local) + Clone + Send + 'static) {
+        let Some(attached) = self.attached() else { return };
+        let session = attached.session.id;
+        for group in &self.ctrl.groups {
+            let f = f.clone();
+            group.send(move |group| {
+                if let Some(local) = group.find(session) {
+                    f(&local);
+                }
+            });
+        }
+    }
+}
+
+impl Attached {
+    fn with_admin_queue(&self, f: impl FnOnce(&AdminQueue)) {
+        if let Some(queue) = self.admin.borrow().as_ref() {
+            f(queue);
+        }
+    }
+}
+
+/// Looks whether the newest guest memory can be used so.
+fn check(local: &Local, place: Place) -> Result<(), Misplaced> {
+    local.refresh();
+    place.check(local.queues())
+}
