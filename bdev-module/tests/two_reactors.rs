@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
-use pool_faults::ScriptedTarget;
+use pool_faults::{Cut, On, ScriptedTarget};
 use serde_json::json;
 use serial_test::serial;
 use spdk::bdev_client::Op;
@@ -30,9 +30,6 @@ fn has_two_cores() -> bool {
 
 /// I/O from a thread on `core`, in a part of the disk of its own.
 fn begin(disk: &Disk, core: u32) -> (OwnedThread, Receiver<Tally>) {
-    let thread = OwnedThread::on_core(&format!("test{core}"), core).expect("a thread");
-    let (tell, told) = channel();
-    let desc = disk.desc();
     let first = u64::from(core) * 8_192;
     let plan = Plan {
         depth: 32,
@@ -45,6 +42,13 @@ fn begin(disk: &Disk, core: u32) -> (OwnedThread, Receiver<Tally>) {
         block_size: disk.block_size,
         watch: |_| (),
     };
+    begin_plan(disk, core, plan)
+}
+
+fn begin_plan(disk: &Disk, core: u32, plan: Plan) -> (OwnedThread, Receiver<Tally>) {
+    let thread = OwnedThread::on_core(&format!("test{core}"), core).expect("a thread");
+    let (tell, told) = channel();
+    let desc = disk.desc();
     let run = move || {
         let channel = desc.channel().expect("a channel");
         let finish = move |tally| tell.send(tally).expect("somebody waits");
@@ -52,6 +56,16 @@ fn begin(disk: &Disk, core: u32) -> (OwnedThread, Receiver<Tally>) {
     };
     thread.send(run).expect("the thread takes messages");
     (thread, told)
+}
+
+/// So many reads that they are under way for a while.
+const READS: u64 = 8_000;
+
+/// Reads from a thread on `core`.
+fn begin_reads(disk: &Disk, core: u32) -> (OwnedThread, Receiver<Tally>) {
+    let (block_size, watch) = (disk.block_size, |_| ());
+    let (first, places, ops) = (0, 100, &[Op::Read][..]);
+    begin_plan(disk, core, Plan { depth: 8, total: READS, ops, pieces: 1, blocks: 1, first, places, block_size, watch })
 }
 
 /// Queue pairs of the pool's controllers at the target, with the admin queue.
@@ -136,4 +150,33 @@ fn a_bdev_of_a_pool_with_fewer_queues_than_reactors_is_refused_with_what_would_b
     drop(pool);
     target.change(|options| options.io_queues = 1);
     refused(&rig.scripted_pool(&target, target.port(), json!({})), "target");
+}
+
+/// Half of the guests' queues would fail otherwise, while the rest goes on.
+#[test]
+#[serial]
+fn a_pool_that_comes_back_with_fewer_queues_than_reactors_holds_all_io_until_it_has_enough() {
+    if !has_two_cores() {
+        return;
+    }
+    let (rig, target) = (two_reactors(), ScriptedTarget::new());
+    let pool = rig.scripted_pool(&target, target.port(), json!({}));
+    let bdev = rig.bdev(&pool.name, 1);
+    let disk = Disk::open(&bdev.name);
+    let (mine, other) = (begin_reads(&disk, 0), begin_reads(&disk, 1));
+    wait_until("each reactor has a queue", || target.count(&On::connect_io()) >= 2);
+    target.change(|options| options.io_queues = 1);
+    target.forget_commands();
+    target.cut_all(Cut::Close);
+    // Two attempts, at least, with the one queue that there is.
+    assert!(target.wait_for(&On::connect_io(), 2, PATIENCE), "{:?}", target.commands());
+    assert_ne!(pool.told()["state"], json!("connected"));
+    for (_, told) in [&mine, &other] {
+        assert!(told.try_recv().is_err(), "its I/O is over");
+    }
+    target.change(|options| options.io_queues = 16);
+    for (_thread, told) in [mine, other] {
+        let tally = told.recv_timeout(PATIENCE).expect("the I/O ends in time");
+        assert_eq!(tally, Tally { succeeded: READS, failed: 0, refused: 0 });
+    }
 }

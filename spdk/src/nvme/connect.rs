@@ -136,7 +136,7 @@ impl Connect {
         let ctrlr = self.attempt().ctrlr.replace(ptr::null_mut());
         Some(NonNull::new(ctrlr).map_or(Err(ConnectFailed::Refused), |raw| {
             // SAFETY: SPDK attached the controller for this attempt, on this thread, and nobody else has it.
-            Ok(unsafe { Ctrlr::from_raw(raw) })
+            Ok(unsafe { Ctrlr::from_raw(raw, self.attempt().opts.num_io_queues) })
         }))
     }
 }

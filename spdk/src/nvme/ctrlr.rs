@@ -232,18 +232,20 @@ pub struct Ctrlr {
     /// The admin queue's connection has ended, without having been told to.
     ended: Cell<bool>,
     pages: Pages,
+    /// How many I/O queues it is asked for.
+    io_queues_asked: u32,
     _stays: NotSend,
 }
 
 impl Ctrlr {
     /// # Safety
     /// The controller must be attached, and nobody else's.
-    pub(super) unsafe fn from_raw(raw: NonNull<sys::spdk_nvme_ctrlr>) -> Self {
+    pub(super) unsafe fn from_raw(raw: NonNull<sys::spdk_nvme_ctrlr>, io_queues_asked: u32) -> Self {
         // SAFETY: as the caller says.
         unsafe { quiet::let_events_be_asked_for(raw.as_ptr()) };
         let shared = CtrlrRef(Arc::new(Shared { raw, users: Users::default() }));
         let (reconnect, ended) = (Cell::new(Reconnect::No), Cell::new(false));
-        Self { shared, reconnect, ended, pages: Pages::new(), _stays: PhantomData }
+        Self { shared, reconnect, ended, pages: Pages::new(), io_queues_asked, _stays: PhantomData }
     }
 
     fn as_ptr(&self) -> *mut sys::spdk_nvme_ctrlr {
@@ -374,8 +376,11 @@ impl Ctrlr {
             log::error!("a controller cannot be kept from asking for events: {error}");
             self.fail();
         }
-        // SAFETY: as above.
-        unsafe { sys::spdk_nvme_ctrlr_reconnect_async(self.as_ptr()) };
+        // SAFETY: as above; the I/O queue pairs are disconnected, and who comes now is sent away.
+        unsafe {
+            quiet::ask_for_io_queues(self.as_ptr(), self.io_queues_asked);
+            sys::spdk_nvme_ctrlr_reconnect_async(self.as_ptr());
+        }
     }
 
     /// Goes on connecting. `None` as long as there is no outcome.

@@ -106,3 +106,17 @@ pub(super) unsafe fn hide_namespaces(ctrlr: *mut sys::spdk_nvme_ctrlr) {
         (&raw mut (*data).nn).write_unaligned(0);
     }
 }
+
+/// Has SPDK ask for so many I/O queues when it connects the controller again. By itself it asks for as many as it was granted the last
+/// time, so that a controller that has offered few once is never asked for more.
+///
+/// # Safety
+/// As for [`hold_events_off`], and no I/O queue pair may be connected.
+pub(super) unsafe fn ask_for_io_queues(ctrlr: *mut sys::spdk_nvme_ctrlr, count: u32) {
+    // SAFETY: the options are part of SPDK's structure, in memory that may be written; while there is no queue pair, only this thread
+    // uses the number.
+    unsafe {
+        let opts = sys::spdk_nvme_ctrlr_get_opts(ctrlr).cast_mut();
+        (&raw mut (*opts).num_io_queues).write_unaligned(count);
+    }
+}
