@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use serial_test::serial;
 
-use crate::support::controller::{Front, FrontEnd};
+use crate::support::controller::{Controller, Front, FrontEnd};
 use crate::support::nvme::{ABORT, BASE, CC_ENABLE, Command, DELETE_IO_SQ, Driver, FATAL, PAGE, READY, SIZE};
 use crate::support::vfio_user::{BAR0, DMA_MAP, Memory, dma_map};
 use crate::support::{secs, wait_for};
@@ -96,35 +96,50 @@ fn shut_down(driver: &mut Driver) {
     driver.client.write(BAR0, CC, &(CC_ENABLE | SHN_NORMAL).to_le_bytes()).expect("CC can be written");
 }
 
+/// A front end with a bdev whose flush can be held.
+fn front_with_cache() -> Front {
+    let front = Front::start();
+    front.malloc("cache", 16, 512);
+    front.rpc.ok("bdev_error_create", &json!({ "base_name": "cache" }));
+    front
+}
+
+/// A drive that is that bdev, and its host.
+fn drive_with_cache(front: &Front) -> (Controller<'_>, Driver) {
+    let controller = front.controller("flushed", &["EE_cache"]);
+    let mut driver = Driver::start(controller.dir());
+    driver.identify(1, 0);
+    (controller, driver)
+}
+
+/// The bdev's I/O of a kind waits from now on; with `clear`, none does.
+#[track_caller]
+fn hold(front: &Front, io: &str) {
+    let params = json!({ "name": "EE_cache", "io_type": io, "error_type": "nomem", "num": 1_000_000_000 });
+    front.rpc.ok("bdev_error_inject_error", &params);
+}
+
 #[test]
 #[serial]
 fn a_shutdown_waits_for_the_caches_of_namespaces_but_not_for_ever() {
     if FrontEnd::chosen() == FrontEnd::Stock {
         return;
     }
-    let front = Front::start();
-    front.malloc("cache", 16, 512);
-    front.rpc.ok("bdev_error_create", &json!({ "base_name": "cache" }));
-    let hold = |io: &str| {
-        let params = json!({ "name": "EE_cache", "io_type": io, "error_type": "nomem", "num": 1_000_000_000 });
-        front.rpc.ok("bdev_error_inject_error", &params);
-    };
-    let controller = front.controller("flushed", &["EE_cache"]);
-    let mut driver = Driver::start(controller.dir());
-    driver.identify(1, 0);
+    let front = front_with_cache();
+    let (controller, mut driver) = drive_with_cache(&front);
     shut_down(&mut driver);
     wait_for("a shutdown", secs(1), || driver.csts() & SHST == COMPLETE);
 
     driver.enable();
-    hold("flush");
+    hold(&front, "flush");
     shut_down(&mut driver);
     sleep(Duration::from_millis(700));
     assert_eq!(driver.csts() & SHST, OCCURRING, "the cache is not written back yet");
-    hold("clear");
+    hold(&front, "clear");
     wait_for("a shutdown", secs(2), || driver.csts() & SHST == COMPLETE);
 
     driver.enable();
-    hold("flush");
+    hold(&front, "flush");
     let start = Instant::now();
     shut_down(&mut driver);
     wait_for("a shutdown", secs(8), || driver.csts() & SHST == COMPLETE);
@@ -139,7 +154,7 @@ fn a_shutdown_waits_for_the_caches_of_namespaces_but_not_for_ever() {
     sleep(Duration::from_millis(50));
     drop(driver);
     controller.delete();
-    hold("clear");
+    hold(&front, "clear");
     front.assert_alive();
 }
 
@@ -149,22 +164,14 @@ fn a_shutdown_in_the_write_that_resets_is_not_complete_before_the_caches_are_wri
     if FrontEnd::chosen() == FrontEnd::Stock {
         return;
     }
-    let front = Front::start();
-    front.malloc("cache", 16, 512);
-    front.rpc.ok("bdev_error_create", &json!({ "base_name": "cache" }));
-    let hold = |io: &str| {
-        let params = json!({ "name": "EE_cache", "io_type": io, "error_type": "nomem", "num": 1_000_000_000 });
-        front.rpc.ok("bdev_error_inject_error", &params);
-    };
-    let controller = front.controller("both", &["EE_cache"]);
-    let mut driver = Driver::start(controller.dir());
-    driver.identify(1, 0);
-    hold("flush");
+    let front = front_with_cache();
+    let (controller, mut driver) = drive_with_cache(&front);
+    hold(&front, "flush");
     driver.client.write(BAR0, CC, &SHN_NORMAL.to_le_bytes()).expect("CC can be written");
     assert_eq!(driver.csts() & SHST, OCCURRING);
     wait_for("CSTS.RDY to be 0", secs(5), || driver.csts() & READY == 0);
     assert_eq!(driver.csts() & SHST, OCCURRING, "the cache is not written back yet");
-    hold("clear");
+    hold(&front, "clear");
     wait_for("a shutdown", secs(5), || driver.csts() & SHST == COMPLETE);
     driver.enable();
     assert_eq!(driver.csts() & SHST, 0, "the next life is not shut down");
