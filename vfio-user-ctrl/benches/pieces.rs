@@ -7,7 +7,7 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vfio_user_ctrl::memory::iov::EMPTY;
-use vfio_user_ctrl::memory::{Access, CompletionRing, GuestMemory, IovSink, MemView, Region, SubmissionRing};
+use vfio_user_ctrl::memory::{Access, CompletionRing, Extent, GuestMemory, IovSink, MemView, Region, SubmissionRing};
 use vfio_user_ctrl::model::dptr::walk;
 use vfio_user_ctrl::model::io::{NsGeometry, decode};
 use vfio_user_ctrl::model::spec::{Cqe, Sqe};
@@ -32,7 +32,9 @@ fn guest(regions: u64) -> MemView {
     for region in 0..regions {
         let file = memfd_create("pieces", MemfdFlags::CLOEXEC).expect("a memory file is made");
         ftruncate(&file, REGION).expect("it gets its length");
-        let mapped = Region::map(file, 0, region * STRIDE, REGION, Access::ReadWrite, |_| {}).expect("it is mapped");
+        let mapped = Extent::new(0, region * STRIDE, REGION, Access::ReadWrite)
+            .and_then(|of| Region::map(file, of, |_| {}))
+            .expect("it is mapped");
         memory = memory.with(Arc::new(mapped)).expect("it has its place");
     }
     MemView::new(Arc::new(memory))

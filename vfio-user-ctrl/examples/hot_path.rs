@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::pwrite;
-use vfio_user_ctrl::memory::{Access, DoorbellPage, GuestMemory, IoName, MemView, Region};
+use vfio_user_ctrl::memory::{Access, DoorbellPage, Extent, GuestMemory, IoName, MemView, Region};
 use vfio_user_ctrl::model::io::{NsGeometry, PassedCommand};
 use vfio_user_ctrl::model::spec::Sqe;
 use vfio_user_ctrl::queue::{AbortToken, Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, complete};
@@ -115,7 +115,9 @@ fn guest(regions: u64) -> Result<(GuestMemory, OwnedFd), Box<dyn std::error::Err
         if region == 0 {
             first = Some(file.try_clone()?);
         }
-        memory = memory.with(Arc::new(Region::map(file, 0, region * STRIDE, REGION, Access::ReadWrite, |_| {})?))?;
+        memory = memory.with(Arc::new(
+            Extent::new(0, region * STRIDE, REGION, Access::ReadWrite).and_then(|of| Region::map(file, of, |_| {}))?,
+        ))?;
     }
     Ok((memory, first.ok_or("no region")?))
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::budget::Share;
 use super::error::MapError;
-use super::region::{Access, MappedFile, PAGE, Region, RegionId, file_identity};
+use super::region::{Access, Extent, MappedFile, PAGE, Region, RegionId, file_identity};
 
 /// So many regions are mapped by themselves.
 const BY_THEMSELVES: u32 = 64;
@@ -51,41 +51,29 @@ impl Files {
     pub fn map(
         &mut self,
         file: OwnedFd,
-        offset: u64,
-        gpa: u64,
-        len: u64,
-        access: Access,
+        of: Extent,
         on_drop: impl FnOnce(RegionId) + Send + 'static,
     ) -> Result<Region, MapError> {
-        Region::check(offset, gpa, len)?;
         self.maps = self.maps.saturating_add(1);
-        let key = if self.maps > BY_THEMSELVES { window_of(&file, offset, len, access) } else { None };
+        let key = if self.maps > BY_THEMSELVES { window_of(&file, of) } else { None };
         let mapped = match key {
-            Some((key, size)) => self.window(file, key, size, offset, len, access)?,
-            None => self.add(MappedFile::new(file, offset, len, access, &self.share)?),
+            Some((key, size)) => self.window(file, key, size, of)?,
+            None => self.add(MappedFile::new(file, of.offset, of.len, of.access, &self.share)?),
         };
-        Region::within(&mapped, offset, gpa, len, access, on_drop)
+        Region::within(&mapped, of, on_drop)
     }
 
     /// The window of that key, mapped if it is not, or not far enough.
-    fn window(
-        &mut self,
-        file: OwnedFd,
-        key: Key,
-        size: u64,
-        offset: u64,
-        len: u64,
-        access: Access,
-    ) -> Result<Arc<MappedFile>, MapError> {
+    fn window(&mut self, file: OwnedFd, key: Key, size: u64, of: Extent) -> Result<Arc<MappedFile>, MapError> {
         if let Some((window, used)) = self.windows.get_mut(&key)
-            && window.has(offset, len)
+            && window.has(of.offset, of.len)
         {
             *used = Instant::now();
             return Ok(Arc::clone(window));
         }
         let start = key.3 * WINDOW;
         let whole = (size - start).min(WINDOW) / PAGE * PAGE;
-        let window = self.add(MappedFile::new(file, start, whole, access, &self.share)?);
+        let window = self.add(MappedFile::new(file, start, whole, of.access, &self.share)?);
         self.windows.insert(key, (Arc::clone(&window), Instant::now()));
         Ok(window)
     }
@@ -122,12 +110,12 @@ impl Files {
 
 /// The window of `file` with `len` bytes at `offset`, if one has them all, and the file's size. What is wrong with the file is told by who
 /// maps it.
-fn window_of(file: &OwnedFd, offset: u64, len: u64, access: Access) -> Option<(Key, u64)> {
+fn window_of(file: &OwnedFd, of: Extent) -> Option<(Key, u64)> {
     let (device, number, size) = file_identity(file).ok()?;
-    let end = offset.checked_add(len)?;
-    let index = offset / WINDOW;
+    let end = of.offset.checked_add(of.len)?;
+    let index = of.offset / WINDOW;
     let is_in_one = end.checked_sub(1)? / WINDOW == index && end <= size;
-    is_in_one.then_some(((device, number, access == Access::ReadOnly, index), size))
+    is_in_one.then_some(((device, number, of.access == Access::ReadOnly, index), size))
 }
 
 #[cfg(test)]
@@ -138,7 +126,7 @@ mod tests {
 
     fn map(files: &mut Files, file: &std::fs::File, page: u64, gpa: u64) -> Result<Arc<Region>, MapError> {
         let file = file.try_clone().expect("a descriptor").into();
-        files.map(file, page * PAGE, gpa, PAGE, Access::ReadWrite, |_| {}).map(Arc::new)
+        files.map(file, Extent::new(page * PAGE, gpa, PAGE, Access::ReadWrite)?, |_| {}).map(Arc::new)
     }
 
     fn mapped(files: &Files) -> usize {

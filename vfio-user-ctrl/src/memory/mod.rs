@@ -47,7 +47,7 @@ pub use error::{Fault, MapError, UnmapError};
 pub use files::Files;
 pub use gone::Gone;
 pub use iov::IovSink;
-pub use region::{Access, MappedFile, Region, RegionId};
+pub use region::{Access, Extent, MappedFile, Region, RegionId};
 pub use ring::{CompletionRing, SubmissionRing};
 #[cfg(feature = "runtime")]
 pub use slots::TakesBdevIo;

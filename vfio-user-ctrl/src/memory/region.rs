@@ -53,6 +53,28 @@ impl RegionId {
 
 type Notifier = Box<dyn FnOnce(RegionId) + Send>;
 
+/// The part of a file that a region is of, and where the guest has it: not empty, of whole pages, and neither end is beyond 2^64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub(super) offset: u64,
+    pub(super) gpa: u64,
+    pub(super) len: u64,
+    pub(super) access: Access,
+}
+
+impl Extent {
+    /// `len` bytes at `offset` of a file, as guest addresses from `gpa`.
+    ///
+    /// # Errors
+    /// See [`MapError`]: the range is empty or unaligned, or wraps.
+    pub fn new(offset: u64, gpa: u64, len: u64, access: Access) -> Result<Self, MapError> {
+        check_range(gpa, len)?;
+        check_aligned("offset in its file", offset)?;
+        offset.checked_add(len).ok_or(MapError::OffsetWraps { offset, len })?;
+        Ok(Self { offset, gpa, len, access })
+    }
+}
+
 /// One DMA mapping of a client, shared by all that use it. Dropping it unmaps the memory, closes the file, and then
 /// calls `on_drop`: from then on nothing of ours touches the client's memory.
 pub struct Region {
@@ -171,47 +193,29 @@ impl fmt::Debug for MappedFile {
 }
 
 impl Region {
-    /// Maps `len` bytes at `file_offset` of `file` as guest addresses from `gpa`. `on_drop` is called on the thread
-    /// that drops the region last, and must neither block nor panic; it is not called when this fails.
+    /// Maps a part of `file` for a region. `on_drop` is called on the thread that drops the region last, and must neither block nor
+    /// panic; it is not called when this fails.
     ///
     /// # Errors
-    /// See [`MapError`]: the range, the file, or the operating system.
-    pub fn map(
-        file: OwnedFd,
-        file_offset: u64,
-        gpa: u64,
-        len: u64,
-        access: Access,
-        on_drop: impl FnOnce(RegionId) + Send + 'static,
-    ) -> Result<Self, MapError> {
-        Self::check(file_offset, gpa, len)?;
-        let file = MappedFile::new(file, file_offset, len, access, &Share::of_nobody())?;
-        Self::within(&file, file_offset, gpa, len, access, on_drop)
+    /// See [`MapError`]: the file, or the operating system.
+    pub fn map(file: OwnedFd, of: Extent, on_drop: impl FnOnce(RegionId) + Send + 'static) -> Result<Self, MapError> {
+        let file = MappedFile::new(file, of.offset, of.len, of.access, &Share::of_nobody())?;
+        Self::within(&file, of, on_drop)
     }
 
-    /// Checks what can be checked of a region without its file.
-    pub(super) fn check(file_offset: u64, gpa: u64, len: u64) -> Result<(), MapError> {
-        check_range(gpa, len)?;
-        check_aligned("offset in its file", file_offset)?;
-        file_offset.checked_add(len).map(|_| ()).ok_or(MapError::OffsetWraps { offset: file_offset, len })
-    }
-
-    /// The `len` bytes at `file_offset` of a file of which a part is mapped, as guest addresses from `gpa`; see [`map`](Self::map).
+    /// The same of a file of which a part is mapped already.
     ///
     /// # Errors
-    /// When they are not in the part, or the range is none.
+    /// When it is not in that part.
     pub(super) fn within(
         file: &Arc<MappedFile>,
-        file_offset: u64,
-        gpa: u64,
-        len: u64,
-        access: Access,
+        of: Extent,
         on_drop: impl FnOnce(RegionId) + Send + 'static,
     ) -> Result<Self, MapError> {
-        Self::check(file_offset, gpa, len)?;
-        let beyond = MapError::BeyondFile { offset: file_offset, len, size: file.offset.saturating_add(file.len) };
-        let host = file.at(file_offset, len).ok_or(beyond)?;
-        file.needed.fetch_max(file_offset.saturating_add(len), Ordering::Relaxed);
+        let Extent { offset, gpa, len, access } = of;
+        let beyond = MapError::BeyondFile { offset, len, size: file.offset.saturating_add(file.len) };
+        let host = file.at(offset, len).ok_or(beyond)?;
+        file.needed.fetch_max(offset.saturating_add(len), Ordering::Relaxed);
         let backing = Backing::File { file: Arc::clone(file), host };
         Ok(Self::new(gpa, len, access, backing, Some(Box::new(on_drop))))
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::{Access, GuestMemory, MemView, Region, memfd};
+use super::{Access, Extent, GuestMemory, MemView, Region, memfd};
 
 pub(super) const PAGE: u64 = super::region::PAGE;
 
@@ -25,7 +25,11 @@ pub(super) fn patterned(pages: u64) -> File {
 /// A region of `file` that nobody waits for.
 pub(super) fn region_of(file: &File, offset: u64, gpa: u64, len: u64) -> Arc<Region> {
     let file = file.try_clone().expect("a descriptor").into();
-    Arc::new(Region::map(file, offset, gpa, len, Access::ReadWrite, |_| {}).expect("a region"))
+    Arc::new(
+        Extent::new(offset, gpa, len, Access::ReadWrite)
+            .and_then(|of| Region::map(file, of, |_| {}))
+            .expect("a region"),
+    )
 }
 
 /// A view of these regions.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::copy::{read_data, write_data};
 use super::iov::{EMPTY, IovSink};
 use super::testing::{PAGE, file, gather, patterned, region_of, view_of};
-use super::{Access, Fault, GuestMemory, MapError, MemView, Region, UnmapError};
+use super::{Access, Extent, Fault, GuestMemory, MapError, MemView, Region, UnmapError};
 use crate::model::dptr::{DptrError, Pieces, walk};
 use crate::model::spec::{Sqe, Status};
 
@@ -230,7 +230,9 @@ fn an_iov_too_many_is_an_error_and_not_written() {
 
 #[test]
 fn data_where_there_is_no_memory_is_a_transfer_error_and_without_a_file_is_told_apart() {
-    let readable = Region::map(file(PAGE).into(), 0, PAGE, PAGE, Access::ReadOnly, |_| {}).expect("a region");
+    let readable = Extent::new(0, PAGE, PAGE, Access::ReadOnly)
+        .and_then(|of| Region::map(file(PAGE).into(), of, |_| {}))
+        .expect("a region");
     let view = view_of([without_file(0, PAGE), Arc::new(readable)]);
     let error = |gpa, len, write| IovSink::new(&view, &mut [EMPTY; 2], write).push(gpa, len).err();
     let transfer_error = Some(DptrError::Invalid(Status::DATA_TRANSFER_ERROR));

@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, Port, Queues, Refused, complete};
-use crate::memory::{Access, DoorbellPage, GuestMemory, IoName, MemView, Region};
+use crate::memory::{Access, DoorbellPage, Extent, GuestMemory, IoName, MemView, Region};
 use crate::model::io::{IoSupport, NsGeometry, PassedCommand, WriteCache, opcode};
 use crate::model::spec::{Cqe, Sqe, Status};
 
@@ -93,7 +93,11 @@ impl Guest {
         let (near, far) = (file(), file());
         let region = |file: &File, gpa| {
             let fd = file.try_clone().expect("a descriptor").into();
-            Arc::new(Region::map(fd, 0, gpa, 16 * PAGE, Access::ReadWrite, |_| {}).expect("mapped"))
+            Arc::new(
+                Extent::new(0, gpa, 16 * PAGE, Access::ReadWrite)
+                    .and_then(|of| Region::map(fd, of, |_| {}))
+                    .expect("mapped"),
+            )
         };
         let memory = GuestMemory::new().with(region(&near, 0)).and_then(|memory| memory.with(region(&far, FAR)));
         let memory = memory.expect("two regions");

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::fs::MemfdFlags;
-use vfio_user_ctrl::memory::{Access, DoorbellPage, GuestMemory, MemView, Region};
+use vfio_user_ctrl::memory::{Access, DoorbellPage, Extent, GuestMemory, MemView, Region};
 use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache, opcode};
 use vfio_user_ctrl::model::spec::{Cqe, Sqe};
 use vfio_user_ctrl::queue::{Interrupts, Port, Queues};
@@ -43,7 +43,7 @@ pub(crate) fn memfd(len: u64) -> File {
 
 pub(crate) fn region(file: &File, offset: u64, gpa: u64, len: u64, access: Access) -> Arc<Region> {
     let file = file.try_clone().expect("a descriptor").into();
-    Arc::new(Region::map(file, offset, gpa, len, access, |_| {}).expect("a region"))
+    Arc::new(Extent::new(offset, gpa, len, access).and_then(|of| Region::map(file, of, |_| {})).expect("a region"))
 }
 
 /// A namespace of all commands.

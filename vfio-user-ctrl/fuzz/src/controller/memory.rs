@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::MemfdFlags;
-use vfio_user_ctrl::memory::{Access, GuestMemory, MemView, Region};
+use vfio_user_ctrl::memory::{Access, Extent, GuestMemory, MemView, Region};
 
 pub(super) const PAGE: u64 = 4096;
 
@@ -79,7 +79,9 @@ impl Memory {
     pub(super) fn new() -> Self {
         let other = memfd(4);
         other.write_all_at(&[CANARY; 4 * PAGE as usize], PAGE).expect("room");
-        let region = Region::map(other.into(), PAGE, 0, 4 * PAGE, Access::ReadWrite, |_| {}).expect("a region");
+        let region = Extent::new(PAGE, 0, 4 * PAGE, Access::ReadWrite)
+            .and_then(|of| Region::map(other.into(), of, |_| {}))
+            .expect("a region");
         let neighbour = GuestMemory::new().with(Arc::new(region)).expect("room");
         let mut memory = Self {
             table: GuestMemory::new(),
@@ -125,7 +127,7 @@ impl Memory {
         let len = part.pages * PAGE;
         let region = if part.with_file {
             let file = file.try_clone().expect("a descriptor").into();
-            Region::map(file, PAGE, part.gpa, len, part.access, self.notifier())
+            Extent::new(PAGE, part.gpa, len, part.access).and_then(|of| Region::map(file, of, self.notifier()))
         } else {
             Region::without_file(part.gpa, len, part.access, self.notifier())
         };
@@ -135,7 +137,8 @@ impl Memory {
     /// Maps what the client says. Whether that could be.
     pub(super) fn map_any(&mut self, gpa: u64, len: u64, offset: u64) -> bool {
         let file = self.scrap.try_clone().expect("a descriptor").into();
-        let region = Region::map(file, offset, gpa, len, Access::ReadWrite, self.notifier());
+        let region =
+            Extent::new(offset, gpa, len, Access::ReadWrite).and_then(|of| Region::map(file, of, self.notifier()));
         self.add(region)
     }
 

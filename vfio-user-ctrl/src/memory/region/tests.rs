@@ -8,7 +8,7 @@ use super::super::{Fault, GuestMemory, memfd};
 use super::*;
 
 fn map(file: impl Into<OwnedFd>, offset: u64, gpa: u64, len: u64) -> Result<Region, MapError> {
-    Region::map(file.into(), offset, gpa, len, Access::ReadWrite, |_| {})
+    Extent::new(offset, gpa, len, Access::ReadWrite).and_then(|of| Region::map(file.into(), of, |_| {}))
 }
 
 #[test]
@@ -88,7 +88,9 @@ fn a_file_that_may_not_be_written_is_mapped_for_reading_only() {
     std::fs::remove_file(&path).expect("removed");
     let refused = map(writeable, 0, 0, PAGE).expect_err("the file is not open for writing");
     assert_eq!(refused.errno(), libc::EACCES);
-    let region = Region::map(readable.into(), 0, 0, PAGE, Access::ReadOnly, |_| {}).expect("a region");
+    let region = Extent::new(0, 0, PAGE, Access::ReadOnly)
+        .and_then(|of| Region::map(readable.into(), of, |_| {}))
+        .expect("a region");
     let view = view_of([Arc::new(region)]);
     assert_eq!(view.read(0, &mut [0; 8]), Ok(()));
     assert_eq!(view.write(0, &[0; 8]), Err(Fault::ReadOnly));
@@ -108,7 +110,8 @@ fn the_last_holder_unmaps_then_notifies_once() {
     let (sender, receiver) = mpsc::channel();
     let file = file(PAGE);
     let told = move |id| sender.send(id).expect("somebody listens");
-    let region = Region::map(file.into(), 0, 0, PAGE, Access::ReadWrite, told).expect("a region");
+    let region =
+        Extent::new(0, 0, PAGE, Access::ReadWrite).and_then(|of| Region::map(file.into(), of, told)).expect("a region");
     let (id, region) = (region.id(), Arc::new(region));
     let memory = GuestMemory::new().with(Arc::clone(&region)).expect("room");
     let held = memory.clone();

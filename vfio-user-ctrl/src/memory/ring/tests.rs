@@ -1,7 +1,7 @@
 use std::os::unix::fs::FileExt;
 
 use super::super::testing::{PAGE, file, patterned, region_of, view_of};
-use super::super::{Access, Region};
+use super::super::{Access, Extent, Region};
 use super::*;
 
 const BASE: u64 = 0x20_0000;
@@ -78,7 +78,9 @@ fn a_queue_outside_of_the_guests_memory_is_refused() {
 
 #[test]
 fn a_completion_queue_needs_memory_that_may_be_written_and_has_a_file() {
-    let readable = Region::map(file(PAGE).into(), 0, PAGE, PAGE, Access::ReadOnly, |_| {}).expect("a region");
+    let readable = Extent::new(0, PAGE, PAGE, Access::ReadOnly)
+        .and_then(|of| Region::map(file(PAGE).into(), of, |_| {}))
+        .expect("a region");
     let elsewhere = Region::without_file(2 * PAGE, PAGE, Access::ReadWrite, |_| {}).expect("a region");
     let view = view_of([region_of(&file(PAGE), 0, 0, PAGE), Arc::new(readable), Arc::new(elsewhere)]);
     let cq = |base, entries| CompletionRing::resolve(&view, base, entries).err();

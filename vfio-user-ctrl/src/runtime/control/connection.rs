@@ -21,7 +21,7 @@ use super::share::Share;
 use super::socket::{self, Received};
 use super::unmask::Unmask;
 use crate::admin_worker::Request;
-use crate::memory::{Access, Files, GuestMemory, MapError, Region, guard};
+use crate::memory::{Access, Extent, Files, GuestMemory, MapError, Region, guard};
 use crate::model::regs::CtrlLimits;
 use crate::queue::{PinMask, Transfer};
 use crate::runtime::group::GroupHandle;
@@ -603,7 +603,7 @@ fn region_of(files: &mut Files, request: MapRequest) -> Result<Region, MapError>
         (false, false) => return Err(MapError::NoAccess { gpa: request.addr }),
     };
     match request.fd {
-        Some(file) => files.map(file, request.offset, request.addr, request.size, access, |_| {}),
+        Some(file) => files.map(file, Extent::new(request.offset, request.addr, request.size, access)?, |_| {}),
         None => Region::without_file(request.addr, request.size, access, |_| {}),
     }
 }

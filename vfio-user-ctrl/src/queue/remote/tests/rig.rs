@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::memory::{Access, BounceBudget, DoorbellPage, GuestMemory, IoName, MemView, Region};
+use crate::memory::{Access, BounceBudget, DoorbellPage, Extent, GuestMemory, IoName, MemView, Region};
 use crate::model::io::{IoSupport, NsGeometry, PassedCommand, opcode};
 use crate::model::spec::{Cqe, Sqe, Status};
 use crate::queue::{
@@ -341,7 +341,9 @@ impl Guest {
     pub(super) fn map_file(&mut self, gpa: u64, data: &[u8]) {
         let file = File::from(memfd_create("courier-test", MemfdFlags::CLOEXEC).expect("a memfd"));
         file.write_all_at(data, 0).expect("room");
-        let region = Region::map(file.into(), 0, gpa, data.len() as u64, Access::ReadWrite, |_| {}).expect("mapped");
+        let region = Extent::new(0, gpa, data.len() as u64, Access::ReadWrite)
+            .and_then(|of| Region::map(file.into(), of, |_| {}))
+            .expect("mapped");
         self.memory = self.memory.with(Arc::new(region)).expect("no overlap");
         self.queues.set_view(&Rc::new(MemView::new(Arc::new(self.memory.clone()))));
     }
@@ -362,7 +364,8 @@ impl Guest {
 
 fn memory_of(file: &File) -> GuestMemory {
     let fd = file.try_clone().expect("a descriptor").into();
-    let near = Region::map(fd, 0, 0, 1 << 20, Access::ReadWrite, |_| {}).expect("mapped");
+    let near =
+        Extent::new(0, 0, 1 << 20, Access::ReadWrite).and_then(|of| Region::map(fd, of, |_| {})).expect("mapped");
     let far = Region::without_file(FAR, FAR_LEN, Access::ReadWrite, |_| {}).expect("a region");
     let read_only = Region::without_file(READ_ONLY, PAGE, Access::ReadOnly, |_| {}).expect("a region");
     let add = |memory: GuestMemory, region| memory.with(Arc::new(region)).expect("no overlap");
