@@ -5,7 +5,7 @@
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/test.sh [--full] [--docker | --no-docker] [--rdma] [--no-guest] [--no-lint] [--help]
+Usage: scripts/test.sh [--full] [--docker | --no-docker] [--rdma] [--faults] [--no-guest] [--no-lint] [--help]
 
 Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds Courier, and tests it:
 formatting, lints, documentation and dependencies, unit tests, SPDK within the test's process, live targets and controllers with
@@ -20,6 +20,7 @@ in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `tes
                and said to be, where no Docker engine can be had
   --no-docker  leave that out of --full
   --rdma       also all tests of pools over RDMA (scripts/test-rdma.sh), of which --full has some
+  --faults     also every fault of scripts/faults-compare.sh, some ten minutes; the tests have the shortest of them
   --no-guest   leave out the guests
   --no-lint    leave out formatting, lints, documentation and dependencies
   --help       this text
@@ -33,6 +34,7 @@ TEXT
 FULL=
 unset DOCKER # as --full, unless an option says otherwise
 RDMA=
+FAULTS=
 GUEST=1
 LINT=1
 while [ $# -gt 0 ]; do
@@ -41,6 +43,7 @@ while [ $# -gt 0 ]; do
         --docker) DOCKER=1 ;;
         --no-docker) DOCKER= ;;
         --rdma) RDMA=1 ;;
+        --faults) FAULTS=1 ;;
         --no-guest) GUEST= ;;
         --no-lint) LINT= ;;
         -h | --help) usage; exit 0 ;;
@@ -94,6 +97,11 @@ must cargo test --release --workspace
 
 phase "units that need no SPDK, with overflow checks"
 must cargo test --quiet --package nvme-spec --package vfio-user --package vfio-user-ctrl --no-default-features --lib --tests
+
+if [ -n "$FAULTS" ]; then
+    phase "faults, side by side with stock"
+    must scripts/faults-compare.sh
+fi
 
 phase "instructions of the hot path"
 must scripts/instructions.sh

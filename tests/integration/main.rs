@@ -7,6 +7,8 @@
 //! for this test. `COURIER_TEST_FRONT_END=stock` has SPDK's own front end make the controllers, for comparison: it does not
 //! pass all of the tests, and some take its process down.
 //!
+//! The whole comparison with stock runs only if asked: `scripts/faults-compare.sh`.
+//!
 //! The tests in a guest run only if asked: `-- --ignored guest::`. Those with RDMA need another machine: `scripts/test-rdma.sh`.
 #![expect(clippy::panic, reason = "a test fails by a panic")]
 
@@ -45,3 +47,4 @@ mod rounds;
 mod scheduler;
 mod shutdown;
 mod stats;
+mod stock;
