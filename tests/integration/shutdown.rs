@@ -13,7 +13,7 @@ use crate::support::pool::{Backing, Pool, free_port};
 use crate::support::{paths, secs, shared, wait_for};
 
 /// How long an application may take to end.
-const LIMIT: Duration = Duration::from_secs(8);
+const LIMIT: Duration = Duration::from_secs(5);
 
 const RANDOM: Work<'_> = Work { kind: "randrw", io_size: 4_096, depth: 32, seconds: 30 };
 
