@@ -10,7 +10,7 @@ use std::ptr::{self, NonNull};
 
 use spdk_sys as sys;
 
-use crate::{Errno, running};
+use crate::{Errno, os_thread, running};
 
 /// A marker for what must stay on the SPDK thread that made it: neither `Send` nor `Sync`.
 pub type NotSend = PhantomData<*mut ()>;
@@ -76,7 +76,7 @@ pub fn cores() -> Vec<u32> {
     std::iter::successors(first, |core| next(*core)).collect()
 }
 
-/// Starts an operating-system thread that may run on any core of the machine, not only on its creator's reactor's.
+/// Starts an operating-system thread that may run on any core of the machine but the reactors', or on those, too, if it has no others.
 ///
 /// # Errors
 /// What the operating system says.
@@ -84,6 +84,7 @@ pub fn spawn_unpinned<F: FnOnce() + Send + 'static>(name: &str, f: F) -> std::io
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         // SAFETY: changes the affinity of the calling thread, which is new and this function's own.
         unsafe { sys::spdk_unaffinitize_thread() };
+        os_thread::leave(&cores());
         f();
     })
 }
