@@ -75,16 +75,15 @@ pub struct Published<T> {
 }
 
 impl<T: Default> Published<T> {
-    /// Puts `value` in place of the old one.
-    pub fn publish(&self, value: T) {
+    /// Puts `value` in place of the old one, which others may still have.
+    pub fn publish(&self, value: T) -> Arc<T> {
         let mut value = Arc::new(value);
         if let Ok(mut newest) = self.newest.lock() {
             std::mem::swap(&mut *newest, &mut value);
         }
         // After the value: who sees the new epoch finds the new value.
         self.epoch.fetch_add(1, Ordering::Release);
-        // Not while another thread could wait for the lock.
-        drop(value);
+        value
     }
 
     /// Moves whenever something is published.

@@ -19,6 +19,7 @@ use super::registrar::Registrar;
 use super::remote::Transfers;
 use super::share::Share;
 use super::socket::{self, Received};
+use super::tables::OldTables;
 use super::unmask::Unmask;
 use crate::admin_worker::Request;
 use crate::memory::{Access, Extent, Files, GuestMemory, MapError, Region, guard};
@@ -67,6 +68,8 @@ pub(super) struct Connection {
     remote: Remote,
     registrar: Arc<Registrar>,
     memory: GuestMemory,
+    /// What was published before it.
+    old: OldTables,
     files: Files,
     mapping: Option<Mapping>,
     releasing: Vec<Releasing>,
@@ -92,6 +95,7 @@ impl Connection {
         remote: &Remote,
         registrar: &Arc<Registrar>,
         unmask: Unmask,
+        share: Share,
     ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let limits =
@@ -106,6 +110,7 @@ impl Connection {
             remote: remote.clone(),
             registrar: Arc::clone(registrar),
             memory: GuestMemory::new(),
+            old: OldTables::default(),
             files: Files::new(crate::memory::Share::of_mappings()),
             mapping: None,
             releasing: Vec::new(),
@@ -113,7 +118,7 @@ impl Connection {
             late: Late::default(),
             unmask,
             began: Instant::now(),
-            share: Share::new(Instant::now()),
+            share,
             waits: false,
             faults: guard::faults(),
             buffer: vec![0; MAX_READ],
@@ -143,6 +148,17 @@ impl Connection {
         self.waits && self.share.may_be_served(Instant::now())
     }
 
+    /// Time was spent for the client.
+    pub(super) fn charge(&mut self, began: Instant) {
+        let now = Instant::now();
+        self.share.charge(now, now.saturating_duration_since(began));
+    }
+
+    /// What the client has had of this thread's time.
+    pub(super) const fn share(&self) -> Share {
+        self.share
+    }
+
     /// Whether the client has said nothing of use for so long.
     pub(super) fn is_silent(&self, time: Duration) -> bool {
         !self.wire.is_negotiated() && self.began.elapsed() >= time
@@ -158,12 +174,13 @@ impl Connection {
         });
     }
 
-    /// Tells the home that the client has gone. What it had mapped is given back, to be dropped when nobody else holds it.
-    pub(super) fn end(mut self, graves: &Graves) -> Vec<Arc<Region>> {
+    /// Tells the home that the client has gone. What it had mapped is given back, and the tables of that, to be dropped when nobody else
+    /// holds it.
+    pub(super) fn end(mut self, graves: &Graves) -> (Vec<Arc<Region>>, OldTables) {
         graves.bury_files(self.files.take_all());
         let (ctrl, session) = (self.session.ctrl.id, self.session.id);
         self.session.interrupts.clear();
-        self.session.memory.publish(GuestMemory::new());
+        self.old.push(self.session.memory.publish(GuestMemory::new()));
         self.session.ctrl.regions.store(0, Ordering::Relaxed);
         self.session.ctrl.memory.store(0, Ordering::Relaxed);
         self.session.ctrl.home.send(move |group| {
@@ -174,7 +191,7 @@ impl Connection {
         let memory = self.mapping.map_or(self.memory, |mapping| mapping.memory);
         let mut regions: Vec<Arc<Region>> = memory.regions().cloned().collect();
         regions.extend(self.releasing.into_iter().flat_map(|releasing| releasing.regions));
-        regions
+        (regions, self.old)
     }
 
     /// Reads, acts and writes until there is nothing to do.
@@ -182,8 +199,7 @@ impl Connection {
         let began = Instant::now();
         self.waits = !self.share.may_be_served(began);
         let result = self.exchange();
-        let now = Instant::now();
-        self.share.charge(now, now.saturating_duration_since(began));
+        self.charge(began);
         match result {
             Ok(state) => state,
             Err(error) => {
@@ -338,7 +354,7 @@ impl Connection {
     fn publish(&mut self, memory: GuestMemory) {
         self.session.ctrl.regions.store(memory.len() as u64, Ordering::Relaxed);
         self.session.ctrl.memory.store(memory.bytes(), Ordering::Relaxed);
-        self.session.memory.publish(memory.clone());
+        self.old.push(self.session.memory.publish(memory.clone()));
         self.memory = memory;
     }
 
@@ -404,6 +420,7 @@ impl Connection {
     pub(super) fn release(&mut self, graves: &Graves) -> bool {
         self.transfers.give_up_abandoned(self.session.id, &mut self.wire);
         let answered = self.answer_late();
+        self.old.drop_free();
         let before = self.releasing.len();
         let mut impatient = false;
         for mut releasing in std::mem::take(&mut self.releasing) {
@@ -573,6 +590,7 @@ impl Connection {
 
     /// Takes out what the client's regions are in no more.
     pub(super) fn tidy(&mut self, graves: &Graves) {
+        self.old.drop_free();
         graves.bury_files(self.files.take_unused());
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::complaint::complain;
+use super::share::Share;
 use crate::runtime::session::Ctrl;
 
 /// Connections that wait for the client before them to go.
@@ -23,13 +24,18 @@ pub(super) struct Endpoint {
     pub(super) listener: UnixListener,
     /// The session of the client that is there.
     pub(super) active: Option<u64>,
+    /// Connections are taken. Where clients have had more than their share of time they stay in the socket for a while.
+    pub(super) is_heard: bool,
     waiting: VecDeque<UnixStream>,
+    /// Of the control thread's time, what was spent for clients that have gone, or were turned away.
+    share: Share,
     barred_until: Option<Instant>,
 }
 
 impl Endpoint {
     pub(super) fn new(ctrl: Arc<Ctrl>, listener: UnixListener) -> Self {
-        Self { ctrl, listener, active: None, waiting: VecDeque::new(), barred_until: None }
+        let share = Share::new(Instant::now());
+        Self { ctrl, listener, active: None, is_heard: true, waiting: VecDeque::new(), share, barred_until: None }
     }
 
     /// Takes connections that came.
@@ -44,9 +50,35 @@ impl Endpoint {
         }
     }
 
+    /// Time was spent for who connects.
+    pub(super) fn charge(&mut self, began: Instant) {
+        let now = Instant::now();
+        self.share.charge(now, now.saturating_duration_since(began));
+    }
+
+    /// Whether clients may be let in: those before them have not had more than their share of time.
+    pub(super) fn may_be_served(&mut self) -> bool {
+        self.share.may_be_served(Instant::now())
+    }
+
+    /// The next client goes on with what those before it have had.
+    pub(super) fn take_share(&mut self) -> Share {
+        std::mem::replace(&mut self.share, Share::new(Instant::now()))
+    }
+
+    /// A client has gone that has had as much.
+    pub(super) fn give_share_back(&mut self, share: Share) {
+        self.share.take_over(Instant::now(), share);
+    }
+
     /// Whether a client waits.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether anybody may wait who is to be looked after when it is time.
+    pub(super) fn waits(&self) -> bool {
+        self.has_waiting() || !self.is_heard
     }
 
     /// The next client, if one may be let in.

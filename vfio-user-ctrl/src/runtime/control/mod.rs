@@ -13,6 +13,7 @@ mod registrar;
 mod remote;
 mod share;
 mod socket;
+mod tables;
 mod unmask;
 mod worker;
 
@@ -22,7 +23,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ use connection::{Connection, State};
 use endpoint::Endpoint;
 use graves::Graves;
 use registrar::Registrar;
+use tables::OldTables;
 use unmask::Unmask;
 
 /// A client that has said nothing for so long makes room for one that waits.
@@ -175,8 +177,10 @@ struct Server {
     connections: BTreeMap<u64, Connection>,
     /// Regions of sessions that are over: they are unmapped here, not on a reactor, when no I/O touches them.
     dying: Vec<Arc<Region>>,
-    /// Sessions that are over, but may still be somewhere.
-    ended: Vec<Weak<Session>>,
+    /// Tables of them, which are dropped before them.
+    old: OldTables,
+    /// Sessions that are over, but may still be somewhere. What they are made of is freed here, when that is over, too.
+    ended: Vec<Arc<Session>>,
     graves: Graves,
     registrar: Arc<Registrar>,
     next_session: u64,
@@ -197,6 +201,7 @@ impl Server {
             endpoints: BTreeMap::new(),
             connections: BTreeMap::new(),
             dying: Vec::new(),
+            old: OldTables::default(),
             ended: Vec::new(),
             graves: Graves::start()?,
             next_session: 1,
@@ -238,7 +243,7 @@ impl Server {
         let waits = |connection: &Connection| connection.is_releasing() || connection.waits_for_others();
         if !self.dying.is_empty() || self.connections.values().any(waits) {
             Some(RELEASE_PERIOD)
-        } else if self.sessions().next().is_none() && !self.endpoints.values().any(Endpoint::has_waiting) {
+        } else if self.sessions().next().is_none() && !self.endpoints.values().any(Endpoint::waits) {
             None
         } else {
             Some(WATCH_PERIOD)
@@ -247,7 +252,7 @@ impl Server {
 
     /// The sessions with clients, and those that are over but still somewhere.
     fn sessions(&self) -> impl Iterator<Item = Arc<Session>> {
-        let ended = self.ended.iter().filter_map(Weak::upgrade);
+        let ended = self.ended.iter().map(Arc::clone);
         self.connections.values().map(|connection| Arc::clone(connection.session())).chain(ended)
     }
 
@@ -321,9 +326,23 @@ impl Server {
     /// Takes the connections that came to a controller's socket.
     fn accept(&mut self, ctrl: u64) {
         if let Some(endpoint) = self.endpoints.get_mut(&ctrl) {
+            let began = Instant::now();
             endpoint.accept();
+            endpoint.charge(began);
+            let is_heard = endpoint.may_be_served();
+            self.hear(ctrl, is_heard);
         }
         self.promote(ctrl);
+    }
+
+    /// Takes connections that come to a controller's socket, or leaves them there for now.
+    fn hear(&mut self, ctrl: u64, is_heard: bool) {
+        let Some(endpoint) = self.endpoints.get_mut(&ctrl) else { return };
+        if std::mem::replace(&mut endpoint.is_heard, is_heard) != is_heard {
+            let key = epoll::EventData::new_u64(listener_key(ctrl));
+            let interest = if is_heard { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+            let _ = epoll::modify(&self.epoll, &endpoint.listener, key, interest);
+        }
     }
 
     /// Lets the next client in if there is none, or if the one there has said nothing.
@@ -344,17 +363,23 @@ impl Server {
             );
             return self.close(active);
         }
-        let of_ctrl = |session: &Weak<Session>| session.upgrade().is_some_and(|session| session.ctrl.id == ctrl);
-        if self.ended.iter().filter(|session| of_ctrl(session)).count() >= MAX_ENDED {
+        let is_somewhere = |session: &&Arc<Session>| session.ctrl.id == ctrl && Arc::strong_count(session) > 1;
+        if self.ended.iter().filter(is_somewhere).count() >= MAX_ENDED {
             return;
         }
+        let start = Instant::now();
         let Some(endpoint) = self.endpoints.get_mut(&ctrl) else { return };
+        if !endpoint.may_be_served() {
+            return;
+        }
         while let Some(stream) = endpoint.next_client() {
             let session = self.next_session;
             self.next_session += 1;
             let unmask = Unmask::new(&self.epoll, connection_key(session) | UNMASK);
-            let begun = Connection::begin(session, &endpoint.ctrl, stream, &self.remote, &self.registrar, unmask);
-            let connection = match begun {
+            let share = endpoint.take_share();
+            let begun =
+                Connection::begin(session, &endpoint.ctrl, stream, &self.remote, &self.registrar, unmask, share);
+            let mut connection = match begun {
                 Ok(connection) => connection,
                 Err(error) => {
                     log::error!("controller '{}': a client cannot be served: {error}", endpoint.ctrl.name);
@@ -369,6 +394,7 @@ impl Server {
             endpoint.active = Some(session);
             endpoint.ctrl.connected.store(true, Ordering::Release);
             connection.attach();
+            connection.charge(start);
             self.connections.insert(session, connection);
             return self.serve(session);
         }
@@ -397,19 +423,25 @@ impl Server {
     }
 
     fn close(&mut self, session: u64) {
+        let began = Instant::now();
         let Some(connection) = self.connections.remove(&session) else { return };
         let _ = epoll::delete(&self.epoll, connection.socket());
-        let ctrl = connection.session().ctrl.id;
+        let (ctrl, share) = (connection.session().ctrl.id, connection.share());
+        self.ended.push(Arc::clone(connection.session()));
+        let (regions, tables) = connection.end(&self.graves);
+        self.dying.extend(regions);
+        self.old.extend(tables);
         if let Some(endpoint) = self.endpoints.get_mut(&ctrl) {
             endpoint.vacate();
+            endpoint.give_share_back(share);
+            endpoint.charge(began);
         }
-        self.ended.push(Arc::downgrade(connection.session()));
-        self.dying.extend(connection.end(&self.graves));
         self.promote(ctrl);
     }
 
     /// What comes with time: regions that are free now, clients that shrank their memory, clients that wait.
     fn look_after(&mut self) {
+        self.old.drop_free();
         self.dying = self.graves.bury(std::mem::take(&mut self.dying));
         let releasing: Vec<u64> =
             self.connections.iter().filter(|(_, connection)| connection.is_releasing()).map(|(id, _)| *id).collect();
@@ -446,7 +478,7 @@ impl Server {
 
     /// Clients that hold reactors up, and clients that wait.
     fn watch(&mut self) {
-        self.ended.retain(|session| session.strong_count() > 0);
+        self.ended.retain(|session| Arc::strong_count(session) > 1);
         let mut groups: BTreeMap<u32, Arc<GroupHandle>> = BTreeMap::new();
         for session in self.sessions() {
             groups.extend(session.ctrl.groups.iter().map(|group| (group.core, Arc::clone(group))));
@@ -461,8 +493,10 @@ impl Server {
             self.bar(session);
         }
         let waiting: Vec<u64> =
-            self.endpoints.iter().filter(|(_, endpoint)| endpoint.has_waiting()).map(|(id, _)| *id).collect();
+            self.endpoints.iter().filter(|(_, endpoint)| endpoint.waits()).map(|(id, _)| *id).collect();
         for ctrl in waiting {
+            let is_heard = self.endpoints.get_mut(&ctrl).is_some_and(Endpoint::may_be_served);
+            self.hear(ctrl, is_heard);
             self.promote(ctrl);
         }
     }

@@ -1,5 +1,5 @@
 //! A client's share of the control thread's time, and of the threads that map and unmap for it: they may run on a core that polls for
-//! others.
+//! others. It goes with the socket: who connects anew has not more of it.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const MOST: Duration = Duration::from_millis(200);
 const UNMAP: Duration = Duration::from_micros(10);
 
 /// What one client has had and not yet paid by waiting.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
     debt: Duration,
     since: Instant,
@@ -29,6 +29,12 @@ impl Share {
     pub(super) fn charge(&mut self, now: Instant, cost: Duration) {
         self.pay(now);
         self.debt = self.debt.saturating_add(cost).min(MOST);
+    }
+
+    /// Takes over what another one has not paid.
+    pub(super) fn take_over(&mut self, now: Instant, mut other: Self) {
+        other.pay(now);
+        self.charge(now, other.debt);
     }
 
     /// Regions of the client's are unmapped.
@@ -61,6 +67,23 @@ mod tests {
             if share.may_be_served(now) {
                 share.charge(now, step);
                 had += step;
+            }
+            now += step;
+        }
+        assert!((Duration::from_secs(2)..Duration::from_millis(2200)).contains(&had), "{had:?}");
+    }
+
+    #[test]
+    fn a_client_that_connects_anew_has_no_more_than_one_that_stays() {
+        let begin = Instant::now();
+        let (mut socket, mut now, mut had) = (Share::new(begin), begin, Duration::ZERO);
+        let step = Duration::from_millis(1);
+        while now < begin + Duration::from_secs(10) {
+            if socket.may_be_served(now) {
+                let mut client = std::mem::replace(&mut socket, Share::new(now));
+                client.charge(now, step);
+                had += step;
+                socket.take_over(now, client);
             }
             now += step;
         }
