@@ -39,6 +39,7 @@ mod guest;
 mod log_lines;
 mod look;
 mod namespaces;
+mod neighbour;
 mod pools_hang;
 mod pools_lie;
 mod program;

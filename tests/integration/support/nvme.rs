@@ -64,7 +64,8 @@ impl Command {
         Self { opcode, nsid, prp1, cdw10: slba, cdw12: u32::from(blocks - 1), ..Self::default() }
     }
 
-    fn bytes(&self, cid: u16) -> [u8; 64] {
+    /// The submission queue entry.
+    pub(crate) fn bytes(&self, cid: u16) -> [u8; 64] {
         let mut bytes = [0; 64];
         let mut put = |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
         put(0, &[self.opcode, self.flags]);
