@@ -5,7 +5,7 @@
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/neighbour.sh [--two | --short] [--pairs N] [--milliseconds N] [--only TEXT] [--list] [--help]
+Usage: scripts/neighbour.sh [--two] [--pairs N] [--milliseconds N] [--only TEXT] [--list] [--help]
 
 A guest reads from a disk in memory while another one, with a controller of its own, does what harms: it resets or is killed with
 thousands of commands under way, its pool hangs, it maps and unmaps without end, connects and goes without end, and so on. Prints a
@@ -14,7 +14,6 @@ and one beside (docs/performance.md tells how). Needs root, two cores, and what 
 Some 5 s for each pair, so that all of them take about five minutes.
 
   --two             both guests have a reactor of their own, the neighbour on the second core
-  --short           no table: all of it with short measurements, within wide limits
   --pairs N         pairs of each (default: 3); every one has a courier_tgt of its own
   --milliseconds N  how long each measurement takes (default: 2000)
   --only TEXT       only what has this text in its name
@@ -27,7 +26,6 @@ TEST=table_of_one_reactor
 while [ $# -gt 0 ]; do
     case $1 in
         --two) TEST=table_of_two_reactors ;;
-        --short) TEST=a_neighbour_keeps_its_latency_and_its_share_whatever_another_guest_does ;;
         --pairs) export COURIER_NEIGHBOUR_PAIRS=${2:-} && shift ;;
         --milliseconds) export COURIER_NEIGHBOUR_MILLISECONDS=${2:-} && shift ;;
         --only) export COURIER_NEIGHBOUR_ONLY=${2:-} && shift ;;

@@ -1,6 +1,6 @@
 //! What a guest notices of another one that shares its reactor, or has the reactor beside it, and does what harms.
 //!
-//! `scripts/neighbour.sh` has it print a table; with `--short` it tests all of it within wide limits, in some seconds.
+//! The short form is among the tests, with wide limits. `scripts/neighbour.sh` has the long one print a table.
 //!
 //! All clients are on the first core, the neighbour before the others, so that it is never it that waits for a core. The reactor that it is
 //! served by has the second core. That goes for the threads of `courier_tgt` that poll nothing, too, if Linux puts them there.
@@ -159,7 +159,6 @@ const NOTICEABLE: Duration = Duration::from_millis(150);
 const LEFT: f64 = 0.3;
 
 #[test]
-#[ignore = "it measures; the limits are wide, but it is for a machine with two cores to itself: scripts/neighbour.sh --short"]
 #[serial]
 fn a_neighbour_keeps_its_latency_and_its_share_whatever_another_guest_does() {
     const TRIES: usize = 3;
