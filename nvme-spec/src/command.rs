@@ -34,6 +34,15 @@ bit_fields! {
     }
 }
 
+impl CommandFlags {
+    /// A command that is no part of a fused operation, whose data is named by an SGL.
+    pub const SGL: Self = Self::new().with_psdt(Psdt::SGL_MPTR_BUFFER);
+    /// The first command of a fused operation, whose data is named by PRPs.
+    pub const FUSED_FIRST: Self = Self::new().with_fuse(FusedOperation::FIRST);
+    /// The second command of a fused operation, whose data is named by PRPs.
+    pub const FUSED_SECOND: Self = Self::new().with_fuse(FusedOperation::SECOND);
+}
+
 layouts! {
     /// A submission queue entry (section 3.3.3.1).
     #[derive(Default)]

@@ -91,6 +91,13 @@ layouts! {
     }
 }
 
+impl DsmRange {
+    /// Bytes of a range.
+    pub const LEN: u32 = 16;
+}
+
+const _: () = assert!(size_of::<DsmRange>() == DsmRange::LEN as usize);
+
 #[cfg(test)]
 mod tests {
     use core::mem::offset_of;

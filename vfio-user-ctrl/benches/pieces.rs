@@ -5,12 +5,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use nvme_spec::{CommandFlags, Cqe, IoOpcode, Sqe};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vfio_user_ctrl::memory::iov::EMPTY;
 use vfio_user_ctrl::memory::{Access, CompletionRing, Extent, GuestMemory, IovSink, MemView, Region, SubmissionRing};
 use vfio_user_ctrl::model::dptr::walk;
 use vfio_user_ctrl::model::io::{NsGeometry, decode};
-use vfio_user_ctrl::model::spec::{Cqe, Sqe};
 use zerocopy::IntoBytes;
 
 const PAGE: u64 = 4096;
@@ -61,12 +61,12 @@ fn by_sgl(view: &MemView, len: u64) -> Sqe {
     view.write(LIST, list.as_bytes()).expect("the list is in guest memory");
     // The last segment's descriptor (type 3h), and PSDT = 1 in the flags.
     let descriptor = size_of_val(&list[..]) as u64 | 0x30 << 56;
-    Sqe { flags: 1 << 6, prp1: LIST, prp2: descriptor, ..read(len) }
+    Sqe { flags: CommandFlags::SGL, prp1: LIST, prp2: descriptor, ..read(len) }
 }
 
 fn read(len: u64) -> Sqe {
     let blocks = u32::try_from(len / PAGE).expect("it is short") - 1;
-    Sqe { opcode: 2, nsid: 1, cdw10: 77, cdw12: blocks, ..Sqe::default() }
+    Sqe { opcode: IoOpcode::READ.0, nsid: 1, cdw10: 77, cdw12: blocks, ..Sqe::default() }
 }
 
 fn decoding(c: &mut Criterion) {

@@ -8,11 +8,11 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use nvme_spec::{IoOpcode, Sqe};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::pwrite;
 use vfio_user_ctrl::memory::{Access, DoorbellPage, Extent, GuestMemory, IoName, MemView, Region};
 use vfio_user_ctrl::model::io::{NsGeometry, PassedCommand};
-use vfio_user_ctrl::model::spec::Sqe;
 use vfio_user_ctrl::queue::{AbortToken, Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, complete};
 use zerocopy::IntoBytes;
 
@@ -90,7 +90,8 @@ fn run(ios: u64, regions: u64) -> Result<u64, Box<dyn std::error::Error>> {
         for _ in 0..DEPTH {
             let at = u64::from(tail);
             let prp1 = done % regions * STRIDE + DATA;
-            let sqe = Sqe { opcode: 2, cid: tail, nsid: 1, prp1, cdw10: u32::from(tail), ..Sqe::default() };
+            let sqe =
+                Sqe { opcode: IoOpcode::READ.0, cid: tail, nsid: 1, prp1, cdw10: u32::from(tail), ..Sqe::default() };
             pwrite(&queues_file, sqe.as_bytes(), SQ + at * size_of::<Sqe>() as u64)?;
             tail = (tail + 1) % ENTRIES;
             done += 1;

@@ -8,7 +8,7 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use vfio_user_ctrl::model::spec::Sqe;
+use nvme_spec::{CommandFlags, Sqe};
 
 use common::guest::{DATA, LISTS, PAGE, Rig, read, write};
 use common::ram::Disk;
@@ -111,6 +111,7 @@ fn reads_and_writes_of_33_pieces_allocate_nothing() {
 
 #[test]
 fn sgls_of_33_pieces_allocate_nothing() {
-    let sqes = commands(66, 0).map(|sqe| Sqe { flags: 1 << 6, prp1: SGL, prp2: (0x30 << 56) | (33 * 16), ..sqe });
+    let sqes =
+        commands(66, 0).map(|sqe| Sqe { flags: CommandFlags::SGL, prp1: SGL, prp2: (0x30 << 56) | (33 * 16), ..sqe });
     assert_eq!(calls_during(sqes), 0);
 }

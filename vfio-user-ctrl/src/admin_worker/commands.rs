@@ -6,8 +6,8 @@ use super::messages::{Answer, Command, Misplaced, Output, Place, Report, Ticket}
 use super::poll_group::GroupRequest;
 use super::{AdminWorker, State};
 use crate::model::admin::{CreateCq, CreateSq, Outcome, Pending, QueueId};
-use crate::model::spec::{Sqe, Status};
 use crate::queue::{Coalescing, Settings};
+use nvme_spec::{Sqe, Status};
 
 /// An admin command that waits for an answer.
 #[derive(Debug)]

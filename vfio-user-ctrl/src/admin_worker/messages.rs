@@ -5,8 +5,8 @@ use std::fmt;
 use crate::memory::Fault;
 use crate::model::admin::{IoTotals, Namespace, NamespaceError, QueueId};
 use crate::model::regs::{Enable, EntrySizes};
-use crate::model::spec::{Sqe, Status};
 use crate::queue::{Settings, Trouble};
+use nvme_spec::{Sqe, Status};
 
 use super::poll_group::GroupRequest;
 use super::requests::Request;

@@ -20,7 +20,7 @@ use super::slots::MAX_PIECES;
 use super::table::{GuestMemory, Hint};
 use super::view::MemView;
 use crate::model::dptr::DptrError;
-use crate::model::spec::Status;
+use nvme_spec::Status;
 
 /// What a piece of data costs of the budget at least: so much, about, is kept of each piece besides its bytes.
 const PIECE_COST: u64 = 512;

@@ -2,7 +2,7 @@
 
 use super::view::MemView;
 use crate::model::dptr::{self, DptrError, Pieces};
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{Sqe, Status};
 
 /// Fills `into` with the data that the host gave with the command, once.
 ///

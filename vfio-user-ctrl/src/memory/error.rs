@@ -5,7 +5,7 @@ use std::io;
 use thiserror::Error;
 
 use crate::model::dptr::DptrError;
-use crate::model::spec::Status;
+use nvme_spec::Status;
 
 /// Why a region is refused.
 #[derive(Debug, Error)]

@@ -5,7 +5,7 @@ use std::ptr;
 use super::table::HostPiece;
 use super::view::MemView;
 use crate::model::dptr::{DptrError, Pieces};
-use crate::model::spec::Status;
+use nvme_spec::Status;
 
 /// An I/O vector of nothing: what an array of them is filled with to begin with.
 pub const EMPTY: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };

@@ -15,7 +15,7 @@ use super::guard;
 use super::order;
 use super::region::{HostPtr, PAGE, Region};
 use super::view::MemView;
-use crate::model::spec::{Cqe, Sqe};
+use nvme_spec::{Cqe, Sqe};
 
 /// Entries of `SIZE` bytes, a power of two from 8 to 4096.
 struct Ring<const SIZE: usize> {

@@ -14,7 +14,9 @@ use libc::iovec;
 use super::{Gone, IovSink, MemView, bytes, guard};
 use crate::model::dptr::DptrError;
 #[cfg(feature = "runtime")]
-use crate::model::spec::Status;
+use nvme_spec::Status;
+#[cfg(feature = "runtime")]
+use nvme_spec::StatusCodeType;
 
 /// The most pieces that the data of one I/O may have in its place. One that has more gets [room](Io::make_room) of its own.
 pub const MAX_PIECES: usize = 129;
@@ -451,8 +453,7 @@ pub trait TakesBdevIo<T: 'static>: Sized + 'static {
 /// A status as SPDK has it.
 #[cfg(feature = "runtime")]
 fn from_spdk(status: spdk::nvme::Status) -> Status {
-    let own = Status::new(status.sct, status.sc);
-    if status.dnr { own.with_dnr() } else { own }
+    Status::new(StatusCodeType(status.sct), status.sc).with_dnr(status.dnr)
 }
 
 #[cfg(feature = "runtime")]

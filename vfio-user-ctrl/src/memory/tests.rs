@@ -12,7 +12,7 @@ use super::iov::{EMPTY, IovSink};
 use super::testing::{PAGE, file, gather, patterned, region_of, view_of};
 use super::{Access, Extent, Fault, GuestMemory, MapError, MemView, Region, UnmapError};
 use crate::model::dptr::{DptrError, Pieces, walk};
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{CommandFlags, Sqe, Status};
 
 fn without_file(gpa: u64, len: u64) -> Arc<Region> {
     Arc::new(Region::without_file(gpa, len, Access::ReadWrite, |_| {}).expect("a region"))
@@ -254,7 +254,7 @@ fn data_that_is_written_comes_back_by_another_pointer() {
     for (at, word) in [(0, PAGE + 0x800), (8, 0x800), (16, 5 * PAGE), (24, 6000 - 0x800)] {
         view.write(at, &u64::to_le_bytes(word)).expect("the segment");
     }
-    let sgl = Sqe { flags: 1 << 6, prp1: 0, prp2: 0x30 << 56 | 32, ..Sqe::default() };
+    let sgl = Sqe { flags: CommandFlags::SGL, prp1: 0, prp2: 0x30 << 56 | 32, ..Sqe::default() };
     let mut back = vec![0; data.len()];
     read_data(&view, &sgl, &mut back).expect("2 descriptors");
     assert_eq!(back, data);

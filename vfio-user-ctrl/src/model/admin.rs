@@ -48,7 +48,7 @@ use self::logs::ErrorLog;
 use self::namespaces::Namespaces;
 use self::queues::{PAGE, Queues};
 use crate::model::regs::Version;
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{FusedOperation, Psdt, Sqe, Status};
 
 /// Abort commands that may be under way at a time, less one (ACL).
 const ACL: u8 = 3;
@@ -288,7 +288,7 @@ impl Controller {
     fn execute(&mut self, sqe: &Sqe, now: Duration) -> Result<Outcome, Status> {
         let opcode = Opcode::parse(sqe.opcode).ok_or(Status::INVALID_OPCODE)?;
         // Fused operations are I/O commands, and over PCIe an admin command has PRPs (section 3.3.3.1).
-        if sqe.fuse() != 0 || sqe.psdt() != 0 {
+        if sqe.fuse() != FusedOperation::NORMAL || sqe.psdt() != Psdt::PRP {
             return Err(Status::INVALID_FIELD);
         }
         Ok(match opcode {

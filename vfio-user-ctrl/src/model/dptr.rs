@@ -8,7 +8,9 @@
 
 use zerocopy::IntoBytes;
 
-use super::spec::{Sqe, Status};
+use nvme_spec::command::{SglSubtype, SglType};
+use nvme_spec::identify::SglSupport;
+use nvme_spec::{Psdt, SglDescriptor, Sqe, Status};
 
 /// The memory page size in bytes: CAP.MPSMIN = CAP.MPSMAX = 0.
 pub const PAGE: u32 = 4096;
@@ -19,7 +21,7 @@ pub const MAX_SGL_DESCRIPTORS: u32 = 1100;
 
 /// What [`walk`] takes, as Identify Controller's SGLS has it: SGLs without any requirement on alignment (bits 1:0 =
 /// 01b), and SGLs that are longer than the data (bit 18). No bit bucket, no key, no offset.
-pub const SGLS: u32 = 1 | 1 << 18;
+pub const SGLS: SglSupport = SglSupport::new().with_sgls(1).with_ldl(true);
 
 /// How many PRP entries are read at once: all that a transfer of 128 KiB wants, and the pointer to the next list.
 const ENTRIES: usize = 34;
@@ -89,8 +91,8 @@ pub fn walk<M: GuestRead, P: Pieces>(mem: &M, sqe: &Sqe, len: u32, out: &mut P) 
         return Ok(());
     }
     match sqe.psdt() {
-        0 => walk_prps(mem, sqe.prp1, sqe.prp2, len, out),
-        1 | 2 => walk_sgl(mem, Descriptor::new(sqe.prp1, sqe.prp2), len, out),
+        Psdt::PRP => walk_prps(mem, sqe.prp1, sqe.prp2, len, out),
+        Psdt::SGL_MPTR_BUFFER | Psdt::SGL_MPTR_SGL => walk_sgl(mem, sqe.sgl(), len, out),
         _ => Err(Status::INVALID_FIELD.into()),
     }
 }
@@ -154,37 +156,21 @@ fn walk_prp_list<M: GuestRead, P: Pieces>(mem: &M, list: u64, left: u32, out: &m
     }
 }
 
-/// An SGL descriptor (figure "Generic SGL Descriptor Format"), copied from the guest.
-#[derive(Clone, Copy)]
-struct Descriptor {
-    address: u64,
-    /// In bytes.
-    length: u32,
-    /// Type in bits 7:4, sub type in bits 3:0.
-    identifier: u8,
-}
-
+/// A descriptor that a PCIe controller takes here.
 enum Kind {
     DataBlock,
     Segment,
     LastSegment,
 }
 
-impl Descriptor {
-    #[inline]
-    const fn new(low: u64, high: u64) -> Self {
-        Self { address: low, length: (high & 0xffff_ffff) as u32, identifier: (high >> 56) as u8 }
-    }
-
-    /// The descriptor's type, if it is one that a PCIe controller takes here. The sub type is an address, or nothing.
-    #[inline]
-    const fn kind(self) -> Result<Kind, Status> {
-        match self.identifier {
-            0x00 => Ok(Kind::DataBlock),
-            0x20 => Ok(Kind::Segment),
-            0x30 => Ok(Kind::LastSegment),
-            _ => Err(Status::SGL_DESCRIPTOR_TYPE_INVALID),
-        }
+/// Returns the descriptor's type, if it is one that is taken. The sub type is an address, or nothing.
+#[inline]
+const fn kind(descriptor: &SglDescriptor) -> Result<Kind, Status> {
+    match (descriptor.id.kind(), descriptor.id.subtype()) {
+        (SglType::DATA_BLOCK, SglSubtype::ADDRESS) => Ok(Kind::DataBlock),
+        (SglType::SEGMENT, SglSubtype::ADDRESS) => Ok(Kind::Segment),
+        (SglType::LAST_SEGMENT, SglSubtype::ADDRESS) => Ok(Kind::LastSegment),
+        _ => Err(Status::SGL_DESCRIPTOR_TYPE_INVALID),
     }
 }
 
@@ -197,8 +183,8 @@ struct Segment {
 }
 
 impl Segment {
-    fn new(descriptor: Descriptor, is_last: bool) -> Result<Self, Status> {
-        let Descriptor { address, length, .. } = descriptor;
+    fn new(descriptor: &SglDescriptor, is_last: bool) -> Result<Self, Status> {
+        let SglDescriptor { address, length, .. } = *descriptor;
         if length == 0 || !length.is_multiple_of(16) || !address.is_multiple_of(8) {
             return Err(Status::INVALID_SGL_SEGMENT_DESCRIPTOR);
         }
@@ -207,12 +193,12 @@ impl Segment {
 }
 
 #[inline]
-fn walk_sgl<M: GuestRead, P: Pieces>(mem: &M, sgl1: Descriptor, len: u32, out: &mut P) -> Result<(), DptrError> {
-    match sgl1.kind()? {
+fn walk_sgl<M: GuestRead, P: Pieces>(mem: &M, sgl1: SglDescriptor, len: u32, out: &mut P) -> Result<(), DptrError> {
+    match kind(&sgl1)? {
         Kind::DataBlock if sgl1.length < len => Err(Status::DATA_SGL_LENGTH_INVALID.into()),
         Kind::DataBlock => out.push(sgl1.address, len),
-        Kind::Segment => walk_segments(mem, Segment::new(sgl1, false)?, len, out),
-        Kind::LastSegment => walk_segments(mem, Segment::new(sgl1, true)?, len, out),
+        Kind::Segment => walk_segments(mem, Segment::new(&sgl1, false)?, len, out),
+        Kind::LastSegment => walk_segments(mem, Segment::new(&sgl1, true)?, len, out),
     }
 }
 
@@ -253,10 +239,10 @@ fn walk_descriptors<P: Pieces>(
     left: &mut u32,
     out: &mut P,
 ) -> Result<Option<Segment>, DptrError> {
-    for &[low, high] in descriptors {
+    for &dptr in descriptors {
         segment.left = segment.left.saturating_sub(1);
-        let descriptor = Descriptor::new(low, high);
-        let is_last = match descriptor.kind()? {
+        let descriptor = SglDescriptor::from_dptr(dptr);
+        let is_last = match kind(&descriptor)? {
             Kind::DataBlock => {
                 let piece = descriptor.length.min(*left);
                 if piece > 0 {
@@ -277,7 +263,7 @@ fn walk_descriptors<P: Pieces>(
         if segment.left > 0 {
             return Err(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS.into());
         }
-        return Ok(Some(Segment::new(descriptor, is_last)?));
+        return Ok(Some(Segment::new(&descriptor, is_last)?));
     }
     Ok(None)
 }

@@ -11,28 +11,8 @@ use std::ops::BitOr;
 
 pub use self::pass::PassedCommand;
 
-use super::spec::{Sqe, Status};
-
-/// Opcodes of the NVM Command Set.
-#[expect(missing_docs, reason = "the names are the specification's")]
-pub mod opcode {
-    pub const FLUSH: u8 = 0x00;
-    pub const WRITE: u8 = 0x01;
-    pub const READ: u8 = 0x02;
-    pub const WRITE_UNCORRECTABLE: u8 = 0x04;
-    pub const COMPARE: u8 = 0x05;
-    pub const WRITE_ZEROES: u8 = 0x08;
-    pub const DATASET_MANAGEMENT: u8 = 0x09;
-    pub const VERIFY: u8 = 0x0c;
-    /// The first of the vendor specific ones, which are all from here on.
-    pub const VENDOR_SPECIFIC: u8 = 0x80;
-}
-
-/// CDW12 of commands on blocks: the 0's based number of blocks, Deallocate (Write Zeroes), Force Unit Access.
-const NLB: u32 = 0xffff;
-const DEAC: u32 = 1 << 25;
-const FUA: u32 = 1 << 30;
-const PSDT_RESERVED: u8 = 3;
+use nvme_spec::nvm::{BlockDw12, MAX_BLOCKS};
+use nvme_spec::{FusedOperation, IoOpcode, Psdt, Sqe, Status};
 
 /// What commands a namespace takes beside Read, Write and Flush: a set of bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,7 +67,7 @@ pub enum WriteCache {
     /// To the medium: nothing need be done for it.
     None = u32::MAX,
     /// To a volatile cache, which the host wants used: only what it asks for (FUA) must be durable.
-    On = FUA,
+    On = BlockDw12::new().with_fua(true).into_bits(),
     /// To a volatile cache, which the host has turned off (feature 06h): all must be durable.
     Off = 0,
 }
@@ -143,8 +123,8 @@ impl NsGeometry {
             supports: IoSupport::NONE,
             write_cache: WriteCache::None,
             write_protected: false,
-            max_write_zeroes_blocks: NLB + 1,
-            max_fused_blocks: NLB + 1,
+            max_write_zeroes_blocks: MAX_BLOCKS,
+            max_fused_blocks: MAX_BLOCKS,
         })
     }
 
@@ -267,9 +247,9 @@ impl IoCommand {
 /// ([`Status::ABORTED_FAILED_FUSED`]) by whoever pairs them.
 #[inline]
 pub fn decode(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
-    match sqe.opcode {
-        opcode::READ => transfer(IoKind::Read, sqe, ns, mdts_bytes),
-        opcode::WRITE => {
+    match IoOpcode(sqe.opcode) {
+        IoOpcode::READ => transfer(IoKind::Read, sqe, ns, mdts_bytes),
+        IoOpcode::WRITE => {
             ns.check_writable()?;
             transfer(IoKind::Write, sqe, ns, mdts_bytes)
         }
@@ -289,21 +269,21 @@ pub fn check_fused(first: &IoCommand, second: &IoCommand) -> Result<(), Status> 
 
 #[inline(never)]
 fn decode_other(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
-    match sqe.opcode {
-        opcode::COMPARE => {
+    match IoOpcode(sqe.opcode) {
+        IoOpcode::COMPARE => {
             ns.check_supports(IoSupport::COMPARE)?;
             transfer(IoKind::Compare, sqe, ns, mdts_bytes)
         }
-        opcode::FLUSH => {
+        IoOpcode::FLUSH => {
             fuse(sqe, ns)?;
             let kind = if ns.supports.contains(IoSupport::FLUSH) { IoKind::Flush } else { IoKind::Nothing };
             Ok(IoCommand::without_blocks(kind, 0))
         }
-        opcode::WRITE_ZEROES => {
+        IoOpcode::WRITE_ZEROES => {
             ns.check_supports(IoSupport::WRITE_ZEROES)?;
             write_zeroes(sqe, ns)
         }
-        opcode::DATASET_MANAGEMENT => {
+        IoOpcode::DATASET_MANAGEMENT => {
             ns.check_supports(IoSupport::DATASET_MANAGEMENT)?;
             fuse(sqe, ns)?;
             dsm::decode(sqe, ns)
@@ -336,32 +316,32 @@ fn write_zeroes(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
         return Err(Status::INVALID_FIELD);
     }
     ns.check_range(slba, blocks)?;
-    let (durable, deallocate) = (durable(sqe, ns), sqe.cdw12 & DEAC != 0);
+    let (durable, deallocate) = (durable(sqe, ns), BlockDw12::from_bits(sqe.cdw12).deac());
     Ok(IoCommand { kind: IoKind::WriteZeroes, fuse, durable, deallocate, slba, blocks, bytes: 0 })
 }
 
 /// Whether what the command writes must be made durable.
 #[inline]
 fn durable(sqe: &Sqe, ns: &NsGeometry) -> bool {
-    sqe.cdw12 & FUA >= ns.write_cache as u32
+    sqe.cdw12 & WriteCache::On as u32 >= ns.write_cache as u32
 }
 
 #[inline]
 fn blocks(sqe: &Sqe) -> u32 {
-    (sqe.cdw12 & NLB) + 1
+    u32::from(BlockDw12::from_bits(sqe.cdw12).nlb()) + 1
 }
 
 /// The flags of a command: a data pointer of a reserved kind, and fused operations that are none, are invalid.
 #[inline]
 fn fuse(sqe: &Sqe, ns: &NsGeometry) -> Result<Fuse, Status> {
-    if sqe.psdt() == PSDT_RESERVED {
+    if !matches!(sqe.psdt(), Psdt::PRP | Psdt::SGL_MPTR_BUFFER | Psdt::SGL_MPTR_SGL) {
         return Err(Status::INVALID_FIELD);
     }
     let fused = ns.supports.contains(IoSupport::COMPARE_AND_WRITE);
-    match (sqe.fuse(), sqe.opcode) {
-        (0, _) => Ok(Fuse::Alone),
-        (1, opcode::COMPARE) if fused => Ok(Fuse::First),
-        (2, opcode::WRITE) if fused => Ok(Fuse::Second),
+    match (sqe.fuse(), IoOpcode(sqe.opcode)) {
+        (FusedOperation::NORMAL, _) => Ok(Fuse::Alone),
+        (FusedOperation::FIRST, IoOpcode::COMPARE) if fused => Ok(Fuse::First),
+        (FusedOperation::SECOND, IoOpcode::WRITE) if fused => Ok(Fuse::Second),
         _ => Err(Status::INVALID_FIELD),
     }
 }

@@ -6,4 +6,3 @@ pub mod dptr;
 pub mod io;
 pub mod pci;
 pub mod regs;
-pub mod spec;

@@ -7,7 +7,7 @@ use super::completion::CompletionQueue;
 use super::context::Context;
 use super::cursor::Cursor;
 use super::state::SubmissionState;
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{Sqe, Status};
 
 /// The admin submission and completion queue. What its commands do is the admin model's matter.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use super::{AbortToken, CommandIo};
 use crate::memory::IoName;
 use crate::model::io::PassedCommand;
-use crate::model::spec::Status;
+use nvme_spec::Status;
 
 /// What to do with blocks. The data, where there is any, is that of the I/O.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

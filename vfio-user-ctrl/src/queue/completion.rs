@@ -8,7 +8,7 @@ use super::context::Context;
 use super::interrupt::Vector;
 use super::state::CompletionState;
 use crate::memory::{CompletionRing, Gone};
-use crate::model::spec::{Cqe, Status};
+use nvme_spec::{Cqe, Status};
 
 /// The device side of a completion queue. An entry is reserved before a command is taken, so that a completion always finds room.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct CompletionQueue {
     context: Rc<Context>,
     ring: RefCell<Option<CompletionRing>>,
     tail: Cell<u16>,
-    phase: Cell<u16>,
+    phase: Cell<bool>,
     /// The guest's head as it was last read and found valid.
     head: Cell<u16>,
     bad_head: Cell<Option<u32>>,
@@ -46,7 +46,7 @@ impl CompletionQueue {
             context: Rc::clone(context),
             ring: RefCell::new(None),
             tail: Cell::new(0),
-            phase: Cell::new(1),
+            phase: Cell::new(true),
             head: Cell::new(0),
             bad_head: Cell::new(None),
             reserved: Cell::new(0),
@@ -129,7 +129,7 @@ impl CompletionQueue {
     #[inline]
     #[expect(clippy::similar_names, reason = "the names are the specification's")]
     pub(super) fn post(self: &Rc<Self>, sqid: u16, sqhd: u16, cid: u16, dw0: u32, status: Status) {
-        let cqe = Cqe { dw0, dw1: 0, sqhd, sqid, cid, status: status.bits() };
+        let cqe = Cqe { dw0, dw1: 0, sqhd, sqid, cid, status };
         if !self.parked.borrow().is_empty() || !self.write(cqe) {
             return self.park(cqe);
         }
@@ -157,13 +157,13 @@ impl CompletionQueue {
         }
         let Some(ring) = ring.as_ref() else { return false };
         let tail = self.tail.get();
-        cqe.status |= self.phase.get();
+        cqe.status.set_phase(self.phase.get());
         if ring.post(tail, cqe).is_err() {
             return false;
         }
         if tail + 1 == self.entries {
             self.tail.set(0);
-            self.phase.set(self.phase.get() ^ 1);
+            self.phase.set(!self.phase.get());
         } else {
             self.tail.set(tail + 1);
         }

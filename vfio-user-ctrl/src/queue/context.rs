@@ -10,7 +10,7 @@ use super::interrupt::Coalescing;
 use super::queues::{head_index, tail_index};
 use super::remote::Remotes;
 use crate::memory::{DoorbellPage, Gone, MemView, ShadowDoorbells};
-use crate::model::spec::Status;
+use nvme_spec::Status;
 
 /// Something that the admin side should know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::context::Context;
 use crate::memory::{Gone, MemView, SubmissionRing};
-use crate::model::spec::Sqe;
+use nvme_spec::Sqe;
 
 /// The device side of a submission queue: where it is, how far it has been read, and how far it has been written.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use crate::memory::copy::read_data;
 use crate::model::dptr::DptrError;
 use crate::model::io::NsGeometry;
 use crate::model::io::dsm::{self, Extent};
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{Sqe, Status};
 
 /// The ranges of a command, and how far it has come.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::submission::{IoState, SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor, admin};
 use crate::memory::{CompletionRing, DoorbellPage, Fault, Gone, MemView, ShadowDoorbells, SubmissionRing, UnderWay};
 use crate::model::io::NsGeometry;
-use crate::model::spec::Status;
+use nvme_spec::Status;
 
 /// The queues of one session on one thread.
 pub struct Queues<B: Backend> {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{Backend, Queues};
 use crate::memory::{Bounce, BounceBudget, BounceError, GuestMemory, MemView};
 use crate::model::dptr::{self, DptrError};
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{Sqe, Status};
 
 /// How many bytes may stand in for the data of admin commands, of which only one is under way at a time: another may just have been
 /// given up.

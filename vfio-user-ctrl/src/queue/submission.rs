@@ -19,7 +19,7 @@ use super::state::SubmissionState;
 use crate::memory::{Io, Slots, guard};
 use crate::model::dptr::{self, DptrError};
 use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{FusedOperation, Sqe, Status, StatusCode, StatusCodeType};
 use remote::Remote;
 
 use rare::Rare;
@@ -269,7 +269,7 @@ impl<B: Backend> Submissions<B> {
         while taken < granted {
             let Some(sqe) = queue.cursor.take(&view, taken + 1 < granted) else { break };
             taken += 1;
-            if sqe.fuse() == 0 && queue.first.borrow().is_none() {
+            if sqe.fuse() == FusedOperation::NORMAL && queue.first.borrow().is_none() {
                 self.begin(&sqe, None);
             } else {
                 self.begin_fused(sqe);
@@ -347,15 +347,15 @@ impl<B: Backend> Submissions<B> {
         let queue = self.queue();
         let first = queue.first.take();
         match (first, sqe.fuse()) {
-            (Some(first), 2) if first.nsid == sqe.nsid => self.begin(&sqe, Some(&first)),
+            (Some(first), FusedOperation::SECOND) if first.nsid == sqe.nsid => self.begin(&sqe, Some(&first)),
             (first, fuse) => {
                 if let Some(first) = first {
                     queue.refuse(&first, Status::ABORTED_MISSING_FUSED);
                 }
                 match fuse {
-                    0 => self.begin(&sqe, None),
-                    1 => drop(queue.first.replace(Some(sqe))),
-                    2 => queue.refuse(&sqe, Status::ABORTED_MISSING_FUSED),
+                    FusedOperation::NORMAL => self.begin(&sqe, None),
+                    FusedOperation::FIRST => drop(queue.first.replace(Some(sqe))),
+                    FusedOperation::SECOND => queue.refuse(&sqe, Status::ABORTED_MISSING_FUSED),
                     _ => queue.refuse(&sqe, Status::INVALID_FIELD),
                 }
             }
@@ -516,8 +516,7 @@ pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
 /// look for it, may not have been the guest's memory.
 #[cold]
 fn complete_checked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
-    let miscompare = Status::COMPARE_FAILURE;
-    let is_miscompare = |status: Status| (status.sct(), status.sc()) == (miscompare.sct(), miscompare.sc());
+    let is_miscompare = |status: Status| status.code() == StatusCode::COMPARE_FAILURE;
     let tells_of_data = result.is_ok() || result.is_err_and(is_miscompare);
     let result = if tells_of_data && io.is_poisoned() { Err(Status::DATA_TRANSFER_ERROR) } else { result };
     complete_unchecked(io, result);
@@ -586,13 +585,14 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
 
 /// Returns whether a command was aborted, for whatever reason.
 fn is_abort(status: Status) -> bool {
-    status.sct() == 0 && matches!(status.sc(), 0x07 | 0x08)
+    matches!(status.code(), StatusCode::ABORT_REQUESTED | StatusCode::ABORTED_SQ_DELETION)
 }
 
 /// Returns whether data could not be had or kept: a media or data integrity error, but for a comparison that failed, and an access that
 /// was denied.
 fn is_media_error(status: Status) -> bool {
-    status.sct() == 2 && !matches!(status.sc(), 0x85 | 0x86)
+    status.sct() == StatusCodeType::MEDIA
+        && !matches!(status.code(), StatusCode::COMPARE_FAILURE | StatusCode::ACCESS_DENIED)
 }
 
 /// The first command of a fused pair ends with the second, whose status is returned. A pair that was not carried out has failed in
@@ -610,9 +610,12 @@ fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, first: u16, status: Stat
     second_status
 }
 
-/// Returns whether no comparison ends with this status: Namespace is Write Protected, Attempted Write to Read Only Range, Write Fault.
+/// Returns whether no comparison ends with this status.
 fn is_of_a_write(status: Status) -> bool {
-    matches!((status.sct(), status.sc()), (0, 0x20) | (1, 0x82) | (2, 0x80))
+    matches!(
+        status.code(),
+        StatusCode::NAMESPACE_WRITE_PROTECTED | StatusCode::WRITE_TO_READ_ONLY_RANGE | StatusCode::WRITE_FAULT
+    )
 }
 
 impl<B: Backend> SubmissionQueue<B> {

@@ -1,5 +1,6 @@
 //! Queues in a guest's memory, with a backend that does what a test says.
 
+use nvme_spec::nvm::BlockDw12;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,8 +12,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, Port, Queues, Refused, complete};
 use crate::memory::{Access, DoorbellPage, Extent, GuestMemory, IoName, MemView, Region};
-use crate::model::io::{IoSupport, NsGeometry, PassedCommand, WriteCache, opcode};
-use crate::model::spec::{Cqe, Sqe, Status};
+use crate::model::io::{IoSupport, NsGeometry, PassedCommand, WriteCache};
+use nvme_spec::{Cqe, IoOpcode, Sqe, Status, StatusCode};
 
 const PAGE: u64 = 4096;
 const ENTRIES: u16 = 16;
@@ -23,7 +24,7 @@ const SHADOWS: u64 = 3 * PAGE;
 const EVENTS: u64 = 4 * PAGE;
 /// The second region.
 const FAR: u64 = 64 * PAGE;
-const FUA: u32 = 1 << 30;
+const FUA: u32 = BlockDw12::new().with_fua(true).into_bits();
 
 enum Fake {}
 
@@ -147,16 +148,15 @@ impl Guest {
         let mut found = Vec::new();
         loop {
             let head = self.head.get();
-            let (index, phase) = (head % ENTRIES, u16::from((head / ENTRIES).is_multiple_of(2)));
+            let (index, phase) = (head % ENTRIES, (head / ENTRIES).is_multiple_of(2));
             let mut entry = [0; 16];
             self.near.read_exact_at(&mut entry, COMPLETIONS + u64::from(index) * 16).expect("read");
             let cqe = Cqe::read_from_bytes(&entry).expect("an entry");
-            if cqe.status & 1 != phase {
+            if cqe.status.phase() != phase {
                 self.doorbells.store(3, index.into());
                 return found;
             }
-            let (sct, sc) = ((cqe.status >> 9 & 7) as u8, (cqe.status >> 1 & 0xff) as u8);
-            found.push((cqe.cid, Status::new(sct, sc)));
+            found.push((cqe.cid, Status::of(cqe.status.code())));
             self.head.set(head + 1);
         }
     }
@@ -172,13 +172,13 @@ fn command(opcode: u8, cid: u16) -> Sqe {
 }
 
 fn read(cid: u16) -> Sqe {
-    command(opcode::READ, cid)
+    command(IoOpcode::READ.0, cid)
 }
 
 #[test]
 fn a_flush_is_of_the_whole_namespace() {
     let guest = Guest::new();
-    guest.send(command(opcode::FLUSH, 1));
+    guest.send(command(IoOpcode::FLUSH.0, 1));
     assert_eq!(under_way(), [(BlockOp::Flush, 0, 1000)]);
     end(Ok(()));
     assert_eq!(guest.completions(), [(1, Status::SUCCESS)]);
@@ -187,11 +187,11 @@ fn a_flush_is_of_the_whole_namespace() {
 #[test]
 fn a_durable_write_to_a_cache_is_completed_after_a_flush() {
     let guest = Guest::new();
-    guest.send(Sqe { cdw12: FUA, ..command(opcode::WRITE, 1) });
+    guest.send(Sqe { cdw12: FUA, ..command(IoOpcode::WRITE.0, 1) });
     end(Ok(()));
     assert_eq!(guest.completions(), [(1, Status::SUCCESS)], "there is no cache");
     guest.cache_writes();
-    guest.send(Sqe { cdw10: 4, cdw12: FUA | 1, prp2: 9 * PAGE, ..command(opcode::WRITE, 2) });
+    guest.send(Sqe { cdw10: 4, cdw12: FUA | 1, prp2: 9 * PAGE, ..command(IoOpcode::WRITE.0, 2) });
     assert_eq!(under_way(), [(BlockOp::Write, 4, 2)]);
     end(Ok(()));
     assert_eq!((under_way(), guest.completions()), (vec![(BlockOp::Flush, 4, 2)], vec![]));
@@ -206,7 +206,7 @@ fn a_durable_write_to_a_cache_is_completed_after_a_flush() {
 fn a_durable_write_whose_flush_fails_has_failed() {
     let guest = Guest::new();
     guest.cache_writes();
-    guest.send(Sqe { cdw12: FUA, ..command(opcode::WRITE, 1) });
+    guest.send(Sqe { cdw12: FUA, ..command(IoOpcode::WRITE.0, 1) });
     end(Ok(()));
     end(Err(Status::INTERNAL_ERROR));
     assert_eq!(guest.completions(), [(1, Status::INTERNAL_ERROR)]);
@@ -390,7 +390,7 @@ fn commands_that_are_aborted_with_their_namespace_have_lost_it() {
     end(Err(Status::INTERNAL_ERROR));
     end(Err(Status::ABORT_REQUESTED));
     let asked_for = Status::ABORT_REQUESTED;
-    let told = [(1, Status::new(0, 0x0b)), (2, Status::INTERNAL_ERROR), (3, asked_for)];
+    let told = [(1, Status::of(StatusCode::INVALID_NAMESPACE)), (2, Status::INTERNAL_ERROR), (3, asked_for)];
     assert_eq!(guest.completions(), told, "but not what had another reason to end");
 }
 
@@ -409,7 +409,7 @@ fn what_is_held_back_can_be_aborted_and_ends_with_its_queue_or_its_namespace() {
     assert_eq!((heard.get(), guest.completions()), (Some(true), vec![(2, Status::ABORT_REQUESTED)]));
     guest.queues.remove_port(1);
     let deleted = Status::ABORTED_SQ_DELETION;
-    let gone = Status::new(0, 0x0b);
+    let gone = Status::of(StatusCode::INVALID_NAMESPACE);
     assert_eq!(guest.completions(), [(1, gone), (3, gone)]);
     guest.queues.add_port(Port::new(1, NsGeometry::new(1000, 12).expect("a geometry"), ()).behind(&fence));
     guest.send(read(4));

@@ -6,8 +6,8 @@ use spdk::nvme::Rejected;
 
 use crate::memory::{IoName, TakesBdevIo};
 use crate::model::io::PassedCommand;
-use crate::model::spec::Status;
 use crate::queue::{self, AbortToken, Backend, BlockOp, CommandIo, IoState, Refused, SubmissionQueue};
+use nvme_spec::Status;
 
 /// Namespaces that are bdevs.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use crate::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, Place,
 use crate::memory::copy::{read_data, write_data};
 use crate::model::admin::QueueId;
 use crate::model::dptr::DptrError;
-use crate::model::spec::{Sqe, Status};
 use crate::queue::{AdminQueue, Settings};
+use nvme_spec::{Sqe, Status};
 
 impl Home {
     /// Gives the admin worker an input, carries out what comes of it, and goes on with what the client has asked for.

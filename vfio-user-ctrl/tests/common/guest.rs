@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use nvme_spec::{Cqe, IoOpcode, Sqe};
 use rustix::fs::MemfdFlags;
 use vfio_user_ctrl::memory::{Access, DoorbellPage, Extent, GuestMemory, MemView, Region};
-use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache, opcode};
-use vfio_user_ctrl::model::spec::{Cqe, Sqe};
+use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache};
 use vfio_user_ctrl::queue::{Interrupts, Port, Queues};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -104,7 +104,7 @@ impl Rig {
         let base = CQS.0 + u64::from(qid) * 0x4000;
         self.queues.create_completion(qid, base, entries, vector);
         self.doorbells.store(usize::from(qid) * 2 + 1, 0);
-        HostCq { qid, base, entries, head: 0, phase: 1 }
+        HostCq { qid, base, entries, head: 0, phase: true }
     }
 
     /// Makes a submission queue in its own pages.
@@ -156,7 +156,7 @@ impl Rig {
     pub(crate) fn peek(&self, queue: &HostCq) -> Option<Cqe> {
         let bytes = self.get(queue.base + u64::from(queue.head) * 16, 16);
         let cqe = Cqe::read_from_bytes(&bytes).expect("16 bytes");
-        (cqe.status & 1 == queue.phase).then_some(cqe)
+        (cqe.status.phase() == queue.phase).then_some(cqe)
     }
 
     /// Takes completions, without telling the device.
@@ -169,7 +169,7 @@ impl Rig {
             queue.head += 1;
             if queue.head == queue.entries {
                 queue.head = 0;
-                queue.phase ^= 1;
+                queue.phase = !queue.phase;
             }
         }
         cqes
@@ -184,7 +184,7 @@ impl Rig {
 
     /// The same as identifiers and status codes.
     pub(crate) fn statuses(&self, queue: &mut HostCq) -> Vec<(u16, u16)> {
-        self.reap(queue).iter().map(|cqe| (cqe.cid, cqe.status & !1)).collect()
+        self.reap(queue).iter().map(|cqe| (cqe.cid, cqe.status.with_phase(false).into_bits())).collect()
     }
 
     /// The client takes a region away; that region, which nobody should hold soon.
@@ -228,7 +228,7 @@ pub(crate) struct HostCq {
     pub(crate) base: u64,
     pub(crate) entries: u16,
     pub(crate) head: u16,
-    pub(crate) phase: u16,
+    pub(crate) phase: bool,
 }
 
 /// A command on blocks of namespace 1, its data in pages from `prp1` on: two pages at most.
@@ -247,13 +247,13 @@ pub(crate) fn block_command(op: u8, cid: u16, slba: u64, blocks: u32, prp1: u64)
 }
 
 pub(crate) fn read(cid: u16, slba: u64, blocks: u32) -> Sqe {
-    block_command(opcode::READ, cid, slba, blocks, DATA.0)
+    block_command(IoOpcode::READ.0, cid, slba, blocks, DATA.0)
 }
 
 pub(crate) fn write(cid: u16, slba: u64, blocks: u32) -> Sqe {
-    block_command(opcode::WRITE, cid, slba, blocks, DATA.0 + 0x10_0000)
+    block_command(IoOpcode::WRITE.0, cid, slba, blocks, DATA.0 + 0x10_0000)
 }
 
 pub(crate) fn flush(cid: u16) -> Sqe {
-    Sqe { opcode: opcode::FLUSH, cid, nsid: 1, ..Sqe::default() }
+    Sqe { opcode: IoOpcode::FLUSH.0, cid, nsid: 1, ..Sqe::default() }
 }

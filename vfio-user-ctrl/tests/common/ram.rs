@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
+use nvme_spec::{Status, StatusCode};
 use vfio_user_ctrl::memory::IoName;
 use vfio_user_ctrl::model::io::PassedCommand;
-use vfio_user_ctrl::model::spec::Status;
 use vfio_user_ctrl::queue::{self, AbortToken, Backend, BlockOp, CommandIo, Refused};
 
 /// A comparison that failed, as SPDK's bdevs say it.
-pub(crate) const MISCOMPARE: Status = Status::new(2, 0x85);
+pub(crate) const MISCOMPARE: Status = Status::of(StatusCode::COMPARE_FAILURE);
 
 /// What becomes of an I/O that is to be aborted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,8 @@
 //! Data, by whatever pointers it comes.
 
+use nvme_spec::{CommandFlags, IoOpcode, Sqe, Status};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vfio_user_ctrl::model::io::opcode;
-use vfio_user_ctrl::model::spec::{Sqe, Status};
 use vfio_user_ctrl::queue::BlockOp;
 
 use super::common::guest::{DATA, LISTS, MAX_TRANSFER, PAGE, Rig, block_command, flush, read, write};
@@ -28,7 +27,7 @@ fn sgl(rig: &Rig, sqe: Sqe, pieces: &[(u64, u32)]) -> Sqe {
         rig.put(at + 8, &u64::from(*len).to_le_bytes());
     }
     let len = pieces.len() as u64 * 16;
-    Sqe { flags: 1 << 6, prp1: LISTS.0 + 0x8000, prp2: 0x30 << 56 | len, ..sqe }
+    Sqe { flags: CommandFlags::SGL, prp1: LISTS.0 + 0x8000, prp2: 0x30 << 56 | len, ..sqe }
 }
 
 /// The bytes of pieces, one after another.
@@ -154,12 +153,12 @@ fn a_comparison_tells_a_difference() {
     let disk = Disk::instant(BLOCKS, 9);
     let rig = Rig::with(&disk);
     let (mut sq, mut cq) = rig.create(1, 8);
-    let compare = |cid| block_command(opcode::COMPARE, cid, 5, 2, DATA.0);
+    let compare = |cid| block_command(IoOpcode::COMPARE.0, cid, 5, 2, DATA.0);
     rig.run(&mut sq, &[compare(1)]);
     assert_eq!(rig.statuses(&mut cq), [(1, 0)]);
     disk.bytes.borrow_mut()[7 * 512 - 1] = 1;
     rig.run(&mut sq, &[compare(2)]);
-    assert_eq!(rig.statuses(&mut cq), [(2, MISCOMPARE.bits())]);
+    assert_eq!(rig.statuses(&mut cq), [(2, MISCOMPARE.into_bits())]);
 }
 
 #[test]
@@ -167,7 +166,7 @@ fn write_zeroes_and_flush_reach_the_backend_without_data() {
     let disk = Disk::new(BLOCKS, 9);
     let rig = Rig::with(&disk);
     let (mut sq, mut cq) = rig.create(1, 8);
-    rig.run(&mut sq, &[Sqe { prp1: u64::MAX, ..block_command(opcode::WRITE_ZEROES, 1, 3, 400, 0) }, flush(2)]);
+    rig.run(&mut sq, &[Sqe { prp1: u64::MAX, ..block_command(IoOpcode::WRITE_ZEROES.0, 1, 3, 400, 0) }, flush(2)]);
     assert_eq!(disk.ops(), [(BlockOp::WriteZeroes, 3, 400), (BlockOp::Flush, 0, BLOCKS as u64)]);
     disk.finish_all();
     assert_eq!(rig.statuses(&mut cq), [(1, 0), (2, 0)]);
@@ -175,7 +174,7 @@ fn write_zeroes_and_flush_reach_the_backend_without_data() {
 
 fn deallocate(cid: u16, ranges: u32) -> Sqe {
     Sqe {
-        opcode: opcode::DATASET_MANAGEMENT,
+        opcode: IoOpcode::DATASET_MANAGEMENT.0,
         cid,
         nsid: 1,
         prp1: LISTS.0,
@@ -222,7 +221,7 @@ fn a_deallocation_of_nothing_and_one_past_the_end_touch_nothing() {
     rig.run(&mut sq, &[deallocate(1, 4)]);
     rig.put(LISTS.0 + 3 * 16 + 8, &(BLOCKS as u64 + 1).to_le_bytes());
     rig.run(&mut sq, &[deallocate(2, 4)]);
-    assert_eq!(rig.statuses(&mut cq), [(1, 0), (2, Status::LBA_OUT_OF_RANGE.bits())]);
+    assert_eq!(rig.statuses(&mut cq), [(1, 0), (2, Status::LBA_OUT_OF_RANGE.into_bits())]);
     assert_eq!(disk.submitted.get(), 0);
 }
 
@@ -235,7 +234,7 @@ fn a_range_that_fails_ends_the_deallocation() {
     rig.run(&mut sq, &[deallocate(1, 3)]);
     disk.finish(0);
     disk.fail(0, Status::CAPACITY_EXCEEDED);
-    assert_eq!(rig.statuses(&mut cq), [(1, Status::CAPACITY_EXCEEDED.bits())]);
+    assert_eq!(rig.statuses(&mut cq), [(1, Status::CAPACITY_EXCEEDED.into_bits())]);
     assert_eq!((disk.held(), rig.queues.in_flight()), (0, 0));
 }
 
@@ -263,7 +262,7 @@ fn a_backend_that_refuses_fails_the_command() {
     let (mut sq, mut cq) = rig.create(1, 8);
     disk.refuse.set(1);
     rig.run(&mut sq, &[read(1, 1, 1)]);
-    assert_eq!(rig.statuses(&mut cq), [(1, Status::INTERNAL_ERROR.bits())]);
+    assert_eq!(rig.statuses(&mut cq), [(1, Status::INTERNAL_ERROR.into_bits())]);
     assert_eq!((rig.queues.in_flight(), rig.queues.take_troubles().len()), (0, 1));
 }
 
@@ -277,13 +276,13 @@ fn data_outside_of_the_guest_s_memory_is_refused_without_a_write() {
         Sqe { prp1: end, ..read(1, 0, 1) },
         Sqe { prp1: u64::MAX - 0xfff, prp2: 0, ..read(2, 0, 9) },
         Sqe { prp1: end - PAGE, prp2: end, ..read(3, 0, 16) },
-        Sqe { flags: 1 << 6, prp1: u64::MAX - 255, prp2: 512, ..read(4, 0, 1) },
-        Sqe { flags: 1 << 6, prp1: end - 512, prp2: 513, ..read(5, 0, 1) },
+        Sqe { flags: CommandFlags::SGL, prp1: u64::MAX - 255, prp2: 512, ..read(4, 0, 1) },
+        Sqe { flags: CommandFlags::SGL, prp1: end - 512, prp2: 513, ..read(5, 0, 1) },
     ];
     rig.run(&mut sq, &sqes);
     assert_eq!(disk.ops(), [(BlockOp::Read, 0, 1)], "a longer SGL than the data is none outside of memory");
     disk.finish_all();
-    let failed = Status::DATA_TRANSFER_ERROR.bits();
+    let failed = Status::DATA_TRANSFER_ERROR.into_bits();
     assert_eq!(rig.statuses(&mut cq), [(1, failed), (2, failed), (3, failed), (4, failed), (5, 0)]);
 }
 
@@ -304,9 +303,9 @@ fn lists_that_loop_end() {
     rig.put(segment + 8, &(0x20_u64 << 56 | 16).to_le_bytes());
     let sqes = [
         Sqe { prp1: DATA.0, prp2: last, ..read(1, 0, 256) },
-        Sqe { flags: 1 << 6, prp1: segment, prp2: 0x20 << 56 | 16, ..read(2, 0, 256) },
+        Sqe { flags: CommandFlags::SGL, prp1: segment, prp2: 0x20 << 56 | 16, ..read(2, 0, 256) },
     ];
     rig.run(&mut sq, &sqes);
     disk.finish_all();
-    assert_eq!(rig.statuses(&mut cq), [(2, Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS.bits()), (1, 0)]);
+    assert_eq!(rig.statuses(&mut cq), [(2, Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS.into_bits()), (1, 0)]);
 }

@@ -4,15 +4,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use vfio_user_ctrl::model::io::opcode;
-use vfio_user_ctrl::model::spec::{Sqe, Status};
+use nvme_spec::{IoOpcode, Sqe, Status};
 
 use super::common::guest::{LISTS, Rig, flush, read};
 use super::common::ram::{Disk, OnAbort};
 
 const BLOCKS: usize = 64;
-const DELETED: u16 = Status::ABORTED_SQ_DELETION.bits();
-const REQUESTED: u16 = Status::ABORT_REQUESTED.bits();
+const DELETED: u16 = Status::ABORTED_SQ_DELETION.into_bits();
+const REQUESTED: u16 = Status::ABORT_REQUESTED.into_bits();
 
 /// Aborts a command; what is heard of it.
 fn abort(rig: &Rig, sqid: u16, cid: u16) -> Rc<RefCell<Vec<bool>>> {
@@ -117,7 +116,7 @@ fn deallocate(rig: &Rig, cid: u16) -> Sqe {
         rig.put(LISTS.0 + i * 16, &(1_u64 << 32).to_le_bytes());
         rig.put(LISTS.0 + i * 16 + 8, &i.to_le_bytes());
     }
-    Sqe { opcode: opcode::DATASET_MANAGEMENT, cid, nsid: 1, prp1: LISTS.0, cdw10: 2, cdw11: 4, ..Sqe::default() }
+    Sqe { opcode: IoOpcode::DATASET_MANAGEMENT.0, cid, nsid: 1, prp1: LISTS.0, cdw10: 2, cdw11: 4, ..Sqe::default() }
 }
 
 #[test]
@@ -184,7 +183,7 @@ fn a_namespace_that_goes_ends_its_i_o_and_its_channel_goes_last() {
     assert_eq!((Rc::strong_count(&disk), disk.held(), other.held()), (2, 1, 1));
     disk.finish_all();
     assert_eq!(Rc::strong_count(&disk), 1, "the channel is closed");
-    let gone = Status::INVALID_NAMESPACE.bits();
+    let gone = Status::INVALID_NAMESPACE.into_bits();
     assert_eq!(rig.statuses(&mut cq), [(3, gone), (1, gone)]);
     other.finish_all();
     assert_eq!(rig.statuses(&mut cq), [(2, 0)]);

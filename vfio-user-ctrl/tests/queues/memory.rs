@@ -3,9 +3,8 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use nvme_spec::{IoOpcode, Sqe, Status};
 use vfio_user_ctrl::memory::{Access, GuestMemory};
-use vfio_user_ctrl::model::io::opcode;
-use vfio_user_ctrl::model::spec::{Sqe, Status};
 use zerocopy::IntoBytes;
 
 use super::common::guest::{CQS, DATA, LISTS, PAGE, RAM, Rig, SQS, block_command, flush, memfd, read, region, write};
@@ -29,7 +28,7 @@ fn data_that_is_unmapped_in_flight_stays_until_its_last_i_o_ends() {
     assert_eq!(rig.get(DATA.0, 4096), [0xab; 4096], "the write went where it was to go");
     assert_eq!(rig.statuses(&mut cq), [(2, 0), (1, 0)]);
     rig.run(&mut sq, &[read(3, 0, 8)]);
-    assert_eq!(rig.statuses(&mut cq), [(3, Status::DATA_TRANSFER_ERROR.bits())]);
+    assert_eq!(rig.statuses(&mut cq), [(3, Status::DATA_TRANSFER_ERROR.into_bits())]);
 }
 
 #[test]
@@ -81,7 +80,7 @@ fn what_touches_memory_that_goes_can_be_aborted() {
     rig.queues.abort_strays();
     rig.queues.abort_some(|| true);
     assert_eq!(Arc::strong_count(&gone), 1);
-    assert_eq!(rig.statuses(&mut cq), [(1, Status::ABORT_REQUESTED.bits())]);
+    assert_eq!(rig.statuses(&mut cq), [(1, Status::ABORT_REQUESTED.into_bits())]);
     assert_eq!((rig.statuses(&mut other_cq), disk.held()), (vec![], 1), "other queues are left alone");
 }
 
@@ -214,11 +213,11 @@ fn a_write_whose_source_the_guest_cut_off_fails_and_so_does_a_comparison() {
     let last = RAM - PAGE;
     rig.put(last, &[7; 512]);
     let on = |op, cid, slba, page| block_command(op, cid, slba, 1, page);
-    let (write, compare) = (opcode::WRITE, opcode::COMPARE);
+    let (write, compare) = (IoOpcode::WRITE.0, IoOpcode::COMPARE.0);
     rig.run(&mut sq, &[on(write, 1, 0, last), on(compare, 2, 0, last), on(write, 3, 8, DATA.0)]);
     rig.file.set_len(last).expect("shrunk");
     disk.finish_all();
-    let failed = Status::DATA_TRANSFER_ERROR.bits();
+    let failed = Status::DATA_TRANSFER_ERROR.into_bits();
     assert_eq!(rig.statuses(&mut cq), [(1, failed), (2, failed), (3, 0)]);
     rig.run(&mut sq, &[on(write, 4, 0, last), on(write, 5, 8, DATA.0)]);
     disk.finish_all();

@@ -1,7 +1,7 @@
 //! Commands that the backend is given as they are, and writes that must be durable.
 
-use vfio_user_ctrl::model::io::{PassedCommand, opcode};
-use vfio_user_ctrl::model::spec::{Sqe, Status};
+use nvme_spec::{IoOpcode, Sqe, Status, StatusCodeType};
+use vfio_user_ctrl::model::io::PassedCommand;
 use vfio_user_ctrl::queue::BlockOp;
 
 use super::common::guest::{DATA, Rig, geometry, read, write};
@@ -21,13 +21,13 @@ fn a_passed_command_comes_without_what_is_the_guests_own_and_goes_with_the_backe
     disk.dw0.set(0x1234);
     let rig = Rig::with(&disk);
     let (mut sq, mut cq) = rig.create(1, 8);
-    let verify = Sqe { opcode: opcode::VERIFY, cdw12: 0x3c00_0007, cdw14: 7, mptr: 9, ..read(1, 8, 8) };
+    let verify = Sqe { opcode: IoOpcode::VERIFY.0, cdw12: 0x3c00_0007, cdw14: 7, mptr: 9, ..read(1, 8, 8) };
     rig.run(&mut sq, &[verify, Sqe { cdw12: 5, cdw15: 6, ..vendor(0xc0, 2, 0) }, read(3, 0, 1)]);
     let done = rig.reap(&mut cq);
     assert_eq!(done.iter().map(|cqe| (cqe.cid, cqe.dw0)).collect::<Vec<_>>(), [(1, 0x1234), (2, 0x1234), (3, 0)]);
-    assert!(done.iter().all(|cqe| cqe.status & !1 == 0), "{done:?}");
+    assert!(done.iter().all(|cqe| cqe.status.is_success()), "{done:?}");
     let passed = |opcode, dwords| PassedCommand { opcode, dwords };
-    let expected = [passed(opcode::VERIFY, [8, 0, 7, 0, 0, 0]), passed(0xc0, [0, 0, 5, 0, 0, 6])];
+    let expected = [passed(IoOpcode::VERIFY.0, [8, 0, 7, 0, 0, 0]), passed(0xc0, [0, 0, 5, 0, 0, 6])];
     assert_eq!(*disk.passed.borrow(), expected);
     let mut reads = 0;
     rig.queues.take_totals(|_, totals| reads += totals.reads);
@@ -53,10 +53,10 @@ fn the_status_of_a_passed_command_is_the_backends_own() {
     let disk = Disk::new(BLOCKS, 9);
     let rig = Rig::with(&disk);
     let (mut sq, mut cq) = rig.create(1, 8);
-    let bad = Sqe { opcode: opcode::WRITE_UNCORRECTABLE, ..write(1, 0, 1) };
+    let bad = Sqe { opcode: IoOpcode::WRITE_UNCORRECTABLE.0, ..write(1, 0, 1) };
     rig.run(&mut sq, &[bad]);
-    assert!(disk.fail(0, Status::new(7, 0xc5)));
-    assert_eq!(rig.statuses(&mut cq), [(1, Status::new(7, 0xc5).bits())]);
+    assert!(disk.fail(0, Status::new(StatusCodeType::VENDOR_SPECIFIC, 0xc5)));
+    assert_eq!(rig.statuses(&mut cq), [(1, Status::new(StatusCodeType::VENDOR_SPECIFIC, 0xc5).into_bits())]);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_passed_command_that_is_not_taken_is_sent_again_and_aborted_as_any_other() {
     rig.queues.poll();
     assert_eq!((disk.held(), disk.passed.borrow().len()), (1, 1));
     assert!(rig.queues.delete_submission(1) && rig.queues.abort_some(|| true));
-    assert_eq!((disk.held(), rig.statuses(&mut cq)), (0, vec![(1, Status::ABORT_REQUESTED.bits())]));
+    assert_eq!((disk.held(), rig.statuses(&mut cq)), (0, vec![(1, Status::ABORT_REQUESTED.into_bits())]));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn without_a_write_cache_every_write_is_flushed_before_its_completion() {
     let disk = Disk::new(BLOCKS, 9);
     let rig = Rig::with(&disk);
     let (mut sq, mut cq) = rig.create(1, 8);
-    let zeroes = Sqe { opcode: opcode::WRITE_ZEROES, ..write(3, 0, 4) };
+    let zeroes = Sqe { opcode: IoOpcode::WRITE_ZEROES.0, ..write(3, 0, 4) };
     let commands = [write(1, 0, 1), Sqe { cdw12: FUA, ..write(2, 0, 1) }, zeroes, read(4, 0, 1)];
     for (on, flushes) in [(true, 1), (false, 3), (true, 1)] {
         rig.queues.set_write_cache(on);
@@ -122,6 +122,6 @@ fn blocks_past_the_end_of_a_disk_that_has_shrunk_are_out_of_range() {
     let (mut sq, mut cq) = rig.create(1, 8);
     disk.bytes.borrow_mut().truncate(256 << 9);
     rig.run(&mut sq, &[read(1, 255, 1), read(2, 256, 1), write(3, 250, 8)]);
-    let out = Status::LBA_OUT_OF_RANGE.bits();
+    let out = Status::LBA_OUT_OF_RANGE.into_bits();
     assert_eq!(rig.statuses(&mut cq), [(1, 0), (2, out), (3, out)]);
 }

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use nvme_spec::{CommandFlags, IoOpcode, Sqe, Status};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vfio_user_ctrl::model::io::opcode;
-use vfio_user_ctrl::model::spec::{Sqe, Status};
 
 use super::common::guest::{CQS, DATA, HostCq, HostSq, LISTS, PAGE, Rig, SQS, block_command, flush};
 use super::common::ram::{Disk, OnAbort};
@@ -136,24 +135,26 @@ impl World {
 
     fn command(&self, kind: u8, nsid: u32, slba: u64, blocks: u32) -> Sqe {
         let sqe = match kind {
-            0 => block_command(opcode::READ, 0, slba, blocks, DATA.0 + slba * PAGE),
+            0 => block_command(IoOpcode::READ.0, 0, slba, blocks, DATA.0 + slba * PAGE),
             1 => {
-                let write = block_command(opcode::WRITE, 0, slba, blocks, DATA.0 + 0x20_0000 + slba * PAGE);
+                let write = block_command(IoOpcode::WRITE.0, 0, slba, blocks, DATA.0 + 0x20_0000 + slba * PAGE);
                 // Some are to be durable, so that a flush follows.
                 Sqe { cdw12: write.cdw12 | (u32::from(slba.is_multiple_of(2)) << 30), ..write }
             }
-            2 => Sqe { flags: 1, ..block_command(opcode::COMPARE, 0, slba, blocks, DATA.0) },
-            3 => Sqe { flags: 2, ..block_command(opcode::WRITE, 0, slba, blocks, DATA.0) },
+            2 => {
+                Sqe { flags: CommandFlags::FUSED_FIRST, ..block_command(IoOpcode::COMPARE.0, 0, slba, blocks, DATA.0) }
+            }
+            3 => Sqe { flags: CommandFlags::FUSED_SECOND, ..block_command(IoOpcode::WRITE.0, 0, slba, blocks, DATA.0) },
             4 => flush(0),
-            5 => block_command(opcode::WRITE_ZEROES, 0, slba, blocks, 0),
+            5 => block_command(IoOpcode::WRITE_ZEROES.0, 0, slba, blocks, 0),
             6 => {
                 for i in 0..4 {
                     self.rig.put(LISTS.0 + i * 16, &(1_u64 << 32).to_le_bytes());
                     self.rig.put(LISTS.0 + i * 16 + 8, &(slba + i).to_le_bytes());
                 }
-                Sqe { opcode: opcode::DATASET_MANAGEMENT, prp1: LISTS.0, cdw10: 3, cdw11: 4, ..Sqe::default() }
+                Sqe { opcode: IoOpcode::DATASET_MANAGEMENT.0, prp1: LISTS.0, cdw10: 3, cdw11: 4, ..Sqe::default() }
             }
-            7 => block_command(opcode::COMPARE, 0, slba, blocks, DATA.0),
+            7 => block_command(IoOpcode::COMPARE.0, 0, slba, blocks, DATA.0),
             _ => block_command(0x7f, 0, slba, blocks, DATA.0),
         };
         Sqe { nsid, ..sqe }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use nvme_spec::{Cqe, Sqe, Status, StatusCodeType};
 use vfio_user_ctrl::memory::{CompletionRing, MemView};
-use vfio_user_ctrl::model::spec::{Cqe, Sqe, Status};
 use vfio_user_ctrl::queue::Trouble;
 use zerocopy::IntoBytes;
 
@@ -160,7 +160,7 @@ fn commands_that_fail_for_their_data_count_as_media_errors() {
     let statuses = [(2, 0x81), (2, 0x80), (2, 0x82), (2, 0x85), (2, 0x86), (0, 0x04), (0, 0x07)];
     rig.run(&mut sq, &vec![read(1, 0, 1); statuses.len()]);
     for (sct, sc) in statuses {
-        disk.fail(0, Status::new(sct, sc));
+        disk.fail(0, Status::new(StatusCodeType(sct), sc));
     }
     assert_eq!((rig.queues.take_media_errors(), rig.queues.take_media_errors()), (3, 0));
 }
@@ -209,7 +209,7 @@ fn an_empty_slot_of_a_namespace_is_an_invalid_namespace() {
         sqe.nsid = nsid;
         rig.run(&mut sq, &[sqe]);
     }
-    let invalid = Status::INVALID_NAMESPACE.bits();
+    let invalid = Status::INVALID_NAMESPACE.into_bits();
     assert_eq!(rig.statuses(&mut cq), [(1, invalid), (2, invalid), (3, invalid), (4, invalid)]);
 }
 
@@ -248,8 +248,8 @@ fn an_entry_whose_phase_a_guest_has_seen_is_whole() {
             ahead -= 1;
         }
         ahead += 1;
-        let phase = 1 ^ ((number / ENTRIES as u32) & 1) as u16;
-        let cqe = Cqe { dw0: number, sqhd: number as u16, status: phase, ..Cqe::default() };
+        let phase = (number / ENTRIES as u32).is_multiple_of(2);
+        let cqe = Cqe { dw0: number, sqhd: number as u16, status: Status::SUCCESS.with_phase(phase), ..Cqe::default() };
         ring.post((number % ENTRIES as u32) as u16, cqe).expect("an entry");
     }
     guest.join().expect("every entry was whole");

@@ -75,7 +75,7 @@ fn the_admin_queue_is_told_with_the_commands_that_are_not_completed() {
     let queue = rig.queues.create_admin(0x10_0000, 16, 0, 16);
     rig.doorbells.store(0, 2);
     let taken = [queue.next(), queue.next()].map(|sqe| sqe.expect("a command").cid);
-    queue.complete(taken[0], 0, vfio_user_ctrl::model::spec::Status::SUCCESS);
+    queue.complete(taken[0], 0, nvme_spec::Status::SUCCESS);
     let told = submission(&rig, 0);
     assert_eq!((told.size, told.head, told.tail, told.commands_in_flight), (16, 2, Some(2), 1));
     drop(queue);

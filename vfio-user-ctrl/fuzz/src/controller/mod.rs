@@ -6,13 +6,13 @@ mod session;
 
 use std::rc::Rc;
 
+use nvme_spec::{CommandFlags, Sqe, Status};
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_user_ctrl::admin_worker::Input;
 use vfio_user_ctrl::model::admin::{Identity, Namespace, Nqn, Supports, Text};
 use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache};
 use vfio_user_ctrl::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
 use vfio_user_ctrl::model::regs::Version;
-use vfio_user_ctrl::model::spec::{Sqe, Status};
 use vfio_user_ctrl::queue::{PinMask, Port};
 use zerocopy::IntoBytes;
 
@@ -484,7 +484,7 @@ fn command(script: &mut Script<'_>) -> Sqe {
     let prp2 = if flags >> 6 == 0 { prp2 } else { u64::from(script.u8()) << 56 | prp2 & 0xff_ffff };
     Sqe {
         opcode,
-        flags,
+        flags: CommandFlags::from_bits(flags),
         cid: cid.into(),
         nsid: if nsid == 0xff { u32::MAX } else { nsid.into() },
         prp1,

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nvme_spec::{Sqe, Status};
 use vfio_user_ctrl::admin_worker::{
     AdminWorker, Answer, Command, GroupRequest, Input, Output, Placement, Request, Requests, Ticket, Until,
 };
@@ -17,7 +18,6 @@ use vfio_user_ctrl::model::admin::{Controller, IoTotals, Limits, QueueId};
 use vfio_user_ctrl::model::dptr::DptrError;
 use vfio_user_ctrl::model::io::NsGeometry;
 use vfio_user_ctrl::model::regs::{CtrlLimits, RegEffect, Registers, Version};
-use vfio_user_ctrl::model::spec::{Sqe, Status};
 use vfio_user_ctrl::queue::{AdminQueue, Interrupts, Queues, Settings};
 
 use super::{DISKS, geometry, identity, port};

@@ -12,8 +12,8 @@ use super::*;
 use crate::memory::Fault;
 use crate::model::admin::{Identity, IoTotals, Limits, Namespace, Nqn, QueueId, Supports, Text};
 use crate::model::regs::Version;
-use crate::model::spec::{Sqe, Status};
 use bench::{Bench, Transfer};
+use nvme_spec::{Sqe, Status};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -3,6 +3,7 @@ use std::os::unix::fs::FileExt;
 use super::super::testing::{PAGE, file, patterned, region_of, view_of};
 use super::super::{Access, Extent, Region};
 use super::*;
+use nvme_spec::Status;
 
 const BASE: u64 = 0x20_0000;
 
@@ -52,7 +53,14 @@ fn a_completion_is_posted_whole_and_alone() {
     for split in [1, 4] {
         let (file, view) = split_view(split);
         let ring = CompletionRing::resolve(&view, BASE, 1024).expect("4 pages");
-        let cqe = Cqe { dw0: 0x0403_0201, dw1: 0x0807_0605, sqhd: 0x0a09, sqid: 0x0c0b, cid: 0x0e0d, status: 0x100f };
+        let cqe = Cqe {
+            dw0: 0x0403_0201,
+            dw1: 0x0807_0605,
+            sqhd: 0x0a09,
+            sqid: 0x0c0b,
+            cid: 0x0e0d,
+            status: Status::from_bits(0x100f),
+        };
         for index in [0, 255, 256, 1023] {
             ring.post(index, cqe).expect("within the queue");
             let (mut found, at) = ([0; 32], u64::from(index) * 16);

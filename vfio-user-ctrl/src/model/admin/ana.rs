@@ -7,7 +7,7 @@
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use super::Controller;
-use crate::model::spec::Sqe;
+use nvme_spec::Sqe;
 
 /// The controller reports asymmetric access. Neither a second port nor a second controller is told of: a host looks for more paths then,
 /// and Linux gives the drive another name (CMIC).

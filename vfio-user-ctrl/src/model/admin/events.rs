@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::logs::{ErrorEntry, Log};
 use super::{Controller, features};
-use crate::model::spec::Status;
+use nvme_spec::Status;
 
 /// Asynchronous Event Requests that the host may leave with us, less one (AERL).
 pub(super) const AERL: u8 = 3;

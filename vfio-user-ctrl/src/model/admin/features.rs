@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::identity::Limits;
 use super::{ALL_NAMESPACES, Controller, Outcome, Pending, high, low};
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{Sqe, Status};
 
 /// The composite temperature that the controller reports, in kelvins: 35 °C. It has no sensor.
 pub(super) const TEMPERATURE: u16 = 308;

@@ -12,7 +12,7 @@ use super::queues::{CQES, SQES};
 use super::{ACL, Controller, Identity, Limits, Namespace, Outcome, high, low, page};
 use crate::model::dptr;
 use crate::model::regs::Version;
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{Sqe, Status};
 
 /// The size of everything that Identify answers.
 const LEN: usize = 4096;
@@ -282,7 +282,7 @@ fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespa
         fuses: any.compare_and_write.into(),
         vwc: VWC,
         icsvscc: 1,
-        sgls: dptr::SGLS,
+        sgls: dptr::SGLS.into_bits(),
         mnan: MAX_NAMESPACES,
         subnqn: *identity.subnqn.as_bytes(),
         ..IdentifyController::new_zeroed()

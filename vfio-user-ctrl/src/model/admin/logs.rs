@@ -9,7 +9,7 @@ use zerocopy::{FromZeros, Immutable, IntoBytes};
 use super::features::{Feature, TEMPERATURE};
 use super::{ALL_NAMESPACES, Controller, Opcode, Outcome, high, low, page};
 use crate::model::regs::Version;
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{Sqe, Status};
 
 /// Entries of the Error Information log, less one (ELPE).
 pub(super) const ELPE: u8 = 63;
@@ -80,7 +80,7 @@ struct ErrorInformation {
     error_count: u64,
     sqid: u16,
     cid: u16,
-    status: u16,
+    status: Status,
     parameter_error_location: u16,
     lba: u64,
     nsid: u32,
@@ -108,7 +108,7 @@ impl ErrorLog {
             error_count: self.count,
             sqid: entry.sqid,
             cid: entry.cid,
-            status: entry.status.bits(),
+            status: entry.status,
             parameter_error_location: NONE,
             lba: entry.lba,
             nsid: entry.nsid,

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use super::Controller;
 use super::events::Event;
-use crate::model::spec::Status;
+use nvme_spec::Status;
 
 /// The most namespaces, and the largest NSID (NN and MNAN).
 pub const MAX_NAMESPACES: u32 = 256;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::identity::Limits;
 use super::{high, low};
-use crate::model::spec::{Sqe, Status};
+use nvme_spec::{Sqe, Status};
 
 /// The only size of submission queue entries: 64 bytes, as an exponent of two (SQES).
 pub(super) const SQES: u8 = 6;

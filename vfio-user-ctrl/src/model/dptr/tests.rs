@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use nvme_spec::CommandFlags;
 
 /// Memory of some pages that goes on for ever: what is past the end is the beginning. Counts what is read.
 struct Endless {
@@ -66,7 +67,7 @@ fn descriptor(identifier: u8, address: u64, length: u32) -> [u64; 2] {
 }
 
 fn sgl(memory: &Endless, [prp1, prp2]: [u64; 2], len: u32) -> Found {
-    pieces(memory, &Sqe { flags: 1 << 6, prp1, prp2, ..Sqe::default() }, len)
+    pieces(memory, &Sqe { flags: CommandFlags::SGL, prp1, prp2, ..Sqe::default() }, len)
 }
 
 /// A segment of these descriptors at an address.
@@ -138,7 +139,7 @@ fn a_list_that_names_itself_ends() {
 
 #[test]
 fn psdt_3_is_an_invalid_field() {
-    let sqe = Sqe { flags: 0b11 << 6, prp1: 0x1000, ..Sqe::default() };
+    let sqe = Sqe { flags: CommandFlags::new().with_psdt(Psdt(3)), prp1: 0x1000, ..Sqe::default() };
     assert_eq!(pieces(&Endless::with(&[]), &sqe, 512), Err(Status::INVALID_FIELD));
 }
 
@@ -326,7 +327,7 @@ proptest! {
         seed: u64, flags: u8, prp1: u64, prp2: u64, len in 0_u32..=128 << 10,
     ) {
         let memory = Endless::new(2, seed, |random, _| random);
-        let found = pieces(&memory, &Sqe { flags, prp1, prp2, ..Sqe::default() }, len);
+        let found = pieces(&memory, &Sqe { flags: CommandFlags::from_bits(flags), prp1, prp2, ..Sqe::default() }, len);
         prop_assert!(found.is_err() || is_whole(&found, len));
     }
 }

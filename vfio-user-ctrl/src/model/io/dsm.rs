@@ -1,32 +1,9 @@
 //! Dataset Management (NVM Command Set specification 1.0, section 3.2.3): a list of ranges, and what becomes of them.
 
-use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use nvme_spec::nvm::{DsmDw10, DsmDw11, DsmRange, MAX_DSM_RANGES};
+use nvme_spec::{Sqe, Status};
 
 use super::{IoCommand, IoKind, IoSupport, NsGeometry};
-use crate::model::spec::{Sqe, Status};
-
-/// Bytes of a range.
-pub const RANGE_SIZE: u16 = 16;
-const _: () = assert!(size_of::<DsmRange>() == RANGE_SIZE as usize);
-/// The most ranges of a command.
-pub const MAX_RANGES: usize = 256;
-
-/// CDW10: the 0's based number of ranges. CDW11: Attribute - Deallocate.
-const NR: u32 = 0xff;
-const AD: u32 = 1 << 2;
-
-/// A range as the guest has it in memory. It is aligned to nothing, so that it can be read from any buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct DsmRange {
-    /// Hints, which are not used.
-    pub context_attributes: U32,
-    /// How many blocks. This one is not 0's based: 0 is no block.
-    pub nlb: U32,
-    /// The first block.
-    pub slba: U64,
-}
 
 /// Blocks that are within the namespace; at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,20 +17,20 @@ pub struct Extent {
 /// The number of ranges that the command names: 1..=256.
 #[must_use]
 pub fn ranges(sqe: &Sqe) -> u16 {
-    (sqe.cdw10 & NR) as u16 + 1
+    u16::from(DsmDw10::from_bits(sqe.cdw10).nr()) + 1
 }
 
 /// The command without its ranges, whose size is in [`IoCommand::bytes`]. The integral attributes are hints about
 /// later I/O: without Deallocate there is nothing to do.
 pub(super) fn decode(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
-    if sqe.cdw11 & AD == 0 {
+    if !DsmDw11::from_bits(sqe.cdw11).ad() {
         return Ok(IoCommand::without_blocks(IoKind::Nothing, 0));
     }
     ns.check_writable()?;
     if !ns.supports.contains(IoSupport::DEALLOCATE) {
         return Ok(IoCommand::without_blocks(IoKind::Nothing, 0));
     }
-    let bytes = u32::from(ranges(sqe)) * u32::from(RANGE_SIZE);
+    let bytes = u32::from(ranges(sqe)) * DsmRange::LEN;
     Ok(IoCommand::without_blocks(IoKind::Deallocate, bytes))
 }
 
@@ -64,22 +41,27 @@ pub(super) fn decode(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
 /// so that a command that fails has changed nothing. [`Status::INVALID_FIELD`] when `data` is not a number of ranges
 /// that a command can have.
 pub fn extents<'a>(data: &'a [u8], ns: &NsGeometry) -> Result<impl Iterator<Item = Extent> + use<'a>, Status> {
-    let ranges = <[DsmRange]>::ref_from_bytes(data).map_err(|_| Status::INVALID_FIELD)?;
-    if !(1..=MAX_RANGES).contains(&ranges.len()) {
+    let (ranges, rest) = data.as_chunks::<{ size_of::<DsmRange>() }>();
+    if !rest.is_empty() || !(1..=MAX_DSM_RANGES).contains(&ranges.len()) {
         return Err(Status::INVALID_FIELD);
     }
-    for range in ranges {
-        ns.check_range(range.slba.get(), range.nlb.get())?;
+    // Each is copied: the data may begin anywhere.
+    let ranges = ranges.iter().map(|range| -> DsmRange { zerocopy::transmute!(*range) });
+    for range in ranges.clone() {
+        ns.check_range(range.slba, range.nlb)?;
     }
-    let extents = ranges.iter().map(|range| Extent { slba: range.slba.get(), blocks: range.nlb.get() });
+    let extents = ranges.map(|range| Extent { slba: range.slba, blocks: range.nlb });
     Ok(extents.filter(|extent| extent.blocks != 0))
 }
 
 #[cfg(test)]
 mod tests {
+    use nvme_spec::IoOpcode;
     use proptest::prelude::*;
 
     use super::*;
+
+    const AD: u32 = DsmDw11::new().with_ad(true).into_bits();
 
     fn ns(blocks: u64) -> NsGeometry {
         let mut ns = NsGeometry::new(blocks, 9).expect("a geometry");
@@ -88,7 +70,7 @@ mod tests {
     }
 
     fn sqe(cdw10: u32, cdw11: u32) -> Sqe {
-        Sqe { opcode: super::super::opcode::DATASET_MANAGEMENT, cdw10, cdw11, ..Sqe::default() }
+        Sqe { opcode: IoOpcode::DATASET_MANAGEMENT.0, cdw10, cdw11, ..Sqe::default() }
     }
 
     fn list(ranges: &[(u64, u32)]) -> Vec<u8> {
@@ -157,7 +139,7 @@ mod tests {
 
     #[test]
     fn data_that_is_no_list_of_ranges_is_refused() {
-        for len in [0, 15, 17, 257 * usize::from(RANGE_SIZE)] {
+        for len in [0, 15, 17, 257 * 16] {
             assert_eq!(extents(&vec![0; len], &ns(8)).err(), Some(Status::INVALID_FIELD), "{len} bytes");
         }
         assert!(extents(&[0; 4096], &ns(8)).is_ok());

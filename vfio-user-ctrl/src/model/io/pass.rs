@@ -2,11 +2,14 @@
 //! 3.2.7) and vendor specific ones. They are checked here, and then given to the backend as they are, without anything that is the
 //! guest's own: identifiers, pointers, flags, reserved bits.
 
-use super::{FUA, IoCommand, IoKind, IoSupport, NLB, NsGeometry, blocks, fuse, opcode};
-use crate::model::spec::{Sqe, Status};
+use super::{IoCommand, IoKind, IoSupport, NsGeometry, blocks, fuse};
+use nvme_spec::nvm::BlockDw12;
+use nvme_spec::opcode::DataTransfer;
+use nvme_spec::{IoOpcode, Sqe, Status};
 
-/// CDW12 of Verify: Limited Retry.
-const LR: u32 = 1 << 31;
+/// What Verify and Write Uncorrectable have in Command Dword 12, beside protection information, which namespaces have not.
+const VERIFY: u32 = WRITE_UNCORRECTABLE | BlockDw12::new().with_fua(true).with_lr(true).into_bits();
+const WRITE_UNCORRECTABLE: u32 = BlockDw12::new().with_nlb(u16::MAX).into_bits();
 
 /// What a backend is told of a command that it carries out as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,34 +24,34 @@ impl PassedCommand {
     /// Of a command that [`decode`](super::decode) has accepted as [`IoKind::Pass`].
     #[must_use]
     pub const fn of(sqe: &Sqe) -> Self {
-        let dwords = match sqe.opcode {
+        let dwords = match IoOpcode(sqe.opcode) {
             // Namespaces have neither metadata nor protection information, which the other bits and dwords are about.
-            opcode::VERIFY => [sqe.cdw10, sqe.cdw11, sqe.cdw12 & (NLB | FUA | LR), 0, 0, 0],
-            opcode::WRITE_UNCORRECTABLE => [sqe.cdw10, sqe.cdw11, sqe.cdw12 & NLB, 0, 0, 0],
-            _ => [sqe.cdw10, sqe.cdw11, sqe.cdw12, sqe.cdw13, sqe.cdw14, sqe.cdw15],
+            IoOpcode::VERIFY => [sqe.cdw10, sqe.cdw11, sqe.cdw12 & VERIFY, 0, 0, 0],
+            IoOpcode::WRITE_UNCORRECTABLE => [sqe.cdw10, sqe.cdw11, sqe.cdw12 & WRITE_UNCORRECTABLE, 0, 0, 0],
+            _ => sqe.dwords(),
         };
         Self { opcode: sqe.opcode, dwords }
     }
 
-    /// Whether its data, if there is any, goes to the guest: bits 1:0 of the opcode tell which way it goes.
+    /// Returns whether its data, if there is any, goes to the guest.
     #[must_use]
-    pub const fn to_guest(&self) -> bool {
-        self.opcode & 0b11 == 0b10
+    pub fn to_guest(&self) -> bool {
+        DataTransfer::of(self.opcode) == DataTransfer::TO_HOST
     }
 }
 
 pub(super) fn decode(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
-    match sqe.opcode {
-        opcode::VERIFY => {
+    match IoOpcode(sqe.opcode) {
+        IoOpcode::VERIFY => {
             ns.check_supports(IoSupport::VERIFY)?;
             on_blocks(sqe, ns)
         }
-        opcode::WRITE_UNCORRECTABLE => {
+        IoOpcode::WRITE_UNCORRECTABLE => {
             ns.check_supports(IoSupport::WRITE_UNCORRECTABLE)?;
             ns.check_writable()?;
             on_blocks(sqe, ns)
         }
-        opcode::VENDOR_SPECIFIC.. => {
+        opcode if opcode.is_vendor_specific() => {
             ns.check_supports(IoSupport::VENDOR_SPECIFIC)?;
             vendor_specific(sqe, ns, mdts_bytes)
         }
@@ -67,16 +70,16 @@ fn on_blocks(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
 /// A command in the common format of vendor specific commands (base specification 2.0, section 3.3.3.1): CDW10 counts the dwords of
 /// its data, CDW11 those of its metadata.
 fn vendor_specific(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
-    let direction = sqe.opcode & 0b11;
+    let direction = DataTransfer::of(sqe.opcode);
     // Data that goes both ways at once: no backend can do that.
-    if direction == 0b11 {
+    if direction == DataTransfer::BOTH {
         return Err(Status::INVALID_OPCODE);
     }
     // What it does to the data is not known.
     ns.check_writable()?;
     fuse(sqe, ns)?;
     let bytes = sqe.cdw10.checked_mul(4).filter(|bytes| *bytes <= mdts_bytes).ok_or(Status::INVALID_FIELD)?;
-    if sqe.cdw11 != 0 || (bytes > 0 && direction == 0) {
+    if sqe.cdw11 != 0 || (bytes > 0 && direction == DataTransfer::NONE) {
         return Err(Status::INVALID_FIELD);
     }
     Ok(IoCommand::without_blocks(IoKind::Pass, bytes))
@@ -84,6 +87,8 @@ fn vendor_specific(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoComm
 
 #[cfg(test)]
 mod tests {
+    use nvme_spec::CommandFlags;
+
     use super::super::decode;
     use super::*;
 
@@ -101,14 +106,18 @@ mod tests {
 
     #[test]
     fn verify_and_write_uncorrectable_are_of_blocks_within_the_namespace() {
-        for opcode in [opcode::VERIFY, opcode::WRITE_UNCORRECTABLE] {
+        for opcode in [IoOpcode::VERIFY.0, IoOpcode::WRITE_UNCORRECTABLE.0] {
             let sqe = |slba, nlb| Sqe { opcode, cdw10: slba, cdw12: nlb, ..Sqe::default() };
             let command = decode(&sqe(990, 9), &ns(), MDTS).expect("within the namespace");
             assert_eq!((command.kind, command.slba, command.blocks), (IoKind::Pass, 990, 10));
             assert_eq!((command.bytes, PassedCommand::of(&sqe(990, 9)).to_guest(), command.durable), (0, false, false));
             assert_eq!(decode(&sqe(990, 10), &ns(), MDTS), Err(Status::LBA_OUT_OF_RANGE));
             assert_eq!(decode(&Sqe { cdw11: 1, ..sqe(0, 0) }, &ns(), MDTS), Err(Status::LBA_OUT_OF_RANGE));
-            assert_eq!(decode(&Sqe { flags: 1, ..sqe(0, 0) }, &ns(), MDTS), Err(Status::INVALID_FIELD), "fused");
+            assert_eq!(
+                decode(&Sqe { flags: CommandFlags::FUSED_FIRST, ..sqe(0, 0) }, &ns(), MDTS),
+                Err(Status::INVALID_FIELD),
+                "fused"
+            );
         }
     }
 
@@ -116,8 +125,8 @@ mod tests {
     fn what_the_backend_does_not_have_is_an_invalid_opcode() {
         let mut ns = ns();
         for (opcode, command) in [
-            (opcode::VERIFY, IoSupport::VERIFY),
-            (opcode::WRITE_UNCORRECTABLE, IoSupport::WRITE_UNCORRECTABLE),
+            (IoOpcode::VERIFY.0, IoSupport::VERIFY),
+            (IoOpcode::WRITE_UNCORRECTABLE.0, IoSupport::WRITE_UNCORRECTABLE),
             (0x81, IoSupport::VENDOR_SPECIFIC),
         ] {
             ns.supports = command;
@@ -132,8 +141,8 @@ mod tests {
         let mut ns = ns();
         ns.write_protected = true;
         let status = |opcode| decode(&Sqe { opcode, ..Sqe::default() }, &ns, MDTS).err();
-        assert_eq!(status(opcode::VERIFY), None);
-        for opcode in [opcode::WRITE_UNCORRECTABLE, 0x80, 0x82] {
+        assert_eq!(status(IoOpcode::VERIFY.0), None);
+        for opcode in [IoOpcode::WRITE_UNCORRECTABLE.0, 0x80, 0x82] {
             assert_eq!(status(opcode), Some(Status::NAMESPACE_WRITE_PROTECTED), "{opcode:#x}");
         }
     }
@@ -159,7 +168,7 @@ mod tests {
         assert_eq!(decode(&vendor(0x80, 1), &ns(), MDTS), Err(Status::INVALID_FIELD), "data without a direction");
         let metadata = Sqe { cdw11: 1, ..vendor(0x81, 1) };
         assert_eq!(decode(&metadata, &ns(), MDTS), Err(Status::INVALID_FIELD));
-        let fused = Sqe { flags: 2, ..vendor(0x81, 1) };
+        let fused = Sqe { flags: CommandFlags::FUSED_SECOND, ..vendor(0x81, 1) };
         assert_eq!(decode(&fused, &ns(), MDTS), Err(Status::INVALID_FIELD));
     }
 
@@ -167,8 +176,8 @@ mod tests {
     fn a_backend_is_told_nothing_that_is_the_guests_own() {
         let all =
             |opcode| Sqe { opcode, cdw10: 1, cdw11: 2, cdw12: !0, cdw13: !0, cdw14: !0, cdw15: !0, ..Sqe::default() };
-        assert_eq!(PassedCommand::of(&all(opcode::VERIFY)).dwords, [1, 2, 0xc000_ffff, 0, 0, 0]);
-        assert_eq!(PassedCommand::of(&all(opcode::WRITE_UNCORRECTABLE)).dwords, [1, 2, 0xffff, 0, 0, 0]);
+        assert_eq!(PassedCommand::of(&all(IoOpcode::VERIFY.0)).dwords, [1, 2, 0xc000_ffff, 0, 0, 0]);
+        assert_eq!(PassedCommand::of(&all(IoOpcode::WRITE_UNCORRECTABLE.0)).dwords, [1, 2, 0xffff, 0, 0, 0]);
         assert_eq!(PassedCommand::of(&all(0xc1)), PassedCommand { opcode: 0xc1, dwords: [1, 2, !0, !0, !0, !0] });
     }
 }

@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use nvme_spec::CommandFlags;
+
+const FUA: u32 = BlockDw12::new().with_fua(true).into_bits();
 
 const MDTS: u32 = 128 * 1024;
 const ALL: [IoSupport; 9] = [
@@ -36,13 +39,13 @@ fn a_read_is_decoded() {
         blocks: 8,
         bytes: 4096,
     };
-    assert_eq!(decode(&sqe(opcode::READ, 992, 8), &ns(), MDTS), Ok(read));
+    assert_eq!(decode(&sqe(IoOpcode::READ.0, 992, 8), &ns(), MDTS), Ok(read));
     assert!(read.to_guest());
 }
 
 #[test]
 fn a_write_is_durable_if_it_is_to_be_and_a_cache_could_keep_it() {
-    for opcode in [opcode::WRITE, opcode::WRITE_ZEROES] {
+    for opcode in [IoOpcode::WRITE.0, IoOpcode::WRITE_ZEROES.0] {
         for (write_cache, durable) in
             [(WriteCache::None, [false, false]), (WriteCache::On, [false, true]), (WriteCache::Off, [true, true])]
         {
@@ -67,14 +70,14 @@ fn a_cache_is_turned_off_and_on_where_there_is_one() {
 
 #[test]
 fn only_a_read_goes_to_the_guest() {
-    for opcode in [opcode::WRITE, opcode::COMPARE, opcode::WRITE_ZEROES, opcode::FLUSH] {
+    for opcode in [IoOpcode::WRITE.0, IoOpcode::COMPARE.0, IoOpcode::WRITE_ZEROES.0, IoOpcode::FLUSH.0] {
         assert!(decode(&sqe(opcode, 0, 1), &ns(), MDTS).is_ok_and(|command| !command.to_guest()), "{opcode:#x}");
     }
 }
 
 #[test]
 fn a_range_past_the_end_is_out_of_range() {
-    for opcode in [opcode::READ, opcode::WRITE, opcode::COMPARE, opcode::WRITE_ZEROES] {
+    for opcode in [IoOpcode::READ.0, IoOpcode::WRITE.0, IoOpcode::COMPARE.0, IoOpcode::WRITE_ZEROES.0] {
         assert!(decode(&sqe(opcode, 999, 1), &ns(), MDTS).is_ok(), "{opcode:#x}");
         for (slba, blocks) in [(1000, 1), (999, 2), (u64::MAX, 1), (u64::MAX - 7, 8), (u64::MAX, 9)] {
             let status = decode(&sqe(opcode, slba, blocks), &ns(), MDTS).err();
@@ -85,7 +88,7 @@ fn a_range_past_the_end_is_out_of_range() {
 
 #[test]
 fn a_transfer_above_mdts_is_an_invalid_field() {
-    for opcode in [opcode::READ, opcode::WRITE, opcode::COMPARE] {
+    for opcode in [IoOpcode::READ.0, IoOpcode::WRITE.0, IoOpcode::COMPARE.0] {
         assert!(decode(&sqe(opcode, 0, 256), &ns(), MDTS).is_ok(), "{opcode:#x}");
         assert_eq!(decode(&sqe(opcode, 0, 257), &ns(), MDTS), Err(Status::INVALID_FIELD), "{opcode:#x}");
     }
@@ -94,36 +97,36 @@ fn a_transfer_above_mdts_is_an_invalid_field() {
 #[test]
 fn a_transfer_that_needs_33_bits_is_an_invalid_field() {
     let ns = NsGeometry::new(1 << 20, 16).expect("a geometry");
-    assert_eq!(decode(&sqe(opcode::READ, 0, 65536), &ns, u32::MAX), Err(Status::INVALID_FIELD));
-    assert!(decode(&sqe(opcode::READ, 0, 65535), &ns, u32::MAX).is_ok());
+    assert_eq!(decode(&sqe(IoOpcode::READ.0, 0, 65536), &ns, u32::MAX), Err(Status::INVALID_FIELD));
+    assert!(decode(&sqe(IoOpcode::READ.0, 0, 65535), &ns, u32::MAX).is_ok());
 }
 
 #[test]
 fn write_zeroes_is_limited_by_its_own_limit() {
     let mut ns = NsGeometry::new(1 << 20, 12).expect("a geometry");
     ns.supports = IoSupport::WRITE_ZEROES;
-    let command = decode(&sqe(opcode::WRITE_ZEROES, 5, 65536), &ns, 4096).expect("not limited by MDTS");
+    let command = decode(&sqe(IoOpcode::WRITE_ZEROES.0, 5, 65536), &ns, 4096).expect("not limited by MDTS");
     assert_eq!((command.kind, command.blocks, command.bytes), (IoKind::WriteZeroes, 65536, 0));
     ns.max_write_zeroes_blocks = 8;
-    assert!(decode(&sqe(opcode::WRITE_ZEROES, 5, 8), &ns, MDTS).is_ok());
-    assert_eq!(decode(&sqe(opcode::WRITE_ZEROES, 5, 9), &ns, MDTS), Err(Status::INVALID_FIELD));
+    assert!(decode(&sqe(IoOpcode::WRITE_ZEROES.0, 5, 8), &ns, MDTS).is_ok());
+    assert_eq!(decode(&sqe(IoOpcode::WRITE_ZEROES.0, 5, 9), &ns, MDTS), Err(Status::INVALID_FIELD));
 }
 
 #[test]
 fn write_zeroes_may_deallocate_if_it_was_asked_to() {
-    let mut sqe = sqe(opcode::WRITE_ZEROES, 0, 1);
+    let mut sqe = sqe(IoOpcode::WRITE_ZEROES.0, 0, 1);
     assert_eq!(decode(&sqe, &ns(), MDTS).map(|command| command.deallocate), Ok(false));
-    sqe.cdw12 |= DEAC;
+    sqe.cdw12 |= BlockDw12::new().with_deac(true).into_bits();
     assert_eq!(decode(&sqe, &ns(), MDTS).map(|command| command.deallocate), Ok(true));
 }
 
 #[test]
 fn a_flush_names_no_blocks() {
-    let command = decode(&sqe(opcode::FLUSH, u64::MAX, 65536), &ns(), MDTS).expect("its dwords are reserved");
+    let command = decode(&sqe(IoOpcode::FLUSH.0, u64::MAX, 65536), &ns(), MDTS).expect("its dwords are reserved");
     assert_eq!((command.kind, command.blocks, command.bytes), (IoKind::Flush, 0, 0));
     let mut without_cache = ns();
     without_cache.supports = IoSupport::NONE;
-    let command = decode(&sqe(opcode::FLUSH, 0, 1), &without_cache, MDTS);
+    let command = decode(&sqe(IoOpcode::FLUSH.0, 0, 1), &without_cache, MDTS);
     assert_eq!(command.map(|command| command.kind), Ok(IoKind::Nothing));
 }
 
@@ -131,7 +134,7 @@ fn a_flush_names_no_blocks() {
 fn what_the_namespace_does_not_take_is_an_invalid_opcode() {
     let mut ns = ns();
     ns.supports = IoSupport::NONE;
-    for opcode in [opcode::COMPARE, opcode::WRITE_ZEROES, opcode::DATASET_MANAGEMENT] {
+    for opcode in [IoOpcode::COMPARE.0, IoOpcode::WRITE_ZEROES.0, IoOpcode::DATASET_MANAGEMENT.0] {
         assert_eq!(decode(&sqe(opcode, 0, 1), &ns, MDTS), Err(Status::INVALID_OPCODE), "{opcode:#x}");
     }
 }
@@ -148,36 +151,50 @@ fn unknown_opcodes_are_invalid() {
 fn a_protected_namespace_is_read_but_not_written() {
     let mut ns = ns();
     ns.write_protected = true;
-    for opcode in [opcode::READ, opcode::COMPARE, opcode::FLUSH] {
+    for opcode in [IoOpcode::READ.0, IoOpcode::COMPARE.0, IoOpcode::FLUSH.0] {
         assert!(decode(&sqe(opcode, 0, 1), &ns, MDTS).is_ok(), "{opcode:#x}");
     }
-    for opcode in [opcode::WRITE, opcode::WRITE_ZEROES] {
+    for opcode in [IoOpcode::WRITE.0, IoOpcode::WRITE_ZEROES.0] {
         assert_eq!(decode(&sqe(opcode, 0, 1), &ns, MDTS), Err(Status::NAMESPACE_WRITE_PROTECTED), "{opcode:#x}");
     }
 }
 
 #[test]
 fn a_reserved_data_pointer_kind_is_an_invalid_field() {
-    for opcode in [opcode::READ, opcode::WRITE, opcode::COMPARE, opcode::FLUSH, opcode::WRITE_ZEROES, 0x09] {
+    for opcode in [
+        IoOpcode::READ.0,
+        IoOpcode::WRITE.0,
+        IoOpcode::COMPARE.0,
+        IoOpcode::FLUSH.0,
+        IoOpcode::WRITE_ZEROES.0,
+        IoOpcode::DATASET_MANAGEMENT.0,
+    ] {
         let mut sqe = sqe(opcode, 0, 1);
-        for psdt in [0x40, 0x80] {
-            sqe.flags = psdt;
+        for psdt in [Psdt::SGL_MPTR_BUFFER, Psdt::SGL_MPTR_SGL] {
+            sqe.flags = CommandFlags::new().with_psdt(psdt);
             assert!(decode(&sqe, &ns(), MDTS).is_ok(), "{opcode:#x}");
         }
-        sqe.flags = 0xc0;
+        sqe.flags = CommandFlags::new().with_psdt(Psdt(3));
         assert_eq!(decode(&sqe, &ns(), MDTS), Err(Status::INVALID_FIELD), "{opcode:#x}");
     }
 }
 
 #[test]
 fn only_compare_then_write_may_be_fused() {
-    for opcode in [opcode::READ, opcode::WRITE, opcode::COMPARE, opcode::FLUSH, opcode::WRITE_ZEROES, 0x09] {
+    for opcode in [
+        IoOpcode::READ.0,
+        IoOpcode::WRITE.0,
+        IoOpcode::COMPARE.0,
+        IoOpcode::FLUSH.0,
+        IoOpcode::WRITE_ZEROES.0,
+        IoOpcode::DATASET_MANAGEMENT.0,
+    ] {
         for fuse in 1..=3 {
             let mut sqe = sqe(opcode, 0, 1);
-            sqe.flags = fuse;
-            let expected = match (opcode, fuse) {
-                (opcode::COMPARE, 1) => Ok(Fuse::First),
-                (opcode::WRITE, 2) => Ok(Fuse::Second),
+            sqe.flags = CommandFlags::new().with_fuse(FusedOperation(fuse));
+            let expected = match (IoOpcode(opcode), fuse) {
+                (IoOpcode::COMPARE, 1) => Ok(Fuse::First),
+                (IoOpcode::WRITE, 2) => Ok(Fuse::Second),
                 _ => Err(Status::INVALID_FIELD),
             };
             assert_eq!(decode(&sqe, &ns(), MDTS).map(|command| command.fuse), expected, "{opcode:#x}, FUSE {fuse}");
@@ -189,9 +206,9 @@ fn only_compare_then_write_may_be_fused() {
 fn fused_commands_are_refused_where_there_are_none() {
     let mut ns = ns();
     ns.supports = IoSupport::COMPARE;
-    for (opcode, fuse) in [(opcode::COMPARE, 1), (opcode::WRITE, 2)] {
+    for (opcode, fuse) in [(IoOpcode::COMPARE.0, 1), (IoOpcode::WRITE.0, 2)] {
         let mut sqe = sqe(opcode, 0, 1);
-        sqe.flags = fuse;
+        sqe.flags = CommandFlags::new().with_fuse(FusedOperation(fuse));
         assert_eq!(decode(&sqe, &ns, MDTS), Err(Status::INVALID_FIELD), "{opcode:#x}");
     }
 }
@@ -200,9 +217,9 @@ fn fused_commands_are_refused_where_there_are_none() {
 fn a_fused_command_is_limited_by_the_atomic_unit() {
     let mut ns = ns();
     ns.max_fused_blocks = 1;
-    let mut sqe = sqe(opcode::COMPARE, 0, 2);
+    let mut sqe = sqe(IoOpcode::COMPARE.0, 0, 2);
     assert!(decode(&sqe, &ns, MDTS).is_ok());
-    sqe.flags = 1;
+    sqe.flags = CommandFlags::FUSED_FIRST;
     assert_eq!(decode(&sqe, &ns, MDTS), Err(Status::INVALID_FIELD));
     sqe.cdw12 = 0;
     assert!(decode(&sqe, &ns, MDTS).is_ok());
@@ -212,13 +229,15 @@ fn a_fused_command_is_limited_by_the_atomic_unit() {
 fn a_fused_pair_must_name_the_same_blocks() {
     let command = |opcode, fuse, slba, blocks| {
         let mut sqe = sqe(opcode, slba, blocks);
-        sqe.flags = fuse;
+        sqe.flags = CommandFlags::new().with_fuse(FusedOperation(fuse));
         decode(&sqe, &ns(), MDTS).expect("accepted")
     };
-    let first = command(opcode::COMPARE, 1, 8, 2);
-    let second = command(opcode::WRITE, 2, 8, 2);
+    let first = command(IoOpcode::COMPARE.0, 1, 8, 2);
+    let second = command(IoOpcode::WRITE.0, 2, 8, 2);
     assert_eq!(check_fused(&first, &second), Ok(()));
-    for other in [command(opcode::WRITE, 2, 9, 2), command(opcode::WRITE, 2, 8, 1), command(opcode::WRITE, 0, 8, 2)] {
+    for other in
+        [command(IoOpcode::WRITE.0, 2, 9, 2), command(IoOpcode::WRITE.0, 2, 8, 1), command(IoOpcode::WRITE.0, 0, 8, 2)]
+    {
         assert_eq!(check_fused(&first, &other), Err(Status::INVALID_FIELD), "{other:?}");
     }
     assert_eq!(check_fused(&second, &first), Err(Status::INVALID_FIELD));
@@ -226,7 +245,7 @@ fn a_fused_pair_must_name_the_same_blocks() {
 
 #[test]
 fn protection_information_and_the_metadata_pointer_are_ignored() {
-    let mut sqe = sqe(opcode::WRITE, 0, 1);
+    let mut sqe = sqe(IoOpcode::WRITE.0, 0, 1);
     sqe.cdw12 |= 0xf << 26 | 1 << 24;
     (sqe.mptr, sqe.cdw14, sqe.cdw15) = (u64::MAX, u32::MAX, u32::MAX);
     assert!(decode(&sqe, &ns(), MDTS).is_ok());
@@ -235,7 +254,7 @@ fn protection_information_and_the_metadata_pointer_are_ignored() {
 #[test]
 fn an_empty_namespace_takes_no_block() {
     let empty = NsGeometry::new(0, 9).expect("a geometry");
-    assert_eq!(decode(&sqe(opcode::READ, 0, 1), &empty, MDTS), Err(Status::LBA_OUT_OF_RANGE));
+    assert_eq!(decode(&sqe(IoOpcode::READ.0, 0, 1), &empty, MDTS), Err(Status::LBA_OUT_OF_RANGE));
 }
 
 #[test]
@@ -255,7 +274,7 @@ prop_compose! {
         blocks in prop_oneof![1u32..300, 1u32..=65536],
     ) -> Sqe {
         let mut sqe = sqe(opcode, slba, blocks);
-        sqe.flags = flags;
+        sqe.flags = CommandFlags::from_bits(flags);
         sqe.cdw12 |= rest[0] & 0xffff_0000;
         (sqe.cdw13, sqe.cdw14, sqe.cdw15) = (rest[1], rest[2], rest[3]);
         sqe
@@ -296,7 +315,7 @@ proptest! {
             IoKind::Pass => prop_assert!(command.bytes <= mdts && (command.blocks == 0 || command.bytes == 0)),
         }
         let harmless = matches!(command.kind, IoKind::Read | IoKind::Compare | IoKind::Flush | IoKind::Nothing)
-            || sqe.opcode == opcode::VERIFY;
+            || sqe.opcode == IoOpcode::VERIFY.0;
         prop_assert!(!ns.write_protected || harmless);
         prop_assert!(command.fuse == Fuse::Alone || ns.supports.contains(IoSupport::COMPARE_AND_WRITE));
     }
@@ -305,6 +324,6 @@ proptest! {
     fn a_range_within_the_namespace_is_read(slba in any::<u64>(), blocks in 1u32..=256, spare in 0u64..1000) {
         let slba = slba >> 10;
         let ns = NsGeometry::new(slba + u64::from(blocks) + spare, 9).expect("a geometry");
-        prop_assert!(decode(&sqe(opcode::READ, slba, blocks), &ns, MDTS).is_ok());
+        prop_assert!(decode(&sqe(IoOpcode::READ.0, slba, blocks), &ns, MDTS).is_ok());
     }
 }

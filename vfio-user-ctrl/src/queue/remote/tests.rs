@@ -2,11 +2,11 @@
 
 mod rig;
 
+use nvme_spec::{CommandFlags, IoOpcode};
 use rig::{FAR, FAR_LEN, Guest, LISTS, NEAR_DATA, PAGE, command, pattern, read, write};
 
 use super::*;
 use crate::memory::{Access, Region};
-use crate::model::io::opcode;
 use crate::queue::BlockOp;
 
 const DTE: Status = Status::DATA_TRANSFER_ERROR;
@@ -82,8 +82,11 @@ fn a_fused_pair_compares_with_its_own_data_and_writes_its_own() {
     guest.client.put(FAR + PAGE, &new);
     let pair = |cid, near| {
         let compared = if near { NEAR_DATA } else { FAR };
-        let first = command(opcode::COMPARE, cid, 5, 1, compared, 0);
-        [Sqe { flags: 1, ..first }, Sqe { flags: 2, ..write(cid + 1, 5, 1, FAR + PAGE, 0) }]
+        let first = command(IoOpcode::COMPARE.0, cid, 5, 1, compared, 0);
+        [
+            Sqe { flags: CommandFlags::FUSED_FIRST, ..first },
+            Sqe { flags: CommandFlags::FUSED_SECOND, ..write(cid + 1, 5, 1, FAR + PAGE, 0) },
+        ]
     };
     for near in [true, false] {
         guest.disk.put(5, &[0; 512]);
@@ -127,7 +130,7 @@ fn ranges_to_deallocate_are_fetched_and_checked() {
     let guest = Guest::new();
     let range = |slba: u64, blocks: u32| [&[0; 4][..], &blocks.to_le_bytes(), &slba.to_le_bytes()].concat();
     let dsm = |cid| Sqe {
-        opcode: opcode::DATASET_MANAGEMENT,
+        opcode: IoOpcode::DATASET_MANAGEMENT.0,
         cid,
         nsid: 1,
         prp1: FAR + 4080,

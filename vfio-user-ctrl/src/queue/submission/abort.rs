@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use super::{Aborter, CommandIo, IoState, SubmissionQueue, Submissions, complete};
 use crate::memory::{IoName, UnderWay};
-use crate::model::spec::Status;
 use crate::queue::{Backend, Port};
+use nvme_spec::Status;
 
 impl<B: Backend> Submissions<B> {
     /// Takes no more commands, and aborts what is under way.

@@ -4,10 +4,10 @@ use super::{CommandIo, Then, add_data, complete, fail, finish, finish_with, refu
 use crate::memory::guard;
 use crate::model::dptr::DptrError;
 use crate::model::io::{IoCommand, IoKind, NsGeometry, PassedCommand};
-use crate::model::spec::{Sqe, Status};
 use crate::queue::Port;
 use crate::queue::deallocate::Deallocate;
 use crate::queue::{Backend, BlockOp};
+use nvme_spec::{Sqe, Status};
 
 /// What is known of such a command beside what all commands have.
 #[derive(Debug)]

@@ -11,10 +11,10 @@ use super::{
 use crate::memory::{Bounce, BounceError, MAX_PIECES};
 use crate::model::dptr::{self, DptrError, Pieces};
 use crate::model::io::{self, IoKind, PassedCommand};
-use crate::model::spec::{Sqe, Status};
 use crate::queue::deallocate::Deallocate;
 use crate::queue::remote::{Remotes, gather};
 use crate::queue::{Backend, BlockOp};
+use nvme_spec::{Sqe, Status};
 
 /// What is kept of such a command, besides what is kept of every one.
 pub(super) enum Remote {

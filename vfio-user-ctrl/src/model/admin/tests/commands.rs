@@ -1,6 +1,7 @@
 //! Dispatch, Abort, Keep Alive, Doorbell Buffer Config, reset.
 
 use super::*;
+use nvme_spec::CommandFlags;
 
 #[test]
 fn commands_that_the_controller_does_not_have_are_invalid_opcodes() {
@@ -20,7 +21,7 @@ fn commands_that_the_controller_does_not_have_are_invalid_opcodes() {
 fn fused_admin_commands_and_sgls_are_invalid_fields() {
     let mut controller = controller();
     for flags in [0b01, 0b10, 0b11, 0b0100_0000, 0b1000_0000, 0b1100_0000] {
-        let sqe = Sqe { flags, cdw10: 1, ..command(Opcode::Identify) };
+        let sqe = Sqe { flags: CommandFlags::from_bits(flags), cdw10: 1, ..command(Opcode::Identify) };
         assert_eq!(status(controller.admin(&sqe, NOW)), Status::INVALID_FIELD, "{flags:b}");
     }
 }

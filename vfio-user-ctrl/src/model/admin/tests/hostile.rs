@@ -1,5 +1,6 @@
 //! Commands at random, with a runtime that answers late, or not with what was hoped for.
 
+use nvme_spec::CommandFlags;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -43,7 +44,7 @@ fn sqe() -> impl Strategy<Value = Sqe> {
     let tail = (prop_oneof![dword(), 0_u32..0x20], dword(), dword(), dword(), dword());
     (head, tail).prop_map(|((opcode, flags, cid, nsid, prp1, prp2), (cdw10, cdw11, cdw12, cdw13, cdw14))| Sqe {
         opcode,
-        flags,
+        flags: CommandFlags::from_bits(flags),
         cid,
         nsid,
         prp1,

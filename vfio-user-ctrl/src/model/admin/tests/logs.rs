@@ -111,7 +111,7 @@ fn errors_are_listed_newest_first_and_the_oldest_fall_out() {
         let entry = &errors[index * 64..];
         assert_eq!(u64_at(entry, 0), 70 - index as u64);
         assert_eq!((u16_at(entry, 8), usize::from(u16_at(entry, 10))), (2, 69 - index));
-        assert_eq!((u16_at(entry, 12), u16_at(entry, 14)), (Status::COMPARE_FAILURE.bits(), 0xffff));
+        assert_eq!((u16_at(entry, 12), u16_at(entry, 14)), (Status::COMPARE_FAILURE.into_bits(), 0xffff));
         assert_eq!((u64_at(entry, 16), u32_at(entry, 24)), (0x1122_3344_5566, 3));
     }
     // A controller reset keeps them.

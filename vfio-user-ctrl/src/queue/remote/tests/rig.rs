@@ -11,12 +11,12 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::memory::{Access, BounceBudget, DoorbellPage, Extent, GuestMemory, IoName, MemView, Region};
-use crate::model::io::{IoSupport, NsGeometry, PassedCommand, opcode};
-use crate::model::spec::{Cqe, Sqe, Status};
+use crate::model::io::{IoSupport, NsGeometry, PassedCommand};
 use crate::queue::{
     AbortToken, Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, RemoteMemory, Transfer, Work, complete,
     complete_passed,
 };
+use nvme_spec::{CommandFlags, Cqe, IoOpcode, Sqe, Status};
 
 pub(super) const PAGE: u64 = 4096;
 const ENTRIES: u16 = 64;
@@ -291,14 +291,14 @@ impl Guest {
         let mut found = Vec::new();
         loop {
             let head = self.head.get();
-            let (index, phase) = (head % ENTRIES, 1 - head / ENTRIES % 2);
+            let (index, phase) = (head % ENTRIES, (head / ENTRIES).is_multiple_of(2));
             let entry = self.get(COMPLETIONS + u64::from(index) * 16, 16);
             let cqe = Cqe::read_from_bytes(&entry).expect("an entry");
-            if cqe.status & 1 != phase {
+            if cqe.status.phase() != phase {
                 self.doorbells.store(3, index.into());
                 return found;
             }
-            found.push((cqe.cid, Status::new((cqe.status >> 9 & 7) as u8, (cqe.status >> 1 & 0xff) as u8)));
+            found.push((cqe.cid, code(cqe.status)));
             self.head.set(head + 1);
         }
     }
@@ -384,12 +384,12 @@ fn geometry() -> NsGeometry {
 
 /// A status as completions have it: without Do Not Retry.
 pub(super) fn code(status: Status) -> Status {
-    Status::new(status.sct(), status.sc())
+    Status::of(status.code())
 }
 
 /// The same command with an SGL of one segment.
 pub(super) fn sgl_at(list: u64, sqe: Sqe, descriptors: u64) -> Sqe {
-    Sqe { flags: 1 << 6, prp1: list, prp2: 0x30 << 56 | (descriptors * 16), ..sqe }
+    Sqe { flags: CommandFlags::SGL, prp1: list, prp2: 0x30 << 56 | (descriptors * 16), ..sqe }
 }
 
 /// A command on blocks of the namespace.
@@ -398,9 +398,9 @@ pub(super) fn command(opcode: u8, cid: u16, slba: u32, blocks: u32, prp1: u64, p
 }
 
 pub(super) fn read(cid: u16, slba: u32, blocks: u32, prp1: u64, prp2: u64) -> Sqe {
-    command(opcode::READ, cid, slba, blocks, prp1, prp2)
+    command(IoOpcode::READ.0, cid, slba, blocks, prp1, prp2)
 }
 
 pub(super) fn write(cid: u16, slba: u32, blocks: u32, prp1: u64, prp2: u64) -> Sqe {
-    command(opcode::WRITE, cid, slba, blocks, prp1, prp2)
+    command(IoOpcode::WRITE.0, cid, slba, blocks, prp1, prp2)
 }
