@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use pool_faults::{
@@ -10,9 +11,11 @@ use pool_faults::{
 use serde_json::{Value, json};
 use serial_test::serial;
 use spdk::bdev_client::Op;
+use spdk::thread::OwnedThread;
 
 use crate::common::disk::{ABORTED, Disk, Layout, Pending};
 use crate::common::harness::{PATIENCE, wait_until};
+use crate::common::load::{self, Plan, Tally};
 use crate::common::{Pool, rig};
 
 const BLOCK: usize = 512;
@@ -166,6 +169,45 @@ fn a_pool_whose_process_ends_is_used_again_as_soon_as_it_is_back() {
     line.target.cut_all(Cut::Reset);
     assert_eq!(write.wait().result, Ok(()), "and not when the keep-alive time is over, which nobody waits for here");
     assert_eq!(line.target.read(1, 5, 1), [1; BLOCK]);
+}
+
+#[test]
+#[serial]
+fn a_queue_that_is_lost_while_another_is_being_connected_is_connected_again() {
+    const TOTAL: u64 = 4_000;
+    let line = line(json!({ "keep_alive_timeout_ms": 10_000, "connect_timeout_ms": 10_000 }));
+    let (desc, (tell, told)) = (line.disk.desc(), channel());
+    let plan = Plan {
+        depth: 4,
+        total: TOTAL,
+        ops: &[Op::Read],
+        pieces: 1,
+        blocks: 8,
+        first: 0,
+        places: 100,
+        block_size: BLOCK,
+        watch: |_| (),
+    };
+    let run = move || {
+        let finish = move |tally| tell.send(tally).expect("somebody waits");
+        load::run(desc.channel().expect("a channel"), plan, 1, finish).expect("memory for the buffers");
+    };
+    // A second channel, and so a second queue.
+    let thread = OwnedThread::on_core("second", 0).expect("a thread");
+    thread.send(run).expect("the thread takes messages");
+    assert!(line.target.wait_for(&On::connect_io(), 2, PATIENCE));
+    line.target.on(On::connect_io().after(1).once(), Do::Hold);
+    line.relay.cut(Which::All, Cut::Reset);
+    assert!(line.target.wait(PATIENCE, |target| target.held() == 1), "the second is being connected");
+    let open = line.target.open_connections();
+    let first = open.into_iter().filter(|(_, qid)| *qid > 0).map(|(number, _)| number).max();
+    let first = first.expect("the first is connected");
+    line.target.cut(first, Cut::Reset);
+    line.target.release();
+    assert_eq!(line.read().wait().result, Ok(()));
+    let tally = told.recv_timeout(PATIENCE).expect("the I/O ends in time");
+    assert_eq!(tally, Tally { succeeded: TOTAL, failed: 0, refused: 0 });
+    drop(thread);
 }
 
 #[test]
