@@ -282,6 +282,60 @@ fn a_client_of_a_pool_that_hangs_resets_in_time_and_its_neighbour_notices_nothin
     front.assert_alive();
 }
 
+/// How many clients a pool has that hangs, and how many of their queues each fills.
+const CLIENTS: usize = 8;
+const THEIR_QUEUES: u16 = 8;
+
+#[test]
+#[serial]
+fn clients_of_a_pool_that_hangs_leave_the_others_what_they_need_though_their_commands_are_split() {
+    let (target, front) = (ScriptedTarget::new(), Front::start_with_bdev_ios(4_096));
+    let relay = Relay::to(target.address());
+    // A boundary behind each block: a read of eight of them takes nine of the bdev layer's I/Os.
+    target.on(On::identify(0), Do::edit(|data| data[46] = 1));
+    add_small_pool(&front, relay.port(), &target.nqn());
+    front.malloc("disk", 16, 512);
+    let names: Vec<_> = (0..CLIENTS).map(|client| format!("c{client}")).collect();
+    let hogs: Vec<_> = names.iter().map(|name| front.controller(name, &["d", "disk"])).collect();
+    let other = front.controller("other", &["disk"]);
+    let mut neighbour = Driver::start(other.dir());
+    let mut queue = neighbour.create_queue(1, ENTRIES, None);
+    let rounds = |neighbour: &mut Driver, queue: &mut Queue| {
+        let start = Instant::now();
+        for _ in 0..8 {
+            let done = neighbour.run_any(queue, Command::io(READ, 1, 0, 1, BASE + DATA), usize::from(ENTRIES) - 1);
+            assert!(done.iter().all(|done| done.succeeded()), "{done:?}");
+        }
+        start.elapsed()
+    };
+    let before = rounds(&mut neighbour, &mut queue);
+    relay.stall();
+    let mut clients = Vec::new();
+    for hog in &hogs {
+        let mut driver = Driver::start(hog.dir());
+        let mut queues: Vec<_> = (1..=THEIR_QUEUES).map(|qid| driver.create_queue(qid, ENTRIES, None)).collect();
+        let read = Command::io(READ, 1, 0, 8, BASE + DATA);
+        for queue in &mut queues {
+            driver.submit(queue, &vec![read; usize::from(ENTRIES) / 2]);
+        }
+        // What another disk is asked in the same queue goes on, too.
+        let done = driver.run(&mut queues[0], Command::io(READ, 2, 0, 1, BASE + DATA + PAGE));
+        assert!(done.succeeded(), "{done:?}");
+        clients.push(driver);
+    }
+    let during = rounds(&mut neighbour, &mut queue);
+    eprintln!("{before:?} before, {during:?} while the pool hangs");
+    assert!(during < before * 5 / 4 + secs(1), "{before:?} before, {during:?} while the pool hangs");
+    let start = Instant::now();
+    neighbour.enable();
+    assert!(start.elapsed() < secs(2), "the neighbour's reset took {:?}", start.elapsed());
+    for client in &mut clients {
+        client.disable();
+    }
+    relay.release();
+    front.assert_alive();
+}
+
 #[test]
 #[serial]
 fn clients_of_a_slow_disk_leave_the_others_what_they_need() {

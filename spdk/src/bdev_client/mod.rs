@@ -1,6 +1,7 @@
 //! Opening a bdev and sending it I/O: what a front end ([`BdevChannel::submit`]) or a test ([`Request`]) does.
 
 mod describe;
+mod split;
 mod submit;
 
 use std::cell::RefCell;
@@ -19,6 +20,7 @@ use crate::nvme::Status;
 use crate::thread::{Owner, on_app_thread, send_to_app};
 
 pub use describe::{BdevInfo, io_pool_size};
+pub use split::Splits;
 pub use submit::{BlockOp, IoOwner, Pieces};
 
 /// Something that happened to an open bdev.

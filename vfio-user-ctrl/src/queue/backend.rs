@@ -24,11 +24,22 @@ pub enum BlockOp {
     Unmap,
 }
 
+/// Why an I/O was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It cannot be: its command ends with this.
+    Failed(Status),
+    /// The backend is out of something: it may be taken later, and so may whatever else its queue has.
+    Short,
+    /// The namespace takes no more for now: it may be taken later, and others of its queue go on.
+    Full,
+}
+
 /// An I/O that was not taken.
 #[derive(Debug)]
 pub struct Refused<B: Backend> {
-    /// What its command ends with; none if it may be taken later, since the backend is out of something.
-    pub status: Option<Status>,
+    /// Why.
+    pub why: Refusal,
     /// The I/O.
     pub io: CommandIo<B>,
 }
@@ -57,6 +68,12 @@ pub trait Backend: Sized + 'static {
     /// # Errors
     /// [`Refused`] with the I/O.
     fn pass(channel: &Self::Channel, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>>;
+
+    /// Returns whether a namespace that was [full](Refusal::Full) may take I/Os again.
+    #[must_use]
+    fn has_room(_: &Self::Channel) -> bool {
+        true
+    }
 
     /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. `token` is dropped when the abort itself has
     /// ended: no other one of the same I/O comes before. Whether it may be expected to end.

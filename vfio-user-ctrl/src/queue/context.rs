@@ -51,6 +51,8 @@ pub(super) struct Context {
     clock: fn() -> u64,
     /// The clock's count, as it was a moment ago: the time at which commands are taken.
     now: Cell<u64>,
+    /// There are commands of namespaces that take no more for now.
+    has_held: Cell<bool>,
     /// Commands that failed because data could not be had or kept.
     media_errors: Cell<u64>,
     /// The function may not access guest memory.
@@ -128,6 +130,7 @@ impl Context {
             at_once: RefCell::default(),
             clock,
             now: Cell::new(clock()),
+            has_held: Cell::new(false),
             media_errors: Cell::new(0),
             suspended: Cell::new(false),
             marked: RefCell::default(),
@@ -153,6 +156,17 @@ impl Context {
     /// The function may not access guest memory any more, or may again.
     pub(super) fn set_suspended(&self, suspended: bool) {
         self.suspended.set(suspended);
+    }
+
+    /// Returns whether there may be commands of namespaces that take no more for now.
+    #[inline]
+    pub(super) fn has_held(&self) -> bool {
+        self.has_held.get()
+    }
+
+    /// There may be such commands, or there are none.
+    pub(super) fn set_held(&self, held: bool) {
+        self.has_held.set(held);
     }
 
     /// Transfers of data in memory without a file.

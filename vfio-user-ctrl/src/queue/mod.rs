@@ -34,7 +34,7 @@ mod tests;
 
 pub use aborts::AbortToken;
 pub use admin::AdminQueue;
-pub use backend::{Backend, BlockOp, Refused};
+pub use backend::{Backend, BlockOp, Refusal, Refused};
 pub use completion::CompletionQueue;
 pub use context::Trouble;
 pub use cursor::Cursor;

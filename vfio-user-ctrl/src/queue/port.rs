@@ -18,8 +18,10 @@ pub struct Port<B: Backend> {
     pub channel: B::Channel,
     /// The fence of the disk.
     fence: Option<Arc<Fence>>,
-    /// The fence has been up since this port is there: commands are held back.
+    /// The fence has been up since this port is there.
     fenced: Cell<bool>,
+    /// Commands are held back, for the fence or since the backend takes no more for now.
+    holding: Cell<bool>,
     /// The port is used by nothing new: the fence is up until it goes, with its last I/O.
     guard: Cell<Option<FenceGuard>>,
 }
@@ -36,6 +38,7 @@ impl<B: Backend> Port<B> {
             channel,
             fence: None,
             fenced: Cell::new(false),
+            holding: Cell::new(false),
             guard: Cell::new(None),
         }
     }
@@ -44,24 +47,47 @@ impl<B: Backend> Port<B> {
     #[must_use]
     pub fn behind(mut self, fence: &Arc<Fence>) -> Self {
         self.fenced.set(fence.is_up());
+        self.holding.set(fence.is_up());
         self.fence = Some(Arc::clone(fence));
         self
     }
 
     /// Returns whether commands are held back.
     #[inline]
+    pub(super) fn is_holding(&self) -> bool {
+        self.holding.get()
+    }
+
+    /// Returns whether they are held back for the fence.
     pub(super) fn is_fenced(&self) -> bool {
         self.fenced.get()
+    }
+
+    /// The backend takes no more for now.
+    pub(super) fn note_full(&self) {
+        self.holding.set(true);
+    }
+
+    /// Lets commands through if the backend may take them again. Returns whether it was full until now.
+    pub(super) fn pass_room(&self) -> bool {
+        let passes = self.holding.get() && !self.fenced.get() && B::has_room(&self.channel);
+        passes && self.holding.replace(false)
     }
 
     /// Lets commands through if the fence has come down. Returns whether it has now.
     pub(super) fn pass_fence(&self) -> bool {
         let is_up = self.fence.as_ref().is_some_and(|fence| fence.is_up());
-        self.fenced.get() && !is_up && self.fenced.replace(false)
+        let passes = self.fenced.get() && !is_up && self.fenced.replace(false);
+        if passes {
+            self.holding.set(false);
+        }
+        passes
     }
 
     /// Nothing new uses the port.
     pub(super) fn retire(&self) {
+        // Nobody looks for room in it any more.
+        self.holding.set(self.fenced.get());
         self.guard.set(self.fence.as_ref().map(Fence::raise));
     }
 }

@@ -121,7 +121,11 @@ impl<B: Backend> Queues<B> {
         if let Some(place) = ports.get_mut(index)
             && let Some(old) = place.replace(Rc::new(port))
         {
+            drop(ports);
             old.retire();
+            for queue in self.all_submissions() {
+                queue.pass();
+            }
         }
     }
 
@@ -137,7 +141,29 @@ impl<B: Backend> Queues<B> {
         drop(ports);
         if opened > 0 {
             for queue in self.all_submissions() {
-                queue.pass_fence();
+                queue.pass();
+            }
+        }
+    }
+
+    /// Sends what was held back for namespaces that took no more, as far as they take it now. To be called when they may.
+    #[inline]
+    pub fn send_held(&self) {
+        if self.context.has_held() && !self.context.is_suspended() {
+            self.send_to_roomy();
+        }
+    }
+
+    #[cold]
+    fn send_to_roomy(&self) {
+        let ports = self.ports.borrow();
+        let opened = ports.iter().flatten().filter(|port| port.pass_room()).count();
+        let is_held = ports.iter().flatten().any(|port| port.is_holding() && !port.is_fenced());
+        drop(ports);
+        self.context.set_held(is_held);
+        if opened > 0 {
+            for queue in self.all_submissions() {
+                queue.pass();
             }
         }
     }
@@ -529,16 +555,6 @@ impl<B: Backend> Queues<B> {
     #[inline]
     pub fn set_room(&self, room: usize) {
         self.room.set(room);
-    }
-
-    /// Returns how many I/Os are under way, but for flushes that no command asked for.
-    #[must_use]
-    #[inline]
-    pub fn under_way(&self) -> usize {
-        let count = |queues: &RefCell<Vec<Rc<Submissions<B>>>>| -> usize {
-            queues.borrow().iter().map(|queue| usize::from(queue.in_use())).sum()
-        };
-        count(&self.submission) + count(&self.ending)
     }
 
     /// How many I/Os are under way.

@@ -19,7 +19,7 @@ pub struct SubmissionState {
     pub commands_in_flight: u16,
     /// Those of them that wait here: for an I/O of the bdev layer, for room for their data, or for guest memory.
     pub deferred: usize,
-    /// Those of them that wait for older I/O of their namespace's disk.
+    /// Those that wait at the fence of their disk, or until its backend takes more.
     pub fenced: usize,
     /// When the oldest of them was taken, in ticks of the queues' clock; none if it is not known.
     #[serde(skip)]

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::backend::{Backend, BlockOp, Refused};
+use super::backend::{Backend, BlockOp, Refusal, Refused};
 use super::completion::CompletionQueue;
 use super::context::{Context, Trouble};
 use super::cursor::Cursor;
@@ -38,8 +38,8 @@ pub struct SubmissionQueue<B: Backend> {
     max_transfer: u32,
     /// Commands that the backend could not take yet.
     later: RefCell<VecDeque<CommandIo<B>>>,
-    /// Commands that wait for the fence of their namespace's disk to come down.
-    fenced: RefCell<Vec<CommandIo<B>>>,
+    /// Commands whose namespace takes none for now, or waits for the fence of its disk to come down.
+    held: RefCell<VecDeque<CommandIo<B>>>,
     /// The place of the next I/O to be aborted, of those that are to end.
     abort_next: Cell<u16>,
     /// The first command of a fused pair, while the second is awaited. A completion entry is reserved for it.
@@ -78,6 +78,8 @@ pub struct IoState<B: Backend> {
     transfer: Cell<u64>,
     /// Abort commands that wait for its end.
     aborters: Cell<Vec<Aborter>>,
+    /// What the backend has charged it for.
+    charge: Cell<u16>,
 }
 
 type Aborter = Box<dyn FnOnce(bool)>;
@@ -126,6 +128,7 @@ impl<B: Backend> IoState<B> {
             remote: Cell::new(None),
             transfer: Cell::new(0),
             aborters: Cell::default(),
+            charge: Cell::new(0),
         }
     }
 
@@ -140,6 +143,22 @@ impl<B: Backend> IoState<B> {
         let is_asked = !aborters.is_empty();
         self.aborters.set(aborters);
         is_asked
+    }
+
+    /// The backend charges the command for what it takes.
+    #[inline]
+    pub fn charge(&self, count: u16) {
+        self.charge.set(count);
+    }
+
+    /// Takes the charge back; `f` is told how much it was, with the namespace's channel.
+    #[inline]
+    pub fn refund(&self, f: impl FnOnce(&B::Channel, u16)) {
+        let (port, charge) = (self.port.take(), self.charge.take());
+        if let Some(port) = &port {
+            f(&port.channel, charge);
+        }
+        self.port.set(port);
     }
 
     /// The namespace's channel, while the command is under way.
@@ -166,7 +185,7 @@ impl<B: Backend> SubmissionQueue<B> {
             ports: Rc::clone(ports),
             max_transfer,
             later: RefCell::default(),
-            fenced: RefCell::default(),
+            held: RefCell::default(),
             abort_next: Cell::new(0),
             first: RefCell::default(),
             closed: Cell::new(false),
@@ -362,9 +381,9 @@ impl<B: Backend> Submissions<B> {
         }
     }
 
-    /// Sends the commands of namespaces whose fence has come down.
-    pub(super) fn pass_fence(&self) {
-        for io in self.queue().fenced.take() {
+    /// Sends the commands that were held back for their namespaces; of those that still are they are held on.
+    pub(super) fn pass(&self) {
+        for io in self.queue().held.take() {
             send(io);
         }
     }
@@ -380,7 +399,7 @@ impl<B: Backend> Submissions<B> {
             tail: queue.context.submission_tail_to_tell(queue.qid()),
             commands_in_flight: self.in_use(),
             deferred: queue.later.borrow().len(),
-            fenced: queue.fenced.borrow().len(),
+            fenced: queue.held.borrow().len(),
             oldest: self.oldest(),
         }
     }
@@ -400,7 +419,7 @@ impl<B: Backend> Submissions<B> {
 
     /// Whether all I/Os that have not ended wait here for the backend.
     pub(super) fn is_at_rest(&self) -> bool {
-        usize::from(self.in_use()) == self.queue().later.borrow().len() + self.queue().fenced.borrow().len()
+        usize::from(self.in_use()) == self.queue().later.borrow().len() + self.queue().held.borrow().len()
     }
 
     /// Sends what the backend could not take before. Whether nothing of it is left.
@@ -462,8 +481,8 @@ fn add_data<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, bytes: u32, to_guest: 
 fn send<B: Backend>(io: CommandIo<B>) {
     let state = io.state();
     let Some(port) = state.port() else { return complete(io, Err(Status::INTERNAL_ERROR)) };
-    if port.is_fenced() {
-        return wait_at_fence(io);
+    if port.is_holding() {
+        return hold(io);
     }
     let (op, slba, blocks) = (state.op.get(), state.slba.get(), state.blocks.get());
     if op == BlockOp::Unmap {
@@ -479,22 +498,32 @@ fn submit<B: Backend>(port: &Port<B>, op: BlockOp, slba: u64, blocks: u64, io: C
     }
 }
 
-/// Something older may still arrive at the disk: the command waits, and others of its queue go on.
+/// Something older may still arrive at the disk, or this takes no more for now: the command waits, and others of its
+/// queue go on.
 #[cold]
-fn wait_at_fence<B: Backend>(io: CommandIo<B>) {
+fn hold<B: Backend>(io: CommandIo<B>) {
     let submissions = io.owner();
     if submissions.queue().closed.get() {
         return complete(io, Err(Status::ABORTED_SQ_DELETION));
     }
-    submissions.queue().fenced.borrow_mut().push(io);
+    submissions.queue().held.borrow_mut().push_back(io);
 }
 
 #[cold]
 fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
     let io = refused.io;
     let submissions = io.owner();
-    if let Some(status) = refused.status {
-        return complete(io, Err(status));
+    match refused.why {
+        Refusal::Failed(status) => return complete(io, Err(status)),
+        // Nobody looks for room in a namespace that is gone.
+        Refusal::Full if submissions.queue().has_port_of(io.state()) => {
+            if let Some(port) = io.state().port() {
+                port.note_full();
+            }
+            submissions.queue().context.set_held(true);
+            return hold(io);
+        }
+        Refusal::Full | Refusal::Short => {}
     }
     // Nobody sends again what a closed queue keeps.
     if submissions.queue().closed.get() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, Port, Queues, Refused, complete};
+use super::{AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, Port, Queues, Refusal, Refused, complete};
 use crate::memory::{Access, DoorbellPage, Extent, GuestMemory, IoName, MemView, Region};
 use crate::model::io::{IoSupport, NsGeometry, PassedCommand, WriteCache};
 use nvme_spec::{Cqe, IoOpcode, Sqe, Status, StatusCode};
@@ -37,6 +37,8 @@ struct Taken {
 
 thread_local! {
     static TAKEN: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
+    /// The backend takes nothing on the blocks before this one.
+    static FULL: Cell<u64> = const { Cell::new(0) };
     static ABORTED: RefCell<Vec<(IoName, AbortToken)>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -44,8 +46,15 @@ impl Backend for Fake {
     type Channel = ();
 
     fn submit((): &(), op: BlockOp, slba: u64, blocks: u64, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+        if slba < FULL.get() {
+            return Err(Refused { why: Refusal::Full, io });
+        }
         TAKEN.with_borrow_mut(|taken| taken.push(Taken { op, slba, blocks, io }));
         Ok(())
+    }
+
+    fn has_room((): &()) -> bool {
+        FULL.get() == 0
     }
 
     fn pass((): &(), _: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
@@ -182,6 +191,36 @@ fn a_flush_is_of_the_whole_namespace() {
     assert_eq!(under_way(), [(BlockOp::Flush, 0, 1000)]);
     end(Ok(()));
     assert_eq!(guest.completions(), [(1, Status::SUCCESS)]);
+}
+
+#[test]
+fn commands_of_a_namespace_that_takes_no_more_wait_in_order_and_those_of_another_go_on() {
+    let guest = Guest::new();
+    guest.queues.add_port(Port::new(2, NsGeometry::new(1000, 12).expect("a geometry"), ()));
+    FULL.set(500);
+    guest.put(read(1));
+    // It would be taken, but the one before it was not.
+    guest.put(Sqe { cdw10: 700, ..read(2) });
+    guest.put(Sqe { nsid: 2, cdw10: 600, ..read(3) });
+    guest.put(read(4));
+    guest.ring();
+    assert_eq!(under_way(), [(BlockOp::Read, 600, 1)]);
+    end(Ok(()));
+    guest.queues.send_held();
+    assert_eq!((under_way(), guest.completions()), (vec![], vec![(3, Status::SUCCESS)]));
+    guest.queues.abort(1, 4, |aborted| assert!(aborted));
+    assert_eq!(guest.completions(), [(4, Status::ABORT_REQUESTED)]);
+    FULL.set(0);
+    guest.queues.send_held();
+    assert_eq!(under_way(), [(BlockOp::Read, 0, 1), (BlockOp::Read, 700, 1)]);
+    FULL.set(500);
+    guest.send(read(5));
+    guest.queues.delete_all();
+    assert!(!guest.queues.is_quiet(), "what the backend has is under way");
+    end(Ok(()));
+    end(Ok(()));
+    assert!(guest.queues.is_quiet(), "what waited has ended with its queue");
+    FULL.set(0);
 }
 
 #[test]

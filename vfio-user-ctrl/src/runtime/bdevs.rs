@@ -1,24 +1,69 @@
 //! SPDK's bdevs as the backend of namespaces.
 
+use std::rc::Rc;
+use std::sync::Arc;
+
 use spdk::Errno;
-use spdk::bdev_client::{self, BdevChannel};
+use spdk::bdev_client::{self, BdevChannel, BdevDesc, Splits};
 use spdk::nvme::Rejected;
 
+use super::budget::{Budget, Meter, Meters};
 use crate::memory::{IoName, TakesBdevIo};
 use crate::model::io::PassedCommand;
-use crate::queue::{self, AbortToken, Backend, BlockOp, CommandIo, IoState, Refused, SubmissionQueue};
+use crate::queue::{self, AbortToken, Backend, BlockOp, CommandIo, IoState, Refusal, Refused, SubmissionQueue};
 use nvme_spec::Status;
 
 /// Namespaces that are bdevs.
 #[derive(Debug)]
 pub enum Bdevs {}
 
+/// A channel to a bdev, and what may be under way on it.
+#[derive(Debug)]
+pub struct Metered {
+    channel: BdevChannel,
+    splits: Splits,
+    meter: Rc<Meter>,
+}
+
+impl Metered {
+    /// A channel to an open bdev for a session that has these meters.
+    ///
+    /// # Errors
+    /// See [`BdevDesc::channel`].
+    pub(super) fn new(desc: &Arc<BdevDesc>, meters: &Meters, budget: &Rc<Budget>) -> Result<Self, Errno> {
+        let channel = desc.channel()?;
+        let meter = meters.of(budget, channel.source());
+        Ok(Self { channel, splits: desc.splits(), meter })
+    }
+
+    /// Gives an I/O that takes `count` of the bdev layer's to `send`, if these may be begun.
+    #[inline]
+    fn begin(
+        &self,
+        count: u16,
+        io: CommandIo<Bdevs>,
+        send: impl FnOnce(CommandIo<Bdevs>) -> Result<(), Refused<Bdevs>>,
+    ) -> Result<(), Refused<Bdevs>> {
+        if !self.meter.take(count.into()) {
+            return Err(Refused { why: Refusal::Full, io });
+        }
+        io.state().charge(count);
+        send(io).inspect_err(|refused| end(&refused.io))
+    }
+}
+
+/// An I/O has ended, or was not begun.
+#[inline]
+fn end(io: &CommandIo<Bdevs>) {
+    io.state().refund(|channel, count| channel.meter.give_back(count.into()));
+}
+
 impl Backend for Bdevs {
-    type Channel = BdevChannel;
+    type Channel = Metered;
 
     #[inline]
     fn submit(
-        channel: &BdevChannel,
+        metered: &Metered,
         op: BlockOp,
         slba: u64,
         blocks: u64,
@@ -33,38 +78,51 @@ impl Backend for Bdevs {
             BlockOp::Flush => bdev_client::BlockOp::Flush,
             BlockOp::Unmap => bdev_client::BlockOp::Unmap,
         };
-        channel.submit(op, slba, blocks, io).map_err(|rejected| {
-            // What was decoded lay within the namespace: the bdev has shrunk since, and is about to tell.
-            let past_the_end = slba.checked_add(blocks).is_none_or(|end| end > channel.num_blocks());
-            refused(rejected, if past_the_end { Status::LBA_OUT_OF_RANGE } else { Status::INTERNAL_ERROR })
+        let channel = &metered.channel;
+        let count = metered.splits.ios(op, slba, blocks, (io.piece_count(), io.bytes()));
+        metered.begin(count, io, |io| {
+            channel.submit(op, slba, blocks, io).map_err(|rejected| {
+                // What was decoded lay within the namespace: the bdev has shrunk since, and is about to tell.
+                let past_the_end = slba.checked_add(blocks).is_none_or(|end| end > channel.num_blocks());
+                refused(rejected, if past_the_end { Status::LBA_OUT_OF_RANGE } else { Status::INTERNAL_ERROR })
+            })
         })
     }
 
-    fn pass(channel: &BdevChannel, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
-        channel.pass(command.opcode, command.dwords, io).map_err(|rejected| {
-            let status = if rejected.errno == Errno::NOTSUP { Status::INVALID_OPCODE } else { Status::INTERNAL_ERROR };
-            refused(rejected, status)
+    fn pass(metered: &Metered, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+        metered.begin(1, io, |io| {
+            metered.channel.pass(command.opcode, command.dwords, io).map_err(|rejected| {
+                let unknown = rejected.errno == Errno::NOTSUP;
+                refused(rejected, if unknown { Status::INVALID_OPCODE } else { Status::INTERNAL_ERROR })
+            })
         })
     }
 
-    fn abort(channel: &BdevChannel, io: IoName, token: AbortToken) -> bool {
-        channel.abort_owner(io.as_ptr(), token).is_ok()
+    fn has_room(metered: &Metered) -> bool {
+        metered.meter.has_wanted()
+    }
+
+    fn abort(metered: &Metered, io: IoName, token: AbortToken) -> bool {
+        metered.channel.abort_owner(io.as_ptr(), token).is_ok()
     }
 }
 
 /// An I/O that the bdev layer did not take: for good, then with that status, or for want of an I/O of its own.
 #[cold]
 fn refused(rejected: Rejected<CommandIo<Bdevs>>, status: Status) -> Refused<Bdevs> {
-    Refused { status: (rejected.errno != Errno::NOMEM).then_some(status), io: rejected.command }
+    let why = if rejected.errno == Errno::NOMEM { Refusal::Short } else { Refusal::Failed(status) };
+    Refused { why, io: rejected.command }
 }
 
 impl TakesBdevIo<IoState<Bdevs>> for SubmissionQueue<Bdevs> {
     #[inline]
     fn ended(io: CommandIo<Bdevs>, result: Result<(), Status>) {
+        end(&io);
         queue::complete(io, result);
     }
 
     fn ended_passed(io: CommandIo<Bdevs>, dw0: u32, result: Result<(), Status>) {
+        end(&io);
         queue::complete_passed(io, dw0, result);
     }
 }

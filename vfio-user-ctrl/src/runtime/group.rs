@@ -125,7 +125,7 @@ pub struct Group {
     rota: Rota,
     raised: Cell<u64>,
     aborter: Aborter,
-    pub(super) budget: Budget,
+    pub(super) budget: Rc<Budget>,
     poller: RefCell<Option<Poller>>,
 }
 
@@ -174,7 +174,7 @@ impl Group {
         if let Some(local) = self.find(session.id) {
             return local;
         }
-        let local = Local::new(session, ports, &self.handle);
+        let local = Local::new(session, ports, self);
         let mut sessions = self.sessions.borrow_mut();
         sessions.push(Rc::clone(&local));
         let mut awake = self.awake.borrow_mut();
@@ -189,7 +189,7 @@ impl Group {
     /// Opens a channel to a namespace's bdev for a session that is here.
     pub fn add_port(self: &Rc<Self>, session: u64, spec: &PortSpec) {
         if let Some(local) = self.find(session) {
-            local.add_port(spec);
+            local.add_port(spec, &self.budget);
             self.lead_pollers();
         }
     }
@@ -340,7 +340,7 @@ impl Group {
             return;
         }
         self.ending.borrow_mut().retain(|local| {
-            local.count(&self.budget);
+            local.count();
             !local.queues().reap()
         });
     }

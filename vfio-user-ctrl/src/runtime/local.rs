@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use spdk::bdev_client::BdevDesc;
 
 use super::aborter::Patience;
-use super::bdevs::Bdevs;
-use super::budget::Budget;
-use super::group::{Group, GroupHandle};
+use super::bdevs::{Bdevs, Metered};
+use super::budget::{Budget, Meters};
+use super::group::Group;
 use super::pace::Pace;
 use super::remote::ClientMemory;
 use super::session::Session;
@@ -53,8 +53,8 @@ pub struct Local {
     idle_rounds: Cell<u32>,
     /// It has had nothing to do for long, and has nothing under way.
     idle: Cell<bool>,
-    /// How many I/Os it had under way when that was last counted.
-    counted: Cell<usize>,
+    /// What it has under way, by what may hang as a whole.
+    meters: Meters,
     patience: Patience,
     /// When it told last what has been gathered.
     reported: Cell<Instant>,
@@ -66,7 +66,7 @@ pub struct Local {
 
 impl Local {
     /// What there is of a session on a poll group.
-    pub(super) fn new(session: &Arc<Session>, ports: &[PortSpec], group: &Arc<GroupHandle>) -> Rc<Self> {
+    pub(super) fn new(session: &Arc<Session>, ports: &[PortSpec], group: &Group) -> Rc<Self> {
         // The epoch before the table: a table that is newer than its epoch is looked at twice, never missed.
         let epoch = session.memory.epoch();
         let view = MemView::new(session.memory.newest());
@@ -77,7 +77,7 @@ impl Local {
             super::home::MAX_TRANSFER,
             spdk::time::ticks,
         );
-        queues.set_remote_memory(Box::new(ClientMemory::new(session, group)));
+        queues.set_remote_memory(Box::new(ClientMemory::new(session, group.handle())));
         let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
         let local = Self {
             session,
@@ -87,7 +87,7 @@ impl Local {
             took_memory: Cell::new(false),
             idle_rounds: Cell::new(0),
             idle: Cell::new(false),
-            counted: Cell::new(0),
+            meters: Meters::default(),
             reported: Cell::new(Instant::now()),
             resting: Cell::new(false),
             patience: Patience::default(),
@@ -95,7 +95,7 @@ impl Local {
         };
         local.take_bus();
         for port in ports {
-            local.add_port(port);
+            local.add_port(port, &group.budget);
         }
         Rc::new(local)
     }
@@ -157,8 +157,8 @@ impl Local {
     }
 
     /// Gives the session a namespace here.
-    pub(super) fn add_port(&self, spec: &PortSpec) {
-        match spec.desc.channel() {
+    pub(super) fn add_port(&self, spec: &PortSpec, budget: &Rc<Budget>) {
+        match Metered::new(&spec.desc, &self.meters, budget) {
             Ok(channel) => {
                 self.queues.add_port(Port::new(spec.nsid, spec.geometry, channel).behind(&spec.fence));
             }
@@ -234,15 +234,16 @@ impl Local {
     /// Polls the queues. Whether there was anything to do.
     #[inline]
     pub(super) fn poll(&self, group: &Group) -> bool {
-        self.queues.set_room(group.budget.room(self.counted.get()));
         self.queues.set_now(group.now.get());
+        self.queues.set_room(self.meters.refresh());
+        self.queues.send_held();
         // No command is taken before the table is there that it may rely on.
         let done = self.refresh_in_time() && self.queues.poll() > 0;
         if self.took_memory.take() {
             group.forget_rings(self.session.id);
         }
-        if done || self.counted.get() > 0 {
-            self.count(&group.budget);
+        if done {
+            self.meters.note();
         }
         if self.queues.has_signals() {
             group.raise(|| self.queues.signal());
@@ -258,11 +259,9 @@ impl Local {
         done
     }
 
-    /// Counts the I/Os that are under way.
-    #[inline]
-    pub(super) fn count(&self, budget: &Budget) {
-        let now = self.queues.under_way();
-        budget.note(self.counted.replace(now), now);
+    /// Counts what it has under way, which it may have no more than.
+    pub(super) fn count(&self) {
+        self.meters.note();
     }
 
     /// Tells what has been gathered.
@@ -280,6 +279,7 @@ impl Local {
             counters.add_busy(since, now);
         }
         self.queues.look_at_heads();
+        self.meters.forget_unused();
         let troubles = self.queues.take_troubles();
         if troubles.is_empty() {
             return;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use nvme_spec::{Status, StatusCode};
 use vfio_user_ctrl::memory::IoName;
 use vfio_user_ctrl::model::io::PassedCommand;
-use vfio_user_ctrl::queue::{self, AbortToken, Backend, BlockOp, CommandIo, Refused};
+use vfio_user_ctrl::queue::{self, AbortToken, Backend, BlockOp, CommandIo, Refusal, Refused};
 
 /// A comparison that failed, as SPDK's bdevs say it.
 pub(crate) const MISCOMPARE: Status = Status::of(StatusCode::COMPARE_FAILURE);
@@ -185,14 +185,14 @@ impl Backend for Ram {
 
     fn submit(disk: &Rc<Disk>, op: BlockOp, slba: u64, blocks: u64, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         if one_of(&disk.refuse_later) {
-            return Err(Refused { status: None, io });
+            return Err(Refused { why: Refusal::Short, io });
         }
         if one_of(&disk.refuse) {
-            return Err(Refused { status: Some(Status::INTERNAL_ERROR), io });
+            return Err(Refused { why: Refusal::Failed(Status::INTERNAL_ERROR), io });
         }
         // A disk that has shrunk, of which its front end does not know yet.
         if disk.range(slba, blocks).is_none() {
-            return Err(Refused { status: Some(Status::LBA_OUT_OF_RANGE), io });
+            return Err(Refused { why: Refusal::Failed(Status::LBA_OUT_OF_RANGE), io });
         }
         disk.submitted.set(disk.submitted.get() + 1);
         if disk.at_once.get() {

@@ -405,8 +405,8 @@ fn a_poll_takes_no_more_than_there_is_room_for_and_the_rest_comes_with_the_next(
     for (room, held) in [(0, 0), (2, 2), (0, 2), (1, 3), (9, 5)] {
         rig.queues.set_room(room);
         rig.queues.poll();
-        assert_eq!((disk.held(), rig.queues.under_way()), (held, held));
+        assert_eq!((disk.held(), rig.queues.in_flight()), (held, held));
     }
     disk.finish_all();
-    assert_eq!((rig.statuses(&mut cq).len(), rig.queues.under_way()), (5, 0));
+    assert_eq!((rig.statuses(&mut cq).len(), rig.queues.in_flight()), (5, 0));
 }

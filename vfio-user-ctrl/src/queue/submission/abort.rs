@@ -31,11 +31,11 @@ impl<B: Backend> Submissions<B> {
                 queue.later.borrow_mut().push_back(io);
             }
         }
-        for io in queue.fenced.take() {
+        for io in queue.held.take() {
             if which(&io.under_way()) {
                 complete(io, Err(Status::ABORTED_SQ_DELETION));
             } else {
-                queue.fenced.borrow_mut().push(io);
+                queue.held.borrow_mut().push_back(io);
             }
         }
         let mut transfers = Vec::new();
@@ -141,9 +141,9 @@ impl<B: Backend> SubmissionQueue<B> {
         if let Some(at) = later.iter().position(|io| io.state().is(cid)) {
             return later.remove(at);
         }
-        let mut fenced = self.fenced.borrow_mut();
-        let at = fenced.iter().position(|io| io.state().is(cid))?;
-        Some(fenced.remove(at))
+        let mut held = self.held.borrow_mut();
+        let at = held.iter().position(|io| io.state().is(cid))?;
+        held.remove(at)
     }
 }
 
