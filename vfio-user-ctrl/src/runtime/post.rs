@@ -78,7 +78,9 @@ impl<M: Send + 'static> Post<M> {
             Err(error) => {
                 // The thread has ended. What the messages hold is let go.
                 log::error!("messages are lost: {error}");
-                drop(std::mem::take(&mut *self.lock()));
+                // Outside of the lock: what a message holds may send another one when it is let go.
+                let lost = std::mem::take(&mut *self.lock());
+                drop(lost);
                 true
             }
         }
@@ -192,5 +194,25 @@ mod tests {
         post.send((heard, 0));
         assert_eq!(run(&at_thread), 0);
         assert!(ear.recv().is_err(), "what the message held is let go");
+    }
+
+    #[test]
+    fn a_message_that_sends_another_one_when_it_is_dropped_does_not_lock_its_sender_up() {
+        /// Tells the thread that it is gone.
+        struct Guard(Option<Arc<Post<Guard>>>);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                if let Some(post) = self.0.take() {
+                    post.send(Self(None));
+                }
+            }
+        }
+        let (done, is_done) = mpsc::channel();
+        std::thread::spawn(move || {
+            let post = Post::new(drop, |_| Err(Errno::NXIO));
+            post.send(Guard(Some(Arc::clone(&post))));
+            done.send(())
+        });
+        assert_eq!(is_done.recv_timeout(Duration::from_secs(30)), Ok(()), "the sender goes on");
     }
 }
