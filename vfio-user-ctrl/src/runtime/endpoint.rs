@@ -2,10 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -22,12 +18,12 @@ use super::control::Control;
 use super::control::complaint::LineBudget;
 use super::group::{Group, GroupHandle};
 use super::home::Home;
+use super::listening::Listening;
 use super::local::PortSpec;
 use super::look;
 use super::params::{ControllerParams, failed};
 use super::pending::{self, Pending};
 use super::session::{Counters, Ctrl};
-use super::socket_access::SocketAccess;
 use crate::model::admin::{Controller, Namespace, Supports};
 use crate::model::io::{IoSupport, NsGeometry, WriteCache};
 use crate::queue::{Fence, FenceGuard, MAX_NAMESPACES, Totals};
@@ -169,7 +165,8 @@ impl Endpoint {
         let wanted = params.cores(&cores())?;
         let model = Controller::new(params.identity()?, params.limits())
             .map_err(|error| RpcError::invalid(error.to_string()))?;
-        let listener = listen(&params.socket_path(), params.access()?)?;
+        // Whatever fails below, the socket and its directory go with this.
+        let listening = Listening::begin(&params.socket_path(), params.access()?)?;
         let ctrl = with_runtime(|runtime| {
             let groups: Vec<_> = runtime.groups.iter().filter(|group| wanted.contains(&group.core)).cloned().collect();
             let id = runtime.next_ctrl;
@@ -196,7 +193,7 @@ impl Endpoint {
         .ok_or_else(|| failed(Errno::NODEV, "there is no poll group on the cores of `cpumask`"))?;
         let shared = Arc::clone(&ctrl);
         ctrl.home.send(move |group| group.add_home(Home::new(shared, model)));
-        with_runtime(|runtime| runtime.control.add(Arc::clone(&ctrl), listener))?;
+        with_runtime(|runtime| runtime.control.add(Arc::clone(&ctrl), listening.keep()))?;
         let endpoint = Rc::new(Self {
             params,
             ctrl,
@@ -522,45 +519,6 @@ fn group_is_clear(ctrl: u64) {
     for done in done.into_iter().flatten() {
         done();
     }
-}
-
-/// Makes a controller's directory and socket. A socket that nobody listens on any more is replaced.
-fn listen(path: &Path, access: SocketAccess) -> Result<UnixListener, RpcError> {
-    let refuse = |errno, why: String| Err(failed(errno, why));
-    let directory = path.parent().unwrap_or(path);
-    if let Err(error) = std::fs::create_dir_all(directory) {
-        let why = match error.kind() {
-            ErrorKind::AlreadyExists => "it is there already and is none".to_owned(),
-            _ => error.to_string(),
-        };
-        let why = format!("parameter `traddr`: the directory {} cannot be made: {why}", directory.display());
-        return refuse(Errno::INVAL, why);
-    }
-    if let Ok(found) = path.symlink_metadata() {
-        if !found.file_type().is_socket() {
-            let why = format!("parameter `traddr`: {} is there already and is no socket", path.display());
-            return refuse(Errno::EXIST, why);
-        }
-        if has_listener(path) {
-            let why = format!("parameter `traddr`: somebody listens on {} already", path.display());
-            return refuse(Errno::BUSY, why);
-        }
-        let _ = std::fs::remove_file(path);
-    }
-    access.listen(path).map_err(|error| {
-        let errno = if error.kind() == ErrorKind::PermissionDenied { Errno::PERM } else { Errno::INVAL };
-        failed(errno, format!("parameter `traddr`: no socket can be made at {}: {error}", path.display()))
-    })
-}
-
-/// Whether somebody listens on a socket. This does not wait for one who does not accept.
-fn has_listener(path: &Path) -> bool {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let Ok(address) = SocketAddrUnix::new(path) else { return false };
-    let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return false };
-    // Full of connections that wait, it is there as well.
-    matches!(connect(&socket, &address), Ok(()) | Err(rustix::io::Errno::AGAIN))
 }
 
 /// What the checks of commands need to know of a bdev.

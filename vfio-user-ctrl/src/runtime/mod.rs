@@ -17,6 +17,7 @@ pub mod control;
 pub mod endpoint;
 pub mod group;
 pub mod home;
+mod listening;
 pub mod local;
 mod look;
 mod outputs;
