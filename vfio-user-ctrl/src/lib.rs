@@ -6,12 +6,14 @@
 //! | [`memory`] | the guest's memory, queues in it, doorbells: the only place that touches shared memory | the operating system |
 //! | [`queue`] | queues on a reactor: from the doorbell to the backend and back to the completion entry | all of these |
 //! | [`admin_worker`] | the controller as a whole, and its admin commands: what is to be done when, and by which queues | all of these |
+//! | [`connection`] | what is decided about a client's connection: when it is answered, who is let in | nothing |
 //! | `runtime` | sockets, reactors, RPC methods: what makes a controller of the parts | SPDK |
 //!
-//! [`model`] and [`admin_worker`] know no socket, no clock and no SPDK: data goes in and data comes out.
+//! [`model`], [`admin_worker`] and [`connection`] know no socket, no clock and no SPDK: data goes in and data comes out.
 #![deny(unsafe_code)]
 
 pub mod admin_worker;
+pub mod connection;
 pub mod memory;
 pub mod model;
 pub mod queue;

@@ -14,7 +14,6 @@ use super::Remote;
 use super::complaint::complain;
 use super::device::{Device, Effect};
 use super::graves::Graves;
-use super::late::Late;
 use super::registrar::Registrar;
 use super::remote::Transfers;
 use super::share::Share;
@@ -22,6 +21,7 @@ use super::socket::{self, Received};
 use super::tables::OldTables;
 use super::unmask::Unmask;
 use crate::admin_worker::Request;
+use crate::connection::{Replies, Unmaps};
 use crate::memory::{Access, Extent, Files, GuestMemory, MapError, Region, guard};
 use crate::model::regs::CtrlLimits;
 use crate::queue::{PinMask, Transfer};
@@ -32,23 +32,12 @@ use crate::runtime::session::{Ctrl, Session};
 const TIMEOUT_500MS: u8 = 60;
 /// The most messages that are read in a row, so that one client cannot keep the others waiting.
 const BURST: usize = 64;
-/// I/O that touches memory which is to be unmapped is aborted if it has not ended after this.
-const PATIENCE: Duration = Duration::from_millis(500);
-
 /// What is to become of a connection.
 pub(super) enum State {
     /// It goes on; wait for this.
     Open(EventFlags),
     /// It is over.
     Closed,
-}
-
-/// A client that waits for memory of its to be let go.
-struct Releasing {
-    token: Token,
-    regions: Vec<Arc<Region>>,
-    /// Since when, or since what still touches it was last aborted.
-    since: Instant,
 }
 
 /// A client that has mapped memory, of which devices are being told. What it asks next waits: the memory is to be there.
@@ -72,9 +61,9 @@ pub(super) struct Connection {
     old: OldTables,
     files: Files,
     mapping: Option<Mapping>,
-    releasing: Vec<Releasing>,
+    unmaps: Unmaps<Token, Arc<Region>>,
     transfers: Transfers,
-    late: Late,
+    replies: Replies<Token>,
     unmask: Unmask,
     began: Instant,
     /// Of the control thread's time.
@@ -113,9 +102,9 @@ impl Connection {
             old: OldTables::default(),
             files: Files::new(crate::memory::Share::of_mappings()),
             mapping: None,
-            releasing: Vec::new(),
+            unmaps: Unmaps::default(),
             transfers: Transfers::default(),
-            late: Late::default(),
+            replies: Replies::default(),
             unmask,
             began: Instant::now(),
             share,
@@ -190,7 +179,7 @@ impl Connection {
         });
         let memory = self.mapping.map_or(self.memory, |mapping| mapping.memory);
         let mut regions: Vec<Arc<Region>> = memory.regions().cloned().collect();
-        regions.extend(self.releasing.into_iter().flat_map(|releasing| releasing.regions));
+        regions.extend(self.unmaps.into_regions());
         (regions, self.old)
     }
 
@@ -270,7 +259,11 @@ impl Connection {
                     self.wire.reply(token, result);
                 }
                 Some(Event::Reset(token)) => self.reset(token),
-                Some(Event::ConfigWritten(token)) => self.late.written(token, &self.session.bus),
+                Some(Event::ConfigWritten(token)) => {
+                    let bus = &self.session.bus;
+                    let rest = (!bus.is_allowed()).then(|| bus.state());
+                    self.replies.config_written(token, rest, Instant::now());
+                }
                 Some(Event::DmaDone { id, result }) => self.transfers.ended(self.session.id, id, result),
             }
         }
@@ -282,7 +275,7 @@ impl Connection {
         for effect in self.device.take_effects() {
             match effect {
                 Effect::Registers(effect) => self.ask(effect.into()),
-                Effect::FunctionReset => match self.late.function_reset() {
+                Effect::FunctionReset => match self.replies.function_reset() {
                     Some(number) => self.ask(Request::Reset { number }),
                     None => self.ask(Request::Disable),
                 },
@@ -371,7 +364,7 @@ impl Connection {
             Ok((_, regions)) if regions.is_empty() => self.wire.reply(token, Ok(())),
             Ok((rest, regions)) => {
                 self.publish(rest);
-                self.releasing.push(Releasing { token, regions, since: Instant::now() });
+                self.unmaps.begin(token, regions, Instant::now());
                 self.nudge();
             }
             Err(error) => {
@@ -403,7 +396,7 @@ impl Connection {
     /// Whether the client waits for memory to be let go, or for something else that is to be looked at, or somebody for a transfer
     /// to be given up.
     pub(super) fn is_releasing(&self) -> bool {
-        !self.releasing.is_empty() || self.late.is_waiting() || self.transfers.has_abandoned()
+        !self.unmaps.is_empty() || self.replies.is_waiting() || self.transfers.has_abandoned()
     }
 
     /// Begins a transfer for a poll group.
@@ -421,32 +414,24 @@ impl Connection {
         self.transfers.give_up_abandoned(self.session.id, &mut self.wire);
         let answered = self.answer_late();
         self.old.drop_free();
-        let before = self.releasing.len();
-        let mut impatient = false;
-        for mut releasing in std::mem::take(&mut self.releasing) {
-            let regions = releasing.regions.len();
-            releasing.regions = graves.bury(releasing.regions);
-            self.share.charge_unmapped(Instant::now(), regions - releasing.regions.len());
-            if releasing.regions.is_empty() {
-                self.wire.reply(releasing.token, Ok(()));
-                continue;
-            }
-            if releasing.since.elapsed() > PATIENCE {
-                releasing.since = Instant::now();
-                impatient = true;
-            }
-            self.releasing.push(releasing);
+        let now = Instant::now();
+        let released = self.unmaps.release(|regions| graves.bury(regions), now);
+        self.share.charge_unmapped(now, released.regions);
+        let released_any = !released.replies.is_empty();
+        for token in released.replies {
+            self.wire.reply(token, Ok(()));
         }
-        if impatient {
+        if released.is_overdue {
             self.abort_strays();
         }
-        answered || self.releasing.len() < before
+        answered || released_any
     }
 
     /// Answers what is over, or has been waited for long enough. Whether anything was answered.
     fn answer_late(&mut self) -> bool {
-        let due = self.late.due(&self.session.bus);
-        self.device.set_ready(self.late.is_ready());
+        let bus = &self.session.bus;
+        let due = self.replies.take_due(|state| bus.are_at_rest(state), Instant::now());
+        self.device.set_ready(self.replies.is_ready());
         let answered = !due.is_empty();
         for token in due {
             self.wire.reply(token, Ok(()));
@@ -563,13 +548,13 @@ impl Connection {
         if self.device.take_changed() {
             self.nudge();
         }
-        let number = self.late.reset(token);
+        let number = self.replies.reset(token);
         self.ask(Request::Reset { number });
     }
 
     /// A reset is over.
     pub(super) fn reset_done(&mut self, number: u64) {
-        self.late.reset_done(number);
+        self.replies.reset_done(number);
         self.answer_late();
     }
 

@@ -1,21 +1,17 @@
 //! A controller's socket, and who is on it.
 
-use std::collections::VecDeque;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::complaint::complain;
 use super::share::Share;
+use crate::connection::Door;
 use crate::runtime::session::Ctrl;
 
-/// Connections that wait for the client before them to go.
-const MAX_WAITING: usize = 4;
 /// Connections that are accepted in a row, so that who connects again and again does not keep the others waiting.
 const BURST: usize = 16;
-/// How long nobody is let in after a client that held a reactor up.
-const BARRED: Duration = Duration::from_secs(10);
 
 /// A controller's socket.
 #[derive(Debug)]
@@ -26,26 +22,23 @@ pub(super) struct Endpoint {
     pub(super) active: Option<u64>,
     /// Connections are taken. Where clients have had more than their share of time they stay in the socket for a while.
     pub(super) is_heard: bool,
-    waiting: VecDeque<UnixStream>,
+    pub(super) door: Door<UnixStream>,
     /// Of the control thread's time, what was spent for clients that have gone, or were turned away.
     share: Share,
-    barred_until: Option<Instant>,
 }
 
 impl Endpoint {
     pub(super) fn new(ctrl: Arc<Ctrl>, listener: UnixListener) -> Self {
         let share = Share::new(Instant::now());
-        Self { ctrl, listener, active: None, is_heard: true, waiting: VecDeque::new(), share, barred_until: None }
+        Self { ctrl, listener, active: None, is_heard: true, door: Door::default(), share }
     }
 
     /// Takes connections that came.
     pub(super) fn accept(&mut self) {
         for _ in 0..BURST {
             let Ok((stream, _)) = self.listener.accept() else { return };
-            if self.waiting.len() >= MAX_WAITING {
+            if self.door.arrive(stream).is_err() {
                 complain!(self.ctrl, "controller '{}': a client was turned away: others wait already", self.ctrl.name);
-            } else {
-                self.waiting.push_back(stream);
             }
         }
     }
@@ -71,29 +64,14 @@ impl Endpoint {
         self.share.take_over(Instant::now(), share);
     }
 
-    /// Whether a client waits.
-    pub(super) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
     /// Whether anybody may wait who is to be looked after when it is time.
     pub(super) fn waits(&self) -> bool {
-        self.has_waiting() || !self.is_heard
-    }
-
-    /// The next client, if one may be let in.
-    pub(super) fn next_client(&mut self) -> Option<UnixStream> {
-        if self.barred_until.is_some_and(|until| Instant::now() < until) { None } else { self.waiting.pop_front() }
+        self.door.has_waiting() || !self.is_heard
     }
 
     /// The client has gone.
     pub(super) fn vacate(&mut self) {
         self.active = None;
         self.ctrl.connected.store(false, Ordering::Release);
-    }
-
-    /// Lets nobody in for a while.
-    pub(super) fn bar(&mut self) {
-        self.barred_until = Instant::now().checked_add(BARRED);
     }
 }

@@ -8,7 +8,6 @@ mod connection;
 mod device;
 mod endpoint;
 mod graves;
-mod late;
 mod registrar;
 mod remote;
 mod share;
@@ -20,7 +19,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -31,6 +30,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
 use super::group::GroupHandle;
 use super::session::{Ctrl, Session};
+use crate::connection::{Occupant, Situation, Verdict};
 use crate::memory::Region;
 use crate::queue::Transfer;
 use complaint::complain;
@@ -38,6 +38,7 @@ use connection::{Connection, State};
 use endpoint::Endpoint;
 use graves::Graves;
 use registrar::Registrar;
+use share::Share;
 use tables::OldTables;
 use unmask::Unmask;
 
@@ -47,9 +48,6 @@ const SILENCE: Duration = Duration::from_secs(1);
 const RELEASE_PERIOD: Duration = Duration::from_millis(2);
 /// How often files that clients could shrink are looked at.
 const CHECK_PERIOD: Duration = Duration::from_millis(250);
-/// Sessions of a controller that are over, but of which something is still under way. Each has memory, files and I/O: a client that
-/// goes and comes again and again must not have ever more of them.
-const MAX_ENDED: usize = 8;
 /// The most that other threads ask for that is done in a row.
 const BURST: usize = 64;
 /// How often it is looked whether a client holds a reactor up.
@@ -347,57 +345,54 @@ impl Server {
 
     /// Lets the next client in if there is none, or if the one there has said nothing.
     fn promote(&mut self, ctrl: u64) {
-        let Some(endpoint) = self.endpoints.get(&ctrl) else { return };
-        if !endpoint.has_waiting() {
-            return;
-        }
-        if let Some(active) = endpoint.active {
-            let silent = self.connections.get(&active).is_none_or(|connection| connection.is_silent(SILENCE));
-            if !silent {
-                return;
-            }
-            complain!(
-                endpoint.ctrl,
-                "controller '{}': a client that said nothing makes room for another",
-                endpoint.ctrl.name
-            );
-            return self.close(active);
-        }
         let is_somewhere = |session: &&Arc<Session>| session.ctrl.id == ctrl && Arc::strong_count(session) > 1;
-        if self.ended.iter().filter(is_somewhere).count() >= MAX_ENDED {
-            return;
-        }
-        let start = Instant::now();
-        let Some(endpoint) = self.endpoints.get_mut(&ctrl) else { return };
-        if !endpoint.may_be_served() {
-            return;
-        }
-        while let Some(stream) = endpoint.next_client() {
-            let session = self.next_session;
-            self.next_session += 1;
-            let unmask = Unmask::new(&self.epoll, connection_key(session) | UNMASK);
-            let share = endpoint.take_share();
-            let begun =
-                Connection::begin(session, &endpoint.ctrl, stream, &self.remote, &self.registrar, unmask, share);
-            let mut connection = match begun {
-                Ok(connection) => connection,
-                Err(error) => {
-                    log::error!("controller '{}': a client cannot be served: {error}", endpoint.ctrl.name);
-                    continue;
+        let ended = self.ended.iter().filter(is_somewhere).count();
+        loop {
+            let Some(endpoint) = self.endpoints.get_mut(&ctrl) else { return };
+            let active = endpoint.active;
+            let occupant = active.map(|active| match self.connections.get(&active) {
+                Some(connection) if !connection.is_silent(SILENCE) => Occupant::Served,
+                _ => Occupant::Silent,
+            });
+            let has_time = endpoint.may_be_served();
+            match endpoint.door.next(Situation { occupant, ended, has_time }, Instant::now()) {
+                Verdict::Wait => return,
+                Verdict::MakeRoom => {
+                    complain!(
+                        endpoint.ctrl,
+                        "controller '{}': a client that said nothing makes room for another",
+                        endpoint.ctrl.name
+                    );
+                    return active.into_iter().for_each(|session| self.close(session));
                 }
-            };
-            let key = epoll::EventData::new_u64(connection_key(session));
-            if let Err(error) = epoll::add(&self.epoll, connection.socket(), key, epoll::EventFlags::IN) {
-                log::error!("controller '{}': a client cannot be served: {error}", endpoint.ctrl.name);
-                continue;
+                Verdict::LetIn(stream) => {
+                    let (ctrl, share) = (Arc::clone(&endpoint.ctrl), endpoint.take_share());
+                    match self.begin(&ctrl, stream, share) {
+                        Ok(session) => return self.serve(session),
+                        Err(error) => log::error!("controller '{}': a client cannot be served: {error}", ctrl.name),
+                    }
+                }
             }
-            endpoint.active = Some(session);
-            endpoint.ctrl.connected.store(true, Ordering::Release);
-            connection.attach();
-            connection.charge(start);
-            self.connections.insert(session, connection);
-            return self.serve(session);
         }
+    }
+
+    /// Begins a session with a client that was let in. Returns its number.
+    fn begin(&mut self, ctrl: &Arc<Ctrl>, stream: UnixStream, share: Share) -> io::Result<u64> {
+        let start = Instant::now();
+        let session = self.next_session;
+        self.next_session += 1;
+        let unmask = Unmask::new(&self.epoll, connection_key(session) | UNMASK);
+        let mut connection = Connection::begin(session, ctrl, stream, &self.remote, &self.registrar, unmask, share)?;
+        let key = epoll::EventData::new_u64(connection_key(session));
+        epoll::add(&self.epoll, connection.socket(), key, epoll::EventFlags::IN)?;
+        if let Some(endpoint) = self.endpoints.get_mut(&ctrl.id) {
+            endpoint.active = Some(session);
+        }
+        ctrl.connected.store(true, Ordering::Release);
+        connection.attach();
+        connection.charge(start);
+        self.connections.insert(session, connection);
+        Ok(session)
     }
 
     /// A client has written, reads again, or has gone.
@@ -510,7 +505,7 @@ impl Server {
                 "controller '{}': an eventfd of the client's blocked: its connection is closed",
                 endpoint.ctrl.name
             );
-            endpoint.bar();
+            endpoint.door.bar(Instant::now());
         }
         self.close(session);
     }
