@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::controller::{Front, FrontEnd};
-use crate::support::nvme::{BASE, Command, DATA, Driver, READ};
+use crate::support::nvme::{BASE, Command, DATA, Driver, IDENTIFY, READ};
 use crate::support::{secs, wait_for};
 
 /// How long, in microseconds, the I/O of the slow disk takes.
@@ -71,4 +71,43 @@ fn a_queue_whose_commands_hang_is_seen_with_their_count_and_the_age_of_the_oldes
             done["interrupts"].as_u64().zip(done["coalesced"].as_u64()).map(|(raised, others)| raised + others);
         raised == Some(3) && done["tail"] == 3 && queue(&over, "submission_queues", 1)["oldest_age_ms"] == Value::Null
     });
+}
+
+#[test]
+#[serial]
+fn a_guest_address_that_cannot_be_used_is_in_the_log_with_the_command_and_the_reason_and_not_too_often() {
+    const NOWHERE: u64 = 1 << 40;
+    if FrontEnd::chosen() == FrontEnd::Stock {
+        return;
+    }
+    let front = Front::start();
+    front.malloc("disk", 16, 512);
+    let controller = front.controller("c", &["disk"]);
+    let mut driver = Driver::start(controller.dir());
+    let mut queue = driver.create_queue(1, 256, None);
+    let cid = driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, NOWHERE)]);
+    assert!(!driver.complete(&mut queue).succeeded());
+    let identify = Command { opcode: IDENTIFY, prp1: NOWHERE, cdw10: 1, ..Command::default() };
+    let refused = driver.admin(identify);
+    assert!(!refused.succeeded());
+    let line = |cid: u16, queue: u16, what: &str| {
+        format!(
+            "controller 'c': command {cid} of queue {queue} ({what}) cannot use guest address {NOWHERE:#x}: \
+             no region has the address"
+        )
+    };
+    let lines = [line(cid, 1, "opcode 02h, namespace 1"), line(refused.cid, 0, "opcode 06h, namespace 0")];
+    wait_for("both lines", secs(5), || {
+        let log = front.process.output();
+        lines.iter().all(|line| log.matches(line.as_str()).count() == 1)
+    });
+    for _ in 0..20 {
+        driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, NOWHERE); 200]);
+        for _ in 0..200 {
+            assert!(!driver.complete(&mut queue).succeeded());
+        }
+    }
+    driver.check(&mut queue, 1);
+    let told = front.process.output().matches("cannot use guest address").count();
+    assert!((2..=150).contains(&told), "{told} lines of 4002 commands");
 }

@@ -392,6 +392,20 @@ impl<Q, T> Io<Q, T> {
         guard::any() && self.host_pieces().any(|(host, len)| guard::touches(host.addr().get(), len))
     }
 
+    /// The guest address of such a page.
+    #[cold]
+    pub(crate) fn poisoned_at(&self) -> Option<u64> {
+        let (host, _) = self.host_pieces().find(|(host, len)| guard::touches(host.addr().get(), *len))?;
+        let slot = self.slot();
+        let view = slot.view.take()?;
+        let gpa = view.memory().regions().chain(view.kept()).find_map(|region| {
+            let offset = host.addr().get().checked_sub(region.host()?.0.addr().get())? as u64;
+            (offset < region.len()).then(|| region.gpa().saturating_add(offset))
+        });
+        slot.view.set(Some(view));
+        gpa
+    }
+
     fn host_pieces(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
         let slot = self.slot();
         let pieces = slot.pieces.get().cast_const();

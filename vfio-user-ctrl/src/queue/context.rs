@@ -9,8 +9,8 @@ use super::completion::CompletionQueue;
 use super::interrupt::Coalescing;
 use super::queues::{head_index, tail_index};
 use super::remote::Remotes;
-use crate::memory::{DoorbellPage, Gone, MemView, ShadowDoorbells};
-use nvme_spec::Status;
+use crate::memory::{DoorbellPage, Fault, Gone, MemView, ShadowDoorbells};
+use nvme_spec::{Sqe, Status};
 
 /// Something that the admin side should know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,26 @@ pub enum Trouble {
         /// Its namespace.
         nsid: u32,
     },
+}
+
+/// A command names a guest address that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "command {cid} of queue {sqid} (opcode {opcode:02x}h, namespace {nsid}) cannot use guest address {gpa:#x}: {fault}"
+)]
+pub struct CommandFault {
+    /// Its submission queue.
+    pub sqid: u16,
+    /// Its identifier.
+    pub cid: u16,
+    /// What it is.
+    pub opcode: u8,
+    /// Its namespace.
+    pub nsid: u32,
+    /// The address.
+    pub gpa: u64,
+    /// Why it cannot be used.
+    pub fault: Fault,
 }
 
 /// No more are kept until they are taken: a guest must not fill our memory with its errors.
@@ -62,6 +82,7 @@ pub(super) struct Context {
     /// Queues with completions that could not be posted.
     parked: RefCell<Vec<Rc<CompletionQueue>>>,
     troubles: RefCell<Vec<Trouble>>,
+    faults: RefCell<Vec<CommandFault>>,
     remotes: Remotes,
     aborts: Aborts,
 }
@@ -136,6 +157,7 @@ impl Context {
             marked: RefCell::default(),
             parked: RefCell::default(),
             troubles: RefCell::default(),
+            faults: RefCell::default(),
             remotes: Remotes::default(),
             aborts: Aborts::default(),
         })
@@ -311,6 +333,34 @@ impl Context {
         if troubles.len() < MAX_TROUBLES {
             troubles.push(trouble);
         }
+    }
+
+    /// A command has failed with Data Transfer Error: notes what `view` has found, if that is why.
+    #[cold]
+    pub(super) fn note_fault(&self, sqid: u16, sqe: &Sqe, view: &MemView) {
+        if let Some((gpa, fault)) = view.take_fault() {
+            self.note_command_fault(CommandFault {
+                sqid,
+                cid: sqe.cid,
+                opcode: sqe.opcode,
+                nsid: sqe.nsid,
+                gpa,
+                fault,
+            });
+        }
+    }
+
+    #[cold]
+    pub(super) fn note_command_fault(&self, fault: CommandFault) {
+        let mut faults = self.faults.borrow_mut();
+        if faults.len() < MAX_TROUBLES {
+            faults.push(fault);
+        }
+    }
+
+    /// Takes the guest addresses that commands could not use.
+    pub(super) fn take_faults(&self) -> Vec<CommandFault> {
+        self.faults.take()
     }
 
     /// A command has failed because data could not be had or kept.

@@ -36,7 +36,7 @@ pub use aborts::AbortToken;
 pub use admin::AdminQueue;
 pub use backend::{Backend, BlockOp, Refusal, Refused};
 pub use completion::CompletionQueue;
-pub use context::Trouble;
+pub use context::{CommandFault, Trouble};
 pub use cursor::Cursor;
 pub use fence::{Fence, FenceGuard};
 pub use interrupt::{Coalescing, Interrupts, Vector};

@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::completion::CompletionQueue;
-use super::context::{Context, Trouble};
+use super::context::{CommandFault, Context, Trouble};
 use super::interrupt::{Coalescing, Interrupts, Vector};
 use super::port::{Port, Ports};
 use super::state::{CompletionState, LeftState, SubmissionState};
@@ -543,6 +543,12 @@ impl<B: Backend> Queues<B> {
     #[must_use]
     pub fn take_troubles(&self) -> Vec<Trouble> {
         self.context.take_troubles()
+    }
+
+    /// Takes the guest addresses that commands could not use since the last call: some of them, if they are very many.
+    #[must_use]
+    pub fn take_faults(&self) -> Vec<CommandFault> {
+        self.context.take_faults()
     }
 
     /// Whether no I/O is under way.

@@ -11,12 +11,12 @@ use std::rc::Rc;
 
 use super::backend::{Backend, BlockOp, Refusal, Refused};
 use super::completion::CompletionQueue;
-use super::context::{Context, Trouble};
+use super::context::{CommandFault, Context, Trouble};
 use super::cursor::Cursor;
 use super::port::{Port, Ports};
 use super::queues::{Totals, port_index};
 use super::state::SubmissionState;
-use crate::memory::{Io, Slots, guard};
+use crate::memory::{Fault, Io, Slots, guard};
 use crate::model::dptr::{self, DptrError};
 use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
 use nvme_spec::{FusedOperation, Sqe, Status, StatusCode, StatusCodeType};
@@ -252,6 +252,14 @@ impl<B: Backend> SubmissionQueue<B> {
         self.refuse(sqe, Status::ABORTED_FAILED_FUSED);
     }
 
+    /// Notes which guest address a command could not use, if that is why it ends with `status`.
+    #[cold]
+    fn note_fault(&self, sqe: &Sqe, status: Status) {
+        if status == Status::DATA_TRANSFER_ERROR {
+            self.context.note_fault(self.qid(), sqe, &self.context.view());
+        }
+    }
+
     /// A command that never became an I/O has failed.
     #[cold]
     fn refuse(&self, sqe: &Sqe, status: Status) {
@@ -307,12 +315,18 @@ impl<B: Backend> Submissions<B> {
         match self.prepare(sqe, first) {
             Ok(Some(io)) => send(io),
             Ok(None) => self.queue().post(sqe.cid, Status::SUCCESS),
-            Err(Unfit::First(status)) => self.queue().refuse_first(sqe, first, status),
+            Err(Unfit::First(status)) => {
+                self.queue().note_fault(first.unwrap_or(sqe), status);
+                self.queue().refuse_first(sqe, first, status);
+            }
             // The data of an I/O has more pieces than have room in its place, or an SGL has too many: that is seen there.
             Err(Unfit::Command(DptrError::NoFile | DptrError::Invalid(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS))) => {
                 self.begin_remote(sqe, first);
             }
-            Err(Unfit::Command(DptrError::Invalid(status))) => self.queue().refuse_both(sqe, first, status),
+            Err(Unfit::Command(DptrError::Invalid(status))) => {
+                self.queue().note_fault(sqe, status);
+                self.queue().refuse_both(sqe, first, status);
+            }
         }
     }
 
@@ -547,8 +561,25 @@ pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
 fn complete_checked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     let is_miscompare = |status: Status| status.code() == StatusCode::COMPARE_FAILURE;
     let tells_of_data = result.is_ok() || result.is_err_and(is_miscompare);
-    let result = if tells_of_data && io.is_poisoned() { Err(Status::DATA_TRANSFER_ERROR) } else { result };
+    let result = if tells_of_data && io.is_poisoned() { Err(note_poisoned(&io)) } else { result };
     complete_unchecked(io, result);
+}
+
+/// A page of an I/O's data could not be had. Returns what its command ends with.
+#[cold]
+fn note_poisoned<B: Backend>(io: &CommandIo<B>) -> Status {
+    let (queue, state) = (io.queue(), io.state());
+    if let Some(gpa) = io.poisoned_at() {
+        queue.context.note_command_fault(CommandFault {
+            sqid: queue.qid(),
+            cid: state.cid.get(),
+            opcode: rare::opcode_of(state),
+            nsid: state.nsid.get(),
+            gpa,
+            fault: Fault::Poisoned,
+        });
+    }
+    Status::DATA_TRANSFER_ERROR
 }
 
 #[inline]

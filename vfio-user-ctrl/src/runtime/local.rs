@@ -10,6 +10,7 @@ use spdk::bdev_client::BdevDesc;
 use super::aborter::Patience;
 use super::bdevs::{Bdevs, Metered};
 use super::budget::{Budget, Meters};
+use super::control::complaint::complain;
 use super::group::Group;
 use super::pace::Pace;
 use super::remote::ClientMemory;
@@ -280,6 +281,9 @@ impl Local {
         }
         self.queues.look_at_heads();
         self.meters.forget_unused();
+        for fault in self.queues.take_faults() {
+            complain!(self.session.ctrl, "controller '{}': {fault}", self.session.ctrl.name);
+        }
         let troubles = self.queues.take_troubles();
         if troubles.is_empty() {
             return;

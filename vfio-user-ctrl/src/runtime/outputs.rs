@@ -10,7 +10,7 @@ use crate::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, Place,
 use crate::memory::copy::{read_data, write_data};
 use crate::model::admin::QueueId;
 use crate::model::dptr::DptrError;
-use crate::queue::{AdminQueue, Settings};
+use crate::queue::{AdminQueue, CommandFault, Settings};
 use nvme_spec::{Sqe, Status};
 
 impl Home {
@@ -127,7 +127,7 @@ impl Home {
     fn write_data(&self, attached: &Rc<Attached>, ticket: Ticket, sqe: &Sqe, data: &[u8]) -> Option<Input> {
         let written = match write_data(&attached.local.queues().view(), sqe, data) {
             Ok(()) => Ok(()),
-            Err(DptrError::Invalid(status)) => Err(status),
+            Err(DptrError::Invalid(status)) => Err(self.misplaced_data(attached, sqe, status)),
             Err(DptrError::NoFile) => {
                 let answer = self.answer(attached, ticket);
                 let sent = move |result: Result<(), Status>| answer(Answer::Written(result));
@@ -142,7 +142,7 @@ impl Home {
         let mut data = vec![0; len];
         let read = match read_data(&attached.local.queues().view(), sqe, &mut data) {
             Ok(()) => Ok(data),
-            Err(DptrError::Invalid(status)) => Err(status),
+            Err(DptrError::Invalid(status)) => Err(self.misplaced_data(attached, sqe, status)),
             Err(DptrError::NoFile) => {
                 let answer = self.answer(attached, ticket);
                 let fetched = move |result: Result<Vec<u8>, Status>| answer(Answer::Read(result));
@@ -151,6 +151,17 @@ impl Home {
             }
         };
         Some(Input::Answer(ticket, Answer::Read(read)))
+    }
+
+    /// The data of a command is where it cannot be. Returns the status, with which the command ends.
+    fn misplaced_data(&self, attached: &Attached, sqe: &Sqe, status: Status) -> Status {
+        let Sqe { cid, opcode, nsid, .. } = *sqe;
+        let fault = attached.local.queues().view().take_fault().filter(|_| status == Status::DATA_TRANSFER_ERROR);
+        if let Some((gpa, fault)) = fault {
+            let fault = CommandFault { sqid: 0, cid, opcode, nsid, gpa, fault };
+            complain!(self.ctrl, "controller '{}': {fault}", self.ctrl.name);
+        }
+        status
     }
 
     /// What tells the admin worker of an answer, by a message, if the session is still there.

@@ -1,8 +1,10 @@
 //! What queues tell of themselves.
 
-use vfio_user_ctrl::queue::{CompletionState, LeftState, SubmissionState};
+use nvme_spec::{IoOpcode, Sqe, Status};
+use vfio_user_ctrl::memory::Fault;
+use vfio_user_ctrl::queue::{CommandFault, CompletionState, LeftState, SubmissionState};
 
-use super::common::guest::{NOW, Rig, flush, read};
+use super::common::guest::{DATA, LISTS, NOW, PAGE, Rig, block_command, flush, read};
 use super::common::ram::Disk;
 
 fn submission(rig: &Rig, qid: u16) -> SubmissionState {
@@ -75,7 +77,7 @@ fn the_admin_queue_is_told_with_the_commands_that_are_not_completed() {
     let queue = rig.queues.create_admin(0x10_0000, 16, 0, 16);
     rig.doorbells.store(0, 2);
     let taken = [queue.next(), queue.next()].map(|sqe| sqe.expect("a command").cid);
-    queue.complete(taken[0], 0, nvme_spec::Status::SUCCESS);
+    queue.complete(taken[0], 0, Status::SUCCESS);
     let told = submission(&rig, 0);
     assert_eq!((told.size, told.head, told.tail, told.commands_in_flight), (16, 2, Some(2), 1));
     drop(queue);
@@ -94,4 +96,53 @@ fn what_a_deleted_queue_has_in_flight_is_told() {
     assert!(rig.queues.submission_states().is_empty());
     assert!(disk.finish(0));
     assert_eq!(rig.queues.left_state().commands_in_flight, 0);
+}
+
+/// The only fault that is told, if the command `sqe` fails with Data Transfer Error.
+fn fault_of(sqe: Sqe) -> Option<(u64, Fault)> {
+    let rig = Rig::with(&Disk::instant(512, 9));
+    let (mut sq, mut cq) = rig.create(1, 16);
+    rig.run(&mut sq, &[sqe]);
+    let statuses = rig.statuses(&mut cq);
+    let faults = rig.queues.take_faults();
+    assert!(rig.queues.take_faults().is_empty(), "they are told once");
+    if statuses != [(sqe.cid, Status::DATA_TRANSFER_ERROR.into_bits())] {
+        assert!(faults.is_empty(), "{faults:?} of a command that ended with {statuses:?}");
+        return None;
+    }
+    let [CommandFault { sqid, cid, opcode, nsid, gpa, fault }] = faults[..] else {
+        panic!("one fault, not {faults:?}")
+    };
+    assert_eq!((sqid, cid, opcode, nsid), (1, sqe.cid, sqe.opcode, 1));
+    Some((gpa, fault))
+}
+
+#[test]
+fn a_guest_address_that_cannot_be_used_is_told_with_its_command() {
+    const NOWHERE: u64 = 1 << 40;
+    assert_eq!(fault_of(read(7, 0, 1)), None);
+    let cases = [
+        (block_command(IoOpcode::READ.0, 8, 0, 1, NOWHERE + 512), NOWHERE + 512),
+        // The second page, the list of pages, and the ranges of a Dataset Management command.
+        (Sqe { prp2: NOWHERE, ..block_command(IoOpcode::WRITE.0, 9, 0, 16, DATA.0) }, NOWHERE),
+        (Sqe { prp2: NOWHERE, ..block_command(IoOpcode::READ.0, 10, 0, 64, DATA.0) }, NOWHERE),
+        (Sqe { cdw11: 4, ..block_command(IoOpcode::DATASET_MANAGEMENT.0, 11, 0, 1, NOWHERE) }, NOWHERE),
+        // The memory ends within the page.
+        (block_command(IoOpcode::READ.0, 12, 0, 16, DATA.0 + DATA.1 - PAGE), DATA.0 + DATA.1),
+    ];
+    for (sqe, gpa) in cases {
+        assert_eq!(fault_of(sqe), Some((gpa, Fault::Unmapped)), "{sqe:?}");
+    }
+    assert_eq!(fault_of(Sqe { prp1: LISTS.0 + 1, ..read(13, 0, 1) }), None, "an address that is wrong in itself");
+}
+
+#[test]
+fn the_faults_of_a_guest_that_makes_very_many_take_little_memory() {
+    let rig = Rig::with(&Disk::instant(512, 9));
+    let (mut sq, mut cq) = rig.create(1, 256);
+    for _ in 0..10 {
+        rig.run(&mut sq, &[block_command(IoOpcode::READ.0, 1, 0, 1, 1 << 40); 100]);
+        rig.reap(&mut cq);
+    }
+    assert_eq!(rig.queues.take_faults().len(), 64);
 }

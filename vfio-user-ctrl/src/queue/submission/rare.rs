@@ -1,13 +1,16 @@
 //! Commands that are seldom: Dataset Management, and what the backend carries out as it is.
 
-use super::{CommandIo, Then, add_data, complete, fail, finish, finish_with, refuse_or_keep, remote, submit};
+use super::{
+    CommandIo, IoState, Then, add_data, complete, fail, finish, finish_with, note_poisoned, refuse_or_keep, remote,
+    submit,
+};
 use crate::memory::guard;
 use crate::model::dptr::DptrError;
 use crate::model::io::{IoCommand, IoKind, NsGeometry, PassedCommand};
 use crate::queue::Port;
 use crate::queue::deallocate::Deallocate;
 use crate::queue::{Backend, BlockOp};
-use nvme_spec::{Sqe, Status};
+use nvme_spec::{IoOpcode, Sqe, Status};
 
 /// What is known of such a command beside what all commands have.
 #[derive(Debug)]
@@ -68,6 +71,24 @@ pub(super) fn send<B: Backend>(io: CommandIo<B>, port: &Port<B>) {
     }
 }
 
+/// The opcode of a command that is under way.
+pub(super) fn opcode_of<B: Backend>(state: &IoState<B>) -> u8 {
+    let rare = state.rare.take();
+    let passed = match rare.as_deref() {
+        Some(Rare::Command(command)) => Some(command.opcode),
+        _ => None,
+    };
+    state.rare.set(rare);
+    passed.unwrap_or(match state.op.get() {
+        BlockOp::Read => IoOpcode::READ.0,
+        BlockOp::Write | BlockOp::CompareAndWrite(_) => IoOpcode::WRITE.0,
+        BlockOp::Compare => IoOpcode::COMPARE.0,
+        BlockOp::WriteZeroes => IoOpcode::WRITE_ZEROES.0,
+        BlockOp::Flush => IoOpcode::FLUSH.0,
+        BlockOp::Unmap => IoOpcode::DATASET_MANAGEMENT.0,
+    })
+}
+
 /// A range of a Dataset Management command is done.
 #[cold]
 pub(super) fn next_range<B: Backend>(io: CommandIo<B>) {
@@ -90,7 +111,10 @@ pub(super) fn next_range<B: Backend>(io: CommandIo<B>) {
 /// An I/O that was [passed](Backend::pass) has ended; `dw0` is what the backend's own completion has in dword 0.
 pub fn complete_passed<B: Backend>(io: CommandIo<B>, dw0: u32, result: Result<(), Status>) {
     match result {
-        Ok(()) if guard::any() && io.is_poisoned() => fail(io, Status::DATA_TRANSFER_ERROR),
+        Ok(()) if guard::any() && io.is_poisoned() => {
+            let status = note_poisoned(&io);
+            fail(io, status);
+        }
         Ok(()) if io.state().then.get() == Then::Finish => finish_with(io, dw0, Status::SUCCESS),
         Ok(()) if io.state().then.get() == Then::ToGuest => remote::deliver(io, dw0),
         result => complete(io, result),

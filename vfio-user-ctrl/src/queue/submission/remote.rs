@@ -88,7 +88,10 @@ fn start<B: Backend>(mut io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>) {
         }
         Ok(staged) => fetch(io, staged),
         Err(BounceError::NoRoom) => wait(io, sqe, first, seen),
-        Err(BounceError::Invalid(status)) => lose(io, status),
+        Err(BounceError::Invalid(status)) => {
+            io.queue().note_fault(&sqe, status);
+            lose(io, status);
+        }
     }
 }
 
@@ -117,7 +120,11 @@ fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> R
     dptr::walk(&*view, sqe, command.bytes, &mut pieces)?;
     let passed = (command.kind == IoKind::Pass).then(|| PassedCommand::of(sqe));
     let to_guest = passed.map_or(command.to_guest(), |passed| passed.to_guest());
-    let bounce = Bounce::new(view.memory(), &pieces, to_guest, budget)?;
+    // What was found on the way here was not wrong.
+    view.take_fault();
+    let bounce = Bounce::new(view.memory(), &pieces, to_guest, budget).inspect_err(|_| {
+        pieces.iter().any(|&(gpa, len)| view.note_first(gpa, len.into(), to_guest));
+    })?;
     if pieces.len() > MAX_PIECES {
         // A piece may lie in several regions.
         io.make_room(pieces.len() * 2);
