@@ -1,13 +1,15 @@
 //! A reactor's way to a pool: its queue pair, and the I/O that waits while there is none.
 
+mod ages;
 mod crowds;
 mod held;
 mod link;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use spdk::Errno;
 use spdk::bdev::{BdevIo, IoStatus};
@@ -65,6 +67,24 @@ pub(crate) struct Limits {
     pub(crate) connect: Duration,
 }
 
+/// What a channel tells of its queue pair, some times in a second.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueState {
+    /// The core that it is on, if that is known.
+    pub(crate) core: Option<u32>,
+    pub(crate) state: &'static str,
+    /// Commands that the pool has not answered.
+    pub(crate) outstanding: u32,
+    /// I/Os that wait here.
+    pub(crate) waiting: usize,
+    /// How old the oldest of both is.
+    pub(crate) oldest: Option<Duration>,
+    /// When it was seen last that the pool had answered something.
+    pub(crate) answered: Option<Instant>,
+    /// When this was so.
+    pub(crate) told: Instant,
+}
+
 /// What all reactors share of a pool.
 #[derive(Debug)]
 pub struct PoolShared {
@@ -85,6 +105,8 @@ pub struct PoolShared {
     risk: AtomicU8,
     /// Queue pairs are given time to be ended by the other side.
     grace: AtomicBool,
+    /// What the channels told last of their queue pairs, by a number of each.
+    queues: Mutex<BTreeMap<u64, QueueState>>,
     /// How often the connection was lost or reset.
     pub(crate) losses: AtomicU64,
     /// I/Os that were held because there was no connection.
@@ -106,10 +128,25 @@ impl PoolShared {
             grace: AtomicBool::new(false),
             ctrlr: Mutex::new(ctrlr),
             failing: AtomicBool::new(false),
+            queues: Mutex::default(),
             losses: AtomicU64::new(0),
             held: AtomicU64::new(0),
             resent: AtomicU64::new(0),
         }
+    }
+
+    /// What the queue pair of that number is like; none when it is gone.
+    pub(crate) fn tell_queue(&self, number: u64, state: Option<QueueState>) {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        match state {
+            Some(state) => drop(queues.insert(number, state)),
+            None => drop(queues.remove(&number)),
+        }
+    }
+
+    /// What the queue pairs were like when their reactors told last.
+    pub(crate) fn queues(&self) -> Vec<QueueState> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
     }
 
     /// The pool's name.
@@ -190,6 +227,18 @@ impl PoolChannel {
     #[inline]
     pub(crate) fn with_qpair<R>(&self, f: impl FnOnce(&QueuePair) -> R) -> Option<R> {
         self.0.qpair.borrow().as_ref().map(f)
+    }
+
+    /// A command is sent. Returns what [`ended`](Self::ended) is to be told.
+    #[inline]
+    pub(crate) fn sends(&self) -> u8 {
+        self.0.ages.begin()
+    }
+
+    /// A command that was sent has ended.
+    #[inline]
+    pub(crate) fn ended(&self, mark: u8) {
+        self.0.ages.end(mark);
     }
 
     /// An I/O found no connection: it is held until there is one, or fails if the pool has been given up.

@@ -184,6 +184,7 @@ impl Disk {
         let mut io = Some(io);
         let sent = channel.with_qpair(|qpair| {
             let Some(io) = io.take() else { return Ok(()) };
+            io.set_mark(channel.sends());
             match io.io_type() {
                 IoType::Read | IoType::Write | IoType::Compare => io.send_blocks(qpair, self.nsid, self.block_size),
                 IoType::CompareAndWrite => io.send_fused(qpair, self.nsid, self.block_size),
@@ -194,7 +195,10 @@ impl Disk {
             }
         });
         match (sent, io) {
-            (Some(Err(rejected)), _) => Self::rejected(channel, rejected),
+            (Some(Err(rejected)), _) => {
+                channel.ended(rejected.command.mark());
+                Self::rejected(channel, rejected)
+            }
             (None, Some(io)) => {
                 channel.hold(io);
                 None
@@ -393,6 +397,7 @@ impl Device for Disk {
         } else {
             (io, completion)
         };
+        io.channel().ended(io.mark());
         if completion.is_success() {
             io.complete_nvme(completion.cdw0, Status::SUCCESS);
         } else {

@@ -63,6 +63,13 @@ pub fn on_spdk_thread() -> bool {
     unsafe { !sys::spdk_get_thread().is_null() }
 }
 
+/// The core that the caller runs on; none off the reactors.
+#[must_use]
+pub fn current_core() -> Option<u32> {
+    // SAFETY: reads a thread-local variable.
+    Some(unsafe { sys::spdk_env_get_current_core() }).filter(|core| *core != u32::MAX)
+}
+
 /// The cores that the application's reactors run on, in order.
 #[must_use]
 pub fn cores() -> Vec<u32> {

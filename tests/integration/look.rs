@@ -5,7 +5,8 @@ use serial_test::serial;
 
 use crate::support::controller::{Front, FrontEnd};
 use crate::support::nvme::{BASE, Command, DATA, Driver, IDENTIFY, READ};
-use crate::support::{secs, wait_for};
+use crate::support::pool::Pool;
+use crate::support::{paths, secs, wait_for};
 
 /// How long, in microseconds, the I/O of the slow disk takes.
 const SLOW: u64 = 3_000_000;
@@ -110,4 +111,50 @@ fn a_guest_address_that_cannot_be_used_is_in_the_log_with_the_command_and_the_re
     driver.check(&mut queue, 1);
     let told = front.process.output().matches("cannot use guest address").count();
     assert!((2..=150).contains(&told), "{told} lines of 4002 commands");
+}
+
+#[test]
+#[serial]
+fn a_pool_that_answers_nothing_is_seen_in_its_queue_pair_and_in_the_guests_queue() {
+    // Its own, which nobody else finds stopped if this fails.
+    let pool = Pool::malloc();
+    let front = Front::start_with_pools();
+    front.rpc.ok("courier_pool_create", &pool.params("p"));
+    front.rpc.ok("bdev_courier_create", &json!({ "name": "disk", "pool": "p", "nsid": 1 }));
+    let dir = paths::new_dir("c");
+    front.rpc.ok("courier_controller_create", &json!({ "name": "c", "traddr": dir }));
+    front.rpc.ok("courier_controller_add_ns", &json!({ "name": "c", "bdev_name": "disk" }));
+    let mut driver = Driver::start(&dir);
+    let mut queue = driver.create_queue(1, 16, None);
+    driver.check(&mut queue, 1);
+    let pair = || {
+        let told = front.rpc.ok("courier_pool_get", &json!({ "name": "p" }));
+        let pairs = told[0]["queue_pairs"].as_array().expect("a list").clone();
+        assert_eq!(told[0]["unanswered_cores"], json!([]), "{told}");
+        pairs.into_iter().find(|pair| pair["last_answer_age_ms"].is_u64()).unwrap_or(Value::Null)
+    };
+    wait_for("the queue pair to be told as idle", secs(5), || {
+        let pair = pair();
+        pair["state"] == "connected" && pair["commands_outstanding"] == 0 && pair["oldest_age_ms"] == Value::Null
+    });
+
+    pool.app.process.suspend();
+    driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, BASE + DATA); 3]);
+    wait_for("the age of its oldest command to be told", secs(5), || {
+        let pair = pair();
+        let age = |member: &str| pair[member].as_u64().unwrap_or(0);
+        pair["commands_outstanding"] == 3 && age("oldest_age_ms") >= 300 && age("last_answer_age_ms") >= 300
+    });
+    let told = told(&front);
+    let hanging = self::queue(&told, "submission_queues", 1);
+    assert_eq!(hanging["commands_in_flight"], 3, "{told}");
+    assert!(hanging["oldest_age_ms"].as_u64().is_some_and(|age| age >= 250), "{told}");
+    pool.app.process.resume();
+    for _ in 0..3 {
+        assert!(driver.complete(&mut queue).succeeded());
+    }
+    wait_for("nothing to be outstanding", secs(5), || {
+        let pair = pair();
+        pair["commands_outstanding"] == 0 && pair["oldest_age_ms"] == Value::Null
+    });
 }

@@ -55,6 +55,19 @@ impl<I> Default for Held<I> {
 }
 
 impl<I: Holdable> Held<I> {
+    /// How many there are in all lists.
+    pub(super) fn count(&self) -> usize {
+        self.waiting.borrow().len() + self.later.borrow().len() + self.alone.borrow().len() + self.crowd.borrow().len()
+    }
+
+    /// Calls `f` with the first of each list.
+    pub(super) fn for_each_first(&self, mut f: impl FnMut(&I)) {
+        self.later.borrow().first().iter().for_each(|(_, io)| f(io));
+        for list in [&self.waiting, &self.alone, &self.crowd] {
+            list.borrow().front().into_iter().for_each(&mut f);
+        }
+    }
+
     /// Holds an I/O until the channel is asked for all that waits.
     pub(super) fn wait(&self, io: I) {
         self.waiting.borrow_mut().push_back(io);

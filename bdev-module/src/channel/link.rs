@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use spdk::Errno;
@@ -11,10 +11,11 @@ use spdk::bdev::{AbortRequest, BdevIo, IoStatus};
 use spdk::io_device::{Advance, IoChannel};
 use spdk::nvme::{CtrlrRef, QpairEvent, QueuePair};
 use spdk::poller::{Poll, Poller};
-use spdk::thread::send_to_app;
+use spdk::thread::{current_core, send_to_app};
 
+use super::ages::Ages;
 use super::held::Held;
-use super::{PoolShared, Reactor};
+use super::{PoolShared, QueueState, Reactor};
 use crate::disk::Disk;
 use crate::pool::fence::Risk;
 use crate::pool::silence::{Silence, Verdict};
@@ -42,6 +43,9 @@ const SEND_LATER_PERIOD: Duration = Duration::from_millis(10);
 /// How often it is looked whether an I/O that was sent alone has ended.
 const ALONE_LOOK: Duration = Duration::from_millis(1);
 
+/// The number of the next channel.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) shared: Arc<PoolShared>,
@@ -49,6 +53,11 @@ pub(super) struct Link {
     reactor: RefCell<Option<IoChannel<Reactor>>>,
     pub(super) qpair: RefCell<Option<QueuePair>>,
     pub(super) held: Held<BdevIo<Disk>>,
+    /// What tells it from other channels, and what of the commands that its queue pair has.
+    number: u64,
+    pub(super) ages: Ages,
+    /// How many commands the pool has answered, and when that was seen.
+    answered: Cell<(u64, Option<Instant>)>,
     /// Sends what was put off; there while there is such I/O.
     later_poller: RefCell<Option<Poller>>,
     /// The pool's walk over its channels, when it waits for the queue pair to come or go.
@@ -80,6 +89,9 @@ impl Link {
             reactor: RefCell::new(Some(shared.reactors.channel()?)),
             qpair: RefCell::new(None),
             held: Held::default(),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            ages: Ages::new(now),
+            answered: Cell::new((0, None)),
             later_poller: RefCell::new(None),
             walk: RefCell::new(None),
             leaving: Cell::new(false),
@@ -234,7 +246,43 @@ impl Link {
             }
             !over && !request.is_over()
         });
+        self.tell(now);
         Poll::Idle
+    }
+
+    /// Tells what the queue pair is like.
+    fn tell(&self, now: Instant) {
+        self.ages.turn(now);
+        let progress = self.with_qpair(QueuePair::progress);
+        if let Some(progress) = progress
+            && progress.answered != self.answered.get().0
+        {
+            self.answered.set((progress.answered, Some(now)));
+        }
+        let mut oldest = self.ages.oldest(now);
+        self.held.for_each_first(|io| {
+            let ticks = spdk::time::ticks().saturating_sub(io.submitted_at());
+            oldest = oldest.max(Some(Duration::from_millis(ticks / (spdk::time::ticks_hz() / 1000).max(1))));
+        });
+        let state = QueueState {
+            core: current_core(),
+            state: self.state(),
+            outstanding: progress.map_or(0, |progress| progress.pending),
+            waiting: self.held.count(),
+            oldest,
+            answered: self.answered.get().1,
+            told: now,
+        };
+        self.shared.tell_queue(self.number, Some(state));
+    }
+
+    fn state(&self) -> &'static str {
+        match self.with_qpair(QueuePair::is_live) {
+            None => "disconnected",
+            Some(true) => "connected",
+            Some(false) if self.since.get().is_some() => "connecting",
+            Some(false) => "stopped",
+        }
     }
 
     fn look_at_progress(&self, now: Instant) {
@@ -455,6 +503,7 @@ impl Link {
 
     /// The channel goes.
     pub(super) fn close(&self) {
+        self.shared.tell_queue(self.number, None);
         for poller in [&self.watcher, &self.sender, &self.again, &self.later_poller] {
             poller.take();
         }

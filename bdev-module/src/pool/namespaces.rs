@@ -1,7 +1,9 @@
 //! A pool's namespaces and the bdevs that are made of them, and what is told of both.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use spdk::Errno;
@@ -12,6 +14,7 @@ use spdk::thread::cores;
 use super::survey::{Finding, Survey};
 use super::watch::Wanted;
 use super::{Pool, State};
+use crate::channel::QueueState;
 use crate::disk::{Disk, Identity};
 use crate::identify::Namespace;
 use crate::params::BdevParams;
@@ -288,6 +291,7 @@ impl Pool {
         };
         let pending: Vec<Value> =
             self.pending_bdevs().iter().map(|bdev| json!({ "nsid": bdev.nsid, "bdev": bdev.name })).collect();
+        let (queue_pairs, unanswered) = tell_queues(&shared.queues(), Instant::now());
         json!({
             "name": params.name,
             "state": self.state_name(),
@@ -295,6 +299,8 @@ impl Pool {
             "hostnqn": params.hostnqn,
             "paths": self.paths(),
             "io_queues": self.with_ctrlr(Ctrlr::io_queues),
+            "queue_pairs": queue_pairs,
+            "unanswered_cores": unanswered,
             "namespaces": namespaces,
             "pending_bdevs": pending,
             "losses": shared.losses.load(Ordering::Relaxed),
@@ -349,6 +355,28 @@ pub(crate) fn find_pending(name: &str) -> Option<(Rc<Pool>, BdevParams)> {
     })
 }
 
+/// A reactor that has told nothing of its queue pair for so long hangs, or is far too busy.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What the reactors told of their queue pairs, and the cores of those that have not done so for long.
+fn tell_queues(queues: &[QueueState], now: Instant) -> (Vec<Value>, BTreeSet<u32>) {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let since = |at: Instant| now.saturating_duration_since(at);
+    let tell = |queue: &QueueState| {
+        json!({
+            "core": queue.core,
+            "state": queue.state,
+            "commands_outstanding": queue.outstanding,
+            "ios_waiting": queue.waiting,
+            "oldest_age_ms": queue.oldest.map(|oldest| millis(oldest.saturating_add(since(queue.told)))),
+            "last_answer_age_ms": queue.answered.map(|at| millis(since(at))),
+            "told_ms_ago": millis(since(queue.told)),
+        })
+    };
+    let late = queues.iter().filter(|queue| since(queue.told) >= LATE);
+    (queues.iter().map(tell).collect(), late.filter_map(|queue| queue.core).collect())
+}
+
 /// Numbers for people, of which only the first few are told.
 fn list(numbers: &[u32]) -> String {
     const MOST: usize = 16;
@@ -364,7 +392,36 @@ fn list(numbers: &[u32]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::list;
+    use super::*;
+
+    #[test]
+    fn a_reactor_that_has_told_nothing_for_a_second_is_named_and_what_it_held_gets_older() {
+        let start = Instant::now();
+        let queue = QueueState {
+            core: Some(3),
+            state: "connected",
+            outstanding: 2,
+            waiting: 1,
+            oldest: Some(Duration::from_millis(200)),
+            answered: Some(start),
+            told: start,
+        };
+        let (told, late) = tell_queues(&[queue], start + Duration::from_millis(50));
+        let expected = json!({
+            "core": 3, "state": "connected", "commands_outstanding": 2, "ios_waiting": 1, "oldest_age_ms": 250,
+            "last_answer_age_ms": 50, "told_ms_ago": 50,
+        });
+        assert_eq!((told, late), (vec![expected], BTreeSet::new()));
+        let (told, late) = tell_queues(&[queue], start + LATE);
+        assert_eq!(
+            (told.first().map(|told| told["oldest_age_ms"].clone()), late),
+            (Some(json!(1200)), BTreeSet::from([3]))
+        );
+        let idle = QueueState { outstanding: 0, waiting: 0, oldest: None, answered: None, ..queue };
+        let (told, _) = tell_queues(&[idle], start);
+        let told = told.first().expect("one queue pair");
+        assert_eq!((&told["oldest_age_ms"], &told["last_answer_age_ms"]), (&Value::Null, &Value::Null));
+    }
 
     #[test]
     fn namespaces_are_listed_up_to_a_point() {

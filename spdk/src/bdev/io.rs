@@ -37,6 +37,8 @@ pub(super) struct Context {
     range_iov: iovec,
     pair: Pair,
     fate: Fate,
+    /// Whatever the module notes.
+    mark: u8,
     /// How often it was sent in vain.
     failures: u32,
     /// When it was for the first time, if it ever was.
@@ -89,6 +91,7 @@ impl<D: Device> BdevIo<D> {
             let io = Self::from_raw(raw);
             (&raw mut (*io.context()).fate).write(Fate { aborted: false, lost: false, last: false, losses: 0 });
             (&raw mut (*io.context()).failures).write(0);
+            (&raw mut (*io.context()).mark).write(0);
             (&raw mut (*io.context()).pair).write(Pair { outstanding: 0, failure: None });
             io
         }
@@ -474,6 +477,28 @@ impl<D: Device> BdevIo<D> {
             (*context).fate.aborted = false;
             (failures, (*context).first_failure.elapsed())
         }
+    }
+
+    /// What was noted last by [`set_mark`](Self::set_mark), or 0.
+    #[must_use]
+    #[inline]
+    pub fn mark(&self) -> u8 {
+        // SAFETY: it is initialised when the I/O arrives, and used on the I/O's thread only.
+        unsafe { (*self.context()).mark }
+    }
+
+    /// Notes something for the module's own use.
+    #[inline]
+    pub fn set_mark(&self, mark: u8) {
+        // SAFETY: as for `mark`.
+        unsafe { (*self.context()).mark = mark };
+    }
+
+    /// When the bdev layer submitted it, in ticks of [`crate::time`].
+    #[must_use]
+    pub fn submitted_at(&self) -> u64 {
+        // SAFETY: the I/O is live.
+        unsafe { (*self.as_ptr()).internal.submit_tsc }
     }
 
     fn fate(&self) -> Fate {

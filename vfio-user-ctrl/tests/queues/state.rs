@@ -110,9 +110,8 @@ fn fault_of(sqe: Sqe) -> Option<(u64, Fault)> {
         assert!(faults.is_empty(), "{faults:?} of a command that ended with {statuses:?}");
         return None;
     }
-    let [CommandFault { sqid, cid, opcode, nsid, gpa, fault }] = faults[..] else {
-        panic!("one fault, not {faults:?}")
-    };
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    let CommandFault { sqid, cid, opcode, nsid, gpa, fault } = *faults.first()?;
     assert_eq!((sqid, cid, opcode, nsid), (1, sqe.cid, sqe.opcode, 1));
     Some((gpa, fault))
 }
