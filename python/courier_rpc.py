@@ -121,7 +121,7 @@ COMMANDS = (
     ),
     Command(
         "courier_pool_get",
-        "Show the storage pools: state of the connection and namespaces found",
+        "Show the storage pools: state of the connection and of its queue pairs, and namespaces found",
         (Parameter("name", "Name of the pool. Default: all", "-b"),),
     ),
     Command(
@@ -177,7 +177,7 @@ COMMANDS = (
     ),
     Command(
         "courier_controller_get",
-        "Show the NVMe controllers: whether a client is attached, its memory, the cores, namespaces and I/O",
+        "Show the NVMe controllers: whether a client is attached, its memory, the cores, namespaces, I/O and queues",
         (Parameter("name", "Name of the controller. Default: all", "-b"),),
     ),
     Command(

@@ -247,7 +247,7 @@ fn make_bindings(include: &[PathBuf]) -> Result<()> {
     bindgen::Builder::default()
         .header("wrapper.h")
         .clang_args(include.iter().map(|dir| format!("-I{}", dir.display())))
-        .allowlist_function("(spdk|courier_shim)_.*")
+        .allowlist_function("(spdk|courier_shim|_spdk_trace)_.*")
         .allowlist_type("spdk_.*")
         .allowlist_var("(SPDK|spdk)_.*")
         .blocklist_type("iovec|timespec|timeval|option|FILE|_IO_FILE|sockaddr.*|in_addr|in6_addr")

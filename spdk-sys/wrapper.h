@@ -12,6 +12,7 @@
 #include <spdk/nvme.h>
 #include <spdk/rpc.h>
 #include <spdk/thread.h>
+#include <spdk/trace.h>
 #include <spdk/version.h>
 
 #include "shim_app.h"

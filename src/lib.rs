@@ -22,6 +22,10 @@ pub fn register() {
         bdev_module::register();
         vfio_user_ctrl::runtime::register();
         stats::register();
+        spdk::trace::register(
+            c"courier",
+            &[vfio_user_ctrl::runtime::tracepoints::POINTS, bdev_module::tracepoints::POINTS],
+        );
     });
 }
 

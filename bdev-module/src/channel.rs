@@ -22,6 +22,7 @@ use crate::disk::Disk;
 use crate::params::PoolParams;
 use crate::pool::fence::Risk;
 use crate::registry;
+use crate::tracepoints::{self, Reason};
 use crowds::Crowds;
 use link::Link;
 
@@ -249,6 +250,7 @@ impl PoolChannel {
             return io.complete(IoStatus::Failed);
         }
         shared.held.fetch_add(1, Ordering::Relaxed);
+        trace_hold(&io, Reason::Connection);
         self.0.held.wait(io);
     }
 
@@ -262,6 +264,7 @@ impl PoolChannel {
     /// it keeps for want of memory it does not abort, and it keeps the aborts of everything else behind it.
     #[cold]
     pub(crate) fn join_crowd(&self, io: BdevIo<Disk>) {
+        trace_hold(&io, Reason::Request);
         self.0.join_crowd(io);
     }
 
@@ -275,6 +278,7 @@ impl PoolChannel {
     /// Holds an I/O that the pool did not carry out, and gives it to its disk again after `delay`.
     #[cold]
     pub(crate) fn send_later(&self, delay: Duration, io: BdevIo<Disk>) {
+        trace_hold(&io, Reason::Delay);
         self.0.send_later(delay, io);
     }
 
@@ -350,6 +354,14 @@ impl PoolChannel {
     pub(crate) fn fail_waiting(&self, walk: Advance) {
         self.0.complete_waiting(|_| true, |io| io.complete(IoStatus::Failed));
         walk.go_on(Ok(()));
+    }
+}
+
+/// Records that an I/O is held.
+fn trace_hold(io: &BdevIo<Disk>, reason: Reason) {
+    if spdk::trace::is_on() {
+        let arguments = [io.device().nsid().into(), io.offset_blocks(), reason as u64];
+        tracepoints::record(&tracepoints::HOLD, io, arguments);
     }
 }
 

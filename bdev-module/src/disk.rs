@@ -18,7 +18,7 @@ use crate::identify::{Descriptors, Namespace};
 use crate::params::BdevParams;
 use crate::repeat::{Passed, is_repeatable};
 use crate::retry::{self, Action};
-use crate::{module, registry};
+use crate::{module, registry, tracepoints};
 
 /// The most blocks of a Write Zeroes command, whose count is 16 bits.
 const MAX_WRITE_ZEROES: u32 = 65_536;
@@ -185,6 +185,10 @@ impl Disk {
         let sent = channel.with_qpair(|qpair| {
             let Some(io) = io.take() else { return Ok(()) };
             io.set_mark(channel.sends());
+            if spdk::trace::is_on() {
+                let arguments = [self.nsid.into(), io.offset_blocks(), io.losses().into()];
+                tracepoints::record(&tracepoints::SEND, &io, arguments);
+            }
             match io.io_type() {
                 IoType::Read | IoType::Write | IoType::Compare => io.send_blocks(qpair, self.nsid, self.block_size),
                 IoType::CompareAndWrite => io.send_fused(qpair, self.nsid, self.block_size),
@@ -398,6 +402,10 @@ impl Device for Disk {
             (io, completion)
         };
         io.channel().ended(io.mark());
+        if spdk::trace::is_on() {
+            let Status { sct, sc, .. } = completion.status();
+            tracepoints::record(&tracepoints::DONE, &io, [io.device().nsid.into(), sct.into(), sc.into()]);
+        }
         if completion.is_success() {
             io.complete_nvme(completion.cdw0, Status::SUCCESS);
         } else {

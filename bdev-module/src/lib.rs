@@ -17,6 +17,7 @@
 //! | `complaint` | which failures are written to the log | anywhere |
 //! | `retry` | what becomes of a command that failed | anywhere |
 //! | [`channel`] | a reactor's queue pair to a pool, and what waits for it | each reactor |
+//! | [`tracepoints`] | the steps of an I/O's way, to be recorded | |
 //! | `repeat` | which commands may be sent again | |
 //! | [`disk`] | a namespace of a pool as a bdev | each reactor |
 //!
@@ -39,5 +40,6 @@ pub mod registry;
 mod repeat;
 mod retry;
 pub mod rpc;
+pub mod tracepoints;
 
 pub use module::{ending, register};

@@ -15,6 +15,7 @@
 //! | [`dma`], [`memory`] | memory that devices can reach: SPDK's, and that of others |
 //! | [`subsystem`] | parts of an application that start and end in order |
 //! | [`time`] | SPDK's clock |
+//! | [`trace`] | SPDK's tracepoints |
 //! | [`log`](mod@log) | the `log` crate, written to SPDK's log |
 //!
 //! SPDK's rule is that an object belongs to the SPDK thread that made it. The types here say so: what must stay
@@ -47,6 +48,7 @@ mod running;
 pub mod subsystem;
 pub mod thread;
 pub mod time;
+pub mod trace;
 
 pub use errno::Errno;
 

@@ -6,7 +6,8 @@ use serial_test::serial;
 use crate::support::controller::{Front, FrontEnd};
 use crate::support::nvme::{BASE, Command, DATA, Driver, IDENTIFY, READ};
 use crate::support::pool::Pool;
-use crate::support::{paths, secs, wait_for};
+use crate::support::process::{Libraries, Process};
+use crate::support::{paths, secs, shared, wait_for};
 
 /// How long, in microseconds, the I/O of the slow disk takes.
 const SLOW: u64 = 3_000_000;
@@ -156,5 +157,115 @@ fn a_pool_that_answers_nothing_is_seen_in_its_queue_pair_and_in_the_guests_queue
     wait_for("nothing to be outstanding", secs(5), || {
         let pair = pair();
         pair["commands_outstanding"] == 0 && pair["oldest_age_ms"] == Value::Null
+    });
+}
+
+/// A record of SPDK's tracepoints.
+struct Record {
+    name: String,
+    /// The object that it is about, and what `spdk_trace` calls that.
+    object: (u64, Value),
+    /// The object that one of its arguments names.
+    related: Value,
+    arguments: Vec<u64>,
+}
+
+/// The records of an application, by time.
+fn records(front: &Front) -> Vec<Record> {
+    let pid = front.process.pid().to_string();
+    let args = ["-j", "-s", "courier_tgt", "-p", &pid].map(str::to_owned);
+    let (status, output) = Process::run(&paths::stock("spdk_trace"), &args, Libraries::Spdk, secs(20));
+    assert!(status.success(), "spdk_trace ended with {status}: {output}");
+    let json = output.find('{').and_then(|begin| output.get(begin..)).unwrap_or_default();
+    let told: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {output}"));
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let points = list(&told["tpoints"]);
+    let name = |id: &Value| {
+        points.iter().find(|point| point["id"] == *id).map_or("", |point| point["name"].as_str().unwrap_or(""))
+    };
+    let record = |entry: &Value| Record {
+        name: name(&entry["tpoint"]).to_owned(),
+        object: (number(&entry["object"]["value"]), entry["object"]["id"].clone()),
+        related: entry["related"].clone(),
+        arguments: list(&entry["args"]).iter().map(number).collect(),
+    };
+    list(&told["entries"]).iter().map(record).collect()
+}
+
+/// The names of the records of command `cid` of queue 1, in their order, and whether they name each other.
+fn records_of(all: &[Record], cid: u16) -> (Vec<&str>, bool) {
+    let is_taken = |record: &Record| record.name == "CTRL_TAKE" && record.arguments == [1, cid.into(), 1];
+    let Some(first) = all.iter().rposition(is_taken) else { return (Vec::new(), false) };
+    let (command, id) = &all[first].object;
+    let argument = |record: &Record, at: usize| record.arguments.get(at).copied();
+    let start =
+        all[first..].iter().find(|record| record.name == "BDEV_IO_START" && argument(record, 1) == Some(*command));
+    let io = start.map_or(0, |record| record.object.0);
+    let is_of_it = |record: &&Record| match record.name.as_str() {
+        "CTRL_TAKE" | "CTRL_WAIT" | "CTRL_GO_ON" | "CTRL_COMPLETE" => record.object.0 == *command,
+        "BDEV_IO_START" | "BDEV_IO_DONE" | "POOL_SEND" | "POOL_HOLD" | "POOL_DONE" => record.object.0 == io,
+        "NVME_TCP_SUBMIT" | "NVME_TCP_COMPLETE" => argument(record, 0) == Some(io),
+        "CTRL_INTERRUPT" => argument(record, 0) == Some(1),
+        _ => false,
+    };
+    let doorbell = all[..first].iter().rfind(|record| record.name == "CTRL_DOORBELL" && argument(record, 0) == Some(1));
+    let names = doorbell.into_iter().chain(all[first..].iter().filter(is_of_it)).map(|record| record.name.as_str());
+    (names.collect(), start.is_some_and(|record| record.related == *id))
+}
+
+#[test]
+#[serial]
+fn the_steps_of_an_io_are_recorded_in_their_order_while_that_is_asked_for() {
+    const STEPS: [&str; 10] = [
+        "CTRL_DOORBELL",
+        "CTRL_TAKE",
+        "BDEV_IO_START",
+        "POOL_SEND",
+        "NVME_TCP_SUBMIT",
+        "NVME_TCP_COMPLETE",
+        "POOL_DONE",
+        "BDEV_IO_DONE",
+        "CTRL_COMPLETE",
+        "CTRL_INTERRUPT",
+    ];
+    let pool = shared::pool();
+    let front = Front::start_with_pools();
+    front.rpc.ok("courier_pool_create", &pool.params("p"));
+    front.rpc.ok("bdev_courier_create", &json!({ "name": "disk", "pool": "p", "nsid": 1 }));
+    let dir = paths::new_dir("c");
+    front.rpc.ok("courier_controller_create", &json!({ "name": "c", "traddr": dir }));
+    front.rpc.ok("courier_controller_add_ns", &json!({ "name": "c", "bdev_name": "disk" }));
+    let mut driver = Driver::start(&dir);
+    let mut queue = driver.create_queue(1, 16, Some(1));
+    driver.check(&mut queue, 1);
+    let is_ours = |record: &&Record| record.name.starts_with("CTRL_") || record.name.starts_with("POOL_");
+    assert_eq!(records(&front).iter().filter(is_ours).count(), 0, "nobody has asked for records");
+
+    let groups = ["courier", "bdev", "nvme_tcp"];
+    for group in groups {
+        front.rpc.ok("trace_enable_tpoint_group", &json!({ "name": group }));
+    }
+    let mut read = || {
+        let cid = driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, BASE + DATA)]);
+        assert!(driver.complete(&mut queue).succeeded());
+        cid
+    };
+    let mut found = (Vec::new(), false);
+    // The reactors learn of it within a moment, and the interrupt follows the completion.
+    wait_for("a read with all of its records", secs(20), || {
+        let (cid, all) = (read(), records(&front));
+        let (names, related) = records_of(&all, cid);
+        found = (names.into_iter().map(str::to_owned).collect(), related);
+        found.0.len() >= STEPS.len()
+    });
+    assert_eq!(found, (STEPS.map(str::to_owned).to_vec(), true));
+
+    for group in groups {
+        front.rpc.ok("trace_disable_tpoint_group", &json!({ "name": group }));
+    }
+    wait_for("a read without records", secs(20), || {
+        let cid = read();
+        records_of(&records(&front), cid).0.is_empty()
     });
 }

@@ -252,6 +252,7 @@ impl Link {
 
     /// Tells what the queue pair is like.
     fn tell(&self, now: Instant) {
+        spdk::trace::refresh();
         self.ages.turn(now);
         let progress = self.with_qpair(QueuePair::progress);
         if let Some(progress) = progress

@@ -494,6 +494,12 @@ impl<D: Device> BdevIo<D> {
         unsafe { (*self.context()).mark = mark };
     }
 
+    /// What SPDK's tracepoints know it by.
+    #[must_use]
+    pub fn name(&self) -> u64 {
+        self.raw.addr().get() as u64
+    }
+
     /// When the bdev layer submitted it, in ticks of [`crate::time`].
     #[must_use]
     pub fn submitted_at(&self) -> u64 {

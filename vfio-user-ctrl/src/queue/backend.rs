@@ -1,6 +1,6 @@
 //! What carries out the commands of a namespace.
 
-use super::{AbortToken, CommandIo};
+use super::{AbortToken, CommandIo, Step, Traced};
 use crate::memory::IoName;
 use crate::model::io::PassedCommand;
 use nvme_spec::Status;
@@ -74,6 +74,10 @@ pub trait Backend: Sized + 'static {
     fn has_room(_: &Self::Channel) -> bool {
         true
     }
+
+    /// Records a step of a command's way, if that is wanted: only then is `what` to be called.
+    #[inline]
+    fn trace(_step: Step, _what: impl FnOnce() -> Traced) {}
 
     /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. `token` is dropped when the abort itself has
     /// ended: no other one of the same I/O comes before. Whether it may be expected to end.

@@ -193,7 +193,7 @@ impl CompletionQueue {
 
     /// Raises the interrupt unless it is to wait for more completions. Whether it need not be looked at again.
     #[inline]
-    pub(super) fn signal(&self) -> bool {
+    pub(super) fn signal(&self, mut raised: impl FnMut(u16, u16, u32)) -> bool {
         let Some(vector) = self.vector.as_ref() else { return true };
         let coalescing = self.context.coalescing(vector.number());
         if coalescing.ticks > 0
@@ -202,7 +202,9 @@ impl CompletionQueue {
         {
             return false;
         }
-        self.count_interrupt(self.pending.replace(0));
+        let completions = self.pending.replace(0);
+        self.count_interrupt(completions);
+        raised(self.qid, vector.number(), completions);
         if vector.raise() {
             self.look_at_pin(vector);
         }

@@ -73,6 +73,8 @@ pub(super) struct Context {
     now: Cell<u64>,
     /// There are commands of namespaces that take no more for now.
     has_held: Cell<bool>,
+    /// What records of these queues belong to.
+    trace_owner: Cell<u16>,
     /// Commands that failed because data could not be had or kept.
     media_errors: Cell<u64>,
     /// The function may not access guest memory.
@@ -152,6 +154,7 @@ impl Context {
             clock,
             now: Cell::new(clock()),
             has_held: Cell::new(false),
+            trace_owner: Cell::new(0),
             media_errors: Cell::new(0),
             suspended: Cell::new(false),
             marked: RefCell::default(),
@@ -210,6 +213,16 @@ impl Context {
     #[inline]
     pub(super) fn now(&self) -> u64 {
         self.now.get()
+    }
+
+    /// What records of these queues belong to.
+    pub(super) fn trace_owner(&self) -> u16 {
+        self.trace_owner.get()
+    }
+
+    /// Sets what they belong to.
+    pub(super) fn set_trace_owner(&self, owner: u16) {
+        self.trace_owner.set(owner);
     }
 
     /// Sets what the clock's count is.
@@ -379,10 +392,10 @@ impl Context {
         !self.marked.borrow().is_empty()
     }
 
-    /// Raises the interrupts of queues that were marked.
+    /// Raises the interrupts of queues that were marked. `raised` hears of each: its queue, its vector and for how many completions.
     #[inline]
-    pub(super) fn signal(&self) {
-        self.marked.borrow_mut().retain(|queue| !queue.signal());
+    pub(super) fn signal(&self, mut raised: impl FnMut(u16, u16, u32)) {
+        self.marked.borrow_mut().retain(|queue| !queue.signal(&mut raised));
     }
 
     /// No queue has an interrupt to raise any more.

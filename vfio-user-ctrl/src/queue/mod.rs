@@ -31,6 +31,7 @@ mod state;
 mod submission;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use aborts::AbortToken;
 pub use admin::AdminQueue;
@@ -47,3 +48,4 @@ pub use remote::{RemoteMemory, Transfer, Work};
 pub use settings::Settings;
 pub use state::{CompletionState, LeftState, SubmissionState};
 pub use submission::{CommandIo, IoState, SubmissionQueue, complete, complete_passed};
+pub use trace::{Reason, Step, Traced};

@@ -10,7 +10,7 @@ use super::interrupt::{Coalescing, Interrupts, Vector};
 use super::port::{Port, Ports};
 use super::state::{CompletionState, LeftState, SubmissionState};
 use super::submission::{IoState, SubmissionQueue, Submissions};
-use super::{AdminQueue, Backend, Cursor, admin};
+use super::{AdminQueue, Backend, Cursor, Step, Traced, admin};
 use crate::memory::{CompletionRing, DoorbellPage, Fault, Gone, MemView, ShadowDoorbells, SubmissionRing, UnderWay};
 use crate::model::io::NsGeometry;
 use nvme_spec::Status;
@@ -520,7 +520,14 @@ impl<B: Backend> Queues<B> {
     /// Raises the interrupts of the completions that were posted since the last call.
     #[inline]
     pub fn signal(&self) {
-        self.context.signal();
+        self.context.signal(|cqid, vector, completions| {
+            B::trace(Step::Interrupt, || Traced {
+                owner: self.context.trace_owner(),
+                command: 0,
+                bytes: 0,
+                arguments: [cqid.into(), vector.into(), completions.into()],
+            });
+        });
     }
 
     /// Looks at the doorbells of completion queues, which are else read only where room is wanted: one that is wrong is to be told.
@@ -573,6 +580,11 @@ impl<B: Backend> Queues<B> {
     #[inline]
     pub fn set_now(&self, now: u64) {
         self.context.set_now(now);
+    }
+
+    /// What a backend that [records](Backend::trace) steps is told with them.
+    pub fn set_trace_owner(&self, owner: u16) {
+        self.context.set_trace_owner(owner);
     }
 
     /// What the submission queues hold, the admin queue first.

@@ -16,7 +16,8 @@ use super::cursor::Cursor;
 use super::port::{Port, Ports};
 use super::queues::{Totals, port_index};
 use super::state::SubmissionState;
-use crate::memory::{Fault, Io, Slots, guard};
+use super::trace::{Reason, Step, Traced};
+use crate::memory::{Fault, Io, IoName, Slots, guard};
 use crate::model::dptr::{self, DptrError};
 use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
 use nvme_spec::{FusedOperation, Sqe, Status, StatusCode, StatusCodeType};
@@ -48,7 +49,27 @@ pub struct SubmissionQueue<B: Backend> {
     closed: Cell<bool>,
     /// The queue is gone for the guest: nothing is posted.
     mute: Cell<bool>,
-    totals: Cell<Totals>,
+    totals: Counts,
+}
+
+/// [`Totals`] in the making.
+#[derive(Debug, Default)]
+struct Counts {
+    reads: Cell<u64>,
+    writes: Cell<u64>,
+    bytes_read: Cell<u64>,
+    bytes_written: Cell<u64>,
+}
+
+impl Counts {
+    fn take(&self) -> Totals {
+        Totals {
+            reads: self.reads.take(),
+            writes: self.writes.take(),
+            bytes_read: self.bytes_read.take(),
+            bytes_written: self.bytes_written.take(),
+        }
+    }
 }
 
 /// A submission queue with places for its commands.
@@ -190,7 +211,7 @@ impl<B: Backend> SubmissionQueue<B> {
             first: RefCell::default(),
             closed: Cell::new(false),
             mute: Cell::new(false),
-            totals: Cell::default(),
+            totals: Counts::default(),
         };
         Slots::new(places, queue, IoState::new)
     }
@@ -288,6 +309,12 @@ impl<B: Backend> Submissions<B> {
 
     fn take_commands(self: &Rc<Self>, waiting: u16, most: usize) -> usize {
         let queue = self.queue();
+        B::trace(Step::Doorbell, || Traced {
+            owner: queue.context.trace_owner(),
+            command: 0,
+            bytes: 0,
+            arguments: [queue.qid().into(), waiting.into(), queue.cursor.head().into()],
+        });
         let view = queue.context.view();
         let room = u16::try_from(self.free().min(most)).unwrap_or(BURST);
         queue.completion.prefetch();
@@ -351,6 +378,7 @@ impl<B: Backend> Submissions<B> {
         let state = io.state();
         describe(state, sqe, op, &command, &geometry);
         state.since.set(queue.context.now());
+        B::trace(Step::Take, || traced(&io, sqe.nsid.into()));
         state.first_cid.set(first.map(|first| first.cid));
         state.port.set(Some(port));
         Ok(Some(io))
@@ -398,6 +426,7 @@ impl<B: Backend> Submissions<B> {
     /// Sends the commands that were held back for their namespaces; of those that still are they are held on.
     pub(super) fn pass(&self) {
         for io in self.queue().held.take() {
+            B::trace(Step::GoOn, || traced(&io, io.state().nsid.get().into()));
             send(io);
         }
     }
@@ -443,6 +472,7 @@ impl<B: Backend> Submissions<B> {
         for _ in 0..count {
             let next = self.queue().later.borrow_mut().pop_front();
             let Some(io) = next else { break };
+            B::trace(Step::GoOn, || traced(&io, io.state().nsid.get().into()));
             remote::resume(io);
         }
         self.queue().later.borrow().is_empty()
@@ -520,6 +550,7 @@ fn hold<B: Backend>(io: CommandIo<B>) {
     if submissions.queue().closed.get() {
         return complete(io, Err(Status::ABORTED_SQ_DELETION));
     }
+    B::trace(Step::Wait, || traced(&io, Reason::Namespace as u64));
     submissions.queue().held.borrow_mut().push_back(io);
 }
 
@@ -543,7 +574,27 @@ fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
     if submissions.queue().closed.get() {
         return complete(io, Err(Status::ABORTED_SQ_DELETION));
     }
+    B::trace(Step::Wait, || traced(&io, Reason::Backend as u64));
     submissions.queue().later.borrow_mut().push_back(io);
+}
+
+/// What a record of an I/O's step has; `last` is its last argument.
+#[inline]
+fn traced<B: Backend>(io: &CommandIo<B>, last: u64) -> Traced {
+    trace_of(io.queue(), io.state(), (io.name(), io.bytes()), last)
+}
+
+/// The same of what the I/O is made of: where nothing is recorded, the compiler need not keep the I/O in memory for it.
+#[cold]
+#[inline(never)]
+fn trace_of<B: Backend>(queue: &SubmissionQueue<B>, state: &IoState<B>, io: (IoName, u32), last: u64) -> Traced {
+    let (name, bytes) = io;
+    Traced {
+        owner: queue.context.trace_owner(),
+        command: name.as_ptr().addr().get() as u64,
+        bytes,
+        arguments: [queue.qid().into(), state.cid.get().into(), last],
+    }
 }
 
 /// An I/O has ended: its completion is posted and its place is free again.
@@ -598,6 +649,7 @@ fn complete_unchecked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) 
 fn flush<B: Backend>(io: CommandIo<B>) {
     let state = io.state();
     io.queue().count(state.op.get(), io.bytes());
+    B::trace(Step::Wait, || traced(&io, Reason::NextPart as u64));
     state.then.set(Then::Finish);
     state.op.set(BlockOp::Flush);
     if io.queue().closed.get() { fail(io, Status::ABORTED_SQ_DELETION) } else { send(io) }
@@ -634,6 +686,7 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
         Some(first) => finish_first(queue, first, status),
         None => status,
     };
+    B::trace(Step::Complete, || traced(&io, u64::from(status.into_bits() >> 1)));
     queue.post_with(state.cid.get(), dw0, status);
     state.port.take();
     state.rare.take();
@@ -688,19 +741,13 @@ impl<B: Backend> SubmissionQueue<B> {
 
     #[inline]
     fn count(&self, op: BlockOp, bytes: u32) {
-        let mut totals = self.totals.get();
-        match op {
-            BlockOp::Read | BlockOp::Compare => {
-                totals.reads = totals.reads.wrapping_add(1);
-                totals.bytes_read = totals.bytes_read.wrapping_add(u64::from(bytes));
-            }
-            BlockOp::Write | BlockOp::CompareAndWrite(_) => {
-                totals.writes = totals.writes.wrapping_add(1);
-                totals.bytes_written = totals.bytes_written.wrapping_add(u64::from(bytes));
-            }
+        let (commands, data) = match op {
+            BlockOp::Read | BlockOp::Compare => (&self.totals.reads, &self.totals.bytes_read),
+            BlockOp::Write | BlockOp::CompareAndWrite(_) => (&self.totals.writes, &self.totals.bytes_written),
             BlockOp::WriteZeroes | BlockOp::Flush | BlockOp::Unmap => return,
-        }
-        self.totals.set(totals);
+        };
+        commands.set(commands.get().wrapping_add(1));
+        data.set(data.get().wrapping_add(u64::from(bytes)));
     }
 }
 

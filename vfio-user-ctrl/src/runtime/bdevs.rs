@@ -8,9 +8,12 @@ use spdk::bdev_client::{self, BdevChannel, BdevDesc, Splits};
 use spdk::nvme::Rejected;
 
 use super::budget::{Budget, Meter, Meters};
+use super::tracepoints;
 use crate::memory::{IoName, TakesBdevIo};
 use crate::model::io::PassedCommand;
-use crate::queue::{self, AbortToken, Backend, BlockOp, CommandIo, IoState, Refusal, Refused, SubmissionQueue};
+use crate::queue::{
+    self, AbortToken, Backend, BlockOp, CommandIo, IoState, Refusal, Refused, Step, SubmissionQueue, Traced,
+};
 use nvme_spec::Status;
 
 /// Namespaces that are bdevs.
@@ -100,6 +103,13 @@ impl Backend for Bdevs {
 
     fn has_room(metered: &Metered) -> bool {
         metered.meter.has_wanted()
+    }
+
+    #[inline]
+    fn trace(step: Step, what: impl FnOnce() -> Traced) {
+        if spdk::trace::is_on() {
+            tracepoints::record(step, what());
+        }
     }
 
     fn abort(metered: &Metered, io: IoName, token: AbortToken) -> bool {

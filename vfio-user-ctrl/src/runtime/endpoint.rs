@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,6 +12,7 @@ use spdk::Errno;
 use spdk::bdev_client::{self, BdevDesc, BdevEvent, BdevInfo};
 use spdk::rpc::RpcError;
 use spdk::thread::{AppCell, cores, send_to_app};
+use spdk::trace::Owner;
 use uuid::Uuid;
 
 use super::budget::Budget;
@@ -128,6 +130,11 @@ fn with_runtime<R>(f: impl FnOnce(&mut Runtime) -> R) -> Result<R, RpcError> {
     })
 }
 
+/// What records of a controller's tracepoints belong to.
+fn trace_owner(name: &str) -> Owner {
+    Owner::new(&CString::new(format!("controller {name}")).unwrap_or_default())
+}
+
 impl Runtime {
     fn start() -> Result<Self, RpcError> {
         let cores = cores();
@@ -187,6 +194,7 @@ impl Endpoint {
                 regions: AtomicU64::new(0),
                 memory: AtomicU64::new(0),
                 counters: Counters::default(),
+                trace_owner: trace_owner(name),
                 lines: LineBudget::of_one(),
             }))
         })?

@@ -399,6 +399,7 @@ impl Group {
 
     fn poll_seldom(self: &Rc<Self>, round: u32) -> bool {
         self.now.set(spdk::time::ticks());
+        spdk::trace::refresh();
         let rarely = round & (RARELY - 1) == 0;
         let mut busy = false;
         let homes = self.homes.borrow().len();

@@ -78,6 +78,7 @@ impl Local {
             super::home::MAX_TRANSFER,
             spdk::time::ticks,
         );
+        queues.set_trace_owner(session.ctrl.trace_owner.id());
         queues.set_remote_memory(Box::new(ClientMemory::new(session, group.handle())));
         let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
         let local = Self {

@@ -31,5 +31,6 @@ mod rpc;
 pub mod session;
 mod socket_access;
 mod subsystem;
+pub mod tracepoints;
 
 pub use subsystem::register;

@@ -44,6 +44,8 @@ pub struct Ctrl {
     pub memory: AtomicU64,
     /// What it has carried.
     pub counters: Counters,
+    /// What records of its tracepoints belong to.
+    pub(super) trace_owner: spdk::trace::Owner,
     /// Lines in the log about its clients.
     pub(super) lines: LineBudget,
 }

@@ -7,12 +7,14 @@ use std::rc::Rc;
 use super::rare::Rare;
 use super::{
     CommandIo, IoState, SubmissionQueue, Submissions, Then, block_op, complete, describe, fail, finish_with, send,
+    traced,
 };
 use crate::memory::{Bounce, BounceError, MAX_PIECES};
 use crate::model::dptr::{self, DptrError, Pieces};
 use crate::model::io::{self, IoKind, PassedCommand};
 use crate::queue::deallocate::Deallocate;
 use crate::queue::remote::{Remotes, gather};
+use crate::queue::trace::{Reason, Step};
 use crate::queue::{Backend, BlockOp};
 use nvme_spec::{Sqe, Status};
 
@@ -53,6 +55,7 @@ impl<B: Backend> Submissions<B> {
         state.slba.set(sqe.slba());
         state.first_cid.set(first.map(|first| first.cid));
         state.port.set(Some(port));
+        B::trace(Step::Take, || traced(&io, sqe.nsid.into()));
         start(io, *sqe, first.copied());
     }
 }
@@ -97,6 +100,7 @@ fn start<B: Backend>(mut io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>) {
 
 fn wait<B: Backend>(io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>, seen: u64) {
     io.state().remote.set(Some(Box::new(Remote::Waiting(sqe, first, seen))));
+    B::trace(Step::Wait, || traced(&io, Reason::Memory as u64));
     let submissions = io.owner();
     submissions.queue().later.borrow_mut().push_back(io);
 }
@@ -186,6 +190,7 @@ fn take_ranges<B: Backend>(io: &CommandIo<B>, bounce: &Bounce, pieces: &[(u64, u
 #[cold]
 pub(super) fn deliver<B: Backend>(io: CommandIo<B>, dw0: u32) {
     let state = io.state();
+    B::trace(Step::Wait, || traced(&io, Reason::NextPart as u64));
     state.then.set(Then::Finish);
     let Some(Remote::ToGuest(bounce)) = state.remote.take().map(|remote| *remote) else {
         return fail(io, Status::INTERNAL_ERROR);
