@@ -48,49 +48,48 @@ use self::logs::ErrorLog;
 use self::namespaces::Namespaces;
 use self::queues::{PAGE, Queues};
 use crate::model::regs::Version;
-use nvme_spec::{FusedOperation, Psdt, Sqe, Status};
+use nvme_spec::admin::{AbortDw10, AbortResult};
+use nvme_spec::{AdminOpcode, FusedOperation, Psdt, Sqe, Status};
 
 /// Abort commands that may be under way at a time, less one (ACL).
 const ACL: u8 = 3;
 
-/// The NSID that stands for all namespaces.
-const ALL_NAMESPACES: u32 = 0xffff_ffff;
-
 /// Dword 0 of an Abort command whose command was not aborted.
-const NOT_ABORTED: u32 = 1;
+const NOT_ABORTED: u32 = AbortResult::new().with_not_aborted(true).into_bits();
 
 /// An admin command that the controller has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 enum Opcode {
-    DeleteIoSq = 0x00,
-    CreateIoSq = 0x01,
-    GetLogPage = 0x02,
-    DeleteIoCq = 0x04,
-    CreateIoCq = 0x05,
-    Identify = 0x06,
-    Abort = 0x08,
-    SetFeatures = 0x09,
-    GetFeatures = 0x0a,
-    AsynchronousEventRequest = 0x0c,
-    KeepAlive = 0x18,
-    DoorbellBufferConfig = 0x7c,
+    DeleteIoSq = AdminOpcode::DELETE_IO_SQ.0,
+    CreateIoSq = AdminOpcode::CREATE_IO_SQ.0,
+    GetLogPage = AdminOpcode::GET_LOG_PAGE.0,
+    DeleteIoCq = AdminOpcode::DELETE_IO_CQ.0,
+    CreateIoCq = AdminOpcode::CREATE_IO_CQ.0,
+    Identify = AdminOpcode::IDENTIFY.0,
+    Abort = AdminOpcode::ABORT.0,
+    SetFeatures = AdminOpcode::SET_FEATURES.0,
+    GetFeatures = AdminOpcode::GET_FEATURES.0,
+    AsynchronousEventRequest = AdminOpcode::ASYNC_EVENT_REQUEST.0,
+    KeepAlive = AdminOpcode::KEEP_ALIVE.0,
+    DoorbellBufferConfig = AdminOpcode::DOORBELL_BUFFER_CONFIG.0,
 }
 
 impl Opcode {
     const fn parse(opcode: u8) -> Option<Self> {
-        Some(match opcode {
-            0x00 => Self::DeleteIoSq,
-            0x01 => Self::CreateIoSq,
-            0x02 => Self::GetLogPage,
-            0x04 => Self::DeleteIoCq,
-            0x05 => Self::CreateIoCq,
-            0x06 => Self::Identify,
-            0x08 => Self::Abort,
-            0x09 => Self::SetFeatures,
-            0x0a => Self::GetFeatures,
-            0x0c => Self::AsynchronousEventRequest,
-            0x18 => Self::KeepAlive,
-            0x7c => Self::DoorbellBufferConfig,
+        Some(match AdminOpcode(opcode) {
+            AdminOpcode::DELETE_IO_SQ => Self::DeleteIoSq,
+            AdminOpcode::CREATE_IO_SQ => Self::CreateIoSq,
+            AdminOpcode::GET_LOG_PAGE => Self::GetLogPage,
+            AdminOpcode::DELETE_IO_CQ => Self::DeleteIoCq,
+            AdminOpcode::CREATE_IO_CQ => Self::CreateIoCq,
+            AdminOpcode::IDENTIFY => Self::Identify,
+            AdminOpcode::ABORT => Self::Abort,
+            AdminOpcode::SET_FEATURES => Self::SetFeatures,
+            AdminOpcode::GET_FEATURES => Self::GetFeatures,
+            AdminOpcode::ASYNC_EVENT_REQUEST => Self::AsynchronousEventRequest,
+            AdminOpcode::KEEP_ALIVE => Self::KeepAlive,
+            AdminOpcode::DOORBELL_BUFFER_CONFIG => Self::DoorbellBufferConfig,
             _ => return None,
         })
     }
@@ -178,16 +177,6 @@ impl Outcome {
     const fn data(data: Vec<u8>) -> Self {
         Self::Data { data, dw0: 0 }
     }
-}
-
-/// The low half of a dword.
-const fn low(dword: u32) -> u16 {
-    (dword & 0xffff) as u16
-}
-
-/// The high half of a dword.
-const fn high(dword: u32) -> u16 {
-    (dword >> 16) as u16
 }
 
 /// A structure as the bytes that the host gets.
@@ -318,7 +307,8 @@ impl Controller {
         if self.aborts > ACL {
             return Err(Status::ABORT_LIMIT_EXCEEDED);
         }
-        let (sqid, cid) = (low(sqe.cdw10), high(sqe.cdw10));
+        let dw10 = AbortDw10::from_bits(sqe.cdw10);
+        let (sqid, cid) = (dw10.sqid(), dw10.cid());
         // Of the admin queue only the requests that are held can be aborted: all else is done at once, or must end.
         if sqid == 0 {
             let aborted = self.events.abort(cid);

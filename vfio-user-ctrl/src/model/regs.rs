@@ -57,12 +57,12 @@ pub enum Version {
 }
 
 impl Version {
-    /// The number of the Version register (VS), and of Identify Controller (VER).
+    /// Returns the value of the Version register (VS), and of Identify Controller (VER).
     #[must_use]
-    pub const fn bits(self) -> u32 {
+    pub const fn number(self) -> nvme_spec::register::Version {
         match self {
-            Self::V1_4 => 0x0001_0400,
-            Self::V2_0 => 0x0002_0000,
+            Self::V1_4 => nvme_spec::register::Version::V1_4,
+            Self::V2_0 => nvme_spec::register::Version::V2_0,
         }
     }
 }
@@ -169,7 +169,7 @@ impl Registers {
         let (crms, crto) = if limits.version == Version::V1_4 { (0, 0) } else { (CAP_CRWMS, timeout) };
         Self {
             cap: u64::from(mqes) | CAP_CQR | u64::from(timeout) << CAP_TO_SHIFT | CAP_CSS_NVM | crms,
-            vs: limits.version.bits(),
+            vs: limits.version.number().into_bits(),
             crto: u32::from(crto),
             intm: AtomicU32::new(0),
             cc: AtomicU32::new(0),

@@ -5,9 +5,10 @@
 
 use std::collections::VecDeque;
 
+use super::Controller;
 use super::logs::{ErrorEntry, Log};
-use super::{Controller, features};
 use nvme_spec::Status;
+use nvme_spec::admin::{AsyncEvent, ErrorEvent, EventType, NoticeEvent, SmartEvent};
 
 /// Asynchronous Event Requests that the host may leave with us, less one (AERL).
 pub(super) const AERL: u8 = 3;
@@ -50,18 +51,20 @@ impl Event {
     ];
 
     /// Asynchronous Event Type, Asynchronous Event Information, and the log page that clears it.
-    const fn codes(self) -> (u8, u8, Log) {
+    const fn codes(self) -> (EventType, u8, Log) {
         match self {
-            Self::InvalidDoorbellRegister => (0, 0, Log::Error),
-            Self::InvalidDoorbellValue => (0, 1, Log::Error),
-            Self::TemperatureThreshold => (1, 1, Log::Smart),
-            Self::NamespaceAttributeChanged => (2, 0, Log::ChangedNamespaces),
+            Self::InvalidDoorbellRegister => (EventType::ERROR, ErrorEvent::INVALID_DOORBELL_REGISTER.0, Log::Error),
+            Self::InvalidDoorbellValue => (EventType::ERROR, ErrorEvent::INVALID_DOORBELL_VALUE.0, Log::Error),
+            Self::TemperatureThreshold => (EventType::SMART, SmartEvent::TEMPERATURE_THRESHOLD.0, Log::Smart),
+            Self::NamespaceAttributeChanged => {
+                (EventType::NOTICE, NoticeEvent::NAMESPACE_ATTRIBUTE_CHANGED.0, Log::ChangedNamespaces)
+            }
         }
     }
 
     const fn dw0(self) -> u32 {
         let (kind, information, log) = self.codes();
-        u32::from_le_bytes([kind, information, log.lid(), 0])
+        AsyncEvent::new().with_kind(kind).with_information(information).with_lid(log.lid()).into_bits()
     }
 
     const fn bit(self) -> u8 {
@@ -69,7 +72,7 @@ impl Event {
     }
 
     const fn type_bit(self) -> u8 {
-        1 << self.codes().0
+        1 << self.codes().0.0
     }
 }
 
@@ -162,7 +165,7 @@ impl Controller {
     pub(super) fn raise_conditions(&mut self) {
         if !self.features.notifies_temperature() {
             self.events.cancel(Event::TemperatureThreshold);
-        } else if self.features.critical_warning() & features::TEMPERATURE_WARNING != 0 {
+        } else if self.features.critical_warning().ttc() {
             self.events.raise(Event::TemperatureThreshold);
         }
         if !self.features.notifies_namespace_changes() {

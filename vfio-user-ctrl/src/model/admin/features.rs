@@ -6,8 +6,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::identity::Limits;
-use super::{ALL_NAMESPACES, Controller, Outcome, Pending, high, low};
-use nvme_spec::{Sqe, Status};
+use super::{Controller, Outcome, Pending};
+use nvme_spec::admin::{GetFeaturesDw10, SetFeaturesDw10};
+use nvme_spec::feature::{
+    self, Arbitration, AsyncEventConfiguration, ErrorRecovery, FeatureCapabilities, FeatureId, FeatureSelect,
+    InterruptCoalescing, InterruptVectorConfiguration, NumberOfQueues, PowerManagement, TemperatureThreshold,
+    TimestampOrigin, VolatileWriteCache, WriteAtomicity,
+};
+use nvme_spec::log::CriticalWarning;
+use nvme_spec::{ALL_NAMESPACES, Sqe, Status};
 
 /// The composite temperature that the controller reports, in kelvins: 35 °C. It has no sensor.
 pub(super) const TEMPERATURE: u16 = 308;
@@ -21,24 +28,17 @@ pub(super) const KAS: u16 = 10;
 /// The same in milliseconds.
 pub(super) const KEEP_ALIVE_MS: u32 = KAS as u32 * 100;
 
-/// The temperature, in the Critical Warning field and in Asynchronous Event Configuration.
-pub(super) const TEMPERATURE_WARNING: u8 = 1 << 1;
+/// The notices that the host is told of (OAES). Of Asymmetric Namespace Access Change Notices there never is one: the state does not
+/// change, and that a namespace comes or goes is told by a namespace notice alone (section 5.2.1, event 03h).
+pub(super) const NOTICES: AsyncEventConfiguration = AsyncEventConfiguration::new().with_nan(true).with_anacn(true);
 
-/// Namespace Attribute Notices, in OAES and in Asynchronous Event Configuration.
-pub(super) const NAMESPACE_NOTICES: u32 = 1 << 8;
-
-/// Asymmetric Namespace Access Change Notices, likewise. There never is one: the state does not change, and that a namespace comes or
-/// goes is told by a namespace notice alone (section 5.2.1, event 03h).
-pub(super) const ANA_NOTICES: u32 = 1 << 11;
-
-/// What the host can choose in Asynchronous Event Configuration: five critical warnings and two notices.
-const EVENTS: u32 = 0b1_1111 | NAMESPACE_NOTICES | ANA_NOTICES;
+/// What the host can choose in Asynchronous Event Configuration: five critical warnings and the notices.
+const EVENTS: u32 = NOTICES
+    .with_smart(CriticalWarning::new().with_ascbt(true).with_ttc(true).with_ndr(true).with_amro(true).with_vmbf(true))
+    .into_bits();
 
 /// Timestamps count milliseconds in 48 bits.
-const TIMESTAMP_MASK: u64 = (1 << 48) - 1;
-
-/// Timestamp Origin in the attributes of a timestamp: the host has set it.
-const SET_BY_HOST: u8 = 0b001 << 1;
+const TIMESTAMP_MASK: u64 = feature::Timestamp::new().with_milliseconds(!0 >> 16).into_bits();
 
 /// A feature that the controller has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,21 +59,21 @@ pub(super) enum Feature {
 }
 
 impl Feature {
-    pub(super) const fn from_fid(fid: u8) -> Option<Self> {
+    pub(super) const fn from_fid(fid: FeatureId) -> Option<Self> {
         Some(match fid {
-            0x01 => Self::Arbitration,
-            0x02 => Self::PowerManagement,
-            0x04 => Self::TemperatureThreshold,
-            0x05 => Self::ErrorRecovery,
-            0x06 => Self::VolatileWriteCache,
-            0x07 => Self::NumberOfQueues,
-            0x08 => Self::InterruptCoalescing,
-            0x09 => Self::InterruptVectorConfiguration,
-            0x0a => Self::WriteAtomicity,
-            0x0b => Self::AsynchronousEventConfiguration,
-            0x0e => Self::Timestamp,
-            0x0f => Self::KeepAliveTimer,
-            0x16 => Self::HostBehaviorSupport,
+            FeatureId::ARBITRATION => Self::Arbitration,
+            FeatureId::POWER_MANAGEMENT => Self::PowerManagement,
+            FeatureId::TEMPERATURE_THRESHOLD => Self::TemperatureThreshold,
+            FeatureId::ERROR_RECOVERY => Self::ErrorRecovery,
+            FeatureId::VOLATILE_WRITE_CACHE => Self::VolatileWriteCache,
+            FeatureId::NUMBER_OF_QUEUES => Self::NumberOfQueues,
+            FeatureId::INTERRUPT_COALESCING => Self::InterruptCoalescing,
+            FeatureId::INTERRUPT_VECTOR_CONFIGURATION => Self::InterruptVectorConfiguration,
+            FeatureId::WRITE_ATOMICITY => Self::WriteAtomicity,
+            FeatureId::ASYNC_EVENT_CONFIGURATION => Self::AsynchronousEventConfiguration,
+            FeatureId::TIMESTAMP => Self::Timestamp,
+            FeatureId::KEEP_ALIVE_TIMER => Self::KeepAliveTimer,
+            FeatureId::HOST_BEHAVIOR_SUPPORT => Self::HostBehaviorSupport,
             _ => return None,
         })
     }
@@ -99,19 +99,16 @@ struct Timestamp {
     /// Milliseconds at `since`.
     base: u64,
     since: Duration,
-    origin: u8,
+    origin: TimestampOrigin,
 }
 
 impl Timestamp {
     fn read(&self, now: Duration) -> [u8; 8] {
         let elapsed = now.saturating_sub(self.since).as_millis();
         let value = (u128::from(self.base) + elapsed) & u128::from(TIMESTAMP_MASK);
-        let mut data = [0; 8];
-        for (to, from) in data.iter_mut().zip(value.to_le_bytes()).take(6) {
-            *to = from;
-        }
-        data[6] = self.origin;
-        data
+        let milliseconds = u64::try_from(value).unwrap_or(TIMESTAMP_MASK);
+        let timestamp = feature::Timestamp::new().with_milliseconds(milliseconds).with_origin(self.origin);
+        timestamp.into_bits().to_le_bytes()
     }
 }
 
@@ -134,7 +131,7 @@ pub(super) struct Features {
     error_recovery: BTreeMap<u32, u16>,
     write_cache: bool,
     queues: u32,
-    coalescing: u16,
+    coalescing: InterruptCoalescing,
     /// Coalescing Disable of each vector.
     coalescing_disable: Vec<bool>,
     disable_normal: bool,
@@ -147,7 +144,7 @@ pub(super) struct Features {
 impl Features {
     /// The defaults, from the time `now`.
     pub(super) fn new(limits: Limits, now: Duration) -> Self {
-        let queues = u32::from(limits.max_queues.saturating_sub(1));
+        let queues = limits.max_queues.saturating_sub(1);
         let mut coalescing_disable = vec![false; limits.vectors.into()];
         // The vector of the admin queue: its interrupts are never held back.
         if let Some(admin) = coalescing_disable.first_mut() {
@@ -160,12 +157,12 @@ impl Features {
             under_temperature: 0,
             error_recovery: BTreeMap::new(),
             write_cache: true,
-            queues: queues << 16 | queues,
-            coalescing: 0,
+            queues: NumberOfQueues::new().with_nsq(queues).with_ncq(queues).into_bits(),
+            coalescing: InterruptCoalescing::new(),
             coalescing_disable,
             disable_normal: false,
             events: 0,
-            timestamp: Timestamp { base: 0, since: now, origin: 0 },
+            timestamp: Timestamp { base: 0, since: now, origin: TimestampOrigin::RESET },
             kato: 0,
             acre: 0,
         }
@@ -176,20 +173,17 @@ impl Features {
     }
 
     pub(super) const fn notifies_namespace_changes(&self) -> bool {
-        self.events & NAMESPACE_NOTICES != 0
+        AsyncEventConfiguration::from_bits(self.events).nan()
     }
 
     pub(super) const fn notifies_temperature(&self) -> bool {
-        self.events & TEMPERATURE_WARNING as u32 != 0
+        AsyncEventConfiguration::from_bits(self.events).smart().ttc()
     }
 
     /// The Critical Warning field of the SMART / Health Information log.
-    pub(super) const fn critical_warning(&self) -> u8 {
-        if TEMPERATURE >= self.over_temperature || TEMPERATURE <= self.under_temperature {
-            TEMPERATURE_WARNING
-        } else {
-            0
-        }
+    pub(super) const fn critical_warning(&self) -> CriticalWarning {
+        let is_outside = TEMPERATURE >= self.over_temperature || TEMPERATURE <= self.under_temperature;
+        CriticalWarning::new().with_ttc(is_outside)
     }
 
     /// Dword 0 of Get Features.
@@ -197,7 +191,7 @@ impl Features {
         Ok(match feature {
             Feature::Arbitration => self.arbitration,
             Feature::PowerManagement => self.workload_hint,
-            Feature::TemperatureThreshold => match (sensor(sqe), threshold_type(sqe)) {
+            Feature::TemperatureThreshold => match (threshold(sqe).tmpsel(), threshold(sqe).thsel()) {
                 (0, 0) => self.over_temperature.into(),
                 (0, 1) => self.under_temperature.into(),
                 _ => return Err(Status::INVALID_FIELD),
@@ -205,11 +199,11 @@ impl Features {
             Feature::ErrorRecovery => self.error_recovery.get(&sqe.nsid).copied().unwrap_or(0).into(),
             Feature::VolatileWriteCache => self.write_cache.into(),
             Feature::NumberOfQueues => self.queues,
-            Feature::InterruptCoalescing => self.coalescing.into(),
+            Feature::InterruptCoalescing => reported(self.coalescing),
             Feature::InterruptVectorConfiguration => {
-                let vector = low(sqe.cdw11);
+                let vector = InterruptVectorConfiguration::from_bits(sqe.cdw11).iv();
                 let disable = self.coalescing_disable.get(usize::from(vector)).ok_or(Status::INVALID_FIELD)?;
-                u32::from(*disable) << 16 | u32::from(vector)
+                InterruptVectorConfiguration::new().with_iv(vector).with_cd(*disable).into_bits()
             }
             Feature::WriteAtomicity => self.disable_normal.into(),
             Feature::AsynchronousEventConfiguration => self.events,
@@ -223,26 +217,37 @@ impl Features {
     fn set(&mut self, feature: Feature, sqe: &Sqe) -> Result<u32, Status> {
         let value = sqe.cdw11;
         match feature {
-            Feature::Arbitration => self.arbitration = value & 0xffff_ff07,
+            Feature::Arbitration => {
+                let asked = Arbitration::from_bits(value);
+                let kept = Arbitration::new().with_ab(asked.ab()).with_lpw(asked.lpw()).with_mpw(asked.mpw());
+                self.arbitration = kept.with_hpw(asked.hpw()).into_bits();
+            }
             // There is one power state only.
-            Feature::PowerManagement if value & 0x1f != 0 => return Err(Status::INVALID_FIELD),
-            Feature::PowerManagement => self.workload_hint = value & 0xe0,
-            Feature::TemperatureThreshold => match (sensor(sqe), threshold_type(sqe)) {
-                (0 | 0xf, 0) => self.over_temperature = low(value),
-                (0 | 0xf, 1) => self.under_temperature = low(value),
-                _ => return Err(Status::INVALID_FIELD),
-            },
-            Feature::VolatileWriteCache => self.write_cache = value & 1 != 0,
-            Feature::NumberOfQueues if low(value) == u16::MAX || high(value) == u16::MAX => {
+            Feature::PowerManagement if PowerManagement::from_bits(value).ps() != 0 => {
                 return Err(Status::INVALID_FIELD);
             }
-            Feature::NumberOfQueues => return Ok(self.queues),
-            Feature::InterruptCoalescing => self.coalescing = low(value),
-            Feature::InterruptVectorConfiguration => {
-                let disable = self.coalescing_disable.get_mut(usize::from(low(value)));
-                *disable.ok_or(Status::INVALID_FIELD)? = value >> 16 & 1 != 0;
+            Feature::PowerManagement => {
+                let hint = PowerManagement::from_bits(value).wh();
+                self.workload_hint = PowerManagement::new().with_wh(hint).into_bits();
             }
-            Feature::WriteAtomicity => self.disable_normal = value & 1 != 0,
+            Feature::TemperatureThreshold => match (threshold(sqe).tmpsel(), threshold(sqe).thsel()) {
+                (0 | 0xf, 0) => self.over_temperature = threshold(sqe).tmpth(),
+                (0 | 0xf, 1) => self.under_temperature = threshold(sqe).tmpth(),
+                _ => return Err(Status::INVALID_FIELD),
+            },
+            Feature::VolatileWriteCache => self.write_cache = VolatileWriteCache::from_bits(value).wce(),
+            Feature::NumberOfQueues => {
+                let asked = NumberOfQueues::from_bits(value);
+                let is_valid = asked.nsq() != u16::MAX && asked.ncq() != u16::MAX;
+                return if is_valid { Ok(self.queues) } else { Err(Status::INVALID_FIELD) };
+            }
+            Feature::InterruptCoalescing => self.coalescing = InterruptCoalescing::from_bits(value),
+            Feature::InterruptVectorConfiguration => {
+                let asked = InterruptVectorConfiguration::from_bits(value);
+                let disable = self.coalescing_disable.get_mut(usize::from(asked.iv()));
+                *disable.ok_or(Status::INVALID_FIELD)? = asked.cd();
+            }
+            Feature::WriteAtomicity => self.disable_normal = WriteAtomicity::from_bits(value).dn(),
             Feature::AsynchronousEventConfiguration => self.events = value & EVENTS,
             Feature::KeepAliveTimer => {
                 let most = u32::MAX / KEEP_ALIVE_MS;
@@ -256,30 +261,35 @@ impl Features {
     }
 }
 
-/// Threshold Temperature Select: 0 is the composite temperature, Fh all that there are.
-const fn sensor(sqe: &Sqe) -> u32 {
-    sqe.cdw11 >> 16 & 0xf
+/// The threshold that a command is about.
+const fn threshold(sqe: &Sqe) -> TemperatureThreshold {
+    TemperatureThreshold::from_bits(sqe.cdw11)
 }
 
-/// Threshold Type Select: 0 over, 1 under.
-const fn threshold_type(sqe: &Sqe) -> u32 {
-    sqe.cdw11 >> 20 & 3
+/// The value of Interrupt Coalescing without its reserved bits.
+const fn reported(value: InterruptCoalescing) -> u32 {
+    InterruptCoalescing::new().with_thr(value.thr()).with_time(value.time()).into_bits()
 }
 
 impl Controller {
     /// Get Features (section 5.15).
     pub(super) fn get_features(&self, sqe: &Sqe, now: Duration) -> Result<Outcome, Status> {
-        let feature = Feature::from_fid(low(sqe.cdw10).to_le_bytes()[0]).ok_or(Status::INVALID_FIELD)?;
+        let dw10 = GetFeaturesDw10::from_bits(sqe.cdw10);
+        let feature = Feature::from_fid(dw10.fid()).ok_or(Status::INVALID_FIELD)?;
         let defaults;
-        let from = match sqe.cdw10 >> 8 & 7 {
-            0 => &self.features,
+        let from = match dw10.sel() {
+            FeatureSelect::CURRENT => &self.features,
             // What cannot be saved has its default as its saved value.
-            1 | 2 => {
+            FeatureSelect::DEFAULT | FeatureSelect::SAVED => {
                 defaults = Features::new(self.limits, now);
                 &defaults
             }
             // Capabilities: changeable, maybe of a namespace, not saveable.
-            3 => return Ok(Outcome::done(0b100 | u32::from(feature.is_of_namespace()) << 1)),
+            FeatureSelect::SUPPORTED => {
+                let capabilities = FeatureCapabilities::new().with_changeable(true);
+                let capabilities = capabilities.with_namespace_specific(feature.is_of_namespace());
+                return Ok(Outcome::done(capabilities.into_bits()));
+            }
             _ => return Err(Status::INVALID_FIELD),
         };
         if feature.is_of_namespace() && self.namespaces.lookup(sqe.nsid)?.is_none() {
@@ -298,8 +308,9 @@ impl Controller {
 
     /// Set Features (section 5.27).
     pub(super) fn set_features(&mut self, sqe: &Sqe, now: Duration) -> Result<Outcome, Status> {
-        let feature = Feature::from_fid(low(sqe.cdw10).to_le_bytes()[0]).ok_or(Status::INVALID_FIELD)?;
-        if sqe.cdw10 >> 31 != 0 {
+        let dw10 = SetFeaturesDw10::from_bits(sqe.cdw10);
+        let feature = Feature::from_fid(dw10.fid()).ok_or(Status::INVALID_FIELD)?;
+        if dw10.sv() {
             return Err(Status::FEATURE_NOT_SAVEABLE);
         }
         if feature.is_of_namespace() {
@@ -328,14 +339,15 @@ impl Controller {
     /// Error Recovery (section 4.1.3.2 of the NVM Command Set Specification): a time limit that a namespace may have.
     fn set_error_recovery(&mut self, sqe: &Sqe) -> Result<Outcome, Status> {
         // No namespace reports deallocated blocks as errors (DULBE).
-        if sqe.cdw11 & 1 << 16 != 0 {
+        let asked = ErrorRecovery::from_bits(sqe.cdw11);
+        if asked.dulbe() {
             return Err(Status::INVALID_FIELD);
         }
         if sqe.nsid == ALL_NAMESPACES {
-            let all = self.namespaces.iter().map(|namespace| (namespace.nsid, low(sqe.cdw11)));
+            let all = self.namespaces.iter().map(|namespace| (namespace.nsid, asked.tler()));
             self.features.error_recovery = all.collect();
         } else if self.namespaces.lookup(sqe.nsid)?.is_some() {
-            self.features.error_recovery.insert(sqe.nsid, low(sqe.cdw11));
+            self.features.error_recovery.insert(sqe.nsid, asked.tler());
         } else {
             return Err(Status::INVALID_FIELD);
         }
@@ -354,7 +366,7 @@ impl Controller {
             (Feature::Timestamp, data) => {
                 let value = data.try_into().map_err(|_| Status::DATA_TRANSFER_ERROR)?;
                 let base = u64::from_le_bytes(value) & TIMESTAMP_MASK;
-                self.features.timestamp = Timestamp { base, since: now, origin: SET_BY_HOST };
+                self.features.timestamp = Timestamp { base, since: now, origin: TimestampOrigin::SET_FEATURES };
             }
             // Advanced Command Retry may be enabled; no LBA formats beyond the first 16 (CTRATT.ELBAS is 0).
             (Feature::HostBehaviorSupport, &[acre @ 0..=1, _, 0, ..]) => self.features.acre = acre,
@@ -366,8 +378,8 @@ impl Controller {
     /// When interrupts are put together (feature 08h).
     #[must_use]
     pub fn coalescing(&self) -> Coalescing {
-        let [threshold, time] = self.features.coalescing.to_le_bytes();
-        Coalescing { entries: u16::from(threshold) + 1, time: Duration::from_micros(100) * time.into() }
+        let value = self.features.coalescing;
+        Coalescing { entries: u16::from(value.thr()) + 1, time: Duration::from_micros(100) * value.time().into() }
     }
 
     /// Whether interrupts of this vector are put together (feature 09h).

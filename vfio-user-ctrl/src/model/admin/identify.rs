@@ -1,37 +1,35 @@
 //! Identify (section 5.17, and section 4.1.5 of the NVM Command Set Specification 1.0): what the host is told of the
 //! controller and its namespaces. Nothing comes from anywhere but [`Identity`], [`Limits`] and [`Namespace`].
 
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::ana;
 use super::events::AERL;
-use super::features::{ANA_NOTICES, KAS, NAMESPACE_NOTICES, WARNING_TEMPERATURE};
+use super::features::{KAS, NOTICES, WARNING_TEMPERATURE};
 use super::logs::ELPE;
 use super::namespaces::{MAX_NAMESPACES, Namespaces};
 use super::queues::{CQES, SQES};
-use super::{ACL, Controller, Identity, Limits, Namespace, Outcome, high, low, page};
+use super::{ACL, Controller, Identity, Limits, Namespace, Outcome, page};
 use crate::model::dptr;
 use crate::model::regs::Version;
-use nvme_spec::{Sqe, Status};
+use nvme_spec::admin::{IdentifyDw10, IdentifyDw11};
+use nvme_spec::identify::{
+    Cns, CommandSet, CompletionEntrySizes, ControllerType, DeallocateFeatures, FirmwareUpdates, FusedOperations,
+    IdentifyController, IdentifyControllerNvm, IdentifyNamespace, IndependentFeatures, IndependentNamespace, LbaFormat,
+    LogPageAttributes, NSID_LIST_ENTRIES, NamespaceAttributes, NamespaceDescriptor, NamespaceFeatures, NamespaceIdType,
+    NamespaceStatus, OptionalAdminCommands, OptionalNvmCommands, SubmissionEntrySizes, THIS_CONTROLLER,
+    WriteCacheAttributes,
+};
+use nvme_spec::{MAX_NSID, PAGE, Sqe, Status};
 
-/// The size of everything that Identify answers.
-const LEN: usize = 4096;
+/// Doorbell Buffer Config; no other optional admin command.
+const OACS: OptionalAdminCommands = OptionalAdminCommands::new().with_dbcs(true);
 
-/// The controller that carries out the command, where a list is asked for from one on.
-const THIS_CONTROLLER: u16 = 0xffff;
+/// One firmware slot, which is read-only.
+const FRMW: FirmwareUpdates = FirmwareUpdates::new().with_ffsro(true).with_nofs(1);
 
-/// Doorbell Buffer Config; no other optional admin command (OACS).
-const OACS: u16 = 1 << 8;
-
-/// One firmware slot, which is read-only (FRMW).
-const FRMW: u8 = 1 << 1 | 1;
-
-/// Commands Supported and Effects; offsets and long transfers of logs; the logs that tell of logs, features and scopes
-/// (LPA).
-const LPA: u8 = 1 << 5 | 1 << 2 | 1 << 1;
-
-/// The bits of these that came with 2.0.
-const LPA_2_0: u8 = 1 << 5;
+/// Commands Supported and Effects; offsets and long transfers of logs.
+const LPA: LogPageAttributes = LogPageAttributes::new().with_cses(true).with_lpeds(true);
 
 /// The temperature at which the controller would shut down, in kelvins: 80 °C.
 const CRITICAL_TEMPERATURE: u16 = 353;
@@ -40,205 +38,94 @@ const CRITICAL_TEMPERATURE: u16 = 353;
 ///
 /// It is told even where no namespace has one: a host reads this once, and would not flush a namespace with a cache
 /// that is added later. Each namespace tells for itself that it has none (VWCNP).
-const VWC: u8 = 0b10 << 1 | 1;
-
-/// Optional NVM commands (ONCS).
-mod oncs {
-    pub(super) const COMPARE: u16 = 1;
-    pub(super) const WRITE_UNCORRECTABLE: u16 = 1 << 1;
-    pub(super) const DATASET_MANAGEMENT: u16 = 1 << 2;
-    pub(super) const WRITE_ZEROES: u16 = 1 << 3;
-    pub(super) const SAVE_AND_SELECT: u16 = 1 << 4;
-    pub(super) const TIMESTAMP: u16 = 1 << 6;
-    pub(super) const VERIFY: u16 = 1 << 7;
-}
-
-/// Identify Controller (CNS 01h). The reserved bytes include fields of which the controller has nothing to tell.
-#[derive(FromZeros, IntoBytes, Immutable)]
-#[repr(C)]
-struct IdentifyController {
-    vid: u16,
-    ssvid: u16,
-    sn: [u8; 20],
-    mn: [u8; 40],
-    fr: [u8; 8],
-    rab: u8,
-    ieee: [u8; 3],
-    cmic: u8,
-    mdts: u8,
-    cntlid: u16,
-    ver: u32,
-    rtd3r: u32,
-    rtd3e: u32,
-    oaes: u32,
-    ctratt: u32,
-    reserved_100: [u8; 11],
-    cntrltype: u8,
-    fguid: [u8; 16],
-    reserved_128: [u8; 128],
-    oacs: u16,
-    acl: u8,
-    aerl: u8,
-    frmw: u8,
-    lpa: u8,
-    elpe: u8,
-    npss: u8,
-    avscc: u8,
-    apsta: u8,
-    wctemp: u16,
-    cctemp: u16,
-    reserved_270: [u8; 50],
-    kas: u16,
-    reserved_322: [u8; 20],
-    anatt: u8,
-    anacap: u8,
-    anagrpmax: u32,
-    nanagrpid: u32,
-    reserved_352: [u8; 160],
-    sqes: u8,
-    cqes: u8,
-    maxcmd: u16,
-    nn: u32,
-    oncs: u16,
-    fuses: u16,
-    fna: u8,
-    vwc: u8,
-    awun: u16,
-    awupf: u16,
-    icsvscc: u8,
-    nwpc: u8,
-    acwu: u16,
-    ocfs: u16,
-    sgls: u32,
-    mnan: u32,
-    reserved_544: [u8; 224],
-    subnqn: [u8; 256],
-    /// From byte 2048 on the power state descriptors: one state, of which nothing is known.
-    reserved_1024: [u8; 3072],
-}
-
-/// Identify Namespace of the NVM command set (CNS 00h).
-#[derive(FromZeros, IntoBytes, Immutable)]
-#[repr(C)]
-struct IdentifyNamespace {
-    nsze: u64,
-    ncap: u64,
-    nuse: u64,
-    nsfeat: u8,
-    nlbaf: u8,
-    flbas: u8,
-    mc: u8,
-    dpc: u8,
-    dps: u8,
-    nmic: u8,
-    rescap: u8,
-    fpi: u8,
-    dlfeat: u8,
-    reserved_34: [u8; 4],
-    nacwu: u16,
-    reserved_40: [u8; 6],
-    noiob: u16,
-    nvmcap: [u64; 2],
-    npwg: u16,
-    npwa: u16,
-    npdg: u16,
-    npda: u16,
-    nows: u16,
-    reserved_74: [u8; 18],
-    anagrpid: u32,
-    reserved_96: [u8; 3],
-    nsattr: u8,
-    reserved_100: [u8; 4],
-    nguid: [u8; 16],
-    eui64: [u8; 8],
-    lbaf: [u32; 64],
-    vendor_specific: [u8; 3712],
-}
-
-/// I/O Command Set Independent Identify Namespace (CNS 08h).
-#[derive(FromZeros, IntoBytes, Immutable)]
-#[repr(C)]
-struct IdentifyIndependent {
-    nsfeat: u8,
-    nmic: u8,
-    rescap: u8,
-    fpi: u8,
-    anagrpid: u32,
-    nsattr: u8,
-    reserved_9: [u8; 5],
-    nstat: u8,
-    reserved_15: [u8; 4081],
-}
-
-/// Identify Controller of the NVM command set (CNS 06h): the limits of commands, of which there is one.
-#[derive(FromZeros, IntoBytes, Immutable)]
-#[repr(C)]
-struct IdentifyControllerNvm {
-    vsl: u8,
-    wzsl: u8,
-    reserved_2: [u8; 4094],
-}
-
-const _: () = assert!(
-    size_of::<IdentifyController>() == LEN
-        && size_of::<IdentifyNamespace>() == LEN
-        && size_of::<IdentifyIndependent>() == LEN
-        && size_of::<IdentifyControllerNvm>() == LEN
-);
+const VWC: WriteCacheAttributes = WriteCacheAttributes::new().with_vwcp(true).with_fb(2);
 
 impl Controller {
     /// Identify (section 5.17).
     pub(super) fn identify(&mut self, sqe: &Sqe) -> Result<Outcome, Status> {
-        let cns = low(sqe.cdw10).to_le_bytes()[0];
+        let cns = IdentifyDw10::from_bits(sqe.cdw10).cns();
         let answer = self.identify_as(cns, sqe);
         match cns {
-            0x02 | 0x07 | 0x10 | 0x1a if answer.is_ok() => self.namespaces.were_seen_above(sqe.nsid),
+            Cns::ACTIVE_NAMESPACES
+            | Cns::COMMAND_SET_ACTIVE_NAMESPACES
+            | Cns::ALLOCATED_NAMESPACES
+            | Cns::COMMAND_SET_ALLOCATED_NAMESPACES
+                if answer.is_ok() =>
+            {
+                self.namespaces.were_seen_above(sqe.nsid)
+            }
             // What is inactive is told by zeroes, by an error, or by Invalid Namespace.
-            0x00 | 0x03 | 0x08 | 0x11 => self.namespaces.was_seen(sqe.nsid),
+            Cns::NAMESPACE | Cns::NAMESPACE_DESCRIPTORS | Cns::INDEPENDENT_NAMESPACE | Cns::ALLOCATED_NAMESPACE => {
+                self.namespaces.was_seen(sqe.nsid)
+            }
             _ => {}
         }
         answer
     }
 
-    fn identify_as(&self, cns: u8, sqe: &Sqe) -> Result<Outcome, Status> {
+    fn identify_as(&self, cns: Cns, sqe: &Sqe) -> Result<Outcome, Status> {
         // I/O command sets came with 2.0.
-        if self.identity.version == Version::V1_4 && matches!(cns, 0x05..=0x08 | 0x1a..=0x1c) {
+        if self.identity.version == Version::V1_4
+            && (is_of_command_set(cns) || matches!(cns, Cns::INDEPENDENT_NAMESPACE | Cns::COMMAND_SETS))
+        {
             return Err(Status::INVALID_FIELD);
         }
         // Those of a command set: the NVM command set is the only one.
-        if matches!(cns, 0x05..=0x07 | 0x1a | 0x1b) && sqe.cdw11 >> 24 != 0 {
+        if is_of_command_set(cns) && IdentifyDw11::from_bits(sqe.cdw11).csi() != CommandSet::NVM {
             return Err(Status::INVALID_FIELD);
         }
         let namespace = || self.namespaces.lookup(sqe.nsid);
-        let cntid = high(sqe.cdw10);
+        let cntid = IdentifyDw10::from_bits(sqe.cdw10).cntid();
         Ok(Outcome::data(match cns {
             // An allocated namespace is an active one here.
-            0x00 | 0x11 => namespace()?.map_or_else(zeroes, |namespace| page(&identify_namespace(namespace))),
-            0x01 => page(&identify_controller(&self.identity, self.limits, &self.namespaces)),
-            0x02 | 0x07 | 0x10 | 0x1a => active(&self.namespaces, sqe.nsid)?,
-            0x03 => descriptors(namespace()?.ok_or(Status::INVALID_NAMESPACE)?, self.identity.version),
+            Cns::NAMESPACE | Cns::ALLOCATED_NAMESPACE => {
+                namespace()?.map_or_else(zeroes, |namespace| page(&identify_namespace(namespace)))
+            }
+            Cns::CONTROLLER => page(&identify_controller(&self.identity, self.limits, &self.namespaces)),
+            Cns::ACTIVE_NAMESPACES
+            | Cns::COMMAND_SET_ACTIVE_NAMESPACES
+            | Cns::ALLOCATED_NAMESPACES
+            | Cns::COMMAND_SET_ALLOCATED_NAMESPACES => active(&self.namespaces, sqe.nsid)?,
+            Cns::NAMESPACE_DESCRIPTORS => {
+                descriptors(namespace()?.ok_or(Status::INVALID_NAMESPACE)?, self.identity.version)
+            }
             // Formats of protection information: a namespace has none.
-            0x05 | 0x1b => namespace().map(|_| zeroes())?,
-            0x06 => page(&IdentifyControllerNvm { wzsl: self.limits.wzsl, ..IdentifyControllerNvm::new_zeroed() }),
-            0x08 => namespace()?.map_or_else(zeroes, |namespace| page(&identify_independent(namespace))),
-            0x12 => {
+            Cns::COMMAND_SET_NAMESPACE | Cns::COMMAND_SET_ALLOCATED_NAMESPACE => namespace().map(|_| zeroes())?,
+            Cns::COMMAND_SET_CONTROLLER => {
+                page(&IdentifyControllerNvm { wzsl: self.limits.wzsl, ..IdentifyControllerNvm::new_zeroed() })
+            }
+            Cns::INDEPENDENT_NAMESPACE => {
+                namespace()?.map_or_else(zeroes, |namespace| page(&identify_independent(namespace)))
+            }
+            Cns::ATTACHED_CONTROLLERS => {
                 namespace()?.ok_or(Status::INVALID_FIELD)?;
                 controllers(self.identity.cntlid, cntid)
             }
-            0x13 => controllers(self.identity.cntlid, cntid),
-            0x1c if cntid == THIS_CONTROLLER || cntid == self.identity.cntlid => command_sets(),
+            Cns::CONTROLLER_LIST => controllers(self.identity.cntlid, cntid),
+            Cns::COMMAND_SETS if cntid == THIS_CONTROLLER || cntid == self.identity.cntlid => command_sets(),
             _ => return Err(Status::INVALID_FIELD),
         }))
     }
 }
 
+/// Returns whether what is asked for is of a command set, which Command Dword 11 names.
+const fn is_of_command_set(cns: Cns) -> bool {
+    matches!(
+        cns,
+        Cns::COMMAND_SET_NAMESPACE
+            | Cns::COMMAND_SET_CONTROLLER
+            | Cns::COMMAND_SET_ACTIVE_NAMESPACES
+            | Cns::COMMAND_SET_ALLOCATED_NAMESPACES
+            | Cns::COMMAND_SET_ALLOCATED_NAMESPACE
+    )
+}
+
 fn zeroes() -> Vec<u8> {
-    vec![0; LEN]
+    vec![0; PAGE]
 }
 
 fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespaces) -> IdentifyController {
     let any = namespaces.supports();
-    let when = |supported: bool, bit: u16| if supported { bit } else { 0 };
     IdentifyController {
         vid: identity.vid,
         ssvid: identity.ssvid,
@@ -249,17 +136,18 @@ fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespa
         cmic: ana::CMIC,
         mdts: limits.mdts,
         cntlid: identity.cntlid,
-        ver: identity.version.bits(),
+        ver: identity.version.number(),
         rtd3r: 1_000_000,
         rtd3e: 5_000_000,
-        oaes: NAMESPACE_NOTICES | ANA_NOTICES,
-        cntrltype: 1,
+        oaes: NOTICES,
+        cntrltype: ControllerType::IO,
         fguid: identity.uuid,
         oacs: OACS,
         acl: ACL,
         aerl: AERL,
         frmw: FRMW,
-        lpa: if identity.version == Version::V1_4 { LPA & !LPA_2_0 } else { LPA },
+        // The logs that tell of logs, features and scopes came with 2.0.
+        lpa: LPA.with_mlps(identity.version != Version::V1_4),
         elpe: ELPE,
         avscc: 1,
         wctemp: WARNING_TEMPERATURE,
@@ -269,20 +157,21 @@ fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespa
         anacap: ana::ANACAP,
         anagrpmax: ana::GROUP,
         nanagrpid: ana::GROUPS,
-        sqes: SQES << 4 | SQES,
-        cqes: CQES << 4 | CQES,
+        sqes: SubmissionEntrySizes::new().with_min(SQES).with_max(SQES),
+        cqes: CompletionEntrySizes::new().with_min(CQES).with_max(CQES),
         nn: namespaces.nn(),
-        oncs: oncs::SAVE_AND_SELECT
-            | oncs::TIMESTAMP
-            | when(any.compare, oncs::COMPARE)
-            | when(any.write_uncorrectable, oncs::WRITE_UNCORRECTABLE)
-            | when(any.verify, oncs::VERIFY)
-            | when(any.unmap, oncs::DATASET_MANAGEMENT)
-            | when(any.write_zeroes, oncs::WRITE_ZEROES),
-        fuses: any.compare_and_write.into(),
+        oncs: OptionalNvmCommands::new()
+            .with_ssfs(true)
+            .with_tss(true)
+            .with_nvmcmps(any.compare)
+            .with_nvmwusv(any.write_uncorrectable)
+            .with_nvmvfys(any.verify)
+            .with_nvmdsmsv(any.unmap)
+            .with_nvmwzsv(any.write_zeroes),
+        fuses: FusedOperations::new().with_fcws(any.compare_and_write),
         vwc: VWC,
         icsvscc: 1,
-        sgls: dptr::SGLS.into_bits(),
+        sgls: dptr::SGLS,
         mnan: MAX_NAMESPACES,
         subnqn: *identity.subnqn.as_bytes(),
         ..IdentifyController::new_zeroed()
@@ -298,25 +187,27 @@ fn identify_namespace(namespace: &Namespace) -> IdentifyNamespace {
     let unmap = namespace.preferred_unmap_blocks.saturating_sub(1);
     let deallocate_by_write_zeroes = supports.unmap_zeroes && supports.unmap && supports.write_zeroes;
     let nacwu = if supports.compare_and_write { namespace.compare_and_write_blocks.saturating_sub(1) } else { 0 };
-    let mut lbaf = [0; 64];
-    lbaf[0] = u32::from(namespace.block_shift) << 16;
+    let mut lbaf = [LbaFormat::new(); IdentifyNamespace::MAX_LBA_FORMATS as usize];
+    lbaf[0] = LbaFormat::new().with_lbads(namespace.block_shift);
     IdentifyNamespace {
         nsze: namespace.blocks,
         ncap: namespace.blocks,
         nuse: namespace.blocks,
         // OPTPERF: the five granularities below mean something. NSABP: NACWU does (NAWUN and NAWUPF are one block).
-        nsfeat: u8::from(optimal) << 4 | u8::from(nacwu != 0) << 1,
-        dlfeat: u8::from(supports.unmap_zeroes) | u8::from(deallocate_by_write_zeroes) << 3,
+        nsfeat: NamespaceFeatures::new().with_optperf(optimal).with_nsabp(nacwu != 0),
+        dlfeat: DeallocateFeatures::new()
+            .with_read(supports.unmap_zeroes.into())
+            .with_write_zeroes(deallocate_by_write_zeroes),
         nacwu,
         noiob: namespace.optimal_boundary_blocks,
-        nvmcap: zerocopy::transmute!(bytes),
+        nvmcap: bytes.into(),
         npwg: write,
         npwa: write,
         npdg: unmap,
         npda: unmap,
         nows: write,
         anagrpid: ana::GROUP,
-        nsattr: namespace.write_protected.into(),
+        nsattr: NamespaceAttributes::new().with_cwp(namespace.write_protected),
         nguid: namespace.nguid,
         eui64: namespace.eui64,
         lbaf,
@@ -324,102 +215,70 @@ fn identify_namespace(namespace: &Namespace) -> IdentifyNamespace {
     }
 }
 
-fn identify_independent(namespace: &Namespace) -> IdentifyIndependent {
-    IdentifyIndependent {
+fn identify_independent(namespace: &Namespace) -> IndependentNamespace {
+    IndependentNamespace {
         // VWCNP: it has no volatile write cache.
-        nsfeat: u8::from(!namespace.supports.volatile_write_cache) << 5,
+        nsfeat: IndependentFeatures::new().with_vwcnp(!namespace.supports.volatile_write_cache),
         anagrpid: ana::GROUP,
-        nsattr: namespace.write_protected.into(),
+        nsattr: NamespaceAttributes::new().with_cwp(namespace.write_protected),
         // NRDY: Linux does not use a namespace that is not ready.
-        nstat: 1,
-        ..IdentifyIndependent::new_zeroed()
+        nstat: NamespaceStatus::new().with_nrdy(true),
+        ..IndependentNamespace::new_zeroed()
     }
 }
 
 /// The active NSIDs above `nsid`.
 fn active(namespaces: &Namespaces, nsid: u32) -> Result<Vec<u8>, Status> {
-    if nsid >= 0xffff_fffe {
+    if nsid > MAX_NSID {
         return Err(Status::INVALID_NAMESPACE);
     }
-    let mut data: Vec<u8> = namespaces.above(nsid).take(LEN / 4).flat_map(u32::to_le_bytes).collect();
-    data.resize(LEN, 0);
+    let mut data: Vec<u8> = namespaces.above(nsid).take(NSID_LIST_ENTRIES).flat_map(u32::to_le_bytes).collect();
+    data.resize(PAGE, 0);
     Ok(data)
 }
 
 /// Namespace Identification Descriptors (CNS 03h).
 fn descriptors(namespace: &Namespace, version: Version) -> Vec<u8> {
-    let identifiers: [(u8, &[u8]); 3] = [(1, &namespace.eui64), (2, &namespace.nguid), (3, &namespace.uuid)];
-    let mut data = Vec::with_capacity(LEN);
+    let identifiers: [(NamespaceIdType, &[u8]); 3] = [
+        (NamespaceIdType::EUI64, &namespace.eui64),
+        (NamespaceIdType::NGUID, &namespace.nguid),
+        (NamespaceIdType::UUID, &namespace.uuid),
+    ];
+    let mut data = Vec::with_capacity(PAGE);
     for (nidt, nid) in identifiers {
         if nid.iter().any(|byte| *byte != 0) {
-            data.extend_from_slice(&[nidt, if nidt == 1 { 8 } else { 16 }, 0, 0]);
-            data.extend_from_slice(nid);
+            descriptor(&mut data, nidt, nid);
         }
     }
     // The command set: NVM.
     if version != Version::V1_4 {
-        data.extend_from_slice(&[4, 1, 0, 0, 0]);
+        descriptor(&mut data, NamespaceIdType::CSI, &[CommandSet::NVM.0]);
     }
-    data.resize(LEN, 0);
+    data.resize(PAGE, 0);
     data
+}
+
+/// Adds a Namespace Identification Descriptor.
+fn descriptor(data: &mut Vec<u8>, nidt: NamespaceIdType, nid: &[u8]) {
+    let nidl = u8::try_from(nid.len()).unwrap_or(u8::MAX);
+    data.extend_from_slice(NamespaceDescriptor { nidt, nidl, ..NamespaceDescriptor::default() }.as_bytes());
+    data.extend_from_slice(nid);
 }
 
 /// The controllers from `from` on: this one, or none.
 fn controllers(cntlid: u16, from: u16) -> Vec<u8> {
-    let mut data = Vec::with_capacity(LEN);
+    let mut data = Vec::with_capacity(PAGE);
     if from <= cntlid {
         data.extend_from_slice(&1_u16.to_le_bytes());
         data.extend_from_slice(&cntlid.to_le_bytes());
     }
-    data.resize(LEN, 0);
+    data.resize(PAGE, 0);
     data
 }
 
 /// The combinations of I/O command sets (CNS 1Ch): the NVM command set alone.
 fn command_sets() -> Vec<u8> {
     let mut data = vec![1];
-    data.resize(LEN, 0);
+    data.resize(PAGE, 0);
     data
-}
-
-#[cfg(test)]
-mod tests {
-    use std::mem::offset_of;
-
-    use super::*;
-
-    #[test]
-    fn fields_of_the_controller_lie_where_the_specification_has_them() {
-        assert_eq!(offset_of!(IdentifyController, cmic), 76);
-        assert_eq!(offset_of!(IdentifyController, ver), 80);
-        assert_eq!(offset_of!(IdentifyController, oaes), 92);
-        assert_eq!(offset_of!(IdentifyController, cntrltype), 111);
-        assert_eq!(offset_of!(IdentifyController, oacs), 256);
-        assert_eq!(offset_of!(IdentifyController, npss), 263);
-        assert_eq!(offset_of!(IdentifyController, cctemp), 268);
-        assert_eq!(offset_of!(IdentifyController, kas), 320);
-        assert_eq!(offset_of!(IdentifyController, anatt), 342);
-        assert_eq!(offset_of!(IdentifyController, nanagrpid), 348);
-        assert_eq!(offset_of!(IdentifyController, sqes), 512);
-        assert_eq!(offset_of!(IdentifyController, oncs), 520);
-        assert_eq!(offset_of!(IdentifyController, vwc), 525);
-        assert_eq!(offset_of!(IdentifyController, sgls), 536);
-        assert_eq!(offset_of!(IdentifyController, subnqn), 768);
-    }
-
-    #[test]
-    fn fields_of_a_namespace_lie_where_the_specification_has_them() {
-        assert_eq!(offset_of!(IdentifyNamespace, dlfeat), 33);
-        assert_eq!(offset_of!(IdentifyNamespace, nacwu), 38);
-        assert_eq!(offset_of!(IdentifyNamespace, noiob), 46);
-        assert_eq!(offset_of!(IdentifyNamespace, npwg), 64);
-        assert_eq!(offset_of!(IdentifyNamespace, nows), 72);
-        assert_eq!(offset_of!(IdentifyNamespace, anagrpid), 92);
-        assert_eq!(offset_of!(IdentifyNamespace, nsattr), 99);
-        assert_eq!(offset_of!(IdentifyNamespace, nguid), 104);
-        assert_eq!(offset_of!(IdentifyNamespace, lbaf), 128);
-        assert_eq!(offset_of!(IdentifyIndependent, anagrpid), 4);
-        assert_eq!(offset_of!(IdentifyIndependent, nsattr), 8);
-        assert_eq!(offset_of!(IdentifyIndependent, nstat), 14);
-    }
 }

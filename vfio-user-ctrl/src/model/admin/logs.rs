@@ -3,52 +3,58 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use zerocopy::little_endian::U16;
+use zerocopy::little_endian::U128;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use super::features::{Feature, TEMPERATURE};
-use super::{ALL_NAMESPACES, Controller, Opcode, Outcome, high, low, page};
+use super::{Controller, Opcode, Outcome, page};
 use crate::model::regs::Version;
-use nvme_spec::{Sqe, Status};
+use nvme_spec::admin::{GetLogPageDw10, GetLogPageDw11, GetLogPageDw14, log_page_dwords_of};
+use nvme_spec::feature::FeatureId;
+use nvme_spec::identify::CommandSet;
+use nvme_spec::log::{
+    ActiveFirmware, CommandEffects, DATA_UNIT, ErrorInformation, FeatureEffects, FirmwareSlots, LogId,
+    NO_ERROR_LOCATION, Scope, Smart, SupportedLogPage,
+};
+use nvme_spec::opcode::DataTransfer;
+use nvme_spec::{ALL_NAMESPACES, IoOpcode, PAGE, Sqe, Status};
 
 /// Entries of the Error Information log, less one (ELPE).
 pub(super) const ELPE: u8 = 63;
 
-/// A field of the Error Information log for which there is nothing.
-const NONE: u16 = 0xffff;
-
 /// A log page that the controller has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum Log {
-    SupportedLogPages = 0x00,
-    Error = 0x01,
-    Smart = 0x02,
-    FirmwareSlot = 0x03,
-    ChangedNamespaces = 0x04,
-    CommandEffects = 0x05,
-    AsymmetricAccess = 0x0c,
-    FeatureEffects = 0x12,
-    MiCommandEffects = 0x13,
+    SupportedLogPages = LogId::SUPPORTED_LOG_PAGES.0,
+    Error = LogId::ERROR_INFORMATION.0,
+    Smart = LogId::SMART.0,
+    FirmwareSlot = LogId::FIRMWARE_SLOT.0,
+    ChangedNamespaces = LogId::CHANGED_NAMESPACE_LIST.0,
+    CommandEffects = LogId::COMMAND_EFFECTS.0,
+    AsymmetricAccess = LogId::ANA.0,
+    FeatureEffects = LogId::FEATURE_EFFECTS.0,
+    MiCommandEffects = LogId::MI_COMMAND_EFFECTS.0,
 }
 
 impl Log {
-    const fn from_lid(lid: u8) -> Option<Self> {
+    const fn from_lid(lid: LogId) -> Option<Self> {
         Some(match lid {
-            0x00 => Self::SupportedLogPages,
-            0x01 => Self::Error,
-            0x02 => Self::Smart,
-            0x03 => Self::FirmwareSlot,
-            0x04 => Self::ChangedNamespaces,
-            0x05 => Self::CommandEffects,
-            0x0c => Self::AsymmetricAccess,
-            0x12 => Self::FeatureEffects,
-            0x13 => Self::MiCommandEffects,
+            LogId::SUPPORTED_LOG_PAGES => Self::SupportedLogPages,
+            LogId::ERROR_INFORMATION => Self::Error,
+            LogId::SMART => Self::Smart,
+            LogId::FIRMWARE_SLOT => Self::FirmwareSlot,
+            LogId::CHANGED_NAMESPACE_LIST => Self::ChangedNamespaces,
+            LogId::COMMAND_EFFECTS => Self::CommandEffects,
+            LogId::ANA => Self::AsymmetricAccess,
+            LogId::FEATURE_EFFECTS => Self::FeatureEffects,
+            LogId::MI_COMMAND_EFFECTS => Self::MiCommandEffects,
             _ => return None,
         })
     }
 
-    pub(super) const fn lid(self) -> u8 {
-        self as u8
+    pub(super) const fn lid(self) -> LogId {
+        LogId(self as u8)
     }
 }
 
@@ -69,29 +75,9 @@ pub struct ErrorEntry {
 
 impl ErrorEntry {
     pub(super) const fn of_no_command() -> Self {
-        Self { sqid: NONE, cid: NONE, status: Status::SUCCESS, lba: 0, nsid: 0 }
+        Self { sqid: NO_ERROR_LOCATION, cid: NO_ERROR_LOCATION, status: Status::SUCCESS, lba: 0, nsid: 0 }
     }
 }
-
-/// An entry of the Error Information log (section 5.16.1.2).
-#[derive(IntoBytes, Immutable, Debug)]
-#[repr(C)]
-struct ErrorInformation {
-    error_count: u64,
-    sqid: u16,
-    cid: u16,
-    status: Status,
-    parameter_error_location: u16,
-    lba: u64,
-    nsid: u32,
-    vendor_specific: u8,
-    trtype: u8,
-    reserved_30: [u8; 2],
-    command_specific: u64,
-    reserved_40: [u8; 24],
-}
-
-const _: () = assert!(size_of::<ErrorInformation>() == 64);
 
 /// The newest errors, newest first.
 #[derive(Debug, Default)]
@@ -109,14 +95,10 @@ impl ErrorLog {
             sqid: entry.sqid,
             cid: entry.cid,
             status: entry.status,
-            parameter_error_location: NONE,
+            parameter_error_location: NO_ERROR_LOCATION,
             lba: entry.lba,
             nsid: entry.nsid,
-            vendor_specific: 0,
-            trtype: 0,
-            reserved_30: [0; 2],
-            command_specific: 0,
-            reserved_40: [0; 24],
+            ..ErrorInformation::new_zeroed()
         });
     }
 
@@ -144,61 +126,20 @@ pub struct IoTotals {
     pub media_errors: u64,
 }
 
-/// SMART / Health Information (section 5.16.1.3). The reserved bytes include what an NVM drive without sensors, spare
-/// flash and endurance groups does not have.
-#[derive(FromZeros, IntoBytes, Immutable)]
-#[repr(C)]
-struct Smart {
-    critical_warning: u8,
-    composite_temperature: U16,
-    available_spare: u8,
-    available_spare_threshold: u8,
-    percentage_used: u8,
-    reserved_6: [u8; 26],
-    data_units_read: [u64; 2],
-    data_units_written: [u64; 2],
-    host_read_commands: [u64; 2],
-    host_write_commands: [u64; 2],
-    controller_busy_time: [u64; 2],
-    power_cycles: [u64; 2],
-    power_on_hours: [u64; 2],
-    unsafe_shutdowns: [u64; 2],
-    media_errors: [u64; 2],
-    error_log_entries: [u64; 2],
-    reserved_192: [u8; 320],
-}
+/// A command that is supported.
+const SUPPORTED: CommandEffects = CommandEffects::new().with_csupp(true);
 
-const _: () = assert!(size_of::<Smart>() == 512);
-
-/// Firmware Slot Information (section 5.16.1.4): one slot.
-#[derive(FromZeros, IntoBytes, Immutable)]
-#[repr(C)]
-struct FirmwareSlot {
-    afi: u8,
-    reserved_1: [u8; 7],
-    frs1: [u8; 8],
-    reserved_16: [u8; 496],
-}
-
-const _: () = assert!(size_of::<FirmwareSlot>() == 512);
-
-/// Bits of the effects logs: what they are about is supported, it changes blocks, its scope is a namespace, its scope
-/// is the controller (sections 5.16.1.6 and 5.16.1.18).
-const SUPPORTED: u32 = 1;
-const CHANGES_BLOCKS: u32 = 1 << 1;
-const OF_NAMESPACE: u32 = 1 << 20;
-const OF_CONTROLLER: u32 = 1 << 21;
-
-/// A table of 256 dwords.
-fn table(entry: impl Fn(u8) -> u32) -> Vec<u8> {
-    (0..=u8::MAX).flat_map(|index| entry(index).to_le_bytes()).collect()
+/// A table with an entry for each opcode or identifier.
+fn table<T: IntoBytes + Immutable>(entry: impl Fn(u8) -> T) -> Vec<u8> {
+    (0..=u8::MAX).flat_map(|index| page(&entry(index))).collect()
 }
 
 impl Controller {
     /// Whether this command is answered with [`IoTotals`]: they are then to be counted before it is carried out.
     #[must_use]
     pub fn wants_io_totals(sqe: &Sqe) -> bool {
-        sqe.opcode == Opcode::GetLogPage as u8 && low(sqe.cdw10).to_le_bytes()[0] == Log::Smart.lid()
+        let lid = GetLogPageDw10::from_bits(sqe.cdw10).lid();
+        sqe.opcode == Opcode::GetLogPage as u8 && lid == Log::Smart.lid()
     }
 
     /// What has been done so far, for the SMART / Health Information log.
@@ -213,13 +154,13 @@ impl Controller {
 
     /// Get Log Page (section 5.16).
     pub(super) fn get_log_page(&mut self, sqe: &Sqe, now: Duration) -> Result<Outcome, Status> {
-        let [lid, parameters] = low(sqe.cdw10).to_le_bytes();
-        let log = Log::from_lid(lid).filter(|log| self.has_log(*log)).ok_or(Status::INVALID_LOG_PAGE)?;
-        let dwords = u64::from(u32::from(low(sqe.cdw11)) << 16 | u32::from(high(sqe.cdw10))) + 1;
+        let (dw10, dw11) = (GetLogPageDw10::from_bits(sqe.cdw10), GetLogPageDw11::from_bits(sqe.cdw11));
+        let log = Log::from_lid(dw10.lid()).filter(|log| self.has_log(*log)).ok_or(Status::INVALID_LOG_PAGE)?;
+        let dwords = log_page_dwords_of(dw10, dw11);
         let offset = u64::from(sqe.cdw13) << 32 | u64::from(sqe.cdw12);
         // No log is of one namespace alone, and none has an index that an offset could be of (OT).
         let of_namespace = sqe.nsid != 0 && sqe.nsid != ALL_NAMESPACES;
-        let by_index = sqe.cdw14 >> 23 & 1 != 0;
+        let by_index = GetLogPageDw14::from_bits(sqe.cdw14).ot();
         if of_namespace || by_index || !offset.is_multiple_of(4) || dwords * 4 > self.limits.mdts_bytes() {
             return Err(Status::INVALID_FIELD);
         }
@@ -227,8 +168,7 @@ impl Controller {
         let start = usize::try_from(offset).ok().filter(|start| *start <= data.len()).ok_or(Status::INVALID_FIELD)?;
         data.drain(..start);
         data.truncate(usize::try_from(dwords * 4).unwrap_or(usize::MAX));
-        // Retain Asynchronous Event.
-        if parameters >> 7 == 0 {
+        if !dw10.rae() {
             self.events.log_was_read(log);
             if log == Log::ChangedNamespaces {
                 self.changes_were_read(start + data.len());
@@ -254,36 +194,46 @@ impl Controller {
 
     fn log(&self, log: Log, sqe: &Sqe, now: Duration) -> Result<Vec<u8>, Status> {
         Ok(match log {
-            Log::SupportedLogPages => table(|lid| Log::from_lid(lid).map_or(0, |_| SUPPORTED)),
+            Log::SupportedLogPages => {
+                table(|lid| SupportedLogPage::new().with_lsupp(Log::from_lid(LogId(lid)).is_some()))
+            }
             Log::Error => self.errors.page(),
             Log::Smart => self.smart(now),
             Log::FirmwareSlot => {
-                page(&FirmwareSlot { afi: 1, frs1: *self.identity.firmware.as_bytes(), ..FirmwareSlot::new_zeroed() })
+                let mut slots = FirmwareSlots::new_zeroed();
+                slots.afi = ActiveFirmware::new().with_active(1);
+                slots.frs[0] = *self.identity.firmware.as_bytes();
+                page(&slots)
             }
             Log::ChangedNamespaces => {
                 let mut data: Vec<u8> = self.namespaces.changed().iter().flat_map(|nsid| nsid.to_le_bytes()).collect();
-                data.resize(4096, 0);
+                data.resize(PAGE, 0);
                 data
             }
             Log::AsymmetricAccess => self.asymmetric_access(sqe),
             // The command set identifier: the NVM command set is the only one.
-            Log::CommandEffects if sqe.cdw14 >> 24 != 0 => return Err(Status::INVALID_FIELD),
+            Log::CommandEffects if GetLogPageDw14::from_bits(sqe.cdw14).csi() != CommandSet::NVM => {
+                return Err(Status::INVALID_FIELD);
+            }
             Log::CommandEffects => self.command_effects(),
-            Log::FeatureEffects => table(|fid| match Feature::from_fid(fid) {
-                Some(feature) if feature.is_of_namespace() => SUPPORTED | OF_NAMESPACE,
-                Some(_) => SUPPORTED | OF_CONTROLLER,
-                None => 0,
+            Log::FeatureEffects => table(|fid| match Feature::from_fid(FeatureId(fid)) {
+                Some(feature) => {
+                    let of_namespace = feature.is_of_namespace();
+                    let scope = Scope::new().with_namespace(of_namespace).with_controller(!of_namespace);
+                    FeatureEffects::new().with_fsupp(true).with_fsp(scope)
+                }
+                None => FeatureEffects::new(),
             }),
             // LPA says by one bit that this one is there too. There is no management interface: it has no commands.
-            Log::MiCommandEffects => vec![0; 4096],
+            Log::MiCommandEffects => vec![0; PAGE],
         })
     }
 
     fn smart(&self, now: Duration) -> Vec<u8> {
         let up = self.first_enabled.map_or(Duration::ZERO, |since| now.saturating_sub(since));
         let totals = &self.totals;
-        // In thousands of 512 bytes, rounded up.
-        let units = |bytes: u64| [bytes.div_ceil(512 * 1000), 0];
+        let count = |value: u64| U128::from(u128::from(value));
+        let units = |bytes: u64| count(bytes.div_ceil(DATA_UNIT));
         page(&Smart {
             critical_warning: self.features.critical_warning(),
             composite_temperature: TEMPERATURE.into(),
@@ -291,13 +241,13 @@ impl Controller {
             available_spare_threshold: 10,
             data_units_read: units(totals.bytes_read),
             data_units_written: units(totals.bytes_written),
-            host_read_commands: [totals.read_commands, 0],
-            host_write_commands: [totals.write_commands, 0],
-            controller_busy_time: [totals.busy.as_secs() / 60, 0],
-            power_cycles: [1, 0],
-            power_on_hours: [up.as_secs() / 3600, 0],
-            media_errors: [totals.media_errors, 0],
-            error_log_entries: [self.errors.count, 0],
+            host_read_commands: count(totals.read_commands),
+            host_write_commands: count(totals.write_commands),
+            controller_busy_time: count(totals.busy.as_secs() / 60),
+            power_cycles: count(1),
+            power_on_hours: count(up.as_secs() / 3600),
+            media_errors: count(totals.media_errors),
+            error_log_entries: count(self.errors.count),
             ..Smart::new_zeroed()
         })
     }
@@ -306,39 +256,25 @@ impl Controller {
     /// left out: Linux warns of I/O commands that have one.
     fn command_effects(&self) -> Vec<u8> {
         let supports = self.namespaces.supports();
-        let admin = table(|opcode| Opcode::parse(opcode).map_or(0, |_| SUPPORTED));
-        let io = table(|opcode| match opcode {
-            0x00 | 0x02 => SUPPORTED,
-            0x01 => SUPPORTED | CHANGES_BLOCKS,
-            0x04 if supports.write_uncorrectable => SUPPORTED | CHANGES_BLOCKS,
-            0x05 if supports.compare => SUPPORTED,
-            0x08 if supports.write_zeroes => SUPPORTED | CHANGES_BLOCKS,
-            0x09 if supports.unmap => SUPPORTED | CHANGES_BLOCKS,
-            0x0c if supports.verify => SUPPORTED,
+        let changes = SUPPORTED.with_lbcc(true);
+        let admin = table(|opcode| SUPPORTED.with_csupp(Opcode::parse(opcode).is_some()));
+        let io = table(|opcode| match IoOpcode(opcode) {
+            IoOpcode::FLUSH | IoOpcode::READ => SUPPORTED,
+            IoOpcode::WRITE => changes,
+            IoOpcode::WRITE_UNCORRECTABLE if supports.write_uncorrectable => changes,
+            IoOpcode::COMPARE if supports.compare => SUPPORTED,
+            IoOpcode::WRITE_ZEROES if supports.write_zeroes => changes,
+            IoOpcode::DATASET_MANAGEMENT if supports.unmap => changes,
+            IoOpcode::VERIFY if supports.verify => SUPPORTED,
             // What they do is not known. Those with data in both directions are refused.
-            0x80.. if supports.vendor_specific && opcode & 0b11 != 0b11 => SUPPORTED | CHANGES_BLOCKS,
-            _ => 0,
+            vendor if vendor.is_vendor_specific() => {
+                let has = supports.vendor_specific && DataTransfer::of(opcode) != DataTransfer::BOTH;
+                if has { changes } else { CommandEffects::new() }
+            }
+            _ => CommandEffects::new(),
         });
         let mut data = [admin, io].concat();
-        data.resize(4096, 0);
+        data.resize(PAGE, 0);
         data
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::mem::offset_of;
-
-    use super::*;
-
-    #[test]
-    fn fields_lie_where_the_specification_has_them() {
-        assert_eq!(offset_of!(ErrorInformation, lba), 16);
-        assert_eq!(offset_of!(ErrorInformation, command_specific), 32);
-        assert_eq!(offset_of!(Smart, composite_temperature), 1);
-        assert_eq!(offset_of!(Smart, data_units_read), 32);
-        assert_eq!(offset_of!(Smart, power_on_hours), 128);
-        assert_eq!(offset_of!(Smart, error_log_entries), 176);
-        assert_eq!(offset_of!(FirmwareSlot, frs1), 8);
     }
 }

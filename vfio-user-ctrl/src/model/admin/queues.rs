@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::identity::Limits;
-use super::{high, low};
+use nvme_spec::admin::{CreateCqDw11, CreateSqDw11, QueueDw10};
 use nvme_spec::{Sqe, Status};
 
 /// The only size of submission queue entries: 64 bytes, as an exponent of two (SQES).
@@ -14,7 +14,7 @@ pub(super) const SQES: u8 = 6;
 pub(super) const CQES: u8 = 4;
 
 /// The only memory page size (CAP.MPSMIN and CAP.MPSMAX).
-pub(super) const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = nvme_spec::PAGE as u64;
 
 /// One I/O queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,23 +87,25 @@ impl Queues {
 
     /// Create I/O Completion Queue (section 5.4).
     pub(super) fn create_cq(&mut self, sqe: &Sqe, limits: Limits, iocqes: u8) -> Result<CreateCq, Status> {
-        let qid = low(sqe.cdw10);
+        let qid = QueueDw10::from_bits(sqe.cdw10).qid();
         self.check_free(QueueId::Cq(qid), qid, limits)?;
         let (entries, base) = check_memory(sqe, limits, iocqes, CQES)?;
-        let vector = high(sqe.cdw11);
+        let dw11 = CreateCqDw11::from_bits(sqe.cdw11);
+        let vector = dw11.iv();
         if vector >= limits.vectors {
             return Err(Status::INVALID_INTERRUPT_VECTOR);
         }
         self.all.insert(QueueId::Cq(qid), Queue { state: State::Creating, cqid: qid });
-        Ok(CreateCq { qid, entries, base, vector, interrupts: sqe.cdw11 & 2 != 0 })
+        Ok(CreateCq { qid, entries, base, vector, interrupts: dw11.ien() })
     }
 
     /// Create I/O Submission Queue (section 5.5).
     pub(super) fn create_sq(&mut self, sqe: &Sqe, limits: Limits, iosqes: u8) -> Result<CreateSq, Status> {
-        let qid = low(sqe.cdw10);
+        let qid = QueueDw10::from_bits(sqe.cdw10).qid();
         self.check_free(QueueId::Sq(qid), qid, limits)?;
         let (entries, base) = check_memory(sqe, limits, iosqes, SQES)?;
-        let cqid = high(sqe.cdw11);
+        let dw11 = CreateSqDw11::from_bits(sqe.cdw11);
+        let cqid = dw11.cqid();
         if cqid == 0 || cqid > limits.max_queues {
             return Err(Status::INVALID_QUEUE_IDENTIFIER);
         }
@@ -111,19 +113,19 @@ impl Queues {
             return Err(Status::COMPLETION_QUEUE_INVALID);
         }
         self.all.insert(QueueId::Sq(qid), Queue { state: State::Creating, cqid });
-        Ok(CreateSq { qid, entries, base, cqid, priority: (sqe.cdw11 >> 1 & 3) as u8 })
+        Ok(CreateSq { qid, entries, base, cqid, priority: dw11.qprio() })
     }
 
     /// Delete I/O Submission Queue (section 5.7).
     pub(super) fn delete_sq(&mut self, sqe: &Sqe) -> Result<u16, Status> {
-        let qid = low(sqe.cdw10);
+        let qid = QueueDw10::from_bits(sqe.cdw10).qid();
         self.delete(QueueId::Sq(qid))?;
         Ok(qid)
     }
 
     /// Delete I/O Completion Queue (section 5.6).
     pub(super) fn delete_cq(&mut self, sqe: &Sqe) -> Result<u16, Status> {
-        let qid = low(sqe.cdw10);
+        let qid = QueueDw10::from_bits(sqe.cdw10).qid();
         // A submission queue that is only half made or half deleted may still complete commands.
         let used = self.all.iter().any(|(id, queue)| matches!(id, QueueId::Sq(_)) && queue.cqid == qid);
         if used {
@@ -184,14 +186,14 @@ impl Queues {
 
 /// The entries and the address of a queue that is to be created.
 fn check_memory(sqe: &Sqe, limits: Limits, entry_size: u8, supported: u8) -> Result<(u32, u64), Status> {
-    let qsize = high(sqe.cdw10);
+    let qsize = QueueDw10::from_bits(sqe.cdw10).qsize();
     // CC.IOSQES and CC.IOCQES that were not set, or not to the size that Identify tells, have no status of their own:
     // both commands name Invalid Queue Size for a host that did not initialise them.
     if qsize == 0 || qsize >= limits.max_queue_entries || entry_size != supported {
         return Err(Status::INVALID_QUEUE_SIZE);
     }
-    // CAP.CQR says that a queue is physically contiguous.
-    if sqe.cdw11 & 1 == 0 {
+    // CAP.CQR says that a queue is physically contiguous. Both commands have the bit at the same place.
+    if !CreateCqDw11::from_bits(sqe.cdw11).pc() {
         return Err(Status::INVALID_FIELD);
     }
     if !sqe.prp1.is_multiple_of(PAGE) {

@@ -10,6 +10,7 @@ mod logs;
 mod queues;
 
 use super::*;
+use nvme_spec::ALL_NAMESPACES;
 
 const NOW: Duration = Duration::from_secs(100);
 

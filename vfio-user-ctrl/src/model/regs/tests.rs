@@ -359,7 +359,7 @@ proptest! {
                 None => prop_assert!(!registers.enabled() || running || registers.fatal()),
             }
             prop_assert_eq!(u64::from(get(&registers, CAP)) | u64::from(get(&registers, CAP_HIGH)) << 32, registers.cap());
-            prop_assert_eq!((get(&registers, VS), get(&registers, CRTO)), (Version::V2_0.bits(), 20));
+            prop_assert_eq!((get(&registers, VS), get(&registers, CRTO)), (Version::V2_0.number().into_bits(), 20));
             prop_assert_eq!(get(&registers, CC) & !CC_WRITABLE, 0);
             prop_assert_eq!(get(&registers, AQA) & !AQA_WRITABLE, 0);
             prop_assert_eq!((get(&registers, ASQ) | get(&registers, ACQ)) & 0xfff, 0);

@@ -1,6 +1,7 @@
 //! Get Features and Set Features.
 
 use super::*;
+use nvme_spec::ALL_NAMESPACES;
 
 /// A feature, a value that is set, and what is then got: of features that keep a dword.
 const KEPT: [(u32, u32, u32); 10] = [

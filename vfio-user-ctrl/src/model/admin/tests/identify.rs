@@ -1,6 +1,7 @@
 //! Identify.
 
 use super::*;
+use nvme_spec::ALL_NAMESPACES;
 
 fn identify(cns: u32, nsid: u32) -> Sqe {
     Sqe { cdw10: cns, nsid, ..command(Opcode::Identify) }
