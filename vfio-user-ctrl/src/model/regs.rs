@@ -21,30 +21,24 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use nvme_spec::register::{Aqa, Cap, Cc, CommandSetSelected, Csts, Register, ShutdownNotification, ShutdownStatus};
+
 use super::pci::REGISTERS;
 
-/// Offsets (figure "Property Definition").
-const CAP: usize = 0x00;
-const CAP_HIGH: usize = 0x04;
-const VS: usize = 0x08;
-const INTMS: usize = 0x0c;
-const INTMC: usize = 0x10;
-const CC: usize = 0x14;
-const CSTS: usize = 0x1c;
-const AQA: usize = 0x24;
-const ASQ: usize = 0x28;
-const ASQ_HIGH: usize = 0x2c;
-const ACQ: usize = 0x30;
-const ACQ_HIGH: usize = 0x34;
-const CRTO: usize = 0x68;
-
-/// CAP.CQR: queues are physically contiguous.
-const CAP_CQR: u64 = 1 << 16;
-const CAP_TO_SHIFT: u32 = 24;
-/// CAP.CSS: the NVM command set. Neither other command sets nor a controller of admin commands alone.
-const CAP_CSS_NVM: u64 = 1 << 37;
-/// CAP.CRMS: ready only when all namespaces are; CRTO says how long that takes at most.
-const CAP_CRWMS: u64 = 1 << 59;
+/// Where the dwords of registers are.
+const CAP: usize = Register::CAP.offset();
+const CAP_HIGH: usize = CAP + 4;
+const VS: usize = Register::VS.offset();
+const INTMS: usize = Register::INTMS.offset();
+const INTMC: usize = Register::INTMC.offset();
+const CC: usize = Register::CC.offset();
+const CSTS: usize = Register::CSTS.offset();
+const AQA: usize = Register::AQA.offset();
+const ASQ: usize = Register::ASQ.offset();
+const ASQ_HIGH: usize = ASQ + 4;
+const ACQ: usize = Register::ACQ.offset();
+const ACQ_HIGH: usize = ACQ + 4;
+const CRTO: usize = Register::CRTO.offset();
 
 /// A version of the specification that a controller says it follows. What came with a later one is not told, nor answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,27 +61,20 @@ impl Version {
     }
 }
 
-const CC_EN: u32 = 1;
+const CC_EN: u32 = Cc::new().with_en(true).into_bits();
 /// CC.CSS, CC.MPS and CC.AMS: 0 is the only value of each that this controller has, and none may change while enabled.
-const CC_MODE: u32 = 0x7 << 4 | 0xf << 7 | 0x7 << 11;
-const CC_SHN_SHIFT: u32 = 14;
-const CC_SHN: u32 = 0b11 << CC_SHN_SHIFT;
-const CC_IOSQES_SHIFT: u32 = 16;
-const CC_IOCQES_SHIFT: u32 = 20;
-const CC_ENTRY_SIZES: u32 = 0xff << CC_IOSQES_SHIFT;
+const CC_MODE: u32 = Cc::new().with_css(CommandSetSelected(0b111)).with_mps(0b1111).with_ams(0b111).into_bits();
+const CC_SHN: u32 = Cc::new().with_shn(ShutdownNotification(0b11)).into_bits();
+const CC_ENTRY_SIZES: u32 = Cc::new().with_iosqes(0b1111).with_iocqes(0b1111).into_bits();
 const CC_WRITABLE: u32 = CC_EN | CC_MODE | CC_SHN | CC_ENTRY_SIZES;
-const SHN_NORMAL: u32 = 0b01;
-const SHN_ABRUPT: u32 = 0b10;
 
-const CSTS_RDY: u32 = 1;
-const CSTS_CFS: u32 = 1 << 1;
-const CSTS_SHST: u32 = 0b11 << 2;
-const CSTS_SHST_OCCURRING: u32 = 0b01 << 2;
-const CSTS_SHST_COMPLETE: u32 = 0b10 << 2;
+const CSTS_RDY: u32 = Csts::new().with_rdy(true).into_bits();
+const CSTS_CFS: u32 = Csts::new().with_cfs(true).into_bits();
+const CSTS_SHST: u32 = Csts::new().with_shst(ShutdownStatus(0b11)).into_bits();
+const CSTS_SHST_OCCURRING: u32 = Csts::new().with_shst(ShutdownStatus::OCCURRING).into_bits();
+const CSTS_SHST_COMPLETE: u32 = Csts::new().with_shst(ShutdownStatus::COMPLETE).into_bits();
 
-const AQA_SIZE: u32 = 0xfff;
-const AQA_ACQS_SHIFT: u32 = 16;
-const AQA_WRITABLE: u32 = AQA_SIZE << AQA_ACQS_SHIFT | AQA_SIZE;
+const AQA_WRITABLE: u32 = Aqa::new().with_asqs(0xfff).with_acqs(0xfff).into_bits();
 /// Queues begin on a page, so the low bits of their addresses are reserved.
 const QUEUE_BASE: u64 = !0xfff;
 
@@ -166,9 +153,11 @@ impl Registers {
         let mqes = limits.max_queue_entries.max(2) - 1;
         let timeout = limits.timeout_500ms.max(1);
         // Ready modes came with 2.0.
-        let (crms, crto) = if limits.version == Version::V1_4 { (0, 0) } else { (CAP_CRWMS, timeout) };
+        let (crwms, crto) = if limits.version == Version::V1_4 { (false, 0) } else { (true, timeout) };
+        // Queues are physically contiguous. There are neither other command sets nor a controller of admin commands alone.
+        let cap = Cap::new().with_mqes(mqes).with_cqr(true).with_to(timeout).with_css_nvm(true).with_crwms(crwms);
         Self {
-            cap: u64::from(mqes) | CAP_CQR | u64::from(timeout) << CAP_TO_SHIFT | CAP_CSS_NVM | crms,
+            cap: cap.into_bits(),
             vs: limits.version.number().into_bits(),
             crto: u32::from(crto),
             intm: AtomicU32::new(0),
@@ -298,8 +287,8 @@ impl Registers {
     /// The sizes of I/O queue entries as they are now: a host may set them when the controller already runs.
     #[must_use]
     pub fn entry_sizes(&self) -> EntrySizes {
-        let cc = self.cc();
-        EntrySizes { iosqes: (cc >> CC_IOSQES_SHIFT & 0xf) as u8, iocqes: (cc >> CC_IOCQES_SHIFT & 0xf) as u8 }
+        let cc = Cc::from_bits(self.cc());
+        EntrySizes { iosqes: cc.iosqes(), iocqes: cc.iocqes() }
     }
 
     /// Whether the host masks the interrupt pin (bit 0 of INTMS).
@@ -388,8 +377,8 @@ impl Registers {
     }
 
     fn enable(&self, cc: u32) -> Option<RegEffect> {
-        let aqa = self.dword(AQA);
-        let (submission, completion) = (aqa & AQA_SIZE, aqa >> AQA_ACQS_SHIFT & AQA_SIZE);
+        let aqa = Aqa::from_bits(self.dword(AQA));
+        let (submission, completion) = (aqa.asqs(), aqa.acqs());
         // Sizes are 0's based, and a queue has at least two entries.
         let good = cc & CC_MODE == 0 && submission != 0 && completion != 0;
         self.csts_control.store(if good { 0 } else { CSTS_CFS }, Ordering::Release);
@@ -400,8 +389,8 @@ impl Registers {
             RegEffect::Enable(Enable {
                 asq: self.asq.load(Ordering::Acquire),
                 acq: self.acq.load(Ordering::Acquire),
-                asqs: entries(submission),
-                acqs: entries(completion),
+                asqs: submission + 1,
+                acqs: completion + 1,
             })
         })
     }
@@ -414,7 +403,7 @@ impl Registers {
             self.csts_control.fetch_or(CSTS_SHST_OCCURRING, Ordering::AcqRel);
         }
         self.cc.store(cc, Ordering::Release);
-        asked.then(|| RegEffect::Shutdown { abrupt: shn(cc) == SHN_ABRUPT })
+        asked.then(|| RegEffect::Shutdown { abrupt: shn(cc) == ShutdownNotification::ABRUPT })
     }
 }
 
@@ -438,16 +427,11 @@ fn write_half(register: &AtomicU64, write: Write, shift: u32) {
 }
 
 fn asks_for_shutdown(cc: u32) -> bool {
-    matches!(shn(cc), SHN_NORMAL | SHN_ABRUPT)
+    matches!(shn(cc), ShutdownNotification::NORMAL | ShutdownNotification::ABRUPT)
 }
 
-fn shn(cc: u32) -> u32 {
-    (cc & CC_SHN) >> CC_SHN_SHIFT
-}
-
-/// A 0's based size of 12 bits as a number of entries.
-fn entries(size: u32) -> u16 {
-    (size & AQA_SIZE) as u16 + 1
+fn shn(cc: u32) -> ShutdownNotification {
+    Cc::from_bits(cc).shn()
 }
 
 fn low(register: u64) -> u32 {

@@ -34,7 +34,7 @@ impl Controller {
         let groups_only = AnaLogParameter::from_bits(GetLogPageDw10::from_bits(sqe.cdw10).lsp()).rgo();
         let change_count = self.namespaces.attachments();
         let nsids: Vec<u32> = self.namespaces.above(0).collect();
-        let listed: &[u32] = if !groups_only { &nsids } else { &[] };
+        let listed: &[u32] = if groups_only { &[] } else { &nsids };
         let header = AnaHeader { change_count, descriptors: u16::from(!nsids.is_empty()), ..AnaHeader::new_zeroed() };
         let mut data = header.as_bytes().to_vec();
         if !nsids.is_empty() {

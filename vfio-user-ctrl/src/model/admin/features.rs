@@ -308,9 +308,9 @@ impl Controller {
 
     /// Set Features (section 5.27).
     pub(super) fn set_features(&mut self, sqe: &Sqe, now: Duration) -> Result<Outcome, Status> {
-        let dw10 = SetFeaturesDw10::from_bits(sqe.cdw10);
-        let feature = Feature::from_fid(dw10.fid()).ok_or(Status::INVALID_FIELD)?;
-        if dw10.sv() {
+        let asked = SetFeaturesDw10::from_bits(sqe.cdw10);
+        let feature = Feature::from_fid(asked.fid()).ok_or(Status::INVALID_FIELD)?;
+        if asked.sv() {
             return Err(Status::FEATURE_NOT_SAVEABLE);
         }
         if feature.is_of_namespace() {

@@ -52,11 +52,11 @@ impl Controller {
             | Cns::COMMAND_SET_ALLOCATED_NAMESPACES
                 if answer.is_ok() =>
             {
-                self.namespaces.were_seen_above(sqe.nsid)
+                self.namespaces.were_seen_above(sqe.nsid);
             }
             // What is inactive is told by zeroes, by an error, or by Invalid Namespace.
             Cns::NAMESPACE | Cns::NAMESPACE_DESCRIPTORS | Cns::INDEPENDENT_NAMESPACE | Cns::ALLOCATED_NAMESPACE => {
-                self.namespaces.was_seen(sqe.nsid)
+                self.namespaces.was_seen(sqe.nsid);
             }
             _ => {}
         }
@@ -259,10 +259,10 @@ fn descriptors(namespace: &Namespace, version: Version) -> Vec<u8> {
 }
 
 /// Adds a Namespace Identification Descriptor.
-fn descriptor(data: &mut Vec<u8>, nidt: NamespaceIdType, nid: &[u8]) {
-    let nidl = u8::try_from(nid.len()).unwrap_or(u8::MAX);
-    data.extend_from_slice(NamespaceDescriptor { nidt, nidl, ..NamespaceDescriptor::default() }.as_bytes());
-    data.extend_from_slice(nid);
+fn descriptor(data: &mut Vec<u8>, kind: NamespaceIdType, identifier: &[u8]) {
+    let nidl = u8::try_from(identifier.len()).unwrap_or(u8::MAX);
+    data.extend_from_slice(NamespaceDescriptor { nidt: kind, nidl, ..NamespaceDescriptor::default() }.as_bytes());
+    data.extend_from_slice(identifier);
 }
 
 /// The controllers from `from` on: this one, or none.
