@@ -1,5 +1,6 @@
 //! Which commands may be sent again when it is not known whether the pool has carried them out.
 
+use nvme_spec::IoOpcode;
 use spdk::bdev::IoType;
 
 /// A command that is passed through to the pool.
@@ -16,7 +17,17 @@ pub(crate) struct Passed {
 ///
 /// All others are left out on purpose: reservations that are changed and Zone Append do more the second time, Copy reads what it may have
 /// written, Zone Management and I/O Management Send move a state on, and what vendors' commands do is not known.
-const REPEATABLE: [u8; 9] = [0x00, 0x01, 0x02, 0x04, 0x05, 0x08, 0x09, 0x0c, 0x0e];
+const REPEATABLE: [IoOpcode; 9] = [
+    IoOpcode::FLUSH,
+    IoOpcode::WRITE,
+    IoOpcode::READ,
+    IoOpcode::WRITE_UNCORRECTABLE,
+    IoOpcode::COMPARE,
+    IoOpcode::WRITE_ZEROES,
+    IoOpcode::DATASET_MANAGEMENT,
+    IoOpcode::VERIFY,
+    IoOpcode::RESERVATION_REPORT,
+];
 
 /// Whether a command may be sent again after its connection was lost. One that may not is told to have been aborted by the host, and
 /// whoever sent it looks what became of it.
@@ -25,7 +36,7 @@ pub(crate) fn is_repeatable(io_type: IoType, passed: Option<Passed>) -> bool {
         IoType::Read | IoType::Write | IoType::WriteZeroes | IoType::Unmap | IoType::Flush | IoType::Compare => true,
         // The second time it compares with what it has written itself.
         IoType::CompareAndWrite => false,
-        _ => passed.is_some_and(|passed| !passed.fused && REPEATABLE.contains(&passed.opcode)),
+        _ => passed.is_some_and(|passed| !passed.fused && REPEATABLE.contains(&IoOpcode(passed.opcode))),
     }
 }
 
@@ -42,7 +53,7 @@ mod tests {
         let of_blocks =
             [IoType::Read, IoType::Write, IoType::WriteZeroes, IoType::Unmap, IoType::Flush, IoType::Compare];
         assert!(of_blocks.into_iter().all(|io_type| is_repeatable(io_type, None)));
-        assert!(REPEATABLE.into_iter().all(|opcode| passed(opcode, false)));
+        assert!(REPEATABLE.into_iter().all(|opcode| passed(opcode.0, false)));
     }
 
     #[test]
@@ -57,7 +68,7 @@ mod tests {
         for opcode in [0x0d, 0x11, 0x15, 0x1d, 0x19, 0x79, 0x7d, 0x80, 0xff] {
             assert!(!passed(opcode, false), "{opcode:#x}");
         }
-        let others = (0..=u8::MAX).filter(|opcode| !REPEATABLE.contains(opcode));
+        let others = (0..=u8::MAX).filter(|opcode| !REPEATABLE.contains(&IoOpcode(*opcode)));
         assert!(others.into_iter().all(|opcode| !passed(opcode, false)));
         assert!(
             [IoType::Reset, IoType::Abort, IoType::NvmeAdmin, IoType::Other(99)]

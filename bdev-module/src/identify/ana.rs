@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{byte, u16_at, u32_at};
+use nvme_spec::log;
+
+use super::read;
 
 /// How a namespace can be reached through the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +22,13 @@ pub(crate) enum AnaState {
 }
 
 impl AnaState {
-    fn of(raw: u8) -> Option<Self> {
-        match raw & 0x0f {
-            0x01 => Some(Self::Optimized),
-            0x02 => Some(Self::NonOptimized),
-            0x03 => Some(Self::Inaccessible),
-            0x04 => Some(Self::PersistentLoss),
-            0x0f => Some(Self::Change),
+    fn of(state: log::AnaState) -> Option<Self> {
+        match log::AnaState::of_byte(state.0) {
+            log::AnaState::OPTIMIZED => Some(Self::Optimized),
+            log::AnaState::NON_OPTIMIZED => Some(Self::NonOptimized),
+            log::AnaState::INACCESSIBLE => Some(Self::Inaccessible),
+            log::AnaState::PERSISTENT_LOSS => Some(Self::PersistentLoss),
+            log::AnaState::CHANGE => Some(Self::Change),
             _ => None,
         }
     }
@@ -53,18 +55,21 @@ impl AnaLog {
 
     /// Takes apart as much of a log as there is. Groups with a state that is not known, or beyond the end, are left out.
     pub(crate) fn parse(data: &[u8]) -> Self {
-        const HEADER: usize = 16;
-        const GROUP: usize = 32;
         let mut groups = BTreeMap::new();
-        let mut at = HEADER;
-        for _ in 0..u16_at(data, 8) {
-            let Some(group) = data.get(at..at.saturating_add(GROUP)) else { break };
-            if let (number @ 1.., Some(state)) = (u32_at(group, 0), AnaState::of(byte(group, 16))) {
+        let header: log::AnaHeader = read(data, 0);
+        let mut at = size_of::<log::AnaHeader>();
+        for _ in 0..header.descriptors {
+            let end = at.saturating_add(size_of::<log::AnaGroup>());
+            if data.len() < end {
+                break;
+            }
+            let group: log::AnaGroup = read(data, at);
+            if let (number @ 1.., Some(state)) = (group.group, AnaState::of(group.state)) {
                 groups.insert(number, state);
             }
             // A target that gives the namespaces nevertheless is followed over them.
-            let namespaces = usize::try_from(u32_at(group, 4)).unwrap_or(usize::MAX).saturating_mul(4);
-            at = at.saturating_add(GROUP).saturating_add(namespaces);
+            let namespaces = usize::try_from(group.namespaces).unwrap_or(usize::MAX).saturating_mul(4);
+            at = end.saturating_add(namespaces);
         }
         Self(groups)
     }

@@ -1,6 +1,8 @@
 //! The namespace identification descriptor list (base specification, Identify CNS 03h).
 
-use super::{byte, id};
+use nvme_spec::identify::{NamespaceDescriptor, NamespaceIdType};
+
+use super::{id, read};
 
 /// The most descriptors that are looked at: there are four types, and each is given once.
 const MOST: usize = 16;
@@ -45,22 +47,23 @@ pub(crate) enum DescriptorError {
 impl Descriptors {
     /// Takes apart a list, which ends with a descriptor of no length.
     pub(crate) fn parse(data: &[u8]) -> Result<Self, DescriptorError> {
-        const HEADER: usize = 4;
         let mut found = Self::default();
         let mut at = 0_usize;
         for _ in 0..MOST {
-            let (kind, len) = (byte(data, at), usize::from(byte(data, at.saturating_add(1))));
+            let NamespaceDescriptor { nidt, nidl, .. } = read(data, at);
+            let len = usize::from(nidl);
             if at >= data.len() || len == 0 {
                 return Ok(found);
             }
-            let start = at.saturating_add(HEADER);
+            let start = at.saturating_add(size_of::<NamespaceDescriptor>());
             let end = start.saturating_add(len);
             let body = data.get(start..end).ok_or(DescriptorError::End { at })?;
-            match kind {
-                1 => once(&mut found.eui64, fixed(kind, body)?)?,
-                2 => once(&mut found.nguid, fixed(kind, body)?)?,
-                3 => once(&mut found.uuid, fixed(kind, body)?)?,
-                4 => once(&mut found.csi, fixed(kind, body)?.map(|[csi]: [u8; 1]| csi).or(Some(0)))?,
+            let kind = nidt.0;
+            match nidt {
+                NamespaceIdType::EUI64 => once(&mut found.eui64, fixed(kind, body)?)?,
+                NamespaceIdType::NGUID => once(&mut found.nguid, fixed(kind, body)?)?,
+                NamespaceIdType::UUID => once(&mut found.uuid, fixed(kind, body)?)?,
+                NamespaceIdType::CSI => once(&mut found.csi, fixed(kind, body)?.map(|[csi]: [u8; 1]| csi).or(Some(0)))?,
                 // Types that are not known yet say nothing that is needed.
                 _ => {}
             }

@@ -1,11 +1,11 @@
 //! The active namespace ID list (base specification, Identify CNS 02h).
 
-use super::u32_at;
+use super::read;
 
 /// The identifiers that a page has room for.
-const ENTRIES: usize = 1024;
+const ENTRIES: usize = nvme_spec::identify::NSID_LIST_ENTRIES;
 /// The last identifier that a namespace may have.
-const LAST: u32 = 0xffff_fffd;
+const LAST: u32 = nvme_spec::MAX_NSID;
 
 /// A page of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Page {
         let mut nsids = Vec::new();
         let mut before = after;
         for index in 0..ENTRIES {
-            let found = u32_at(data, index * 4);
+            let found: u32 = read(data, index * size_of::<u32>());
             if found == 0 {
                 return Ok(Self { nsids, is_full: false });
             }

@@ -6,34 +6,23 @@ mod descriptors;
 mod list;
 mod namespace;
 
+use zerocopy::{FromBytes, IntoBytes};
+
 pub(crate) use ana::AnaLog;
 pub(crate) use descriptors::Descriptors;
 pub(crate) use list::Page;
 pub(crate) use namespace::{Namespace, Unfit, Uses};
 
 /// The bytes of every Identify data structure.
-pub(crate) const LEN: usize = 4096;
+pub(crate) const LEN: usize = nvme_spec::PAGE;
 
-/// The `N` bytes at `at`, or zeros where the data is shorter than the specification has it.
-fn bytes<const N: usize>(data: &[u8], at: usize) -> [u8; N] {
-    let end = at.saturating_add(N);
-    data.get(at..end).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; N])
-}
-
-fn byte(data: &[u8], at: usize) -> u8 {
-    data.get(at).copied().unwrap_or(0)
-}
-
-fn u16_at(data: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(bytes(data, at))
-}
-
-fn u32_at(data: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes(data, at))
-}
-
-fn u64_at(data: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes(data, at))
+/// Returns the structure or number at `at`. What is not there is zeroes.
+fn read<T: FromBytes + IntoBytes>(data: &[u8], at: usize) -> T {
+    let mut value = T::new_zeroed();
+    for (to, from) in value.as_mut_bytes().iter_mut().zip(data.iter().skip(at)) {
+        *to = *from;
+    }
+    value
 }
 
 /// An identifier, of which all zeros says that there is none.

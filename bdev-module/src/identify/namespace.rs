@@ -2,12 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use super::{byte, bytes, id, u16_at, u32_at, u64_at};
+use nvme_spec::identify::{IdentifyNamespace, IdentifyNamespaceNvm};
+
+use super::{id, read};
 
 /// Block sizes that can be served, as exponents of two: 512 bytes to 64 KiB.
 const LBADS: RangeInclusive<u8> = 9..=16;
-/// The most formats that a namespace lists.
-const FORMATS: u8 = 64;
 
 /// A namespace as its pool describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,26 +88,22 @@ pub(crate) enum Unfit {
 impl Namespace {
     /// Takes apart the data of namespace `nsid`.
     pub(crate) fn parse(nsid: u32, data: &[u8]) -> Result<Uses, Unfit> {
-        let blocks = u64_at(data, 0);
+        let told: IdentifyNamespace = read(data, 0);
+        let blocks = told.nsze;
         if blocks == 0 {
             return Ok(Uses::Inactive);
         }
-        let (nsfeat, nlbaf, flbas, dps) = (byte(data, 24), byte(data, 25), byte(data, 26), byte(data, 29));
-        let formats = nlbaf.saturating_add(1).min(FORMATS);
-        // Bits 6:5 of FLBAS are the upper bits where there are more than 16 formats.
-        let format = (flbas & 0x0f) | if formats > 16 { (flbas & 0x60) >> 1 } else { 0 };
-        if format >= formats {
-            return Err(Unfit::Format { format, formats });
-        }
-        let at = 128 + usize::from(format) * 4;
-        let (metadata, lbads) = (u16_at(data, at), byte(data, at + 2));
+        let (formats, format) = (told.lba_formats(), told.lba_format_index());
+        let lbaf = told.lbaf.get(usize::from(format)).filter(|_| format < formats);
+        let lbaf = lbaf.ok_or(Unfit::Format { format, formats })?;
+        let (metadata, lbads) = (lbaf.ms(), lbaf.lbads());
         if !LBADS.contains(&lbads) {
             return Err(Unfit::BlockSize(lbads));
         }
-        if metadata != 0 && flbas & 0x10 == 0 {
+        if metadata != 0 && !told.flbas.mdtela() {
             return Err(Unfit::SeparateMetadata(metadata));
         }
-        let kind = dps & 0x07;
+        let kind = told.dps.pit();
         if kind > 3 || (kind != 0 && metadata < 8) {
             return Err(Unfit::Protection { kind, metadata });
         }
@@ -115,31 +111,32 @@ impl Namespace {
         if blocks.checked_mul(u64::from(block_size)).is_none_or(|bytes| bytes > i64::MAX.unsigned_abs()) {
             return Err(Unfit::Size(blocks));
         }
-        let zero_based = |at| u32::from(u16_at(data, at)) + 1;
-        let own_units = nsfeat & 0x02 != 0;
+        let zero_based = |blocks| u32::from(blocks) + 1;
+        let preferred = [told.npwg, told.npwa, told.npdg, told.npda, told.nows];
+        let own_units = told.nsfeat.nsabp();
         Ok(Uses::Block(Self {
             nsid,
             blocks,
             block_size,
             metadata_size: u32::from(metadata),
-            protection: (u32::from(kind), dps & 0x08 != 0),
+            protection: (u32::from(kind), told.dps.pip()),
             protection_format: 0,
             format,
-            optimal_io_boundary: u32::from(u16_at(data, 46)),
-            preferred: (nsfeat & 0x10 != 0).then(|| [64, 66, 68, 70, 72].map(zero_based)),
-            nacwu: own_units.then(|| u16_at(data, 38).saturating_add(1)),
-            nawupf: Some(u16_at(data, 36)).filter(|&nawupf| own_units && nawupf != 0).map(|n| n.saturating_add(1)),
-            ana_group: u32_at(data, 92),
-            nguid: id(bytes(data, 104)),
-            eui64: id(bytes(data, 120)),
+            optimal_io_boundary: u32::from(told.noiob),
+            preferred: told.nsfeat.optperf().then(|| preferred.map(zero_based)),
+            nacwu: own_units.then(|| told.nacwu.saturating_add(1)),
+            nawupf: Some(told.nawupf).filter(|&nawupf| own_units && nawupf != 0).map(|n| n.saturating_add(1)),
+            ana_group: told.anagrpid,
+            nguid: id(told.nguid),
+            eui64: id(told.eui64),
         }))
     }
 
     /// Takes the protection information's format from the NVM command set's Identify Namespace data.
     pub(crate) fn take_format(&mut self, data: &[u8]) {
-        let elbaf = u32_at(data, 12 + usize::from(self.format) * 4);
-        // Bits 8:7.
-        self.protection_format = (elbaf >> 7) & 0x03;
+        let told: IdentifyNamespaceNvm = read(data, 0);
+        let format = told.elbaf.get(usize::from(self.format));
+        self.protection_format = format.map_or(0, |format| format.pif().into());
     }
 
     /// Bytes of a block's data alone.
