@@ -5,8 +5,10 @@
 
 mod door;
 mod replies;
+mod transfers;
 mod unmaps;
 
 pub use door::{Door, Occupant, Situation, Verdict};
 pub use replies::Replies;
+pub use transfers::{Ask, Ended, GivenUp, Transfers};
 pub use unmaps::{Released, Unmaps};

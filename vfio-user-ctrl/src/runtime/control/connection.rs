@@ -103,7 +103,7 @@ impl Connection {
             files: Files::new(crate::memory::Share::of_mappings()),
             mapping: None,
             unmaps: Unmaps::default(),
-            transfers: Transfers::default(),
+            transfers: Transfers::new(number),
             replies: Replies::default(),
             unmask,
             began: Instant::now(),
@@ -264,7 +264,7 @@ impl Connection {
                     let rest = (!bus.is_allowed()).then(|| bus.state());
                     self.replies.config_written(token, rest, Instant::now());
                 }
-                Some(Event::DmaDone { id, result }) => self.transfers.ended(self.session.id, id, result),
+                Some(Event::DmaDone { id, result }) => self.transfers.ended(id, result),
             }
         }
         Ok(())
@@ -411,7 +411,7 @@ impl Connection {
 
     /// Answers for what nobody holds any more. Whether anything was answered.
     pub(super) fn release(&mut self, graves: &Graves) -> bool {
-        self.transfers.give_up_abandoned(self.session.id, &mut self.wire);
+        self.transfers.give_up_abandoned(&mut self.wire);
         let answered = self.answer_late();
         self.old.drop_free();
         let now = Instant::now();
@@ -448,7 +448,7 @@ impl Connection {
         );
         let session = self.session.id;
         // A client may wait for the memory before it answers anything else.
-        self.transfers.give_up_strays(session, &mut self.wire, &self.memory);
+        self.transfers.give_up_strays(&mut self.wire, &self.memory);
         for group in &self.session.ctrl.groups {
             group.send(move |group| {
                 if let Some(local) = group.find(session) {
