@@ -8,7 +8,7 @@ use crate::queue::{Step, Traced};
 pub const POINTS: &[Point] = &[DOORBELL, TAKE, WAIT, GO_ON, COMPLETE, INTERRUPT];
 
 const DOORBELL: Point =
-    Point { number: 0, name: c"CTRL_DOORBELL", object: Object::None, arguments: [c"sqid", c"waiting", c"head"] };
+    Point { number: 0, name: c"CTRL_DOORBELL", object: Object::None, arguments: [c"sqid", c"count", c"head"] };
 const TAKE: Point = Point { number: 1, name: c"CTRL_TAKE", object: Object::New, arguments: [c"sqid", c"cid", c"nsid"] };
 const WAIT: Point =
     Point { number: 2, name: c"CTRL_WAIT", object: Object::Known, arguments: [c"sqid", c"cid", c"reason"] };
@@ -17,7 +17,7 @@ const GO_ON: Point =
 const COMPLETE: Point =
     Point { number: 4, name: c"CTRL_COMPLETE", object: Object::Known, arguments: [c"sqid", c"cid", c"status"] };
 const INTERRUPT: Point =
-    Point { number: 5, name: c"CTRL_INTERRUPT", object: Object::None, arguments: [c"cqid", c"vector", c"completions"] };
+    Point { number: 5, name: c"CTRL_INTERRUPT", object: Object::None, arguments: [c"cqid", c"vector", c"count"] };
 
 /// Records a step.
 #[cold]
