@@ -4,6 +4,9 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nvme_spec::register::{Cc, Csts, Register};
+use nvme_spec::{AdminOpcode, IoOpcode};
+
 use super::vfio_user::{BAR0, CONFIG, Client, Failure, Memory};
 use super::{secs, wait_for};
 
@@ -16,31 +19,31 @@ pub(crate) const DATA: u64 = 1 << 20;
 pub(crate) const PAGE: u64 = 4096;
 
 const CAP: u64 = 0x00;
-const CC: u64 = 0x14;
-const CSTS: u64 = 0x1c;
-const AQA: u64 = 0x24;
-const ASQ: u64 = 0x28;
-const ACQ: u64 = 0x30;
-const DOORBELLS: u64 = 0x1000;
+const CC: u64 = Register::CC.0 as u64;
+const CSTS: u64 = Register::CSTS.0 as u64;
+const AQA: u64 = Register::AQA.0 as u64;
+const ASQ: u64 = Register::ASQ.0 as u64;
+const ACQ: u64 = Register::ACQ.0 as u64;
+const DOORBELLS: u64 = Register::SQ0TDBL.0 as u64;
 
 /// CC with EN, and with the sizes of queue entries that every driver sets.
-pub(crate) const CC_ENABLE: u32 = 1 | 6 << 16 | 4 << 20;
+pub(crate) const CC_ENABLE: u32 = Cc::new().with_en(true).with_iosqes(6).with_iocqes(4).into_bits();
 /// CSTS.RDY.
-pub(crate) const READY: u32 = 1;
+pub(crate) const READY: u32 = Csts::new().with_rdy(true).into_bits();
 /// CSTS.CFS.
-pub(crate) const FATAL: u32 = 2;
+pub(crate) const FATAL: u32 = Csts::new().with_cfs(true).into_bits();
 
 /// Opcodes of admin commands.
-pub(crate) const DELETE_IO_SQ: u8 = 0x00;
-pub(crate) const CREATE_IO_SQ: u8 = 0x01;
-pub(crate) const DELETE_IO_CQ: u8 = 0x04;
-pub(crate) const CREATE_IO_CQ: u8 = 0x05;
-pub(crate) const ABORT: u8 = 0x08;
-pub(crate) const IDENTIFY: u8 = 0x06;
+pub(crate) const DELETE_IO_SQ: u8 = AdminOpcode::DELETE_IO_SQ.0;
+pub(crate) const CREATE_IO_SQ: u8 = AdminOpcode::CREATE_IO_SQ.0;
+pub(crate) const DELETE_IO_CQ: u8 = AdminOpcode::DELETE_IO_CQ.0;
+pub(crate) const CREATE_IO_CQ: u8 = AdminOpcode::CREATE_IO_CQ.0;
+pub(crate) const ABORT: u8 = AdminOpcode::ABORT.0;
+pub(crate) const IDENTIFY: u8 = AdminOpcode::IDENTIFY.0;
 /// Opcodes of I/O commands.
-pub(crate) const WRITE: u8 = 0x01;
-pub(crate) const READ: u8 = 0x02;
-pub(crate) const COMPARE: u8 = 0x05;
+pub(crate) const WRITE: u8 = IoOpcode::WRITE.0;
+pub(crate) const READ: u8 = IoOpcode::READ.0;
+pub(crate) const COMPARE: u8 = IoOpcode::COMPARE.0;
 
 /// How many entries the admin queues have.
 const ADMIN_ENTRIES: u16 = 32;

@@ -3,26 +3,27 @@
 use std::fmt;
 
 use crc::{CRC_32_ISCSI, Crc};
+use nvme_spec::tcp::{self, PduFlags, PduType};
 
 /// The bytes of the header that all PDUs share.
-pub const COMMON_HEADER: usize = 8;
+pub const COMMON_HEADER: usize = size_of::<tcp::PduHeader>();
 /// The longest PDU that is taken for one.
 pub const MAX_PDU: usize = 4 << 20;
 /// The bytes of an `ICReq` and of an `ICResp`.
-pub const IC_LENGTH: usize = 128;
+pub const IC_LENGTH: usize = size_of::<tcp::IcReq>();
 /// The bytes of a command capsule's header: the common header and the submission queue entry.
-pub const CAPSULE_CMD: usize = 72;
+pub const CAPSULE_CMD: usize = size_of::<tcp::CapsuleCmd>();
 /// The bytes of a response capsule, and of the headers of data and R2T PDUs.
-pub const CAPSULE_RESP: usize = 24;
+pub const CAPSULE_RESP: usize = size_of::<tcp::CapsuleResp>();
 
 /// The PDU carries a header digest.
-pub const HAS_HEADER_DIGEST: u8 = 1;
+pub const HAS_HEADER_DIGEST: u8 = PduFlags::new().with_hdgstf(true).into_bits();
 /// The PDU carries a data digest.
-pub const HAS_DATA_DIGEST: u8 = 1 << 1;
+pub const HAS_DATA_DIGEST: u8 = PduFlags::new().with_ddgstf(true).into_bits();
 /// The PDU is the last of its command's data.
-pub const LAST_DATA: u8 = 1 << 2;
+pub const LAST_DATA: u8 = PduFlags::new().with_last_pdu(true).into_bits();
 /// The command succeeded, and no response capsule follows.
-pub const DATA_SUCCESS: u8 = 1 << 3;
+pub const DATA_SUCCESS: u8 = PduFlags::new().with_success(true).into_bits();
 
 /// What a PDU is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,23 +31,23 @@ pub struct Kind(pub u8);
 
 impl Kind {
     /// Initialize Connection Request.
-    pub const IC_REQ: Self = Self(0x00);
+    pub const IC_REQ: Self = Self(PduType::IC_REQ.0);
     /// Initialize Connection Response.
-    pub const IC_RESP: Self = Self(0x01);
+    pub const IC_RESP: Self = Self(PduType::IC_RESP.0);
     /// The host ends the connection for an error.
-    pub const H2C_TERM_REQ: Self = Self(0x02);
+    pub const H2C_TERM_REQ: Self = Self(PduType::H2C_TERM_REQ.0);
     /// The controller ends the connection for an error.
-    pub const C2H_TERM_REQ: Self = Self(0x03);
+    pub const C2H_TERM_REQ: Self = Self(PduType::C2H_TERM_REQ.0);
     /// A command.
-    pub const CAPSULE_CMD: Self = Self(0x04);
+    pub const CAPSULE_CMD: Self = Self(PduType::CAPSULE_CMD.0);
     /// A completion.
-    pub const CAPSULE_RESP: Self = Self(0x05);
+    pub const CAPSULE_RESP: Self = Self(PduType::CAPSULE_RESP.0);
     /// Data from the host.
-    pub const H2C_DATA: Self = Self(0x06);
+    pub const H2C_DATA: Self = Self(PduType::H2C_DATA.0);
     /// Data from the controller.
-    pub const C2H_DATA: Self = Self(0x07);
+    pub const C2H_DATA: Self = Self(PduType::C2H_DATA.0);
     /// Ready to Transfer: the controller asks for data.
-    pub const R2T: Self = Self(0x09);
+    pub const R2T: Self = Self(PduType::R2T.0);
 }
 
 impl fmt::Display for Kind {

@@ -4,44 +4,48 @@ use std::time::Instant;
 
 /// Opcodes of commands.
 pub mod opcode {
+    use nvme_spec::{AdminOpcode, IoOpcode};
+
     /// Fabrics commands.
-    pub const FABRICS: u8 = 0x7f;
+    pub const FABRICS: u8 = AdminOpcode::FABRICS.0;
     /// Admin: Get Log Page.
-    pub const GET_LOG_PAGE: u8 = 0x02;
+    pub const GET_LOG_PAGE: u8 = AdminOpcode::GET_LOG_PAGE.0;
     /// Admin: Identify.
-    pub const IDENTIFY: u8 = 0x06;
+    pub const IDENTIFY: u8 = AdminOpcode::IDENTIFY.0;
     /// Admin: Abort.
-    pub const ABORT: u8 = 0x08;
+    pub const ABORT: u8 = AdminOpcode::ABORT.0;
     /// Admin: Set Features.
-    pub const SET_FEATURES: u8 = 0x09;
+    pub const SET_FEATURES: u8 = AdminOpcode::SET_FEATURES.0;
     /// Admin: Get Features.
-    pub const GET_FEATURES: u8 = 0x0a;
+    pub const GET_FEATURES: u8 = AdminOpcode::GET_FEATURES.0;
     /// Admin: Asynchronous Event Request.
-    pub const ASYNC_EVENT: u8 = 0x0c;
+    pub const ASYNC_EVENT: u8 = AdminOpcode::ASYNC_EVENT_REQUEST.0;
     /// Admin: Keep Alive.
-    pub const KEEP_ALIVE: u8 = 0x18;
+    pub const KEEP_ALIVE: u8 = AdminOpcode::KEEP_ALIVE.0;
     /// I/O: Flush.
-    pub const FLUSH: u8 = 0x00;
+    pub const FLUSH: u8 = IoOpcode::FLUSH.0;
     /// I/O: Write.
-    pub const WRITE: u8 = 0x01;
+    pub const WRITE: u8 = IoOpcode::WRITE.0;
     /// I/O: Read.
-    pub const READ: u8 = 0x02;
+    pub const READ: u8 = IoOpcode::READ.0;
     /// I/O: Compare.
-    pub const COMPARE: u8 = 0x05;
+    pub const COMPARE: u8 = IoOpcode::COMPARE.0;
     /// I/O: Write Zeroes.
-    pub const WRITE_ZEROES: u8 = 0x08;
+    pub const WRITE_ZEROES: u8 = IoOpcode::WRITE_ZEROES.0;
     /// I/O: Dataset Management.
-    pub const DSM: u8 = 0x09;
+    pub const DSM: u8 = IoOpcode::DATASET_MANAGEMENT.0;
 }
 
 /// Types of Fabrics commands.
 pub mod fctype {
+    use nvme_spec::fabrics::FabricsType;
+
     /// Property Set.
-    pub const PROPERTY_SET: u8 = 0x00;
+    pub const PROPERTY_SET: u8 = FabricsType::PROPERTY_SET.0;
     /// Connect.
-    pub const CONNECT: u8 = 0x01;
+    pub const CONNECT: u8 = FabricsType::CONNECT.0;
     /// Property Get.
-    pub const PROPERTY_GET: u8 = 0x04;
+    pub const PROPERTY_GET: u8 = FabricsType::PROPERTY_GET.0;
 }
 
 /// A command that came.

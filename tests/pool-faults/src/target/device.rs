@@ -11,16 +11,18 @@ const MAX_NAMESPACE: u64 = 64 << 20;
 
 /// ANA states.
 pub mod ana {
+    use nvme_spec::log::AnaState;
+
     /// Optimized.
-    pub const OPTIMIZED: u8 = 0x1;
+    pub const OPTIMIZED: u8 = AnaState::OPTIMIZED.0;
     /// Non-optimized.
-    pub const NON_OPTIMIZED: u8 = 0x2;
+    pub const NON_OPTIMIZED: u8 = AnaState::NON_OPTIMIZED.0;
     /// Inaccessible.
-    pub const INACCESSIBLE: u8 = 0x3;
+    pub const INACCESSIBLE: u8 = AnaState::INACCESSIBLE.0;
     /// Persistent loss.
-    pub const PERSISTENT_LOSS: u8 = 0x4;
+    pub const PERSISTENT_LOSS: u8 = AnaState::PERSISTENT_LOSS.0;
     /// Change.
-    pub const CHANGE: u8 = 0xf;
+    pub const CHANGE: u8 = AnaState::CHANGE.0;
 }
 
 /// What a target is. All of it can be left as it is.

@@ -2,31 +2,40 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use nvme_spec::StatusCode;
+use nvme_spec::feature::FeatureId;
+use nvme_spec::register::Register;
+
 use super::command::{Command, fctype, opcode};
 use super::device::{self, IDENTIFY_SIZE, Namespace, Options, ana, put};
 use super::script::Status;
 
 /// Generic status codes.
-const INVALID_OPCODE: u8 = 0x01;
-const INVALID_FIELD: u8 = 0x02;
-const INVALID_NAMESPACE: u8 = 0x0b;
-const FAILED_FUSED: u8 = 0x09;
-const LBA_OUT_OF_RANGE: u8 = 0x80;
-const MISCOMPARE: Status = Status::new(2, 0x85);
+const INVALID_OPCODE: u8 = StatusCode::INVALID_OPCODE.sc();
+const INVALID_FIELD: u8 = StatusCode::INVALID_FIELD.sc();
+const INVALID_NAMESPACE: u8 = StatusCode::INVALID_NAMESPACE.sc();
+const FAILED_FUSED: u8 = StatusCode::ABORTED_FAILED_FUSED.sc();
+const LBA_OUT_OF_RANGE: u8 = StatusCode::LBA_OUT_OF_RANGE.sc();
+const MISCOMPARE: Status = status(StatusCode::COMPARE_FAILURE);
 /// Command specific: the parameters of a Connect.
-const CONNECT_INVALID: Status = Status::new(1, 0x82);
-const INVALID_LOG_PAGE: Status = Status::new(1, 0x09);
+const CONNECT_INVALID: Status = status(StatusCode::CONNECT_INVALID_PARAMETERS);
+const INVALID_LOG_PAGE: Status = status(StatusCode::INVALID_LOG_PAGE);
 /// The feature of that name.
-const KEEP_ALIVE_TIMER: u8 = 0x0f;
+const KEEP_ALIVE_TIMER: u8 = FeatureId::KEEP_ALIVE_TIMER.0;
 /// Asynchronous Event Request Limit Exceeded.
-const TOO_MANY_EVENT_REQUESTS: Status = Status::new(1, 0x05);
+const TOO_MANY_EVENT_REQUESTS: Status = status(StatusCode::ASYNC_EVENT_LIMIT_EXCEEDED);
 const MAX_EVENT_REQUESTS: usize = 4;
 
+/// A status of that code.
+const fn status(code: StatusCode) -> Status {
+    Status::new(code.sct().0, code.sc())
+}
+
 /// Properties.
-const CAP: u32 = 0x00;
-const VS: u32 = 0x08;
-const CC: u32 = 0x14;
-const CSTS: u32 = 0x1c;
+const CAP: u32 = Register::CAP.0;
+const VS: u32 = Register::VS.0;
+const CC: u32 = Register::CC.0;
+const CSTS: u32 = Register::CSTS.0;
 
 /// The answer to a command.
 #[derive(Debug, Clone, Default)]
@@ -255,7 +264,7 @@ impl Device {
 
     /// Features that are kept are as they were set, or as Connect said.
     fn features(&mut self, cntlid: u16, command: &Command) -> Answer {
-        const NUMBER_OF_QUEUES: u8 = 0x07;
+        const NUMBER_OF_QUEUES: u8 = FeatureId::NUMBER_OF_QUEUES.0;
         let Some(controller) = self.controllers.get_mut(&cntlid) else { return Answer::refused(INVALID_FIELD) };
         let fid = command.fid();
         if fid == NUMBER_OF_QUEUES {
