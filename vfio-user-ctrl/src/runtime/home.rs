@@ -1,7 +1,7 @@
 //! A controller's home: its admin worker, on one poll group.
 //!
-//! What is decided is decided by the [`AdminWorker`], which knows no thread and no clock. Here it gets its inputs; what it puts out is
-//! [carried out](super::outputs).
+//! What is decided is decided by the [`AdminWorker`], which knows no thread and no clock. Here it gets its inputs; what it
+//! puts out is carried out by the module `outputs`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
