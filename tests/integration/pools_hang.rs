@@ -3,12 +3,14 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use pool_faults::{Arrival, Cut, Do, Namespace, On, Options, Relay, ScriptedTarget, Which};
+use pool_faults::{Arrival, Cut, Do, Namespace, On, Options, Relay, ScriptedTarget, Which, opcode};
 use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::app::{App, Program, configuration};
+use crate::support::controller::Front;
 use crate::support::load::{Load, Work};
+use crate::support::nvme::{ABORT, BASE, Command, DATA, Driver, READ, WRITE};
 use crate::support::pool::{NQN, Pool, free_port};
 use crate::support::process::RunClock;
 use crate::support::{paths, secs, shared, wait_for};
@@ -182,4 +184,68 @@ fn courier_tgt_starts_with_one_pool_away_and_has_its_disk_when_it_comes() {
     wait_for("the pool to be connected", secs(20), || state_of(&app, "away") == "connected");
     wait_for("its disk", secs(10), || app.rpc.call("bdev_get_bdevs", &json!({ "name": "d1" })).is_ok());
     assert_eq!(app.shut_down(LIMIT).code(), Some(0), "{}", app.process.tail());
+}
+
+/// A front end with a bdev of a pool with a queue of 32 entries, whose reads are never answered.
+fn front_whose_reads_are_held(target: &ScriptedTarget) -> Front {
+    let front = Front::start_with_pools();
+    let port = target.port().to_string();
+    let pool = json!({
+        "name": "p", "trtype": "tcp", "traddr": "127.0.0.1", "trsvcid": port, "subnqn": target.nqn(), "io_queue_size": 32,
+    });
+    front.rpc.ok("courier_pool_create", &pool);
+    front.rpc.ok("bdev_courier_create", &json!({ "name": "disk", "pool": "p", "nsid": 1 }));
+    target.on(On::io(opcode::READ), Do::Hold);
+    front
+}
+
+fn abort(cid: u16) -> Command {
+    Command { opcode: ABORT, cdw10: u32::from(cid) << 16 | 1, ..Command::default() }
+}
+
+#[test]
+#[serial]
+fn aborts_are_answered_whatever_the_recovery_of_a_hung_pool_is_doing_when_they_come() {
+    const READS: u16 = 255;
+    /// Long enough for two recoveries, each of which begins 2 s after an abort.
+    const TIME: Duration = Duration::from_millis(4_500);
+    let target = ScriptedTarget::new();
+    let front = front_whose_reads_are_held(&target);
+    let controller = front.controller("c", &["disk"]);
+    let mut driver = Driver::start(controller.dir());
+    let mut queue = driver.create_queue(1, READS + 1, None);
+    let last = driver.submit(&mut queue, &vec![Command::io(READ, 1, 0, 1, BASE + DATA); usize::from(READS)]);
+    assert!(target.wait(secs(10), |target| target.held() > 0), "no read comes");
+    let began = Instant::now();
+    let mut aborts = 0;
+    while aborts < READS && began.elapsed() < TIME {
+        let asked = Instant::now();
+        let answer = driver.admin(abort(last.wrapping_sub(aborts)));
+        assert!(answer.succeeded() && asked.elapsed() < LIMIT, "{answer:?} after {:?}", asked.elapsed());
+        aborts += 1;
+    }
+    assert!(aborts > 1, "one abort alone took {:?}", began.elapsed());
+    front.assert_alive();
+}
+
+#[test]
+#[serial]
+fn an_abort_that_a_live_pool_does_not_carry_out_is_answered_and_the_command_stays() {
+    let target = ScriptedTarget::new();
+    let front = front_whose_reads_are_held(&target);
+    let controller = front.controller("c", &["disk"]);
+    let mut driver = Driver::start(controller.dir());
+    let mut queue = driver.create_queue(1, 16, None);
+    let cid = driver.submit(&mut queue, &[Command::io(READ, 1, 0, 1, BASE + DATA)]);
+    assert!(target.wait(secs(10), |target| target.held() > 0), "no read comes");
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let answer = driver.admin(abort(cid));
+        assert!(answer.succeeded() && asked.elapsed() < LIMIT, "{answer:?} after {:?}", asked.elapsed());
+        assert_eq!(answer.dw0 & 1, 1, "the command was not aborted");
+    }
+    driver.submit(&mut queue, &[Command::io(WRITE, 1, 8, 1, BASE + DATA)]);
+    let done = driver.complete(&mut queue);
+    assert!(done.succeeded() && done.cid != cid, "{done:?}");
+    front.assert_alive();
 }

@@ -374,7 +374,10 @@ impl Link {
         for io in self.held.take_waiting() {
             // The pool has seen to it that what was lost is over.
             io.note_over();
-            if io.device().is_held() {
+            if io.was_aborted() {
+                // The abort came when the queues were being opened again.
+                io.complete(IoStatus::Aborted);
+            } else if io.device().is_held() {
                 // It comes to `release`.
                 self.held.wait(io);
             } else if io.losses() >= LOSSES_BEFORE_ALONE {

@@ -178,24 +178,29 @@ impl BdevChannel {
         })
     }
 
-    /// Asks the bdev to abort the I/O whose owner is `raw`. That I/O ends as any other does, aborted or not. `token` is dropped when
-    /// the abort itself has ended, which may be before or after.
+    /// Asks the bdev to abort the I/O whose owner is `raw`. That I/O ends as any other does, aborted or not. `done` is called when
+    /// the abort itself has ended, which may be before or after, and is told whether it had an effect.
     ///
     /// # Errors
     /// `NOTSUP` when the bdev cannot abort, `NOMEM` when the bdev layer is out of I/Os.
-    pub fn abort_owner<T: 'static>(&self, raw: NonNull<c_void>, token: T) -> Result<(), Errno> {
-        unsafe extern "C" fn over<T>(io: *mut sys::spdk_bdev_io, _: bool, ctx: *mut c_void) {
+    pub fn abort_owner<F>(&self, raw: NonNull<c_void>, done: F) -> Result<(), Errno>
+    where
+        F: FnOnce(bool) + 'static,
+    {
+        unsafe extern "C" fn over<F: FnOnce(bool)>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
             // SAFETY: the abort is over and is this callback's to free.
             unsafe { sys::spdk_bdev_free_io(io) };
             // SAFETY: the box that was given with the abort, which ends once.
-            drop(unsafe { Box::from_raw(ctx.cast::<(Rc<Channel>, T)>()) });
+            let (channel, done) = *unsafe { Box::from_raw(ctx.cast::<(Rc<Channel>, F)>()) };
+            done(success);
+            drop(channel);
         }
         // What is to be aborted may end first, and with it the last other use of the channel.
-        let kept = Box::into_raw(Box::new((Rc::clone(&self.0), token)));
+        let kept = Box::into_raw(Box::new((Rc::clone(&self.0), done)));
         let (desc, ch) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr());
         // SAFETY: the bdev is open and this is the channel's thread; the pointer is compared, not followed. The box keeps the
         // channel until `over`, which frees it.
-        let rc = unsafe { sys::spdk_bdev_abort(desc, ch, raw.as_ptr(), Some(over::<T>), kept.cast()) };
+        let rc = unsafe { sys::spdk_bdev_abort(desc, ch, raw.as_ptr(), Some(over::<F>), kept.cast()) };
         Errno::check(rc).inspect_err(|_| {
             // SAFETY: SPDK did not take the box.
             drop(unsafe { Box::from_raw(kept) });

@@ -3,7 +3,7 @@
 //! An abort may take as long as the command that it is to end, and costs the backend as much. So there is never more
 //! than one for an I/O, and only so many at a time that the controller asks for by itself.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::memory::IoName;
@@ -11,15 +11,68 @@ use crate::memory::IoName;
 /// The most aborts at a time that no Abort command of the guest asked for.
 const AT_A_TIME: usize = 32;
 
-/// The I/Os that the backends have been told to abort, until these aborts have ended.
-#[derive(Debug, Default)]
-pub(super) struct Aborts(Rc<RefCell<Vec<IoName>>>);
+/// What answers an Abort command.
+type Then = Box<dyn FnOnce(bool)>;
 
-/// An abort that is under way: the backend drops this when the abort has ended, whatever became of the I/O.
-#[derive(Debug)]
+/// An Abort command of the guest, which is answered once: when what it names has ended, or cannot be aborted.
+#[derive(Clone)]
+pub(super) struct Asker(Rc<Cell<Option<Then>>>);
+
+impl Asker {
+    /// One that is answered by `then`, which is told whether the command was aborted.
+    pub(super) fn new(then: Then) -> Self {
+        Self(Rc::new(Cell::new(Some(then))))
+    }
+
+    /// Answers it, unless it was.
+    pub(super) fn answer(&self, was_aborted: bool) {
+        if let Some(then) = self.0.take() {
+            then(was_aborted);
+        }
+    }
+
+    /// Returns whether it was not answered yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        let then = self.0.take();
+        let is_waiting = then.is_some();
+        self.0.set(then);
+        is_waiting
+    }
+}
+
+/// An I/O that a backend was told to abort, and the guest's commands that ask for that.
+struct Abort {
+    name: IoName,
+    askers: Vec<Asker>,
+}
+
+/// The I/Os that the backends have been told to abort, until these aborts have ended.
+#[derive(Default)]
+pub(super) struct Aborts(Rc<RefCell<Vec<Abort>>>);
+
+/// An abort that is under way: the backend drops this when the abort has ended and the I/O has ended by it, or will.
 pub struct AbortToken {
     name: IoName,
-    under_way: Rc<RefCell<Vec<IoName>>>,
+    under_way: Rc<RefCell<Vec<Abort>>>,
+}
+
+impl AbortToken {
+    /// The abort has ended without effect: the I/O stays with the backend. Whoever asked for it is told so.
+    pub fn failed(self) {
+        let askers = self.end();
+        // Whoever is told may ask for another one of the same I/O.
+        drop(self);
+        for asker in askers {
+            asker.answer(false);
+        }
+    }
+
+    /// Takes the abort out of the list, and those who asked for it.
+    fn end(&self) -> Vec<Asker> {
+        let mut under_way = self.under_way.borrow_mut();
+        let at = under_way.iter().position(|abort| abort.name == self.name);
+        at.map(|at| under_way.swap_remove(at).askers).unwrap_or_default()
+    }
 }
 
 impl Aborts {
@@ -28,22 +81,39 @@ impl Aborts {
         self.0.borrow().len() < AT_A_TIME
     }
 
-    /// Begins one, unless there is one of the same I/O.
-    pub(super) fn begin(&self, name: IoName) -> Option<AbortToken> {
+    /// Begins one, unless there is one of the same I/O. `asker` is told if it has no effect.
+    pub(super) fn begin(&self, name: IoName, asker: Option<&Asker>) -> Option<AbortToken> {
         let mut under_way = self.0.borrow_mut();
-        if under_way.contains(&name) {
+        if let Some(abort) = under_way.iter_mut().find(|abort| abort.name == name) {
+            abort.askers.retain(Asker::is_waiting);
+            abort.askers.extend(asker.cloned());
             return None;
         }
-        under_way.push(name);
+        under_way.push(Abort { name, askers: asker.cloned().into_iter().collect() });
         Some(AbortToken { name, under_way: Rc::clone(&self.0) })
     }
 }
 
 impl Drop for AbortToken {
     fn drop(&mut self) {
-        let mut under_way = self.under_way.borrow_mut();
-        if let Some(at) = under_way.iter().position(|name| *name == self.name) {
-            under_way.swap_remove(at);
-        }
+        drop(self.end());
+    }
+}
+
+impl std::fmt::Debug for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asker").field("is_waiting", &self.is_waiting()).finish()
+    }
+}
+
+impl std::fmt::Debug for Aborts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Aborts").field("under_way", &self.0.borrow().len()).finish()
+    }
+}
+
+impl std::fmt::Debug for AbortToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AbortToken").field("name", &self.name).finish_non_exhaustive()
     }
 }

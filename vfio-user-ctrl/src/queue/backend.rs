@@ -80,6 +80,6 @@ pub trait Backend: Sized + 'static {
     fn trace(_step: Step, _what: impl FnOnce() -> Traced) {}
 
     /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. `token` is dropped when the abort itself has
-    /// ended: no other one of the same I/O comes before. Whether it may be expected to end.
+    /// ended, or told if it had no effect: no other one of the same I/O comes before. Whether it may be expected to end.
     fn abort(channel: &Self::Channel, io: IoName, token: AbortToken) -> bool;
 }

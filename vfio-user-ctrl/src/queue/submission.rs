@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::aborts::Asker;
 use super::backend::{Backend, BlockOp, Refusal, Refused};
 use super::completion::CompletionQueue;
 use super::context::{CommandFault, Context, Trouble};
@@ -98,12 +99,10 @@ pub struct IoState<B: Backend> {
     remote: Cell<Option<Box<Remote>>>,
     transfer: Cell<u64>,
     /// Abort commands that wait for its end.
-    aborters: Cell<Vec<Aborter>>,
+    askers: Cell<Vec<Asker>>,
     /// What the backend has charged it for.
     charge: Cell<u16>,
 }
-
-type Aborter = Box<dyn FnOnce(bool)>;
 
 /// Why a command cannot become an I/O.
 enum Unfit {
@@ -148,7 +147,7 @@ impl<B: Backend> IoState<B> {
             rare: Cell::new(None),
             remote: Cell::new(None),
             transfer: Cell::new(0),
-            aborters: Cell::default(),
+            askers: Cell::default(),
             charge: Cell::new(0),
         }
     }
@@ -160,9 +159,9 @@ impl<B: Backend> IoState<B> {
 
     /// Whether an Abort command waits for its end.
     fn is_asked_to_abort(&self) -> bool {
-        let aborters = self.aborters.take();
-        let is_asked = !aborters.is_empty();
-        self.aborters.set(aborters);
+        let askers = self.askers.take();
+        let is_asked = askers.iter().any(Asker::is_waiting);
+        self.askers.set(askers);
         is_asked
     }
 
@@ -680,7 +679,7 @@ fn finish<B: Backend>(io: CommandIo<B>, status: Status) {
 fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     let (queue, state) = (io.queue(), io.state());
     queue.count(state.op.get(), io.bytes());
-    let aborters = state.aborters.take();
+    let askers = state.askers.take();
     let was_aborted = is_abort(status);
     let status = match state.first_cid.take() {
         Some(first) => finish_first(queue, first, status),
@@ -691,8 +690,8 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     state.port.take();
     state.rare.take();
     drop(io);
-    for aborter in aborters {
-        aborter(was_aborted);
+    for asker in askers {
+        asker.answer(was_aborted);
     }
 }
 

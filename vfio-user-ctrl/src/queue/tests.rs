@@ -308,6 +308,28 @@ fn an_io_that_is_to_end_has_one_abort_at_a_time() {
 }
 
 #[test]
+fn an_abort_without_effect_is_answered_and_the_command_it_names_goes_on() {
+    let guest = Guest::new();
+    guest.send(read(1));
+    let answers: Rc<RefCell<Vec<bool>>> = Rc::default();
+    let ask = || {
+        let answers = Rc::clone(&answers);
+        guest.queues.abort(1, 1, move |aborted| answers.borrow_mut().push(aborted));
+    };
+    ask();
+    ask();
+    let mut tokens = ABORTED.take();
+    assert_eq!((tokens.len(), answers.take()), (1, vec![]), "both wait for the one abort");
+    tokens.remove(0).1.failed();
+    assert_eq!(answers.take(), [false, false]);
+    ask();
+    assert_eq!(aborts(), 1, "it may be asked for again");
+    assert!(answers.borrow().is_empty(), "the abort ended with effect, so that the command will end");
+    end(Err(Status::ABORT_REQUESTED));
+    assert_eq!((answers.take(), guest.completions()), (vec![true], vec![(1, Status::ABORT_REQUESTED)]));
+}
+
+#[test]
 fn aborts_come_in_portions_and_each_io_has_its_turn_before_one_has_it_again() {
     let guest = Guest::new();
     for cid in 1..=10 {

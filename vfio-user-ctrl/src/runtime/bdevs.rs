@@ -113,7 +113,12 @@ impl Backend for Bdevs {
     }
 
     fn abort(metered: &Metered, io: IoName, token: AbortToken) -> bool {
-        metered.channel.abort_owner(io.as_ptr(), token).is_ok()
+        let done = move |was_aborted: bool| {
+            if !was_aborted {
+                token.failed();
+            }
+        };
+        metered.channel.abort_owner(io.as_ptr(), done).is_ok()
     }
 }
 

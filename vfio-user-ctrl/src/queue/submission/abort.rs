@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use super::{Aborter, CommandIo, IoState, SubmissionQueue, Submissions, complete};
+use super::{CommandIo, IoState, SubmissionQueue, Submissions, complete};
 use crate::memory::{IoName, UnderWay};
+use crate::queue::aborts::Asker;
 use crate::queue::{Backend, Port};
 use nvme_spec::Status;
 
@@ -67,7 +68,7 @@ impl<B: Backend> Submissions<B> {
             if !aborts.has_room() || !more() {
                 return false;
             }
-            if let Some(token) = aborts.begin(io.name) {
+            if let Some(token) = aborts.begin(io.name, None) {
                 B::abort(&port.channel, io.name, token);
             }
             true
@@ -82,7 +83,7 @@ impl<B: Backend> Submissions<B> {
     }
 
     /// Aborts the command `cid`; `then` hears whether it was.
-    pub(in crate::queue) fn abort_command(self: &Rc<Self>, cid: u16, then: Aborter) {
+    pub(in crate::queue) fn abort_command(self: &Rc<Self>, cid: u16, then: Box<dyn FnOnce(bool)>) {
         if let Some(io) = self.queue().take_waiting(cid) {
             complete(io, Err(Status::ABORT_REQUESTED));
             return then(true);
@@ -94,26 +95,15 @@ impl<B: Backend> Submissions<B> {
             }
         });
         let Some(target) = found else { return then(false) };
-        let name = target.0;
-        let mut then = Some(then);
+        let asker = Asker::new(then);
         self.for_each(|io| {
-            if io.name == name
-                && let Some(then) = then.take()
-            {
-                io.state.add_aborter(then);
+            if io.name == target.0 {
+                io.state.add_asker(&asker);
             }
         });
-        if !self.end_soon(&target, Status::ABORT_REQUESTED) {
+        if !self.end_soon(&target, &asker) {
             // It cannot be aborted: the Abort command need not wait for it. If it has ended meanwhile, it has told so.
-            let mut aborter = None;
-            self.for_each(|io| {
-                if io.name == name {
-                    aborter = io.state.take_aborter();
-                }
-            });
-            if let Some(then) = aborter {
-                then(false);
-            }
+            asker.answer(false);
         }
     }
 }
@@ -122,15 +112,15 @@ impl<B: Backend> Submissions<B> {
 type Target<B> = (IoName, Rc<Port<B>>, Option<u64>);
 
 impl<B: Backend> Submissions<B> {
-    /// Ends an I/O soon, with this status if it is not with the backend. Whether it may be expected to end.
-    fn end_soon(&self, (name, port, transfer): &Target<B>, status: Status) -> bool {
+    /// Ends an I/O soon for `asker`. Returns whether that will be answered: when the I/O has ended, or its abort has without effect.
+    fn end_soon(&self, (name, port, transfer): &Target<B>, asker: &Asker) -> bool {
         let context = &self.queue().context;
         if let Some(id) = transfer {
-            context.remotes().cancel(*id, status);
+            context.remotes().cancel(*id, Status::ABORT_REQUESTED);
             return true;
         }
         // If it is being aborted already, it ends by that.
-        context.aborts().begin(*name).is_none_or(|token| B::abort(&port.channel, *name, token))
+        context.aborts().begin(*name, Some(asker)).is_none_or(|token| B::abort(&port.channel, *name, token))
     }
 }
 
@@ -153,17 +143,11 @@ impl<B: Backend> IoState<B> {
         self.cid.get() == cid || self.first_cid.get() == Some(cid)
     }
 
-    fn add_aborter(&self, aborter: Aborter) {
-        let mut aborters = self.aborters.take();
-        aborters.push(aborter);
-        self.aborters.set(aborters);
-    }
-
-    /// Takes the aborter back that was added last, if the command has not ended since.
-    fn take_aborter(&self) -> Option<Aborter> {
-        let mut aborters = self.aborters.take();
-        let last = aborters.pop();
-        self.aborters.set(aborters);
-        last
+    /// `asker` is answered when the command ends.
+    fn add_asker(&self, asker: &Asker) {
+        let mut askers = self.askers.take();
+        askers.retain(Asker::is_waiting);
+        askers.push(asker.clone());
+        self.askers.set(askers);
     }
 }
