@@ -1,6 +1,6 @@
 //! Storage pools over NVMe-oF, and the bdev module `courier` that forwards I/O to them.
 //!
-//! # The way of an I/O
+//! # The I/O path
 //! The bdev layer gives it to a [`disk`] on some reactor. The disk makes an NVMe command of it and puts that on
 //! the queue pair of the [`channel`] that this reactor has to the pool; the payload's scatter-gather list goes along as
 //! it is. The reactor's poll group sends it, receives the completion and calls back; the disk completes the I/O.
