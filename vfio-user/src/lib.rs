@@ -2,7 +2,8 @@
 //!
 //! A [`Session`] is fed with the bytes and file descriptors that came from the client, answers by itself what needs
 //! nobody else, asks a [`Device`] for register accesses, hands out [`Event`]s for the rest, and holds the messages to
-//! send. It knows no socket, no clock and no thread. [`client`] builds the messages of the other side.
+//! send. It knows no socket, no clock and no thread. The module `client` (a feature) builds the messages of the
+//! other side.
 //!
 //! The rules were written from the vfio-user specification (0.9.2), whose sections are named by their commands.
 //!
