@@ -4,10 +4,28 @@ mod harness;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use harness::{PATIENCE, wait_until};
 use spdk::Errno;
 use spdk::thread::{OwnedThread, send_to_app};
+
+/// Whether the application's thread has dropped its thread-local values.
+static LET_GO: AtomicBool = AtomicBool::new(false);
+
+/// Takes its time.
+struct Slow;
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        thread::sleep(Duration::from_millis(100));
+        LET_GO.store(true, Ordering::Release);
+    }
+}
+
+thread_local! {
+    static SLOW: Slow = const { Slow };
+}
 
 #[test]
 fn messages_that_come_while_the_application_ends_or_later_are_refused() {
@@ -29,8 +47,10 @@ fn messages_that_come_while_the_application_ends_or_later_are_refused() {
         (send_to_app(|| ()), thread.send(|| ()), OwnedThread::on_core("late", 0).err())
     };
     let senders = thread::spawn(sends);
+    send_to_app(|| SLOW.with(|_| ())).expect("the application runs");
     wait_until("messages are sent", || TAKEN.load(Ordering::Relaxed) > 100);
     assert_eq!(harness::stop(), Some(true), "the application ends well, within {PATIENCE:?}");
+    assert!(LET_GO.load(Ordering::Acquire), "the application's thread has ended, with what it frees then");
     ENDED.store(true, Ordering::Release);
     assert_eq!(senders.join().expect("no panic"), (Err(Errno::NXIO), Err(Errno::NXIO), Some(Errno::NXIO)));
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
@@ -33,8 +33,14 @@ pub(crate) struct TestApp {
     dir: PathBuf,
 }
 
+/// The thread of the application, and how it tells whether SPDK has stopped well.
+struct Running {
+    thread: JoinHandle<()>,
+    ended: Receiver<bool>,
+}
+
 static APP: OnceCell<TestApp> = OnceCell::new();
-static ENDED: Mutex<Option<Receiver<bool>>> = Mutex::new(None);
+static RUNNING: Mutex<Option<Running>> = Mutex::new(None);
 static AT_EXIT: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
 
 /// The application, started on `cores` (a mask) if this is the first call; `register` is called before SPDK starts.
@@ -64,9 +70,9 @@ pub(crate) fn start(cores: &str, register: fn()) -> &'static TestApp {
             let code = App { name: c"test", options: &[], ending: || () }.run(arguments, started);
             let _ = end.send(code == ExitCode::SUCCESS);
         };
-        thread::Builder::new().name("spdk".to_owned()).spawn(run).expect("a thread");
+        let thread = thread::Builder::new().name("spdk".to_owned()).spawn(run).expect("a thread");
         is_started.recv_timeout(PATIENCE).expect("SPDK starts; its log says why it does not");
-        ENDED.lock().expect("not poisoned").replace(ended);
+        RUNNING.lock().expect("not poisoned").replace(Running { thread, ended });
         stop_at_exit();
         app
     })
@@ -77,11 +83,13 @@ pub(crate) fn at_exit(f: fn()) {
     AT_EXIT.lock().expect("not poisoned").push(f);
 }
 
-/// Stops the application and waits for its end. Whether that went well; `None` if it was stopped before.
+/// Stops the application and waits until its thread has ended. Whether that went well; `None` if it was stopped before.
 pub(crate) fn stop() -> Option<bool> {
-    let ended = ENDED.lock().ok()?.take()?;
+    let Running { thread, ended } = RUNNING.lock().ok()?.take()?;
     spdk::app::stop(Ok(()));
-    Some(ended.recv_timeout(PATIENCE) == Ok(true))
+    // A thread that ends frees what OpenSSL keeps for it. When the process exits, OpenSSL's clean-up frees the same for
+    // all threads, without a lock: the thread must have ended before.
+    Some(ended.recv_timeout(PATIENCE) == Ok(true) && thread.join().is_ok())
 }
 
 #[expect(unsafe_code, reason = "the test harness exits the process itself, and tells of it in no other way")]
