@@ -116,6 +116,8 @@ impl Link {
                 result => result?,
             }
         }
+        // The list has its place from now on: none is allocated while there is I/O.
+        link.tell(now);
         Ok(link)
     }
 
