@@ -1,9 +1,9 @@
 //! A reactor's way to a pool: its queue pair, and the I/O that waits while there is none.
 
 mod ages;
-mod crowds;
 mod held;
 mod link;
+mod overflows;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -23,8 +23,8 @@ use crate::params::PoolParams;
 use crate::pool::fence::Risk;
 use crate::registry;
 use crate::tracepoints::{self, Reason};
-use crowds::Crowds;
 use link::Link;
+use overflows::Overflows;
 
 /// The I/O device whose channels are the reactors' poll groups: one for all pools, so that one system call serves all
 /// connections of a reactor.
@@ -35,7 +35,7 @@ pub struct Reactors;
 #[derive(Debug)]
 pub struct Reactor {
     group: Rc<PollGroup>,
-    crowds: Rc<Crowds>,
+    overflows: Rc<Overflows>,
     _poller: Poller,
 }
 
@@ -44,15 +44,15 @@ impl ChannelFactory for Reactors {
 
     fn create(&self) -> Result<Reactor, Errno> {
         let group = Rc::new(PollGroup::new()?);
-        let crowds = Rc::new(Crowds::default());
-        let (in_use, behind) = (Rc::clone(&group), Rc::clone(&crowds));
+        let overflows = Rc::new(Overflows::default());
+        let (in_use, behind) = (Rc::clone(&group), Rc::clone(&overflows));
         let poll = move || {
             let done = in_use.poll();
             behind.send();
             if done > 0 { Poll::Busy } else { Poll::Idle }
         };
         let poller = Poller::register("courier_io", Duration::ZERO, poll)?;
-        Ok(Reactor { group, crowds, _poller: poller })
+        Ok(Reactor { group, overflows, _poller: poller })
     }
 }
 
@@ -256,16 +256,16 @@ impl PoolChannel {
 
     /// Whether an I/O that comes now has to stand behind others, which found no request.
     #[inline]
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.0.held.is_crowded()
+    pub(crate) fn has_overflow(&self) -> bool {
+        self.0.held.has_overflow()
     }
 
     /// Holds an I/O until a request is free and nothing else stands before it. The bdev layer hears nothing of that: what
     /// it keeps for want of memory it does not abort, and it keeps the aborts of everything else behind it.
     #[cold]
-    pub(crate) fn join_crowd(&self, io: BdevIo<Disk>) {
+    pub(crate) fn join_overflow(&self, io: BdevIo<Disk>) {
         trace_hold(&io, Reason::Request);
-        self.0.join_crowd(io);
+        self.0.join_overflow(io);
     }
 
     /// Takes note that an I/O was lost with its queue pair. Whether it may be sent again: one that was on too many connections that ended

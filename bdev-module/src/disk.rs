@@ -16,7 +16,7 @@ use crate::channel::{PoolChannel, PoolDevice};
 use crate::complaint::Complaint;
 use crate::identify::{Descriptors, Namespace};
 use crate::params::BdevParams;
-use crate::repeat::{Passed, is_repeatable};
+use crate::repeat::{Passthru, is_repeatable};
 use crate::retry::{self, Action};
 use crate::{module, registry, tracepoints};
 
@@ -162,7 +162,7 @@ impl Disk {
     /// Gives an I/O to the queue pair, or has it wait.
     #[inline]
     fn send(&self, channel: &PoolChannel, io: BdevIo<Self>) {
-        let without_request = if channel.is_crowded() { Some(io) } else { self.give(channel, io) };
+        let without_request = if channel.has_overflow() { Some(io) } else { self.give(channel, io) };
         if let Some(io) = without_request {
             self.wait_for_request(channel, io);
         }
@@ -171,7 +171,7 @@ impl Disk {
     #[cold]
     fn wait_for_request(&self, channel: &PoolChannel, io: BdevIo<Self>) {
         self.out_of_requests.fetch_add(1, Ordering::Relaxed);
-        channel.join_crowd(io);
+        channel.join_overflow(io);
     }
 
     /// Gives an I/O to the queue pair. Returns it if no request is free for it.
@@ -285,8 +285,8 @@ impl Disk {
             io.note_last();
         }
         // Whether the pool has carried it out is not known.
-        let passed = io.passed_opcode().map(|(opcode, fused)| Passed { opcode, fused });
-        if !is_repeatable(io.io_type(), passed) {
+        let passthru = io.passthru_opcode().map(|(opcode, fused)| Passthru { opcode, fused });
+        if !is_repeatable(io.io_type(), passthru) {
             io.note_last();
         }
         if !io.is_last() {
@@ -301,12 +301,12 @@ impl Disk {
     #[cold]
     fn refused(io: BdevIo<Self>, completion: Completion) {
         let (status, action) = (completion.status(), retry::action(completion.status()));
-        let passed = io.passed_opcode().map(|(opcode, fused)| Passed { opcode, fused });
+        let passthru = io.passthru_opcode().map(|(opcode, fused)| Passthru { opcode, fused });
         let once = match action {
             Action::Tell => true,
-            Action::AgainIfHarmless => !is_repeatable(io.io_type(), passed),
+            Action::AgainIfHarmless => !is_repeatable(io.io_type(), passthru),
             // One of a pair is not sent without the other.
-            Action::Again | Action::Prove => passed.is_some_and(|passed| passed.fused),
+            Action::Again | Action::Prove => passthru.is_some_and(|passthru| passthru.fused),
         };
         if once {
             return Self::tell(io, completion);

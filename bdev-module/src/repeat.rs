@@ -3,9 +3,9 @@
 use nvme_spec::IoOpcode;
 use spdk::bdev::IoType;
 
-/// A command that is passed through to the pool.
+/// A command that goes to the pool as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Passed {
+pub(crate) struct Passthru {
     /// Its opcode in the NVM command set.
     pub(crate) opcode: u8,
     /// It is one of a fused pair.
@@ -31,12 +31,12 @@ const REPEATABLE: [IoOpcode; 9] = [
 
 /// Whether a command may be sent again after its connection was lost. One that may not is told to have been aborted by the host, and
 /// whoever sent it looks what became of it.
-pub(crate) fn is_repeatable(io_type: IoType, passed: Option<Passed>) -> bool {
+pub(crate) fn is_repeatable(io_type: IoType, passthru: Option<Passthru>) -> bool {
     match io_type {
         IoType::Read | IoType::Write | IoType::WriteZeroes | IoType::Unmap | IoType::Flush | IoType::Compare => true,
         // The second time it compares with what it has written itself.
         IoType::CompareAndWrite => false,
-        _ => passed.is_some_and(|passed| !passed.fused && REPEATABLE.contains(&IoOpcode(passed.opcode))),
+        _ => passthru.is_some_and(|passthru| !passthru.fused && REPEATABLE.contains(&IoOpcode(passthru.opcode))),
     }
 }
 
@@ -44,8 +44,8 @@ pub(crate) fn is_repeatable(io_type: IoType, passed: Option<Passed>) -> bool {
 mod tests {
     use super::*;
 
-    fn passed(opcode: u8, fused: bool) -> bool {
-        is_repeatable(IoType::NvmeIo, Some(Passed { opcode, fused }))
+    fn repeatable(opcode: u8, fused: bool) -> bool {
+        is_repeatable(IoType::NvmeIo, Some(Passthru { opcode, fused }))
     }
 
     #[test]
@@ -53,23 +53,23 @@ mod tests {
         let of_blocks =
             [IoType::Read, IoType::Write, IoType::WriteZeroes, IoType::Unmap, IoType::Flush, IoType::Compare];
         assert!(of_blocks.into_iter().all(|io_type| is_repeatable(io_type, None)));
-        assert!(REPEATABLE.into_iter().all(|opcode| passed(opcode.0, false)));
+        assert!(REPEATABLE.into_iter().all(|opcode| repeatable(opcode.0, false)));
     }
 
     #[test]
     fn a_compare_and_write_is_sent_once() {
         assert!(!is_repeatable(IoType::CompareAndWrite, None));
-        assert!(!passed(0x05, true) && !passed(0x01, true));
+        assert!(!repeatable(0x05, true) && !repeatable(0x01, true));
     }
 
     #[test]
     fn what_does_more_the_second_time_or_is_not_known_is_sent_once() {
         // Reservation Register, Acquire and Release; I/O Management Send; Copy; Zone Management Send and Append; vendor specific.
         for opcode in [0x0d, 0x11, 0x15, 0x1d, 0x19, 0x79, 0x7d, 0x80, 0xff] {
-            assert!(!passed(opcode, false), "{opcode:#x}");
+            assert!(!repeatable(opcode, false), "{opcode:#x}");
         }
         let others = (0..=u8::MAX).filter(|opcode| !REPEATABLE.contains(&IoOpcode(*opcode)));
-        assert!(others.into_iter().all(|opcode| !passed(opcode, false)));
+        assert!(others.into_iter().all(|opcode| !repeatable(opcode, false)));
         assert!(
             [IoType::Reset, IoType::Abort, IoType::NvmeAdmin, IoType::Other(99)]
                 .into_iter()

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nvme_spec::{IoOpcode, Sqe};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::pwrite;
-use vfio_user_ctrl::memory::{Access, DoorbellPage, Extent, GuestMemory, IoName, MemView, Region};
-use vfio_user_ctrl::model::io::{NsGeometry, PassedCommand};
+use vfio_user_ctrl::memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region};
+use vfio_user_ctrl::model::io::{NsGeometry, PassthruCommand};
 use vfio_user_ctrl::queue::{
     AbortToken, Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, Step, Traced, complete,
 };
@@ -44,7 +44,7 @@ impl Backend for Nothing {
         Ok(())
     }
 
-    fn pass((): &(), _: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn pass((): &(), _: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         complete(io, Ok(()));
         Ok(())
     }
@@ -57,7 +57,7 @@ impl Backend for Nothing {
         }
     }
 
-    fn abort((): &(), _: IoName, _: AbortToken) -> bool {
+    fn abort((): &(), _: IoToken, _: AbortToken) -> bool {
         false
     }
 }

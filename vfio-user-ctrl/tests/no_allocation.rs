@@ -92,7 +92,7 @@ fn calls_during(sqes: [Sqe; 2]) -> u64 {
     let calls = CALLS.get() - before;
     assert!(before > 0, "setting up did allocate");
     assert_eq!(done as u64, disk.submitted.get());
-    assert!(rig.queues.take_troubles().is_empty(), "all succeed");
+    assert!(rig.queues.take_error_events().is_empty(), "all succeed");
     let mut bytes = 0;
     rig.queues.take_totals(|_, totals| bytes += totals.bytes_read + totals.bytes_written);
     assert_eq!(bytes, done as u64 * 512 * u64::from(sqes[0].cdw12 + 1));

@@ -12,7 +12,7 @@ mod sync {
 mod order;
 
 use loom::thread;
-use order::{Nudge, Published, Span};
+use order::{PendingFlag, Published, Span};
 use sync::{Arc, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// Runs `both` in every order with at most three switches from a thread that could go on.
@@ -135,15 +135,15 @@ fn who_sees_the_new_epoch_finds_the_new_table_or_a_newer_one() {
 
 /// The control thread changes something twice and tells the reactor, whose only cause to look is a message.
 #[test]
-fn what_was_changed_before_a_nudge_is_looked_at_however_few_messages_are_sent() {
+fn what_was_changed_before_the_flag_was_set_is_looked_at_however_few_messages_are_sent() {
     in_every_order(|| {
-        let shared = Arc::new((Nudge::default(), AtomicU32::new(0), Mutex::new(0)));
+        let shared = Arc::new((PendingFlag::default(), AtomicU32::new(0), Mutex::new(0)));
         let control = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {
                 for value in [1, 2] {
                     shared.1.store(value, Ordering::Relaxed);
-                    if shared.0.tell() {
+                    if shared.0.set() {
                         *shared.2.lock().expect("nobody panicked") += 1;
                     }
                 }
@@ -153,7 +153,7 @@ fn what_was_changed_before_a_nudge_is_looked_at_however_few_messages_are_sent() 
         let look = |seen: &mut u32| {
             let messages = std::mem::take(&mut *shared.2.lock().expect("nobody panicked"));
             for _ in 0..messages {
-                shared.0.look();
+                shared.0.clear();
                 *seen = shared.1.load(Ordering::Relaxed);
             }
         };

@@ -37,9 +37,9 @@ pub(super) struct Held<I> {
     /// What is sent one after another, with nothing beside it.
     alone: RefCell<VecDeque<I>>,
     /// What found no free request, and what came after that. There is some only while the queue pair takes commands.
-    crowd: RefCell<VecDeque<I>>,
+    overflow: RefCell<VecDeque<I>>,
     /// There is such I/O, or it is just being sent: what comes now is to stand behind it.
-    crowded: Cell<bool>,
+    has_overflow: Cell<bool>,
 }
 
 impl<I> Default for Held<I> {
@@ -48,8 +48,8 @@ impl<I> Default for Held<I> {
             waiting: RefCell::default(),
             later: RefCell::default(),
             alone: RefCell::default(),
-            crowd: RefCell::default(),
-            crowded: Cell::new(false),
+            overflow: RefCell::default(),
+            has_overflow: Cell::new(false),
         }
     }
 }
@@ -57,13 +57,16 @@ impl<I> Default for Held<I> {
 impl<I: Holdable> Held<I> {
     /// How many there are in all lists.
     pub(super) fn count(&self) -> usize {
-        self.waiting.borrow().len() + self.later.borrow().len() + self.alone.borrow().len() + self.crowd.borrow().len()
+        self.waiting.borrow().len()
+            + self.later.borrow().len()
+            + self.alone.borrow().len()
+            + self.overflow.borrow().len()
     }
 
     /// Calls `f` with the first of each list.
     pub(super) fn for_each_first(&self, mut f: impl FnMut(&I)) {
         self.later.borrow().first().iter().for_each(|(_, io)| f(io));
-        for list in [&self.waiting, &self.alone, &self.crowd] {
+        for list in [&self.waiting, &self.alone, &self.overflow] {
             list.borrow().front().into_iter().for_each(&mut f);
         }
     }
@@ -84,47 +87,47 @@ impl<I: Holdable> Held<I> {
     }
 
     /// Holds an I/O until a request is free and nothing else stands before it. Returns whether it is the first.
-    pub(super) fn join_crowd(&self, io: I) -> bool {
-        self.crowd.borrow_mut().push_back(io);
-        !self.crowded.replace(true)
+    pub(super) fn join_overflow(&self, io: I) -> bool {
+        self.overflow.borrow_mut().push_back(io);
+        !self.has_overflow.replace(true)
     }
 
     /// Returns whether an I/O that comes now has to stand behind others.
     #[inline]
-    pub(super) fn is_crowded(&self) -> bool {
-        self.crowded.get()
+    pub(super) fn has_overflow(&self) -> bool {
+        self.has_overflow.get()
     }
 
-    /// Gives the crowd that is there to `send`, one I/O after another, until that gives one back, which stays the first.
+    /// Gives the overflow that is there to `send`, one I/O after another, until that gives one back, which stays the first.
     /// Returns whether nothing is left.
-    pub(super) fn send_crowd(&self, mut send: impl FnMut(I) -> Option<I>) -> bool {
+    pub(super) fn send_overflow(&self, mut send: impl FnMut(I) -> Option<I>) -> bool {
         // What comes meanwhile has its turn with the next call: there may be no end of it.
-        let count = self.crowd.borrow().len();
+        let count = self.overflow.borrow().len();
         for _ in 0..count {
-            let next = self.crowd.borrow_mut().pop_front();
+            let next = self.overflow.borrow_mut().pop_front();
             let Some(io) = next else { break };
             if let Some(io) = send(io) {
-                self.crowd.borrow_mut().push_front(io);
+                self.overflow.borrow_mut().push_front(io);
                 return false;
             }
         }
-        self.crowded.set(!self.crowd.borrow().is_empty());
-        !self.crowded.get()
+        self.has_overflow.set(!self.overflow.borrow().is_empty());
+        !self.has_overflow.get()
     }
 
-    /// The queue pair takes no commands: the crowd waits as well, and so does what was to be alone. Returns how many were
-    /// in the crowd.
+    /// The queue pair takes no commands: the overflow waits as well, and so does what was to be alone. Returns how many were
+    /// in the overflow.
     pub(super) fn all_wait(&self) -> usize {
         self.waiting.borrow_mut().append(&mut self.alone.borrow_mut());
-        self.crowd_waits()
+        self.overflow_waits()
     }
 
-    /// The crowd waits. Returns how many these are.
-    pub(super) fn crowd_waits(&self) -> usize {
-        let mut crowd = self.crowd.borrow_mut();
-        let count = crowd.len();
-        self.waiting.borrow_mut().append(&mut crowd);
-        self.crowded.set(false);
+    /// The overflow waits. Returns how many these are.
+    pub(super) fn overflow_waits(&self) -> usize {
+        let mut overflow = self.overflow.borrow_mut();
+        let count = overflow.len();
+        self.waiting.borrow_mut().append(&mut overflow);
+        self.has_overflow.set(false);
         count
     }
 
@@ -170,7 +173,7 @@ impl<I: Holdable> Held<I> {
         if let Some(at) = later.iter().position(|(_, io)| io.is(owner)) {
             return Some(later.swap_remove(at).1);
         }
-        for list in [&self.waiting, &self.alone, &self.crowd] {
+        for list in [&self.waiting, &self.alone, &self.overflow] {
             let mut list = list.borrow_mut();
             if let Some(at) = list.iter().position(|io| io.is(owner)) {
                 let over = is_over || !list[at].may_be_under_way();
@@ -180,10 +183,10 @@ impl<I: Holdable> Held<I> {
         None
     }
 
-    /// Takes all that is put off, waits or is in the crowd and for which `which` holds.
+    /// Takes all that is put off, waits or is in the overflow and for which `which` holds.
     pub(super) fn take_all(&self, which: impl Fn(&I) -> bool) -> Vec<I> {
         let mut taken: Vec<I> = self.later.borrow_mut().extract_if(.., |(_, io)| which(io)).map(|(_, io)| io).collect();
-        for list in [&self.waiting, &self.crowd] {
+        for list in [&self.waiting, &self.overflow] {
             let mut list = list.borrow_mut();
             let (which, rest): (VecDeque<I>, VecDeque<I>) = list.drain(..).partition(&which);
             *list = rest;
@@ -221,10 +224,10 @@ mod tests {
         Fake(number, false)
     }
 
-    /// Those of the crowd that are sent if there are requests for so many.
+    /// Those of the overflow that are sent if there are requests for so many.
     fn sent(held: &Held<Fake>, mut requests: usize) -> Vec<usize> {
         let mut sent = Vec::new();
-        held.send_crowd(|io| {
+        held.send_overflow(|io| {
             if requests == 0 {
                 return Some(io);
             }
@@ -236,32 +239,32 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_is_sent_in_the_order_in_which_it_came_and_what_comes_meanwhile_stands_behind_it() {
+    fn an_overflow_is_sent_in_the_order_in_which_it_came_and_what_comes_meanwhile_stands_behind_it() {
         let held = Held::default();
-        assert!(!held.is_crowded());
-        assert!(held.join_crowd(io(1)));
-        assert!(!held.join_crowd(io(2)) && !held.join_crowd(io(3)));
+        assert!(!held.has_overflow());
+        assert!(held.join_overflow(io(1)));
+        assert!(!held.join_overflow(io(2)) && !held.join_overflow(io(3)));
         assert_eq!(sent(&held, 1), [1]);
-        assert!(held.is_crowded());
+        assert!(held.has_overflow());
         let mut order = Vec::new();
-        let all = held.send_crowd(|io| {
-            // Each end brings another one while the crowd is sent.
-            assert!(held.is_crowded() && !held.join_crowd(Fake(io.0 + 2, false)));
+        let all = held.send_overflow(|io| {
+            // Each end brings another one while the overflow is sent.
+            assert!(held.has_overflow() && !held.join_overflow(Fake(io.0 + 2, false)));
             order.push(io.0);
             None
         });
-        assert!(!all && held.is_crowded());
+        assert!(!all && held.has_overflow());
         assert_eq!(order, [2, 3]);
         assert_eq!(sent(&held, 9), [4, 5]);
-        assert!(!held.is_crowded());
-        assert!(held.join_crowd(io(5)), "the next one is the first again");
+        assert!(!held.has_overflow());
+        assert!(held.join_overflow(io(5)), "the next one is the first again");
     }
 
     #[test]
-    fn an_io_of_the_crowd_is_taken_at_once_and_one_that_may_be_under_way_only_when_that_is_over() {
+    fn an_io_of_the_overflow_is_taken_at_once_and_one_that_may_be_under_way_only_when_that_is_over() {
         let held = Held::default();
         for number in 1..=3 {
-            held.join_crowd(io(number));
+            held.join_overflow(io(number));
         }
         held.wait(Fake(4, true));
         held.put_off(Instant::now(), io(5));
@@ -276,20 +279,20 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_without_a_queue_pair_waits_and_ends_like_all_that_waits() {
+    fn an_overflow_without_a_queue_pair_waits_and_ends_like_all_that_waits() {
         let held = Held::default();
         held.wait(io(1));
         held.set_apart(io(2));
-        held.join_crowd(io(3));
-        held.join_crowd(io(4));
+        held.join_overflow(io(3));
+        held.join_overflow(io(4));
         assert_eq!(held.take_all(|io| io.0 == 4), [io(4)]);
         assert_eq!(held.all_wait(), 1);
-        assert!(!held.is_crowded() && !held.has_alone());
+        assert!(!held.has_overflow() && !held.has_alone());
         assert_eq!(held.take_waiting(), [io(1), io(2), io(3)]);
         held.set_apart(io(5));
-        held.join_crowd(io(6));
-        assert_eq!(held.crowd_waits(), 1);
-        assert!(held.has_alone() && !held.is_crowded());
+        held.join_overflow(io(6));
+        assert_eq!(held.overflow_waits(), 1);
+        assert!(held.has_alone() && !held.has_overflow());
         assert_eq!(held.take_waiting(), [io(6)]);
     }
 

@@ -334,17 +334,17 @@ impl Link {
     }
 
     /// Holds an I/O for which no request is free, until it is its turn.
-    pub(super) fn join_crowd(self: &Rc<Self>, io: BdevIo<Disk>) {
-        if self.held.join_crowd(io)
+    pub(super) fn join_overflow(self: &Rc<Self>, io: BdevIo<Disk>) {
+        if self.held.join_overflow(io)
             && let Some(reactor) = self.reactor.borrow().as_ref()
         {
-            reactor.crowds.add(self);
+            reactor.overflows.add(self);
         }
     }
 
     /// Sends what found no request, as far as there are requests now. Returns whether nothing is left of it.
-    pub(super) fn send_crowd(&self) -> bool {
-        self.held.send_crowd(|io| {
+    pub(super) fn send_overflow(&self) -> bool {
+        self.held.send_overflow(|io| {
             let is_full = self.with_qpair(|qpair| qpair.is_live() && qpair.free_requests() == 0) == Some(true);
             if is_full { Some(io) } else { io.with_device(Disk::give) }
         })
@@ -392,7 +392,7 @@ impl Link {
             return;
         }
         self.with_qpair(QueuePair::stop);
-        self.note_held(self.held.crowd_waits());
+        self.note_held(self.held.overflow_waits());
         let link = Rc::downgrade(self);
         let send = move || link.upgrade().map_or(Poll::Idle, |link| link.send_alone());
         match Poller::register("courier_alone", ALONE_LOOK, send) {

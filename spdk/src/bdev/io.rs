@@ -432,7 +432,7 @@ impl<D: Device> BdevIo<D> {
 
     /// The opcode of an NVMe I/O command that is passed through, and whether it is one of a fused pair.
     #[must_use]
-    pub fn passed_opcode(&self) -> Option<(u8, bool)> {
+    pub fn passthru_opcode(&self) -> Option<(u8, bool)> {
         self.is_passthru().then(|| {
             let cmd = &self.passthru().cmd;
             (Sqe(*cmd).opcode(), cmd.fuse() != 0)

@@ -39,7 +39,7 @@ pub unsafe trait IoOwner: Sized + 'static {
     fn complete(self, result: Result<(), Status>);
 
     /// The I/O that was sent by [`BdevChannel::pass`] has ended, likewise, with `dw0` in dword 0 of its completion.
-    fn complete_passed(self, dw0: u32, result: Result<(), Status>);
+    fn complete_passthru(self, dw0: u32, result: Result<(), Status>);
 }
 
 /// Where the data of an I/O is.
@@ -154,7 +154,7 @@ impl BdevChannel {
             return Err(Rejected { errno: Errno::INVAL, command: owner });
         };
         let command = Sqe::passed(opcode, dwords);
-        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended_passed::<O> as Callback));
+        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended_passthru::<O> as Callback));
         let (pieces, none) = (pieces.cast_mut(), ptr::null_mut());
         let raw = owner.into_raw();
         // SAFETY: as for `submit`; the command is copied.
@@ -208,7 +208,7 @@ impl BdevChannel {
     }
 }
 
-unsafe extern "C" fn ended_passed<O: IoOwner>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
+unsafe extern "C" fn ended_passthru<O: IoOwner>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
     let Some(raw) = NonNull::new(ctx) else { return };
     let (mut dw0, mut sct, mut sc) = (0, 0, 0);
     // SAFETY: the bdev layer ends each I/O once, with the pointer that it was given; the I/O is live until it is freed, once.
@@ -219,7 +219,7 @@ unsafe extern "C" fn ended_passed<O: IoOwner>(io: *mut sys::spdk_bdev_io, succes
         sys::spdk_bdev_free_io(io);
         (owner, result)
     };
-    owner.complete_passed(dw0, result);
+    owner.complete_passthru(dw0, result);
 }
 
 unsafe extern "C" fn ended<O: IoOwner>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {

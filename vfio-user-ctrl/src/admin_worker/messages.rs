@@ -5,7 +5,7 @@ use std::fmt;
 use crate::memory::Fault;
 use crate::model::admin::{IoTotals, Namespace, NamespaceError, QueueId};
 use crate::model::regs::{Enable, EntrySizes};
-use crate::queue::{Settings, Trouble};
+use crate::queue::{QueueErrorEvent, Settings};
 use nvme_spec::{Sqe, Status};
 
 use super::poll_group::GroupRequest;
@@ -36,7 +36,7 @@ pub enum Input {
     /// Time has gone by: what is looked after from time to time.
     Tick,
     /// I/O queues have met with something that the host can read in a log page.
-    ErrorEvents(Vec<Trouble>),
+    ErrorEvents(Vec<QueueErrorEvent>),
     /// There is another namespace.
     AddNamespace(Namespace),
     /// A namespace is gone.

@@ -37,7 +37,7 @@ use self::commands::InFlight;
 use self::namespaces::Delayed;
 use crate::model::admin::{Completion, Controller, DoorbellError, ErrorEntry};
 use crate::model::regs::Enable;
-use crate::queue::{Settings, Trouble};
+use crate::queue::{QueueErrorEvent, Settings};
 
 /// How long a controller that is being enabled waits for the memory of its admin queues.
 pub const MAPPING_TIME: Duration = Duration::from_secs(1);
@@ -218,14 +218,14 @@ impl AdminWorker {
         }
     }
 
-    fn note_error_events(&mut self, events: &[Trouble]) {
+    fn note_error_events(&mut self, events: &[QueueErrorEvent]) {
         if matches!(self.state, State::Detached) {
             return;
         }
         for event in events {
             match *event {
-                Trouble::InvalidDoorbell { .. } => self.model.doorbell_error(DoorbellError::Value),
-                Trouble::Failed { sqid, cid, status, slba, nsid } => {
+                QueueErrorEvent::InvalidDoorbell { .. } => self.model.doorbell_error(DoorbellError::Value),
+                QueueErrorEvent::Failed { sqid, cid, status, slba, nsid } => {
                     self.model.io_error(&ErrorEntry { sqid, cid, status, lba: slba, nsid });
                 }
             }

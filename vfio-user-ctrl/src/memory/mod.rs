@@ -51,7 +51,7 @@ pub use region::{Access, Extent, MappedFile, Region, RegionId};
 pub use ring::{CompletionRing, SubmissionRing};
 #[cfg(feature = "runtime")]
 pub use slots::TakesBdevIo;
-pub use slots::{Io, IoName, MAX_PIECES, Slots, UnderWay};
+pub use slots::{InFlight, Io, IoToken, MAX_PIECES, Slots};
 pub use table::{GuestMemory, HostPiece};
 pub use view::MemView;
 

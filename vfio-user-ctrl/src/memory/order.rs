@@ -102,24 +102,24 @@ impl<T: Default> Published<T> {
 
 /// Whether another thread was told to look and has not looked yet. It need not be told twice, and misses nothing.
 #[derive(Debug)]
-pub struct Nudge(AtomicBool);
+pub struct PendingFlag(AtomicBool);
 
-impl Default for Nudge {
+impl Default for PendingFlag {
     fn default() -> Self {
         Self(AtomicBool::new(false))
     }
 }
 
-impl Nudge {
+impl PendingFlag {
     /// There is something new to look at. Whether the other thread is to be told of it.
     #[must_use]
-    pub fn tell(&self) -> bool {
+    pub fn set(&self) -> bool {
         !self.0.swap(true, Ordering::AcqRel)
     }
 
     /// The other thread is about to look.
-    pub fn look(&self) {
-        // Reads what `tell` wrote, so that all that went before it is seen.
+    pub fn clear(&self) {
+        // Reads what `set` wrote, so that all that went before it is seen.
         self.0.swap(false, Ordering::AcqRel);
     }
 }

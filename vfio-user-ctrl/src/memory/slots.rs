@@ -148,7 +148,7 @@ impl<Q, T> Slots<Q, T> {
     }
 
     /// Calls `f` with every I/O that is under way.
-    pub fn for_each(&self, mut f: impl FnMut(UnderWay<'_, T>)) {
+    pub fn for_each(&self, mut f: impl FnMut(InFlight<'_, T>)) {
         for slot in self.places.iter().filter(|slot| slot.taken.get()) {
             f(slot.under_way());
         }
@@ -156,7 +156,7 @@ impl<Q, T> Slots<Q, T> {
 
     /// Calls `f` with the I/Os that are under way in the places from `first` on, until it returns false. Returns the place where that
     /// was, or none if all have been looked at.
-    pub fn visit_from(&self, first: u16, mut f: impl FnMut(UnderWay<'_, T>) -> bool) -> Option<u16> {
+    pub fn visit_from(&self, first: u16, mut f: impl FnMut(InFlight<'_, T>) -> bool) -> Option<u16> {
         let places = self.places.get(usize::from(first)..)?;
         places.iter().find(|slot| slot.taken.get() && !f(slot.under_way())).map(|slot| slot.index)
     }
@@ -212,20 +212,20 @@ impl<Q, T> Slots<Q, T> {
 }
 
 impl<Q, T> Slot<Q, T> {
-    fn name(&self) -> IoName {
-        IoName(NonNull::from(self).cast())
+    fn name(&self) -> IoToken {
+        IoToken(NonNull::from(self).cast())
     }
 
-    fn under_way(&self) -> UnderWay<'_, T> {
-        UnderWay { name: self.name(), state: &self.state, is_stray: self.stray.get() }
+    fn under_way(&self) -> InFlight<'_, T> {
+        InFlight { name: self.name(), state: &self.state, is_stray: self.stray.get() }
     }
 }
 
 /// An I/O that is under way, for those who only look.
 #[derive(Debug)]
-pub struct UnderWay<'a, T> {
+pub struct InFlight<'a, T> {
     /// What a backend knows it by.
-    pub name: IoName,
+    pub name: IoToken,
     /// Its state.
     pub state: &'a T,
     /// Whether it has pieces in memory that the view of the last [`rebase`](Slots::rebase) does not have.
@@ -243,9 +243,9 @@ impl<Q, T> std::fmt::Debug for Slots<Q, T> {
 
 /// What a backend knows an I/O by. It may name one that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IoName(NonNull<c_void>);
+pub struct IoToken(NonNull<c_void>);
 
-impl IoName {
+impl IoToken {
     /// The pointer by which foreign code knows it.
     #[must_use]
     pub fn as_ptr(self) -> NonNull<c_void> {
@@ -296,13 +296,13 @@ impl<Q, T> Io<Q, T> {
 
     /// What a backend knows it by.
     #[must_use]
-    pub fn name(&self) -> IoName {
+    pub fn name(&self) -> IoToken {
         self.slot().name()
     }
 
     /// The I/O, to look at.
     #[must_use]
-    pub fn under_way(&self) -> UnderWay<'_, T> {
+    pub fn under_way(&self) -> InFlight<'_, T> {
         self.slot().under_way()
     }
 
@@ -461,7 +461,7 @@ pub trait TakesBdevIo<T: 'static>: Sized + 'static {
     fn ended(io: Io<Self, T>, result: Result<(), Status>);
 
     /// An I/O that was a command of the guest's as it is has ended; `dw0` is dword 0 of its completion.
-    fn ended_passed(io: Io<Self, T>, dw0: u32, result: Result<(), Status>);
+    fn ended_passthru(io: Io<Self, T>, dw0: u32, result: Result<(), Status>);
 }
 
 /// A status as SPDK has it.
@@ -498,7 +498,7 @@ unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, 
         Q::ended(self, result.map_err(from_spdk));
     }
 
-    fn complete_passed(self, dw0: u32, result: Result<(), spdk::nvme::Status>) {
-        Q::ended_passed(self, dw0, result.map_err(from_spdk));
+    fn complete_passthru(self, dw0: u32, result: Result<(), spdk::nvme::Status>) {
+        Q::ended_passthru(self, dw0, result.map_err(from_spdk));
     }
 }

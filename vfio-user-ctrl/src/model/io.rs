@@ -5,11 +5,11 @@
 //! information: the metadata pointer, PRINFO and the tags are ignored, as the specification has it for such formats.
 
 pub mod dsm;
-mod pass;
+mod passthru;
 
 use std::ops::BitOr;
 
-pub use self::pass::PassedCommand;
+pub use self::passthru::PassthruCommand;
 
 use nvme_spec::nvm::{BlockDw12, MAX_BLOCKS};
 use nvme_spec::{FusedOperation, IoOpcode, Psdt, Sqe, Status};
@@ -193,7 +193,7 @@ pub enum IoKind {
     Nothing,
     /// Ranges lose their contents; the ranges come from the guest (see [`dsm`]).
     Deallocate,
-    /// What the backend makes of the command, which it is given as a [`PassedCommand`].
+    /// What the backend makes of the command, which it is given as a [`PassthruCommand`].
     Pass,
 }
 
@@ -232,7 +232,7 @@ impl IoCommand {
         Self { kind, fuse: Fuse::Alone, durable: false, deallocate: false, slba: 0, blocks: 0, bytes }
     }
 
-    /// Whether the data goes to the guest: its memory is written. For what is passed see [`PassedCommand::to_guest`].
+    /// Whether the data goes to the guest: its memory is written. For what is passed see [`PassthruCommand::to_guest`].
     #[must_use]
     #[inline]
     pub const fn to_guest(&self) -> bool {
@@ -288,7 +288,7 @@ fn decode_other(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand
             fuse(sqe, ns)?;
             dsm::decode(sqe, ns)
         }
-        _ => pass::decode(sqe, ns, mdts_bytes),
+        _ => passthru::decode(sqe, ns, mdts_bytes),
     }
 }
 

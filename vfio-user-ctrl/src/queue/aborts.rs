@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::memory::IoName;
+use crate::memory::IoToken;
 
 /// The most aborts at a time that no Abort command of the guest asked for.
 const AT_A_TIME: usize = 32;
@@ -42,7 +42,7 @@ impl Asker {
 
 /// An I/O that a backend was told to abort, and the guest's commands that ask for that.
 struct Abort {
-    name: IoName,
+    name: IoToken,
     askers: Vec<Asker>,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Aborts(Rc<RefCell<Vec<Abort>>>);
 
 /// An abort that is under way: the backend drops this when the abort has ended and the I/O has ended by it, or will.
 pub struct AbortToken {
-    name: IoName,
+    name: IoToken,
     under_way: Rc<RefCell<Vec<Abort>>>,
 }
 
@@ -82,7 +82,7 @@ impl Aborts {
     }
 
     /// Begins one, unless there is one of the same I/O. `asker` is told if it has no effect.
-    pub(super) fn begin(&self, name: IoName, asker: Option<&Asker>) -> Option<AbortToken> {
+    pub(super) fn begin(&self, name: IoToken, asker: Option<&Asker>) -> Option<AbortToken> {
         let mut under_way = self.0.borrow_mut();
         if let Some(abort) = under_way.iter_mut().find(|abort| abort.name == name) {
             abort.askers.retain(Asker::is_waiting);

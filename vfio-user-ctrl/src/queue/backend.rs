@@ -1,8 +1,8 @@
 //! What carries out the commands of a namespace.
 
 use super::{AbortToken, CommandIo, Step, Traced};
-use crate::memory::IoName;
-use crate::model::io::PassedCommand;
+use crate::memory::IoToken;
+use crate::model::io::PassthruCommand;
 use nvme_spec::Status;
 
 /// What to do with blocks. The data, where there is any, is that of the I/O.
@@ -63,11 +63,11 @@ pub trait Backend: Sized + 'static {
     ) -> Result<(), Refused<Self>>;
 
     /// Takes an I/O that is carried out by `command`, with the I/O's data. It may also be given to
-    /// [`complete_passed`](super::complete_passed).
+    /// [`complete_passthru`](super::complete_passthru).
     ///
     /// # Errors
     /// [`Refused`] with the I/O.
-    fn pass(channel: &Self::Channel, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>>;
+    fn pass(channel: &Self::Channel, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>>;
 
     /// Returns whether a namespace that was [full](Refusal::Full) may take I/Os again.
     #[must_use]
@@ -81,5 +81,5 @@ pub trait Backend: Sized + 'static {
 
     /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. `token` is dropped when the abort itself has
     /// ended, or told if it had no effect: no other one of the same I/O comes before. Whether it may be expected to end.
-    fn abort(channel: &Self::Channel, io: IoName, token: AbortToken) -> bool;
+    fn abort(channel: &Self::Channel, io: IoToken, token: AbortToken) -> bool;
 }

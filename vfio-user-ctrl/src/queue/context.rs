@@ -5,16 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::aborts::Aborts;
+use super::client_dma::ClientTransfers;
 use super::completion::CompletionQueue;
 use super::interrupt::Coalescing;
 use super::queues::{head_index, tail_index};
-use super::remote::Remotes;
 use crate::memory::{DoorbellPage, Fault, Gone, MemView, ShadowDoorbells};
 use nvme_spec::{Sqe, Status};
 
 /// Something that the admin side should know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum QueueErrorEvent {
     /// A doorbell of the queue was written with a value that is not valid.
     InvalidDoorbell {
         /// The queue.
@@ -83,9 +83,9 @@ pub(super) struct Context {
     marked: RefCell<Vec<Rc<CompletionQueue>>>,
     /// Queues with completions that could not be posted.
     parked: RefCell<Vec<Rc<CompletionQueue>>>,
-    troubles: RefCell<Vec<Trouble>>,
+    error_events: RefCell<Vec<QueueErrorEvent>>,
     faults: RefCell<Vec<CommandFault>>,
-    remotes: Remotes,
+    client_transfers: ClientTransfers,
     aborts: Aborts,
 }
 
@@ -159,9 +159,9 @@ impl Context {
             suspended: Cell::new(false),
             marked: RefCell::default(),
             parked: RefCell::default(),
-            troubles: RefCell::default(),
+            error_events: RefCell::default(),
             faults: RefCell::default(),
-            remotes: Remotes::default(),
+            client_transfers: ClientTransfers::default(),
             aborts: Aborts::default(),
         })
     }
@@ -195,8 +195,8 @@ impl Context {
     }
 
     /// Transfers of data in memory without a file.
-    pub(super) fn remotes(&self) -> &Remotes {
-        &self.remotes
+    pub(super) fn client_transfers(&self) -> &ClientTransfers {
+        &self.client_transfers
     }
 
     /// The aborts that are under way.
@@ -337,14 +337,14 @@ impl Context {
 
     #[cold]
     pub(super) fn invalid_doorbell(&self, qid: u16) {
-        self.note(Trouble::InvalidDoorbell { qid });
+        self.note(QueueErrorEvent::InvalidDoorbell { qid });
     }
 
     #[cold]
-    pub(super) fn note(&self, trouble: Trouble) {
-        let mut troubles = self.troubles.borrow_mut();
-        if troubles.len() < MAX_TROUBLES {
-            troubles.push(trouble);
+    pub(super) fn note(&self, event: QueueErrorEvent) {
+        let mut error_events = self.error_events.borrow_mut();
+        if error_events.len() < MAX_TROUBLES {
+            error_events.push(event);
         }
     }
 
@@ -429,7 +429,7 @@ impl Context {
     }
 
     /// Takes what the admin side should know of.
-    pub(super) fn take_troubles(&self) -> Vec<Trouble> {
-        if self.troubles.borrow().is_empty() { Vec::new() } else { self.troubles.take() }
+    pub(super) fn take_error_events(&self) -> Vec<QueueErrorEvent> {
+        if self.error_events.borrow().is_empty() { Vec::new() } else { self.error_events.take() }
     }
 }

@@ -5,13 +5,13 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::completion::CompletionQueue;
-use super::context::{CommandFault, Context, Trouble};
+use super::context::{CommandFault, Context, QueueErrorEvent};
 use super::interrupt::{Coalescing, Interrupts, Vector};
 use super::port::{Port, Ports};
 use super::state::{CompletionState, LeftState, SubmissionState};
 use super::submission::{IoState, SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor, Step, Traced, admin};
-use crate::memory::{CompletionRing, DoorbellPage, Fault, Gone, MemView, ShadowDoorbells, SubmissionRing, UnderWay};
+use crate::memory::{CompletionRing, DoorbellPage, Fault, Gone, InFlight, MemView, ShadowDoorbells, SubmissionRing};
 use crate::model::io::NsGeometry;
 use nvme_spec::Status;
 
@@ -342,7 +342,7 @@ impl<B: Backend> Queues<B> {
         }
         self.ending.borrow_mut().extend(queues);
         // Those of admin commands: the others have been cancelled with their queues.
-        self.context.remotes().cancel_all(Status::ABORTED_SQ_DELETION);
+        self.context.client_transfers().cancel_all(Status::ABORTED_SQ_DELETION);
         // What is still under way has them, but writes nothing to their memory, which the client may want back.
         for queue in self.completion.take() {
             queue.forget_ring();
@@ -357,7 +357,7 @@ impl<B: Backend> Queues<B> {
     /// Whether nothing is under way in queues that were deleted.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.ending.borrow().iter().all(|queue| queue.in_use() == 0) && self.context.remotes().is_empty()
+        self.ending.borrow().iter().all(|queue| queue.in_use() == 0) && self.context.client_transfers().is_empty()
     }
 
     /// Frees one deleted queue in which nothing is under way any more: that takes a moment, and there may be many. Whether nothing is
@@ -367,7 +367,7 @@ impl<B: Backend> Queues<B> {
         if let Some(at) = ending.iter().position(|queue| queue.in_use() == 0) {
             ending.swap_remove(at);
         }
-        ending.is_empty() && self.context.remotes().is_empty()
+        ending.is_empty() && self.context.client_transfers().is_empty()
     }
 
     /// Aborts a command. `then` hears whether it was aborted, at once if there is no such command.
@@ -418,7 +418,7 @@ impl<B: Backend> Queues<B> {
             is_over &= queue.abort_some(|_| true, &mut more);
         }
         for queue in live.iter().filter(|_| doomed.any.get()) {
-            let which = |io: &UnderWay<'_, IoState<B>>| {
+            let which = |io: &InFlight<'_, IoState<B>>| {
                 let is_doomed = !queue.queue().has_port_of(io.state) || io.is_stray && doomed.strays.get();
                 doomed.found.set(doomed.found.get() || is_doomed);
                 is_doomed
@@ -548,8 +548,8 @@ impl<B: Backend> Queues<B> {
 
     /// Takes what the admin side should know of.
     #[must_use]
-    pub fn take_troubles(&self) -> Vec<Trouble> {
-        self.context.take_troubles()
+    pub fn take_error_events(&self) -> Vec<QueueErrorEvent> {
+        self.context.take_error_events()
     }
 
     /// Takes the guest addresses that commands could not use since the last call: some of them, if they are very many.

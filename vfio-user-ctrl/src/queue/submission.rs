@@ -1,9 +1,9 @@
 //! Submission queues of I/O commands, and the commands that are under way in them.
 
 mod abort;
+mod client_dma;
+mod extra;
 mod flush;
-mod rare;
-mod remote;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,21 +12,21 @@ use std::rc::Rc;
 use super::aborts::Asker;
 use super::backend::{Backend, BlockOp, Refusal, Refused};
 use super::completion::CompletionQueue;
-use super::context::{CommandFault, Context, Trouble};
+use super::context::{CommandFault, Context, QueueErrorEvent};
 use super::cursor::Cursor;
 use super::port::{Port, Ports};
 use super::queues::{Totals, port_index};
 use super::state::SubmissionState;
 use super::trace::{Reason, Step, Traced};
-use crate::memory::{Fault, Io, IoName, Slots, guard};
+use crate::memory::{Fault, Io, IoToken, Slots, guard};
 use crate::model::dptr::{self, DptrError};
 use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
+use client_dma::ClientDmaStep;
 use nvme_spec::{FusedOperation, Sqe, Status, StatusCode, StatusCodeType};
-use remote::Remote;
 
-use rare::Rare;
+use extra::CommandExtra;
 
-pub use rare::complete_passed;
+pub use extra::complete_passthru;
 
 /// The most commands of one queue that are taken in a row, so that one queue cannot keep the others waiting.
 const BURST: u16 = 128;
@@ -93,10 +93,10 @@ pub struct IoState<B: Backend> {
     /// The identifier of the first command, if this is the second of a fused pair.
     first_cid: Cell<Option<u16>>,
     /// What commands have that are seldom.
-    rare: Cell<Option<Box<Rare>>>,
+    extra: Cell<Option<Box<CommandExtra>>>,
     /// What is to be done about data in memory without a file, and the transfer of it that is under way, or 0. Who sets them takes
     /// them back before the command finishes.
-    remote: Cell<Option<Box<Remote>>>,
+    client_dma: Cell<Option<Box<ClientDmaStep>>>,
     transfer: Cell<u64>,
     /// Abort commands that wait for its end.
     askers: Cell<Vec<Asker>>,
@@ -144,8 +144,8 @@ impl<B: Backend> IoState<B> {
             slba: Cell::new(0),
             blocks: Cell::new(0),
             first_cid: Cell::new(None),
-            rare: Cell::new(None),
-            remote: Cell::new(None),
+            extra: Cell::new(None),
+            client_dma: Cell::new(None),
             transfer: Cell::new(0),
             askers: Cell::default(),
             charge: Cell::new(0),
@@ -286,7 +286,13 @@ impl<B: Backend> SubmissionQueue<B> {
         if sqe.nsid == 0 && self.cursor.is_broken() {
             return self.completion.unreserve(1);
         }
-        self.context.note(Trouble::Failed { sqid: self.qid(), cid: sqe.cid, status, slba: sqe.slba(), nsid: sqe.nsid });
+        self.context.note(QueueErrorEvent::Failed {
+            sqid: self.qid(),
+            cid: sqe.cid,
+            status,
+            slba: sqe.slba(),
+            nsid: sqe.nsid,
+        });
         self.post(sqe.cid, status);
     }
 }
@@ -347,7 +353,7 @@ impl<B: Backend> Submissions<B> {
             }
             // The data of an I/O has more pieces than have room in its place, or an SGL has too many: that is seen there.
             Err(Unfit::Command(DptrError::NoFile | DptrError::Invalid(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS))) => {
-                self.begin_remote(sqe, first);
+                self.begin_client_dma(sqe, first);
             }
             Err(Unfit::Command(DptrError::Invalid(status))) => {
                 self.queue().note_fault(sqe, status);
@@ -370,7 +376,7 @@ impl<B: Backend> Submissions<B> {
             Some(first) => self.add_compare(&mut io, first, &command, &geometry)?,
         };
         if matches!(command.kind, IoKind::Deallocate | IoKind::Pass) {
-            rare::prepare(&mut io, sqe, &command, &geometry)?;
+            extra::prepare(&mut io, sqe, &command, &geometry)?;
         } else if command.bytes > 0 {
             add_data(&mut io, sqe, command.bytes, command.kind == IoKind::Read)?;
         }
@@ -472,7 +478,7 @@ impl<B: Backend> Submissions<B> {
             let next = self.queue().later.borrow_mut().pop_front();
             let Some(io) = next else { break };
             B::trace(Step::GoOn, || traced(&io, io.state().nsid.get().into()));
-            remote::resume(io);
+            client_dma::resume(io);
         }
         self.queue().later.borrow().is_empty()
     }
@@ -486,7 +492,7 @@ const fn block_op(command: &IoCommand) -> Option<BlockOp> {
         IoKind::Write => Some(BlockOp::Write),
         IoKind::Compare => Some(BlockOp::Compare),
         IoKind::WriteZeroes => Some(BlockOp::WriteZeroes),
-        // What the backend is given is in `IoState::rare`.
+        // What the backend is given is in `IoState::extra`.
         IoKind::Deallocate | IoKind::Pass => Some(BlockOp::Unmap),
         IoKind::Flush => Some(BlockOp::Flush),
         IoKind::Nothing => None,
@@ -529,7 +535,7 @@ fn send<B: Backend>(io: CommandIo<B>) {
     }
     let (op, slba, blocks) = (state.op.get(), state.slba.get(), state.blocks.get());
     if op == BlockOp::Unmap {
-        return rare::send(io, &port);
+        return extra::send(io, &port);
     }
     submit(&port, op, slba, blocks, io);
 }
@@ -586,7 +592,7 @@ fn traced<B: Backend>(io: &CommandIo<B>, last: u64) -> Traced {
 /// The same of what the I/O is made of: where nothing is recorded, the compiler need not keep the I/O in memory for it.
 #[cold]
 #[inline(never)]
-fn trace_of<B: Backend>(queue: &SubmissionQueue<B>, state: &IoState<B>, io: (IoName, u32), last: u64) -> Traced {
+fn trace_of<B: Backend>(queue: &SubmissionQueue<B>, state: &IoState<B>, io: (IoToken, u32), last: u64) -> Traced {
     let (name, bytes) = io;
     Traced {
         owner: queue.context.trace_owner(),
@@ -623,7 +629,7 @@ fn note_poisoned<B: Backend>(io: &CommandIo<B>) -> Status {
         queue.context.note_command_fault(CommandFault {
             sqid: queue.qid(),
             cid: state.cid.get(),
-            opcode: rare::opcode_of(state),
+            opcode: extra::opcode_of(state),
             nsid: state.nsid.get(),
             gpa,
             fault: Fault::Poisoned,
@@ -637,8 +643,8 @@ fn complete_unchecked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) 
     match result {
         Ok(()) if io.state().then.get() == Then::Finish => finish(io, Status::SUCCESS),
         Ok(()) if io.state().then.get() == Then::Flush => flush(io),
-        Ok(()) if io.state().then.get() == Then::ToGuest => remote::deliver(io, 0),
-        Ok(()) => rare::next_range(io),
+        Ok(()) if io.state().then.get() == Then::ToGuest => client_dma::deliver(io, 0),
+        Ok(()) => extra::next_range(io),
         Err(status) => fail(io, status),
     }
 }
@@ -663,9 +669,9 @@ fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
         if is_media_error(status) {
             queue.context.count_media_error();
         }
-        queue.context.note(Trouble::Failed { sqid, cid, status, slba, nsid });
+        queue.context.note(QueueErrorEvent::Failed { sqid, cid, status, slba, nsid });
     }
-    state.remote.take();
+    state.client_dma.take();
     finish(io, status);
 }
 
@@ -688,7 +694,7 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     B::trace(Step::Complete, || traced(&io, u64::from(status.into_bits() >> 1)));
     queue.post_with(state.cid.get(), dw0, status);
     state.port.take();
-    state.rare.take();
+    state.extra.take();
     drop(io);
     for asker in askers {
         asker.answer(was_aborted);

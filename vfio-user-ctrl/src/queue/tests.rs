@@ -11,8 +11,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, Port, Queues, Refusal, Refused, complete};
-use crate::memory::{Access, DoorbellPage, Extent, GuestMemory, IoName, MemView, Region};
-use crate::model::io::{IoSupport, NsGeometry, PassedCommand, WriteCache};
+use crate::memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region};
+use crate::model::io::{IoSupport, NsGeometry, PassthruCommand, WriteCache};
 use nvme_spec::{Cqe, IoOpcode, Sqe, Status, StatusCode};
 
 const PAGE: u64 = 4096;
@@ -39,7 +39,7 @@ thread_local! {
     static TAKEN: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
     /// The backend takes nothing on the blocks before this one.
     static FULL: Cell<u64> = const { Cell::new(0) };
-    static ABORTED: RefCell<Vec<(IoName, AbortToken)>> = const { RefCell::new(Vec::new()) };
+    static ABORTED: RefCell<Vec<(IoToken, AbortToken)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Backend for Fake {
@@ -57,11 +57,11 @@ impl Backend for Fake {
         FULL.get() == 0
     }
 
-    fn pass((): &(), _: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn pass((): &(), _: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         Self::submit(&(), BlockOp::Unmap, 0, 0, io)
     }
 
-    fn abort((): &(), io: IoName, token: AbortToken) -> bool {
+    fn abort((): &(), io: IoToken, token: AbortToken) -> bool {
         ABORTED.with_borrow_mut(|aborted| aborted.push((io, token)));
         true
     }
@@ -343,7 +343,7 @@ fn aborts_come_in_portions_and_each_io_has_its_turn_before_one_has_it_again() {
             left -= 1;
             left >= 0
         });
-        let now: Vec<IoName> = ABORTED.take().into_iter().map(|(name, _)| name).collect();
+        let now: Vec<IoToken> = ABORTED.take().into_iter().map(|(name, _)| name).collect();
         assert!(now.len() <= 3);
         names.extend(now);
         is_over
@@ -516,7 +516,7 @@ fn a_flush_of_the_controllers_own_reaches_namespaces_with_a_cache_and_posts_noth
     assert_eq!(under_way(), [(BlockOp::Flush, 0, 1000)], "one is enough");
     assert!(!guest.queues.is_flushed());
     end(Err(Status::INTERNAL_ERROR));
-    assert!(guest.queues.is_flushed() && guest.completions().is_empty() && guest.queues.take_troubles().is_empty());
+    assert!(guest.queues.is_flushed() && guest.completions().is_empty() && guest.queues.take_error_events().is_empty());
     assert_eq!(guest.queues.in_flight(), 0);
 }
 

@@ -9,8 +9,8 @@ use spdk::nvme::Rejected;
 
 use super::budget::{Budget, Meter, Meters};
 use super::tracepoints;
-use crate::memory::{IoName, TakesBdevIo};
-use crate::model::io::PassedCommand;
+use crate::memory::{IoToken, TakesBdevIo};
+use crate::model::io::PassthruCommand;
 use crate::queue::{
     self, AbortToken, Backend, BlockOp, CommandIo, IoState, Refusal, Refused, Step, SubmissionQueue, Traced,
 };
@@ -92,7 +92,7 @@ impl Backend for Bdevs {
         })
     }
 
-    fn pass(metered: &Metered, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn pass(metered: &Metered, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         metered.begin(1, io, |io| {
             metered.channel.pass(command.opcode, command.dwords, io).map_err(|rejected| {
                 let unknown = rejected.errno == Errno::NOTSUP;
@@ -112,7 +112,7 @@ impl Backend for Bdevs {
         }
     }
 
-    fn abort(metered: &Metered, io: IoName, token: AbortToken) -> bool {
+    fn abort(metered: &Metered, io: IoToken, token: AbortToken) -> bool {
         let done = move |was_aborted: bool| {
             if !was_aborted {
                 token.failed();
@@ -136,8 +136,8 @@ impl TakesBdevIo<IoState<Bdevs>> for SubmissionQueue<Bdevs> {
         queue::complete(io, result);
     }
 
-    fn ended_passed(io: CommandIo<Bdevs>, dw0: u32, result: Result<(), Status>) {
+    fn ended_passthru(io: CommandIo<Bdevs>, dw0: u32, result: Result<(), Status>) {
         end(&io);
-        queue::complete_passed(io, dw0, result);
+        queue::complete_passthru(io, dw0, result);
     }
 }

@@ -17,15 +17,15 @@ use uuid::Uuid;
 
 use super::budget::Budget;
 use super::control::Control;
-use super::control::complaint::LineBudget;
+use super::control::log_budget::LineBudget;
 use super::group::{Group, GroupHandle};
 use super::home::Home;
 use super::listening::Listening;
-use super::local::PortSpec;
 use super::look;
 use super::params::{ControllerParams, failed};
 use super::pending::{self, Pending};
 use super::session::{Counters, Ctrl};
+use super::session_queues::PortSpec;
 use crate::model::admin::{Controller, Namespace, Supports};
 use crate::model::io::{IoSupport, NsGeometry, WriteCache};
 use crate::queue::{Fence, FenceGuard, MAX_NAMESPACES, Totals};

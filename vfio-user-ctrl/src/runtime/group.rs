@@ -15,10 +15,10 @@ use spdk::thread::OwnedThread;
 use super::aborter::Aborter;
 use super::budget::Budget;
 use super::home::Home;
-use super::local::{Local, PortSpec};
-use super::post::Post;
-use super::rota::Rota;
+use super::idle_polls::IdlePolls;
+use super::mailbox::Mailbox;
 use super::session::Session;
+use super::session_queues::{PortSpec, SessionQueues};
 use crate::queue::FenceGuard;
 
 /// Every so many rounds, a power of two, come the admin queues.
@@ -50,7 +50,7 @@ fn act((core, message): Message) {
 pub struct GroupHandle {
     /// The core that it is for, which tells it from others.
     pub core: u32,
-    post: Arc<Post<Message>>,
+    mailbox: Arc<Mailbox<Message>>,
     reactor: OnceLock<OsThread>,
     /// While interrupts are raised, which time that is; else 0.
     raising: AtomicU64,
@@ -67,9 +67,9 @@ impl GroupHandle {
         let thread = OwnedThread::on_core(&format!("courier_{core}"), core)?;
         let thread = Arc::new(thread);
         let way = Arc::clone(&thread);
-        let post = Post::new(act, move |call| way.send(call));
+        let mailbox = Mailbox::new(act, move |call| way.send(call));
         let (reactor, raising, seen) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(0));
-        let handle = Arc::new(Self { core, post, reactor, raising, seen });
+        let handle = Arc::new(Self { core, mailbox, reactor, raising, seen });
         let me = Arc::clone(&handle);
         thread.send(move || {
             me.reactor.get_or_init(OsThread::current);
@@ -80,7 +80,7 @@ impl GroupHandle {
 
     /// Calls `f` on the group's thread, later. Messages of one thread come in the order in which it sent them.
     pub fn send(&self, f: impl FnOnce(&Rc<Group>) + Send + 'static) {
-        self.post.send((self.core, Box::new(f)));
+        self.mailbox.send((self.core, Box::new(f)));
     }
 
     /// Gets the reactor out of raising interrupts if it has been at that since the last call: a client has made an eventfd of its
@@ -111,18 +111,18 @@ type Then = Box<dyn FnOnce()>;
 #[derive(Debug)]
 pub struct Group {
     handle: Arc<GroupHandle>,
-    sessions: RefCell<Vec<Rc<Local>>>,
+    sessions: RefCell<Vec<Rc<SessionQueues>>>,
     /// Those of them that are not idle, with room for all: a round that serves one guest does not touch the memory of a hundred others.
-    awake: RefCell<Vec<Rc<Local>>>,
+    awake: RefCell<Vec<Rc<SessionQueues>>>,
     /// Sessions that are over, but whose I/Os have not all ended.
-    ending: RefCell<Vec<Rc<Local>>>,
+    ending: RefCell<Vec<Rc<SessionQueues>>>,
     homes: RefCell<Vec<Rc<Home>>>,
     next_home: Cell<usize>,
     waiting: RefCell<Waiting>,
     round: Cell<u32>,
     /// The clock's count, as it was some rounds ago.
     pub(super) now: Cell<u64>,
-    rota: Rota,
+    idle_polls: IdlePolls,
     raised: Cell<u64>,
     aborter: Aborter,
     pub(super) budget: Rc<Budget>,
@@ -150,7 +150,7 @@ impl Group {
             waiting: RefCell::default(),
             round: Cell::new(0),
             now: Cell::new(spdk::time::ticks()),
-            rota: Rota::default(),
+            idle_polls: IdlePolls::default(),
             raised: Cell::new(0),
             aborter: Aborter::default(),
             budget: Budget::new(share),
@@ -170,11 +170,11 @@ impl Group {
     }
 
     /// The session on this group, made if it is not there.
-    pub fn local(self: &Rc<Self>, session: &Arc<Session>, ports: &[PortSpec]) -> Rc<Local> {
+    pub fn local(self: &Rc<Self>, session: &Arc<Session>, ports: &[PortSpec]) -> Rc<SessionQueues> {
         if let Some(local) = self.find(session.id) {
             return local;
         }
-        let local = Local::new(session, ports, self);
+        let local = SessionQueues::new(session, ports, self);
         let mut sessions = self.sessions.borrow_mut();
         sessions.push(Rc::clone(&local));
         let mut awake = self.awake.borrow_mut();
@@ -197,14 +197,14 @@ impl Group {
     /// The session on this group, if it is there. What is asked of it may leave something to be looked after (queues that are
     /// deleted, I/Os that are to be aborted), so that it is awake from now on.
     #[must_use]
-    pub fn find(&self, session: u64) -> Option<Rc<Local>> {
+    pub fn find(&self, session: u64) -> Option<Rc<SessionQueues>> {
         let local = self.sessions.borrow().iter().find(|local| local.session().id == session).cloned()?;
         self.wake(&local);
         Some(local)
     }
 
     /// Has a session looked after in every round, as long as it is not idle again.
-    fn wake(&self, local: &Rc<Local>) {
+    fn wake(&self, local: &Rc<SessionQueues>) {
         if local.wake() {
             let mut awake = self.awake.borrow_mut();
             if !awake.iter().any(|other| Rc::ptr_eq(other, local)) {
@@ -259,7 +259,7 @@ impl Group {
     }
 
     /// Calls `f` with what is here of a controller's sessions; the second argument tells whether a session is over.
-    pub(super) fn for_each_local_of(&self, ctrl: u64, mut f: impl FnMut(&Local, bool)) {
+    pub(super) fn for_each_local_of(&self, ctrl: u64, mut f: impl FnMut(&SessionQueues, bool)) {
         for (list, is_over) in [(&self.sessions, false), (&self.ending, true)] {
             for local in list.borrow().iter().filter(|local| local.session().ctrl.id == ctrl) {
                 f(local, is_over);
@@ -321,7 +321,7 @@ impl Group {
     #[must_use]
     pub fn is_clear_of(&self, ctrl: u64) -> bool {
         self.reap();
-        let of_ctrl = |local: &Rc<Local>| local.session().ctrl.id == ctrl;
+        let of_ctrl = |local: &Rc<SessionQueues>| local.session().ctrl.id == ctrl;
         !self.sessions.borrow().iter().any(of_ctrl) && !self.ending.borrow().iter().any(of_ctrl)
     }
 
@@ -381,7 +381,7 @@ impl Group {
             self.awake.borrow_mut().retain(|local| !local.is_idle());
         }
         let sessions = self.sessions.borrow();
-        for at in self.rota.turns(sessions.len()) {
+        for at in self.idle_polls.turns(sessions.len()) {
             if let Some(local) = sessions.get(at).filter(|local| local.is_idle())
                 && local.poll(self)
             {
@@ -390,7 +390,7 @@ impl Group {
             }
         }
         drop(sessions);
-        self.rota.found(busy);
+        self.idle_polls.found(busy);
         if round & (SELDOM - 1) == 0 {
             busy |= self.poll_seldom(round);
         }

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::group::Group;
-use super::local::{Local, PortSpec};
 use super::session::{Ctrl, Session};
+use super::session_queues::{PortSpec, SessionQueues};
 use crate::admin_worker::{AdminWorker, Command, Input, Placement, Request};
 use crate::model::admin::{Controller, IoTotals, Namespace};
-use crate::queue::{AdminQueue, FenceGuard, Trouble};
+use crate::queue::{AdminQueue, FenceGuard, QueueErrorEvent};
 
 /// The most bytes of one command's data: MDTS as the admin model tells it.
 pub const MAX_TRANSFER: u32 = 4096 << MDTS;
@@ -29,7 +29,7 @@ const BURST: usize = 4;
 #[derive(Debug)]
 pub(super) struct Attached {
     pub(super) session: Arc<Session>,
-    pub(super) local: Rc<Local>,
+    pub(super) local: Rc<SessionQueues>,
     pub(super) admin: RefCell<Option<AdminQueue>>,
 }
 
@@ -189,9 +189,9 @@ impl Home {
     }
 
     /// Commands have failed.
-    pub(super) fn note_troubles(&self, session: u64, troubles: Vec<Trouble>) {
+    pub(super) fn note_error_events(&self, session: u64, error_events: Vec<QueueErrorEvent>) {
         if let Some(attached) = self.attached_to(session) {
-            self.drive(Some(&attached), Input::ErrorEvents(troubles));
+            self.drive(Some(&attached), Input::ErrorEvents(error_events));
         }
     }
 

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::control::complaint::complain;
+use super::control::log_budget::warn_ratelimited;
 use super::home::{Attached, Home};
-use super::local::Local;
+use super::session_queues::SessionQueues;
 use crate::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, Place, Report, Request, Ticket};
 use crate::memory::copy::{read_data, write_data};
 use crate::model::admin::QueueId;
@@ -118,7 +118,7 @@ impl Home {
             Output::Report(report @ Report::SizeRefused(..)) => {
                 log::error!("controller '{}': {report}", self.ctrl.name);
             }
-            Output::Report(report) => complain!(self.ctrl, "controller '{}': {report}", self.ctrl.name),
+            Output::Report(report) => warn_ratelimited!(self.ctrl, "controller '{}': {report}", self.ctrl.name),
             // The rest is for a client, and there is none.
             _ => {}
         }
@@ -159,7 +159,7 @@ impl Home {
         let fault = attached.local.queues().view().take_fault().filter(|_| status == Status::DATA_TRANSFER_ERROR);
         if let Some((gpa, fault)) = fault {
             let fault = CommandFault { sqid: 0, cid, opcode, nsid, gpa, fault };
-            complain!(self.ctrl, "controller '{}': {fault}", self.ctrl.name);
+            warn_ratelimited!(self.ctrl, "controller '{}': {fault}", self.ctrl.name);
         }
         status
     }
@@ -258,7 +258,7 @@ impl Home {
     }
 
     /// Calls `f` on every poll group that has queues of the client.
-    fn tell_queues(&self, f: impl Fn(&Local) + Clone + Send + 'static) {
+    fn tell_queues(&self, f: impl Fn(&SessionQueues) + Clone + Send + 'static) {
         let Some(attached) = self.attached() else { return };
         let session = attached.session.id;
         for group in &self.ctrl.groups {
@@ -281,7 +281,7 @@ impl Attached {
 }
 
 /// Looks whether the newest guest memory can be used so.
-fn check(local: &Local, place: Place) -> Result<(), Misplaced> {
+fn check(local: &SessionQueues, place: Place) -> Result<(), Misplaced> {
     local.refresh();
     place.check(local.queues())
 }

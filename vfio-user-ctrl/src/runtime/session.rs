@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::admin_worker::{Request, Requests};
-use crate::memory::order::{Nudge, Published};
+use crate::memory::order::{PendingFlag, Published};
 use crate::memory::{BounceBudget, DoorbellPage, GuestMemory};
 use crate::model::regs::{CtrlLimits, Registers, Version};
 use crate::queue::{Interrupts, Settings, Totals};
 
-use super::control::Remote;
-use super::control::complaint::LineBudget;
+use super::client_dma::BUDGET;
+use super::control::ControlHandle;
+use super::control::log_budget::LineBudget;
 use super::group::GroupHandle;
-use super::remote::BUDGET;
 
 /// A controller, for as long as the RPCs know it.
 #[derive(Debug)]
@@ -154,15 +154,15 @@ pub struct Session {
     /// How much may stand in for memory of its that came without a file.
     pub bounce: Arc<BounceBudget>,
     /// The way to who has its connection.
-    pub control: Remote,
+    pub control: ControlHandle,
     /// What the home has not begun yet.
     requests: Mutex<Requests>,
     /// What holds for all its queues.
     settings: Mutex<Settings>,
     /// The poll groups of the controller that have been told to look at the session, and those that have been told of settings, and
     /// have not done so.
-    nudged: Nudges,
-    told: Nudges,
+    pending: PendingFlags,
+    told: PendingFlags,
     /// Whether the function may access the client's memory.
     pub bus: Bus,
 }
@@ -220,22 +220,22 @@ impl Bus {
 
 /// Messages that are on their way, by poll group. The one that is there will find what is new: there need not be two.
 #[derive(Debug)]
-struct Nudges(Vec<Nudge>);
+struct PendingFlags(Vec<PendingFlag>);
 
-impl Nudges {
+impl PendingFlags {
     fn new(groups: usize) -> Self {
-        Self((0..groups).map(|_| Nudge::default()).collect())
+        Self((0..groups).map(|_| PendingFlag::default()).collect())
     }
 
     /// A message is to be sent to this group. Whether none is on its way.
     fn tell(&self, group: usize) -> bool {
-        self.0.get(group).is_some_and(Nudge::tell)
+        self.0.get(group).is_some_and(PendingFlag::set)
     }
 
     /// It has come.
     fn look(&self, group: usize) {
-        if let Some(nudge) = self.0.get(group) {
-            nudge.look();
+        if let Some(flag) = self.0.get(group) {
+            flag.clear();
         }
     }
 }
@@ -245,7 +245,7 @@ impl Session {
     ///
     /// # Errors
     /// What the operating system says of the doorbells' page.
-    pub fn new(id: u64, ctrl: &Arc<Ctrl>, limits: &CtrlLimits, control: &Remote) -> io::Result<Self> {
+    pub fn new(id: u64, ctrl: &Arc<Ctrl>, limits: &CtrlLimits, control: &ControlHandle) -> io::Result<Self> {
         Ok(Self {
             id,
             ctrl: Arc::clone(ctrl),
@@ -257,8 +257,8 @@ impl Session {
             control: control.clone(),
             requests: Mutex::default(),
             settings: Mutex::default(),
-            nudged: Nudges::new(ctrl.groups.len()),
-            told: Nudges::new(ctrl.groups.len()),
+            pending: PendingFlags::new(ctrl.groups.len()),
+            told: PendingFlags::new(ctrl.groups.len()),
             bus: Bus::new(ctrl.groups.len()),
         })
     }
@@ -278,13 +278,13 @@ impl Session {
     /// Notes that the poll group of that index is told to look at the session. Whether that is to be done: if it was told and has
     /// not looked yet, it will see what there is now.
     #[must_use]
-    pub fn nudge(&self, group: usize) -> bool {
-        self.nudged.tell(group)
+    pub fn set_pending(&self, group: usize) -> bool {
+        self.pending.tell(group)
     }
 
     /// That poll group is about to look at the session.
     pub fn looks(&self, group: usize) {
-        self.nudged.look(group);
+        self.pending.look(group);
     }
 
     /// What holds for all queues now.
@@ -348,11 +348,11 @@ mod tests {
 
     #[test]
     fn one_message_to_each_group_is_enough_for_all_that_is_new() {
-        let nudges = Nudges::new(2);
-        assert!(nudges.tell(0) && nudges.tell(1), "both groups must be told");
-        assert!(!nudges.tell(0), "one is on its way");
-        nudges.look(0);
-        assert!(nudges.tell(0) && !nudges.tell(1));
-        assert!(!nudges.tell(2), "there is no such group");
+        let flags = PendingFlags::new(2);
+        assert!(flags.tell(0) && flags.tell(1), "both groups must be told");
+        assert!(!flags.tell(0), "one is on its way");
+        flags.look(0);
+        assert!(flags.tell(0) && !flags.tell(1));
+        assert!(!flags.tell(2), "there is no such group");
     }
 }

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use nvme_spec::{Status, StatusCode};
-use vfio_user_ctrl::memory::IoName;
-use vfio_user_ctrl::model::io::PassedCommand;
+use vfio_user_ctrl::memory::IoToken;
+use vfio_user_ctrl::model::io::PassthruCommand;
 use vfio_user_ctrl::queue::{self, AbortToken, Backend, BlockOp, CommandIo, Refusal, Refused};
 
 /// A comparison that failed, as SPDK's bdevs say it.
@@ -29,7 +29,7 @@ pub(crate) struct Held {
     pub(crate) op: BlockOp,
     pub(crate) slba: u64,
     pub(crate) blocks: u64,
-    name: IoName,
+    name: IoToken,
     io: CommandIo<Ram>,
     /// It ends with an abort, and the abort with it.
     aborted: Option<AbortToken>,
@@ -52,7 +52,7 @@ pub(crate) struct Disk {
     /// Flushes that were carried out.
     pub(crate) flushes: Cell<u64>,
     /// Commands that were passed on, as they came.
-    pub(crate) passed: RefCell<Vec<PassedCommand>>,
+    pub(crate) passed: RefCell<Vec<PassthruCommand>>,
     /// What these have in dword 0 of their completions.
     pub(crate) dw0: Cell<u32>,
     held: RefCell<VecDeque<Held>>,
@@ -168,7 +168,7 @@ fn compare(io: &CommandIo<Ram>, blocks: &[u8]) -> Result<(), Status> {
 /// Ends an I/O: one on no blocks is a command that was passed on.
 fn end(disk: &Disk, op: BlockOp, blocks: u64, io: CommandIo<Ram>, result: Result<(), Status>) {
     if op == BlockOp::Unmap && blocks == 0 {
-        queue::complete_passed(io, disk.dw0.get(), result);
+        queue::complete_passthru(io, disk.dw0.get(), result);
     } else {
         queue::complete(io, result);
     }
@@ -205,7 +205,7 @@ impl Backend for Ram {
         Ok(())
     }
 
-    fn pass(disk: &Rc<Disk>, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn pass(disk: &Rc<Disk>, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         // An operation on no blocks.
         let passed = Self::submit(disk, BlockOp::Unmap, 0, 0, io);
         if passed.is_ok() {
@@ -214,7 +214,7 @@ impl Backend for Ram {
         passed
     }
 
-    fn abort(disk: &Rc<Disk>, io: IoName, token: AbortToken) -> bool {
+    fn abort(disk: &Rc<Disk>, io: IoToken, token: AbortToken) -> bool {
         let Some(index) = disk.held.borrow().iter().position(|held| held.name == io) else { return false };
         match disk.on_abort.get() {
             OnAbort::Refuse => false,

@@ -263,7 +263,7 @@ fn a_backend_that_refuses_fails_the_command() {
     disk.refuse.set(1);
     rig.run(&mut sq, &[read(1, 1, 1)]);
     assert_eq!(rig.statuses(&mut cq), [(1, Status::INTERNAL_ERROR.into_bits())]);
-    assert_eq!((rig.queues.in_flight(), rig.queues.take_troubles().len()), (0, 1));
+    assert_eq!((rig.queues.in_flight(), rig.queues.take_error_events().len()), (0, 1));
 }
 
 #[test]

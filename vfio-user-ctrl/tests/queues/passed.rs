@@ -1,7 +1,7 @@
 //! Commands that the backend is given as they are, and writes that must be durable.
 
 use nvme_spec::{IoOpcode, Sqe, Status, StatusCodeType};
-use vfio_user_ctrl::model::io::PassedCommand;
+use vfio_user_ctrl::model::io::PassthruCommand;
 use vfio_user_ctrl::queue::BlockOp;
 
 use super::common::guest::{DATA, Rig, geometry, read, write};
@@ -26,7 +26,7 @@ fn a_passed_command_comes_without_what_is_the_guests_own_and_goes_with_the_backe
     let done = rig.reap(&mut cq);
     assert_eq!(done.iter().map(|cqe| (cqe.cid, cqe.dw0)).collect::<Vec<_>>(), [(1, 0x1234), (2, 0x1234), (3, 0)]);
     assert!(done.iter().all(|cqe| cqe.status.is_success()), "{done:?}");
-    let passed = |opcode, dwords| PassedCommand { opcode, dwords };
+    let passed = |opcode, dwords| PassthruCommand { opcode, dwords };
     let expected = [passed(IoOpcode::VERIFY.0, [8, 0, 7, 0, 0, 0]), passed(0xc0, [0, 0, 5, 0, 0, 6])];
     assert_eq!(*disk.passed.borrow(), expected);
     let mut reads = 0;

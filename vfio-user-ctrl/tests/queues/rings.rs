@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use nvme_spec::{Cqe, Sqe, Status, StatusCodeType};
 use vfio_user_ctrl::memory::{CompletionRing, MemView};
-use vfio_user_ctrl::queue::Trouble;
+use vfio_user_ctrl::queue::QueueErrorEvent;
 use zerocopy::IntoBytes;
 
 use super::common::guest::{HostSq, LISTS, PAGE, Rig, flush, read};
@@ -145,10 +145,10 @@ fn a_head_outside_of_the_queue_is_told_though_there_is_room() {
     for bad in [2, 8, u32::MAX] {
         rig.doorbells.store(3, bad);
         rig.queues.poll();
-        assert_eq!(rig.queues.take_troubles(), []);
+        assert_eq!(rig.queues.take_error_events(), []);
         rig.queues.look_at_heads();
         rig.queues.look_at_heads();
-        assert_eq!(rig.queues.take_troubles(), [Trouble::InvalidDoorbell { qid: 1 }], "{bad:#x}");
+        assert_eq!(rig.queues.take_error_events(), [QueueErrorEvent::InvalidDoorbell { qid: 1 }], "{bad:#x}");
     }
 }
 
@@ -174,7 +174,7 @@ fn a_tail_outside_of_the_queue_is_told_once_and_takes_nothing() {
         rig.doorbells.store(2, bad);
         rig.queues.poll();
         rig.queues.poll();
-        assert_eq!(rig.queues.take_troubles(), [Trouble::InvalidDoorbell { qid: 1 }], "{bad:#x}");
+        assert_eq!(rig.queues.take_error_events(), [QueueErrorEvent::InvalidDoorbell { qid: 1 }], "{bad:#x}");
     }
     assert_eq!(disk.submitted.get(), 0);
     rig.run(&mut sq, &[flush(1)]);
@@ -192,7 +192,7 @@ fn a_head_that_passes_the_tail_is_told_and_gives_no_room() {
     for bad in [4, 0x1_0001, u32::MAX] {
         rig.doorbells.store(3, bad);
         rig.queues.poll();
-        assert_eq!(rig.queues.take_troubles(), [Trouble::InvalidDoorbell { qid: 1 }], "{bad:#x}");
+        assert_eq!(rig.queues.take_error_events(), [QueueErrorEvent::InvalidDoorbell { qid: 1 }], "{bad:#x}");
     }
     assert_eq!((disk.submitted.get(), rig.get(cq.base, 64)), (3, before));
     rig.doorbells.store(3, 2);
@@ -364,7 +364,7 @@ fn shadow_doorbells_of_any_value_are_borne() {
     for value in [8_u32, 0xffff_ffff, 0x1_0000] {
         rig.put(SHADOW.0, &[value.to_le_bytes(); 16].concat());
         rig.queues.poll();
-        assert_eq!(rig.queues.take_troubles(), [Trouble::InvalidDoorbell { qid: 1 }]);
+        assert_eq!(rig.queues.take_error_events(), [QueueErrorEvent::InvalidDoorbell { qid: 1 }]);
     }
     assert_eq!((rig.statuses(&mut cq), disk.submitted.get()), (vec![], 0));
 }

@@ -172,8 +172,8 @@ impl Session {
         }
         self.poll_admin();
         self.settle();
-        let troubles = self.queues.take_troubles();
-        self.drive(Input::ErrorEvents(troubles));
+        let error_events = self.queues.take_error_events();
+        self.drive(Input::ErrorEvents(error_events));
         self.drive(Input::Tick);
     }
 

@@ -145,7 +145,7 @@ fn an_event_that_waited_for_an_entry_is_not_told_in_the_next_enable_cycle() {
 fn a_wrong_doorbell_is_told_by_an_event() {
     let mut bench = Bench::enabled();
     let held = bench.command(request_event());
-    bench.drive(Input::ErrorEvents(vec![Trouble::InvalidDoorbell { qid: 1 }]));
+    bench.drive(Input::ErrorEvents(vec![QueueErrorEvent::InvalidDoorbell { qid: 1 }]));
     bench.complete_events();
     assert_eq!(bench.completion(held), Some((0x0001_0100, Status::SUCCESS)), "Invalid Doorbell Write Value");
 }

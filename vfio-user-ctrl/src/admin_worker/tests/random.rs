@@ -125,7 +125,7 @@ impl Life {
             Step::Tick => bench.drive(Input::Tick),
             Step::AddNamespace(nsid, uuid) => bench.drive(Input::AddNamespace(namespace(nsid, uuid))),
             Step::RemoveNamespace(nsid) => bench.drive(Input::RemoveNamespace { nsid }),
-            Step::DoorbellError => bench.drive(Input::ErrorEvents(vec![Trouble::InvalidDoorbell { qid: 1 }])),
+            Step::DoorbellError => bench.drive(Input::ErrorEvents(vec![QueueErrorEvent::InvalidDoorbell { qid: 1 }])),
             Step::Reconnect => {
                 while let Some(request) = bench.requests.pop() {
                     if let Request::Reset { number } = request {

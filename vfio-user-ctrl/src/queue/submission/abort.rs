@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{CommandIo, IoState, SubmissionQueue, Submissions, complete};
-use crate::memory::{IoName, UnderWay};
+use crate::memory::{InFlight, IoToken};
 use crate::queue::aborts::Asker;
 use crate::queue::{Backend, Port};
 use nvme_spec::Status;
@@ -23,7 +23,7 @@ impl<B: Backend> Submissions<B> {
 
     /// Ends the commands for which `which` holds and which the backend does not have: those that wait for it, and those whose data is
     /// on its way.
-    pub(in crate::queue) fn end_waiting(self: &Rc<Self>, which: impl Fn(&UnderWay<'_, IoState<B>>) -> bool) {
+    pub(in crate::queue) fn end_waiting(self: &Rc<Self>, which: impl Fn(&InFlight<'_, IoState<B>>) -> bool) {
         let queue = self.queue();
         for io in queue.later.take() {
             if which(&io.under_way()) {
@@ -46,7 +46,7 @@ impl<B: Backend> Submissions<B> {
             }
         });
         for id in transfers {
-            queue.context.remotes().cancel(id, Status::ABORTED_SQ_DELETION);
+            queue.context.client_transfers().cancel(id, Status::ABORTED_SQ_DELETION);
         }
     }
 
@@ -54,7 +54,7 @@ impl<B: Backend> Submissions<B> {
     /// all of them have had their turn; none has another one before [`restart_aborts`](Self::restart_aborts).
     pub(in crate::queue) fn abort_some(
         self: &Rc<Self>,
-        which: impl Fn(&UnderWay<'_, IoState<B>>) -> bool,
+        which: impl Fn(&InFlight<'_, IoState<B>>) -> bool,
         more: &mut dyn FnMut() -> bool,
     ) -> bool {
         let queue = self.queue();
@@ -62,7 +62,7 @@ impl<B: Backend> Submissions<B> {
         let stopped = self.visit_from(queue.abort_next.get(), |io| {
             let Some(port) = io.state.port().filter(|_| which(&io)) else { return true };
             if let Some(id) = io.state.transfer() {
-                queue.context.remotes().cancel(id, Status::ABORTED_SQ_DELETION);
+                queue.context.client_transfers().cancel(id, Status::ABORTED_SQ_DELETION);
                 return true;
             }
             if !aborts.has_room() || !more() {
@@ -109,14 +109,14 @@ impl<B: Backend> Submissions<B> {
 }
 
 /// An I/O that is to end, its namespace's channel, and the transfer of its data that it may be waiting for.
-type Target<B> = (IoName, Rc<Port<B>>, Option<u64>);
+type Target<B> = (IoToken, Rc<Port<B>>, Option<u64>);
 
 impl<B: Backend> Submissions<B> {
     /// Ends an I/O soon for `asker`. Returns whether that will be answered: when the I/O has ended, or its abort has without effect.
     fn end_soon(&self, (name, port, transfer): &Target<B>, asker: &Asker) -> bool {
         let context = &self.queue().context;
         if let Some(id) = transfer {
-            context.remotes().cancel(*id, Status::ABORT_REQUESTED);
+            context.client_transfers().cancel(*id, Status::ABORT_REQUESTED);
             return true;
         }
         // If it is being aborted already, it ends by that.

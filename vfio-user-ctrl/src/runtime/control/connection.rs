@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use vfio_user::{Event, IrqAction, IrqData, IrqKind, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
 
-use super::Remote;
-use super::complaint::complain;
+use super::ControlHandle;
+use super::client_dma::Transfers;
 use super::device::{Device, Effect};
-use super::graves::Graves;
+use super::log_budget::warn_ratelimited;
 use super::registrar::Registrar;
-use super::remote::Transfers;
 use super::share::Share;
 use super::socket::{self, Received};
 use super::tables::OldTables;
+use super::unmap_worker::UnmapWorker;
 use super::unmask::Unmask;
 use crate::admin_worker::Request;
 use crate::connection::{Replies, Unmaps};
@@ -54,7 +54,7 @@ pub(super) struct Connection {
     wire: vfio_user::Session,
     device: Device,
     session: Arc<Session>,
-    remote: Remote,
+    handle: ControlHandle,
     registrar: Arc<Registrar>,
     memory: GuestMemory,
     /// What was published before it.
@@ -81,7 +81,7 @@ impl Connection {
         number: u64,
         ctrl: &Arc<Ctrl>,
         stream: UnixStream,
-        remote: &Remote,
+        handle: &ControlHandle,
         registrar: &Arc<Registrar>,
         unmask: Unmask,
         share: Share,
@@ -89,14 +89,14 @@ impl Connection {
         stream.set_nonblocking(true)?;
         let limits =
             CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS, version: ctrl.version };
-        let session = Arc::new(Session::new(number, ctrl, &limits, remote)?);
+        let session = Arc::new(Session::new(number, ctrl, &limits, handle)?);
         let device = Device::new(Arc::clone(&session));
         Ok(Self {
             stream,
             wire: vfio_user::Session::new(device.info()),
             device,
             session,
-            remote: remote.clone(),
+            handle: handle.clone(),
             registrar: Arc::clone(registrar),
             memory: GuestMemory::new(),
             old: OldTables::default(),
@@ -165,8 +165,8 @@ impl Connection {
 
     /// Tells the home that the client has gone. What it had mapped is given back, and the tables of that, to be dropped when nobody else
     /// holds it.
-    pub(super) fn end(mut self, graves: &Graves) -> (Vec<Arc<Region>>, OldTables) {
-        graves.bury_files(self.files.take_all());
+    pub(super) fn end(mut self, unmap_worker: &UnmapWorker) -> (Vec<Arc<Region>>, OldTables) {
+        unmap_worker.bury_files(self.files.take_all());
         let (ctrl, session) = (self.session.ctrl.id, self.session.id);
         self.session.interrupts.clear();
         self.old.push(self.session.memory.publish(GuestMemory::new()));
@@ -192,7 +192,7 @@ impl Connection {
         match result {
             Ok(state) => state,
             Err(error) => {
-                complain!(
+                warn_ratelimited!(
                     self.session.ctrl,
                     "controller '{}': the client's connection is closed: {error}",
                     self.session.ctrl.name
@@ -282,7 +282,7 @@ impl Connection {
             }
         }
         if self.device.take_changed() {
-            self.nudge();
+            self.set_pending();
         }
     }
 
@@ -309,7 +309,7 @@ impl Connection {
                 self.registrar.register(&self.session, region, self.session.ctrl.prefault);
             }
             Ok((memory, _)) => {
-                complain!(
+                warn_ratelimited!(
                     self.session.ctrl,
                     "controller '{}': the client maps {size:#x} bytes at {gpa:#x} without a file: data there go by messages, \
                      which is slow, and queues, PRP lists and SGL segments cannot be there; share the VM's memory (QEMU: memory-backend-memfd,share=on)",
@@ -319,7 +319,7 @@ impl Connection {
                 self.wire.reply(token, Ok(()));
             }
             Err(error) => {
-                complain!(
+                warn_ratelimited!(
                     self.session.ctrl,
                     "controller '{}': a mapping of the client's is refused: {error}",
                     self.session.ctrl.name
@@ -333,7 +333,7 @@ impl Connection {
     pub(super) fn registered(&mut self, result: Result<(), spdk::Errno>) {
         let Some(Mapping { token, memory, gpa }) = self.mapping.take() else { return };
         if let Err(error) = result {
-            complain!(
+            warn_ratelimited!(
                 self.session.ctrl,
                 "controller '{}': devices do not take the client's memory at {gpa:#x} ({error}): I/O there fails on RDMA and on \
                  local drives; is it shared memory or hugepages, and is the limit of locked memory (ulimit -l) high enough?",
@@ -365,10 +365,10 @@ impl Connection {
             Ok((rest, regions)) => {
                 self.publish(rest);
                 self.unmaps.begin(token, regions, Instant::now());
-                self.nudge();
+                self.set_pending();
             }
             Err(error) => {
-                complain!(
+                warn_ratelimited!(
                     self.session.ctrl,
                     "controller '{}': memory is not unmapped: {error}",
                     self.session.ctrl.name
@@ -379,16 +379,16 @@ impl Connection {
     }
 
     /// Has the poll groups look at the memory, at whether they may access it, and at the eventfds now.
-    fn nudge(&self) {
+    fn set_pending(&self) {
         for (index, group) in self.session.ctrl.groups.iter().enumerate() {
-            if !self.session.nudge(index) {
+            if !self.session.set_pending(index) {
                 continue;
             }
-            let (session, remote) = (Arc::clone(&self.session), self.remote.clone());
+            let (session, handle) = (Arc::clone(&self.session), self.handle.clone());
             group.send(move |group| {
                 session.looks(index);
                 group.refresh(session.id);
-                group.rest(&session, index, move || remote.released());
+                group.rest(&session, index, move || handle.released());
             });
         }
     }
@@ -410,12 +410,12 @@ impl Connection {
     }
 
     /// Answers for what nobody holds any more. Whether anything was answered.
-    pub(super) fn release(&mut self, graves: &Graves) -> bool {
+    pub(super) fn release(&mut self, unmap_worker: &UnmapWorker) -> bool {
         self.transfers.give_up_abandoned(&mut self.wire);
         let answered = self.answer_late();
         self.old.drop_free();
         let now = Instant::now();
-        let released = self.unmaps.release(|regions| graves.bury(regions), now);
+        let released = self.unmaps.release(|regions| unmap_worker.unmap(regions), now);
         self.share.charge_unmapped(now, released.regions);
         let released_any = !released.replies.is_empty();
         for token in released.replies {
@@ -441,7 +441,7 @@ impl Connection {
 
     /// I/O still touches memory that the client wants back: it is aborted.
     fn abort_strays(&mut self) {
-        complain!(
+        warn_ratelimited!(
             self.session.ctrl,
             "controller '{}': I/O is aborted: its memory is being unmapped",
             self.session.ctrl.name
@@ -474,7 +474,7 @@ impl Connection {
                     check_eventfd(file, &self.session.ctrl)?;
                 }
                 interrupts.set(start, files, limit);
-                self.nudge();
+                self.set_pending();
             }
             (IrqAction::Trigger, IrqData::None) if request.count == 0 => interrupts.clear(),
             (IrqAction::Trigger, data) => {
@@ -489,7 +489,7 @@ impl Connection {
                     }
                 }
                 // Not from this thread: it answers all clients, and an eventfd of this one may block.
-                self.nudge();
+                self.set_pending();
             }
             // Masking of MSI-X vectors is the client's: it keeps the table.
             (IrqAction::Mask | IrqAction::Unmask, _) => {}
@@ -530,7 +530,7 @@ impl Connection {
             }
             (IrqAction::Mask | IrqAction::Unmask, _) => {}
         }
-        self.nudge();
+        self.set_pending();
         Ok(())
     }
 
@@ -538,7 +538,7 @@ impl Connection {
     pub(super) fn unmasked(&mut self) {
         self.unmask.drain();
         if self.session.interrupts.pin().set_mask(PinMask::Client, false) {
-            self.nudge();
+            self.set_pending();
         }
     }
 
@@ -546,7 +546,7 @@ impl Connection {
     fn reset(&mut self, token: Token) {
         self.device.reset();
         if self.device.take_changed() {
-            self.nudge();
+            self.set_pending();
         }
         let number = self.replies.reset(token);
         self.ask(Request::Reset { number });
@@ -561,7 +561,7 @@ impl Connection {
     /// Whether the client's files are still as long as what it mapped of them.
     pub(super) fn memory_is_intact(&mut self) -> bool {
         if !self.files.are_intact() {
-            complain!(
+            warn_ratelimited!(
                 self.session.ctrl,
                 "controller '{}': the client shrank the file behind its memory, or page after page of it is broken: its connection is \
                  closed",
@@ -574,9 +574,9 @@ impl Connection {
     }
 
     /// Takes out what the client's regions are in no more.
-    pub(super) fn tidy(&mut self, graves: &Graves) {
+    pub(super) fn tidy(&mut self, unmap_worker: &UnmapWorker) {
         self.old.drop_free();
-        graves.bury_files(self.files.take_unused());
+        unmap_worker.bury_files(self.files.take_unused());
     }
 
     /// Tells once of pages that cannot be had.
@@ -586,7 +586,7 @@ impl Connection {
             return;
         }
         for region in self.memory.regions().filter(|region| region.is_poisoned()) {
-            complain!(
+            warn_ratelimited!(
                 self.session.ctrl,
                 "controller '{}': a page of the client's memory at {:#x} cannot be had (a hardware memory error, or no room in its file \
                  system): I/O there fails",
@@ -616,7 +616,7 @@ fn check_eventfd(file: &OwnedFd, ctrl: &Ctrl) -> Result<(), i32> {
     use std::os::fd::AsRawFd;
     let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| libc::EBADF)?;
     if link.as_os_str() != "anon_inode:[eventfd]" {
-        complain!(
+        warn_ratelimited!(
             ctrl,
             "controller '{}': the client gave '{}' as an interrupt: an eventfd is needed",
             ctrl.name,

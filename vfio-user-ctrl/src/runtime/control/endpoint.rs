@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::complaint::complain;
+use super::log_budget::warn_ratelimited;
 use super::share::Share;
 use crate::connection::Door;
 use crate::runtime::session::Ctrl;
@@ -38,7 +38,11 @@ impl Endpoint {
         for _ in 0..BURST {
             let Ok((stream, _)) = self.listener.accept() else { return };
             if self.door.arrive(stream).is_err() {
-                complain!(self.ctrl, "controller '{}': a client was turned away: others wait already", self.ctrl.name);
+                warn_ratelimited!(
+                    self.ctrl,
+                    "controller '{}': a client was turned away: others wait already",
+                    self.ctrl.name
+                );
             }
         }
     }

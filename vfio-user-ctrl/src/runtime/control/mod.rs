@@ -3,16 +3,16 @@
 //! It is an operating-system thread of its own, not a reactor's: a client is answered at once whatever the reactors do. QEMU gives a
 //! device up that does not answer for five seconds.
 
-pub(super) mod complaint;
+mod client_dma;
 mod connection;
 mod device;
 mod endpoint;
-mod graves;
+pub(super) mod log_budget;
 mod registrar;
-mod remote;
 mod share;
 mod socket;
 mod tables;
+mod unmap_worker;
 mod unmask;
 mod worker;
 
@@ -33,13 +33,13 @@ use super::session::{Ctrl, Session};
 use crate::connection::{Occupant, Situation, Verdict};
 use crate::memory::Region;
 use crate::queue::Transfer;
-use complaint::complain;
 use connection::{Connection, State};
 use endpoint::Endpoint;
-use graves::Graves;
+use log_budget::warn_ratelimited;
 use registrar::Registrar;
 use share::Share;
 use tables::OldTables;
+use unmap_worker::UnmapWorker;
 use unmask::Unmask;
 
 /// A client that has said nothing for so long makes room for one that waits.
@@ -76,18 +76,18 @@ enum Command {
 /// The control thread, for other threads.
 #[derive(Debug)]
 pub struct Control {
-    remote: Remote,
+    handle: ControlHandle,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The way to the control thread.
 #[derive(Debug, Clone)]
-pub struct Remote {
+pub struct ControlHandle {
     commands: Sender<Command>,
     wake: Arc<OwnedFd>,
 }
 
-impl Remote {
+impl ControlHandle {
     fn send(&self, command: Command) {
         if self.commands.send(command).is_ok() {
             self.wake();
@@ -129,25 +129,25 @@ impl Control {
         crate::memory::guard::install()?;
         let (commands, receiver) = mpsc::channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let remote = Remote { commands, wake: Arc::clone(&wake) };
-        let mut server = Server::new(receiver, wake, remote.clone())?;
+        let handle = ControlHandle { commands, wake: Arc::clone(&wake) };
+        let mut server = Server::new(receiver, wake, handle.clone())?;
         let thread = spdk::thread::spawn_unpinned("courier_control", move || server.run())?;
-        Ok(Self { remote, thread: Mutex::new(Some(thread)) })
+        Ok(Self { handle, thread: Mutex::new(Some(thread)) })
     }
 
     /// Serves a controller on a socket.
     pub fn add(&self, ctrl: Arc<Ctrl>, listener: UnixListener) {
-        self.remote.send(Command::Add(ctrl, listener));
+        self.handle.send(Command::Add(ctrl, listener));
     }
 
     /// Closes a controller's socket and its client's connection. `done` is called on the control thread.
     pub fn remove(&self, ctrl: u64, done: impl FnOnce() + Send + 'static) {
-        self.remote.send(Command::Remove(ctrl, Box::new(done)));
+        self.handle.send(Command::Remove(ctrl, Box::new(done)));
     }
 
     /// Ends the thread, and with it all connections.
     pub fn end(&self) {
-        self.remote.send(Command::End);
+        self.handle.send(Command::End);
         let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
         if thread.is_some_and(|thread| thread.join().is_err()) {
             log::error!("the control thread has panicked");
@@ -170,7 +170,7 @@ struct Server {
     epoll: Arc<OwnedFd>,
     wake: Arc<OwnedFd>,
     commands: Receiver<Command>,
-    remote: Remote,
+    handle: ControlHandle,
     endpoints: BTreeMap<u64, Endpoint>,
     connections: BTreeMap<u64, Connection>,
     /// Regions of sessions that are over: they are unmapped here, not on a reactor, when no I/O touches them.
@@ -179,7 +179,7 @@ struct Server {
     old: OldTables,
     /// Sessions that are over, but may still be somewhere. What they are made of is freed here, when that is over, too.
     ended: Vec<Arc<Session>>,
-    graves: Graves,
+    unmap_worker: UnmapWorker,
     registrar: Arc<Registrar>,
     next_session: u64,
     checked: Instant,
@@ -187,21 +187,21 @@ struct Server {
 }
 
 impl Server {
-    fn new(commands: Receiver<Command>, wake: Arc<OwnedFd>, remote: Remote) -> io::Result<Self> {
+    fn new(commands: Receiver<Command>, wake: Arc<OwnedFd>, handle: ControlHandle) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         Ok(Self {
             epoll: Arc::new(epoll),
             wake,
             commands,
-            registrar: Arc::new(Registrar::start(remote.clone())?),
-            remote,
+            registrar: Arc::new(Registrar::start(handle.clone())?),
+            handle,
             endpoints: BTreeMap::new(),
             connections: BTreeMap::new(),
             dying: Vec::new(),
             old: OldTables::default(),
             ended: Vec::new(),
-            graves: Graves::start()?,
+            unmap_worker: UnmapWorker::start()?,
             next_session: 1,
             checked: Instant::now(),
             watched: Instant::now(),
@@ -301,7 +301,7 @@ impl Server {
             }
         }
         // A client whose memory has no file can have ever more asked for; the others have their turn first.
-        self.remote.wake();
+        self.handle.wake();
         true
     }
 
@@ -358,7 +358,7 @@ impl Server {
             match endpoint.door.next(Situation { occupant, ended, has_time }, Instant::now()) {
                 Verdict::Wait => return,
                 Verdict::MakeRoom => {
-                    complain!(
+                    warn_ratelimited!(
                         endpoint.ctrl,
                         "controller '{}': a client that said nothing makes room for another",
                         endpoint.ctrl.name
@@ -382,7 +382,7 @@ impl Server {
         let session = self.next_session;
         self.next_session += 1;
         let unmask = Unmask::new(&self.epoll, connection_key(session) | UNMASK);
-        let mut connection = Connection::begin(session, ctrl, stream, &self.remote, &self.registrar, unmask, share)?;
+        let mut connection = Connection::begin(session, ctrl, stream, &self.handle, &self.registrar, unmask, share)?;
         let key = epoll::EventData::new_u64(connection_key(session));
         epoll::add(&self.epoll, connection.socket(), key, epoll::EventFlags::IN)?;
         if let Some(endpoint) = self.endpoints.get_mut(&ctrl.id) {
@@ -423,7 +423,7 @@ impl Server {
         let _ = epoll::delete(&self.epoll, connection.socket());
         let (ctrl, share) = (connection.session().ctrl.id, connection.share());
         self.ended.push(Arc::clone(connection.session()));
-        let (regions, tables) = connection.end(&self.graves);
+        let (regions, tables) = connection.end(&self.unmap_worker);
         self.dying.extend(regions);
         self.old.extend(tables);
         if let Some(endpoint) = self.endpoints.get_mut(&ctrl) {
@@ -437,11 +437,11 @@ impl Server {
     /// What comes with time: regions that are free now, clients that shrank their memory, clients that wait.
     fn look_after(&mut self) {
         self.old.drop_free();
-        self.dying = self.graves.bury(std::mem::take(&mut self.dying));
+        self.dying = self.unmap_worker.unmap(std::mem::take(&mut self.dying));
         let releasing: Vec<u64> =
             self.connections.iter().filter(|(_, connection)| connection.is_releasing()).map(|(id, _)| *id).collect();
         for session in releasing {
-            if self.connections.get_mut(&session).is_some_and(|connection| connection.release(&self.graves)) {
+            if self.connections.get_mut(&session).is_some_and(|connection| connection.release(&self.unmap_worker)) {
                 self.serve(session);
             }
         }
@@ -464,7 +464,7 @@ impl Server {
             .filter_map(|(id, connection)| (!connection.memory_is_intact()).then_some(*id))
             .collect();
         for connection in self.connections.values_mut() {
-            connection.tidy(&self.graves);
+            connection.tidy(&self.unmap_worker);
         }
         for session in broken {
             self.close(session);
@@ -500,7 +500,7 @@ impl Server {
     fn bar(&mut self, session: u64) {
         let ctrl = self.connections.get(&session).map(|connection| connection.session().ctrl.id);
         if let Some(endpoint) = ctrl.and_then(|ctrl| self.endpoints.get_mut(&ctrl)) {
-            complain!(
+            warn_ratelimited!(
                 endpoint.ctrl,
                 "controller '{}': an eventfd of the client's blocked: its connection is closed",
                 endpoint.ctrl.name

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::worker::Worker;
-use super::{Command, Remote};
+use super::{Command, ControlHandle};
 use crate::memory::Region;
 use crate::runtime::session::{Ctrl, Session};
 
@@ -21,7 +21,7 @@ pub(super) struct Registrar {
     /// Orders that the common thread has.
     waiting: Arc<AtomicUsize>,
     others: Mutex<Vec<JoinHandle<()>>>,
-    remote: Remote,
+    handle: ControlHandle,
 }
 
 /// A region of a session that is to be registered.
@@ -34,7 +34,7 @@ struct Order {
 }
 
 impl Order {
-    fn carry_out(self, remote: &Remote) {
+    fn carry_out(self, handle: &ControlHandle) {
         let Self { session, ctrl, region, prefault } = self;
         if prefault {
             region.populate();
@@ -43,23 +43,23 @@ impl Order {
         let result = spdk::log::paid_by(ctrl, || region.register());
         // Before the client may have it unmapped.
         drop(region);
-        remote.send(Command::Registered { session, result });
+        handle.send(Command::Registered { session, result });
     }
 }
 
 impl Registrar {
-    /// Starts the common thread. `remote` is told when a region is registered.
+    /// Starts the common thread. `handle` is told when a region is registered.
     ///
     /// # Errors
     /// What the operating system says.
-    pub(super) fn start(remote: Remote) -> io::Result<Self> {
+    pub(super) fn start(handle: ControlHandle) -> io::Result<Self> {
         let waiting = Arc::new(AtomicUsize::new(0));
-        let (tell, count) = (remote.clone(), Arc::clone(&waiting));
+        let (tell, count) = (handle.clone(), Arc::clone(&waiting));
         let work = move |order: Order| {
             order.carry_out(&tell);
             count.fetch_sub(1, Ordering::Relaxed);
         };
-        Ok(Self { common: Worker::start("courier_map", work)?, waiting, others: Mutex::default(), remote })
+        Ok(Self { common: Worker::start("courier_map", work)?, waiting, others: Mutex::default(), handle })
     }
 
     /// Registers a region of a session, after its pages are populated if that is wanted.
@@ -80,8 +80,8 @@ impl Registrar {
         if others.len() >= MOST {
             return false;
         }
-        let (order, remote) = (order.clone(), self.remote.clone());
-        match spdk::thread::spawn_unpinned("courier_map", move || order.carry_out(&remote)) {
+        let (order, handle) = (order.clone(), self.handle.clone());
+        match spdk::thread::spawn_unpinned("courier_map", move || order.carry_out(&handle)) {
             Ok(thread) => others.push(thread),
             Err(error) => {
                 log::warn!("a client's memory waits for that of another: {error}");

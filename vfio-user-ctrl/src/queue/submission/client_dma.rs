@@ -4,22 +4,22 @@
 
 use std::rc::Rc;
 
-use super::rare::Rare;
+use super::extra::CommandExtra;
 use super::{
     CommandIo, IoState, SubmissionQueue, Submissions, Then, block_op, complete, describe, fail, finish_with, send,
     traced,
 };
 use crate::memory::{Bounce, BounceError, MAX_PIECES};
 use crate::model::dptr::{self, DptrError, Pieces};
-use crate::model::io::{self, IoKind, PassedCommand};
+use crate::model::io::{self, IoKind, PassthruCommand};
+use crate::queue::client_dma::{ClientTransfers, gather};
 use crate::queue::deallocate::Deallocate;
-use crate::queue::remote::{Remotes, gather};
 use crate::queue::trace::{Reason, Step};
 use crate::queue::{Backend, BlockOp};
 use nvme_spec::{Sqe, Status};
 
 /// What is kept of such a command, besides what is kept of every one.
-pub(super) enum Remote {
+pub(super) enum ClientDmaStep {
     /// It waits for room for its data, and begins anew when this many parts of the budget were given back: the command, and the
     /// first of the fused pair that it may be the second of.
     Waiting(Sqe, Option<Sqe>, u64),
@@ -41,7 +41,7 @@ struct Staged {
 impl<B: Backend> Submissions<B> {
     /// Begins a command whose data pointer led to memory without a file; `first` as in [`begin`](Self::begin).
     #[cold]
-    pub(super) fn begin_remote(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) {
+    pub(super) fn begin_client_dma(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) {
         let queue = self.queue();
         let (Some(port), Some(io)) = (queue.port(sqe.nsid), self.take()) else {
             return queue.refuse_both(sqe, first, Status::INTERNAL_ERROR);
@@ -63,18 +63,18 @@ impl<B: Backend> Submissions<B> {
 /// Goes on with an I/O that had to wait, for whatever reason.
 pub(super) fn resume<B: Backend>(io: CommandIo<B>) {
     let state = io.state();
-    match state.remote.take().map(|remote| *remote) {
+    match state.client_dma.take().map(|step| *step) {
         None => send(io),
-        Some(Remote::Waiting(sqe, first, seen)) => {
+        Some(ClientDmaStep::Waiting(sqe, first, seen)) => {
             if io.queue().releases() == seen {
                 wait(io, sqe, first, seen);
             } else {
                 start(io, sqe, first);
             }
         }
-        Some(Remote::Done(bounce, dw0)) => deliver_bounce(io, &bounce, dw0),
+        Some(ClientDmaStep::Done(bounce, dw0)) => deliver_bounce(io, &bounce, dw0),
         sending => {
-            state.remote.set(sending.map(Box::new));
+            state.client_dma.set(sending.map(Box::new));
             send(io);
         }
     }
@@ -86,7 +86,7 @@ fn start<B: Backend>(mut io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>) {
     match stage(&mut io, &sqe, first.as_ref()) {
         Ok(staged) if staged.to_guest => {
             io.state().then.set(Then::ToGuest);
-            io.state().remote.set(Some(Box::new(Remote::ToGuest(staged.bounce))));
+            io.state().client_dma.set(Some(Box::new(ClientDmaStep::ToGuest(staged.bounce))));
             send(io);
         }
         Ok(staged) => fetch(io, staged),
@@ -99,7 +99,7 @@ fn start<B: Backend>(mut io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>) {
 }
 
 fn wait<B: Backend>(io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>, seen: u64) {
-    io.state().remote.set(Some(Box::new(Remote::Waiting(sqe, first, seen))));
+    io.state().client_dma.set(Some(Box::new(ClientDmaStep::Waiting(sqe, first, seen))));
     B::trace(Step::Wait, || traced(&io, Reason::Memory as u64));
     let submissions = io.owner();
     submissions.queue().later.borrow_mut().push_back(io);
@@ -109,7 +109,7 @@ fn wait<B: Backend>(io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>, seen: u64) {
 fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Staged, BounceError> {
     let context = Rc::clone(&io.queue().context);
     let port = io.state().port().ok_or(Status::INTERNAL_ERROR)?;
-    let budget = context.remotes().budget();
+    let budget = context.client_transfers().budget();
     let (geometry, view) = (port.geometry.get(), context.view());
     let max_transfer = io.queue().max_transfer;
     let command = io::decode(sqe, &geometry, max_transfer)?;
@@ -122,7 +122,7 @@ fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> R
     }
     let compared = pieces.len();
     dptr::walk(&*view, sqe, command.bytes, &mut pieces)?;
-    let passed = (command.kind == IoKind::Pass).then(|| PassedCommand::of(sqe));
+    let passed = (command.kind == IoKind::Pass).then(|| PassthruCommand::of(sqe));
     let to_guest = passed.map_or(command.to_guest(), |passed| passed.to_guest());
     // What was found on the way here was not wrong.
     view.take_fault();
@@ -144,7 +144,7 @@ fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> R
         add_pieces(io, &bounce, data, to_guest)?;
     }
     describe(io.state(), sqe, op, &command, &geometry);
-    io.state().rare.set(passed.map(|passed| Box::new(Rare::Command(passed))));
+    io.state().extra.set(passed.map(|passed| Box::new(CommandExtra::Command(passed))));
     Ok(Staged { bounce, pieces, to_guest })
 }
 
@@ -160,7 +160,7 @@ fn add_pieces<B: Backend>(
 /// Fetches the data of a command, which goes on when it is there.
 fn fetch<B: Backend>(io: CommandIo<B>, staged: Staged) {
     let context = Rc::clone(&io.queue().context);
-    let id = Remotes::next_id();
+    let id = ClientTransfers::next_id();
     io.state().transfer.set(id);
     let Staged { bounce, pieces, .. } = staged;
     let fetched = bounce.clone();
@@ -172,7 +172,7 @@ fn fetch<B: Backend>(io: CommandIo<B>, staged: Staged) {
             Err(status) => lose(io, status),
         }
     };
-    context.remotes().fetch(id, &bounce, Box::new(then));
+    context.client_transfers().fetch(id, &bounce, Box::new(then));
 }
 
 /// The data of a Dataset Management command are its ranges.
@@ -181,7 +181,7 @@ fn take_ranges<B: Backend>(io: &CommandIo<B>, bounce: &Bounce, pieces: &[(u64, u
     if state.then.get() == Then::NextRange {
         let port = state.port().ok_or(Status::INTERNAL_ERROR)?;
         let ranges = Deallocate::parse(&gather(bounce.view(), pieces)?, &port.geometry.get())?;
-        state.rare.set(Some(Box::new(Rare::Ranges(ranges))));
+        state.extra.set(Some(Box::new(CommandExtra::Ranges(ranges))));
     }
     Ok(())
 }
@@ -192,7 +192,7 @@ pub(super) fn deliver<B: Backend>(io: CommandIo<B>, dw0: u32) {
     let state = io.state();
     B::trace(Step::Wait, || traced(&io, Reason::NextPart as u64));
     state.then.set(Then::Finish);
-    let Some(Remote::ToGuest(bounce)) = state.remote.take().map(|remote| *remote) else {
+    let Some(ClientDmaStep::ToGuest(bounce)) = state.client_dma.take().map(|step| *step) else {
         return fail(io, Status::INTERNAL_ERROR);
     };
     deliver_bounce(io, &bounce, dw0);
@@ -204,11 +204,11 @@ fn deliver_bounce<B: Backend>(io: CommandIo<B>, bounce: &Bounce, dw0: u32) {
     }
     let context = Rc::clone(&io.queue().context);
     if context.is_suspended() {
-        io.state().remote.set(Some(Box::new(Remote::Done(bounce.clone(), dw0))));
+        io.state().client_dma.set(Some(Box::new(ClientDmaStep::Done(bounce.clone(), dw0))));
         let submissions = io.owner();
         return submissions.queue().later.borrow_mut().push_back(io);
     }
-    let id = Remotes::next_id();
+    let id = ClientTransfers::next_id();
     io.state().transfer.set(id);
     let then = move |result: Result<Vec<Vec<u8>>, Status>| {
         io.state().transfer.set(0);
@@ -217,7 +217,7 @@ fn deliver_bounce<B: Backend>(io: CommandIo<B>, bounce: &Bounce, dw0: u32) {
             Err(status) => fail(io, status),
         }
     };
-    context.remotes().send(id, bounce, Box::new(then));
+    context.client_transfers().send(id, bounce, Box::new(then));
 }
 
 /// A command has failed before the backend got it: nothing of a fused pair was done.
@@ -231,7 +231,7 @@ fn lose<B: Backend>(io: CommandIo<B>, status: Status) {
 impl<B: Backend> SubmissionQueue<B> {
     /// Counts how often parts of the budget were given back.
     fn releases(&self) -> u64 {
-        self.context.remotes().budget().releases()
+        self.context.client_transfers().budget().releases()
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Weak};
 
-use super::control::Remote;
+use super::control::ControlHandle;
 use super::group::GroupHandle;
 use super::session::Session;
 use crate::memory::BounceBudget;
-use crate::queue::{RemoteMemory, Transfer};
+use crate::queue::{ClientDma, Transfer};
 
 /// How many bytes may stand in for a client's memory at once.
 pub(super) const BUDGET: u64 = 8 << 20;
@@ -16,7 +16,7 @@ pub(super) const BUDGET: u64 = 8 << 20;
 pub(super) struct ClientMemory {
     session: u64,
     budget: Arc<BounceBudget>,
-    control: Remote,
+    control: ControlHandle,
     /// Weak, since what is under way in a queue may hold this longer than the group is to live.
     group: Weak<GroupHandle>,
 }
@@ -28,7 +28,7 @@ impl ClientMemory {
     }
 }
 
-impl RemoteMemory for ClientMemory {
+impl ClientDma for ClientMemory {
     fn budget(&self) -> &Arc<BounceBudget> {
         &self.budget
     }

@@ -10,10 +10,10 @@ use spdk::bdev_client::BdevDesc;
 use super::aborter::Patience;
 use super::bdevs::{Bdevs, Metered};
 use super::budget::{Budget, Meters};
-use super::control::complaint::complain;
+use super::client_dma::ClientMemory;
+use super::control::log_budget::warn_ratelimited;
 use super::group::Group;
 use super::pace::Pace;
-use super::remote::ClientMemory;
 use super::session::Session;
 use crate::admin_worker::{Answer, GroupRequest, Until};
 use crate::memory::MemView;
@@ -43,7 +43,7 @@ pub struct PortSpec {
 
 /// A session on one poll group.
 #[derive(Debug)]
-pub struct Local {
+pub struct SessionQueues {
     session: Arc<Session>,
     queues: Queues<Bdevs>,
     epoch: Cell<u64>,
@@ -65,7 +65,7 @@ pub struct Local {
     resumed: Cell<Option<(Instant, usize)>>,
 }
 
-impl Local {
+impl SessionQueues {
     /// What there is of a session on a poll group.
     pub(super) fn new(session: &Arc<Session>, ports: &[PortSpec], group: &Group) -> Rc<Self> {
         // The epoch before the table: a table that is newer than its epoch is looked at twice, never missed.
@@ -79,7 +79,7 @@ impl Local {
             spdk::time::ticks,
         );
         queues.set_trace_owner(session.ctrl.trace_owner.id());
-        queues.set_remote_memory(Box::new(ClientMemory::new(session, group.handle())));
+        queues.set_client_dma(Box::new(ClientMemory::new(session, group.handle())));
         let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
         let local = Self {
             session,
@@ -283,16 +283,16 @@ impl Local {
         self.queues.look_at_heads();
         self.meters.forget_unused();
         for fault in self.queues.take_faults() {
-            complain!(self.session.ctrl, "controller '{}': {fault}", self.session.ctrl.name);
+            warn_ratelimited!(self.session.ctrl, "controller '{}': {fault}", self.session.ctrl.name);
         }
-        let troubles = self.queues.take_troubles();
-        if troubles.is_empty() {
+        let error_events = self.queues.take_error_events();
+        if error_events.is_empty() {
             return;
         }
         let (ctrl, session) = (self.session.ctrl.id, self.session.id);
         self.session.ctrl.home.send(move |group| {
             if let Some(home) = group.home(ctrl) {
-                home.note_troubles(session, troubles);
+                home.note_error_events(session, error_events);
             }
         });
     }

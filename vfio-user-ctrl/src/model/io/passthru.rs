@@ -13,14 +13,14 @@ const WRITE_UNCORRECTABLE: u32 = BlockDw12::new().with_nlb(u16::MAX).into_bits()
 
 /// What a backend is told of a command that it carries out as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PassedCommand {
+pub struct PassthruCommand {
     /// Its opcode.
     pub opcode: u8,
     /// Command dwords 10 to 15.
     pub dwords: [u32; 6],
 }
 
-impl PassedCommand {
+impl PassthruCommand {
     /// Of a command that [`decode`](super::decode) has accepted as [`IoKind::Pass`].
     #[must_use]
     pub const fn of(sqe: &Sqe) -> Self {
@@ -110,7 +110,10 @@ mod tests {
             let sqe = |slba, nlb| Sqe { opcode, cdw10: slba, cdw12: nlb, ..Sqe::default() };
             let command = decode(&sqe(990, 9), &ns(), MDTS).expect("within the namespace");
             assert_eq!((command.kind, command.slba, command.blocks), (IoKind::Pass, 990, 10));
-            assert_eq!((command.bytes, PassedCommand::of(&sqe(990, 9)).to_guest(), command.durable), (0, false, false));
+            assert_eq!(
+                (command.bytes, PassthruCommand::of(&sqe(990, 9)).to_guest(), command.durable),
+                (0, false, false)
+            );
             assert_eq!(decode(&sqe(990, 10), &ns(), MDTS), Err(Status::LBA_OUT_OF_RANGE));
             assert_eq!(decode(&Sqe { cdw11: 1, ..sqe(0, 0) }, &ns(), MDTS), Err(Status::LBA_OUT_OF_RANGE));
             assert_eq!(
@@ -152,7 +155,7 @@ mod tests {
         for (opcode, to_guest) in [(0x81, false), (0x82, true), (0xfd, false), (0xfe, true)] {
             let command = decode(&vendor(opcode, 3), &ns(), MDTS).expect("accepted");
             assert_eq!((command.kind, command.bytes), (IoKind::Pass, 12), "{opcode:#x}");
-            assert_eq!(PassedCommand::of(&vendor(opcode, 3)).to_guest(), to_guest, "{opcode:#x}");
+            assert_eq!(PassthruCommand::of(&vendor(opcode, 3)).to_guest(), to_guest, "{opcode:#x}");
         }
         for opcode in [0x83, 0xff] {
             assert_eq!(decode(&vendor(opcode, 0), &ns(), MDTS), Err(Status::INVALID_OPCODE), "both ways");
@@ -176,8 +179,8 @@ mod tests {
     fn a_backend_is_told_nothing_that_is_the_guests_own() {
         let all =
             |opcode| Sqe { opcode, cdw10: 1, cdw11: 2, cdw12: !0, cdw13: !0, cdw14: !0, cdw15: !0, ..Sqe::default() };
-        assert_eq!(PassedCommand::of(&all(IoOpcode::VERIFY.0)).dwords, [1, 2, 0xc000_ffff, 0, 0, 0]);
-        assert_eq!(PassedCommand::of(&all(IoOpcode::WRITE_UNCORRECTABLE.0)).dwords, [1, 2, 0xffff, 0, 0, 0]);
-        assert_eq!(PassedCommand::of(&all(0xc1)), PassedCommand { opcode: 0xc1, dwords: [1, 2, !0, !0, !0, !0] });
+        assert_eq!(PassthruCommand::of(&all(IoOpcode::VERIFY.0)).dwords, [1, 2, 0xc000_ffff, 0, 0, 0]);
+        assert_eq!(PassthruCommand::of(&all(IoOpcode::WRITE_UNCORRECTABLE.0)).dwords, [1, 2, 0xffff, 0, 0, 0]);
+        assert_eq!(PassthruCommand::of(&all(0xc1)), PassthruCommand { opcode: 0xc1, dwords: [1, 2, !0, !0, !0, !0] });
     }
 }

@@ -19,14 +19,14 @@ const BUSY_ROUNDS: usize = 16;
 
 /// Whose turn it is.
 #[derive(Debug, Default)]
-pub(super) struct Rota {
+pub(super) struct IdlePolls {
     round: Cell<u32>,
     /// Rounds in a row that found nothing.
     quiet: Cell<u32>,
     next: Cell<usize>,
 }
 
-impl Rota {
+impl IdlePolls {
     /// Begins a round, in which these of `count` sessions have their turn if they are idle. Each has it before one has it again.
     #[inline]
     pub(super) fn turns(&self, count: usize) -> impl Iterator<Item = usize> + use<> {
@@ -59,10 +59,10 @@ mod tests {
 
     /// The longest that any of `count` sessions waits for its turn, in rounds, and the most turns of a round.
     fn longest_wait(count: usize, busy: bool) -> (u32, usize) {
-        let rota = Rota::default();
+        let idle_polls = IdlePolls::default();
         for _ in 0..QUIET_AFTER {
-            rota.turns(count).for_each(drop);
-            rota.found(busy);
+            idle_polls.turns(count).for_each(drop);
+            idle_polls.found(busy);
         }
         let (mut since, mut longest, mut most) = (vec![0_u32; count], 0, 0);
         for _ in 0..1000 {
@@ -70,12 +70,12 @@ mod tests {
                 *wait += 1;
                 longest = longest.max(*wait);
             }
-            let turns: Vec<usize> = rota.turns(count).collect();
+            let turns: Vec<usize> = idle_polls.turns(count).collect();
             most = most.max(turns.len());
             for at in turns {
                 since[at] = 0;
             }
-            rota.found(busy);
+            idle_polls.found(busy);
         }
         (longest, most)
     }
@@ -97,10 +97,10 @@ mod tests {
 
     #[test]
     fn a_group_is_quiet_after_some_rounds_and_busy_at_once() {
-        let rota = Rota::default();
+        let idle_polls = IdlePolls::default();
         let turns = |found| {
-            let turns = rota.turns(128).count();
-            rota.found(found);
+            let turns = idle_polls.turns(128).count();
+            idle_polls.found(found);
             turns
         };
         let at_first: usize = (0..QUIET_AFTER).map(|_| turns(false)).sum();
@@ -111,12 +111,12 @@ mod tests {
 
     #[test]
     fn sessions_that_go_are_nobodys_turn() {
-        let rota = Rota::default();
+        let idle_polls = IdlePolls::default();
         for count in [128, 3, 1, 0, 0, 5, 2] {
             for _ in 0..100 {
-                let turns: Vec<usize> = rota.turns(count).collect();
+                let turns: Vec<usize> = idle_polls.turns(count).collect();
                 assert!(turns.len() <= count.max(1) && turns.iter().all(|at| *at < count), "{count}: {turns:?}");
-                rota.found(false);
+                idle_polls.found(false);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Data in guest memory that came without a file: it is asked for, and sent, by messages to the client.
 //!
-//! The queues say what they want of a [`RemoteMemory`], and hear of the end by a number. Data from the guest is fetched before the
+//! The queues say what they want of a [`ClientDma`], and hear of the end by a number. Data from the guest is fetched before the
 //! backend gets the command; data to the guest is sent when the backend is done with it, and the command completes after that.
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -39,7 +39,7 @@ pub struct Transfer {
 }
 
 /// The way to a client's memory that came without a file.
-pub trait RemoteMemory {
+pub trait ClientDma {
     /// How much may stand in for it.
     fn budget(&self) -> &Arc<BounceBudget>;
 
@@ -63,22 +63,22 @@ struct Waiter {
 }
 
 /// The transfers of a session on one thread.
-pub(super) struct Remotes {
-    memory: OnceCell<Box<dyn RemoteMemory>>,
+pub(super) struct ClientTransfers {
+    memory: OnceCell<Box<dyn ClientDma>>,
     admin_budget: Arc<BounceBudget>,
     waiters: RefCell<BTreeMap<u64, Waiter>>,
     bytes: Cell<u64>,
 }
 
-impl Default for Remotes {
+impl Default for ClientTransfers {
     fn default() -> Self {
         let admin_budget = BounceBudget::new(ADMIN_BUDGET);
         Self { memory: OnceCell::new(), admin_budget, waiters: RefCell::default(), bytes: Cell::new(0) }
     }
 }
 
-impl Remotes {
-    pub(super) fn set_memory(&self, memory: Box<dyn RemoteMemory>) {
+impl ClientTransfers {
+    pub(super) fn set_memory(&self, memory: Box<dyn ClientDma>) {
         // A session has one client, for all its life.
         let _ = self.memory.set(memory);
     }
@@ -169,9 +169,9 @@ impl Remotes {
     }
 }
 
-impl fmt::Debug for Remotes {
+impl fmt::Debug for ClientTransfers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Remotes").field("waiters", &self.waiters.borrow().len()).finish_non_exhaustive()
+        f.debug_struct("ClientTransfers").field("waiters", &self.waiters.borrow().len()).finish_non_exhaustive()
     }
 }
 
@@ -201,25 +201,25 @@ fn scatter(view: &MemView, pieces: &[(u64, u32)], data: &[u8]) -> Result<(), Sta
 /// What an admin command waits for.
 impl<B: Backend> Queues<B> {
     /// Has the way to the client's memory that came without a file. Without it commands with data there fail.
-    pub fn set_remote_memory(&self, memory: Box<dyn RemoteMemory>) {
-        self.context().remotes().set_memory(memory);
+    pub fn set_client_dma(&self, memory: Box<dyn ClientDma>) {
+        self.context().client_transfers().set_memory(memory);
     }
 
-    /// A transfer that was asked of the [`RemoteMemory`] has ended: with what was read, a buffer for each piece (none for a write),
+    /// A transfer that was asked of the [`ClientDma`] has ended: with what was read, a buffer for each piece (none for a write),
     /// or with an errno.
     pub fn transferred(&self, id: u64, result: Result<Vec<Vec<u8>>, i32>) {
-        self.context().remotes().ended(id, result);
+        self.context().client_transfers().ended(id, result);
     }
 
     /// The client is gone: no transfer of it is waited for.
     pub fn forget_transfers(&self) {
-        self.context().remotes().forget_all(Status::DATA_TRANSFER_ERROR);
+        self.context().client_transfers().forget_all(Status::DATA_TRANSFER_ERROR);
     }
 
     /// How many bytes have been moved by messages since the last call.
     #[must_use]
     pub fn take_bounced(&self) -> u64 {
-        self.context().remotes().take_bytes()
+        self.context().client_transfers().take_bytes()
     }
 
     /// Fetches `len` bytes of an admin command's data, of which a part is in memory without a file. One such command may be under
@@ -229,13 +229,13 @@ impl<B: Backend> Queues<B> {
             Ok(bounced) => bounced,
             Err(status) => return then(Err(status)),
         };
-        let remotes = self.context().remotes();
+        let client_transfers = self.context().client_transfers();
         let fetched = bounce.clone();
         let fill = move |result: Result<Vec<Vec<u8>>, Status>| {
             let filled = result.and_then(|data| fetched.fill(&data));
             then(filled.and_then(|()| gather(fetched.view(), &pieces)));
         };
-        remotes.fetch(Remotes::next_id(), &bounce, Box::new(fill));
+        client_transfers.fetch(ClientTransfers::next_id(), &bounce, Box::new(fill));
     }
 
     /// Gives the host `data` as an admin command's data, likewise.
@@ -247,7 +247,7 @@ impl<B: Backend> Queues<B> {
         match bounced {
             Ok(bounce) => {
                 let sent = move |result: Result<Vec<Vec<u8>>, Status>| then(result.map(drop));
-                self.context().remotes().send(Remotes::next_id(), &bounce, Box::new(sent));
+                self.context().client_transfers().send(ClientTransfers::next_id(), &bounce, Box::new(sent));
             }
             Err(status) => then(Err(status)),
         }
@@ -258,7 +258,7 @@ impl<B: Backend> Queues<B> {
         let view = self.view();
         let mut pieces = Vec::new();
         dptr::walk(&*view, sqe, len, &mut pieces)?;
-        let budget = &self.context().remotes().admin_budget;
+        let budget = &self.context().client_transfers().admin_budget;
         let bounce = Bounce::new(view.memory(), &pieces, to_guest, budget).map_err(|error| match error {
             BounceError::NoRoom => Status::INTERNAL_ERROR,
             BounceError::Invalid(status) => status,

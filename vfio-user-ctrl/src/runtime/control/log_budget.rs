@@ -72,14 +72,14 @@ impl LineBudget {
 }
 
 /// Writes a warning about a client of a controller.
-macro_rules! complain {
+macro_rules! warn_ratelimited {
     ($ctrl:expr, $($line:tt)*) => {
         if $ctrl.lines.take(&$ctrl.name) {
             log::warn!($($line)*);
         }
     };
 }
-pub(in crate::runtime) use complain;
+pub(in crate::runtime) use warn_ratelimited;
 
 #[cfg(test)]
 mod tests {

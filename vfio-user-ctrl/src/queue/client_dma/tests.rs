@@ -192,7 +192,7 @@ fn a_client_that_refuses_or_lies_fails_the_command_only() {
     guest.queues.transferred(id, Ok(vec![vec![0; 512]]));
     guest.queues.transferred(u64::MAX, Ok(Vec::new()));
     assert_eq!(guest.completions(), [(1, DTE), (2, DTE), (3, DTE)]);
-    assert_eq!(guest.queues.take_troubles().len(), 3);
+    assert_eq!(guest.queues.take_error_events().len(), 3);
     assert!(guest.disk.ops().is_empty());
     guest.send(read(4, 0, 1, NEAR_DATA, 0));
     guest.disk.finish();

@@ -7,9 +7,9 @@ use super::link::Link;
 
 /// Those of them that have such I/O, each once.
 #[derive(Debug, Default)]
-pub(super) struct Crowds(RefCell<Vec<Weak<Link>>>);
+pub(super) struct Overflows(RefCell<Vec<Weak<Link>>>);
 
-impl Crowds {
+impl Overflows {
     /// Takes up a channel that has such I/O now.
     pub(super) fn add(&self, link: &Rc<Link>) {
         let mut links = self.0.borrow_mut();
@@ -34,7 +34,7 @@ impl Crowds {
             let link = self.0.borrow().get(at).map(Weak::upgrade);
             match link {
                 None => break,
-                Some(Some(link)) if !link.send_crowd() => at += 1,
+                Some(Some(link)) if !link.send_overflow() => at += 1,
                 Some(_) => drop(self.0.borrow_mut().swap_remove(at)),
             }
         }

@@ -1,12 +1,12 @@
 //! Commands that are seldom: Dataset Management, and what the backend carries out as it is.
 
 use super::{
-    CommandIo, IoState, Then, add_data, complete, fail, finish, finish_with, note_poisoned, refuse_or_keep, remote,
+    CommandIo, IoState, Then, add_data, client_dma, complete, fail, finish, finish_with, note_poisoned, refuse_or_keep,
     submit,
 };
 use crate::memory::guard;
 use crate::model::dptr::DptrError;
-use crate::model::io::{IoCommand, IoKind, NsGeometry, PassedCommand};
+use crate::model::io::{IoCommand, IoKind, NsGeometry, PassthruCommand};
 use crate::queue::Port;
 use crate::queue::deallocate::Deallocate;
 use crate::queue::{Backend, BlockOp};
@@ -14,11 +14,11 @@ use nvme_spec::{IoOpcode, Sqe, Status};
 
 /// What is known of such a command beside what all commands have.
 #[derive(Debug)]
-pub(super) enum Rare {
+pub(super) enum CommandExtra {
     /// What is left of a Dataset Management command.
     Ranges(Deallocate),
     /// What the backend is told.
-    Command(PassedCommand),
+    Command(PassthruCommand),
 }
 
 /// Fetches the ranges of a Dataset Management command, or finds the data of one that is passed on.
@@ -29,17 +29,17 @@ pub(super) fn prepare<B: Backend>(
     command: &IoCommand,
     geometry: &NsGeometry,
 ) -> Result<(), DptrError> {
-    let rare = if command.kind == IoKind::Deallocate {
+    let extra = if command.kind == IoKind::Deallocate {
         let view = io.queue().context.view();
-        Rare::Ranges(Deallocate::fetch(sqe, command.bytes, geometry, &view)?)
+        CommandExtra::Ranges(Deallocate::fetch(sqe, command.bytes, geometry, &view)?)
     } else {
-        let passed = PassedCommand::of(sqe);
+        let passed = PassthruCommand::of(sqe);
         if command.bytes > 0 {
             add_data(io, sqe, command.bytes, passed.to_guest())?;
         }
-        Rare::Command(passed)
+        CommandExtra::Command(passed)
     };
-    io.state().rare.set(Some(Box::new(rare)));
+    io.state().extra.set(Some(Box::new(extra)));
     Ok(())
 }
 
@@ -48,18 +48,18 @@ pub(super) fn prepare<B: Backend>(
 pub(super) fn send<B: Backend>(io: CommandIo<B>, port: &Port<B>) {
     enum Next {
         Range(u64, u64),
-        Command(PassedCommand),
+        Command(PassthruCommand),
         Nothing,
     }
-    let rare = io.state().rare.take();
-    let next = match rare.as_deref() {
-        Some(Rare::Ranges(ranges)) => {
+    let extra = io.state().extra.take();
+    let next = match extra.as_deref() {
+        Some(CommandExtra::Ranges(ranges)) => {
             ranges.current().map_or(Next::Nothing, |extent| Next::Range(extent.slba, extent.blocks.into()))
         }
-        Some(Rare::Command(command)) => Next::Command(*command),
+        Some(CommandExtra::Command(command)) => Next::Command(*command),
         None => Next::Nothing,
     };
-    io.state().rare.set(rare);
+    io.state().extra.set(extra);
     match next {
         Next::Range(slba, blocks) => submit(port, BlockOp::Unmap, slba, blocks, io),
         Next::Command(command) => {
@@ -73,12 +73,12 @@ pub(super) fn send<B: Backend>(io: CommandIo<B>, port: &Port<B>) {
 
 /// The opcode of a command that is under way.
 pub(super) fn opcode_of<B: Backend>(state: &IoState<B>) -> u8 {
-    let rare = state.rare.take();
-    let passed = match rare.as_deref() {
-        Some(Rare::Command(command)) => Some(command.opcode),
+    let extra = state.extra.take();
+    let passed = match extra.as_deref() {
+        Some(CommandExtra::Command(command)) => Some(command.opcode),
         _ => None,
     };
-    state.rare.set(rare);
+    state.extra.set(extra);
     passed.unwrap_or(match state.op.get() {
         BlockOp::Read => IoOpcode::READ.0,
         BlockOp::Write | BlockOp::CompareAndWrite(_) => IoOpcode::WRITE.0,
@@ -92,13 +92,13 @@ pub(super) fn opcode_of<B: Backend>(state: &IoState<B>) -> u8 {
 /// A range of a Dataset Management command is done.
 #[cold]
 pub(super) fn next_range<B: Backend>(io: CommandIo<B>) {
-    let mut rare = io.state().rare.take();
+    let mut extra = io.state().extra.take();
     let mut is_done = true;
-    if let Some(Rare::Ranges(ranges)) = rare.as_deref_mut() {
+    if let Some(CommandExtra::Ranges(ranges)) = extra.as_deref_mut() {
         ranges.advance();
         is_done = ranges.current().is_none();
     }
-    io.state().rare.set(rare);
+    io.state().extra.set(extra);
     if is_done {
         finish(io, Status::SUCCESS);
     } else if io.queue().closed.get() {
@@ -109,14 +109,14 @@ pub(super) fn next_range<B: Backend>(io: CommandIo<B>) {
 }
 
 /// An I/O that was [passed](Backend::pass) has ended; `dw0` is what the backend's own completion has in dword 0.
-pub fn complete_passed<B: Backend>(io: CommandIo<B>, dw0: u32, result: Result<(), Status>) {
+pub fn complete_passthru<B: Backend>(io: CommandIo<B>, dw0: u32, result: Result<(), Status>) {
     match result {
         Ok(()) if guard::any() && io.is_poisoned() => {
             let status = note_poisoned(&io);
             fail(io, status);
         }
         Ok(()) if io.state().then.get() == Then::Finish => finish_with(io, dw0, Status::SUCCESS),
-        Ok(()) if io.state().then.get() == Then::ToGuest => remote::deliver(io, dw0),
+        Ok(()) if io.state().then.get() == Then::ToGuest => client_dma::deliver(io, dw0),
         result => complete(io, result),
     }
 }

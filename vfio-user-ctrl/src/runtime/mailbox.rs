@@ -22,7 +22,7 @@ pub(super) type Call = Box<dyn FnOnce() + Send>;
 type Way = Box<dyn Fn(Call) -> Result<(), Errno> + Send + Sync>;
 
 /// Messages to one thread. Those of one sender come in the order in which it sent them.
-pub(super) struct Post<M> {
+pub(super) struct Mailbox<M> {
     waiting: Mutex<Waiting<M>>,
     act: fn(M),
     way: Way,
@@ -34,7 +34,7 @@ struct Waiting<M> {
     told: bool,
 }
 
-impl<M: Send + 'static> Post<M> {
+impl<M: Send + 'static> Mailbox<M> {
     /// Messages to be acted on by `act`, on the thread that `way` leads to.
     pub(super) fn new(act: fn(M), way: impl Fn(Call) -> Result<(), Errno> + Send + Sync + 'static) -> Arc<Self> {
         let waiting = Mutex::new(Waiting { messages: VecDeque::new(), told: false });
@@ -116,9 +116,9 @@ impl<M> Default for Waiting<M> {
     }
 }
 
-impl<M> std::fmt::Debug for Post<M> {
+impl<M> std::fmt::Debug for Mailbox<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Post").finish_non_exhaustive()
+        f.debug_struct("Mailbox").finish_non_exhaustive()
     }
 }
 
@@ -137,17 +137,17 @@ mod tests {
     }
 
     /// A thread that is out of room the first `failures` times; its calls come out at the other end.
-    fn thread(failures: usize, errno: Errno) -> (Arc<Post<Told>>, Receiver<Call>, Arc<AtomicUsize>) {
+    fn thread(failures: usize, errno: Errno) -> (Arc<Mailbox<Told>>, Receiver<Call>, Arc<AtomicUsize>) {
         let (calls, at_thread) = mpsc::channel();
         let tried = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&tried);
-        let post = Post::new(pass_on, move |call| {
+        let mailbox = Mailbox::new(pass_on, move |call| {
             if count.fetch_add(1, Ordering::SeqCst) < failures {
                 return Err(errno);
             }
             calls.send(call).map_err(|_| Errno::NXIO)
         });
-        (post, at_thread, tried)
+        (mailbox, at_thread, tried)
     }
 
     /// Does what comes to the thread, until it has been quiet for a while. How many calls that were.
@@ -162,24 +162,24 @@ mod tests {
 
     #[test]
     fn messages_come_in_order_and_one_word_is_enough_for_many() {
-        let (post, at_thread, tried) = thread(0, Errno::NOMEM);
+        let (mailbox, at_thread, tried) = thread(0, Errno::NOMEM);
         let (heard, ear) = mpsc::channel();
         for number in 0..100 {
-            post.send((heard.clone(), number));
+            mailbox.send((heard.clone(), number));
         }
         assert_eq!(tried.load(Ordering::SeqCst), 1, "the thread is told once");
         assert_eq!(run(&at_thread), 100_usize.div_ceil(BURST), "a reactor has other things to do in between");
         assert_eq!(ear.try_iter().collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
-        post.send((heard, 100));
+        mailbox.send((heard, 100));
         assert_eq!((run(&at_thread), ear.try_iter().collect::<Vec<_>>()), (1, vec![100]));
     }
 
     #[test]
     fn no_message_is_lost_while_there_is_no_room() {
-        let (post, at_thread, tried) = thread(5, Errno::NOMEM);
+        let (mailbox, at_thread, tried) = thread(5, Errno::NOMEM);
         let (heard, ear) = mpsc::channel();
         for number in 0..3 {
-            post.send((heard.clone(), number));
+            mailbox.send((heard.clone(), number));
         }
         at_thread.recv_timeout(Duration::from_secs(30)).expect("the thread is told at last")();
         run(&at_thread);
@@ -189,9 +189,9 @@ mod tests {
 
     #[test]
     fn messages_to_a_thread_that_has_ended_are_dropped() {
-        let (post, at_thread, _) = thread(1, Errno::NXIO);
+        let (mailbox, at_thread, _) = thread(1, Errno::NXIO);
         let (heard, ear) = mpsc::channel();
-        post.send((heard, 0));
+        mailbox.send((heard, 0));
         assert_eq!(run(&at_thread), 0);
         assert!(ear.recv().is_err(), "what the message held is let go");
     }
@@ -199,18 +199,18 @@ mod tests {
     #[test]
     fn a_message_that_sends_another_one_when_it_is_dropped_does_not_lock_its_sender_up() {
         /// Tells the thread that it is gone.
-        struct Guard(Option<Arc<Post<Guard>>>);
+        struct Guard(Option<Arc<Mailbox<Guard>>>);
         impl Drop for Guard {
             fn drop(&mut self) {
-                if let Some(post) = self.0.take() {
-                    post.send(Self(None));
+                if let Some(mailbox) = self.0.take() {
+                    mailbox.send(Self(None));
                 }
             }
         }
         let (done, is_done) = mpsc::channel();
         std::thread::spawn(move || {
-            let post = Post::new(drop, |_| Err(Errno::NXIO));
-            post.send(Guard(Some(Arc::clone(&post))));
+            let mailbox = Mailbox::new(drop, |_| Err(Errno::NXIO));
+            mailbox.send(Guard(Some(Arc::clone(&mailbox))));
             done.send(())
         });
         assert_eq!(is_done.recv_timeout(Duration::from_secs(30)), Ok(()), "the sender goes on");

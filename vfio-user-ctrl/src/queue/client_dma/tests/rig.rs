@@ -10,11 +10,11 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::memory::{Access, BounceBudget, DoorbellPage, Extent, GuestMemory, IoName, MemView, Region};
-use crate::model::io::{IoSupport, NsGeometry, PassedCommand};
+use crate::memory::{Access, BounceBudget, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region};
+use crate::model::io::{IoSupport, NsGeometry, PassthruCommand};
 use crate::queue::{
-    AbortToken, Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, RemoteMemory, Transfer, Work, complete,
-    complete_passed,
+    AbortToken, Backend, BlockOp, ClientDma, CommandIo, Interrupts, Port, Queues, Refused, Transfer, Work, complete,
+    complete_passthru,
 };
 use nvme_spec::{CommandFlags, Cqe, IoOpcode, Sqe, Status};
 
@@ -95,7 +95,7 @@ impl Client {
 
 struct Way(Rc<Client>);
 
-impl RemoteMemory for Way {
+impl ClientDma for Way {
     fn budget(&self) -> &Arc<BounceBudget> {
         &self.0.budget
     }
@@ -178,15 +178,15 @@ impl Backend for Ram {
     }
 
     /// Data goes to and from the first block, and the result is the opcode.
-    fn pass(disk: &Rc<Disk>, command: &PassedCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn pass(disk: &Rc<Disk>, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         let data = &mut disk.bytes.borrow_mut()[..512];
         let moved = if command.to_guest() { io.write_data(data) } else { io.read_data(0, data) };
         assert_eq!(moved, 512);
-        complete_passed(io, command.opcode.into(), Ok(()));
+        complete_passthru(io, command.opcode.into(), Ok(()));
         Ok(())
     }
 
-    fn abort(_: &Rc<Disk>, _: IoName, _: AbortToken) -> bool {
+    fn abort(_: &Rc<Disk>, _: IoToken, _: AbortToken) -> bool {
         false
     }
 }
@@ -227,7 +227,7 @@ impl Guest {
 
     pub(super) fn with_budget(limit: u64) -> Self {
         let guest = Self::without_client_of(limit);
-        guest.queues.set_remote_memory(Box::new(Way(Rc::clone(&guest.client))));
+        guest.queues.set_client_dma(Box::new(Way(Rc::clone(&guest.client))));
         guest
     }
 
