@@ -8,13 +8,13 @@ pub const POINTS: &[Point] = &[SEND, HOLD, DONE];
 
 /// An I/O is given to a queue pair, for the first time or once more.
 pub(crate) const SEND: Point =
-    Point { number: 16, name: c"POOL_SEND", object: Object::BdevIo, arguments: [c"nsid", c"slba", c"losses"] };
+    Point { number: 16, name: c"POOL_SEND", object: Object::BdevLayer, arguments: [c"nsid", c"slba", c"losses"] };
 /// An I/O is held: there is no connection, it is sent again after a delay, or no request is free.
 pub(crate) const HOLD: Point =
-    Point { number: 17, name: c"POOL_HOLD", object: Object::BdevIo, arguments: [c"nsid", c"slba", c"reason"] };
+    Point { number: 17, name: c"POOL_HOLD", object: Object::BdevLayer, arguments: [c"nsid", c"slba", c"reason"] };
 /// The pool has answered it, or it was lost with its queue.
 pub(crate) const DONE: Point =
-    Point { number: 18, name: c"POOL_DONE", object: Object::BdevIo, arguments: [c"nsid", c"sct", c"sc"] };
+    Point { number: 18, name: c"POOL_DONE", object: Object::BdevLayer, arguments: [c"nsid", c"sct", c"sc"] };
 
 /// Why an I/O is held.
 #[derive(Debug, Clone, Copy)]

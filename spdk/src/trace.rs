@@ -41,7 +41,7 @@ pub enum Object {
     /// An object of this group.
     Known,
     /// An I/O of the bdev layer.
-    BdevIo,
+    BdevLayer,
 }
 
 /// A tracepoint.
@@ -120,7 +120,7 @@ fn options(point: &Point) -> sys::spdk_trace_tpoint_opts {
         object_type: match point.object {
             Object::None => 0,
             Object::New | Object::Known => KIND,
-            Object::BdevIo => BDEV_IO,
+            Object::BdevLayer => BDEV_IO,
         },
         new_object: u8::from(point.object == Object::New),
         ..sys::spdk_trace_tpoint_opts::default()

@@ -40,10 +40,35 @@ impl Asker {
     }
 }
 
+/// The Abort commands that name one I/O.
+#[derive(Debug, Default)]
+pub(super) struct Askers(Vec<Asker>);
+
+impl Askers {
+    /// Takes up another one, and forgets those that were answered.
+    pub(super) fn add(&mut self, asker: Option<&Asker>) {
+        self.0.retain(Asker::is_waiting);
+        self.0.extend(asker.cloned());
+    }
+
+    /// Returns whether any was not answered yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.0.iter().any(Asker::is_waiting)
+    }
+
+    /// Answers all that were not answered yet.
+    #[cold]
+    pub(super) fn answer(self, was_aborted: bool) {
+        for asker in self.0 {
+            asker.answer(was_aborted);
+        }
+    }
+}
+
 /// An I/O that a backend was told to abort, and the guest's commands that ask for that.
 struct Abort {
     name: IoToken,
-    askers: Vec<Asker>,
+    askers: Askers,
 }
 
 /// The I/Os that the backends have been told to abort, until these aborts have ended.
@@ -62,13 +87,11 @@ impl AbortToken {
         let askers = self.end();
         // Whoever is told may ask for another one of the same I/O.
         drop(self);
-        for asker in askers {
-            asker.answer(false);
-        }
+        askers.answer(false);
     }
 
     /// Takes the abort out of the list, and those who asked for it.
-    fn end(&self) -> Vec<Asker> {
+    fn end(&self) -> Askers {
         let mut under_way = self.under_way.borrow_mut();
         let at = under_way.iter().position(|abort| abort.name == self.name);
         at.map(|at| under_way.swap_remove(at).askers).unwrap_or_default()
@@ -85,11 +108,12 @@ impl Aborts {
     pub(super) fn begin(&self, name: IoToken, asker: Option<&Asker>) -> Option<AbortToken> {
         let mut under_way = self.0.borrow_mut();
         if let Some(abort) = under_way.iter_mut().find(|abort| abort.name == name) {
-            abort.askers.retain(Asker::is_waiting);
-            abort.askers.extend(asker.cloned());
+            abort.askers.add(asker);
             return None;
         }
-        under_way.push(Abort { name, askers: asker.cloned().into_iter().collect() });
+        let mut askers = Askers::default();
+        askers.add(asker);
+        under_way.push(Abort { name, askers });
         Some(AbortToken { name, under_way: Rc::clone(&self.0) })
     }
 }

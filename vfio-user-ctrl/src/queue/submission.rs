@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::aborts::Asker;
+use super::aborts::Askers;
 use super::backend::{Backend, BlockOp, Refusal, Refused};
 use super::completion::CompletionQueue;
 use super::context::{CommandFault, Context, QueueErrorEvent};
@@ -99,7 +99,7 @@ pub struct IoState<B: Backend> {
     client_dma: Cell<Option<Box<ClientDmaStep>>>,
     transfer: Cell<u64>,
     /// Abort commands that wait for its end.
-    askers: Cell<Vec<Asker>>,
+    askers: Cell<Option<Box<Askers>>>,
     /// What the backend has charged it for.
     charge: Cell<u16>,
 }
@@ -160,7 +160,7 @@ impl<B: Backend> IoState<B> {
     /// Whether an Abort command waits for its end.
     fn is_asked_to_abort(&self) -> bool {
         let askers = self.askers.take();
-        let is_asked = askers.iter().any(Asker::is_waiting);
+        let is_asked = askers.as_ref().is_some_and(|askers| askers.is_waiting());
         self.askers.set(askers);
         is_asked
     }
@@ -696,8 +696,8 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     state.port.take();
     state.extra.take();
     drop(io);
-    for asker in askers {
-        asker.answer(was_aborted);
+    if let Some(askers) = askers {
+        askers.answer(was_aborted);
     }
 }
 

@@ -145,9 +145,8 @@ impl<B: Backend> IoState<B> {
 
     /// `asker` is answered when the command ends.
     fn add_asker(&self, asker: &Asker) {
-        let mut askers = self.askers.take();
-        askers.retain(Asker::is_waiting);
-        askers.push(asker.clone());
-        self.askers.set(askers);
+        let mut askers = self.askers.take().unwrap_or_default();
+        askers.add(Some(asker));
+        self.askers.set(Some(askers));
     }
 }
