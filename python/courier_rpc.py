@@ -105,7 +105,7 @@ COMMANDS = (
             Parameter("transport_retry_count", "RDMA only: retransmissions, 0 to 7", kind=unsigned),
             Parameter("transport_ack_timeout", "Time-out of the transport's ACK, an exponent of two (RDMA: of 4.096 us; "
                       "TCP: of 1 ms)", kind=unsigned),
-            Parameter("connect_timeout_ms", "How long to wait for the first connection, in milliseconds. Default: 10000",
+            Parameter("connect_timeout_ms", "How long each attempt to connect, and each I/O queue, may take, in milliseconds. Default: 10000",
                       kind=unsigned),
             Parameter("reconnect_delay_sec", "Seconds between attempts to reach a pool that went away. Default: 2",
                       kind=unsigned),

@@ -25,6 +25,9 @@ TARGETS=(wire controller)
 GROW=
 while [ $# -gt 0 ]; do
     case $1 in
+        --time | --target) [ $# -ge 2 ] || die "$1 wants a value; see --help" ;;
+    esac
+    case $1 in
         --time) TIME=${2:-} && shift ;;
         --target) TARGETS=("${2:-}") && shift ;;
         --grow) GROW=1 ;;

@@ -25,6 +25,9 @@ TEXT
 TEST=table_of_one_reactor
 while [ $# -gt 0 ]; do
     case $1 in
+        --pairs | --milliseconds | --only) [ $# -ge 2 ] || die "$1 wants a value; see --help" ;;
+    esac
+    case $1 in
         --two) TEST=table_of_two_reactors ;;
         --pairs) export COURIER_NEIGHBOUR_PAIRS=${2:-} && shift ;;
         --milliseconds) export COURIER_NEIGHBOUR_MILLISECONDS=${2:-} && shift ;;

@@ -113,6 +113,8 @@ pub struct Pool {
     device: IoDevice<PoolDevice>,
     /// None until it has answered for the first time.
     ctrlr: RefCell<Option<Ctrlr>>,
+    /// Why the last attempt to connect failed, until one succeeds.
+    last_error: RefCell<Option<String>>,
     /// The attempt to get the controller.
     attempt: RefCell<Option<Connect>>,
     detach: RefCell<Option<Detach>>,
@@ -203,6 +205,7 @@ impl Pool {
             device,
             ctrlr: RefCell::new(ctrlr),
             attempt: RefCell::new(None),
+            last_error: RefCell::new(None),
             detach: RefCell::new(None),
             tried: Cell::new(false),
             unregistered: Cell::new(false),

@@ -249,3 +249,22 @@ fn an_abort_that_a_live_pool_does_not_carry_out_is_answered_and_the_command_stay
     assert!(done.succeeded() && done.cid != cid, "{done:?}");
     front.assert_alive();
 }
+
+#[test]
+#[serial]
+fn a_disk_that_took_the_place_of_one_of_a_hung_pool_stays_when_that_is_deleted() {
+    let target = ScriptedTarget::new();
+    let front = front_whose_reads_are_held(&target);
+    front.rpc.ok("bdev_null_create", &json!({ "name": "other", "num_blocks": 2048, "block_size": 512 }));
+    let controller = front.controller("c", &["disk"]);
+    let mut driver = Driver::start(controller.dir());
+    let mut queue = driver.create_queue(1, 16, None);
+    driver.submit(&mut queue, &[Command::io(READ, 1, 0, 1, BASE + DATA)]);
+    assert!(target.wait(secs(10), |target| target.held() > 0), "no read comes");
+    front.rpc.ok("courier_controller_remove_ns", &json!({ "name": "c", "nsid": 1 }));
+    front.rpc.ok("courier_controller_add_ns", &json!({ "name": "c", "bdev_name": "other", "nsid": 1 }));
+    front.rpc.ok("bdev_courier_delete", &json!({ "name": "disk" }));
+    let told = front.rpc.ok("courier_controller_get", &json!({ "name": "c" }));
+    assert_eq!(told[0]["namespaces"][0]["bdev_name"], "other", "{told}");
+    front.assert_alive();
+}

@@ -295,6 +295,7 @@ impl Pool {
         json!({
             "name": params.name,
             "state": self.state_name(),
+            "last_error": *self.last_error.borrow(),
             "subnqn": params.subnqn,
             "hostnqn": params.hostnqn,
             "paths": self.paths(),

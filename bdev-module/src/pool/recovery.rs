@@ -215,7 +215,7 @@ impl Pool {
             outcome => {
                 let error =
                     outcome.and_then(Result::err).map_or_else(|| "no answer in time".to_owned(), |e| e.to_string());
-                log::debug!("pool '{}' at {}: {error}", self.name(), self.params.target());
+                self.note_error(error);
                 if let Some(attempt) = self.attempt.take() {
                     rpc::abandon(attempt);
                 }
@@ -238,7 +238,7 @@ impl Pool {
                 self.go_on_settling(now);
             }
             Some(Err(_)) => {
-                log::debug!("pool '{}': {} could not be reached", self.name(), self.params.target());
+                self.note_error("it could not be reached, or did not let this host in".to_owned());
                 self.attempt_failed();
                 self.disconnect();
             }
@@ -252,6 +252,14 @@ impl Pool {
         } else if self.unfenced_until.get().is_none_or(|until| now >= until) {
             self.unfenced_until.set(None);
             self.open_queues();
+        }
+    }
+
+    /// Keeps the reason why an attempt to connect failed, and logs it if it is another one than before.
+    fn note_error(&self, error: String) {
+        if self.last_error.borrow().as_ref() != Some(&error) {
+            log::warn!("pool '{}' at {}: {error}", self.name(), self.params.target());
+            self.last_error.replace(Some(error));
         }
     }
 
@@ -306,6 +314,7 @@ impl Pool {
             return self.close_queues();
         }
         self.shared().set_failing(!self.holds.get());
+        self.last_error.take();
         let now = Instant::now();
         if let Some(lost) = self.lost_at.take() {
             let away = now.duration_since(lost);

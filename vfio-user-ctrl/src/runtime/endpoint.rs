@@ -43,6 +43,8 @@ static ENDPOINTS: AppCell<BTreeMap<String, Rc<Endpoint>>> = AppCell::new(BTreeMa
 /// A namespace of a controller.
 #[derive(Debug)]
 struct Attached {
+    /// Tells it from others that had its identifier before, whose bdevs may have something to tell yet.
+    number: u64,
     desc: Arc<BdevDesc>,
     info: BdevInfo,
     fence: Arc<Fence>,
@@ -65,6 +67,8 @@ pub struct Endpoint {
     namespaces: RefCell<BTreeMap<u32, Attached>>,
     /// Namespaces that come when their bdev does.
     pub(super) pending: RefCell<BTreeMap<u32, Pending>>,
+    /// How many namespaces there have been.
+    attached: Cell<u64>,
     deleting: Cell<bool>,
 }
 
@@ -207,6 +211,7 @@ impl Endpoint {
             ctrl,
             namespaces: RefCell::default(),
             pending: RefCell::default(),
+            attached: Cell::new(0),
             deleting: Cell::new(false),
         });
         ENDPOINTS.with(|endpoints| endpoints.borrow_mut().insert(endpoint.name().to_owned(), Rc::clone(&endpoint)));
@@ -335,9 +340,11 @@ impl Endpoint {
     /// Makes a bdev namespace `nsid`, which is free.
     pub(super) fn attach(self: &Rc<Self>, nsid: u32, bdev_name: &str) -> Result<(), RpcError> {
         let me = Rc::downgrade(self);
+        let number = self.attached.get() + 1;
+        self.attached.set(number);
         let events = move |event| {
             if let Some(endpoint) = me.upgrade() {
-                endpoint.bdev_event(nsid, event);
+                endpoint.bdev_event(nsid, number, event);
             }
         };
         let desc = BdevDesc::open(bdev_name, events).map_err(|errno| {
@@ -357,7 +364,7 @@ impl Endpoint {
         let desc = Arc::new(desc);
         let fence = fence_of(&info.name);
         let port = PortSpec { nsid, desc: Arc::clone(&desc), geometry, fence: Arc::clone(&fence) };
-        self.namespaces.borrow_mut().insert(nsid, Attached { desc, info, fence });
+        self.namespaces.borrow_mut().insert(nsid, Attached { number, desc, info, fence });
         let ctrl = self.ctrl.id;
         self.ctrl.home.send(move |group| {
             if let Some(home) = group.home(ctrl) {
@@ -418,11 +425,15 @@ impl Endpoint {
         Ok(())
     }
 
-    fn bdev_event(&self, nsid: u32, event: BdevEvent) {
+    fn bdev_event(&self, nsid: u32, number: u64, event: BdevEvent) {
+        if self.namespaces.borrow().get(&nsid).is_none_or(|attached| attached.number != number) {
+            // It was taken away already, and is open only until its I/O has ended: what is there now is another bdev.
+            return;
+        }
         match event {
             BdevEvent::Removed => {
                 log::info!("controller '{}': the bdev of namespace {nsid} is being removed", self.name());
-                // It may have been taken away already.
+                // It is there.
                 let _ = self.remove_namespace(nsid);
             }
             BdevEvent::Resized => {
