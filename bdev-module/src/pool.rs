@@ -144,6 +144,8 @@ pub struct Pool {
     opening: Cell<bool>,
     /// When a deletion waits no more for what is under way.
     deletion_due: Cell<Option<Instant>>,
+    /// When what is in flight for a bdev that is being deleted is waited for no more.
+    bdev_deletion_due: Cell<Option<Instant>>,
     /// When resets end, whether the pool is back or not: what they are to end has ended.
     reset_due: Cell<Instant>,
     /// When the state must have changed.
@@ -221,6 +223,7 @@ impl Pool {
             outage: Cell::new(None),
             opening: Cell::new(false),
             deletion_due: Cell::new(None),
+            bdev_deletion_due: Cell::new(None),
             reset_due: Cell::new(now),
             due: Cell::new(now),
             silence: RefCell::new(Silence::new(limit, limit / 4, now)),
@@ -390,6 +393,12 @@ impl Pool {
     fn check_timeouts(&self, now: Instant) {
         if now >= self.reset_due.get() && self.shared().is_closed() && !self.resets.borrow().is_empty() {
             self.end_resets(true);
+        }
+        if self.bdev_deletion_due.get().is_some_and(|due| now >= due) {
+            self.bdev_deletion_due.set(None);
+            if self.disks.borrow().values().any(|disk| disk.device().is_removing()) {
+                self.connection_lost("it does not end the I/O of a bdev that is being deleted", false);
+            }
         }
         let Some(lost) = self.lost_at.get() else { return };
         if self.shared().is_failing() {

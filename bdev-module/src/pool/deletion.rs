@@ -26,6 +26,8 @@ impl Pool {
     pub(crate) fn let_go_of(&self, nsid: u32) {
         if let Some(disk) = self.disks.borrow().get(&nsid) {
             disk.device().set_removing();
+            // A pool that lives may leave a command without an answer all the same.
+            self.bdev_deletion_due.set(Some(Instant::now() + DELETION_LIMIT));
         }
         self.walk(PoolChannel::hurry, |_| {});
         if self.shared().is_closed() {
