@@ -290,7 +290,7 @@ check_runtime() {
     ! grep -q "build tool" <<<"$found" || die "the runtime image holds build tools (see above)"
     found=$(docker image inspect --format '{{.Config.User}} {{json .Config.Labels}}' $IMAGE)
     for label in 'title":"Courier"' "version\":\"$(version)\"" 'licenses":"(Apache-2.0 OR MIT) AND BSD-3-Clause"'; do
-        [[ $found = "courier "*"org.opencontainers.image.$label"* ]] || die "the runtime image does not say $label: $found"
+        [[ $found = "courier-nvme "*"org.opencontainers.image.$label"* ]] || die "the runtime image does not say $label: $found"
     done
 }
 
