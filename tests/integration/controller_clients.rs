@@ -10,7 +10,7 @@ use serial_test::serial;
 use crate::support::bytes::{pattern, sha256};
 use crate::support::controller::{Front, FrontEnd};
 use crate::support::load::{Load, Work};
-use crate::support::nvme::{ABORT, BASE, COMPARE, Command, DATA, Driver, PAGE, READ, WRITE};
+use crate::support::nvme::{BASE, COMPARE, Command, DATA, Driver, PAGE, READ, WRITE};
 use crate::support::pool::Backing;
 use crate::support::process::{Libraries, Process};
 use crate::support::{paths, secs};
@@ -128,7 +128,7 @@ fn a_command_that_takes_long_is_aborted_at_the_bdev() {
     let start = Instant::now();
     let cid = driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, BASE + DATA)]);
     sleep(Duration::from_millis(100));
-    let abort = |cid| Command { opcode: ABORT, cdw10: u32::from(cid) << 16 | 1, ..Command::default() };
+    let abort = |cid| Command::abort(1, cid);
     let aborted = driver.admin(abort(cid));
     assert!(aborted.succeeded() && aborted.dw0 & 1 == 0, "it was not aborted: {aborted:?}");
     let done = driver.complete(&mut queue);

@@ -10,7 +10,7 @@ use serial_test::serial;
 
 use crate::support::arena::{Arena, attack};
 use crate::support::controller::FrontEnd;
-use crate::support::nvme::{ABORT, BASE, Command, Completion, DATA, Driver, IDENTIFY, PAGE, Queue, READ, WRITE};
+use crate::support::nvme::{BASE, Command, Completion, DATA, Driver, IDENTIFY, PAGE, Queue, READ, WRITE};
 use crate::support::vfio_user::{DMA_MAP, DMA_UNMAP, Memory, Message, dma_map, dma_unmap, message};
 use crate::support::{secs, wait_for};
 
@@ -159,7 +159,7 @@ fn a_client_that_answers_nothing_holds_up_nobody_but_itself() {
         driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, REMOTE + PAGE); 8]);
         sleep(Duration::from_millis(100));
         // A command that waits for its data is aborted at once.
-        let abort = Command { opcode: ABORT, cdw10: 1 << 16 | 1, ..Command::default() };
+        let abort = Command::abort(1, 1);
         let done = driver.admin(abort);
         assert!(done.succeeded() && done.dw0 & 1 == 0, "{done:?}");
         assert_eq!(driver.complete(&mut queue).cid, 1);

@@ -7,7 +7,7 @@ use serde_json::json;
 use serial_test::serial;
 
 use crate::support::controller::{Controller, Front, FrontEnd};
-use crate::support::nvme::{ABORT, BASE, CC_ENABLE, Command, DELETE_IO_SQ, Driver, FATAL, PAGE, READY, SIZE};
+use crate::support::nvme::{BASE, CC_ENABLE, Command, DELETE_IO_SQ, Driver, FATAL, PAGE, READY, SIZE};
 use crate::support::vfio_user::{BAR0, DMA_MAP, Memory, dma_map};
 use crate::support::{secs, wait_for};
 
@@ -190,7 +190,7 @@ fn aborts_of_commands_whose_queue_goes_leave_room_for_others() {
     let mut driver = Driver::start(controller.dir());
     for round in 0..8 {
         driver.create_queue(1, 16, None);
-        let abort = Command { opcode: ABORT, cdw10: round << 16 | 1, ..Command::default() };
+        let abort = Command::abort(1, round);
         let delete = Command { opcode: DELETE_IO_SQ, cdw10: 1, ..Command::default() };
         let mut queue = std::mem::replace(&mut driver.admin, Driver::queue(0, 32));
         let commands = [abort, delete, abort, abort, abort, abort];

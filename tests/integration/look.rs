@@ -12,6 +12,14 @@ use crate::support::{paths, secs, shared, wait_for};
 /// How long, in microseconds, the I/O of the slow disk takes.
 const SLOW: u64 = 3_000_000;
 
+/// A front end with a bdev of the pool's first namespace.
+fn front_with_disk(pool: &Pool) -> Front {
+    let front = Front::start_with_pools();
+    front.rpc.ok("courier_pool_create", &pool.params("p"));
+    front.rpc.ok("bdev_courier_create", &json!({ "name": "disk", "pool": "p", "nsid": 1 }));
+    front
+}
+
 /// What `courier_controller_get` tells of the only controller.
 fn told(front: &Front) -> Value {
     front.rpc.ok("courier_controller_get", &json!({ "name": "c" }))[0].clone()
@@ -119,13 +127,9 @@ fn a_guest_address_that_cannot_be_used_is_in_the_log_with_the_command_and_the_re
 fn a_pool_that_answers_nothing_is_seen_in_its_queue_pair_and_in_the_guests_queue() {
     // Its own, which nobody else finds stopped if this fails.
     let pool = Pool::malloc();
-    let front = Front::start_with_pools();
-    front.rpc.ok("courier_pool_create", &pool.params("p"));
-    front.rpc.ok("bdev_courier_create", &json!({ "name": "disk", "pool": "p", "nsid": 1 }));
-    let dir = paths::new_dir("c");
-    front.rpc.ok("courier_controller_create", &json!({ "name": "c", "traddr": dir }));
-    front.rpc.ok("courier_controller_add_ns", &json!({ "name": "c", "bdev_name": "disk" }));
-    let mut driver = Driver::start(&dir);
+    let front = front_with_disk(&pool);
+    let controller = front.controller("c", &["disk"]);
+    let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 16, None);
     driver.check(&mut queue, 1);
     let pair = || {
@@ -230,13 +234,9 @@ fn the_steps_of_an_io_are_recorded_in_their_order_while_that_is_asked_for() {
         "CTRL_INTERRUPT",
     ];
     let pool = shared::pool();
-    let front = Front::start_with_pools();
-    front.rpc.ok("courier_pool_create", &pool.params("p"));
-    front.rpc.ok("bdev_courier_create", &json!({ "name": "disk", "pool": "p", "nsid": 1 }));
-    let dir = paths::new_dir("c");
-    front.rpc.ok("courier_controller_create", &json!({ "name": "c", "traddr": dir }));
-    front.rpc.ok("courier_controller_add_ns", &json!({ "name": "c", "bdev_name": "disk" }));
-    let mut driver = Driver::start(&dir);
+    let front = front_with_disk(&pool);
+    let controller = front.controller("c", &["disk"]);
+    let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 16, Some(1));
     driver.check(&mut queue, 1);
     let is_ours = |record: &&Record| record.name.starts_with("CTRL_") || record.name.starts_with("POOL_");

@@ -10,7 +10,7 @@ use serial_test::serial;
 use crate::support::app::{App, Program, configuration};
 use crate::support::controller::Front;
 use crate::support::load::{Load, Work};
-use crate::support::nvme::{ABORT, BASE, Command, DATA, Driver, READ, WRITE};
+use crate::support::nvme::{BASE, Command, DATA, Driver, READ, WRITE};
 use crate::support::pool::{NQN, Pool, free_port};
 use crate::support::process::RunClock;
 use crate::support::{paths, secs, shared, wait_for};
@@ -199,10 +199,6 @@ fn front_whose_reads_are_held(target: &ScriptedTarget) -> Front {
     front
 }
 
-fn abort(cid: u16) -> Command {
-    Command { opcode: ABORT, cdw10: u32::from(cid) << 16 | 1, ..Command::default() }
-}
-
 #[test]
 #[serial]
 fn aborts_are_answered_whatever_the_recovery_of_a_hung_pool_is_doing_when_they_come() {
@@ -220,7 +216,7 @@ fn aborts_are_answered_whatever_the_recovery_of_a_hung_pool_is_doing_when_they_c
     let mut aborts = 0;
     while aborts < READS && began.elapsed() < TIME {
         let asked = Instant::now();
-        let answer = driver.admin(abort(last.wrapping_sub(aborts)));
+        let answer = driver.admin(Command::abort(1, last.wrapping_sub(aborts)));
         assert!(answer.succeeded() && asked.elapsed() < LIMIT, "{answer:?} after {:?}", asked.elapsed());
         aborts += 1;
     }
@@ -240,7 +236,7 @@ fn an_abort_that_a_live_pool_does_not_carry_out_is_answered_and_the_command_stay
     assert!(target.wait(secs(10), |target| target.held() > 0), "no read comes");
     for _ in 0..2 {
         let asked = Instant::now();
-        let answer = driver.admin(abort(cid));
+        let answer = driver.admin(Command::abort(1, cid));
         assert!(answer.succeeded() && asked.elapsed() < LIMIT, "{answer:?} after {:?}", asked.elapsed());
         assert_eq!(answer.dw0 & 1, 1, "the command was not aborted");
     }

@@ -62,6 +62,11 @@ pub(crate) struct Command {
 }
 
 impl Command {
+    /// The Abort command for command `cid` of submission queue `sqid`.
+    pub(crate) fn abort(sqid: u16, cid: u16) -> Self {
+        Self { opcode: ABORT, cdw10: u32::from(cid) << 16 | u32::from(sqid), ..Self::default() }
+    }
+
     /// An I/O command on blocks, with its data at `prp1`.
     pub(crate) fn io(opcode: u8, nsid: u32, slba: u32, blocks: u16, prp1: u64) -> Self {
         Self { opcode, nsid, prp1, cdw10: slba, cdw12: u32::from(blocks - 1), ..Self::default() }

@@ -27,7 +27,7 @@ mod logs;
 mod namespaces;
 mod queues;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 

@@ -198,12 +198,12 @@ impl Home {
     fn publish(&self, attached: &Rc<Attached>, settings: Settings) {
         attached.session.set(settings);
         for (index, group) in self.ctrl.groups.iter().enumerate() {
-            if !attached.session.tell(index) {
+            if !attached.session.set_settings_pending(index) {
                 continue;
             }
             let session = Arc::clone(&attached.session);
             group.send(move |group| {
-                session.hears(index);
+                session.clear_settings_pending(index);
                 if let Some(local) = group.find(session.id) {
                     local.queues().set(session.settings());
                 }

@@ -162,7 +162,7 @@ pub struct Session {
     /// The poll groups of the controller that have been told to look at the session, and those that have been told of settings, and
     /// have not done so.
     pending: PendingFlags,
-    told: PendingFlags,
+    settings_pending: PendingFlags,
     /// Whether the function may access the client's memory.
     pub bus: Bus,
 }
@@ -228,12 +228,12 @@ impl PendingFlags {
     }
 
     /// A message is to be sent to this group. Whether none is on its way.
-    fn tell(&self, group: usize) -> bool {
+    fn set(&self, group: usize) -> bool {
         self.0.get(group).is_some_and(PendingFlag::set)
     }
 
     /// It has come.
-    fn look(&self, group: usize) {
+    fn clear(&self, group: usize) {
         if let Some(flag) = self.0.get(group) {
             flag.clear();
         }
@@ -258,7 +258,7 @@ impl Session {
             requests: Mutex::default(),
             settings: Mutex::default(),
             pending: PendingFlags::new(ctrl.groups.len()),
-            told: PendingFlags::new(ctrl.groups.len()),
+            settings_pending: PendingFlags::new(ctrl.groups.len()),
             bus: Bus::new(ctrl.groups.len()),
         })
     }
@@ -279,12 +279,12 @@ impl Session {
     /// not looked yet, it will see what there is now.
     #[must_use]
     pub fn set_pending(&self, group: usize) -> bool {
-        self.pending.tell(group)
+        self.pending.set(group)
     }
 
     /// That poll group is about to look at the session.
-    pub fn looks(&self, group: usize) {
-        self.pending.look(group);
+    pub fn clear_pending(&self, group: usize) {
+        self.pending.clear(group);
     }
 
     /// What holds for all queues now.
@@ -303,13 +303,13 @@ impl Session {
     /// Notes that the poll group of that index is told of new settings. Whether that is to be done: however often a host sets
     /// something, no more than one message is on its way.
     #[must_use]
-    pub fn tell(&self, group: usize) -> bool {
-        self.told.tell(group)
+    pub fn set_settings_pending(&self, group: usize) -> bool {
+        self.settings_pending.set(group)
     }
 
     /// That poll group is about to take the settings.
-    pub fn hears(&self, group: usize) {
-        self.told.look(group);
+    pub fn clear_settings_pending(&self, group: usize) {
+        self.settings_pending.clear(group);
     }
 }
 
@@ -349,10 +349,10 @@ mod tests {
     #[test]
     fn one_message_to_each_group_is_enough_for_all_that_is_new() {
         let flags = PendingFlags::new(2);
-        assert!(flags.tell(0) && flags.tell(1), "both groups must be told");
-        assert!(!flags.tell(0), "one is on its way");
-        flags.look(0);
-        assert!(flags.tell(0) && !flags.tell(1));
-        assert!(!flags.tell(2), "there is no such group");
+        assert!(flags.set(0) && flags.set(1), "both groups must be told");
+        assert!(!flags.set(0), "one is on its way");
+        flags.clear(0);
+        assert!(flags.set(0) && !flags.set(1));
+        assert!(!flags.set(2), "there is no such group");
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::memory::Fault;
-use crate::model::admin::{Identity, IoTotals, Limits, Namespace, Nqn, QueueId, Supports, Text};
+use crate::model::admin::tests::identity;
+use crate::model::admin::{IoTotals, Limits, Namespace, QueueId, Supports};
 use crate::model::regs::Version;
 use bench::{Bench, Transfer};
 use nvme_spec::{Sqe, Status};
@@ -25,19 +26,8 @@ const OWN: usize = 1;
 const ENTRIES: u16 = 8;
 
 fn model() -> Controller {
-    let identity = Identity {
-        subnqn: Nqn::new("nqn.2014-08.org.nvmexpress:uuid:0").expect("a name"),
-        serial_number: Text::new("serial number", "S1").expect("fits"),
-        model_number: Text::new("model number", "A model").expect("fits"),
-        firmware: Text::new("firmware", "1.0").expect("fits"),
-        uuid: [0x5a; 16],
-        cntlid: 7,
-        vid: 0x1234,
-        ssvid: 0x5678,
-        version: Version::V2_0,
-    };
     let limits = Limits { max_queues: 4, max_queue_entries: 256, mdts: 5, vectors: 5, wzsl: 0 };
-    Controller::new(identity, limits).expect("valid limits")
+    Controller::new(identity(), limits).expect("valid limits")
 }
 
 fn namespace(nsid: u32, uuid: u8) -> Namespace {

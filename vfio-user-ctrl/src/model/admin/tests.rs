@@ -14,7 +14,8 @@ use nvme_spec::ALL_NAMESPACES;
 
 const NOW: Duration = Duration::from_secs(100);
 
-fn identity() -> Identity {
+/// A controller's identity, for all tests.
+pub(crate) fn identity() -> Identity {
     Identity {
         subnqn: Nqn::new("nqn.2014-08.org.nvmexpress:uuid:0").expect("a name"),
         serial_number: Text::new("serial number", "S1").expect("fits"),

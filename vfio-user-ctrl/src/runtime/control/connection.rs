@@ -386,7 +386,7 @@ impl Connection {
             }
             let (session, handle) = (Arc::clone(&self.session), self.handle.clone());
             group.send(move |group| {
-                session.looks(index);
+                session.clear_pending(index);
                 group.refresh(session.id);
                 group.rest(&session, index, move || handle.released());
             });
