@@ -15,7 +15,7 @@ use rustix::io::pwrite;
 use vfio_user_ctrl::memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region};
 use vfio_user_ctrl::model::io::{NsGeometry, PassthruCommand};
 use vfio_user_ctrl::queue::{
-    AbortToken, Backend, BlockOp, CommandIo, Interrupts, Port, Queues, Refused, Step, Traced, complete,
+    AbortToken, Backend, BlockOp, CommandIo, Interrupts, NamespaceChannel, Queues, Refused, Step, Traced, complete,
 };
 use zerocopy::IntoBytes;
 
@@ -97,7 +97,7 @@ fn run(ios: u64, regions: u64) -> Result<u64, Box<dyn std::error::Error>> {
     let view = Rc::new(MemView::new(Arc::new(memory)));
     let queues =
         Queues::<Nothing>::new(Arc::clone(&doorbells), Arc::new(Interrupts::default()), view, 128 * 1024, || 0);
-    queues.add_port(Port::new(1, NsGeometry::new(1 << 20, 12)?, ()));
+    queues.add_namespace(NamespaceChannel::new(1, NsGeometry::new(1 << 20, 12)?, ()));
     queues.create_completion(1, CQ, ENTRIES, None);
     queues.create_submission(1, SQ, ENTRIES, 1);
 

@@ -110,7 +110,7 @@ pub(crate) struct Survey {
     others: Vec<Namespace>,
     ana: Option<AnaLog>,
     /// Why the list is not believed.
-    list_trouble: Option<String>,
+    list_error: Option<String>,
 }
 
 impl Survey {
@@ -131,7 +131,7 @@ impl Survey {
             findings: Vec::new(),
             others: Vec::new(),
             ana: None,
-            list_trouble: None,
+            list_error: None,
         }
     }
 
@@ -182,8 +182,8 @@ impl Survey {
     }
 
     /// Why the list of namespaces is not believed, if it is not.
-    pub(crate) fn list_trouble(&self) -> Option<&str> {
-        self.list_trouble.as_deref()
+    pub(crate) fn list_error(&self) -> Option<&str> {
+        self.list_error.as_deref()
     }
 
     /// A command was answered.
@@ -239,7 +239,7 @@ impl Survey {
 
     /// There is no list to be believed: nothing is gone, and what is wanted is looked for.
     fn listed_badly(&mut self, reason: String) {
-        self.list_trouble = Some(reason);
+        self.list_error = Some(reason);
         self.listed.clear();
         self.asks.extend(self.wanted.iter().copied().map(Ask::Namespace));
     }
@@ -353,7 +353,7 @@ mod tests {
             let mut survey = survey([1, 2]);
             let findings =
                 run(&mut survey, |ask| if matches!(ask, Ask::List(_)) { list.clone() } else { Ok(good(ask)) });
-            assert!(survey.list_trouble().is_some());
+            assert!(survey.list_error().is_some());
             assert_eq!(findings.len(), 2);
             assert!(findings.iter().all(|(_, found)| matches!(found, Finding::Found { .. })), "{findings:?}");
         }

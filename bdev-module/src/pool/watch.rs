@@ -307,12 +307,12 @@ impl Pool {
         let watch = &self.watch;
         watch.poller.take();
         let failures = watch.failures.get();
-        if let Some(reason) = survey.list_trouble()
+        if let Some(reason) = survey.list_error()
             && failures == 0
         {
             log::warn!("pool '{}': {reason}; no namespace counts as gone by it", self.name());
         }
-        let believed = survey.list_trouble().is_none();
+        let believed = survey.list_error().is_none();
         let failed = watch.failed.take() || !believed;
         watch.failures.set(if failed { failures.saturating_add(1) } else { 0 });
         let (listed, others) = survey.into_found();

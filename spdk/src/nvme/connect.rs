@@ -53,7 +53,7 @@ struct Attempt {
 }
 
 impl Connect {
-    /// Begins to connect. The thread that calls this, and polls, is the controller's home.
+    /// Begins to connect. The thread that calls this, and polls, owns the controller.
     ///
     /// # Errors
     /// An option that is not valid, a transport that is not there.
@@ -101,7 +101,7 @@ impl Connect {
     /// Keeps SPDK from asking for events while it initialises the controller.
     fn keep_quiet(&self) -> Result<(), ConnectFailed> {
         let Some(probe) = self.probe else { return Ok(()) };
-        // SAFETY: the probe is live and was begun with this; a controller in it is live, and this is its home thread.
+        // SAFETY: the probe is live and was begun with this; a controller in it is live, and this is the thread that owns it.
         unsafe {
             let ctrlr = quiet::in_progress(probe.as_ptr(), &self.begun).map_err(|_| ConnectFailed::UnknownSpdk)?;
             if ctrlr.is_null() {

@@ -69,7 +69,7 @@ impl CtrlrRef {
                 && [r::SPDK_NVME_QPAIR_FAILURE_UNKNOWN, r::SPDK_NVME_QPAIR_FAILURE_NONE].contains(&reason))
     }
 
-    /// Sends an admin command. `done` is called on the controller's home thread.
+    /// Sends an admin command. `done` is called on the thread that owns the controller.
     ///
     /// # Errors
     /// `NOMEM` when no request is free, `NXIO` when the controller is not connected, `BUSY` while it is being connected
@@ -90,7 +90,7 @@ impl CtrlrRef {
     }
 
     /// Asks the controller to abort every command of `owner` on `qpair`, on whose thread this is called. `done` is
-    /// called on the controller's home thread, or at once if none of them was sent yet.
+    /// called on the thread that owns the controller, or at once if none of them was sent yet.
     ///
     /// # Errors
     /// `NOENT` when the queue pair has no such command, otherwise as for [`admin`](Self::admin).
@@ -111,7 +111,7 @@ impl CtrlrRef {
     }
 }
 
-/// Sends a command with a closure that is called with its completion, once, on the controller's home thread: a caller on
+/// Sends a command with a closure that is called with its completion, once, on the thread that owns the controller: a caller on
 /// another thread must give one that can be sent there.
 pub(super) fn with_callback<F>(
     done: F,
@@ -223,7 +223,7 @@ enum Reconnect {
     UnderWay,
 }
 
-/// A connected controller, on its home thread. One that is dropped and not [detached](Self::detach) stays connected
+/// A connected controller, on the thread that owns it. One that is dropped and not [detached](Self::detach) stays connected
 /// to the process' end.
 #[derive(Debug)]
 pub struct Ctrlr {
@@ -263,7 +263,7 @@ impl Ctrlr {
     /// # Errors
     /// `NXIO` or another error when the controller is no longer connected.
     pub fn poll_admin(&self) -> Result<bool, Errno> {
-        // SAFETY: the controller is live, and this is its home thread.
+        // SAFETY: the controller is live, and this is the thread that owns it.
         let completions = unsafe { sys::spdk_nvme_ctrlr_process_admin_completions(self.as_ptr()) };
         let outcome = Errno::check(completions);
         if outcome == Err(Errno::NXIO) {

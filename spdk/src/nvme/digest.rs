@@ -18,7 +18,7 @@ struct Step {
     seed: u32,
     done: sys::spdk_nvme_accel_step_cb,
     arg: *mut c_void,
-    home: NonNull<Digests>,
+    digests: NonNull<Digests>,
 }
 
 /// The digests that a thread calculates, and room for those to come, so that none is allocated for each I/O.
@@ -73,15 +73,15 @@ unsafe extern "C" fn append<G: HasDigests>(
 ) -> c_int {
     // SAFETY: the context of a group with these functions is a `G`, which outlives it.
     let Some(group) = (unsafe { ctx.cast::<G>().as_ref() }) else { return -libc::EINVAL };
-    let home = group.digests();
+    let digests = group.digests();
     // SAFETY: SPDK gives a place that holds a sequence of the same command, or null.
     let earlier = unsafe { *seq };
     if !earlier.is_null() || !domain.is_null() {
         // For this SPDK does it by itself.
         return -libc::ENOMEM;
     }
-    let step = Step { dst, iovs, count, seed, done, arg, home: NonNull::from(home) };
-    let place = home.free.borrow_mut().pop();
+    let step = Step { dst, iovs, count, seed, done, arg, digests: NonNull::from(digests) };
+    let place = digests.free.borrow_mut().pop();
     let step = match place {
         Some(mut place) => {
             *place = step;
@@ -104,7 +104,7 @@ unsafe extern "C" fn finish(seq: *mut c_void, done: sys::spdk_nvme_accel_complet
             if let Some(step_done) = step.done {
                 step_done(step.arg);
             }
-            step.home.as_ref().keep(step);
+            step.digests.as_ref().keep(step);
         }
     }
     if let Some(done) = done {
@@ -120,7 +120,7 @@ unsafe extern "C" fn abort(seq: *mut c_void) {
     // SAFETY: as for `finish`.
     if let Some(step) = unsafe { take(seq) } {
         // SAFETY: the group is live, so that its context is, too.
-        unsafe { step.home.as_ref() }.keep(step);
+        unsafe { step.digests.as_ref() }.keep(step);
     }
 }
 

@@ -447,7 +447,7 @@ impl QueuePair {
         Err(Rejected { errno: Errno::check(rc).err().unwrap_or(Errno::IO), command })
     }
 
-    /// Asks the controller to abort what `owner` has under way here. `done` is called on the controller's home thread.
+    /// Asks the controller to abort what `owner` has under way here. `done` is called on the thread that owns the controller.
     ///
     /// # Errors
     /// `NOENT` when there is no such command here, `NXIO` when the queue pair is not connected.

@@ -65,7 +65,7 @@ pub(super) unsafe fn in_progress(
 /// From now on SPDK's requests for events end as if their queue had been deleted, after which SPDK sends no more of them.
 ///
 /// # Safety
-/// The controller must be live, and this its home thread.
+/// The controller must be live, and this the thread that owns it.
 pub(super) unsafe fn hold_events_off(ctrlr: *mut sys::spdk_nvme_ctrlr) -> Result<(), Errno> {
     // SAFETY: as the caller says; no queue pair stands for the admin queue.
     Errno::check(unsafe {

@@ -2,7 +2,7 @@
 //!
 //! SPDK holds the lock of a controller for as long as it connects it again: a reactor that then allocates a queue pair,
 //! frees one that was slow to go, or sends an admin command would stand still until that has an outcome. So the
-//! controller's home waits for its users before it begins, and those that come meanwhile are sent away.
+//! controller's owner waits for its users before it begins, and those that come meanwhile are sent away.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! A controller stays on its home thread; a `CtrlrRef` is for the others.
+//! A controller stays on the thread that owns it; a `CtrlrRef` is for the others.
 
 use spdk::nvme::Ctrlr;
 

@@ -275,7 +275,7 @@ fn memory_seeds() -> Seeds {
     vec![
         ("unmap-in-flight", in_flight().then(&unmap(0)).then(&finish(0)).then(&finish(0)).then(&map(0)).then(&poll())),
         ("unmap-other", in_flight().then(&unmap(1)).then(&unmap(3)).then(&finish(0)).then(&map(3)).then(&map(1))),
-        ("strays", in_flight().then(&unmap(0)).step(s::ABORT).u8(1).then(&finish(0)).then(&map(0)).then(&poll())),
+        ("unmapped", in_flight().then(&unmap(0)).step(s::ABORT).u8(1).then(&finish(0)).then(&map(0)).then(&poll())),
         ("odd-places", odd.then(&poll()).then(&finish(0)).then(&finish(0)).then(&finish(0))),
         ("shrunk", truncate(148).then(&poll())),
         ("cut", truncate(20).then(&poll())),

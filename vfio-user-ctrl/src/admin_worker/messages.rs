@@ -189,7 +189,7 @@ pub enum Output {
     /// The host has not been heard of for longer than it promised: CSTS.CFS = 1, and [`Request::Fail`] after what has been requested.
     KeepAliveExpired,
     /// The namespace can be used from now on.
-    AddPort {
+    AddChannels {
         /// Its identifier.
         nsid: u32,
     },
@@ -201,12 +201,12 @@ pub enum Output {
         error: NamespaceError,
     },
     /// The namespace is gone.
-    RemovePort {
+    RemoveChannels {
         /// Its identifier.
         nsid: u32,
     },
     /// The namespace has this many blocks now.
-    ResizePort {
+    ResizeNamespace {
         /// Its identifier.
         nsid: u32,
         /// Its size in blocks.

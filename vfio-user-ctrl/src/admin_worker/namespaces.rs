@@ -26,7 +26,7 @@ impl AdminWorker {
     fn add_now(&mut self, namespace: Namespace) {
         let nsid = namespace.nsid;
         let output = match self.model.add_namespace(namespace) {
-            Ok(()) => Output::AddPort { nsid },
+            Ok(()) => Output::AddChannels { nsid },
             Err(error) => Output::RefuseNamespace { nsid, error },
         };
         self.put(output);
@@ -50,7 +50,7 @@ impl AdminWorker {
     pub(super) fn remove_namespace(&mut self, nsid: u32) {
         self.delayed.remove(&nsid);
         self.model.remove_namespace(nsid);
-        self.put(Output::RemovePort { nsid });
+        self.put(Output::RemoveChannels { nsid });
     }
 
     /// A namespace has another size.
@@ -60,6 +60,6 @@ impl AdminWorker {
         } else if let Err(error) = self.model.resize_namespace(nsid, blocks) {
             return self.put(Output::Report(Report::SizeRefused(nsid, error)));
         }
-        self.put(Output::ResizePort { nsid, blocks });
+        self.put(Output::ResizeNamespace { nsid, blocks });
     }
 }

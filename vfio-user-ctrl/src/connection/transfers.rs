@@ -157,7 +157,7 @@ impl<G> Transfers<G> {
     }
 
     /// Gives up what touches memory that is not in `newest`.
-    pub fn give_up_strays(&mut self, newest: &GuestMemory) -> Vec<GivenUp<G>> {
+    pub fn give_up_unmapped(&mut self, newest: &GuestMemory) -> Vec<GivenUp<G>> {
         self.give_up(|job| !job.memory.still_bounces(newest))
     }
 
@@ -260,7 +260,7 @@ mod tests {
             let memory = Bounce::new(&all, &[(gpa, 1)], false, &budget).expect("room").memory();
             transfers.begin('a', Transfer { id, memory, work: Work::Read(vec![(gpa, 1)]) });
         }
-        let given_up = transfers.give_up_strays(&newest);
+        let given_up = transfers.give_up_unmapped(&newest);
         assert_eq!(given_up.iter().map(|given_up| given_up.ended.id).collect::<Vec<_>>(), [1]);
         assert!(!transfers.has_abandoned() && transfers.part_ended(1, Ok(vec![1])).is_some());
     }

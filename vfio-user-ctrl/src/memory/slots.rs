@@ -55,7 +55,7 @@ struct Slot<Q: 'static, T: 'static> {
     writeable: Cell<bool>,
     view: Cell<Option<Rc<MemView>>>,
     /// It has pieces in memory that the newest view does not have.
-    stray: Cell<bool>,
+    unmapped: Cell<bool>,
     state: T,
 }
 
@@ -102,7 +102,7 @@ impl<Q, T> Slots<Q, T> {
                     bytes: Cell::new(0),
                     writeable: Cell::new(true),
                     view: Cell::new(None),
-                    stray: Cell::new(false),
+                    unmapped: Cell::new(false),
                     state: state(),
                 })
                 .collect(),
@@ -140,7 +140,7 @@ impl<Q, T> Slots<Q, T> {
         slot.count.set(0);
         slot.bytes.set(0);
         slot.writeable.set(true);
-        slot.stray.set(false);
+        slot.unmapped.set(false);
         let slot = NonNull::from(slot);
         // The place holds its queue while it is taken; `Io::drop` takes the count back.
         std::mem::forget(Rc::clone(self));
@@ -175,19 +175,19 @@ impl<Q, T> Slots<Q, T> {
         let Some(held) = slot.view.take() else { return false };
         // Pages that stand in for the client's memory are in no view but that of their I/O.
         if held.memory().stands_in() {
-            slot.stray.set(!held.memory().still_bounces(view.memory()));
+            slot.unmapped.set(!held.memory().still_bounces(view.memory()));
             slot.view.set(Some(held));
-            return slot.stray.get();
+            return slot.unmapped.get();
         }
         // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
         // thread, and a backend reads them by pointer.
         let pieces = unsafe { std::slice::from_raw_parts(slot.pieces.get(), usize::from(slot.count.get())) };
-        let strays = pieces.iter().flat_map(|piece| gone.touched_by(piece));
-        let kept: Vec<_> = held.kept().iter().chain(strays).cloned().collect();
-        slot.stray.set(!kept.is_empty());
+        let unmapped = pieces.iter().flat_map(|piece| gone.touched_by(piece));
+        let kept: Vec<_> = held.kept().iter().chain(unmapped).cloned().collect();
+        slot.unmapped.set(!kept.is_empty());
         let view = if kept.is_empty() { Rc::clone(view) } else { Rc::new(view.keeping(kept)) };
         slot.view.set(Some(view));
-        slot.stray.get()
+        slot.unmapped.get()
     }
 
     fn put_back(&self, slot: &Slot<Q, T>) {
@@ -217,7 +217,7 @@ impl<Q, T> Slot<Q, T> {
     }
 
     fn under_way(&self) -> InFlight<'_, T> {
-        InFlight { name: self.name(), state: &self.state, is_stray: self.stray.get() }
+        InFlight { name: self.name(), state: &self.state, is_unmapped: self.unmapped.get() }
     }
 }
 
@@ -229,7 +229,7 @@ pub struct InFlight<'a, T> {
     /// Its state.
     pub state: &'a T,
     /// Whether it has pieces in memory that the view of the last [`rebase`](Slots::rebase) does not have.
-    pub is_stray: bool,
+    pub is_unmapped: bool,
 }
 
 impl<Q, T> std::fmt::Debug for Slots<Q, T> {
@@ -474,7 +474,7 @@ fn from_spdk(status: spdk::nvme::Status) -> Status {
 // SAFETY: the pointer is that of the place, which `from_raw` makes an owner again. The pieces lie in the queue, which the owner
 // holds, and are changed by nobody but an owner; the memory that they describe is mapped while the view is held, which the place
 // does until it is put back; `rebase` puts another view in, and keeps the regions that this one does not have. `Queues` keeps a
-// namespace's port, which has the channel, until its last I/O has ended.
+// namespace's channel, until its last I/O has ended.
 unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, T> {
     #[inline]
     fn into_raw(self) -> NonNull<c_void> {

@@ -1,9 +1,9 @@
 //! The controller's registers (NVM Express Base Specification 2.0, section 3.1.3): the first page of BAR0.
 //!
 //! Two threads share them. The *control thread* answers the client: it alone reads and writes on the host's behalf.
-//! The controller's *home thread* owns the queues: it alone says how far the controller is. Neither waits for the other.
+//! The controller's *admin worker* owns the queues: it alone says how far the controller is. Neither waits for the other.
 //!
-//! | the host writes | the control thread | the home thread |
+//! | the host writes | the control thread | the admin worker |
 //! |---|---|---|
 //! | CC.EN = 1 | checks CC and AQA; passes [`RegEffect::Enable`] on, or sets CSTS.CFS | makes the admin queue, then [`Registers::set_ready`] or [`Registers::set_fatal`] |
 //! | CC.EN = 0 | resets what a Controller Reset resets; passes [`RegEffect::Disable`] on | stops all queues, then [`Registers::reset_done`] |
@@ -11,11 +11,11 @@
 //! | CC.SHN | CSTS.SHST says "occurring"; passes [`RegEffect::Shutdown`] on | has caches written back, then [`Registers::set_shutdown_complete`] |
 //! | function-level reset | [`Registers::function_reset`]; passes [`RegEffect::Disable`] on | as for CC.EN = 0 |
 //!
-//! The effects must reach the home thread in the order in which they came. A host that enables the controller before
+//! The effects must reach the admin worker in the order in which they came. A host that enables the controller before
 //! CSTS.RDY is 0 then gets both: the end of the old life and the new one. CSTS.RDY falls only by
 //! [`Registers::reset_done`]: a host takes its memory back when it reads 0, so no I/O may touch that memory any more.
 //!
-//! CSTS has two parts for that reason, one of each thread: a status that the home thread gives late, for a life that is
+//! CSTS has two parts for that reason, one of each thread: a status that the admin worker gives late, for a life that is
 //! over, goes with `reset_done`, and does not overwrite what the control thread said of the next life. Only of a life that never got
 //! ready the control thread takes it away.
 
@@ -90,9 +90,9 @@ pub struct CtrlLimits {
     pub version: Version,
 }
 
-/// What the home thread has to do because of a write.
+/// What the admin worker has to do because of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "the host waits for the home thread's answer to it"]
+#[must_use = "the host waits for the admin worker's answer to it"]
 pub enum RegEffect {
     /// Start with this admin queue.
     Enable(Enable),
@@ -142,8 +142,8 @@ pub struct Registers {
     acq: AtomicU64,
     /// CFS and SHST as far as the control thread set them.
     csts_control: AtomicU32,
-    /// RDY, CFS and SHST as far as the home thread set them.
-    csts_home: AtomicU32,
+    /// RDY, CFS and SHST as far as the admin worker set them.
+    csts_admin_worker: AtomicU32,
 }
 
 impl Registers {
@@ -166,7 +166,7 @@ impl Registers {
             asq: AtomicU64::new(0),
             acq: AtomicU64::new(0),
             csts_control: AtomicU32::new(0),
-            csts_home: AtomicU32::new(0),
+            csts_admin_worker: AtomicU32::new(0),
         }
     }
 
@@ -206,35 +206,35 @@ impl Registers {
         effect
     }
 
-    /// Home thread: commands are taken (CSTS.RDY = 1).
+    /// Admin worker: commands are taken (CSTS.RDY = 1).
     pub fn set_ready(&self) {
-        self.csts_home.fetch_or(CSTS_RDY, Ordering::Release);
+        self.csts_admin_worker.fetch_or(CSTS_RDY, Ordering::Release);
     }
 
-    /// Home thread: the controller cannot go on and the host must reset it (CSTS.CFS = 1).
+    /// Admin worker: the controller cannot go on and the host must reset it (CSTS.CFS = 1).
     pub fn set_fatal(&self) {
-        self.csts_home.fetch_or(CSTS_CFS, Ordering::Release);
+        self.csts_admin_worker.fetch_or(CSTS_CFS, Ordering::Release);
     }
 
-    /// Home thread: the shutdown that was asked for is done (CSTS.SHST = 10b).
+    /// Admin worker: the shutdown that was asked for is done (CSTS.SHST = 10b).
     pub fn set_shutdown_complete(&self) {
-        self.csts_home.fetch_or(CSTS_SHST_COMPLETE, Ordering::Release);
+        self.csts_admin_worker.fetch_or(CSTS_SHST_COMPLETE, Ordering::Release);
     }
 
-    /// Home thread: a [`RegEffect::Disable`] has been carried out, and nothing touches the host's memory any more
+    /// Admin worker: a [`RegEffect::Disable`] has been carried out, and nothing touches the host's memory any more
     /// (CSTS.RDY = 0).
     pub fn reset_done(&self) {
-        self.csts_home.store(0, Ordering::SeqCst);
+        self.csts_admin_worker.store(0, Ordering::SeqCst);
     }
 
-    /// Home thread, after [`reset_done`](Self::reset_done): whether the host asked for a shutdown with the reset. It waits for
+    /// Admin worker, after [`reset_done`](Self::reset_done): whether the host asked for a shutdown with the reset. It waits for
     /// [`set_shutdown_complete`](Self::set_shutdown_complete).
     #[must_use]
     pub fn shutdown_is_occurring(&self) -> bool {
         self.csts_control.load(Ordering::SeqCst) & CSTS_SHST == CSTS_SHST_OCCURRING
     }
 
-    /// Control thread: all registers as after power-on, but for what the home thread says, which follows when it has
+    /// Control thread: all registers as after power-on, but for what the admin worker says, which follows when it has
     /// carried out the effect.
     pub fn function_reset(&self) -> RegEffect {
         for register in [&self.intm, &self.cc, &self.aqa, &self.csts_control] {
@@ -273,9 +273,10 @@ impl Registers {
     /// Controller Status.
     #[must_use]
     pub fn csts(&self) -> u32 {
-        let (control, home) = (self.csts_control.load(Ordering::Acquire), self.csts_home.load(Ordering::Acquire));
+        let (control, admin_worker) =
+            (self.csts_control.load(Ordering::Acquire), self.csts_admin_worker.load(Ordering::Acquire));
         // "Complete" is the greater value: whoever says so ends the other's "occurring".
-        (control | home) & !CSTS_SHST | (control & CSTS_SHST).max(home & CSTS_SHST)
+        (control | admin_worker) & !CSTS_SHST | (control & CSTS_SHST).max(admin_worker & CSTS_SHST)
     }
 
     /// Controller Capabilities.
@@ -355,21 +356,21 @@ impl Registers {
         }
     }
 
-    /// A host that waits for CSTS.RDY = 0 does not wait for a controller that never got ready. What the home thread said of that life is
+    /// A host that waits for CSTS.RDY = 0 does not wait for a controller that never got ready. What the admin worker said of that life is
     /// forgotten now: the host could take it for the next one's.
     fn forget_failure(&self) {
-        let not_ready = |home| (home & CSTS_RDY == 0).then_some(0);
+        let not_ready = |admin_worker| (admin_worker & CSTS_RDY == 0).then_some(0);
         // One that is ready goes by `reset_done`.
-        let _ = self.csts_home.fetch_update(Ordering::AcqRel, Ordering::Acquire, not_ready);
+        let _ = self.csts_admin_worker.fetch_update(Ordering::AcqRel, Ordering::Acquire, not_ready);
     }
 
     /// CC for a controller that is disabled. One that has come to rest holds nothing that a shutdown could lose, so that is complete
     /// at once.
     fn rest(&self, cc: u32) {
         if asks_for_shutdown(cc) && self.csts() & CSTS_SHST == 0 {
-            // In this order: the home thread says that it is at rest, and then looks whether a shutdown is asked for.
+            // In this order: the admin worker says that it is at rest, and then looks whether a shutdown is asked for.
             self.csts_control.store(CSTS_SHST_OCCURRING, Ordering::SeqCst);
-            if self.csts_home.load(Ordering::SeqCst) & CSTS_RDY == 0 {
+            if self.csts_admin_worker.load(Ordering::SeqCst) & CSTS_RDY == 0 {
                 self.csts_control.store(CSTS_SHST_COMPLETE, Ordering::Release);
             }
         }
@@ -399,7 +400,7 @@ impl Registers {
     fn notify(&self, cc: u32) -> Option<RegEffect> {
         let asked = shn(cc) != shn(self.cc()) && asks_for_shutdown(cc);
         if asked {
-            // The host must not read "normal operation" before the home thread has heard of it.
+            // The host must not read "normal operation" before the admin worker has heard of it.
             self.csts_control.fetch_or(CSTS_SHST_OCCURRING, Ordering::AcqRel);
         }
         self.cc.store(cc, Ordering::Release);

@@ -56,7 +56,7 @@ pub struct CommandFault {
 }
 
 /// No more are kept until they are taken: a guest must not fill our memory with its errors.
-const MAX_TROUBLES: usize = 64;
+const MAX_ERROR_EVENTS: usize = 64;
 
 /// What the queues of a session have in common on one thread.
 #[derive(Debug)]
@@ -343,7 +343,7 @@ impl Context {
     #[cold]
     pub(super) fn note(&self, event: QueueErrorEvent) {
         let mut error_events = self.error_events.borrow_mut();
-        if error_events.len() < MAX_TROUBLES {
+        if error_events.len() < MAX_ERROR_EVENTS {
             error_events.push(event);
         }
     }
@@ -366,7 +366,7 @@ impl Context {
     #[cold]
     pub(super) fn note_command_fault(&self, fault: CommandFault) {
         let mut faults = self.faults.borrow_mut();
-        if faults.len() < MAX_TROUBLES {
+        if faults.len() < MAX_ERROR_EVENTS {
             faults.push(fault);
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::completion::CompletionQueue;
 use super::context::{CommandFault, Context, QueueErrorEvent};
 use super::interrupt::{Coalescing, Interrupts, Vector};
-use super::port::{Port, Ports};
+use super::namespace::{NamespaceChannel, NamespaceChannels};
 use super::state::{CompletionState, LeftState, SubmissionState};
 use super::submission::{IoState, SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor, Step, Traced, admin};
@@ -18,16 +18,16 @@ use nvme_spec::Status;
 /// The queues of one session on one thread.
 pub struct Queues<B: Backend> {
     context: Rc<Context>,
-    ports: Rc<Ports<B>>,
+    namespaces: Rc<NamespaceChannels<B>>,
     max_transfer: u32,
     interrupts: Arc<Interrupts>,
     submission: RefCell<Vec<Rc<Submissions<B>>>>,
     /// Deleted queues whose I/Os have not all ended.
-    ending: RefCell<Vec<Rc<Submissions<B>>>>,
+    deleted: RefCell<Vec<Rc<Submissions<B>>>>,
     /// Flushes that the guest has not asked for by commands.
     flushing: RefCell<Option<Rc<Submissions<B>>>>,
-    doomed: Doomed,
-    /// There are ports whose commands are held back.
+    pending_aborts: PendingAborts,
+    /// There are namespaces whose commands are held back.
     has_fenced: Cell<bool>,
     completion: RefCell<Vec<Rc<CompletionQueue>>>,
     /// The admin queue, while there is one.
@@ -60,13 +60,13 @@ impl<B: Backend> Queues<B> {
     ) -> Self {
         Self {
             context: Context::new(doorbells, view, clock),
-            ports: Rc::default(),
+            namespaces: Rc::default(),
             max_transfer,
             interrupts,
             submission: RefCell::default(),
-            ending: RefCell::default(),
+            deleted: RefCell::default(),
             flushing: RefCell::default(),
-            doomed: Doomed::default(),
+            pending_aborts: PendingAborts::default(),
             has_fenced: Cell::new(false),
             completion: RefCell::default(),
             admin: RefCell::default(),
@@ -108,20 +108,20 @@ impl<B: Backend> Queues<B> {
     }
 
     /// Adds a namespace, or replaces it.
-    pub fn add_port(&self, port: Port<B>) {
-        let Some(index) = port_index(port.nsid) else { return };
-        port.geometry.set(port.geometry.get().with_write_cache(self.write_cache.get()));
-        if port.is_fenced() {
+    pub fn add_namespace(&self, namespace: NamespaceChannel<B>) {
+        let Some(index) = namespace_index(namespace.nsid) else { return };
+        namespace.geometry.set(namespace.geometry.get().with_write_cache(self.write_cache.get()));
+        if namespace.is_fenced() {
             self.has_fenced.set(true);
         }
-        let mut ports = self.ports.borrow_mut();
-        if ports.len() <= index {
-            ports.resize_with(index + 1, || None);
+        let mut namespaces = self.namespaces.borrow_mut();
+        if namespaces.len() <= index {
+            namespaces.resize_with(index + 1, || None);
         }
-        if let Some(place) = ports.get_mut(index)
-            && let Some(old) = place.replace(Rc::new(port))
+        if let Some(place) = namespaces.get_mut(index)
+            && let Some(old) = place.replace(Rc::new(namespace))
         {
-            drop(ports);
+            drop(namespaces);
             old.retire();
             for queue in self.all_submissions() {
                 queue.pass();
@@ -130,15 +130,15 @@ impl<B: Backend> Queues<B> {
     }
 
     /// Sends what was held back for namespaces whose fence has come down. To be called from time to time.
-    pub fn pass_fences(&self) {
+    pub fn send_fenced(&self) {
         if !self.has_fenced.get() || self.context.is_suspended() {
             return;
         }
-        let ports = self.ports.borrow();
-        // Not `any`: each port is to be looked at.
-        let opened = ports.iter().flatten().filter(|port| port.pass_fence()).count();
-        self.has_fenced.set(ports.iter().flatten().any(|port| port.is_fenced()));
-        drop(ports);
+        let namespaces = self.namespaces.borrow();
+        // Not `any`: each namespace is to be looked at.
+        let opened = namespaces.iter().flatten().filter(|namespace| namespace.reopen_if_unfenced()).count();
+        self.has_fenced.set(namespaces.iter().flatten().any(|namespace| namespace.is_fenced()));
+        drop(namespaces);
         if opened > 0 {
             for queue in self.all_submissions() {
                 queue.pass();
@@ -156,10 +156,10 @@ impl<B: Backend> Queues<B> {
 
     #[cold]
     fn send_to_roomy(&self) {
-        let ports = self.ports.borrow();
-        let opened = ports.iter().flatten().filter(|port| port.pass_room()).count();
-        let is_held = ports.iter().flatten().any(|port| port.is_holding() && !port.is_fenced());
-        drop(ports);
+        let namespaces = self.namespaces.borrow();
+        let opened = namespaces.iter().flatten().filter(|namespace| namespace.reopen_if_room()).count();
+        let is_held = namespaces.iter().flatten().any(|namespace| namespace.is_holding() && !namespace.is_fenced());
+        drop(namespaces);
         self.context.set_held(is_held);
         if opened > 0 {
             for queue in self.all_submissions() {
@@ -169,29 +169,31 @@ impl<B: Backend> Queues<B> {
     }
 
     /// The session is over: its namespaces are used by nothing new.
-    pub fn retire_ports(&self) {
-        for port in self.ports.take().into_iter().flatten() {
-            port.retire();
+    pub fn retire_namespaces(&self) {
+        for namespace in self.namespaces.take().into_iter().flatten() {
+            namespace.retire();
         }
     }
 
     /// Takes a namespace away, and aborts its I/O. Its channel goes when that has ended.
-    pub fn remove_port(&self, nsid: u32) {
-        let index = port_index(nsid);
-        let port = index.and_then(|index| self.ports.borrow_mut().get_mut(index).and_then(Option::take));
-        if let Some(port) = port {
-            port.retire();
+    pub fn remove_namespace(&self, nsid: u32) {
+        let index = namespace_index(nsid);
+        let namespace = index.and_then(|index| self.namespaces.borrow_mut().get_mut(index).and_then(Option::take));
+        if let Some(namespace) = namespace {
+            namespace.retire();
             for queue in self.all_submissions() {
                 queue.end_waiting(|io| io.state.nsid() == nsid);
             }
-            self.doomed.doom();
+            self.pending_aborts.request();
         }
     }
 
     /// A namespace has changed.
     pub fn set_geometry(&self, nsid: u32, geometry: NsGeometry) {
-        if let Some(Some(port)) = port_index(nsid).and_then(|index| self.ports.borrow().get(index).cloned()) {
-            port.geometry.set(geometry.with_write_cache(self.write_cache.get()));
+        if let Some(Some(namespace)) =
+            namespace_index(nsid).and_then(|index| self.namespaces.borrow().get(index).cloned())
+        {
+            namespace.geometry.set(geometry.with_write_cache(self.write_cache.get()));
         }
     }
 
@@ -199,8 +201,8 @@ impl<B: Backend> Queues<B> {
     /// its command is completed.
     pub fn set_write_cache(&self, on: bool) {
         self.write_cache.set(on);
-        for port in self.ports.borrow().iter().flatten() {
-            port.geometry.set(port.geometry.get().with_write_cache(on));
+        for namespace in self.namespaces.borrow().iter().flatten() {
+            namespace.geometry.set(namespace.geometry.get().with_write_cache(on));
         }
     }
 
@@ -274,7 +276,7 @@ impl<B: Backend> Queues<B> {
         let Some(completion) = completion else { return false };
         let cursor = Cursor::new(qid, base, entries);
         self.context.begin_shadow(tail_index(qid), 0, false);
-        let queue = SubmissionQueue::new(cursor, completion, &self.context, &self.ports, self.max_transfer);
+        let queue = SubmissionQueue::new(cursor, completion, &self.context, &self.namespaces, self.max_transfer);
         self.submission.borrow_mut().push(queue);
         true
     }
@@ -287,14 +289,14 @@ impl<B: Backend> Queues<B> {
         let queue = queues.swap_remove(at);
         drop(queues);
         queue.close();
-        self.ending.borrow_mut().push(queue);
+        self.deleted.borrow_mut().push(queue);
         true
     }
 
     /// Whether nothing of a deleted submission queue is under way any more.
     #[must_use]
     pub fn is_ended(&self, qid: u16) -> bool {
-        !self.ending.borrow().iter().any(|queue| queue.queue().qid() == qid && queue.in_use() > 0)
+        !self.deleted.borrow().iter().any(|queue| queue.queue().qid() == qid && queue.in_use() > 0)
     }
 
     /// Deletes a completion queue, which no submission queue uses any more. What could not be posted to it is lost. Whether there
@@ -313,7 +315,7 @@ impl<B: Backend> Queues<B> {
     /// Has what the namespaces keep in volatile caches written back, unless that is under way already.
     pub fn flush(&self) {
         if self.is_flushed() {
-            let flushes = Submissions::with_flushes(&self.context, &self.ports);
+            let flushes = Submissions::with_flushes(&self.context, &self.namespaces);
             self.flushing.replace(Some(flushes));
         }
     }
@@ -334,13 +336,13 @@ impl<B: Backend> Queues<B> {
         let mut queues = self.submission.take();
         queues.extend(self.flushing.take());
         for queue in &queues {
-            queue.queue().mute();
+            queue.queue().discard_completions();
             queue.close();
         }
-        for queue in self.ending.borrow().iter() {
-            queue.queue().mute();
+        for queue in self.deleted.borrow().iter() {
+            queue.queue().discard_completions();
         }
-        self.ending.borrow_mut().extend(queues);
+        self.deleted.borrow_mut().extend(queues);
         // Those of admin commands: the others have been cancelled with their queues.
         self.context.client_transfers().cancel_all(Status::ABORTED_SQ_DELETION);
         // What is still under way has them, but writes nothing to their memory, which the client may want back.
@@ -357,17 +359,17 @@ impl<B: Backend> Queues<B> {
     /// Whether nothing is under way in queues that were deleted.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.ending.borrow().iter().all(|queue| queue.in_use() == 0) && self.context.client_transfers().is_empty()
+        self.deleted.borrow().iter().all(|queue| queue.in_use() == 0) && self.context.client_transfers().is_empty()
     }
 
     /// Frees one deleted queue in which nothing is under way any more: that takes a moment, and there may be many. Whether nothing is
     /// left of deleted queues.
     pub fn reap(&self) -> bool {
-        let mut ending = self.ending.borrow_mut();
-        if let Some(at) = ending.iter().position(|queue| queue.in_use() == 0) {
-            ending.swap_remove(at);
+        let mut deleted = self.deleted.borrow_mut();
+        if let Some(at) = deleted.iter().position(|queue| queue.in_use() == 0) {
+            deleted.swap_remove(at);
         }
-        ending.is_empty() && self.context.client_transfers().is_empty()
+        deleted.is_empty() && self.context.client_transfers().is_empty()
     }
 
     /// Aborts a command. `then` hears whether it was aborted, at once if there is no such command.
@@ -380,54 +382,55 @@ impl<B: Backend> Queues<B> {
     }
 
     /// Aborts what touches memory that is not in the newest view.
-    pub fn abort_strays(&self) {
+    pub fn abort_unmapped(&self) {
         for queue in self.all_submissions() {
-            if queue.visit_from(0, |io| !io.is_stray).is_some() {
-                queue.end_waiting(|io| io.is_stray);
-                self.doomed.strays.set(true);
-                self.doomed.doom();
+            if queue.visit_from(0, |io| !io.is_unmapped).is_some() {
+                queue.end_waiting(|io| io.is_unmapped);
+                self.pending_aborts.unmapped.set(true);
+                self.pending_aborts.request();
             }
         }
     }
 
     /// Returns whether there may be I/Os for [`abort_some`](Self::abort_some).
     #[must_use]
-    pub fn has_doomed(&self) -> bool {
-        !self.ending.borrow().is_empty() || self.doomed.any.get()
+    pub fn has_pending_aborts(&self) -> bool {
+        !self.deleted.borrow().is_empty() || self.pending_aborts.any.get()
     }
 
     /// Returns whether some of them keep memory from the client that it wants back.
     #[must_use]
-    pub fn has_strays(&self) -> bool {
-        self.doomed.strays.get()
+    pub fn has_unmapped(&self) -> bool {
+        self.pending_aborts.unmapped.get()
     }
 
     /// Has the backend abort I/Os of queues that are deleted and of namespaces that are gone, and those that touch memory that is to
     /// go: as many as `more` allows, and a few at a time. Whether each of them has had its turn; the next call begins anew then, since
     /// an abort may come too late, or before the backend can take it.
     pub fn abort_some(&self, mut more: impl FnMut() -> bool) -> bool {
-        let doomed = &self.doomed;
-        if !doomed.in_round.replace(true) {
-            doomed.again.set(false);
-            doomed.found.set(false);
+        let pending_aborts = &self.pending_aborts;
+        if !pending_aborts.in_round.replace(true) {
+            pending_aborts.again.set(false);
+            pending_aborts.found.set(false);
         }
-        let ending: Vec<_> = self.ending.borrow().clone();
+        let deleted: Vec<_> = self.deleted.borrow().clone();
         let live: Vec<_> = self.submission.borrow().iter().chain(self.flushing.borrow().iter()).cloned().collect();
         let mut is_over = true;
-        for queue in &ending {
+        for queue in &deleted {
             is_over &= queue.abort_some(|_| true, &mut more);
         }
-        for queue in live.iter().filter(|_| doomed.any.get()) {
+        for queue in live.iter().filter(|_| pending_aborts.any.get()) {
             let which = |io: &InFlight<'_, IoState<B>>| {
-                let is_doomed = !queue.queue().has_port_of(io.state) || io.is_stray && doomed.strays.get();
-                doomed.found.set(doomed.found.get() || is_doomed);
-                is_doomed
+                let is_to_abort =
+                    !queue.queue().has_namespace_of(io.state) || io.is_unmapped && pending_aborts.unmapped.get();
+                pending_aborts.found.set(pending_aborts.found.get() || is_to_abort);
+                is_to_abort
             };
             is_over &= queue.abort_some(which, &mut more);
         }
         if is_over {
-            ending.iter().chain(&live).for_each(|queue| queue.restart_aborts());
-            doomed.end_round();
+            deleted.iter().chain(&live).for_each(|queue| queue.restart_aborts());
+            pending_aborts.end_round();
         }
         is_over
     }
@@ -561,7 +564,7 @@ impl<B: Backend> Queues<B> {
     /// Whether no I/O is under way.
     #[must_use]
     pub fn is_empty_handed(&self) -> bool {
-        self.ending.borrow().is_empty() && self.submission.borrow().iter().all(|queue| queue.in_use() == 0)
+        self.deleted.borrow().is_empty() && self.submission.borrow().iter().all(|queue| queue.in_use() == 0)
     }
 
     /// The next polls take no more than `room` commands each.
@@ -604,12 +607,12 @@ impl<B: Backend> Queues<B> {
     /// What is left of submission queues that were deleted.
     #[must_use]
     pub fn left_state(&self) -> LeftState {
-        let ending = self.ending.borrow();
+        let deleted = self.deleted.borrow();
         let state = |queue: &Rc<Submissions<B>>| LeftState {
             commands_in_flight: usize::from(queue.in_use()),
             oldest: queue.oldest(),
         };
-        ending.iter().map(state).fold(LeftState::default(), LeftState::plus)
+        deleted.iter().map(state).fold(LeftState::default(), LeftState::plus)
     }
 
     /// Tells `count` of every submission queue that has carried something since the last call: its identifier, and what.
@@ -624,7 +627,7 @@ impl<B: Backend> Queues<B> {
 
     fn all_submissions(&self) -> Vec<Rc<Submissions<B>>> {
         let flushing = self.flushing.borrow();
-        self.submission.borrow().iter().chain(self.ending.borrow().iter()).chain(flushing.iter()).cloned().collect()
+        self.submission.borrow().iter().chain(self.deleted.borrow().iter()).chain(flushing.iter()).cloned().collect()
     }
 
     /// Makes the admin queues: the submission queue of `asqs` entries at guest address `asq`, and the completion queue. Its
@@ -649,7 +652,7 @@ impl<B: Backend> std::fmt::Debug for Queues<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queues")
             .field("submission", &self.submission.borrow().len())
-            .field("ending", &self.ending.borrow().len())
+            .field("deleted", &self.deleted.borrow().len())
             .field("completion", &self.completion.borrow().len())
             .finish_non_exhaustive()
     }
@@ -657,19 +660,19 @@ impl<B: Backend> std::fmt::Debug for Queues<B> {
 
 /// I/Os in queues that are there which are to end: of namespaces that are gone, or in memory that is to go.
 #[derive(Debug, Default)]
-struct Doomed {
+struct PendingAborts {
     /// There may be some.
     any: Cell<bool>,
     /// Those in memory that is to go are among them.
-    strays: Cell<bool>,
+    unmapped: Cell<bool>,
     /// A round of aborts has begun; whether it has met with some, and whether there may be more than at its begin.
     in_round: Cell<bool>,
     found: Cell<bool>,
     again: Cell<bool>,
 }
 
-impl Doomed {
-    fn doom(&self) {
+impl PendingAborts {
+    fn request(&self) {
         self.any.set(true);
         self.again.set(true);
     }
@@ -678,7 +681,7 @@ impl Doomed {
         self.in_round.set(false);
         if !self.found.get() && !self.again.get() {
             self.any.set(false);
-            self.strays.set(false);
+            self.unmapped.set(false);
         }
     }
 }
@@ -719,7 +722,7 @@ pub(super) fn head_index(qid: u16) -> usize {
     usize::from(qid) * 2 + 1
 }
 
-pub(super) fn port_index(nsid: u32) -> Option<usize> {
+pub(super) fn namespace_index(nsid: u32) -> Option<usize> {
     usize::try_from(nsid.checked_sub(1)?).ok().filter(|index| *index < MAX_NAMESPACES)
 }
 

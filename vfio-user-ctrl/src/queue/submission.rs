@@ -14,8 +14,8 @@ use super::backend::{Backend, BlockOp, Refusal, Refused};
 use super::completion::CompletionQueue;
 use super::context::{CommandFault, Context, QueueErrorEvent};
 use super::cursor::Cursor;
-use super::port::{Port, Ports};
-use super::queues::{Totals, port_index};
+use super::namespace::{NamespaceChannel, NamespaceChannels};
+use super::queues::{Totals, namespace_index};
 use super::state::SubmissionState;
 use super::trace::{Reason, Step, Traced};
 use crate::memory::{Fault, Io, IoToken, Slots, guard};
@@ -36,10 +36,10 @@ pub struct SubmissionQueue<B: Backend> {
     cursor: Cursor,
     completion: Rc<CompletionQueue>,
     context: Rc<Context>,
-    ports: Rc<Ports<B>>,
+    namespaces: Rc<NamespaceChannels<B>>,
     max_transfer: u32,
     /// Commands that the backend could not take yet.
-    later: RefCell<VecDeque<CommandIo<B>>>,
+    deferred: RefCell<VecDeque<CommandIo<B>>>,
     /// Commands whose namespace takes none for now, or waits for the fence of its disk to come down.
     held: RefCell<VecDeque<CommandIo<B>>>,
     /// The place of the next I/O to be aborted, of those that are to end.
@@ -49,7 +49,7 @@ pub struct SubmissionQueue<B: Backend> {
     /// The queue is being deleted: nothing more is sent to the backend.
     closed: Cell<bool>,
     /// The queue is gone for the guest: nothing is posted.
-    mute: Cell<bool>,
+    discard_completions: Cell<bool>,
     totals: Counts,
 }
 
@@ -84,7 +84,7 @@ pub struct IoState<B: Backend> {
     cid: Cell<u16>,
     /// When it was taken, in ticks of the queues' clock.
     since: Cell<u64>,
-    port: Cell<Option<Rc<Port<B>>>>,
+    namespace: Cell<Option<Rc<NamespaceChannel<B>>>>,
     nsid: Cell<u32>,
     op: Cell<BlockOp>,
     then: Cell<Then>,
@@ -137,7 +137,7 @@ impl<B: Backend> IoState<B> {
         Self {
             cid: Cell::new(0),
             since: Cell::new(0),
-            port: Cell::new(None),
+            namespace: Cell::new(None),
             nsid: Cell::new(0),
             op: Cell::new(BlockOp::Flush),
             then: Cell::new(Then::Finish),
@@ -174,18 +174,18 @@ impl<B: Backend> IoState<B> {
     /// Takes the charge back; `f` is told how much it was, with the namespace's channel.
     #[inline]
     pub fn refund(&self, f: impl FnOnce(&B::Channel, u16)) {
-        let (port, charge) = (self.port.take(), self.charge.take());
-        if let Some(port) = &port {
-            f(&port.channel, charge);
+        let (namespace, charge) = (self.namespace.take(), self.charge.take());
+        if let Some(namespace) = &namespace {
+            f(&namespace.channel, charge);
         }
-        self.port.set(port);
+        self.namespace.set(namespace);
     }
 
     /// The namespace's channel, while the command is under way.
-    fn port(&self) -> Option<Rc<Port<B>>> {
-        let port = self.port.take();
-        self.port.set(port.clone());
-        port
+    fn namespace(&self) -> Option<Rc<NamespaceChannel<B>>> {
+        let namespace = self.namespace.take();
+        self.namespace.set(namespace.clone());
+        namespace
     }
 }
 
@@ -194,7 +194,7 @@ impl<B: Backend> SubmissionQueue<B> {
         cursor: Cursor,
         completion: Rc<CompletionQueue>,
         context: &Rc<Context>,
-        ports: &Rc<Ports<B>>,
+        namespaces: &Rc<NamespaceChannels<B>>,
         max_transfer: u32,
     ) -> Rc<Submissions<B>> {
         let places = cursor.entries();
@@ -202,14 +202,14 @@ impl<B: Backend> SubmissionQueue<B> {
             cursor,
             completion,
             context: Rc::clone(context),
-            ports: Rc::clone(ports),
+            namespaces: Rc::clone(namespaces),
             max_transfer,
-            later: RefCell::default(),
+            deferred: RefCell::default(),
             held: RefCell::default(),
             abort_next: Cell::new(0),
             first: RefCell::default(),
             closed: Cell::new(false),
-            mute: Cell::new(false),
+            discard_completions: Cell::new(false),
             totals: Counts::default(),
         };
         Slots::new(places, queue, IoState::new)
@@ -224,13 +224,14 @@ impl<B: Backend> SubmissionQueue<B> {
     }
 
     /// Nothing is posted any more.
-    pub(super) fn mute(&self) {
-        self.mute.set(true);
+    pub(super) fn discard_completions(&self) {
+        self.discard_completions.set(true);
     }
 
     /// Whether the namespace of an I/O is still the one that it began with.
-    pub(super) fn has_port_of(&self, io: &IoState<B>) -> bool {
-        io.port().is_none_or(|port| self.port(port.nsid).is_some_and(|now| Rc::ptr_eq(&now, &port)))
+    pub(super) fn has_namespace_of(&self, io: &IoState<B>) -> bool {
+        io.namespace()
+            .is_none_or(|namespace| self.namespace(namespace.nsid).is_some_and(|now| Rc::ptr_eq(&now, &namespace)))
     }
 
     pub(super) fn take_totals(&self) -> Totals {
@@ -244,14 +245,14 @@ impl<B: Backend> SubmissionQueue<B> {
 
     #[inline]
     fn post_with(&self, cid: u16, dw0: u32, status: Status) {
-        if !self.mute.get() {
+        if !self.discard_completions.get() {
             self.completion.post(self.qid(), self.cursor.head(), cid, dw0, status);
         }
     }
 
     #[inline]
-    fn port(&self, nsid: u32) -> Option<Rc<Port<B>>> {
-        self.ports.borrow().get(port_index(nsid)?)?.clone()
+    fn namespace(&self, nsid: u32) -> Option<Rc<NamespaceChannel<B>>> {
+        self.namespaces.borrow().get(namespace_index(nsid)?)?.clone()
     }
 
     /// A command, and the first of its fused pair if it has one, never became an I/O.
@@ -302,7 +303,7 @@ impl<B: Backend> Submissions<B> {
     #[inline]
     pub(super) fn poll(self: &Rc<Self>, most: usize) -> usize {
         let queue = self.queue();
-        if !queue.later.borrow().is_empty() && !self.send_again() {
+        if !queue.deferred.borrow().is_empty() && !self.send_deferred() {
             return 0;
         }
         let waiting = queue.cursor.waiting(&queue.context);
@@ -333,7 +334,7 @@ impl<B: Backend> Submissions<B> {
             } else {
                 self.begin_fused(sqe);
             }
-            if !queue.later.borrow().is_empty() {
+            if !queue.deferred.borrow().is_empty() {
                 break;
             }
         }
@@ -366,8 +367,8 @@ impl<B: Backend> Submissions<B> {
     #[inline]
     fn prepare(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Option<CommandIo<B>>, Unfit> {
         let queue = self.queue();
-        let port = queue.port(sqe.nsid).ok_or(Status::INVALID_NAMESPACE)?;
-        let geometry = port.geometry.get();
+        let namespace = queue.namespace(sqe.nsid).ok_or(Status::INVALID_NAMESPACE)?;
+        let geometry = namespace.geometry.get();
         let command = io::decode(sqe, &geometry, queue.max_transfer)?;
         let Some(op) = block_op(&command) else { return Ok(None) };
         let mut io = self.take().ok_or(Status::INTERNAL_ERROR)?;
@@ -385,7 +386,7 @@ impl<B: Backend> Submissions<B> {
         state.since.set(queue.context.now());
         B::trace(Step::Take, || traced(&io, sqe.nsid.into()));
         state.first_cid.set(first.map(|first| first.cid));
-        state.port.set(Some(port));
+        state.namespace.set(Some(namespace));
         Ok(Some(io))
     }
 
@@ -446,7 +447,7 @@ impl<B: Backend> Submissions<B> {
             head: queue.cursor.head(),
             tail: queue.context.submission_tail_to_tell(queue.qid()),
             commands_in_flight: self.in_use(),
-            deferred: queue.later.borrow().len(),
+            deferred: queue.deferred.borrow().len(),
             fenced: queue.held.borrow().len(),
             oldest: self.oldest(),
         }
@@ -467,20 +468,20 @@ impl<B: Backend> Submissions<B> {
 
     /// Whether all I/Os that have not ended wait here for the backend.
     pub(super) fn is_at_rest(&self) -> bool {
-        usize::from(self.in_use()) == self.queue().later.borrow().len() + self.queue().held.borrow().len()
+        usize::from(self.in_use()) == self.queue().deferred.borrow().len() + self.queue().held.borrow().len()
     }
 
     /// Sends what the backend could not take before. Whether nothing of it is left.
     #[cold]
-    fn send_again(&self) -> bool {
-        let count = self.queue().later.borrow().len();
+    fn send_deferred(&self) -> bool {
+        let count = self.queue().deferred.borrow().len();
         for _ in 0..count {
-            let next = self.queue().later.borrow_mut().pop_front();
+            let next = self.queue().deferred.borrow_mut().pop_front();
             let Some(io) = next else { break };
             B::trace(Step::GoOn, || traced(&io, io.state().nsid.get().into()));
             client_dma::resume(io);
         }
-        self.queue().later.borrow().is_empty()
+        self.queue().deferred.borrow().is_empty()
     }
 }
 
@@ -529,20 +530,20 @@ fn add_data<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, bytes: u32, to_guest: 
 #[inline]
 fn send<B: Backend>(io: CommandIo<B>) {
     let state = io.state();
-    let Some(port) = state.port() else { return complete(io, Err(Status::INTERNAL_ERROR)) };
-    if port.is_holding() {
+    let Some(namespace) = state.namespace() else { return complete(io, Err(Status::INTERNAL_ERROR)) };
+    if namespace.is_holding() {
         return hold(io);
     }
     let (op, slba, blocks) = (state.op.get(), state.slba.get(), state.blocks.get());
     if op == BlockOp::Unmap {
-        return extra::send(io, &port);
+        return extra::send(io, &namespace);
     }
-    submit(&port, op, slba, blocks, io);
+    submit(&namespace, op, slba, blocks, io);
 }
 
 #[inline]
-fn submit<B: Backend>(port: &Port<B>, op: BlockOp, slba: u64, blocks: u64, io: CommandIo<B>) {
-    if let Err(refused) = B::submit(&port.channel, op, slba, blocks, io) {
+fn submit<B: Backend>(namespace: &NamespaceChannel<B>, op: BlockOp, slba: u64, blocks: u64, io: CommandIo<B>) {
+    if let Err(refused) = B::submit(&namespace.channel, op, slba, blocks, io) {
         refuse_or_keep(refused);
     }
 }
@@ -566,9 +567,9 @@ fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
     match refused.why {
         Refusal::Failed(status) => return complete(io, Err(status)),
         // Nobody looks for room in a namespace that is gone.
-        Refusal::Full if submissions.queue().has_port_of(io.state()) => {
-            if let Some(port) = io.state().port() {
-                port.note_full();
+        Refusal::Full if submissions.queue().has_namespace_of(io.state()) => {
+            if let Some(namespace) = io.state().namespace() {
+                namespace.note_full();
             }
             submissions.queue().context.set_held(true);
             return hold(io);
@@ -580,7 +581,7 @@ fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
         return complete(io, Err(Status::ABORTED_SQ_DELETION));
     }
     B::trace(Step::Wait, || traced(&io, Reason::Backend as u64));
-    submissions.queue().later.borrow_mut().push_back(io);
+    submissions.queue().deferred.borrow_mut().push_back(io);
 }
 
 /// What a record of an I/O's step has; `last` is its last argument.
@@ -665,7 +666,7 @@ fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
     let (queue, state) = (io.queue(), io.state());
     let (sqid, cid, slba, nsid) = (queue.qid(), state.cid.get(), state.slba.get(), state.nsid.get());
     let status = queue.status_told(state, status);
-    if !queue.mute.get() {
+    if !queue.discard_completions.get() {
         if is_media_error(status) {
             queue.context.count_media_error();
         }
@@ -693,7 +694,7 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     };
     B::trace(Step::Complete, || traced(&io, u64::from(status.into_bits() >> 1)));
     queue.post_with(state.cid.get(), dw0, status);
-    state.port.take();
+    state.namespace.take();
     state.extra.take();
     drop(io);
     if let Some(askers) = askers {
@@ -740,7 +741,8 @@ impl<B: Backend> SubmissionQueue<B> {
     /// The status that a command failed with, as the host is told: one that was aborted because its namespace was taken away has lost
     /// its namespace.
     fn status_told(&self, state: &IoState<B>, status: Status) -> Status {
-        let lost = is_abort(status) && !self.closed.get() && !state.is_asked_to_abort() && !self.has_port_of(state);
+        let lost =
+            is_abort(status) && !self.closed.get() && !state.is_asked_to_abort() && !self.has_namespace_of(state);
         if lost { Status::INVALID_NAMESPACE } else { status }
     }
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, Port, Queues, Refusal, Refused, complete};
+use super::{
+    AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, NamespaceChannel, Queues, Refusal, Refused, complete,
+};
 use crate::memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region};
 use crate::model::io::{IoSupport, NsGeometry, PassthruCommand, WriteCache};
 use nvme_spec::{Cqe, IoOpcode, Sqe, Status, StatusCode};
@@ -117,7 +119,7 @@ impl Guest {
         let queues = Queues::new(Arc::clone(&doorbells), interrupts, view, 1 << 17, || 0);
         let mut geometry = NsGeometry::new(1000, 12).expect("a geometry");
         geometry.supports = IoSupport::FLUSH;
-        queues.add_port(Port::new(1, geometry, ()));
+        queues.add_namespace(NamespaceChannel::new(1, geometry, ()));
         queues.create_completion(1, COMPLETIONS, ENTRIES, None);
         assert!(queues.create_submission(1, COMMANDS, ENTRIES, 1));
         Self { near, memory, doorbells, queues, tail: Cell::new(0), head: Cell::new(0) }
@@ -196,7 +198,7 @@ fn a_flush_is_of_the_whole_namespace() {
 #[test]
 fn commands_of_a_namespace_that_takes_no_more_wait_in_order_and_those_of_another_go_on() {
     let guest = Guest::new();
-    guest.queues.add_port(Port::new(2, NsGeometry::new(1000, 12).expect("a geometry"), ()));
+    guest.queues.add_namespace(NamespaceChannel::new(2, NsGeometry::new(1000, 12).expect("a geometry"), ()));
     FULL.set(500);
     guest.put(read(1));
     // It would be taken, but the one before it was not.
@@ -272,8 +274,8 @@ fn only_what_touches_memory_that_goes_is_aborted() {
     let far = guest.memory.region_at(FAR).map(Arc::downgrade).expect("a region");
     let left = guest.memory.without(FAR, 16 * PAGE).expect("the far region").0;
     assert_eq!(guest.set_memory(left), 1);
-    guest.queues.abort_strays();
-    assert!(guest.queues.has_strays() && guest.queues.abort_some(|| true));
+    guest.queues.abort_unmapped();
+    assert!(guest.queues.has_unmapped() && guest.queues.abort_some(|| true));
     assert_eq!(aborts(), 1);
     end(Ok(()));
     let Guest { memory, queues, .. } = guest;
@@ -288,11 +290,11 @@ fn only_what_touches_memory_that_goes_is_aborted() {
 fn an_io_that_is_to_end_has_one_abort_at_a_time() {
     let guest = Guest::new();
     guest.send(read(1));
-    assert!(!guest.queues.has_doomed() && guest.queues.abort_some(|| true));
+    assert!(!guest.queues.has_pending_aborts() && guest.queues.abort_some(|| true));
     assert_eq!(aborts(), 0, "nobody wants it to end");
-    guest.queues.remove_port(1);
+    guest.queues.remove_namespace(1);
     for _ in 0..100 {
-        assert!(guest.queues.has_doomed() && guest.queues.abort_some(|| true));
+        assert!(guest.queues.has_pending_aborts() && guest.queues.abort_some(|| true));
     }
     assert_eq!(ABORTED.with_borrow(Vec::len), 1, "the first one has not ended");
     aborts();
@@ -304,7 +306,7 @@ fn an_io_that_is_to_end_has_one_abort_at_a_time() {
     assert!(guest.queues.is_quiet() && guest.completions().is_empty());
     guest.queues.abort_some(|| true);
     assert_eq!(aborts(), 0);
-    assert!(guest.queues.reap() && !guest.queues.has_doomed());
+    assert!(guest.queues.reap() && !guest.queues.has_pending_aborts());
 }
 
 #[test]
@@ -386,8 +388,8 @@ fn no_more_than_a_few_aborts_are_under_way_whatever_is_to_end() {
 fn guest_at(fence: &Arc<Fence>) -> Guest {
     let guest = Guest::new();
     let geometry = NsGeometry::new(1000, 12).expect("a geometry");
-    guest.queues.add_port(Port::new(1, geometry, ()).behind(fence));
-    guest.queues.add_port(Port::new(2, geometry, ()));
+    guest.queues.add_namespace(NamespaceChannel::new(1, geometry, ()).behind(fence));
+    guest.queues.add_namespace(NamespaceChannel::new(2, geometry, ()));
     guest
 }
 
@@ -398,21 +400,21 @@ fn nothing_of_a_new_session_reaches_a_disk_before_the_io_of_the_old_one_has_ende
     old.send(read(1));
     old.send(read(2));
     old.queues.delete_all();
-    old.queues.retire_ports();
+    old.queues.retire_namespaces();
     let new = guest_at(&fence);
     new.send(read(3));
     new.send(Sqe { nsid: 2, ..read(4) });
     assert_eq!(under_way().len(), 3, "another disk's are not held back");
     end(Ok(()));
-    new.queues.pass_fences();
+    new.queues.send_fenced();
     assert_eq!(under_way().len(), 2, "one of the old session's is still under way");
     end(Ok(()));
     end(Ok(()));
-    new.queues.pass_fences();
+    new.queues.send_fenced();
     assert_eq!((new.completions().len(), under_way().len()), (1, 1));
     end(Ok(()));
     assert_eq!(new.completions(), [(3, Status::SUCCESS)]);
-    new.queues.remove_port(1);
+    new.queues.remove_namespace(1);
     new.send(Sqe { nsid: 2, ..read(5) });
     end(Ok(()));
     let third = guest_at(&fence);
@@ -426,15 +428,15 @@ fn a_namespace_that_moves_waits_for_the_io_of_the_controller_that_had_it() {
     let fence = Arc::default();
     let (old, neighbour) = (guest_at(&fence), guest_at(&fence));
     old.send(read(1));
-    old.queues.remove_port(1);
+    old.queues.remove_namespace(1);
     let new = guest_at(&fence);
     new.send(read(2));
     neighbour.send(read(3));
     assert_eq!(under_way().len(), 2, "who was there before goes on");
-    old.queues.remove_port(2);
+    old.queues.remove_namespace(2);
     end(Ok(()));
     end(Ok(()));
-    new.queues.pass_fences();
+    new.queues.send_fenced();
     end(Ok(()));
     assert_eq!((new.completions(), neighbour.completions().len()), (vec![(2, Status::SUCCESS)], 1));
 }
@@ -446,7 +448,7 @@ fn commands_that_are_aborted_with_their_namespace_have_lost_it() {
     guest.send(read(2));
     guest.send(read(3));
     guest.queues.abort(1, 3, |_| ());
-    guest.queues.remove_port(1);
+    guest.queues.remove_namespace(1);
     end(Err(Status::ABORT_REQUESTED));
     end(Err(Status::INTERNAL_ERROR));
     end(Err(Status::ABORT_REQUESTED));
@@ -463,16 +465,18 @@ fn what_is_held_back_can_be_aborted_and_ends_with_its_queue_or_its_namespace() {
     for cid in 1..=3 {
         guest.send(read(cid));
     }
-    guest.queues.pass_fences();
+    guest.queues.send_fenced();
     let heard = Rc::new(Cell::new(None));
     let tell = Rc::clone(&heard);
     guest.queues.abort(1, 2, move |aborted| tell.set(Some(aborted)));
     assert_eq!((heard.get(), guest.completions()), (Some(true), vec![(2, Status::ABORT_REQUESTED)]));
-    guest.queues.remove_port(1);
+    guest.queues.remove_namespace(1);
     let deleted = Status::ABORTED_SQ_DELETION;
     let gone = Status::of(StatusCode::INVALID_NAMESPACE);
     assert_eq!(guest.completions(), [(1, gone), (3, gone)]);
-    guest.queues.add_port(Port::new(1, NsGeometry::new(1000, 12).expect("a geometry"), ()).behind(&fence));
+    guest
+        .queues
+        .add_namespace(NamespaceChannel::new(1, NsGeometry::new(1000, 12).expect("a geometry"), ()).behind(&fence));
     guest.send(read(4));
     assert!(guest.queues.delete_submission(1) && guest.queues.is_ended(1));
     assert_eq!(guest.completions(), [(4, deleted)]);
@@ -532,7 +536,7 @@ fn a_flush_of_the_controllers_own_is_aborted_by_a_reset_and_by_the_end_of_its_na
     end(Err(Status::ABORTED_SQ_DELETION));
     assert!(guest.queues.is_quiet());
     guest.queues.flush();
-    guest.queues.remove_port(1);
+    guest.queues.remove_namespace(1);
     guest.queues.abort_some(|| true);
     assert_eq!(aborts(), 1);
     end(Ok(()));

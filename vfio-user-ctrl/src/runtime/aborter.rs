@@ -37,7 +37,7 @@ impl Patience {
     /// Has I/Os of `queues` aborted, of which some are to end, as many as `more` allows, if it is time at `now`.
     pub(super) fn abort_some(&self, queues: &Queues<Bdevs>, now: Instant, more: impl FnMut() -> bool) {
         // A client that wants memory back has waited already.
-        let grace = if queues.has_strays() { Duration::ZERO } else { GRACE };
+        let grace = if queues.has_unmapped() { Duration::ZERO } else { GRACE };
         let due = self.0.get().unwrap_or(now + grace);
         let is_over = now >= due && queues.abort_some(more);
         self.0.set(Some(if is_over { now + PERIOD } else { due }));

@@ -15,17 +15,17 @@ use spdk::thread::{AppCell, cores, send_to_app};
 use spdk::trace::Owner;
 use uuid::Uuid;
 
+use super::admin_runner::AdminRunner;
 use super::budget::Budget;
 use super::control::Control;
 use super::control::log_budget::LineBudget;
 use super::group::{Group, GroupHandle};
-use super::home::Home;
 use super::listening::Listening;
 use super::look;
 use super::params::{ControllerParams, failed};
 use super::pending::{self, Pending};
 use super::session::{Counters, Ctrl};
-use super::session_queues::PortSpec;
+use super::session_queues::NamespaceSpec;
 use crate::model::admin::{Controller, Namespace, Supports};
 use crate::model::io::{IoSupport, NsGeometry, WriteCache};
 use crate::queue::{Fence, FenceGuard, MAX_NAMESPACES, Totals};
@@ -42,7 +42,7 @@ static ENDPOINTS: AppCell<BTreeMap<String, Rc<Endpoint>>> = AppCell::new(BTreeMa
 
 /// A namespace of a controller.
 #[derive(Debug)]
-struct Attached {
+struct NamespaceBdev {
     /// Tells it from others that had its identifier before, whose bdevs may have something to tell yet.
     number: u64,
     desc: Arc<BdevDesc>,
@@ -64,7 +64,7 @@ pub struct NamespaceInfo {
 pub struct Endpoint {
     params: ControllerParams,
     ctrl: Arc<Ctrl>,
-    namespaces: RefCell<BTreeMap<u32, Attached>>,
+    namespaces: RefCell<BTreeMap<u32, NamespaceBdev>>,
     /// Namespaces that come when their bdev does.
     pub(super) pending: RefCell<BTreeMap<u32, Pending>>,
     /// How many namespaces there have been.
@@ -182,9 +182,9 @@ impl Endpoint {
             let groups: Vec<_> = runtime.groups.iter().filter(|group| wanted.contains(&group.core)).cloned().collect();
             let id = runtime.next_ctrl;
             runtime.next_ctrl += 1;
-            // One controller after another has its home on another core.
+            // One controller after another has its admin worker on another core.
             let at = usize::try_from(id).unwrap_or(0) % groups.len().max(1);
-            let home = groups.get(at).cloned()?;
+            let admin_group = groups.get(at).cloned()?;
             Some(Arc::new(Ctrl {
                 id,
                 name: name.clone(),
@@ -193,7 +193,7 @@ impl Endpoint {
                 prefault: params.prefault,
                 version: params.nvme_version.into(),
                 groups,
-                home,
+                admin_group,
                 connected: AtomicBool::new(false),
                 regions: AtomicU64::new(0),
                 memory: AtomicU64::new(0),
@@ -204,7 +204,7 @@ impl Endpoint {
         })?
         .ok_or_else(|| failed(Errno::NODEV, "there is no poll group on the cores of `cpumask`"))?;
         let shared = Arc::clone(&ctrl);
-        ctrl.home.send(move |group| group.add_home(Home::new(shared, model)));
+        ctrl.admin_group.send(move |group| group.add_admin_runner(AdminRunner::new(shared, model)));
         with_runtime(|runtime| runtime.control.add(Arc::clone(&ctrl), listening.keep()))?;
         let endpoint = Rc::new(Self {
             params,
@@ -289,7 +289,7 @@ impl Endpoint {
             "regions": self.ctrl.regions.load(Ordering::Relaxed), "bytes": self.ctrl.memory.load(Ordering::Relaxed),
         });
         value["cores"] = json!(cores);
-        value["admin_core"] = json!(self.ctrl.home.core);
+        value["admin_core"] = json!(self.ctrl.admin_group.core);
         value["namespaces"] = json!(namespaces);
         let pending = self.pending_namespaces();
         let pending = pending.iter().map(|entry| json!({ "nsid": entry.nsid, "bdev_name": entry.bdev_name }));
@@ -363,12 +363,12 @@ impl Endpoint {
             .map_err(|error| failed(Errno::INVAL, format!("bdev '{bdev_name}' cannot be a namespace: {error}")))?;
         let desc = Arc::new(desc);
         let fence = fence_of(&info.name);
-        let port = PortSpec { nsid, desc: Arc::clone(&desc), geometry, fence: Arc::clone(&fence) };
-        self.namespaces.borrow_mut().insert(nsid, Attached { number, desc, info, fence });
+        let spec = NamespaceSpec { nsid, desc: Arc::clone(&desc), geometry, fence: Arc::clone(&fence) };
+        self.namespaces.borrow_mut().insert(nsid, NamespaceBdev { number, desc, info, fence });
         let ctrl = self.ctrl.id;
-        self.ctrl.home.send(move |group| {
-            if let Some(home) = group.home(ctrl) {
-                home.add_namespace(namespace, &port);
+        self.ctrl.admin_group.send(move |group| {
+            if let Some(runner) = group.admin_runner(ctrl) {
+                runner.add_namespace(namespace, &spec);
             }
         });
         Ok(())
@@ -413,13 +413,13 @@ impl Endpoint {
             return Err(failed(Errno::NODEV, text));
         };
         let ctrl = self.ctrl.id;
-        // The bdev may be another controller's before the home hears of this.
+        // The bdev may be another controller's before the admin worker hears of this.
         let guard = attached.fence.raise();
-        self.ctrl.home.send(move |group| {
-            if let Some(home) = group.home(ctrl) {
-                home.remove_namespace(nsid);
+        self.ctrl.admin_group.send(move |group| {
+            if let Some(runner) = group.admin_runner(ctrl) {
+                runner.remove_namespace(nsid);
             }
-            // The bdev stays open until the home has let go of it, so that its channels are put first.
+            // The bdev stays open until the admin worker has let go of it, so that its channels are put first.
             drop((attached, guard));
         });
         Ok(())
@@ -440,9 +440,9 @@ impl Endpoint {
                 let blocks = self.namespaces.borrow().get(&nsid).map(|attached| attached.desc.num_blocks());
                 let Some(blocks) = blocks else { return };
                 let ctrl = self.ctrl.id;
-                self.ctrl.home.send(move |group| {
-                    if let Some(home) = group.home(ctrl) {
-                        home.resize_namespace(nsid, blocks);
+                self.ctrl.admin_group.send(move |group| {
+                    if let Some(runner) = group.admin_runner(ctrl) {
+                        runner.resize_namespace(nsid, blocks);
                     }
                 });
             }
@@ -463,7 +463,7 @@ impl Endpoint {
         let ctrl = Arc::clone(&self.ctrl);
         let removed = with_runtime(move |runtime| {
             let id = ctrl.id;
-            runtime.control.remove(id, move || end_home(&ctrl, guards));
+            runtime.control.remove(id, move || end_admin_runner(&ctrl, guards));
         });
         if let Err(error) = removed {
             log::error!("controller '{}': {error}", self.name());
@@ -504,16 +504,16 @@ struct Deleted {
 
 static DELETED: AppCell<Vec<Deleted>> = AppCell::new(Vec::new);
 
-/// The client is gone: the home goes, and each poll group tells when nothing is left on it. `guards` are of the fences of the
+/// The client is gone: the admin worker goes, and each poll group tells when nothing is left on it. `guards` are of the fences of the
 /// controller's disks, which others may have before.
-fn end_home(ctrl: &Arc<Ctrl>, guards: Vec<FenceGuard>) {
+fn end_admin_runner(ctrl: &Arc<Ctrl>, guards: Vec<FenceGuard>) {
     let (id, groups) = (ctrl.id, ctrl.groups.clone());
-    ctrl.home.send(move |group| {
-        if let Some(home) = group.home(id) {
-            home.detach();
+    ctrl.admin_group.send(move |group| {
+        if let Some(runner) = group.admin_runner(id) {
+            runner.detach();
         }
         drop(guards);
-        group.remove_home(id);
+        group.remove_admin_runner(id);
         for other in groups {
             other.send(move |group| {
                 let me = Rc::downgrade(group);

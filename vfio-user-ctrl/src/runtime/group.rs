@@ -13,18 +13,18 @@ use spdk::poller::{Poll, Poller};
 use spdk::thread::OwnedThread;
 
 use super::aborter::Aborter;
+use super::admin_runner::AdminRunner;
 use super::budget::Budget;
-use super::home::Home;
 use super::idle_polls::IdlePolls;
 use super::mailbox::Mailbox;
 use super::session::Session;
-use super::session_queues::{PortSpec, SessionQueues};
+use super::session_queues::{NamespaceSpec, SessionQueues};
 use crate::queue::FenceGuard;
 
 /// Every so many rounds, a power of two, come the admin queues.
 const SELDOM: u32 = 64;
 /// So many of them at most: a host may have hundreds of controllers, whose admin queues are empty.
-const HOME_TURNS: usize = 16;
+const ADMIN_TURNS: usize = 16;
 /// Every so many rounds, a power of two, counters are gathered, and errors told.
 const RARELY: u32 = 4096;
 
@@ -115,9 +115,9 @@ pub struct Group {
     /// Those of them that are not idle, with room for all: a round that serves one guest does not touch the memory of a hundred others.
     awake: RefCell<Vec<Rc<SessionQueues>>>,
     /// Sessions that are over, but whose I/Os have not all ended.
-    ending: RefCell<Vec<Rc<SessionQueues>>>,
-    homes: RefCell<Vec<Rc<Home>>>,
-    next_home: Cell<usize>,
+    ended: RefCell<Vec<Rc<SessionQueues>>>,
+    admin_runners: RefCell<Vec<Rc<AdminRunner>>>,
+    next_runner: Cell<usize>,
     waiting: RefCell<Waiting>,
     round: Cell<u32>,
     /// The clock's count, as it was some rounds ago.
@@ -144,9 +144,9 @@ impl Group {
             handle,
             sessions: RefCell::default(),
             awake: RefCell::default(),
-            ending: RefCell::default(),
-            homes: RefCell::default(),
-            next_home: Cell::new(0),
+            ended: RefCell::default(),
+            admin_runners: RefCell::default(),
+            next_runner: Cell::new(0),
             waiting: RefCell::default(),
             round: Cell::new(0),
             now: Cell::new(spdk::time::ticks()),
@@ -170,26 +170,26 @@ impl Group {
     }
 
     /// The session on this group, made if it is not there.
-    pub fn local(self: &Rc<Self>, session: &Arc<Session>, ports: &[PortSpec]) -> Rc<SessionQueues> {
-        if let Some(local) = self.find(session.id) {
-            return local;
+    pub fn find_or_begin(self: &Rc<Self>, session: &Arc<Session>, specs: &[NamespaceSpec]) -> Rc<SessionQueues> {
+        if let Some(session_queues) = self.find(session.id) {
+            return session_queues;
         }
-        let local = SessionQueues::new(session, ports, self);
+        let session_queues = SessionQueues::new(session, specs, self);
         let mut sessions = self.sessions.borrow_mut();
-        sessions.push(Rc::clone(&local));
+        sessions.push(Rc::clone(&session_queues));
         let mut awake = self.awake.borrow_mut();
         let room = sessions.len().saturating_sub(awake.len());
         awake.reserve(room);
-        awake.push(Rc::clone(&local));
+        awake.push(Rc::clone(&session_queues));
         drop((sessions, awake));
         self.lead_pollers();
-        local
+        session_queues
     }
 
     /// Opens a channel to a namespace's bdev for a session that is here.
-    pub fn add_port(self: &Rc<Self>, session: u64, spec: &PortSpec) {
-        if let Some(local) = self.find(session) {
-            local.add_port(spec, &self.budget);
+    pub fn add_namespace(self: &Rc<Self>, session: u64, spec: &NamespaceSpec) {
+        if let Some(session_queues) = self.find(session) {
+            session_queues.add_namespace(spec, &self.budget);
             self.lead_pollers();
         }
     }
@@ -198,17 +198,18 @@ impl Group {
     /// deleted, I/Os that are to be aborted), so that it is awake from now on.
     #[must_use]
     pub fn find(&self, session: u64) -> Option<Rc<SessionQueues>> {
-        let local = self.sessions.borrow().iter().find(|local| local.session().id == session).cloned()?;
-        self.wake(&local);
-        Some(local)
+        let session_queues =
+            self.sessions.borrow().iter().find(|session_queues| session_queues.session().id == session).cloned()?;
+        self.wake(&session_queues);
+        Some(session_queues)
     }
 
     /// Has a session looked after in every round, as long as it is not idle again.
-    fn wake(&self, local: &Rc<SessionQueues>) {
-        if local.wake() {
+    fn wake(&self, session_queues: &Rc<SessionQueues>) {
+        if session_queues.wake() {
             let mut awake = self.awake.borrow_mut();
-            if !awake.iter().any(|other| Rc::ptr_eq(other, local)) {
-                awake.push(Rc::clone(local));
+            if !awake.iter().any(|other| Rc::ptr_eq(other, session_queues)) {
+                awake.push(Rc::clone(session_queues));
             }
         }
     }
@@ -216,53 +217,57 @@ impl Group {
     /// A session is over: its queues go at once, its I/Os when they end. `guards` are of the fences of its namespaces' disks.
     pub fn end_session(self: &Rc<Self>, session: u64, guards: Arc<Vec<FenceGuard>>) {
         let mut sessions = self.sessions.borrow_mut();
-        let Some(at) = sessions.iter().position(|local| local.session().id == session) else { return };
-        let local = sessions.swap_remove(at);
+        let Some(at) = sessions.iter().position(|session_queues| session_queues.session().id == session) else {
+            return;
+        };
+        let session_queues = sessions.swap_remove(at);
         drop(sessions);
-        self.awake.borrow_mut().retain(|other| !Rc::ptr_eq(other, &local));
-        local.report();
-        local.queues().delete_all();
-        local.queues().forget_transfers();
-        local.queues().retire_ports();
-        self.ending.borrow_mut().push(local);
+        self.awake.borrow_mut().retain(|other| !Rc::ptr_eq(other, &session_queues));
+        session_queues.report();
+        session_queues.queues().delete_all();
+        session_queues.queues().forget_transfers();
+        session_queues.queues().retire_namespaces();
+        self.ended.borrow_mut().push(session_queues);
         // Until here, for what would come between the sessions.
         drop(guards);
     }
 
     /// A transfer with the session's client has ended.
     pub fn transferred(&self, session: u64, id: u64, result: Result<Vec<Vec<u8>>, i32>) {
-        if let Some(local) = self.find(session) {
-            local.queues().transferred(id, result);
+        if let Some(session_queues) = self.find(session) {
+            session_queues.queues().transferred(id, result);
         }
     }
 
     /// The session's guest memory or its eventfds have changed: what is no longer mapped is let go as soon as no I/O touches it.
     pub fn refresh(&self, session: u64) {
-        if let Some(local) = self.find(session) {
-            local.refresh_in_time();
+        if let Some(session_queues) = self.find(session) {
+            session_queues.refresh_in_time();
             self.raise(|| {
-                local.take_bus();
-                local.queues().catch_up();
+                session_queues.take_bus();
+                session_queues.queues().catch_up();
             });
         }
-        for local in self.ending.borrow().iter().filter(|local| local.session().id == session) {
-            local.refresh();
+        for session_queues in self.ended.borrow().iter().filter(|session_queues| session_queues.session().id == session)
+        {
+            session_queues.refresh();
         }
         self.forget_rings(session);
     }
 
     /// The session's admin queue is looked for anew.
     pub(super) fn forget_rings(&self, session: u64) {
-        for home in self.homes.borrow().iter() {
-            home.forget_rings(session);
+        for runner in self.admin_runners.borrow().iter() {
+            runner.forget_rings(session);
         }
     }
 
     /// Calls `f` with what is here of a controller's sessions; the second argument tells whether a session is over.
-    pub(super) fn for_each_local_of(&self, ctrl: u64, mut f: impl FnMut(&SessionQueues, bool)) {
-        for (list, is_over) in [(&self.sessions, false), (&self.ending, true)] {
-            for local in list.borrow().iter().filter(|local| local.session().ctrl.id == ctrl) {
-                f(local, is_over);
+    pub(super) fn for_each_session_of(&self, ctrl: u64, mut f: impl FnMut(&SessionQueues, bool)) {
+        for (list, is_over) in [(&self.sessions, false), (&self.ended, true)] {
+            for session_queues in list.borrow().iter().filter(|session_queues| session_queues.session().ctrl.id == ctrl)
+            {
+                f(session_queues, is_over);
             }
         }
     }
@@ -270,42 +275,42 @@ impl Group {
     /// Tells the session, whose poll group of that index this is, when nothing here accesses guest memory that must not be accessed
     /// any more. `told` is called then.
     pub fn rest(self: &Rc<Self>, session: &Arc<Session>, index: usize, told: impl FnOnce() + 'static) {
-        let Some(local) = self.find(session.id) else {
+        let Some(session_queues) = self.find(session.id) else {
             session.bus.rested(index, session.bus.state());
             return told();
         };
-        if local.set_resting(true) {
+        if session_queues.set_resting(true) {
             // Who waits already tells of the newest state.
             return;
         }
-        let (waiting, session) = (Rc::clone(&local), Arc::clone(session));
+        let (waiting, session) = (Rc::clone(&session_queues), Arc::clone(session));
         let is_at_rest = move || !waiting.queues().is_suspended() || waiting.queues().is_at_rest();
         self.when(is_at_rest, move || {
-            local.set_resting(false);
+            session_queues.set_resting(false);
             let state = session.bus.state();
             // What has been allowed, or forbidden again, since: a message tells this group of it, and it comes back here.
-            if (state & 1 == 0) == local.queues().is_suspended() {
+            if (state & 1 == 0) == session_queues.queues().is_suspended() {
                 session.bus.rested(index, state);
             }
             told();
         });
     }
 
-    /// A controller whose home is this group.
+    /// Returns what runs a controller's admin worker, if that is on this group.
     #[must_use]
-    pub fn home(&self, ctrl: u64) -> Option<Rc<Home>> {
-        self.homes.borrow().iter().find(|home| home.ctrl().id == ctrl).cloned()
+    pub fn admin_runner(&self, ctrl: u64) -> Option<Rc<AdminRunner>> {
+        self.admin_runners.borrow().iter().find(|runner| runner.ctrl().id == ctrl).cloned()
     }
 
-    /// Makes this group the home of a controller.
-    pub fn add_home(self: &Rc<Self>, home: Rc<Home>) {
-        self.homes.borrow_mut().push(home);
+    /// Has this group run a controller's admin worker.
+    pub fn add_admin_runner(self: &Rc<Self>, runner: Rc<AdminRunner>) {
+        self.admin_runners.borrow_mut().push(runner);
         self.need_poller();
     }
 
     /// A controller is gone.
-    pub fn remove_home(&self, ctrl: u64) {
-        self.homes.borrow_mut().retain(|home| home.ctrl().id != ctrl);
+    pub fn remove_admin_runner(&self, ctrl: u64) {
+        self.admin_runners.borrow_mut().retain(|runner| runner.ctrl().id != ctrl);
     }
 
     /// Calls `then` once `condition` holds.
@@ -321,8 +326,8 @@ impl Group {
     #[must_use]
     pub fn is_clear_of(&self, ctrl: u64) -> bool {
         self.reap();
-        let of_ctrl = |local: &Rc<SessionQueues>| local.session().ctrl.id == ctrl;
-        !self.sessions.borrow().iter().any(of_ctrl) && !self.ending.borrow().iter().any(of_ctrl)
+        let of_ctrl = |session_queues: &Rc<SessionQueues>| session_queues.session().ctrl.id == ctrl;
+        !self.sessions.borrow().iter().any(of_ctrl) && !self.ended.borrow().iter().any(of_ctrl)
     }
 
     /// Raises interrupts, by `f`, so that [`GroupHandle::watch`] knows.
@@ -336,12 +341,12 @@ impl Group {
     }
 
     fn reap(&self) {
-        if self.ending.borrow().is_empty() {
+        if self.ended.borrow().is_empty() {
             return;
         }
-        self.ending.borrow_mut().retain(|local| {
-            local.count();
-            !local.queues().reap()
+        self.ended.borrow_mut().retain(|session_queues| {
+            session_queues.count();
+            !session_queues.queues().reap()
         });
     }
 
@@ -372,21 +377,21 @@ impl Group {
         let mut busy = false;
         let mut dozed = false;
         let awake = self.awake.borrow();
-        for local in awake.iter() {
-            busy |= local.poll(self);
-            dozed |= local.is_idle();
+        for session_queues in awake.iter() {
+            busy |= session_queues.poll(self);
+            dozed |= session_queues.is_idle();
         }
         drop(awake);
         if dozed {
-            self.awake.borrow_mut().retain(|local| !local.is_idle());
+            self.awake.borrow_mut().retain(|session_queues| !session_queues.is_idle());
         }
         let sessions = self.sessions.borrow();
         for at in self.idle_polls.turns(sessions.len()) {
-            if let Some(local) = sessions.get(at).filter(|local| local.is_idle())
-                && local.poll(self)
+            if let Some(session_queues) = sessions.get(at).filter(|session_queues| session_queues.is_idle())
+                && session_queues.poll(self)
             {
                 busy = true;
-                self.awake.borrow_mut().push(Rc::clone(local));
+                self.awake.borrow_mut().push(Rc::clone(session_queues));
             }
         }
         drop(sessions);
@@ -402,19 +407,19 @@ impl Group {
         spdk::trace::refresh();
         let rarely = round & (RARELY - 1) == 0;
         let mut busy = false;
-        let homes = self.homes.borrow().len();
-        for _ in 0..if rarely { homes } else { homes.min(HOME_TURNS) } {
-            let Some(home) = self.home_in_turn() else { break };
-            busy |= home.poll();
+        let admin_runners = self.admin_runners.borrow().len();
+        for _ in 0..if rarely { admin_runners } else { admin_runners.min(ADMIN_TURNS) } {
+            let Some(runner) = self.runner_in_turn() else { break };
+            busy |= runner.poll();
             if rarely {
-                home.tick();
+                runner.tick();
             }
         }
         self.reap();
         self.settle();
-        for local in self.awake.borrow().iter() {
-            local.queues().pass_fences();
-            local.queues().reap();
+        for session_queues in self.awake.borrow().iter() {
+            session_queues.queues().send_fenced();
+            session_queues.queues().reap();
         }
         // Whoever is polled first is served first where something is short.
         if self.awake.borrow().len() > 1 {
@@ -422,14 +427,14 @@ impl Group {
         }
         self.aborter.look(self);
         if rarely {
-            for local in self.sessions.borrow().iter() {
-                local.report();
-                self.raise(|| local.remind());
+            for session_queues in self.sessions.borrow().iter() {
+                session_queues.report();
+                self.raise(|| session_queues.remind());
             }
         }
-        let over = self.homes.borrow().is_empty()
+        let over = self.admin_runners.borrow().is_empty()
             && self.sessions.borrow().is_empty()
-            && self.ending.borrow().is_empty()
+            && self.ended.borrow().is_empty()
             && self.waiting.borrow().0.is_empty();
         if over {
             // An idle group costs its core nothing.
@@ -438,21 +443,21 @@ impl Group {
         busy
     }
 
-    /// The home whose turn it is. It may go while it is polled, so that the list of homes is not held.
-    fn home_in_turn(&self) -> Option<Rc<Home>> {
-        let homes = self.homes.borrow();
-        let at = if self.next_home.get() < homes.len() { self.next_home.get() } else { 0 };
-        self.next_home.set(at + 1);
-        homes.get(at).cloned()
+    /// Returns the admin worker whose turn it is. It may go while it is polled, so that the list of them is not held.
+    fn runner_in_turn(&self) -> Option<Rc<AdminRunner>> {
+        let admin_runners = self.admin_runners.borrow();
+        let at = if self.next_runner.get() < admin_runners.len() { self.next_runner.get() } else { 0 };
+        self.next_runner.set(at + 1);
+        admin_runners.get(at).cloned()
     }
 
     /// Has the backends abort I/Os that are to end and have had their time, as many as `more` allows. Whether there are any.
     pub(super) fn abort_some(&self, mut more: impl FnMut() -> bool) -> bool {
         let now = Instant::now();
         let mut any = false;
-        for local in self.awake.borrow().iter().chain(self.ending.borrow().iter()) {
-            any |= local.queues().has_doomed();
-            local.abort_some(now, &mut more);
+        for session_queues in self.awake.borrow().iter().chain(self.ended.borrow().iter()) {
+            any |= session_queues.queues().has_pending_aborts();
+            session_queues.abort_some(now, &mut more);
         }
         any
     }
@@ -474,10 +479,10 @@ impl Group {
     fn end(&self) {
         self.poller.take();
         self.aborter.end();
-        self.homes.take();
+        self.admin_runners.take();
         self.awake.take();
-        for local in self.sessions.take().into_iter().chain(self.ending.take()) {
-            local.queues().delete_all();
+        for session_queues in self.sessions.take().into_iter().chain(self.ended.take()) {
+            session_queues.queues().delete_all();
         }
         self.waiting.take();
     }

@@ -267,8 +267,8 @@ impl Group {
     /// What the queues of a controller hold here.
     fn tell_queues_of(&self, ctrl: u64) -> Told {
         let (mut submission, mut completion, mut left) = (Vec::new(), Vec::new(), LeftState::default());
-        self.for_each_local_of(ctrl, |local, is_over| {
-            let queues = local.queues();
+        self.for_each_session_of(ctrl, |session_queues, is_over| {
+            let queues = session_queues.queues();
             if !is_over {
                 submission.append(&mut queues.submission_states());
                 completion.append(&mut queues.completion_states());

@@ -5,19 +5,20 @@
 //! | the application's | the [controllers](endpoint) as the RPCs know them, and the bdevs that they hold open |
 //! | the [control thread](control), one for all, which no reactor can hold up | sockets, the vfio-user sessions, PCI configuration space, register accesses, mappings |
 //! | a [poll group](group) per core, an SPDK thread | the queues that were placed on it |
-//! | a controller's [home], one of the poll groups | its admin queue and admin model |
+//! | the poll group that [runs](admin_runner) a controller's admin worker | its admin queue and admin model |
 //!
 //! They talk by messages. What they share of a session is in [`session`]: registers and doorbells are atomics; the table of guest
 //! memory and the eventfds are behind an epoch, so that a reactor locks only when they have changed.
 
 mod aborter;
+pub mod admin_runner;
 mod bdevs;
 mod budget;
 mod client_dma;
 pub mod control;
 pub mod endpoint;
 pub mod group;
-pub mod home;
+
 mod idle_polls;
 mod listening;
 mod look;

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::admin_runner::{AdminRunner, AttachedSession};
 use super::control::log_budget::warn_ratelimited;
-use super::home::{Attached, Home};
 use super::session_queues::SessionQueues;
 use crate::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, Place, Report, Request, Ticket};
 use crate::memory::copy::{read_data, write_data};
@@ -13,9 +13,9 @@ use crate::model::dptr::DptrError;
 use crate::queue::{AdminQueue, CommandFault, Settings};
 use nvme_spec::{Sqe, Status};
 
-impl Home {
+impl AdminRunner {
     /// Gives the admin worker an input, carries out what comes of it, and goes on with what the client has asked for.
-    pub(super) fn drive(&self, attached: Option<&Rc<Attached>>, input: Input) {
+    pub(super) fn drive(&self, attached: Option<&Rc<AttachedSession>>, input: Input) {
         let mut next = Some(input);
         while let Some(input) = next.take() {
             self.worker.borrow_mut().handle(input, self.began.elapsed());
@@ -37,7 +37,7 @@ impl Home {
     }
 
     /// Takes what the client has asked for.
-    pub(super) fn take_requests(&self, attached: &Rc<Attached>) {
+    pub(super) fn take_requests(&self, attached: &Rc<AttachedSession>) {
         if self.worker.borrow().wants_request()
             && let Some(request) = attached.session.next_request()
         {
@@ -46,7 +46,7 @@ impl Home {
     }
 
     /// Carries out an output. Returns what the admin worker is to be told at once.
-    fn carry_out(&self, attached: &Rc<Attached>, output: Output) -> Option<Input> {
+    fn carry_out(&self, attached: &Rc<AttachedSession>, output: Output) -> Option<Input> {
         let registers = &attached.session.registers;
         match output {
             Output::SetReady => registers.set_ready(),
@@ -68,14 +68,14 @@ impl Home {
         None
     }
 
-    fn carry_out_on_queues(&self, attached: &Rc<Attached>, output: Output) -> Option<Input> {
+    fn carry_out_on_queues(&self, attached: &Rc<AttachedSession>, output: Output) -> Option<Input> {
         match output {
             Output::Check(ticket, place) => {
-                return Some(Input::Answer(ticket, Answer::Checked(check(&attached.local, place))));
+                return Some(Input::Answer(ticket, Answer::Checked(check(&attached.session_queues, place))));
             }
             Output::CreateAdminQueues(enable) => {
                 attached.session.doorbells.clear();
-                let queues = attached.local.queues();
+                let queues = attached.session_queues.queues();
                 attached.admin.replace(Some(queues.create_admin(enable.asq, enable.asqs, enable.acq, enable.acqs)));
             }
             Output::DropAdminQueues => drop(attached.admin.take()),
@@ -108,9 +108,9 @@ impl Home {
     /// Carries out what needs no client.
     fn carry_out_alone(&self, output: &Output) {
         match *output {
-            Output::AddPort { nsid } => self.add_port(nsid),
-            Output::RemovePort { nsid } => self.remove_port(nsid),
-            Output::ResizePort { nsid, blocks } => self.resize_port(nsid, blocks),
+            Output::AddChannels { nsid } => self.add_channels(nsid),
+            Output::RemoveChannels { nsid } => self.remove_channels(nsid),
+            Output::ResizeNamespace { nsid, blocks } => self.apply_size(nsid, blocks),
             Output::RefuseNamespace { nsid, error } => {
                 self.coming.borrow_mut().remove(&nsid);
                 log::error!("controller '{}': namespace {nsid} could not be added: {error}", self.ctrl.name);
@@ -124,29 +124,29 @@ impl Home {
         }
     }
 
-    fn write_data(&self, attached: &Rc<Attached>, ticket: Ticket, sqe: &Sqe, data: &[u8]) -> Option<Input> {
-        let written = match write_data(&attached.local.queues().view(), sqe, data) {
+    fn write_data(&self, attached: &Rc<AttachedSession>, ticket: Ticket, sqe: &Sqe, data: &[u8]) -> Option<Input> {
+        let written = match write_data(&attached.session_queues.queues().view(), sqe, data) {
             Ok(()) => Ok(()),
             Err(DptrError::Invalid(status)) => Err(self.misplaced_data(attached, sqe, status)),
             Err(DptrError::NoFile) => {
                 let answer = self.answer(attached, ticket);
                 let sent = move |result: Result<(), Status>| answer(Answer::Written(result));
-                attached.local.queues().send_data(sqe, data, sent);
+                attached.session_queues.queues().send_data(sqe, data, sent);
                 return None;
             }
         };
         Some(Input::Answer(ticket, Answer::Written(written)))
     }
 
-    fn read_data(&self, attached: &Rc<Attached>, ticket: Ticket, sqe: &Sqe, len: usize) -> Option<Input> {
+    fn read_data(&self, attached: &Rc<AttachedSession>, ticket: Ticket, sqe: &Sqe, len: usize) -> Option<Input> {
         let mut data = vec![0; len];
-        let read = match read_data(&attached.local.queues().view(), sqe, &mut data) {
+        let read = match read_data(&attached.session_queues.queues().view(), sqe, &mut data) {
             Ok(()) => Ok(data),
             Err(DptrError::Invalid(status)) => Err(self.misplaced_data(attached, sqe, status)),
             Err(DptrError::NoFile) => {
                 let answer = self.answer(attached, ticket);
                 let fetched = move |result: Result<Vec<u8>, Status>| answer(Answer::Read(result));
-                attached.local.queues().fetch_data(sqe, len, fetched);
+                attached.session_queues.queues().fetch_data(sqe, len, fetched);
                 return None;
             }
         };
@@ -154,9 +154,10 @@ impl Home {
     }
 
     /// The data of a command is where it cannot be. Returns the status, with which the command ends.
-    fn misplaced_data(&self, attached: &Attached, sqe: &Sqe, status: Status) -> Status {
+    fn misplaced_data(&self, attached: &AttachedSession, sqe: &Sqe, status: Status) -> Status {
         let Sqe { cid, opcode, nsid, .. } = *sqe;
-        let fault = attached.local.queues().view().take_fault().filter(|_| status == Status::DATA_TRANSFER_ERROR);
+        let fault =
+            attached.session_queues.queues().view().take_fault().filter(|_| status == Status::DATA_TRANSFER_ERROR);
         if let Some((gpa, fault)) = fault {
             let fault = CommandFault { sqid: 0, cid, opcode, nsid, gpa, fault };
             warn_ratelimited!(self.ctrl, "controller '{}': {fault}", self.ctrl.name);
@@ -165,37 +166,46 @@ impl Home {
     }
 
     /// What tells the admin worker of an answer, by a message, if the session is still there.
-    fn answer(&self, attached: &Attached, ticket: Ticket) -> impl FnOnce(Answer) + Send + 'static {
-        let (ctrl, session, home) = (self.ctrl.id, attached.session.id, Arc::clone(&self.ctrl.home));
+    fn answer(&self, attached: &AttachedSession, ticket: Ticket) -> impl FnOnce(Answer) + Send + 'static {
+        let (ctrl, session, admin_group) = (self.ctrl.id, attached.session.id, Arc::clone(&self.ctrl.admin_group));
         move |answer| {
-            home.send(move |group| {
-                let Some(home) = group.home(ctrl) else { return };
-                let Some(attached) = home.attached_to(session) else { return };
-                home.drive(Some(&attached), Input::Answer(ticket, answer));
+            admin_group.send(move |group| {
+                let Some(runner) = group.admin_runner(ctrl) else { return };
+                let Some(attached) = runner.attached_to(session) else { return };
+                runner.drive(Some(&attached), Input::Answer(ticket, answer));
             });
         }
     }
 
     /// Has a poll group do something, by a message.
-    fn send(&self, attached: &Rc<Attached>, group: usize, ticket: Ticket, request: GroupRequest) -> Option<Input> {
+    fn send(
+        &self,
+        attached: &Rc<AttachedSession>,
+        group: usize,
+        ticket: Ticket,
+        request: GroupRequest,
+    ) -> Option<Input> {
         let Some(handle) = self.ctrl.groups.get(group) else {
             return Some(Input::Answer(ticket, request.answer_without_queues()));
         };
-        let (session, ports) = (Arc::clone(&attached.session), self.port_specs());
+        let (session, namespaces) = (Arc::clone(&attached.session), self.namespace_specs());
         let answer = self.answer(attached, ticket);
         handle.send(move |group| {
-            let local =
-                if request.begins_session() { Some(group.local(&session, &ports)) } else { group.find(session.id) };
-            let Some(local) = local else { return answer(request.answer_without_queues()) };
-            if let Some((until, answer)) = local.carry_out(request, answer) {
-                group.when(move || until.holds(local.queues()), move || answer(Answer::Done));
+            let session_queues = if request.begins_session() {
+                Some(group.find_or_begin(&session, &namespaces))
+            } else {
+                group.find(session.id)
+            };
+            let Some(session_queues) = session_queues else { return answer(request.answer_without_queues()) };
+            if let Some((until, answer)) = session_queues.carry_out(request, answer) {
+                group.when(move || until.holds(session_queues.queues()), move || answer(Answer::Done));
             }
         });
         None
     }
 
     /// Has the poll groups take what the host has set.
-    fn publish(&self, attached: &Rc<Attached>, settings: Settings) {
+    fn publish(&self, attached: &Rc<AttachedSession>, settings: Settings) {
         attached.session.set(settings);
         for (index, group) in self.ctrl.groups.iter().enumerate() {
             if !attached.session.set_settings_pending(index) {
@@ -204,15 +214,15 @@ impl Home {
             let session = Arc::clone(&attached.session);
             group.send(move |group| {
                 session.clear_settings_pending(index);
-                if let Some(local) = group.find(session.id) {
-                    local.queues().set(session.settings());
+                if let Some(session_queues) = group.find(session.id) {
+                    session_queues.queues().set(session.settings());
                 }
             });
         }
     }
 
     /// Completes Asynchronous Event Requests for which there is an event, as far as there are completion entries.
-    pub(super) fn complete_events(&self, attached: &Rc<Attached>) {
+    pub(super) fn complete_events(&self, attached: &Rc<AttachedSession>) {
         attached.with_admin_queue(|queue| {
             while self.worker.borrow_mut().prepare_event() && queue.resume() {
                 if let Some(event) = self.worker.borrow_mut().take_event() {
@@ -223,38 +233,38 @@ impl Home {
     }
 
     /// A namespace can be used from now on.
-    fn add_port(&self, nsid: u32) {
-        let Some(port) = self.coming.borrow_mut().remove(&nsid) else { return };
-        self.ports.borrow_mut().insert(nsid, port.clone());
+    fn add_channels(&self, nsid: u32) {
+        let Some(spec) = self.coming.borrow_mut().remove(&nsid) else { return };
+        self.namespaces.borrow_mut().insert(nsid, spec.clone());
         let Some(attached) = self.attached() else { return };
         let session = attached.session.id;
         for group in &self.ctrl.groups {
-            let port = port.clone();
-            group.send(move |group| group.add_port(session, &port));
+            let spec = spec.clone();
+            group.send(move |group| group.add_namespace(session, &spec));
         }
     }
 
-    fn remove_port(&self, nsid: u32) {
+    fn remove_channels(&self, nsid: u32) {
         self.coming.borrow_mut().remove(&nsid);
-        let Some(port) = self.ports.borrow_mut().remove(&nsid) else { return };
-        let guard = Arc::new(port.fence.raise());
-        self.tell_queues(move |local| {
-            local.queues().remove_port(nsid);
+        let Some(spec) = self.namespaces.borrow_mut().remove(&nsid) else { return };
+        let guard = Arc::new(spec.fence.raise());
+        self.tell_queues(move |session_queues| {
+            session_queues.queues().remove_namespace(nsid);
             // Until here, for whoever has the disk next.
             let _ = &guard;
         });
     }
 
-    fn resize_port(&self, nsid: u32, blocks: u64) {
-        if let Some(port) = self.coming.borrow_mut().get_mut(&nsid) {
-            port.geometry = port.geometry.resized(blocks).unwrap_or(port.geometry);
+    fn apply_size(&self, nsid: u32, blocks: u64) {
+        if let Some(spec) = self.coming.borrow_mut().get_mut(&nsid) {
+            spec.geometry = spec.geometry.resized(blocks).unwrap_or(spec.geometry);
             return;
         }
-        let mut ports = self.ports.borrow_mut();
-        let Some(port) = ports.get_mut(&nsid) else { return };
-        let Ok(geometry) = port.geometry.resized(blocks) else { return };
-        port.geometry = geometry;
-        self.tell_queues(move |local| local.queues().set_geometry(nsid, geometry));
+        let mut namespaces = self.namespaces.borrow_mut();
+        let Some(spec) = namespaces.get_mut(&nsid) else { return };
+        let Ok(geometry) = spec.geometry.resized(blocks) else { return };
+        spec.geometry = geometry;
+        self.tell_queues(move |session_queues| session_queues.queues().set_geometry(nsid, geometry));
     }
 
     /// Calls `f` on every poll group that has queues of the client.
@@ -264,15 +274,15 @@ impl Home {
         for group in &self.ctrl.groups {
             let f = f.clone();
             group.send(move |group| {
-                if let Some(local) = group.find(session) {
-                    f(&local);
+                if let Some(session_queues) = group.find(session) {
+                    f(&session_queues);
                 }
             });
         }
     }
 }
 
-impl Attached {
+impl AttachedSession {
     fn with_admin_queue(&self, f: impl FnOnce(&AdminQueue)) {
         if let Some(queue) = self.admin.borrow().as_ref() {
             f(queue);
@@ -281,7 +291,7 @@ impl Attached {
 }
 
 /// Looks whether the newest guest memory can be used so.
-fn check(local: &SessionQueues, place: Place) -> Result<(), Misplaced> {
-    local.refresh();
-    place.check(local.queues())
+fn check(session_queues: &SessionQueues, place: Place) -> Result<(), Misplaced> {
+    session_queues.refresh();
+    place.check(session_queues.queues())
 }

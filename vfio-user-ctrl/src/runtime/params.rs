@@ -183,7 +183,7 @@ impl ControllerParams {
         Limits {
             max_queues: self.max_queues,
             max_queue_entries: self.max_queue_depth,
-            mdts: super::home::MDTS,
+            mdts: super::admin_runner::MDTS,
             vectors: self.max_queues + 1,
             wzsl: 0,
         }

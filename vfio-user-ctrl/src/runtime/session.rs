@@ -35,7 +35,7 @@ pub struct Ctrl {
     /// The poll groups that its queues are spread over.
     pub groups: Vec<Arc<GroupHandle>>,
     /// The one of them that its admin queue is on.
-    pub home: Arc<GroupHandle>,
+    pub admin_group: Arc<GroupHandle>,
     /// Whether a client is there.
     pub connected: AtomicBool,
     /// How many regions of memory the client has mapped, and of how many bytes.
@@ -155,7 +155,7 @@ pub struct Session {
     pub bounce: Arc<BounceBudget>,
     /// The way to who has its connection.
     pub control: ControlHandle,
-    /// What the home has not begun yet.
+    /// What the admin worker has not begun yet.
     requests: Mutex<Requests>,
     /// What holds for all its queues.
     settings: Mutex<Settings>,
@@ -263,7 +263,7 @@ impl Session {
         })
     }
 
-    /// Asks the home for something. Whether it must be told: if it has not begun what was asked before, it finds this too.
+    /// Asks the admin worker for something. Whether it must be told: if it has not begun what was asked before, it finds this too.
     #[must_use]
     pub fn ask(&self, request: Request) -> bool {
         self.requests.lock().is_ok_and(|mut requests| requests.push(request))

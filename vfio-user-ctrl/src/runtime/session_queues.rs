@@ -18,7 +18,7 @@ use super::session::Session;
 use crate::admin_worker::{Answer, GroupRequest, Until};
 use crate::memory::MemView;
 use crate::model::io::NsGeometry;
-use crate::queue::{Fence, Port, Queues};
+use crate::queue::{Fence, NamespaceChannel, Queues};
 
 /// A session that has had no command for so many rounds is looked at when its turn comes.
 const IDLE_AFTER: u32 = 4096;
@@ -30,7 +30,7 @@ const LONGEST_PAUSE: u64 = 200;
 
 /// What a namespace is on a poll group, before it has a channel.
 #[derive(Debug, Clone)]
-pub struct PortSpec {
+pub struct NamespaceSpec {
     /// The namespace.
     pub nsid: u32,
     /// Its bdev.
@@ -67,7 +67,7 @@ pub struct SessionQueues {
 
 impl SessionQueues {
     /// What there is of a session on a poll group.
-    pub(super) fn new(session: &Arc<Session>, ports: &[PortSpec], group: &Group) -> Rc<Self> {
+    pub(super) fn new(session: &Arc<Session>, specs: &[NamespaceSpec], group: &Group) -> Rc<Self> {
         // The epoch before the table: a table that is newer than its epoch is looked at twice, never missed.
         let epoch = session.memory.epoch();
         let view = MemView::new(session.memory.newest());
@@ -75,13 +75,13 @@ impl SessionQueues {
             Arc::clone(&session.doorbells),
             Arc::clone(&session.interrupts),
             Rc::new(view),
-            super::home::MAX_TRANSFER,
+            super::admin_runner::MAX_TRANSFER,
             spdk::time::ticks,
         );
         queues.set_trace_owner(session.ctrl.trace_owner.id());
         queues.set_client_dma(Box::new(ClientMemory::new(session, group.handle())));
         let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
-        let local = Self {
+        let session_queues = Self {
             session,
             queues,
             epoch,
@@ -95,11 +95,11 @@ impl SessionQueues {
             patience: Patience::default(),
             resumed: Cell::new(None),
         };
-        local.take_bus();
-        for port in ports {
-            local.add_port(port, &group.budget);
+        session_queues.take_bus();
+        for spec in specs {
+            session_queues.add_namespace(spec, &group.budget);
         }
-        Rc::new(local)
+        Rc::new(session_queues)
     }
 
     /// The queues.
@@ -140,7 +140,7 @@ impl SessionQueues {
 
     /// Has the backends abort I/Os that are to end, as many as `more` allows, if it is time at `now`.
     pub(super) fn abort_some(&self, now: Instant, more: impl FnMut() -> bool) {
-        if self.queues.has_doomed() {
+        if self.queues.has_pending_aborts() {
             self.paying(|| self.patience.abort_some(&self.queues, now, more));
         } else {
             self.patience.rest();
@@ -159,10 +159,10 @@ impl SessionQueues {
     }
 
     /// Gives the session a namespace here.
-    pub(super) fn add_port(&self, spec: &PortSpec, budget: &Rc<Budget>) {
+    pub(super) fn add_namespace(&self, spec: &NamespaceSpec, budget: &Rc<Budget>) {
         match Metered::new(&spec.desc, &self.meters, budget) {
             Ok(channel) => {
-                self.queues.add_port(Port::new(spec.nsid, spec.geometry, channel).behind(&spec.fence));
+                self.queues.add_namespace(NamespaceChannel::new(spec.nsid, spec.geometry, channel).behind(&spec.fence));
             }
             Err(error) => log::error!(
                 "controller '{}': namespace {} has no channel on a core: {error}",
@@ -290,9 +290,9 @@ impl SessionQueues {
             return;
         }
         let (ctrl, session) = (self.session.ctrl.id, self.session.id);
-        self.session.ctrl.home.send(move |group| {
-            if let Some(home) = group.home(ctrl) {
-                home.note_error_events(session, error_events);
+        self.session.ctrl.admin_group.send(move |group| {
+            if let Some(runner) = group.admin_runner(ctrl) {
+                runner.note_error_events(session, error_events);
             }
         });
     }

@@ -10,7 +10,7 @@ use nvme_spec::{Cqe, IoOpcode, Sqe};
 use rustix::fs::MemfdFlags;
 use vfio_user_ctrl::memory::{Access, DoorbellPage, Extent, GuestMemory, MemView, Region};
 use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache};
-use vfio_user_ctrl::queue::{Interrupts, Port, Queues};
+use vfio_user_ctrl::queue::{Interrupts, NamespaceChannel, Queues};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::ram::{Disk, Ram};
@@ -96,7 +96,7 @@ impl Rig {
     pub(crate) fn add(&self, nsid: u32, disk: &Rc<Disk>) {
         let blocks = disk.bytes.borrow().len() >> disk.block_shift;
         let geometry = geometry(blocks as u64, disk.block_shift);
-        self.queues.add_port(Port::new(nsid, geometry, Rc::clone(disk)));
+        self.queues.add_namespace(NamespaceChannel::new(nsid, geometry, Rc::clone(disk)));
     }
 
     /// Makes a completion queue in its own pages.

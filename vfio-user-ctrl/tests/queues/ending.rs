@@ -176,8 +176,8 @@ fn a_namespace_that_goes_ends_its_i_o_and_its_channel_goes_last() {
     rig.add(2, &other);
     let (mut sq, mut cq) = rig.create(1, 8);
     rig.run(&mut sq, &[read(1, 0, 1), Sqe { nsid: 2, ..read(2, 0, 1) }]);
-    rig.queues.remove_port(1);
-    rig.queues.remove_port(1);
+    rig.queues.remove_namespace(1);
+    rig.queues.remove_namespace(1);
     rig.queues.abort_some(|| true);
     rig.run(&mut sq, &[read(3, 0, 1)]);
     assert_eq!((Rc::strong_count(&disk), disk.held(), other.held()), (2, 1, 1));
@@ -195,7 +195,7 @@ fn a_namespace_that_comes_again_is_another_one() {
     let rig = Rig::with(&old);
     let (mut sq, mut cq) = rig.create(1, 8);
     rig.run(&mut sq, &[read(1, 0, 1)]);
-    rig.queues.remove_port(1);
+    rig.queues.remove_namespace(1);
     rig.add(1, &new);
     rig.run(&mut sq, &[read(2, 0, 1)]);
     assert_eq!((rig.statuses(&mut cq), new.submitted.get()), (vec![(2, 0)], 1));

@@ -62,7 +62,7 @@ fn a_piece_that_reaches_into_a_neighbour_does_not_hold_others_back() {
     assert_eq!(disk.held(), 2);
     let gone = rig.unmap(LISTS);
     assert_eq!(Arc::strong_count(&gone), 1);
-    rig.queues.abort_strays();
+    rig.queues.abort_unmapped();
     disk.finish_all();
     assert_eq!(rig.statuses(&mut cq), [(1, 0), (2, 0)]);
 }
@@ -77,7 +77,7 @@ fn what_touches_memory_that_goes_can_be_aborted() {
     rig.run(&mut sq, &[read(1, 0, 8)]);
     rig.run(&mut other, &[flush(2)]);
     let gone = rig.unmap(DATA);
-    rig.queues.abort_strays();
+    rig.queues.abort_unmapped();
     rig.queues.abort_some(|| true);
     assert_eq!(Arc::strong_count(&gone), 1);
     assert_eq!(rig.statuses(&mut cq), [(1, Status::ABORT_REQUESTED.into_bits())]);

@@ -27,7 +27,7 @@ enum Step {
     OnAbort { disk: usize, how: u8 },
     Abort { queue: usize, cid: u16 },
     AbortAgain,
-    AbortStrays,
+    AbortUnmapped,
     Unmap(usize),
     Map(usize),
     RemoveNamespace(usize),
@@ -51,7 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (disk.clone(), 0_u8..3).prop_map(|(disk, how)| Step::OnAbort { disk, how }),
         3 => (queue.clone(), 0_u16..24).prop_map(|(queue, cid)| Step::Abort { queue, cid }),
         1 => Just(Step::AbortAgain),
-        1 => Just(Step::AbortStrays),
+        1 => Just(Step::AbortUnmapped),
         2 => (0_usize..4).prop_map(Step::Unmap),
         4 => (0_usize..4).prop_map(Step::Map),
         1 => disk.clone().prop_map(Step::RemoveNamespace),
@@ -204,10 +204,10 @@ impl World {
                 self.rig.queues.abort(SHAPE[queue].0, cid, move |_| waiting.set(waiting.get() - 1));
             }
             Step::AbortAgain => drop(self.rig.queues.abort_some(|| true)),
-            Step::AbortStrays => self.rig.queues.abort_strays(),
+            Step::AbortUnmapped => self.rig.queues.abort_unmapped(),
             Step::Unmap(part) => self.set_mapped(part, false),
             Step::Map(part) => self.set_mapped(part, true),
-            Step::RemoveNamespace(index) => self.rig.queues.remove_port(index as u32 + 1),
+            Step::RemoveNamespace(index) => self.rig.queues.remove_namespace(index as u32 + 1),
             Step::AddNamespace(index) => self.rig.add(index as u32 + 1, &self.disks[index]),
             Step::DeleteSq { queue } => self.delete(queue),
             Step::Reset => self.reset(),
@@ -288,7 +288,7 @@ impl World {
             self.set_mapped(part, true);
         }
         for (nsid, disk) in (1..).zip(self.disks.clone()) {
-            self.rig.queues.remove_port(nsid);
+            self.rig.queues.remove_namespace(nsid);
             self.rig.add(nsid, &disk);
         }
         for index in 0..self.sqs.len() {

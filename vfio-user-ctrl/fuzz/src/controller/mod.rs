@@ -13,7 +13,7 @@ use vfio_user_ctrl::model::admin::{Identity, Namespace, Nqn, Supports, Text};
 use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache};
 use vfio_user_ctrl::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
 use vfio_user_ctrl::model::regs::Version;
-use vfio_user_ctrl::queue::{PinMask, Port};
+use vfio_user_ctrl::queue::{NamespaceChannel, PinMask};
 use zerocopy::IntoBytes;
 
 use crate::ram::{Disk, OnAbort, Ram};
@@ -261,7 +261,7 @@ impl World {
                 false
             }
             _ => {
-                self.session.queues.abort_strays();
+                self.session.queues.abort_unmapped();
                 false
             }
         };
@@ -451,9 +451,9 @@ impl World {
     }
 }
 
-fn port(index: usize, disk: &Rc<Disk>) -> Port<Ram> {
+fn namespace(index: usize, disk: &Rc<Disk>) -> NamespaceChannel<Ram> {
     let (shift, blocks) = DISKS[index];
-    Port::new(index as u32 + 1, geometry(blocks as u64, shift), Rc::clone(disk))
+    NamespaceChannel::new(index as u32 + 1, geometry(blocks as u64, shift), Rc::clone(disk))
 }
 
 /// An address: a byte that says where, and two for the offset; or any.

@@ -20,7 +20,7 @@ use vfio_user_ctrl::model::io::NsGeometry;
 use vfio_user_ctrl::model::regs::{CtrlLimits, RegEffect, Registers, Version};
 use vfio_user_ctrl::queue::{AdminQueue, Interrupts, Queues, Settings};
 
-use super::{DISKS, geometry, identity, port};
+use super::{DISKS, geometry, identity, namespace};
 use crate::ram::{Disk, Ram};
 
 pub(super) const MAX_QUEUES: u16 = 4;
@@ -88,7 +88,7 @@ impl Session {
         let queues = Queues::new(Arc::clone(&doorbells), Arc::clone(&interrupts), Rc::clone(view), 4096 << MDTS, clock);
         for nsid in &kept.live {
             let index = *nsid as usize - 1;
-            queues.add_port(port(index, &disks[index]));
+            queues.add_namespace(namespace(index, &disks[index]));
         }
         let limits = CtrlLimits { max_queue_entries: MAX_ENTRIES, timeout_500ms: 20, version: Version::V2_0 };
         let mut session = Self {
@@ -299,16 +299,16 @@ impl Session {
             Output::ReadData { ticket, sqe, len } => return self.read_data(ticket, &sqe, len),
             Output::ClearDoorbell(QueueId::Sq(qid)) => self.doorbells.store(usize::from(qid) * 2, 0),
             Output::ClearDoorbell(QueueId::Cq(qid)) => self.doorbells.store(usize::from(qid) * 2 + 1, 0),
-            Output::AddPort { nsid } => {
+            Output::AddChannels { nsid } => {
                 let index = nsid as usize - 1;
                 assert!(self.kept.live.insert(nsid), "a namespace is there twice");
-                self.queues.add_port(port(index, &self.disks[index]));
+                self.queues.add_namespace(namespace(index, &self.disks[index]));
             }
-            Output::RemovePort { nsid } => {
+            Output::RemoveChannels { nsid } => {
                 self.kept.live.remove(&nsid);
-                self.queues.remove_port(nsid);
+                self.queues.remove_namespace(nsid);
             }
-            Output::ResizePort { nsid, blocks } => {
+            Output::ResizeNamespace { nsid, blocks } => {
                 let (shift, _) = DISKS[nsid as usize - 1];
                 if NsGeometry::new(blocks, shift).is_ok() {
                     self.queues.set_geometry(nsid, geometry(blocks, shift));

@@ -56,7 +56,7 @@ pub(super) struct Bench {
     pub(super) stored: Settings,
     pub(super) published: usize,
     pub(super) cleared: Vec<QueueId>,
-    pub(super) ports: Vec<(u32, Option<u64>)>,
+    pub(super) namespaces: Vec<(u32, Option<u64>)>,
     pub(super) refused: Vec<u32>,
     /// The newest flush, unless it has ended, or the admin worker has said that it takes too long.
     owes_flush: Option<Ticket>,
@@ -85,7 +85,7 @@ impl Bench {
             stored: Settings::default(),
             published: 0,
             cleared: Vec::new(),
-            ports: Vec::new(),
+            namespaces: Vec::new(),
             refused: Vec::new(),
             owes_flush: None,
         }
@@ -252,9 +252,9 @@ impl Bench {
                 self.stored = settings;
                 self.published += 1;
             }
-            Output::AddPort { nsid } => self.ports.push((nsid, Some(0))),
-            Output::ResizePort { nsid, blocks } => self.ports.push((nsid, Some(blocks))),
-            Output::RemovePort { nsid } => self.ports.push((nsid, None)),
+            Output::AddChannels { nsid } => self.namespaces.push((nsid, Some(0))),
+            Output::ResizeNamespace { nsid, blocks } => self.namespaces.push((nsid, Some(blocks))),
+            Output::RemoveChannels { nsid } => self.namespaces.push((nsid, None)),
             Output::RefuseNamespace { nsid, .. } => self.refused.push(nsid),
             Output::Report(report) => {
                 if report == Report::FlushTooSlow {

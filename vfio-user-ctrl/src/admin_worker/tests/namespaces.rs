@@ -11,8 +11,8 @@ fn robbed() -> Bench {
     let mut bench = Bench::enabled();
     add(&mut bench, 1, 0x11);
     bench.drive(Input::RemoveNamespace { nsid: 1 });
-    assert_eq!(bench.ports, [(1, Some(0)), (1, None)]);
-    bench.ports.clear();
+    assert_eq!(bench.namespaces, [(1, Some(0)), (1, None)]);
+    bench.namespaces.clear();
     bench
 }
 
@@ -23,7 +23,7 @@ fn a_namespace_is_there_at_once_and_the_host_hears_of_it() {
     let request = bench.command(request_event());
     add(&mut bench, 1, 0x11);
     bench.complete_events();
-    assert_eq!(bench.ports, [(1, Some(0))]);
+    assert_eq!(bench.namespaces, [(1, Some(0))]);
     assert_eq!(bench.completion(request), Some((0x0004_0002, Status::SUCCESS)), "Namespace Attribute Changed");
 }
 
@@ -31,10 +31,10 @@ fn a_namespace_is_there_at_once_and_the_host_hears_of_it() {
 fn a_namespace_that_would_be_taken_for_another_waits_until_the_host_knows_that_that_one_is_gone() {
     let mut bench = robbed();
     add(&mut bench, 1, 0x22);
-    assert!(bench.ports.is_empty());
+    assert!(bench.namespaces.is_empty());
     // The list of active namespaces.
     bench.command(Sqe { cdw10: 2, ..identify() });
-    assert_eq!(bench.ports, [(1, Some(0))]);
+    assert_eq!(bench.namespaces, [(1, Some(0))]);
 }
 
 #[test]
@@ -43,10 +43,10 @@ fn a_namespace_that_would_be_taken_for_another_waits_for_a_limited_time() {
     add(&mut bench, 1, 0x22);
     bench.now += LEARNING_TIME / 2;
     bench.drive(Input::Tick);
-    assert!(bench.ports.is_empty());
+    assert!(bench.namespaces.is_empty());
     bench.now += LEARNING_TIME / 2;
     bench.drive(Input::Tick);
-    assert_eq!(bench.ports, [(1, Some(0))]);
+    assert_eq!(bench.namespaces, [(1, Some(0))]);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_namespace_that_waits_can_be_resized_and_removed() {
     bench.drive(Input::RemoveNamespace { nsid: 1 });
     bench.now += LEARNING_TIME;
     bench.drive(Input::Tick);
-    assert_eq!(bench.ports, [(1, Some(4096)), (1, None)], "it does not come");
+    assert_eq!(bench.namespaces, [(1, Some(4096)), (1, None)], "it does not come");
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn the_next_client_has_the_namespaces_that_waited_for_the_one_before() {
     let mut bench = robbed();
     add(&mut bench, 1, 0x22);
     bench.attach_another();
-    assert_eq!(bench.ports, [(1, Some(0))]);
+    assert_eq!(bench.namespaces, [(1, Some(0))]);
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_namespace_whose_identifier_is_in_use_is_refused() {
     let mut bench = Bench::attached();
     add(&mut bench, 1, 0x11);
     add(&mut bench, 1, 0x22);
-    assert_eq!((bench.ports, bench.refused), (vec![(1, Some(0))], vec![1]));
+    assert_eq!((bench.namespaces, bench.refused), (vec![(1, Some(0))], vec![1]));
 }
 
 #[test]
@@ -82,5 +82,5 @@ fn a_size_that_a_namespace_cannot_have_is_reported_and_not_taken() {
     add(&mut bench, 1, 0x11);
     bench.drive(Input::ResizeNamespace { nsid: 1, blocks: 0 });
     assert!(matches!(bench.reports[..], [Report::SizeRefused(1, _)]));
-    assert_eq!(bench.ports, [(1, Some(0))]);
+    assert_eq!(bench.namespaces, [(1, Some(0))]);
 }

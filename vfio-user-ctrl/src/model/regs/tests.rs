@@ -106,7 +106,7 @@ fn enabling_without_an_admin_queue_is_fatal() {
 }
 
 #[test]
-fn ready_falls_only_when_the_home_thread_is_done() {
+fn ready_falls_only_when_the_admin_worker_is_done() {
     let registers = running();
     assert_eq!(set(&registers, CC, 0x0046_0000), DISABLE);
     assert!(!registers.enabled() && registers.ready());
@@ -235,7 +235,7 @@ fn a_shutdown_of_a_disabled_controller_is_complete_at_once() {
 }
 
 #[test]
-fn a_shutdown_with_a_reset_is_occurring_until_the_home_thread_has_carried_both_out() {
+fn a_shutdown_with_a_reset_is_occurring_until_the_admin_worker_has_carried_both_out() {
     let both_at_once = |registers: &Registers| assert_eq!(set(registers, CC, 0x4000), DISABLE);
     let one_after_the_other = |registers: &Registers| {
         assert_eq!((set(registers, CC, 0), set(registers, CC, 0x4000)), (DISABLE, None));
@@ -262,7 +262,7 @@ fn enabling_drops_a_shutdown_notification() {
 }
 
 #[test]
-fn a_function_reset_clears_all_but_ready_until_the_home_thread_is_done() {
+fn a_function_reset_clears_all_but_ready_until_the_admin_worker_is_done() {
     let registers = running();
     assert_eq!(set(&registers, INTMS, 1), None);
     assert_eq!(registers.function_reset(), RegEffect::Disable);
@@ -340,7 +340,7 @@ proptest! {
     ) {
         let registers = with_admin_queue();
         let mut running = false;
-        for ((offset, data), home) in &writes {
+        for ((offset, data), done) in &writes {
             match registers.write(*offset, data) {
                 Some(RegEffect::Enable(enable)) => {
                     prop_assert!(enable.asq % 4096 == 0 && enable.acq % 4096 == 0);
@@ -351,7 +351,7 @@ proptest! {
                 Some(RegEffect::Disable) => {
                     prop_assert!(!registers.enabled());
                     running = false;
-                    if *home > 3 {
+                    if *done > 3 {
                         registers.reset_done();
                     }
                 }
@@ -363,7 +363,7 @@ proptest! {
             prop_assert_eq!(get(&registers, CC) & !CC_WRITABLE, 0);
             prop_assert_eq!(get(&registers, AQA) & !AQA_WRITABLE, 0);
             prop_assert_eq!((get(&registers, ASQ) | get(&registers, ACQ)) & 0xfff, 0);
-            prop_assert_eq!(get(&registers, CSTS) & !0xe, 0, "ready is the home thread's to say");
+            prop_assert_eq!(get(&registers, CSTS) & !0xe, 0, "ready is the admin worker's to say");
             prop_assert_ne!(shst(&registers), 3);
         }
     }

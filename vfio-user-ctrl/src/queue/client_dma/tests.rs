@@ -332,7 +332,7 @@ fn what_waits_for_room_goes_on_without_messages_when_its_memory_has_come_with_a_
     guest.send_all(&[write(1, 0, 8, FAR, 0), write(2, 8, 8, FAR + PAGE, 0)]);
     guest.unmap(FAR);
     guest.map_file(FAR, &pattern(8192));
-    guest.queues.abort_strays();
+    guest.queues.abort_unmapped();
     guest.client.drop_all();
     guest.queues.poll();
     guest.disk.finish();
@@ -349,11 +349,11 @@ fn memory_is_held_until_the_transfer_is_over_and_other_changes_disturb_nothing()
     let other = guest.memory.region_at(rig::READ_ONLY).map(Arc::downgrade).expect("a region");
     assert_eq!(guest.unmap(rig::READ_ONLY), 0);
     assert!(other.upgrade().is_none(), "nothing holds memory that no command touches");
-    guest.queues.abort_strays();
+    guest.queues.abort_unmapped();
     let far = guest.memory.region_at(FAR).map(Arc::downgrade).expect("a region");
     assert_eq!(guest.unmap(FAR), 1);
     assert!(far.upgrade().is_some());
-    guest.queues.abort_strays();
+    guest.queues.abort_unmapped();
     assert_eq!(guest.completions(), [(1, Status::ABORTED_SQ_DELETION)]);
     assert!(far.upgrade().is_some(), "the client is still being asked");
     guest.client.drop_all();

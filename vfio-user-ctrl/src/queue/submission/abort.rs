@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{CommandIo, IoState, SubmissionQueue, Submissions, complete};
 use crate::memory::{InFlight, IoToken};
 use crate::queue::aborts::Asker;
-use crate::queue::{Backend, Port};
+use crate::queue::{Backend, NamespaceChannel};
 use nvme_spec::Status;
 
 impl<B: Backend> Submissions<B> {
@@ -25,11 +25,11 @@ impl<B: Backend> Submissions<B> {
     /// on its way.
     pub(in crate::queue) fn end_waiting(self: &Rc<Self>, which: impl Fn(&InFlight<'_, IoState<B>>) -> bool) {
         let queue = self.queue();
-        for io in queue.later.take() {
+        for io in queue.deferred.take() {
             if which(&io.under_way()) {
                 complete(io, Err(Status::ABORTED_SQ_DELETION));
             } else {
-                queue.later.borrow_mut().push_back(io);
+                queue.deferred.borrow_mut().push_back(io);
             }
         }
         for io in queue.held.take() {
@@ -60,7 +60,7 @@ impl<B: Backend> Submissions<B> {
         let queue = self.queue();
         let aborts = queue.context.aborts();
         let stopped = self.visit_from(queue.abort_next.get(), |io| {
-            let Some(port) = io.state.port().filter(|_| which(&io)) else { return true };
+            let Some(namespace) = io.state.namespace().filter(|_| which(&io)) else { return true };
             if let Some(id) = io.state.transfer() {
                 queue.context.client_transfers().cancel(id, Status::ABORTED_SQ_DELETION);
                 return true;
@@ -69,7 +69,7 @@ impl<B: Backend> Submissions<B> {
                 return false;
             }
             if let Some(token) = aborts.begin(io.name, None) {
-                B::abort(&port.channel, io.name, token);
+                B::abort(&namespace.channel, io.name, token);
             }
             true
         });
@@ -91,7 +91,7 @@ impl<B: Backend> Submissions<B> {
         let mut found = None;
         self.for_each(|io| {
             if io.state.is(cid) && found.is_none() {
-                found = io.state.port().map(|port| (io.name, port, io.state.transfer()));
+                found = io.state.namespace().map(|namespace| (io.name, namespace, io.state.transfer()));
             }
         });
         let Some(target) = found else { return then(false) };
@@ -109,27 +109,27 @@ impl<B: Backend> Submissions<B> {
 }
 
 /// An I/O that is to end, its namespace's channel, and the transfer of its data that it may be waiting for.
-type Target<B> = (IoToken, Rc<Port<B>>, Option<u64>);
+type Target<B> = (IoToken, Rc<NamespaceChannel<B>>, Option<u64>);
 
 impl<B: Backend> Submissions<B> {
     /// Ends an I/O soon for `asker`. Returns whether that will be answered: when the I/O has ended, or its abort has without effect.
-    fn end_soon(&self, (name, port, transfer): &Target<B>, asker: &Asker) -> bool {
+    fn end_soon(&self, (name, namespace, transfer): &Target<B>, asker: &Asker) -> bool {
         let context = &self.queue().context;
         if let Some(id) = transfer {
             context.client_transfers().cancel(*id, Status::ABORT_REQUESTED);
             return true;
         }
         // If it is being aborted already, it ends by that.
-        context.aborts().begin(*name, Some(asker)).is_none_or(|token| B::abort(&port.channel, *name, token))
+        context.aborts().begin(*name, Some(asker)).is_none_or(|token| B::abort(&namespace.channel, *name, token))
     }
 }
 
 impl<B: Backend> SubmissionQueue<B> {
     /// Takes the command `cid` out of those that the backend does not have yet.
     fn take_waiting(&self, cid: u16) -> Option<CommandIo<B>> {
-        let mut later = self.later.borrow_mut();
-        if let Some(at) = later.iter().position(|io| io.state().is(cid)) {
-            return later.remove(at);
+        let mut deferred = self.deferred.borrow_mut();
+        if let Some(at) = deferred.iter().position(|io| io.state().is(cid)) {
+            return deferred.remove(at);
         }
         let mut held = self.held.borrow_mut();
         let at = held.iter().position(|io| io.state().is(cid))?;

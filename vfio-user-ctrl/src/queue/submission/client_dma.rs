@@ -43,7 +43,7 @@ impl<B: Backend> Submissions<B> {
     #[cold]
     pub(super) fn begin_client_dma(self: &Rc<Self>, sqe: &Sqe, first: Option<&Sqe>) {
         let queue = self.queue();
-        let (Some(port), Some(io)) = (queue.port(sqe.nsid), self.take()) else {
+        let (Some(namespace), Some(io)) = (queue.namespace(sqe.nsid), self.take()) else {
             return queue.refuse_both(sqe, first, Status::INTERNAL_ERROR);
         };
         let state = io.state();
@@ -54,7 +54,7 @@ impl<B: Backend> Submissions<B> {
         state.then.set(Then::Finish);
         state.slba.set(sqe.slba());
         state.first_cid.set(first.map(|first| first.cid));
-        state.port.set(Some(port));
+        state.namespace.set(Some(namespace));
         B::trace(Step::Take, || traced(&io, sqe.nsid.into()));
         start(io, *sqe, first.copied());
     }
@@ -102,15 +102,15 @@ fn wait<B: Backend>(io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>, seen: u64) {
     io.state().client_dma.set(Some(Box::new(ClientDmaStep::Waiting(sqe, first, seen))));
     B::trace(Step::Wait, || traced(&io, Reason::Memory as u64));
     let submissions = io.owner();
-    submissions.queue().later.borrow_mut().push_back(io);
+    submissions.queue().deferred.borrow_mut().push_back(io);
 }
 
 /// Makes the I/O of a command, with pages that stand in for the memory without a file.
 fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Staged, BounceError> {
     let context = Rc::clone(&io.queue().context);
-    let port = io.state().port().ok_or(Status::INTERNAL_ERROR)?;
+    let namespace = io.state().namespace().ok_or(Status::INTERNAL_ERROR)?;
     let budget = context.client_transfers().budget();
-    let (geometry, view) = (port.geometry.get(), context.view());
+    let (geometry, view) = (namespace.geometry.get(), context.view());
     let max_transfer = io.queue().max_transfer;
     let command = io::decode(sqe, &geometry, max_transfer)?;
     let op = block_op(&command).ok_or(Status::INTERNAL_ERROR)?;
@@ -179,8 +179,8 @@ fn fetch<B: Backend>(io: CommandIo<B>, staged: Staged) {
 fn take_ranges<B: Backend>(io: &CommandIo<B>, bounce: &Bounce, pieces: &[(u64, u32)]) -> Result<(), Status> {
     let state = io.state();
     if state.then.get() == Then::NextRange {
-        let port = state.port().ok_or(Status::INTERNAL_ERROR)?;
-        let ranges = Deallocate::parse(&gather(bounce.view(), pieces)?, &port.geometry.get())?;
+        let namespace = state.namespace().ok_or(Status::INTERNAL_ERROR)?;
+        let ranges = Deallocate::parse(&gather(bounce.view(), pieces)?, &namespace.geometry.get())?;
         state.extra.set(Some(Box::new(CommandExtra::Ranges(ranges))));
     }
     Ok(())
@@ -206,7 +206,7 @@ fn deliver_bounce<B: Backend>(io: CommandIo<B>, bounce: &Bounce, dw0: u32) {
     if context.is_suspended() {
         io.state().client_dma.set(Some(Box::new(ClientDmaStep::Done(bounce.clone(), dw0))));
         let submissions = io.owner();
-        return submissions.queue().later.borrow_mut().push_back(io);
+        return submissions.queue().deferred.borrow_mut().push_back(io);
     }
     let id = ClientTransfers::next_id();
     io.state().transfer.set(id);

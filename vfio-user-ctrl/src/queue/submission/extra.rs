@@ -7,7 +7,7 @@ use super::{
 use crate::memory::guard;
 use crate::model::dptr::DptrError;
 use crate::model::io::{IoCommand, IoKind, NsGeometry, PassthruCommand};
-use crate::queue::Port;
+use crate::queue::NamespaceChannel;
 use crate::queue::deallocate::Deallocate;
 use crate::queue::{Backend, BlockOp};
 use nvme_spec::{IoOpcode, Sqe, Status};
@@ -45,7 +45,7 @@ pub(super) fn prepare<B: Backend>(
 
 /// Sends the next range of a Dataset Management command, or a command as it is.
 #[cold]
-pub(super) fn send<B: Backend>(io: CommandIo<B>, port: &Port<B>) {
+pub(super) fn send<B: Backend>(io: CommandIo<B>, namespace: &NamespaceChannel<B>) {
     enum Next {
         Range(u64, u64),
         Command(PassthruCommand),
@@ -61,9 +61,9 @@ pub(super) fn send<B: Backend>(io: CommandIo<B>, port: &Port<B>) {
     };
     io.state().extra.set(extra);
     match next {
-        Next::Range(slba, blocks) => submit(port, BlockOp::Unmap, slba, blocks, io),
+        Next::Range(slba, blocks) => submit(namespace, BlockOp::Unmap, slba, blocks, io),
         Next::Command(command) => {
-            if let Err(refused) = B::pass(&port.channel, &command, io) {
+            if let Err(refused) = B::pass(&namespace.channel, &command, io) {
                 refuse_or_keep(refused);
             }
         }

@@ -59,8 +59,8 @@ impl Transfers {
     }
 
     /// Gives up what touches memory that is not in `newest`.
-    pub(super) fn give_up_strays(&mut self, wire: &mut Session, newest: &GuestMemory) {
-        let given_up = self.transfers.give_up_strays(newest);
+    pub(super) fn give_up_unmapped(&mut self, wire: &mut Session, newest: &GuestMemory) {
+        let given_up = self.transfers.give_up_unmapped(newest);
         self.cancel(wire, given_up);
     }
 

@@ -153,28 +153,28 @@ impl Connection {
         !self.wire.is_negotiated() && self.began.elapsed() >= time
     }
 
-    /// Tells the controller's home that there is a client.
+    /// Tells the controller's admin worker that there is a client.
     pub(super) fn attach(&self) {
         let (ctrl, session) = (self.session.ctrl.id, Arc::clone(&self.session));
-        self.session.ctrl.home.send(move |group| {
-            if let Some(home) = group.home(ctrl) {
-                home.attach(group, &session);
+        self.session.ctrl.admin_group.send(move |group| {
+            if let Some(runner) = group.admin_runner(ctrl) {
+                runner.attach(group, &session);
             }
         });
     }
 
-    /// Tells the home that the client has gone. What it had mapped is given back, and the tables of that, to be dropped when nobody else
+    /// Tells the admin worker that the client has gone. What it had mapped is given back, and the tables of that, to be dropped when nobody else
     /// holds it.
     pub(super) fn end(mut self, unmap_worker: &UnmapWorker) -> (Vec<Arc<Region>>, OldTables) {
-        unmap_worker.bury_files(self.files.take_all());
+        unmap_worker.unmap_files(self.files.take_all());
         let (ctrl, session) = (self.session.ctrl.id, self.session.id);
         self.session.interrupts.clear();
         self.old.push(self.session.memory.publish(GuestMemory::new()));
         self.session.ctrl.regions.store(0, Ordering::Relaxed);
         self.session.ctrl.memory.store(0, Ordering::Relaxed);
-        self.session.ctrl.home.send(move |group| {
-            if let Some(home) = group.home(ctrl) {
-                home.detach_session(session);
+        self.session.ctrl.admin_group.send(move |group| {
+            if let Some(runner) = group.admin_runner(ctrl) {
+                runner.detach_session(session);
             }
         });
         let memory = self.mapping.map_or(self.memory, |mapping| mapping.memory);
@@ -248,7 +248,7 @@ impl Connection {
             // The memory is to be there for whatever else the client asks: that waits.
             let only_questions = self.mapping.is_some();
             let event = self.wire.next_of(&mut self.device, only_questions);
-            // What came before a broken message has been done, and the home must know.
+            // What came before a broken message has been done, and the admin worker must know.
             self.post_effects();
             match event.map_err(|error| error.to_string())? {
                 None => return Ok(()),
@@ -270,7 +270,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Register writes go to the home in the order in which the client made them.
+    /// Register writes go to the admin worker in the order in which the client made them.
     fn post_effects(&mut self) {
         for effect in self.device.take_effects() {
             match effect {
@@ -289,9 +289,9 @@ impl Connection {
     fn ask(&self, request: Request) {
         if self.session.ask(request) {
             let (ctrl, session) = (self.session.ctrl.id, self.session.id);
-            self.session.ctrl.home.send(move |group| {
-                if let Some(home) = group.home(ctrl) {
-                    home.asked(session);
+            self.session.ctrl.admin_group.send(move |group| {
+                if let Some(runner) = group.admin_runner(ctrl) {
+                    runner.asked(session);
                 }
             });
         }
@@ -422,7 +422,7 @@ impl Connection {
             self.wire.reply(token, Ok(()));
         }
         if released.is_overdue {
-            self.abort_strays();
+            self.abort_unmapped();
         }
         answered || released_any
     }
@@ -440,7 +440,7 @@ impl Connection {
     }
 
     /// I/O still touches memory that the client wants back: it is aborted.
-    fn abort_strays(&mut self) {
+    fn abort_unmapped(&mut self) {
         warn_ratelimited!(
             self.session.ctrl,
             "controller '{}': I/O is aborted: its memory is being unmapped",
@@ -448,11 +448,11 @@ impl Connection {
         );
         let session = self.session.id;
         // A client may wait for the memory before it answers anything else.
-        self.transfers.give_up_strays(&mut self.wire, &self.memory);
+        self.transfers.give_up_unmapped(&mut self.wire, &self.memory);
         for group in &self.session.ctrl.groups {
             group.send(move |group| {
                 if let Some(local) = group.find(session) {
-                    local.queues().abort_strays();
+                    local.queues().abort_unmapped();
                 }
             });
         }
@@ -576,7 +576,7 @@ impl Connection {
     /// Takes out what the client's regions are in no more.
     pub(super) fn tidy(&mut self, unmap_worker: &UnmapWorker) {
         self.old.drop_free();
-        unmap_worker.bury_files(self.files.take_unused());
+        unmap_worker.unmap_files(self.files.take_unused());
     }
 
     /// Tells once of pages that cannot be had.

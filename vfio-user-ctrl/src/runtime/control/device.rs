@@ -55,17 +55,17 @@ impl Device {
         }
     }
 
-    /// Everything is as after power on, but for what the home has to do.
+    /// Everything is as after power on, but for what the admin worker has to do.
     pub(super) fn reset(&mut self) {
         self.config.reset();
         self.msix.reset();
-        // The home's part is another op.
+        // The admin worker's part is another operation.
         let _ = self.session.registers.function_reset();
         self.look_at_config();
         self.look_at_registers();
     }
 
-    /// Takes what the home has to do, in order.
+    /// Takes what the admin worker has to do, in order.
     pub(super) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }

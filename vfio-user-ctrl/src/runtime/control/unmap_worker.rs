@@ -36,7 +36,7 @@ impl UnmapWorker {
     }
 
     /// Has parts of files unmapped that no region is in.
-    pub(super) fn bury_files(&self, files: Vec<Arc<MappedFile>>) {
+    pub(super) fn unmap_files(&self, files: Vec<Arc<MappedFile>>) {
         for file in files {
             self.0.send(Unmap::File { _file: file });
         }

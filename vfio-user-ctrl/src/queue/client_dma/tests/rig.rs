@@ -13,8 +13,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::memory::{Access, BounceBudget, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region};
 use crate::model::io::{IoSupport, NsGeometry, PassthruCommand};
 use crate::queue::{
-    AbortToken, Backend, BlockOp, ClientDma, CommandIo, Interrupts, Port, Queues, Refused, Transfer, Work, complete,
-    complete_passthru,
+    AbortToken, Backend, BlockOp, ClientDma, CommandIo, Interrupts, NamespaceChannel, Queues, Refused, Transfer, Work,
+    complete, complete_passthru,
 };
 use nvme_spec::{CommandFlags, Cqe, IoOpcode, Sqe, Status};
 
@@ -243,7 +243,7 @@ impl Guest {
         let view = Rc::new(MemView::new(Arc::new(memory.clone())));
         let queues = Queues::new(Arc::clone(&doorbells), Arc::new(Interrupts::default()), view, 1 << 17, || 0);
         let disk = Rc::new(Disk { bytes: RefCell::new(vec![0; 512 * 512]), held: RefCell::default() });
-        queues.add_port(Port::new(1, geometry(), Rc::clone(&disk)));
+        queues.add_namespace(NamespaceChannel::new(1, geometry(), Rc::clone(&disk)));
         queues.create_completion(1, COMPLETIONS, ENTRIES, None);
         assert!(queues.create_submission(1, COMMANDS, ENTRIES, 1));
         let client = Rc::new(Client {

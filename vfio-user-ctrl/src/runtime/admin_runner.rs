@@ -1,4 +1,4 @@
-//! A controller's home: its admin worker, on one poll group.
+//! Runs a controller's admin worker on one poll group.
 //!
 //! What is decided is decided by the [`AdminWorker`], which knows no thread and no clock. Here it gets its inputs; what it
 //! puts out is carried out by the module `outputs`.
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::group::Group;
 use super::session::{Ctrl, Session};
-use super::session_queues::{PortSpec, SessionQueues};
+use super::session_queues::{NamespaceSpec, SessionQueues};
 use crate::admin_worker::{AdminWorker, Command, Input, Placement, Request};
 use crate::model::admin::{Controller, IoTotals, Namespace};
 use crate::queue::{AdminQueue, FenceGuard, QueueErrorEvent};
@@ -25,37 +25,37 @@ pub const MDTS: u8 = 5;
 /// The most admin commands that are taken in a row: to make a queue takes a while, in which other guests wait.
 const BURST: usize = 4;
 
-/// A client's session at home.
+/// A client's session, as the admin worker has it.
 #[derive(Debug)]
-pub(super) struct Attached {
+pub(super) struct AttachedSession {
     pub(super) session: Arc<Session>,
-    pub(super) local: Rc<SessionQueues>,
+    pub(super) session_queues: Rc<SessionQueues>,
     pub(super) admin: RefCell<Option<AdminQueue>>,
 }
 
-/// A controller on its home poll group.
+/// A controller's admin worker on its poll group.
 #[derive(Debug)]
-pub struct Home {
+pub struct AdminRunner {
     pub(super) ctrl: Arc<Ctrl>,
     pub(super) worker: RefCell<AdminWorker>,
     /// The namespaces that can be used.
-    pub(super) ports: RefCell<BTreeMap<u32, PortSpec>>,
+    pub(super) namespaces: RefCell<BTreeMap<u32, NamespaceSpec>>,
     /// Those that the admin worker has not added yet.
-    pub(super) coming: RefCell<BTreeMap<u32, PortSpec>>,
-    attached: RefCell<Option<Rc<Attached>>>,
+    pub(super) coming: RefCell<BTreeMap<u32, NamespaceSpec>>,
+    attached: RefCell<Option<Rc<AttachedSession>>>,
     pub(super) began: Instant,
 }
 
-impl Home {
+impl AdminRunner {
     /// A controller without a client.
     #[must_use]
     pub fn new(ctrl: Arc<Ctrl>, model: Controller) -> Rc<Self> {
-        let own = ctrl.groups.iter().position(|group| Arc::ptr_eq(group, &ctrl.home)).unwrap_or(0);
+        let own = ctrl.groups.iter().position(|group| Arc::ptr_eq(group, &ctrl.admin_group)).unwrap_or(0);
         let placement = Placement { groups: ctrl.groups.len(), own, ticks_per_us: spdk::time::ticks_hz() / 1_000_000 };
         Rc::new(Self {
             ctrl,
             worker: RefCell::new(AdminWorker::new(model, placement)),
-            ports: RefCell::default(),
+            namespaces: RefCell::default(),
             coming: RefCell::default(),
             attached: RefCell::default(),
             began: Instant::now(),
@@ -68,25 +68,25 @@ impl Home {
         &self.ctrl
     }
 
-    pub(super) fn attached(&self) -> Option<Rc<Attached>> {
+    pub(super) fn attached(&self) -> Option<Rc<AttachedSession>> {
         self.attached.borrow().clone()
     }
 
-    pub(super) fn attached_to(&self, session: u64) -> Option<Rc<Attached>> {
+    pub(super) fn attached_to(&self, session: u64) -> Option<Rc<AttachedSession>> {
         self.attached().filter(|attached| attached.session.id == session)
     }
 
-    pub(super) fn port_specs(&self) -> Vec<PortSpec> {
-        self.ports.borrow().values().cloned().collect()
+    pub(super) fn namespace_specs(&self) -> Vec<NamespaceSpec> {
+        self.namespaces.borrow().values().cloned().collect()
     }
 
     /// A client has come.
     pub fn attach(&self, group: &Rc<Group>, session: &Arc<Session>) {
         self.detach();
         self.drive(None, Input::Attached);
-        let local = group.local(session, &self.port_specs());
+        let session_queues = group.find_or_begin(session, &self.namespace_specs());
         let (session, admin) = (Arc::clone(session), RefCell::default());
-        self.attached.replace(Some(Rc::new(Attached { session, local, admin })));
+        self.attached.replace(Some(Rc::new(AttachedSession { session, session_queues, admin })));
     }
 
     /// The client of that session has gone, if it is still there.
@@ -103,7 +103,7 @@ impl Home {
         let session = attached.session.id;
         // The next session may be on one group before this one is over on another.
         let guards: Arc<Vec<FenceGuard>> =
-            Arc::new(self.ports.borrow().values().map(|port| port.fence.raise()).collect());
+            Arc::new(self.namespaces.borrow().values().map(|spec| spec.fence.raise()).collect());
         // By a message to this group too: one that makes a queue may be on its way to it, and would begin the session anew.
         for group in &self.ctrl.groups {
             let guards = Arc::clone(&guards);
@@ -129,7 +129,7 @@ impl Home {
         if self.worker.borrow().has_deadline() {
             self.drive(Some(&attached), Input::Poll);
         }
-        if attached.admin.borrow().is_none() || attached.local.queues().is_suspended() {
+        if attached.admin.borrow().is_none() || attached.session_queues.queues().is_suspended() {
             return false;
         }
         let mut busy = false;
@@ -173,8 +173,8 @@ impl Home {
     }
 
     /// Adds a namespace, which the guest hears of by an asynchronous event.
-    pub fn add_namespace(&self, namespace: Namespace, port: &PortSpec) {
-        self.coming.borrow_mut().insert(port.nsid, port.clone());
+    pub fn add_namespace(&self, namespace: Namespace, spec: &NamespaceSpec) {
+        self.coming.borrow_mut().insert(spec.nsid, spec.clone());
         self.drive(self.attached().as_ref(), Input::AddNamespace(namespace));
     }
 

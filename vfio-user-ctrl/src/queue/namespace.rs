@@ -9,7 +9,7 @@ use super::fence::{Fence, FenceGuard};
 use crate::model::io::NsGeometry;
 
 /// A thread's way to one namespace. Every I/O holds it while it is under way.
-pub struct Port<B: Backend> {
+pub struct NamespaceChannel<B: Backend> {
     /// The namespace.
     pub nsid: u32,
     /// How large it is and what it can do; changes when it is resized.
@@ -18,18 +18,18 @@ pub struct Port<B: Backend> {
     pub channel: B::Channel,
     /// The fence of the disk.
     fence: Option<Arc<Fence>>,
-    /// The fence has been up since this port is there.
+    /// The fence has been up since this channel is there.
     fenced: Cell<bool>,
     /// Commands are held back, for the fence or since the backend takes no more for now.
     holding: Cell<bool>,
-    /// The port is used by nothing new: the fence is up until it goes, with its last I/O.
+    /// The channel is used by nothing new: the fence is up until it goes, with its last I/O.
     guard: Cell<Option<FenceGuard>>,
 }
 
 /// The namespaces of a session on one thread, by identifier less one.
-pub(super) type Ports<B> = RefCell<Vec<Option<Rc<Port<B>>>>>;
+pub(super) type NamespaceChannels<B> = RefCell<Vec<Option<Rc<NamespaceChannel<B>>>>>;
 
-impl<B: Backend> Port<B> {
+impl<B: Backend> NamespaceChannel<B> {
     /// A way to the namespace `nsid` by `channel`.
     pub fn new(nsid: u32, geometry: NsGeometry, channel: B::Channel) -> Self {
         Self {
@@ -69,13 +69,13 @@ impl<B: Backend> Port<B> {
     }
 
     /// Lets commands through if the backend may take them again. Returns whether it was full until now.
-    pub(super) fn pass_room(&self) -> bool {
+    pub(super) fn reopen_if_room(&self) -> bool {
         let passes = self.holding.get() && !self.fenced.get() && B::has_room(&self.channel);
         passes && self.holding.replace(false)
     }
 
     /// Lets commands through if the fence has come down. Returns whether it has now.
-    pub(super) fn pass_fence(&self) -> bool {
+    pub(super) fn reopen_if_unfenced(&self) -> bool {
         let is_up = self.fence.as_ref().is_some_and(|fence| fence.is_up());
         let passes = self.fenced.get() && !is_up && self.fenced.replace(false);
         if passes {
@@ -84,7 +84,7 @@ impl<B: Backend> Port<B> {
         passes
     }
 
-    /// Nothing new uses the port.
+    /// Nothing new uses the channel.
     pub(super) fn retire(&self) {
         // Nobody looks for room in it any more.
         self.holding.set(self.fenced.get());
@@ -92,8 +92,8 @@ impl<B: Backend> Port<B> {
     }
 }
 
-impl<B: Backend> std::fmt::Debug for Port<B> {
+impl<B: Backend> std::fmt::Debug for NamespaceChannel<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Port").field("nsid", &self.nsid).finish_non_exhaustive()
+        f.debug_struct("NamespaceChannel").field("nsid", &self.nsid).finish_non_exhaustive()
     }
 }
