@@ -8,7 +8,7 @@ usage() {
 Usage: scripts/neighbour.sh [--two] [--pairs N] [--milliseconds N] [--only TEXT] [--list] [--help]
 
 A guest reads from a disk in memory while another one, with a controller of its own, does what harms: it resets or is killed with
-thousands of commands under way, its pool hangs, it maps and unmaps without end, connects and goes without end, and so on. Prints a
+thousands of commands in flight, its pool hangs, it maps and unmaps without end, connects and goes without end, and so on. Prints a
 table in Markdown: the slowest read, the reads in a second, and what of its fair share is left, each in pairs of one measurement before
 and one beside (docs/performance.md tells how). Needs root, two cores, and what scripts/test.sh needs; builds Courier first.
 Some 5 s for each pair, so that all of them take about five minutes.

@@ -344,7 +344,7 @@ impl PoolChannel {
         walk.go_on(Ok(()));
     }
 
-    /// A step of a walk: somebody waits for what is under way, so that a queue pair that answers nothing is dropped soon.
+    /// A step of a walk: somebody waits for what is in flight, so that a queue pair that answers nothing is dropped soon.
     pub(crate) fn hurry(&self, walk: Advance) {
         self.0.hurry();
         walk.go_on(Ok(()));

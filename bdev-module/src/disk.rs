@@ -34,7 +34,7 @@ pub struct Disk {
     identity: Identity,
     /// A [`Gate`].
     gate: AtomicU8,
-    /// A reset of this disk is under way: what is lost with its queue is aborted, not sent again.
+    /// A reset of this disk is in progress: what is lost with its queue is aborted, not sent again.
     resetting: AtomicBool,
     /// It is being deleted: nothing is held for it.
     removing: AtomicBool,

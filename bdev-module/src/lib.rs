@@ -22,7 +22,7 @@
 //! | [`disk`] | a namespace of a pool as a bdev | each reactor |
 //!
 //! # When the pool is away
-//! What was under way or comes in meanwhile is held, and sent once the pool is back; see [`params::PoolParams`] for how
+//! What was in flight or comes in meanwhile is held, and sent once the pool is back; see [`params::PoolParams`] for how
 //! long. A reset asked for through one bdev aborts that bdev's I/O only.
 //!
 //! # What it does not do

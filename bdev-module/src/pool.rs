@@ -142,7 +142,7 @@ pub struct Pool {
     outage: Cell<Option<Instant>>,
     /// The walk that opens the queues waits for one of them.
     opening: Cell<bool>,
-    /// When a deletion waits no more for what is under way.
+    /// When a deletion waits no more for what is in flight.
     deletion_due: Cell<Option<Instant>>,
     /// When what is in flight for a bdev that is being deleted is waited for no more.
     bdev_deletion_due: Cell<Option<Instant>>,
@@ -150,7 +150,7 @@ pub struct Pool {
     reset_due: Cell<Instant>,
     /// When the state must have changed.
     due: Cell<Instant>,
-    /// The silence of the admin queue, how often it has answered, and whether a keep-alive is under way.
+    /// The silence of the admin queue, how often it has answered, and whether a keep-alive is in progress.
     silence: RefCell<Silence>,
     admin_answers: Cell<u64>,
     fence: RefCell<Option<Fence>>,
@@ -332,7 +332,7 @@ impl Pool {
     /// Whether the admin queue answers nothing although it was asked. SPDK sends keep-alives and waits for no answer; these are
     /// the pool's own, since the controller may have changed the time between those.
     fn is_admin_silent(&self, now: Instant) -> bool {
-        // There is always a command under way: one that waits for an event.
+        // There is always a command in flight: one that waits for an event.
         match self.silence.borrow_mut().look(now, self.admin_answers.get(), 1) {
             Verdict::Fine => false,
             Verdict::Probe => {

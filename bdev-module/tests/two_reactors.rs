@@ -58,7 +58,7 @@ fn begin_plan(disk: &Disk, core: u32, plan: Plan) -> (OwnedThread, Receiver<Tall
     (thread, told)
 }
 
-/// So many reads that they are under way for a while.
+/// So many reads that they are in flight for a while.
 const READS: u64 = 8_000;
 
 /// Reads from a thread on `core`.

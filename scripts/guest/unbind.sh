@@ -1,4 +1,4 @@
-# Runs in the guest: the driver is unbound from the controller of namespace NSID with fio under way, and bound again, TIMES
+# Runs in the guest: the driver is unbound from the controller of namespace NSID with fio in flight, and bound again, TIMES
 # times; then the drive holds the data that it held.
 # shellcheck shell=bash
 set -eu

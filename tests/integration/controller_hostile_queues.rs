@@ -284,7 +284,7 @@ fn queues_that_lie_upon_each_other_harm_nobody_else() {
 
 #[test]
 #[serial]
-fn queues_deleted_with_io_under_way_answer_it_and_can_be_made_again() {
+fn queues_deleted_with_io_in_flight_answer_it_and_can_be_made_again() {
     attack(|_, dir| {
         let mut driver = Driver::start(dir);
         for round in 0..3 {
@@ -301,10 +301,10 @@ fn queues_deleted_with_io_under_way_answer_it_and_can_be_made_again() {
     });
 }
 
-/// A client that asks for a device reset with I/O under way (function level reset, for a guest).
+/// A client that asks for a device reset with I/O in flight (function level reset, for a guest).
 #[test]
 #[serial]
-fn a_device_reset_with_io_under_way_is_answered_in_time_and_the_controller_works() {
+fn a_device_reset_with_io_in_flight_is_answered_in_time_and_the_controller_works() {
     attack(|_, dir| {
         let mut driver = Driver::start(dir);
         for round in 0..3 {

@@ -103,7 +103,7 @@ const FOR_EVER: u64 = 60_000_000;
 const QUEUES: u16 = 24;
 const ENTRIES: u16 = 256;
 
-/// A client of the slow disk with thousands of commands under way, none of which ends by itself.
+/// A client of the slow disk with thousands of commands in flight, none of which ends by itself.
 fn hog(front: &Front, dir: &Path) -> Driver {
     hog_with(front, dir, u64::from(QUEUES) * u64::from(ENTRIES - 1))
 }
@@ -121,7 +121,7 @@ fn hog_with(front: &Front, dir: &Path, commands: u64) -> Driver {
     for queue in &mut queues {
         driver.submit(queue, &vec![read; usize::from(ENTRIES) - 1]);
     }
-    wait_for("the commands to be under way", secs(10), || taken() >= before + commands);
+    wait_for("the commands to be in flight", secs(10), || taken() >= before + commands);
     driver
 }
 
@@ -153,7 +153,7 @@ const NOTICEABLE: Duration = Duration::from_millis(150);
 
 #[test]
 #[serial]
-fn a_neighbour_notices_nothing_of_a_client_that_resets_or_goes_with_thousands_of_commands_under_way() {
+fn a_neighbour_notices_nothing_of_a_client_that_resets_or_goes_with_thousands_of_commands_in_flight() {
     let front = Front::start();
     front.malloc("disk", 16, 512);
     front.slow("slow", FOR_EVER);
@@ -232,7 +232,7 @@ fn a_client_whose_commands_hang_takes_no_more_of_the_bdev_layer_when_it_goes() {
     const COMMANDS: usize = MANY as usize * (ENTRIES as usize - 1);
     /// What the two threads may keep for themselves of what has ended.
     const KEPT: usize = 2 * 256;
-    /// Each abort takes two, on each core as many as are under way at a time.
+    /// Each abort takes two, on each core as many as are in flight at a time.
     const ABORTS: usize = 2 * 2 * 32;
     let (target, front) = (ScriptedTarget::new(), Front::start_with_pools_on("0x3"));
     add_small_pool(&front, target.port(), &target.nqn());
@@ -242,7 +242,7 @@ fn a_client_whose_commands_hang_takes_no_more_of_the_bdev_layer_when_it_goes() {
     target.on(On::admin(ABORT), Do::Nothing);
     let before = bdev_ios_in_use(&front);
     let driver = start_many(controller.dir());
-    wait_for("the commands to be under way", secs(10), || bdev_ios_in_use(&front) + KEPT >= before + COMMANDS);
+    wait_for("the commands to be in flight", secs(10), || bdev_ios_in_use(&front) + KEPT >= before + COMMANDS);
     drop(driver);
     // Most of them are in no queue of the pool, and all have their end without an answer of the pool.
     wait_for("the commands to end", secs(10), || {
@@ -268,7 +268,7 @@ fn a_client_of_a_pool_that_hangs_resets_in_time_and_its_neighbour_notices_nothin
     let before = bdev_ios_in_use(&front);
     relay.stall();
     let mut client = start_many(controller.dir());
-    wait_for("the commands to be under way", secs(10), || bdev_ios_in_use(&front) >= before + 1_500);
+    wait_for("the commands to be in flight", secs(10), || bdev_ios_in_use(&front) >= before + 1_500);
     let start = Instant::now();
     let slowest = slowest_while(&mut neighbour, &mut queue, || client.disable());
     let took = start.elapsed();

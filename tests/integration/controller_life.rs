@@ -1,4 +1,4 @@
-//! Controllers come and go, and so do their clients, whatever is under way.
+//! Controllers come and go, and so do their clients, whatever is in flight.
 
 use std::fs;
 use std::io::Write as _;
@@ -58,7 +58,7 @@ fn a_controller_deleted_under_load_goes_cleanly_and_can_be_made_again() {
 
 #[test]
 #[serial]
-fn the_application_ends_when_it_is_told_to_with_a_client_s_io_under_way() {
+fn the_application_ends_when_it_is_told_to_with_a_client_s_io_in_flight() {
     let front = front();
     let controller = front.controller("c", &["disk"]);
     let load = controller.load(&["-f"]);

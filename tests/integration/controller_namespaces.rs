@@ -155,7 +155,7 @@ fn a_bdev_deleted_under_load_takes_its_namespace_and_no_other_with_it() {
 /// By the specification (Base 2.0, 3.2.1.5) a command to a namespace that is not attached is refused.
 #[test]
 #[serial]
-fn a_command_to_a_namespace_that_is_gone_is_refused_and_io_under_way_is_answered() {
+fn a_command_to_a_namespace_that_is_gone_is_refused_and_io_in_flight_is_answered() {
     let front = front();
     front.slow("slow", 1_000_000);
     let controller = front.controller("c", &["disk", "slow"]);

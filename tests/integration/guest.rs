@@ -153,7 +153,7 @@ fn linux_has_the_drive_under_one_name_and_finds_its_access_optimized() {
     });
 }
 
-/// fio on the drive until it is killed, well under way.
+/// fio on the drive until it is killed while it runs.
 fn under_load(guest: &Guest) -> Script {
     let fio = "await_drive 1; fio --name=load --filename=$DRIVE --direct=1 --ioengine=libaio --iodepth=32 --rw=randrw --bs=4k \
                --numjobs=4 --size=16m --time_based --runtime=300 --output=\"$OUT/load\" & sleep 3; touch /share/begun; wait";

@@ -355,7 +355,7 @@ class InTheGuest(unittest.TestCase):
         before = INTERRUPTS.replace(" 4000 ", "    0 ").replace(" 1000 ", "    0 ").replace(" 20 ", "  0 ")
         self.assertEqual(guest.interrupts_per_io(result, "nvme0\n", before, INTERRUPTS), 5020 / 10046)
 
-    def test_all_that_fio_keeps_under_way_waits(self):
+    def test_all_that_fio_keeps_in_flight_waits(self):
         machine, server = mock.Mock(), mock.Mock()
         server.null_counters.return_value = Counters(2.5, 1000, 50, 0.0)
         drive = guest.Drive(machine, server)

@@ -218,7 +218,7 @@ impl Session {
     }
 
     /// Reads memory of the client's that came without a file. An [`Event::DmaDone`] with this `id`, which no other transfer has, tells
-    /// the end. At most 64 are under way; of the others the one with the lowest `id` is next.
+    /// the end. At most 64 are in flight; of the others the one with the lowest `id` is next.
     pub fn dma_read(&mut self, id: u64, addr: u64, len: u32) {
         self.state.transfers.read(id, addr, len as usize);
         self.state.transfers.start(&mut self.state.output);

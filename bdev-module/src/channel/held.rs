@@ -14,7 +14,7 @@ pub(super) trait Holdable {
     fn is(&self, owner: NonNull<c_void>) -> bool;
 
     /// Returns whether something that was sent of it may still be carried out.
-    fn may_be_under_way(&self) -> bool;
+    fn may_be_in_flight(&self) -> bool;
 }
 
 impl<D: Device> Holdable for BdevIo<D> {
@@ -22,7 +22,7 @@ impl<D: Device> Holdable for BdevIo<D> {
         Self::is(self, owner)
     }
 
-    fn may_be_under_way(&self) -> bool {
+    fn may_be_in_flight(&self) -> bool {
         self.was_lost()
     }
 }
@@ -161,12 +161,12 @@ impl<I: Holdable> Held<I> {
         !self.alone.borrow().is_empty()
     }
 
-    /// Returns whether an I/O waits that can only be taken when nothing of it is under way any more.
+    /// Returns whether an I/O waits that can only be taken when nothing of it is in flight any more.
     pub(super) fn is_waiting(&self, owner: NonNull<c_void>) -> bool {
         self.waiting.borrow().iter().any(|io| io.is(owner))
     }
 
-    /// Takes an I/O by the pointer that names it, if nothing of it is under way any more, which is so of all if
+    /// Takes an I/O by the pointer that names it, if nothing of it is in flight any more, which is so of all if
     /// `is_over`.
     pub(super) fn take(&self, owner: NonNull<c_void>, is_over: bool) -> Option<I> {
         let mut later = self.later.borrow_mut();
@@ -176,7 +176,7 @@ impl<I: Holdable> Held<I> {
         for list in [&self.waiting, &self.alone, &self.overflow] {
             let mut list = list.borrow_mut();
             if let Some(at) = list.iter().position(|io| io.is(owner)) {
-                let over = is_over || !list[at].may_be_under_way();
+                let over = is_over || !list[at].may_be_in_flight();
                 return if over { list.remove(at) } else { None };
             }
         }
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    /// An I/O of that number, of which something may be under way.
+    /// An I/O of that number, of which something may be in flight.
     #[derive(Debug, PartialEq, Eq)]
     struct Fake(usize, bool);
 
@@ -215,7 +215,7 @@ mod tests {
             owner == name(self.0)
         }
 
-        fn may_be_under_way(&self) -> bool {
+        fn may_be_in_flight(&self) -> bool {
             self.1
         }
     }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn an_io_of_the_overflow_is_taken_at_once_and_one_that_may_be_under_way_only_when_that_is_over() {
+    fn an_io_of_the_overflow_is_taken_at_once_and_one_that_may_be_in_flight_only_when_that_is_over() {
         let held = Held::default();
         for number in 1..=3 {
             held.join_overflow(io(number));

@@ -516,7 +516,7 @@ impl Link {
         for (_, request) in self.aborts.take() {
             request.give_up();
         }
-        // The bdev layer lets go of a channel when nothing is under way; what still waits is a fault of somebody's.
+        // The bdev layer lets go of a channel when nothing is in flight; what still waits is a fault of somebody's.
         self.complete_waiting(|_| true, |io| io.complete(IoStatus::Aborted));
         let reactor = self.reactor.take();
         if let Some(qpair) = self.qpair.take() {

@@ -22,7 +22,7 @@ impl Pool {
         self.walk(PoolChannel::fail_waiting, |_| {});
     }
 
-    /// The bdev of namespace `nsid` is about to be deleted: what is held for it fails, and what is under way ends soon.
+    /// The bdev of namespace `nsid` is about to be deleted: what is held for it fails, and what is in flight ends soon.
     pub(crate) fn let_go_of(&self, nsid: u32) {
         if let Some(disk) = self.disks.borrow().get(&nsid) {
             disk.device().set_removing();

@@ -1,6 +1,6 @@
 //! How it is made sure that commands of a connection that was lost cannot be carried out any more.
 //!
-//! Commands that were under way may lie anywhere between here and the pool's namespace: in a socket's buffer, in something that relays
+//! Commands that were in flight may lie anywhere between here and the pool's namespace: in a socket's buffer, in something that relays
 //! the connection, in the pool itself. A connection that ended at this side is no proof that they are gone. What counts as one:
 //!
 //! - No command was lost that may change what a namespace holds.

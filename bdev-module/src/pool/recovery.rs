@@ -39,7 +39,7 @@ impl Pool {
         Duration::from_secs(u64::from(self.params.reconnect_delay_sec))
     }
 
-    /// Ends the I/O of namespace `nsid` that is under way, by connecting the pool anew if it is connected; that of others is sent
+    /// Ends the I/O of namespace `nsid` that is in flight, by connecting the pool anew if it is connected; that of others is sent
     /// again. `done` is told whether that worked.
     pub(crate) fn reset(&self, nsid: u32, done: impl FnOnce(bool) + 'static) {
         if self.is_deleting() || self.state.get() == State::GivenUp {

@@ -7,7 +7,7 @@ use spdk::nvme::{Sqe, Status};
 
 use crate::identify::{self, AnaLog, Descriptors, Namespace, Page, Unfit, Uses};
 
-/// How many commands of a survey are under way at a time.
+/// How many commands of a survey are in flight at a time.
 const DEPTH: usize = 8;
 /// The most namespaces of a list that are believed; those beyond are looked for one by one where they are wanted.
 const MOST_LISTED: usize = 65_536;
@@ -93,14 +93,14 @@ pub(crate) struct Abilities {
     pub(crate) extended_formats: bool,
 }
 
-/// A survey under way.
+/// A survey in progress.
 #[derive(Debug)]
 pub(crate) struct Survey {
     abilities: Abilities,
     /// The namespaces about which something is to be found out.
     wanted: BTreeSet<u32>,
     asks: VecDeque<Ask>,
-    under_way: usize,
+    in_flight: usize,
     /// The namespaces that were listed, ascending.
     listed: Vec<u32>,
     /// Those about which more is asked: their names, then their extended formats.
@@ -125,7 +125,7 @@ impl Survey {
             abilities,
             wanted,
             asks,
-            under_way: 0,
+            in_flight: 0,
             listed: Vec::new(),
             halves: BTreeMap::new(),
             findings: Vec::new(),
@@ -137,28 +137,28 @@ impl Survey {
 
     /// The next command to send, each of which must be [answered](Self::answer).
     pub(crate) fn next(&mut self) -> Option<Ask> {
-        if self.under_way >= DEPTH {
+        if self.in_flight >= DEPTH {
             return None;
         }
         let ask = self.asks.pop_front()?;
-        self.under_way += 1;
+        self.in_flight += 1;
         Some(ask)
     }
 
     /// A command that was [given](Self::next) could not be sent now.
     pub(crate) fn put_back(&mut self, ask: Ask) {
-        self.under_way = self.under_way.saturating_sub(1);
+        self.in_flight = self.in_flight.saturating_sub(1);
         self.asks.push_front(ask);
     }
 
-    /// How many commands are under way.
-    pub(crate) fn under_way(&self) -> usize {
-        self.under_way
+    /// How many commands are in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
     /// Whether everything was asked and answered.
     pub(crate) fn is_over(&self) -> bool {
-        self.under_way == 0 && self.asks.is_empty()
+        self.in_flight == 0 && self.asks.is_empty()
     }
 
     /// What was found out since the last call about namespaces that are wanted.
@@ -188,7 +188,7 @@ impl Survey {
 
     /// A command was answered.
     pub(crate) fn answer(&mut self, ask: Ask, answer: Result<&[u8], Status>) {
-        self.under_way = self.under_way.saturating_sub(1);
+        self.in_flight = self.in_flight.saturating_sub(1);
         match (ask, answer) {
             (Ask::Changed, _) => self.asks.push_back(Ask::List(0)),
             (Ask::Ana, Ok(data)) => self.ana = Some(AnaLog::parse(data)),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn few_commands_are_under_way_at_a_time() {
+    fn few_commands_are_in_flight_at_a_time() {
         let mut survey = survey(1..=100);
         survey.next();
         survey.answer(Ask::Changed, Ok(&[]));
@@ -399,7 +399,7 @@ mod tests {
         let ask = survey.next().expect("the list is asked for");
         survey.answer(ask, Ok(&page(1..=100)));
         while survey.next().is_some() {}
-        assert_eq!(survey.under_way(), DEPTH);
+        assert_eq!(survey.in_flight(), DEPTH);
     }
 
     proptest! {

@@ -85,11 +85,11 @@ pub(super) struct Watch {
     next: Cell<Option<Instant>>,
     /// How many surveys in a row have found out nothing about something.
     failures: Cell<u32>,
-    /// The survey that is under way has found out nothing about something.
+    /// The survey that is in progress has found out nothing about something.
     failed: Cell<bool>,
     /// Since when there are namespaces that were proved and not released.
     released: Cell<Option<Instant>>,
-    /// A walk that releases is under way.
+    /// A walk that releases is in progress.
     releasing: Cell<bool>,
     /// An event is asked for.
     asked_for_event: Cell<bool>,
@@ -161,8 +161,8 @@ impl Pool {
         }
         self.ask_for_event();
         let now = Instant::now();
-        let under_way = self.watch.survey.borrow().is_some();
-        if under_way {
+        let is_surveying = self.watch.survey.borrow().is_some();
+        if is_surveying {
             self.go_on_surveying(now);
         } else if self.watch.next.get().is_some_and(|next| now >= next) && self.watch.unanswered.get() == 0 {
             self.begin_survey(now);
@@ -287,7 +287,7 @@ impl Pool {
     fn survey_is_late(&self) {
         let watch = &self.watch;
         let Some(survey) = watch.survey.take() else { return };
-        watch.unanswered.set(watch.unanswered.get() + survey.under_way());
+        watch.unanswered.set(watch.unanswered.get() + survey.in_flight());
         watch.generation.set(watch.generation.get() + 1);
         watch.poller.take();
         watch.failures.set(watch.failures.get().saturating_add(1));

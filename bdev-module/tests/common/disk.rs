@@ -86,7 +86,7 @@ pub(crate) struct Disk {
     pub(crate) num_blocks: u64,
 }
 
-/// An I/O that is under way.
+/// An I/O that is in flight.
 pub(crate) struct Pending {
     id: u64,
     ended: Receiver<Outcome>,
@@ -224,7 +224,7 @@ impl Pending {
         self.ended.recv_timeout(PATIENCE).expect("the I/O ends in time")
     }
 
-    /// Whether it is still under way.
+    /// Whether it is still in flight.
     pub(crate) fn is_pending(&self) -> bool {
         matches!(self.ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty))
     }

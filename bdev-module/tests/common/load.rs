@@ -47,7 +47,7 @@ struct Load {
     plan: Plan,
     channel: BdevChannel,
     sent: Cell<u64>,
-    under_way: Cell<u64>,
+    in_flight: Cell<u64>,
     tally: Cell<Tally>,
     rng: Cell<Rng>,
     finish: RefCell<Option<Finish>>,
@@ -64,7 +64,7 @@ pub(crate) fn run(
     let load = Rc::new(Load {
         channel,
         sent: Cell::new(0),
-        under_way: Cell::new(0),
+        in_flight: Cell::new(0),
         tally: Cell::new(Tally::default()),
         rng: Cell::new(Rng::new(seed)),
         finish: RefCell::new(Some(Box::new(finish))),
@@ -78,7 +78,7 @@ pub(crate) fn run(
         let buffer = DmaBuf::zeroed(bytes, 4096)?;
         let own = Rc::clone(&load);
         let request = Request::new(buffer, &pieces, move |request, result| {
-            own.under_way.set(own.under_way.get() - 1);
+            own.in_flight.set(own.in_flight.get() - 1);
             let mut tally = own.tally.get();
             if result.is_ok() {
                 tally.succeeded += 1;
@@ -103,14 +103,14 @@ impl Load {
             let offset = self.plan.first + rng.below(self.plan.places) * self.plan.blocks;
             self.rng.set(rng);
             if self.channel.send(op, offset, self.plan.blocks, request).is_ok() {
-                self.under_way.set(self.under_way.get() + 1);
+                self.in_flight.set(self.in_flight.get() + 1);
                 return;
             }
             let mut tally = self.tally.get();
             tally.refused += 1;
             self.tally.set(tally);
         }
-        if self.under_way.get() == 0
+        if self.in_flight.get() == 0
             && let Some(finish) = self.finish.take()
         {
             finish(self.tally.get());

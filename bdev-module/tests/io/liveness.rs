@@ -402,7 +402,7 @@ fn a_bdev_of_a_pool_that_is_away_is_deleted_with_io_held() {
 
 #[test]
 #[serial]
-fn a_hung_pool_with_io_under_way_is_deleted_in_time() {
+fn a_hung_pool_with_io_in_flight_is_deleted_in_time() {
     let Line { disk, bdev, pool, relay, target: _target } = line(json!({}));
     relay.stall();
     let write = disk.start(Op::Write, 1, 1, &Layout::whole(BLOCK), &[1; BLOCK]).expect("the write is taken");

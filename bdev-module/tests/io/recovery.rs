@@ -1,4 +1,4 @@
-//! Abort, reset, deletion, refusal: what becomes of I/O that is under way.
+//! Abort, reset, deletion, refusal: what becomes of I/O that is in flight.
 
 use std::thread::{self, sleep};
 use std::time::Instant;
@@ -46,7 +46,7 @@ fn an_aborted_io_ends_at_once_as_aborted() {
 
 #[test]
 #[serial]
-fn ios_that_wait_for_a_request_are_aborted_like_those_under_way() {
+fn ios_that_wait_for_a_request_are_aborted_like_those_in_flight() {
     let rig = rig();
     let pool = rig.small_pool(NQN, 8, 12);
     let (bdev, fast) = (rig.bdev(&pool.name, NS_STUCK), rig.bdev(&pool.name, NS_512));
@@ -86,7 +86,7 @@ fn an_abort_during_a_reset_leaves_no_io_without_an_end() {
 
 #[test]
 #[serial]
-fn a_pool_that_is_deleted_with_io_under_way_goes_when_its_bdev_is_let_go() {
+fn a_pool_that_is_deleted_with_io_in_flight_goes_when_its_bdev_is_let_go() {
     let rig = rig();
     let pool = rig.small_pool(NQN, 8, 12);
     let bdev = rig.bdev(&pool.name, NS_SLOW);
@@ -156,10 +156,10 @@ fn io_that_comes_during_a_reset_succeeds_after_it() {
     let (slow, fast) = (rig.bdev(POOL, NS_SLOW_TOO), rig.bdev(POOL, NS_512));
     let (reset, other) = (Disk::open(&slow.name), Disk::open(&fast.name));
     let resetting = reset.start(Op::Reset, 0, 0, &Layout::of(&[], 0), &[]).expect("the reset is taken");
-    let under_way: Vec<_> = (0..64_u8)
+    let in_flight: Vec<_> = (0..64_u8)
         .map(|n| other.start(Op::Write, u64::from(n), 1, &Layout::whole(BLOCK), &[n; BLOCK]).expect("it is taken"))
         .collect();
-    assert!(under_way.into_iter().all(|write| write.wait().result.is_ok()));
+    assert!(in_flight.into_iter().all(|write| write.wait().result.is_ok()));
     assert_eq!(resetting.wait().result, Ok(()));
     for n in 0..64_u8 {
         assert_eq!(other.read(u64::from(n), &Layout::whole(BLOCK)), Ok(vec![n; BLOCK]));

@@ -42,7 +42,7 @@ impl<D: Device> Carrier<D> {
         }
         let Some(raw) = self.0.take() else { return };
         let arrived = Arrived::<D>(raw, PhantomData);
-        // SAFETY: a thread with an I/O under way does not exit; the closure runs on it.
+        // SAFETY: a thread with an I/O in flight does not exit; the closure runs on it.
         let sent = unsafe {
             let thread = NonNull::new(sys::spdk_bdev_io_get_thread(raw.as_ptr()));
             match thread {

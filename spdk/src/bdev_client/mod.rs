@@ -211,7 +211,7 @@ pub struct Request {
     /// Bytes of the first half of the pieces, and of the second.
     halves: (usize, usize),
     done: Done,
-    /// While it is under way: what must stay until its end.
+    /// While it is in flight: what must stay until its end.
     channel: RefCell<Option<Rc<Channel>>>,
 }
 
@@ -257,7 +257,7 @@ impl Request {
         self.channel.borrow().is_some()
     }
 
-    /// Notes that it is under way on `channel`, and gives the count that `done` takes back.
+    /// Notes that it is in flight on `channel`, and gives the count that `done` takes back.
     fn begin(self: &Rc<Self>, channel: &Rc<Channel>) -> Result<*mut c_void, Errno> {
         if self.is_busy() {
             return Err(Errno::BUSY);
@@ -278,7 +278,7 @@ impl Request {
     /// Calls `f` with the buffer.
     ///
     /// # Errors
-    /// `BUSY` while the request is under way.
+    /// `BUSY` while the request is in flight.
     pub fn with_buffer<R>(&self, f: impl FnOnce(&mut [u8]) -> R) -> Result<R, Errno> {
         if self.is_busy() {
             return Err(Errno::BUSY);
@@ -312,7 +312,7 @@ impl BdevChannel {
     /// Sends `request` as `op` on `blocks` blocks from `offset`. It is kept, and its end is told to it, on this thread.
     ///
     /// # Errors
-    /// `BUSY` when it is under way already, `NOMEM` when the bdev layer is out of I/Os, `INVAL` for blocks past the
+    /// `BUSY` when it is in flight already, `NOMEM` when the bdev layer is out of I/Os, `INVAL` for blocks past the
     /// bdev's end or pieces that are not of as many bytes as the blocks.
     pub fn send(&self, op: Op, offset: u64, blocks: u64, request: &Rc<Request>) -> Result<(), Errno> {
         let len = usize::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(self.0.desc.block_size() as usize));
@@ -356,7 +356,7 @@ impl BdevChannel {
         })
     }
 
-    /// Asks the bdev to abort what `request` has under way; `by` is told how that went.
+    /// Asks the bdev to abort what `request` has in flight; `by` is told how that went.
     ///
     /// # Errors
     /// As for [`send`](Self::send); `NOTSUP` when the bdev cannot abort.

@@ -4,7 +4,7 @@ use spdk_sys as sys;
 
 use super::{BdevChannel, BdevDesc, BlockOp};
 
-/// As many parts of a read or write the bdev layer has under way at a time.
+/// As many parts of a read or write the bdev layer has in flight at a time.
 const MOST_PARTS: u64 = 32;
 /// As many of an unmap or write zeroes.
 const MOST_WIDE_PARTS: u64 = 8;
@@ -46,7 +46,7 @@ impl BdevDesc {
 }
 
 impl Splits {
-    /// Returns how many I/Os of the bdev layer's an I/O has under way at most: its own, and one for each part of it if it
+    /// Returns how many I/Os of the bdev layer's an I/O has in flight at most: its own, and one for each part of it if it
     /// is split. Its data are `bytes` in `pieces`.
     #[must_use]
     #[inline]

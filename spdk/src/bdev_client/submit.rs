@@ -15,7 +15,7 @@ use crate::nvme::{Rejected, Sqe, Status};
 const MEDIA_ERROR: c_int = 2;
 const COMPARE_FAILURE: c_int = 0x85;
 
-/// The owner of an I/O, which the bdev layer keeps while the I/O is under way and gives back with its end.
+/// The owner of an I/O, which the bdev layer keeps while the I/O is in flight and gives back with its end.
 ///
 /// # Safety
 /// `from_raw` must undo `into_raw`. The pieces must stay in place, and the memory that they describe mapped, from
@@ -23,7 +23,7 @@ const COMPARE_FAILURE: c_int = 0x85;
 /// stay until `from_raw` as well: the bdev layer does not look whether there are I/Os when a channel goes, and nothing
 /// is counted for each of them.
 pub unsafe trait IoOwner: Sized + 'static {
-    /// Gives up ownership to a raw pointer. Two I/Os under way have different pointers.
+    /// Gives up ownership to a raw pointer. Two I/Os in flight have different pointers.
     fn into_raw(self) -> NonNull<c_void>;
 
     /// Takes ownership back.

@@ -9,13 +9,13 @@ use spdk_sys as sys;
 use super::Completion;
 use crate::Errno;
 
-/// The owner of a command, which a queue pair keeps while the command is under way and gives back with the completion.
+/// The owner of a command, which a queue pair keeps while the command is in flight and gives back with the completion.
 ///
 /// # Safety
 /// `from_raw` must undo `into_raw`; `payload` must point to a payload that stays in place, and whose buffers stay valid
 /// and unmoved, from `into_raw` until `from_raw`.
 pub unsafe trait Command: Sized + 'static {
-    /// Gives up ownership to a raw pointer. Two commands under way have different pointers.
+    /// Gives up ownership to a raw pointer. Two commands in flight have different pointers.
     fn into_raw(self) -> NonNull<c_void>;
 
     /// Takes ownership back.

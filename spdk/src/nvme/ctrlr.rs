@@ -274,7 +274,7 @@ impl Ctrlr {
 
     /// Sends an admin command that brings up to `len` bytes, or none for 0. `done` is called with its outcome on this thread:
     /// from within [`poll_admin`](Self::poll_admin), or when the controller is disconnected or detached, which ends what is
-    /// under way. What did not come of the data is zeros.
+    /// in flight. What did not come of the data is zeros.
     ///
     /// # Errors
     /// `NOMEM` when there is no request or no memory, `NXIO` when the controller is not connected; `done` is dropped then.
@@ -394,7 +394,7 @@ impl Ctrlr {
             }
             Reconnect::UnderWay => {}
         }
-        // SAFETY: as above; the attempt is under way.
+        // SAFETY: as above; the attempt is in progress.
         let rc = unsafe { sys::spdk_nvme_ctrlr_reconnect_poll_async(self.as_ptr()) };
         if rc == -libc::EAGAIN {
             // SAFETY: as above.

@@ -97,7 +97,7 @@ unsafe extern "C" fn append<G: HasDigests>(
 unsafe extern "C" fn finish(seq: *mut c_void, done: sys::spdk_nvme_accel_completion_cb, arg: *mut c_void) {
     // SAFETY: SPDK finishes or aborts a sequence that was appended to, once.
     if let Some(step) = unsafe { take(seq) } {
-        // SAFETY: list, data and place belong to the command, which is under way; SPDK gave the callback for this moment.
+        // SAFETY: list, data and place belong to the command, which is in flight; SPDK gave the callback for this moment.
         unsafe {
             let count = c_int::try_from(step.count).unwrap_or(0);
             *step.dst = sys::spdk_crc32c_iov_update(step.iovs, count, !step.seed);

@@ -24,7 +24,7 @@ pub enum QpairEvent {
     Connected,
     /// It could not be connected: the target refused it, or did not answer. The queue pair is of no further use.
     Refused,
-    /// It takes no commands any more. Those that were under way have been completed as
+    /// It takes no commands any more. Those that were in flight have been completed as
     /// [lost with their queue](super::Status::is_queue_lost). The queue pair is of no further use.
     Disconnected,
 }
@@ -321,7 +321,7 @@ impl QueuePair {
         !self.inner.closing.get() && !raw.is_null() && unsafe { sys::spdk_nvme_qpair_is_connected(raw) }
     }
 
-    /// Takes no more commands from now on; those that are under way may still be completed.
+    /// Takes no more commands from now on; those that are in flight may still be completed.
     pub fn stop(&self) {
         self.inner.live.set(ptr::null_mut());
     }
@@ -447,7 +447,7 @@ impl QueuePair {
         Err(Rejected { errno: Errno::check(rc).err().unwrap_or(Errno::IO), command })
     }
 
-    /// Asks the controller to abort what `owner` has under way here. `done` is called on the thread that owns the controller.
+    /// Asks the controller to abort what `owner` has in flight here. `done` is called on the thread that owns the controller.
     ///
     /// # Errors
     /// `NOENT` when there is no such command here, `NXIO` when the queue pair is not connected.

@@ -58,7 +58,7 @@ struct Ring {
     tail: u16,
     head: u16,
     phase: u8,
-    under_way: u16,
+    in_flight: u16,
 }
 
 impl Reader {
@@ -83,7 +83,7 @@ impl Reader {
             tail: 0,
             head: 0,
             phase: 1,
-            under_way: 0,
+            in_flight: 0,
         };
         let rings = (1..).zip(&queues).map(ring).collect();
         Self { driver, rings }
@@ -96,7 +96,7 @@ impl Reader {
             for depth in [1, 32] {
                 let begun = Instant::now();
                 self.begin(0, depth);
-                while self.rings[0].under_way > 0 {
+                while self.rings[0].in_flight > 0 {
                     self.reap(0);
                     let waited = begun.elapsed();
                     assert!(waited < secs(30), "the neighbour's reads do not end");
@@ -112,7 +112,7 @@ impl Reader {
         took
     }
 
-    /// Has as many reads under way as fit into all of its queues, until `over` says that it is enough. Returns the reads that ended in a
+    /// Has as many reads in flight as fit into all of its queues, until `over` says that it is enough. Returns the reads that ended in a
     /// second.
     pub(super) fn iops(&mut self, mut over: impl FnMut(Duration) -> bool) -> f64 {
         for ring in 0..self.rings.len() {
@@ -129,7 +129,7 @@ impl Reader {
         }
         let rate = f64::from(count) / start.elapsed().as_secs_f64();
         for ring in 0..self.rings.len() {
-            while self.rings[ring].under_way > 0 {
+            while self.rings[ring].in_flight > 0 {
                 self.reap(ring);
                 assert!(start.elapsed() < secs(60), "the neighbour's reads do not end");
             }
@@ -144,14 +144,14 @@ impl Reader {
         }
         let ring = &mut self.rings[ring];
         ring.tail = (ring.tail + count) % ENTRIES;
-        ring.under_way += count;
+        ring.in_flight += count;
         write_doorbell(&self.driver, 2 * ring.qid, ring.tail);
     }
 
     /// Takes what has ended; returns how many.
     fn reap(&mut self, ring: usize) -> u16 {
         let ring = &mut self.rings[ring];
-        let most = ring.under_way.min(ENTRIES - ring.head);
+        let most = ring.in_flight.min(ENTRIES - ring.head);
         let entries = self.driver.memory.read_vec(ring.cq + 16 * u64::from(ring.head), 16 * usize::from(most));
         let is_new = |entry: &&[u8]| entry[14] & 1 == ring.phase;
         let ended = entries.chunks(16).take_while(is_new).inspect(|entry| {
@@ -161,7 +161,7 @@ impl Reader {
         if count > 0 {
             ring.head = (ring.head + count) % ENTRIES;
             ring.phase ^= u8::from(ring.head == 0);
-            ring.under_way -= count;
+            ring.in_flight -= count;
             write_doorbell(&self.driver, 2 * ring.qid + 1, ring.head);
         }
         count

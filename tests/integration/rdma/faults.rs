@@ -13,7 +13,7 @@ use crate::support::{secs, wait_for};
 
 /// How long a wrong address may take, in seconds.
 const CONNECT_TIMEOUT: u64 = 5;
-/// Load during which something happens to the pool. What is under way by then is held, however long that takes.
+/// Load during which something happens to the pool. What is in flight by then is held, however long that takes.
 const LONG: Work<'_> = Work { kind: "verify", io_size: 4_096, depth: 8, seconds: 5 };
 /// Notices a target that is gone without a word.
 const KEEP_ALIVE: u32 = 2_000;

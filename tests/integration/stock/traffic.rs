@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use crate::support::nvme::{BASE, Command, Completion, DATA, Driver, PAGE, Queue, READ, WRITE};
 
-/// I/Os under way at a time, each on blocks of its own.
+/// I/Os in flight at a time, each on blocks of its own.
 const SLOTS: u16 = 4;
 /// What each of them moves.
 const BYTES: usize = 4_096;
 /// The namespace's blocks have so many bytes.
 const BLOCK: u16 = 512;
-/// How long a slot rests between two I/Os. So no command identifier comes again while a command can be under way.
+/// How long a slot rests between two I/Os. So no command identifier comes again while a command can be in flight.
 const REST: Duration = Duration::from_millis(4);
 const LOOK: Duration = Duration::from_micros(500);
 
@@ -67,14 +67,14 @@ impl Met {
     }
 }
 
-/// Blocks of a slot, and the command that is under way there.
+/// Blocks of a slot, and the command that is in flight there.
 struct Slot {
     number: u16,
     /// The numbers that may be in its blocks: the last that was written, and those whose write failed since.
     may_hold: BTreeSet<u64>,
     next: u64,
     /// The identifier of the command, and whether it writes.
-    under_way: Option<(u16, bool)>,
+    in_flight: Option<(u16, bool)>,
     ready: Instant,
     reads: bool,
 }
@@ -83,7 +83,7 @@ impl Slot {
     fn new(number: u16) -> Self {
         let may_hold = BTreeSet::from([0]);
         let next = (u64::from(number) + 1) << 32;
-        Self { number, may_hold, next, under_way: None, ready: Instant::now(), reads: false }
+        Self { number, may_hold, next, in_flight: None, ready: Instant::now(), reads: false }
     }
 
     fn place(&self, writes: bool) -> u64 {
@@ -102,11 +102,11 @@ impl Slot {
         let opcode = if writes { WRITE } else { READ };
         let slba = u32::from(self.number) * u32::from(blocks);
         let cid = driver.submit(queue, &[Command::io(opcode, 1, slba, blocks, BASE + place)]);
-        self.under_way = Some((cid, writes));
+        self.in_flight = Some((cid, writes));
     }
 
     fn end(&mut self, driver: &Driver, completion: Completion, writes: bool, met: &mut Met, now: Instant) {
-        self.under_way = None;
+        self.in_flight = None;
         self.ready = now + REST;
         if !completion.succeeded() {
             met.failed(completion.code());
@@ -135,7 +135,7 @@ fn pattern(number: u64) -> [u8; 8] {
     number.to_le_bytes()
 }
 
-/// I/O under way.
+/// I/O in flight.
 pub(super) struct Traffic {
     met: Arc<Mutex<Met>>,
     stop: Arc<AtomicBool>,
@@ -214,14 +214,14 @@ impl Traffic {
 fn round(driver: &mut Driver, queue: &mut Queue, slots: &mut [Slot], met: &Mutex<Met>) {
     while let Some(completion) = driver.poll(queue) {
         let now = Instant::now();
-        let slot = slots.iter_mut().find(|slot| slot.under_way.is_some_and(|(cid, _)| cid == completion.cid));
+        let slot = slots.iter_mut().find(|slot| slot.in_flight.is_some_and(|(cid, _)| cid == completion.cid));
         let slot = slot.expect("a completion is that of a command");
-        let writes = slot.under_way.is_some_and(|(_, writes)| writes);
+        let writes = slot.in_flight.is_some_and(|(_, writes)| writes);
         let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
         slot.end(driver, completion, writes, &mut met, now);
     }
     let now = Instant::now();
-    for slot in slots.iter_mut().filter(|slot| slot.under_way.is_none() && slot.ready <= now) {
+    for slot in slots.iter_mut().filter(|slot| slot.in_flight.is_none() && slot.ready <= now) {
         slot.begin(driver, queue);
     }
 }

@@ -105,7 +105,7 @@ impl Load {
     }
 }
 
-/// Work under way.
+/// Work in flight.
 pub(crate) struct Running<'a> {
     load: &'a Load,
     answer: Receiver<Result<Value, Failure>>,

@@ -89,7 +89,7 @@ class Drive:
         return wait
 
     def counters(self):
-        """What the server's bdev has done so far. Seen from the guest, fio always waits for as many I/Os as it keeps under way."""
+        """What the server's bdev has done so far. Seen from the guest, fio always waits for as many I/Os as it keeps in flight."""
         counters = self.server.null_counters()
         return dataclasses.replace(counters, waited_s=counters.seconds * self._slots)
 

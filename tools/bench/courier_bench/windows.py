@@ -9,7 +9,7 @@ from .process import MeasurementFailed
 
 # Where instructions are counted nothing drifts, and each look at a counter takes many.
 WINDOW_S = {"tcp": 0.1, "rdma": 1.0}
-# How much of a window goes by before it counts: an I/O that was under way while its side was suspended took long.
+# How much of a window goes by before it counts: an I/O that was in flight while its side was suspended took long.
 SETTLE = 0.05
 # What it takes to let a side run, and to look at its counters.
 SWITCH_S = 0.03

@@ -100,7 +100,7 @@ pub struct AdminWorker {
     transfer: Option<Ticket>,
     /// The flush that is in flight.
     flush: Option<Ticket>,
-    /// Since when a shutdown is under way.
+    /// Since when a shutdown is in progress.
     shutdown: Option<Duration>,
     /// The poll groups of the completion queues, and of the submission queues.
     completion: BTreeMap<u16, usize>,

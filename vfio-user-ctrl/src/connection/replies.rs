@@ -26,7 +26,7 @@ struct Waiting<T> {
 pub struct Replies<T> {
     waiting: Vec<Waiting<T>>,
     next_reset: u64,
-    /// Resets that are under way.
+    /// Resets that are in progress.
     resets: BTreeSet<u64>,
     /// The function-level reset that the next write is answered after.
     written: Option<u64>,
@@ -49,7 +49,7 @@ impl<T> Replies<T> {
         number
     }
 
-    /// Begins a function-level reset. Returns its number, unless so many are under way that this one is told with the last.
+    /// Begins a function-level reset. Returns its number, unless so many are in progress that this one is told with the last.
     pub fn function_reset(&mut self) -> Option<u64> {
         if self.resets.len() >= MAX_RESETS {
             self.written = self.resets.last().copied();
@@ -87,7 +87,7 @@ impl<T> Replies<T> {
         !self.waiting.is_empty()
     }
 
-    /// Returns whether no function-level reset is under way that was answered for.
+    /// Returns whether no function-level reset is in progress that was answered for.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.overdue.is_empty()
@@ -153,7 +153,7 @@ mod tests {
         replies.config_written('w', Some(STATE), now);
         assert!(replies.take_due(busy, now + REST_TIME / 2).is_empty());
         assert_eq!(replies.take_due(busy, now + REST_TIME), ['w']);
-        assert!(replies.is_ready(), "no reset is under way");
+        assert!(replies.is_ready(), "no reset is in progress");
     }
 
     #[test]
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn a_function_that_is_still_being_reset_when_its_time_is_over_is_not_ready_until_it_is_reset() {
         let (mut replies, now) = (Replies::default(), Instant::now());
-        let number = replies.function_reset().expect("none is under way");
+        let number = replies.function_reset().expect("none is in progress");
         replies.config_written('f', None, now);
         assert!(replies.take_due(resting, now + RESET_TIME / 2).is_empty());
         assert_eq!(replies.take_due(resting, now + RESET_TIME), ['f']);

@@ -3,7 +3,7 @@
 //! What is made is a table of guest memory like any other, with the regions that the command's data touches and no more: where a
 //! region has no file, pages of ours are at the same guest addresses. So the command is carried out as every other is. Its data is
 //! brought to the pages before, or fetched from them afterwards, by messages to the client. Who holds the table holds the
-//! client's regions too: memory is not unmapped while a command is under way in it.
+//! client's regions too: memory is not unmapped while a command is in flight in it.
 #![expect(unsafe_code, reason = "pages are taken from the system")]
 
 use std::alloc::{self, Layout};

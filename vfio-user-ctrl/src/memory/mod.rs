@@ -10,7 +10,7 @@
 //! | [`iov`], [`copy`] | a command's data as I/O vectors of host memory, or copied |
 //! | [`order`] | the orders of access that two threads, or we and the guest, rely on |
 //! | [`bounce`] | pages of ours that stand in for memory without a file while a command lasts |
-//! | [`slots`] | the I/Os of a queue that are under way, with the memory that they hold |
+//! | [`slots`] | the I/Os of a queue that are in flight, with the memory that they hold |
 //!
 //! # Memory that others write
 //! The guest writes this memory whenever it likes, and so does a device that another of our commands runs on. So no

@@ -1,4 +1,4 @@
-//! Places for the I/Os of a submission queue that are under way, made once with the queue.
+//! Places for the I/Os of a submission queue that are in flight, made once with the queue.
 //!
 //! An [`Io`] is one such place while it is taken. It travels through a backend as a raw pointer, holds its queue, and holds the view
 //! of guest memory that its pieces lie in: what an I/O may still write to stays mapped, whatever the guest does meanwhile.
@@ -147,18 +147,18 @@ impl<Q, T> Slots<Q, T> {
         Some(Io(slot))
     }
 
-    /// Calls `f` with every I/O that is under way.
+    /// Calls `f` with every I/O that is in flight.
     pub fn for_each(&self, mut f: impl FnMut(InFlight<'_, T>)) {
         for slot in self.places.iter().filter(|slot| slot.taken.get()) {
-            f(slot.under_way());
+            f(slot.in_flight());
         }
     }
 
-    /// Calls `f` with the I/Os that are under way in the places from `first` on, until it returns false. Returns the place where that
+    /// Calls `f` with the I/Os that are in flight in the places from `first` on, until it returns false. Returns the place where that
     /// was, or none if all have been looked at.
     pub fn visit_from(&self, first: u16, mut f: impl FnMut(InFlight<'_, T>) -> bool) -> Option<u16> {
         let places = self.places.get(usize::from(first)..)?;
-        places.iter().find(|slot| slot.taken.get() && !f(slot.under_way())).map(|slot| slot.index)
+        places.iter().find(|slot| slot.taken.get() && !f(slot.in_flight())).map(|slot| slot.index)
     }
 
     /// Makes every I/O hold `view` instead of the view that it began with, and of the regions that are `gone` from that one those that its
@@ -216,12 +216,12 @@ impl<Q, T> Slot<Q, T> {
         IoToken(NonNull::from(self).cast())
     }
 
-    fn under_way(&self) -> InFlight<'_, T> {
+    fn in_flight(&self) -> InFlight<'_, T> {
         InFlight { name: self.name(), state: &self.state, is_unmapped: self.unmapped.get() }
     }
 }
 
-/// An I/O that is under way, for those who only look.
+/// An I/O that is in flight, for those who only look.
 #[derive(Debug)]
 pub struct InFlight<'a, T> {
     /// What a backend knows it by.
@@ -253,7 +253,7 @@ impl IoToken {
     }
 }
 
-/// An I/O that is under way. Dropping it frees its place.
+/// An I/O that is in flight. Dropping it frees its place.
 pub struct Io<Q: 'static, T: 'static>(NonNull<Slot<Q, T>>);
 
 impl<Q, T> Io<Q, T> {
@@ -302,8 +302,8 @@ impl<Q, T> Io<Q, T> {
 
     /// The I/O, to look at.
     #[must_use]
-    pub fn under_way(&self) -> InFlight<'_, T> {
-        self.slot().under_way()
+    pub fn in_flight(&self) -> InFlight<'_, T> {
+        self.slot().in_flight()
     }
 
     /// Bytes of its data.

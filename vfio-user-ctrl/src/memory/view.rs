@@ -14,7 +14,7 @@ use crate::model::dptr::{DptrError, GuestRead};
 pub struct MemView {
     memory: Arc<GuestMemory>,
     hint: Hint,
-    /// Regions that the memory does not have any more, but what is under way.
+    /// Regions that the memory does not have any more, but what is in flight.
     kept: Vec<Arc<Region>>,
     /// The last address that could not be used, and why.
     fault: Cell<Option<(u64, Fault)>>,

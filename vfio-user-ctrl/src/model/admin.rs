@@ -51,7 +51,7 @@ use crate::model::regs::Version;
 use nvme_spec::admin::{AbortDw10, AbortResult};
 use nvme_spec::{AdminOpcode, FusedOperation, Psdt, Sqe, Status};
 
-/// Abort commands that may be under way at a time, less one (ACL).
+/// Abort commands that may be in flight at a time, less one (ACL).
 const ACL: u8 = 3;
 
 /// Dword 0 of an Abort command whose command was not aborted.

@@ -101,7 +101,7 @@ pub enum RegEffect {
     Disable,
     /// Get ready for the power to go. It comes also for a controller that was refused by CSTS.CFS.
     Shutdown {
-        /// There is no time to finish what is under way.
+        /// There is no time to finish what is in flight.
         abrupt: bool,
     },
 }

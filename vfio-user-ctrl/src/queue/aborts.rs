@@ -1,4 +1,4 @@
-//! The aborts that are under way with the backends of a session on one thread.
+//! The aborts that are in progress with the backends of a session on one thread.
 //!
 //! An abort may take as long as the command that it is to end, and costs the backend as much. So there is never more
 //! than one for an I/O, and only so many at a time that the controller asks for by itself.
@@ -75,10 +75,10 @@ struct Abort {
 #[derive(Default)]
 pub(super) struct Aborts(Rc<RefCell<Vec<Abort>>>);
 
-/// An abort that is under way: the backend drops this when the abort has ended and the I/O has ended by it, or will.
+/// An abort that is in flight: the backend drops this when the abort has ended and the I/O has ended by it, or will.
 pub struct AbortToken {
     name: IoToken,
-    under_way: Rc<RefCell<Vec<Abort>>>,
+    in_flight: Rc<RefCell<Vec<Abort>>>,
 }
 
 impl AbortToken {
@@ -92,9 +92,9 @@ impl AbortToken {
 
     /// Takes the abort out of the list, and those who asked for it.
     fn end(&self) -> Askers {
-        let mut under_way = self.under_way.borrow_mut();
-        let at = under_way.iter().position(|abort| abort.name == self.name);
-        at.map(|at| under_way.swap_remove(at).askers).unwrap_or_default()
+        let mut in_flight = self.in_flight.borrow_mut();
+        let at = in_flight.iter().position(|abort| abort.name == self.name);
+        at.map(|at| in_flight.swap_remove(at).askers).unwrap_or_default()
     }
 }
 
@@ -106,15 +106,15 @@ impl Aborts {
 
     /// Begins one, unless there is one of the same I/O. `asker` is told if it has no effect.
     pub(super) fn begin(&self, name: IoToken, asker: Option<&Asker>) -> Option<AbortToken> {
-        let mut under_way = self.0.borrow_mut();
-        if let Some(abort) = under_way.iter_mut().find(|abort| abort.name == name) {
+        let mut in_flight = self.0.borrow_mut();
+        if let Some(abort) = in_flight.iter_mut().find(|abort| abort.name == name) {
             abort.askers.add(asker);
             return None;
         }
         let mut askers = Askers::default();
         askers.add(asker);
-        under_way.push(Abort { name, askers });
-        Some(AbortToken { name, under_way: Rc::clone(&self.0) })
+        in_flight.push(Abort { name, askers });
+        Some(AbortToken { name, in_flight: Rc::clone(&self.0) })
     }
 }
 
@@ -132,7 +132,7 @@ impl std::fmt::Debug for Asker {
 
 impl std::fmt::Debug for Aborts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Aborts").field("under_way", &self.0.borrow().len()).finish()
+        f.debug_struct("Aborts").field("in_flight", &self.0.borrow().len()).finish()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::memory::{Bounce, BounceBudget, BounceError, GuestMemory, MemView};
 use crate::model::dptr::{self, DptrError};
 use nvme_spec::{Sqe, Status};
 
-/// How many bytes may stand in for the data of admin commands, of which only one is under way at a time: another may just have been
+/// How many bytes may stand in for the data of admin commands, of which only one is in flight at a time: another may just have been
 /// given up.
 const ADMIN_BUDGET: u64 = 1 << 20;
 
@@ -222,8 +222,8 @@ impl<B: Backend> Queues<B> {
         self.context().client_transfers().take_bytes()
     }
 
-    /// Fetches `len` bytes of an admin command's data, of which a part is in memory without a file. One such command may be under
-    /// way at a time.
+    /// Fetches `len` bytes of an admin command's data, of which a part is in memory without a file. One such command may be in
+    /// flight at a time.
     pub fn fetch_data(&self, sqe: &Sqe, len: usize, then: impl FnOnce(Result<Vec<u8>, Status>) + 'static) {
         let (bounce, pieces) = match self.bounce(sqe, len, false) {
             Ok(bounced) => bounced,

@@ -199,7 +199,7 @@ impl Context {
         &self.client_transfers
     }
 
-    /// The aborts that are under way.
+    /// The aborts that are in progress.
     pub(super) fn aborts(&self) -> &Aborts {
         &self.aborts
     }

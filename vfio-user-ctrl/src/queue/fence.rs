@@ -2,7 +2,7 @@
 //!
 //! A client that goes leaves I/Os behind that may be carried out long after it has gone: if the client that comes next
 //! writes the same block meanwhile, the old write comes last. A [`Fence`] belongs to a disk, whichever controllers have
-//! it as a namespace. It is up while anything is under way of a session that is over, or of a namespace that was taken
+//! it as a namespace. It is up while anything is in flight of a session that is over, or of a namespace that was taken
 //! away: who comes to the disk while it is up holds its commands back until it has been down once. Who was there before
 //! goes on.
 

@@ -8,7 +8,7 @@ use super::Backend;
 use super::fence::{Fence, FenceGuard};
 use crate::model::io::NsGeometry;
 
-/// A thread's way to one namespace. Every I/O holds it while it is under way.
+/// A thread's way to one namespace. Every I/O holds it while it is in flight.
 pub struct NamespaceChannel<B: Backend> {
     /// The namespace.
     pub nsid: u32,

@@ -36,7 +36,7 @@ pub struct Queues<B: Backend> {
     write_cache: Cell<bool>,
     /// The submission queue that the next poll begins with: the last one ended before it.
     turn: Cell<usize>,
-    /// How often memory was added since what is under way was last moved to a new view.
+    /// How often memory was added since what is in flight was last moved to a new view.
     additions: Cell<u32>,
     /// How many commands a poll may take.
     room: Cell<usize>,
@@ -45,7 +45,7 @@ pub struct Queues<B: Backend> {
 /// The most commands of a session that one poll takes, or a few more: a guest with many queues must not keep other guests waiting.
 const BURST: usize = 256;
 
-/// I/Os that are under way hold no more old views than that.
+/// I/Os that are in flight hold no more old views than that.
 const MAX_ADDITIONS: u32 = 32;
 
 impl<B: Backend> Queues<B> {
@@ -87,7 +87,7 @@ impl<B: Backend> Queues<B> {
         self.context.view()
     }
 
-    /// Guest memory has changed. Queues in memory that is gone are looked for anew; what is under way is moved to the new view. How
+    /// Guest memory has changed. Queues in memory that is gone are looked for anew; what is in flight is moved to the new view. How
     /// many I/Os touch memory that is gone. Where nothing is, there is next to nothing to do.
     pub fn set_view(&self, view: &Rc<MemView>) -> usize {
         let gone = Gone::between(self.view().memory(), view.memory());
@@ -281,7 +281,7 @@ impl<B: Backend> Queues<B> {
         true
     }
 
-    /// Takes no more commands from a submission queue, and aborts what is under way; its completions are still posted. Whether there
+    /// Takes no more commands from a submission queue, and aborts what is in flight; its completions are still posted. Whether there
     /// was such a queue.
     pub fn delete_submission(&self, qid: u16) -> bool {
         let mut queues = self.submission.borrow_mut();
@@ -293,7 +293,7 @@ impl<B: Backend> Queues<B> {
         true
     }
 
-    /// Whether nothing of a deleted submission queue is under way any more.
+    /// Whether nothing of a deleted submission queue is in flight any more.
     #[must_use]
     pub fn is_ended(&self, qid: u16) -> bool {
         !self.deleted.borrow().iter().any(|queue| queue.queue().qid() == qid && queue.in_use() > 0)
@@ -312,7 +312,7 @@ impl<B: Backend> Queues<B> {
         queues.len() != before
     }
 
-    /// Has what the namespaces keep in volatile caches written back, unless that is under way already.
+    /// Has what the namespaces keep in volatile caches written back, unless that is in progress already.
     pub fn flush(&self) {
         if self.is_flushed() {
             let flushes = Submissions::with_flushes(&self.context, &self.namespaces);
@@ -320,7 +320,7 @@ impl<B: Backend> Queues<B> {
         }
     }
 
-    /// Whether nothing of that is under way. To be called until it is so.
+    /// Whether nothing of that is in progress. To be called until it is so.
     #[must_use]
     pub fn is_flushed(&self) -> bool {
         let flushing = self.flushing.borrow().clone();
@@ -331,7 +331,7 @@ impl<B: Backend> Queues<B> {
         is_flushed
     }
 
-    /// Takes no more commands from any queue, aborts what is under way, and posts none of its completions.
+    /// Takes no more commands from any queue, aborts what is in flight, and posts none of its completions.
     pub fn delete_all(&self) {
         let mut queues = self.submission.take();
         queues.extend(self.flushing.take());
@@ -345,7 +345,7 @@ impl<B: Backend> Queues<B> {
         self.deleted.borrow_mut().extend(queues);
         // Those of admin commands: the others have been cancelled with their queues.
         self.context.client_transfers().cancel_all(Status::ABORTED_SQ_DELETION);
-        // What is still under way has them, but writes nothing to their memory, which the client may want back.
+        // What is still in flight has them, but writes nothing to their memory, which the client may want back.
         for queue in self.completion.take() {
             queue.forget_ring();
             queue.forget_reason();
@@ -356,13 +356,13 @@ impl<B: Backend> Queues<B> {
         self.set_write_cache(true);
     }
 
-    /// Whether nothing is under way in queues that were deleted.
+    /// Whether nothing is in flight in queues that were deleted.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.deleted.borrow().iter().all(|queue| queue.in_use() == 0) && self.context.client_transfers().is_empty()
     }
 
-    /// Frees one deleted queue in which nothing is under way any more: that takes a moment, and there may be many. Whether nothing is
+    /// Frees one deleted queue in which nothing is in flight any more: that takes a moment, and there may be many. Whether nothing is
     /// left of deleted queues.
     pub fn reap(&self) -> bool {
         let mut deleted = self.deleted.borrow_mut();
@@ -561,7 +561,7 @@ impl<B: Backend> Queues<B> {
         self.context.take_faults()
     }
 
-    /// Whether no I/O is under way.
+    /// Whether no I/O is in flight.
     #[must_use]
     pub fn is_empty_handed(&self) -> bool {
         self.deleted.borrow().is_empty() && self.submission.borrow().iter().all(|queue| queue.in_use() == 0)
@@ -573,7 +573,7 @@ impl<B: Backend> Queues<B> {
         self.room.set(room);
     }
 
-    /// How many I/Os are under way.
+    /// How many I/Os are in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.all_submissions().iter().map(|queue| usize::from(queue.in_use())).sum()

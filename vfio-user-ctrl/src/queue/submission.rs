@@ -1,4 +1,4 @@
-//! Submission queues of I/O commands, and the commands that are under way in them.
+//! Submission queues of I/O commands, and the commands that are in flight in them.
 
 mod abort;
 mod client_dma;
@@ -76,10 +76,10 @@ impl Counts {
 /// A submission queue with places for its commands.
 pub(super) type Submissions<B> = Slots<SubmissionQueue<B>, IoState<B>>;
 
-/// A command that is under way.
+/// A command that is in flight.
 pub type CommandIo<B> = Io<SubmissionQueue<B>, IoState<B>>;
 
-/// What is known of a command that is under way.
+/// What is known of a command that is in flight.
 pub struct IoState<B: Backend> {
     cid: Cell<u16>,
     /// When it was taken, in ticks of the queues' clock.
@@ -94,7 +94,7 @@ pub struct IoState<B: Backend> {
     first_cid: Cell<Option<u16>>,
     /// What commands have that are seldom.
     extra: Cell<Option<Box<CommandExtra>>>,
-    /// What is to be done about data in memory without a file, and the transfer of it that is under way, or 0. Who sets them takes
+    /// What is to be done about data in memory without a file, and the transfer of it that is in flight, or 0. Who sets them takes
     /// them back before the command finishes.
     client_dma: Cell<Option<Box<ClientDmaStep>>>,
     transfer: Cell<u64>,
@@ -181,7 +181,7 @@ impl<B: Backend> IoState<B> {
         self.namespace.set(namespace);
     }
 
-    /// The namespace's channel, while the command is under way.
+    /// The namespace's channel, while the command is in flight.
     fn namespace(&self) -> Option<Rc<NamespaceChannel<B>>> {
         let namespace = self.namespace.take();
         self.namespace.set(namespace.clone());
@@ -453,7 +453,7 @@ impl<B: Backend> Submissions<B> {
         }
     }
 
-    /// When the oldest command was taken that is under way, in ticks.
+    /// When the oldest command was taken that is in flight, in ticks.
     pub(super) fn oldest(&self) -> Option<u64> {
         let (mut left, mut oldest) = (self.in_use(), None);
         if left > 0 {

@@ -69,8 +69,8 @@ impl Backend for Fake {
     }
 }
 
-/// What the backend has under way: the operation, its first block, how many.
-fn under_way() -> Vec<(BlockOp, u64, u64)> {
+/// What the backend has in flight: the operation, its first block, how many.
+fn in_flight() -> Vec<(BlockOp, u64, u64)> {
     TAKEN.with_borrow(|taken| taken.iter().map(|taken| (taken.op, taken.slba, taken.blocks)).collect())
 }
 
@@ -190,7 +190,7 @@ fn read(cid: u16) -> Sqe {
 fn a_flush_is_of_the_whole_namespace() {
     let guest = Guest::new();
     guest.send(command(IoOpcode::FLUSH.0, 1));
-    assert_eq!(under_way(), [(BlockOp::Flush, 0, 1000)]);
+    assert_eq!(in_flight(), [(BlockOp::Flush, 0, 1000)]);
     end(Ok(()));
     assert_eq!(guest.completions(), [(1, Status::SUCCESS)]);
 }
@@ -206,19 +206,19 @@ fn commands_of_a_namespace_that_takes_no_more_wait_in_order_and_those_of_another
     guest.put(Sqe { nsid: 2, cdw10: 600, ..read(3) });
     guest.put(read(4));
     guest.ring();
-    assert_eq!(under_way(), [(BlockOp::Read, 600, 1)]);
+    assert_eq!(in_flight(), [(BlockOp::Read, 600, 1)]);
     end(Ok(()));
     guest.queues.send_held();
-    assert_eq!((under_way(), guest.completions()), (vec![], vec![(3, Status::SUCCESS)]));
+    assert_eq!((in_flight(), guest.completions()), (vec![], vec![(3, Status::SUCCESS)]));
     guest.queues.abort(1, 4, |aborted| assert!(aborted));
     assert_eq!(guest.completions(), [(4, Status::ABORT_REQUESTED)]);
     FULL.set(0);
     guest.queues.send_held();
-    assert_eq!(under_way(), [(BlockOp::Read, 0, 1), (BlockOp::Read, 700, 1)]);
+    assert_eq!(in_flight(), [(BlockOp::Read, 0, 1), (BlockOp::Read, 700, 1)]);
     FULL.set(500);
     guest.send(read(5));
     guest.queues.delete_all();
-    assert!(!guest.queues.is_quiet(), "what the backend has is under way");
+    assert!(!guest.queues.is_quiet(), "what the backend has is in flight");
     end(Ok(()));
     end(Ok(()));
     assert!(guest.queues.is_quiet(), "what waited has ended with its queue");
@@ -233,9 +233,9 @@ fn a_durable_write_to_a_cache_is_completed_after_a_flush() {
     assert_eq!(guest.completions(), [(1, Status::SUCCESS)], "there is no cache");
     guest.cache_writes();
     guest.send(Sqe { cdw10: 4, cdw12: FUA | 1, prp2: 9 * PAGE, ..command(IoOpcode::WRITE.0, 2) });
-    assert_eq!(under_way(), [(BlockOp::Write, 4, 2)]);
+    assert_eq!(in_flight(), [(BlockOp::Write, 4, 2)]);
     end(Ok(()));
-    assert_eq!((under_way(), guest.completions()), (vec![(BlockOp::Flush, 4, 2)], vec![]));
+    assert_eq!((in_flight(), guest.completions()), (vec![(BlockOp::Flush, 4, 2)], vec![]));
     end(Ok(()));
     assert_eq!(guest.completions(), [(2, Status::SUCCESS)]);
     let mut counted = Vec::new();
@@ -261,7 +261,7 @@ fn other_shadows_begin_where_the_queues_stand() {
     guest.ring_shadow();
     guest.queues.set_shadow_doorbells(Some((6 * PAGE, EVENTS)));
     guest.queues.poll();
-    assert_eq!(under_way().len(), 1, "the command is not taken again");
+    assert_eq!(in_flight().len(), 1, "the command is not taken again");
     TAKEN.take();
 }
 
@@ -360,7 +360,7 @@ fn aborts_come_in_portions_and_each_io_has_its_turn_before_one_has_it_again() {
 }
 
 #[test]
-fn no_more_than_a_few_aborts_are_under_way_whatever_is_to_end() {
+fn no_more_than_a_few_aborts_are_in_flight_whatever_is_to_end() {
     let guest = Guest::new();
     for qid in 2..=6 {
         guest.queues.create_completion(qid, COMPLETIONS, ENTRIES, None);
@@ -371,7 +371,7 @@ fn no_more_than_a_few_aborts_are_under_way_whatever_is_to_end() {
         guest.put(read(0));
     }
     guest.queues.poll();
-    let count = under_way().len();
+    let count = in_flight().len();
     guest.queues.delete_all();
     assert!(count > 64 && !guest.queues.abort_some(|| true));
     assert!(!guest.queues.abort_some(|| true));
@@ -404,14 +404,14 @@ fn nothing_of_a_new_session_reaches_a_disk_before_the_io_of_the_old_one_has_ende
     let new = guest_at(&fence);
     new.send(read(3));
     new.send(Sqe { nsid: 2, ..read(4) });
-    assert_eq!(under_way().len(), 3, "another disk's are not held back");
+    assert_eq!(in_flight().len(), 3, "another disk's are not held back");
     end(Ok(()));
     new.queues.send_fenced();
-    assert_eq!(under_way().len(), 2, "one of the old session's is still under way");
+    assert_eq!(in_flight().len(), 2, "one of the old session's is still in flight");
     end(Ok(()));
     end(Ok(()));
     new.queues.send_fenced();
-    assert_eq!((new.completions().len(), under_way().len()), (1, 1));
+    assert_eq!((new.completions().len(), in_flight().len()), (1, 1));
     end(Ok(()));
     assert_eq!(new.completions(), [(3, Status::SUCCESS)]);
     new.queues.remove_namespace(1);
@@ -432,7 +432,7 @@ fn a_namespace_that_moves_waits_for_the_io_of_the_controller_that_had_it() {
     let new = guest_at(&fence);
     new.send(read(2));
     neighbour.send(read(3));
-    assert_eq!(under_way().len(), 2, "who was there before goes on");
+    assert_eq!(in_flight().len(), 2, "who was there before goes on");
     old.queues.remove_namespace(2);
     end(Ok(()));
     end(Ok(()));
@@ -481,7 +481,7 @@ fn what_is_held_back_can_be_aborted_and_ends_with_its_queue_or_its_namespace() {
     assert!(guest.queues.delete_submission(1) && guest.queues.is_ended(1));
     assert_eq!(guest.completions(), [(4, deleted)]);
     drop(guard);
-    assert!(under_way().is_empty());
+    assert!(in_flight().is_empty());
 }
 
 #[test]
@@ -499,7 +499,7 @@ fn one_poll_takes_no_more_than_its_share_and_the_next_goes_on_behind_it() {
         guest.doorbells.store(qid * 2, u32::from(ENTRIES) - 1);
     }
     assert_eq!(guest.queues.poll(), 270);
-    while under_way().len() > 255 {
+    while in_flight().len() > 255 {
         end(Ok(()));
     }
     guest.completions();
@@ -513,11 +513,11 @@ fn one_poll_takes_no_more_than_its_share_and_the_next_goes_on_behind_it() {
 fn a_flush_of_the_controllers_own_reaches_namespaces_with_a_cache_and_posts_nothing() {
     let guest = Guest::new();
     guest.queues.flush();
-    assert!(guest.queues.is_flushed() && under_way().is_empty(), "there is no cache");
+    assert!(guest.queues.is_flushed() && in_flight().is_empty(), "there is no cache");
     guest.cache_writes();
     guest.queues.flush();
     guest.queues.flush();
-    assert_eq!(under_way(), [(BlockOp::Flush, 0, 1000)], "one is enough");
+    assert_eq!(in_flight(), [(BlockOp::Flush, 0, 1000)], "one is enough");
     assert!(!guest.queues.is_flushed());
     end(Err(Status::INTERNAL_ERROR));
     assert!(guest.queues.is_flushed() && guest.completions().is_empty() && guest.queues.take_error_events().is_empty());

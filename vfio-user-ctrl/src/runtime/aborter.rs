@@ -2,7 +2,7 @@
 //! client wants back.
 //!
 //! Nearly all of them end by themselves within the time that any I/O takes, so they are given some. To abort one costs
-//! the bdev layer a walk over all that are under way, and there may be thousands: that is done in portions, which take
+//! the bdev layer a walk over all that are in flight, and there may be thousands: that is done in portions, which take
 //! no more than a part of the reactor's time.
 
 use std::cell::{Cell, RefCell};

@@ -178,7 +178,7 @@ impl AdminRunner {
         self.drive(self.attached().as_ref(), Input::AddNamespace(namespace));
     }
 
-    /// Takes a namespace away. Its bdev is let go when none of its I/O is under way.
+    /// Takes a namespace away. Its bdev is let go when none of its I/O is in flight.
     pub fn remove_namespace(&self, nsid: u32) {
         self.drive(self.attached().as_ref(), Input::RemoveNamespace { nsid });
     }

@@ -20,7 +20,7 @@ use nvme_spec::Status;
 #[derive(Debug)]
 pub enum Bdevs {}
 
-/// A channel to a bdev, and what may be under way on it.
+/// A channel to a bdev, and what may be in flight on it.
 #[derive(Debug)]
 pub struct Metered {
     channel: BdevChannel,

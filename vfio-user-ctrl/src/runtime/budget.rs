@@ -1,11 +1,11 @@
-//! How many I/Os of the bdev layer's the sessions of a poll group may have under way.
+//! How many I/Os of the bdev layer's the sessions of a poll group may have in flight.
 //!
 //! There is a number of them for all. Clients of a slow or silent disk would take all of them, and others could do
 //! nothing. So half of them are shared out to the poll groups; what remains is for aborts, for the I/Os that bdevs on
 //! top of other bdevs send to these, and for whoever else uses bdevs. An I/O that the bdev layer splits counts with its
 //! parts.
 //!
-//! What is counted is what a session has under way with a *source*, as the namespaces of one pool are: whatever has its
+//! What is counted is what a session has in flight with a *source*, as the namespaces of one pool are: whatever has its
 //! trouble in common. It may be as much as is free to that source then: one that is alone has half; where I/Os end, n
 //! that want all come to an n+1th part each, and as much remains for one that comes. Where none ends, each that comes
 //! has half of what is left, or what is guaranteed.
@@ -49,7 +49,7 @@ struct Source {
     budget: Rc<Budget>,
 }
 
-/// What one session has under way with one source.
+/// What one session has in flight with one source.
 #[derive(Debug)]
 pub(super) struct Meter {
     source: Rc<Source>,

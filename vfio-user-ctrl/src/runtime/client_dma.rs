@@ -17,7 +17,7 @@ pub(super) struct ClientMemory {
     session: u64,
     budget: Arc<BounceBudget>,
     control: ControlHandle,
-    /// Weak, since what is under way in a queue may hold this longer than the group is to live.
+    /// Weak, since what is in flight in a queue may hold this longer than the group is to live.
     group: Weak<GroupHandle>,
 }
 

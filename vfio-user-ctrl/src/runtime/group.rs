@@ -59,7 +59,7 @@ pub struct GroupHandle {
 }
 
 impl GroupHandle {
-    /// Starts a poll group on a core, whose sessions may have `share` I/Os under way.
+    /// Starts a poll group on a core, whose sessions may have `share` I/Os in flight.
     ///
     /// # Errors
     /// `NOMEM` when SPDK cannot make its thread.

@@ -66,7 +66,7 @@ pub struct Counters {
     busy: Mutex<Busy>,
 }
 
-/// The time in which any command was under way.
+/// The time in which any command was in flight.
 #[derive(Debug, Default)]
 struct Busy {
     total: Duration,
@@ -94,7 +94,7 @@ impl Counters {
         self.media_errors.load(Ordering::Relaxed)
     }
 
-    /// Adds the time from `since` to `now`, in which commands were under way on a poll group. What others have added of it counts once.
+    /// Adds the time from `since` to `now`, in which commands were in flight on a poll group. What others have added of it counts once.
     pub fn add_busy(&self, since: Instant, now: Instant) {
         if let Ok(mut busy) = self.busy.lock() {
             let since = busy.counted.map_or(since, |counted| counted.max(since));
@@ -103,7 +103,7 @@ impl Counters {
         }
     }
 
-    /// The time in which any command was under way.
+    /// The time in which any command was in flight.
     #[must_use]
     pub fn busy(&self) -> Duration {
         self.busy.lock().map(|busy| busy.total).unwrap_or_default()

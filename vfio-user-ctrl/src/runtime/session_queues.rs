@@ -52,9 +52,9 @@ pub struct SessionQueues {
     /// The memory has changed, and the admin queue may still be where it was.
     took_memory: Cell<bool>,
     idle_rounds: Cell<u32>,
-    /// It has had nothing to do for long, and has nothing under way.
+    /// It has had nothing to do for long, and has nothing in flight.
     idle: Cell<bool>,
-    /// What it has under way, by what may hang as a whole.
+    /// What it has in flight, by what may hang as a whole.
     meters: Meters,
     patience: Patience,
     /// When it told last what has been gathered.
@@ -115,7 +115,7 @@ impl SessionQueues {
         &self.session
     }
 
-    /// Returns whether it has had nothing to do for long, and has nothing under way.
+    /// Returns whether it has had nothing to do for long, and has nothing in flight.
     #[inline]
     pub(super) fn is_idle(&self) -> bool {
         self.idle.get()
@@ -261,7 +261,7 @@ impl SessionQueues {
         done
     }
 
-    /// Counts what it has under way, which it may have no more than.
+    /// Counts what it has in flight, which it may have no more than.
     pub(super) fn count(&self) {
         self.meters.note();
     }

@@ -79,7 +79,7 @@ fn a_command_that_the_backend_has_not_taken_is_aborted() {
 }
 
 #[test]
-fn a_deleted_queue_completes_what_was_under_way_and_takes_nothing_more() {
+fn a_deleted_queue_completes_what_was_in_flight_and_takes_nothing_more() {
     for on_abort in [OnAbort::EndNow, OnAbort::EndLater, OnAbort::Refuse] {
         let disk = Disk::new(BLOCKS, 9);
         disk.on_abort.set(on_abort);

@@ -240,7 +240,7 @@ impl World {
         let (qid, entries, cqid) = SHAPE[index];
         self.rig.queues.delete_submission(qid);
         self.drain_backends();
-        assert!(self.rig.queues.is_ended(qid), "nothing is under way");
+        assert!(self.rig.queues.is_ended(qid), "nothing is in flight");
         self.set_mapped(0, true);
         loop {
             self.rig.queues.poll();

@@ -270,14 +270,14 @@ impl World {
         }
     }
 
-    /// Memory is let go as soon as no I/O is under way.
+    /// Memory is let go as soon as no I/O is in flight.
     fn release(&mut self) {
         if self.memory.releasing.is_empty() {
             return;
         }
         self.memory.release();
         let is_free = self.memory.releasing.is_empty() || self.disks.iter().any(|disk| disk.held() > 0);
-        assert!(is_free || self.session.queues.in_flight() > 0, "memory is held though no I/O is under way");
+        assert!(is_free || self.session.queues.in_flight() > 0, "memory is held though no I/O is in flight");
     }
 
     fn write_bar0(&mut self, offset: usize, data: &[u8]) {
@@ -367,7 +367,7 @@ impl World {
         self.session.queues.catch_up();
     }
 
-    /// The client goes, whatever is under way, and another comes.
+    /// The client goes, whatever is in flight, and another comes.
     fn reconnect(&mut self) {
         let memory = std::mem::replace(&mut self.memory, Memory::new());
         let new = Session::new(Kept::new(), &self.memory.view(), &self.disks);
@@ -442,7 +442,7 @@ impl World {
         assert!(!self.session.is_enabled() && !self.session.registers.ready(), "a reset ends");
         assert!(
             self.session.queues.is_quiet() && self.session.queues.in_flight() == 0,
-            "nothing is under way after it"
+            "nothing is in flight after it"
         );
         self.memory.check();
         drop(self.session.detach());

@@ -109,7 +109,7 @@ fn each_device_reset_is_told_to_be_over_once() {
 }
 
 #[test]
-fn a_device_reset_that_is_under_way_when_the_client_goes_ends() {
+fn a_device_reset_that_is_in_progress_when_the_client_goes_ends() {
     let mut bench = Bench::enabled();
     bench.reset(7);
     bench.drive(Input::Detached);

@@ -9,7 +9,7 @@ use crate::queue::{Backend, NamespaceChannel};
 use nvme_spec::Status;
 
 impl<B: Backend> Submissions<B> {
-    /// Takes no more commands, and aborts what is under way.
+    /// Takes no more commands, and aborts what is in flight.
     pub(in crate::queue) fn close(self: &Rc<Self>) {
         let queue = self.queue();
         queue.closed.set(true);
@@ -26,14 +26,14 @@ impl<B: Backend> Submissions<B> {
     pub(in crate::queue) fn end_waiting(self: &Rc<Self>, which: impl Fn(&InFlight<'_, IoState<B>>) -> bool) {
         let queue = self.queue();
         for io in queue.deferred.take() {
-            if which(&io.under_way()) {
+            if which(&io.in_flight()) {
                 complete(io, Err(Status::ABORTED_SQ_DELETION));
             } else {
                 queue.deferred.borrow_mut().push_back(io);
             }
         }
         for io in queue.held.take() {
-            if which(&io.under_way()) {
+            if which(&io.in_flight()) {
                 complete(io, Err(Status::ABORTED_SQ_DELETION));
             } else {
                 queue.held.borrow_mut().push_back(io);

@@ -71,7 +71,7 @@ pub(super) fn send<B: Backend>(io: CommandIo<B>, namespace: &NamespaceChannel<B>
     }
 }
 
-/// The opcode of a command that is under way.
+/// The opcode of a command that is in flight.
 pub(super) fn opcode_of<B: Backend>(state: &IoState<B>) -> u8 {
     let extra = state.extra.take();
     let passed = match extra.as_deref() {

@@ -28,7 +28,7 @@ use crate::queue::{PinMask, Transfer};
 use crate::runtime::group::GroupHandle;
 use crate::runtime::session::{Ctrl, Session};
 
-/// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is under way.
+/// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is in flight.
 const TIMEOUT_500MS: u8 = 60;
 /// The most messages that are read in a row, so that one client cannot keep the others waiting.
 const BURST: usize = 64;
@@ -542,7 +542,7 @@ impl Connection {
         }
     }
 
-    /// The device is reset; the answer comes when nothing of the client's is under way.
+    /// The device is reset; the answer comes when nothing of the client's is in flight.
     fn reset(&mut self, token: Token) {
         self.device.reset();
         if self.device.take_changed() {

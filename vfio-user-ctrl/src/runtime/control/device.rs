@@ -19,7 +19,7 @@ pub(super) struct Device {
     effects: Vec<Effect>,
     /// The poll groups have to look at the session.
     changed: bool,
-    /// A function-level reset is under way that was answered for: the function is not ready.
+    /// A function-level reset is in progress that was answered for: the function is not ready.
     not_ready: bool,
 }
 
