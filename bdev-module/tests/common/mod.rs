@@ -61,6 +61,12 @@ impl Rig {
         Pool { app: self.app, name: "small".to_owned() }
     }
 
+    /// A pool of the first subsystem.
+    pub(crate) fn named_pool(&self, name: &str, more: Value) -> Pool {
+        assert_eq!(self.connect(name, target::NQN, more), Ok(()));
+        Pool { app: self.app, name: name.to_owned() }
+    }
+
     /// A pool of the first subsystem, whose target is reached through `relay`.
     pub(crate) fn relayed_pool(&self, relay: &Relay) -> Pool {
         let name = "relayed";

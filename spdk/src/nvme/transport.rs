@@ -75,7 +75,7 @@ impl TransportId {
     ) -> Result<Self, TransportIdError> {
         let mut raw = sys::spdk_nvme_transport_id::default();
         put("traddr", &mut raw.traddr, traddr)?;
-        put("trsvcid", &mut raw.trsvcid, trsvcid)?;
+        put("trsvcid", &mut raw.trsvcid, &unshared(trsvcid))?;
         put("subnqn", &mut raw.subnqn, subnqn)?;
         raw.adrfam = match adrfam {
             AddressFamily::Ipv4 => sys::spdk_nvmf_adrfam::SPDK_NVMF_ADRFAM_IPV4,
@@ -105,6 +105,18 @@ impl fmt::Debug for TransportId {
             .field("subnqn", &text(&self.0.subnqn))
             .finish()
     }
+}
+
+/// The most characters of a port in a [`TransportId`].
+const TRSVCID_LEN: usize = sys::SPDK_NVMF_TRSVCID_MAX_LEN as usize;
+
+/// A port with as many zeros before it as there is room for.
+///
+/// SPDK gives whoever connects to an address, subsystem and host that this process is connected to already the controller that is there, and
+/// neither side learns of that: its reset by one would connect it again behind the other's back, with what that had in flight. SPDK compares
+/// addresses as text, so that nobody shares a controller whose port is written like this.
+fn unshared(trsvcid: &str) -> String {
+    format!("{trsvcid:0>TRSVCID_LEN$}")
 }
 
 /// The bytes of a C string in a field that it may fill.
@@ -214,6 +226,17 @@ pub(super) fn is_available(trid: &TransportId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_written_as_nobody_else_writes_it_and_is_the_same_number() {
+        let new = |port| TransportId::new(TransportType::Tcp, AddressFamily::Ipv4, "127.0.0.1", port, "nqn.a:b");
+        for port in ["4420", "04420"] {
+            let raw = new(port).expect("it fits").0;
+            let text = String::from_utf8(bytes(&raw.trsvcid)).expect("digits");
+            assert_eq!((text.len(), text.parse()), (32, Ok(4420_u16)));
+        }
+        assert!(new(&"1".repeat(33)).is_err(), "one that is too long is refused");
+    }
 
     #[test]
     fn text_that_fits_exactly_is_taken_with_its_end() {
