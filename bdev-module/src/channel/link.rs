@@ -293,7 +293,7 @@ impl Link {
         let verdict = self.silence.borrow_mut().look(now, progress.answered, progress.pending);
         match verdict {
             Verdict::Fine => {}
-            // One that finds no request is no probe; the silence goes on.
+            // One that cannot be sent is no probe; the silence goes on.
             Verdict::Probe => drop(self.with_qpair(QueuePair::probe)),
             Verdict::Hung => {
                 log::warn!(

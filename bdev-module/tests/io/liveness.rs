@@ -506,6 +506,39 @@ fn of_more_io_than_a_hung_queue_has_requests_each_can_be_aborted_in_time() {
 
 #[test]
 #[serial]
+fn a_queue_that_is_full_of_commands_that_take_long_is_asked_whether_it_lives_and_stays() {
+    let line = line(with_sizes(short_times()));
+    line.target.on(On::io(opcode::WRITE), Do::Hold);
+    let writes: Vec<_> = (0..64).map(|slba| line.write(slba, 7)).collect();
+    assert!(line.target.wait(PATIENCE, |target| target.held() == 14), "the queue is full");
+    // The pool declines, and what it is asked next is due sooner.
+    let _ = line.disk.abort(&writes[0]);
+    assert!(line.target.wait_for(&On::io(opcode::FLUSH).nsid(0), 3, PATIENCE));
+    assert_eq!(line.pool.losses(), 0);
+    line.target.behave();
+    line.target.release();
+    assert!(writes[1..].iter().all(|write| write.wait().result.is_ok()));
+    assert_eq!((line.pool.losses(), line.target.count(&On::io(opcode::WRITE))), (0, 64));
+}
+
+#[test]
+#[serial]
+fn an_io_that_is_sent_alone_and_takes_long_does_not_make_its_pool_hung() {
+    let line = line(short_times());
+    line.target.on(On::io(opcode::WRITE), Do::Hold);
+    line.target.on(On::io(opcode::WRITE).times(2), Do::Close(Cut::Reset));
+    let write = line.write(5, 1);
+    assert!(line.target.wait(PATIENCE, |target| target.held() == 1), "it is sent for the third time");
+    let before = line.target.count(&On::io(opcode::FLUSH).nsid(0));
+    assert!(line.target.wait_for(&On::io(opcode::FLUSH).nsid(0), before + 2, PATIENCE));
+    line.target.behave();
+    line.target.release();
+    assert_eq!(write.wait().result, Ok(()));
+    assert_eq!(line.pool.losses(), 2);
+}
+
+#[test]
+#[serial]
 fn what_found_no_request_is_sent_when_its_pool_is_back() {
     let (line, writes) = crowded_line(json!({}));
     line.go_away();

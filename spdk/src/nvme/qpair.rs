@@ -77,7 +77,10 @@ struct Inner {
     group: RefCell<Option<Rc<Group>>>,
     /// The queue pair is a user of its controller until it is freed.
     in_use: Cell<Option<Use>>,
-    requests: u32,
+    /// The most commands of its user that it has at a time.
+    most: u32,
+    /// At least so many more it takes now, as far as that was looked at.
+    room: Cell<u32>,
     events: RefCell<Option<Events>>,
     /// What must outlive the queue pair.
     keep: RefCell<Option<Box<dyn Any>>>,
@@ -151,7 +154,8 @@ impl PollGroup {
             ctrlr: ctrlr.clone(),
             group: RefCell::new(Some(Rc::clone(&self.0))),
             in_use,
-            requests: opts.io_queue_requests,
+            most: most_commands(opts.io_queue_size, opts.io_queue_requests),
+            room: Cell::new(0),
             events: RefCell::new(Some(Box::new(events))),
             keep: RefCell::new(None),
         });
@@ -176,6 +180,14 @@ impl PollGroup {
         self.0.polling.set(false);
         usize::try_from(count).unwrap_or(0)
     }
+}
+
+/// The most commands of its user that a queue pair takes, whose queue has so many entries, one of which is never used. One of the others is
+/// left for [`QueuePair::probe`], with a request: commands that take long would otherwise leave no way to ask whether the controller lives.
+/// In a queue where that would not leave two for a fused pair there is none.
+fn most_commands(queue_size: u32, requests: u32) -> u32 {
+    let commands = queue_size.saturating_sub(1).min(requests);
+    if commands > 2 { commands - 1 } else { requests }
 }
 
 impl Group {
@@ -298,7 +310,8 @@ impl QueuePair {
             ctrlr: CtrlrRef::dangling(),
             group: RefCell::new(None),
             in_use: Cell::new(None),
-            requests: 0,
+            most: 0,
+            room: Cell::new(0),
             events: RefCell::new(None),
             keep: RefCell::new(None),
         };
@@ -356,16 +369,16 @@ impl QueuePair {
     }
 
     /// Sends a command that every controller answers at once and that touches nothing: a flush of namespace 0, which does not exist. That
-    /// it was answered shows in [`progress`](Self::progress).
+    /// it was answered shows in [`progress`](Self::progress). It is also sent while the queue pair is [stopped](Self::stop).
     ///
     /// # Errors
-    /// `NXIO` when it takes no commands, `NOMEM` when no request is free.
+    /// `NXIO` when its connection does not stand, `NOMEM` when no request is free.
     pub fn probe(&self) -> Result<(), Errno> {
-        let qpair = NonNull::new(self.inner.live.get()).ok_or(Errno::NXIO)?;
+        let qpair = NonNull::new(self.inner.raw.get()).filter(|_| self.is_connected()).ok_or(Errno::NXIO)?;
         let mut cmd = Sqe::flush(0).0;
         with_callback(drop, |call, ctx| {
             let ctrlr = self.inner.ctrlr.as_ptr();
-            // SAFETY: queue pair and controller are live, this is the queue pair's thread; there is no data.
+            // SAFETY: the queue pair is not freed yet, so that its controller lives, and this is its thread; there is no data.
             unsafe {
                 sys::spdk_nvme_ctrlr_cmd_io_raw(ctrlr, qpair.as_ptr(), &raw mut cmd, ptr::null_mut(), 0, call, ctx)
             }
@@ -395,7 +408,7 @@ impl QueuePair {
             return 0;
         }
         // SAFETY: the queue pair is live, and this is its thread.
-        self.inner.requests.saturating_sub(unsafe { sys::spdk_nvme_qpair_get_num_outstanding_reqs(raw) })
+        self.inner.most.saturating_sub(unsafe { sys::spdk_nvme_qpair_get_num_outstanding_reqs(raw) })
     }
 
     /// Gives a command, with `len` bytes of data that its owner's payload describes. `SECOND` marks the second command of a
@@ -407,6 +420,11 @@ impl QueuePair {
     pub fn submit<C: Command, const SECOND: bool>(&self, sqe: &Sqe, len: u32, command: C) -> Result<(), Rejected<C>> {
         let Some(qpair) = NonNull::new(self.inner.live.get()) else {
             return Err(Rejected { errno: Errno::NXIO, command });
+        };
+        let room = self.inner.room.get();
+        let room = if room == 0 { self.free_requests() } else { room };
+        let Some(room) = room.checked_sub(1) else {
+            return Err(Rejected { errno: Errno::NOMEM, command });
         };
         let ctrlr = self.inner.ctrlr.as_ptr();
         // SPDK takes a mutable pointer, but copies.
@@ -439,6 +457,7 @@ impl QueuePair {
             }
         };
         if rc == 0 {
+            self.inner.room.set(room);
             self.inner.submitted.set(self.inner.submitted.get().wrapping_add(1));
             return Ok(());
         }
@@ -497,6 +516,13 @@ impl std::fmt::Debug for QueuePair {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_queue_has_room_for_a_probe_if_it_has_room_for_a_fused_pair_beside_it() {
+        assert_eq!([4, 16, 128].map(|size| most_commands(size, 512)), [2, 14, 126]);
+        assert_eq!((most_commands(16, 16), most_commands(64, 16)), (14, 15), "the request is kept as well");
+        assert_eq!((most_commands(2, 2), most_commands(3, 3), most_commands(3, 8)), (2, 3, 8));
+    }
 
     #[test]
     fn a_group_that_is_being_polled_is_not_polled_from_within() {
