@@ -327,8 +327,7 @@ impl PoolChannel {
 
     /// A step of a walk, when no queue pair of the pool takes commands: what waits and is not to be sent again has its end.
     pub(crate) fn settle(&self, walk: Advance) {
-        let aborted = |io: &BdevIo<Disk>| io.was_aborted() || io.device().is_resetting() || io.device().is_removing();
-        self.0.complete_waiting(aborted, |io| io.complete(IoStatus::Aborted));
+        self.0.complete_waiting(Disk::is_cancelled, |io| io.complete(IoStatus::Aborted));
         self.0.complete_waiting(BdevIo::is_last, |io| io.complete_nvme(0, Status::ABORTED_BY_HOST));
         walk.go_on(Ok(()));
     }

@@ -236,6 +236,12 @@ impl Disk {
         self.removing.load(Ordering::Acquire)
     }
 
+    /// Returns whether an I/O is not to be sent any more, nor again: it was aborted, or its bdev is being reset or deleted. It ends, once
+    /// nothing that was sent of it can be carried out.
+    pub(crate) fn is_cancelled(io: &BdevIo<Self>) -> bool {
+        io.was_aborted() || io.device().is_resetting() || io.device().is_removing()
+    }
+
     fn reset(&self, io: BdevIo<Self>) {
         let (pool, nsid, io) = (self.params.pool.clone(), self.nsid, io.carrier());
         let request = move || match registry::find(&pool) {
@@ -311,7 +317,7 @@ impl Disk {
         if once {
             return Self::tell(io, completion);
         }
-        if io.was_aborted() || io.device().is_resetting() {
+        if Self::is_cancelled(&io) {
             return io.complete(IoStatus::Aborted);
         }
         let (failures, since) = io.count_failure();

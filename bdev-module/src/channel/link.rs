@@ -376,8 +376,8 @@ impl Link {
         for io in self.held.take_waiting() {
             // The pool has seen to it that what was lost is over.
             io.note_over();
-            if io.was_aborted() {
-                // The abort came when the queues were being opened again.
+            if Disk::is_cancelled(&io) {
+                // That came when the queues were being opened again.
                 io.complete(IoStatus::Aborted);
             } else if io.device().is_held() {
                 // It comes to `release`.

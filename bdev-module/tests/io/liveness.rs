@@ -402,6 +402,31 @@ fn a_bdev_of_a_pool_that_is_away_is_deleted_with_io_held() {
 
 #[test]
 #[serial]
+fn what_is_held_for_a_bdev_that_is_deleted_while_the_queues_are_opened_ends_unsent() {
+    let Line { disk, bdev, pool, relay, target } = line(json!({}));
+    relay.arrivals(Arrival::Refuse);
+    relay.cut(Which::All, Cut::Reset);
+    wait_until("the pool is away", || pool.told()["state"] == "reconnecting");
+    let write = disk.start(Op::Write, 1, 1, &Layout::whole(BLOCK), &[1; BLOCK]).expect("the write is taken");
+    target.on(On::connect_io().once(), Do::Hold);
+    relay.arrivals(Arrival::Pass);
+    assert!(target.wait(PATIENCE, |target| target.held() == 1), "its queue is being opened");
+    let (since, name) = (Instant::now(), bdev.name.clone());
+    let is_there = || rig().app.rpc("bdev_get_bdevs", json!({ "name": name })).is_ok();
+    std::thread::scope(|scope| {
+        let gone = scope.spawn(|| drop(bdev));
+        wait_until("its deletion has begun", || !is_there());
+        target.release();
+        assert!(write.wait().result.is_err());
+        drop(disk);
+        gone.join().expect("the bdev is deleted");
+    });
+    assert!(since.elapsed() < HURRY, "{:?}", since.elapsed());
+    assert_eq!(target.count(&On::io(opcode::WRITE)), 0);
+}
+
+#[test]
+#[serial]
 fn a_hung_pool_with_io_in_flight_is_deleted_in_time() {
     let Line { disk, bdev, pool, relay, target: _target } = line(json!({}));
     relay.stall();
