@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use serde_json::json;
 use spdk::Errno;
-use spdk::bdev::{Bdev, BdevInfo, BdevIo, Device, IoStatus, IoType, Protection};
+use spdk::bdev::{Bdev, BdevIo, Device, DeviceInfo, IoStatus, IoType, Protection};
 use spdk::io_device::{IoChannel, IoDevice};
 use spdk::json::JsonWriter;
 use spdk::nvme::{Completion, Limits, QueuePair, Rejected, Status};
@@ -472,11 +472,11 @@ impl Device for Disk {
 }
 
 /// What the bdev layer must know of a namespace.
-fn geometry(name: &str, limits: &Limits, info: &Namespace, identity: &Identity) -> BdevInfo {
+fn geometry(name: &str, limits: &Limits, info: &Namespace, identity: &Identity) -> DeviceInfo {
     let atomic_blocks = u32::from(info.nawupf.unwrap_or(limits.awupf)).max(1);
     let granularity = info.preferred.map_or(1, |[granularity, ..]| granularity);
     let acwu = if limits.compare_and_write { info.nacwu.unwrap_or(limits.acwu) } else { 0 };
-    BdevInfo {
+    DeviceInfo {
         name: name.to_owned(),
         product_name: "Courier disk",
         block_size: info.block_size,

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use once_cell::sync::OnceCell;
 use serde_json::json;
 use spdk::Errno;
-use spdk::bdev::{FiniDone, Module, ModuleHandle, register_module};
+use spdk::bdev::{Module, ModuleFiniDone, ModuleHandle, register_module};
 use spdk::io_device::IoDevice;
 use spdk::json::JsonWriter;
 use spdk::log::Sifting;
@@ -68,7 +68,7 @@ impl Module for Courier {
         ending();
     }
 
-    fn fini(done: FiniDone) {
+    fn fini(done: ModuleFiniDone) {
         rpc::stop_connecting();
         registry::delete_all(move || {
             // Those of pools that were never there.

@@ -1,7 +1,7 @@
 //! The steps of an I/O's way to a pool as SPDK's tracepoints; docs/tracing.md tells how to use them.
 
 use spdk::bdev::{BdevIo, Device};
-use spdk::trace::{Object, Point, Record};
+use spdk::trace::{Object, Point, TraceRecord};
 
 /// The tracepoints of the pools; their numbers are 16 to 31.
 pub const POINTS: &[Point] = &[SEND, HOLD, DONE];
@@ -30,6 +30,6 @@ pub(crate) enum Reason {
 /// Records a step of an I/O.
 #[cold]
 pub(crate) fn record<D: Device>(point: &Point, io: &BdevIo<D>, arguments: [u64; 3]) {
-    let record = Record { owner: 0, size: 0, object: io.name(), arguments };
+    let record = TraceRecord { owner: 0, size: 0, object: io.name(), arguments };
     spdk::trace::record(point, &record);
 }

@@ -75,23 +75,23 @@ pub fn check() -> Result<(), Mismatch> {
     }
 }
 
-type Bdev = sys::spdk_bdev;
+type RawBdev = sys::spdk_bdev;
 
 /// Functions of SPDK's that read a structure, and need nothing else.
 struct Host {
-    memory_domains: unsafe extern "C" fn(*mut Bdev, *mut *mut sys::spdk_memory_domain, c_int) -> c_int,
-    dump_info: unsafe extern "C" fn(*mut Bdev, *mut sys::spdk_json_write_ctx) -> c_int,
-    name: unsafe extern "C" fn(*const Bdev) -> *const c_char,
-    product: unsafe extern "C" fn(*const Bdev) -> *const c_char,
-    module: unsafe extern "C" fn(*const Bdev) -> *const c_char,
-    block_size: unsafe extern "C" fn(*const Bdev) -> u32,
-    physical_block_size: unsafe extern "C" fn(*const Bdev) -> u32,
-    metadata_size: unsafe extern "C" fn(*const Bdev) -> u32,
-    boundary: unsafe extern "C" fn(*const Bdev) -> u32,
-    acwu: unsafe extern "C" fn(*const Bdev) -> u16,
-    blocks: unsafe extern "C" fn(*const Bdev) -> u64,
-    io_time: unsafe extern "C" fn(*const Bdev) -> u64,
-    uuid: unsafe extern "C" fn(*const Bdev) -> *const sys::spdk_uuid,
+    memory_domains: unsafe extern "C" fn(*mut RawBdev, *mut *mut sys::spdk_memory_domain, c_int) -> c_int,
+    dump_info: unsafe extern "C" fn(*mut RawBdev, *mut sys::spdk_json_write_ctx) -> c_int,
+    name: unsafe extern "C" fn(*const RawBdev) -> *const c_char,
+    product: unsafe extern "C" fn(*const RawBdev) -> *const c_char,
+    module: unsafe extern "C" fn(*const RawBdev) -> *const c_char,
+    block_size: unsafe extern "C" fn(*const RawBdev) -> u32,
+    physical_block_size: unsafe extern "C" fn(*const RawBdev) -> u32,
+    metadata_size: unsafe extern "C" fn(*const RawBdev) -> u32,
+    boundary: unsafe extern "C" fn(*const RawBdev) -> u32,
+    acwu: unsafe extern "C" fn(*const RawBdev) -> u16,
+    blocks: unsafe extern "C" fn(*const RawBdev) -> u64,
+    io_time: unsafe extern "C" fn(*const RawBdev) -> u64,
+    uuid: unsafe extern "C" fn(*const RawBdev) -> *const sys::spdk_uuid,
     io_owner: unsafe extern "C" fn(*mut sys::spdk_bdev_io) -> *mut c_void,
 }
 
@@ -179,19 +179,19 @@ impl Host {
     /// As for [`check`](Self::check).
     unsafe fn check_members(&self) -> Result<(), Mismatch> {
         let block = Block::numbered();
-        let bdev: *mut Bdev = block.as_ptr();
+        let bdev: *mut RawBdev = block.as_ptr();
         // SAFETY: the functions give back words of the block, or the address of one.
         let read: [(u64, usize, u32); 9] = unsafe {
             [
-                ((self.name)(bdev).addr() as u64, offset_of!(Bdev, name), 64),
-                ((self.product)(bdev).addr() as u64, offset_of!(Bdev, product_name), 64),
-                ((self.block_size)(bdev).into(), offset_of!(Bdev, blocklen), 32),
-                ((self.physical_block_size)(bdev).into(), offset_of!(Bdev, phys_blocklen), 32),
-                ((self.metadata_size)(bdev).into(), offset_of!(Bdev, md_len), 32),
-                ((self.boundary)(bdev).into(), offset_of!(Bdev, optimal_io_boundary), 32),
-                ((self.acwu)(bdev).into(), offset_of!(Bdev, acwu), 16),
-                ((self.blocks)(bdev), offset_of!(Bdev, blockcnt), 64),
-                ((self.io_time)(bdev), offset_of!(Bdev, internal.weighted_io_time), 64),
+                ((self.name)(bdev).addr() as u64, offset_of!(RawBdev, name), 64),
+                ((self.product)(bdev).addr() as u64, offset_of!(RawBdev, product_name), 64),
+                ((self.block_size)(bdev).into(), offset_of!(RawBdev, blocklen), 32),
+                ((self.physical_block_size)(bdev).into(), offset_of!(RawBdev, phys_blocklen), 32),
+                ((self.metadata_size)(bdev).into(), offset_of!(RawBdev, md_len), 32),
+                ((self.boundary)(bdev).into(), offset_of!(RawBdev, optimal_io_boundary), 32),
+                ((self.acwu)(bdev).into(), offset_of!(RawBdev, acwu), 16),
+                ((self.blocks)(bdev), offset_of!(RawBdev, blockcnt), 64),
+                ((self.io_time)(bdev), offset_of!(RawBdev, internal.weighted_io_time), 64),
             ]
         };
         for (found, offset, bits) in read {
@@ -199,7 +199,7 @@ impl Host {
         }
         // SAFETY: as above.
         let (uuid, owner) = unsafe { ((self.uuid)(bdev), (self.io_owner)(block.as_ptr())) };
-        same("struct spdk_bdev", uuid.addr().checked_sub(bdev.addr()) == Some(offset_of!(Bdev, uuid)))?;
+        same("struct spdk_bdev", uuid.addr().checked_sub(bdev.addr()) == Some(offset_of!(RawBdev, uuid)))?;
         let caller = offset_of!(sys::spdk_bdev_io, internal.caller_ctx);
         same("struct spdk_bdev_io", owner.addr() as u64 == block.at(caller, 64))
     }
@@ -304,7 +304,7 @@ mod tests {
     /// Ceph's fork has one entry more before this one.
     #[test]
     fn a_table_of_functions_with_one_more_in_it_is_refused() {
-        unsafe extern "C" fn other(bdev: *mut Bdev, _: *mut *mut sys::spdk_memory_domain, _: c_int) -> c_int {
+        unsafe extern "C" fn other(bdev: *mut RawBdev, _: *mut *mut sys::spdk_memory_domain, _: c_int) -> c_int {
             // SAFETY: the table is where the headers say; its entries are functions without arguments.
             unsafe {
                 let table: *const sys::spdk_bdev_fn_table = (*bdev).fn_table;
@@ -321,11 +321,11 @@ mod tests {
 
     #[test]
     fn a_structure_with_a_member_more_is_refused() {
-        unsafe extern "C" fn block_size(bdev: *const Bdev) -> u32 {
+        unsafe extern "C" fn block_size(bdev: *const RawBdev) -> u32 {
             // SAFETY: the structure is larger than that.
             unsafe { sys::spdk_bdev_get_block_size(bdev.byte_add(4)) }
         }
-        unsafe extern "C" fn io_time(bdev: *const Bdev) -> u64 {
+        unsafe extern "C" fn io_time(bdev: *const RawBdev) -> u64 {
             // SAFETY: as above.
             unsafe { sys::spdk_bdev_get_weighted_io_time(bdev.byte_add(8)) }
         }

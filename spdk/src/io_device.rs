@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use spdk_sys as sys;
 
 use crate::Errno;
-use crate::thread::{NotSend, Owner, on_spdk_thread};
+use crate::thread::{NotSend, OwnerThread, on_spdk_thread};
 
 /// What all threads share of an I/O device, and how a thread's own part is made.
 pub trait ChannelFactory: Send + Sync + 'static {
@@ -85,7 +85,7 @@ impl<F: ChannelFactory> IoDevice<F> {
     /// # Errors
     /// `PERM` off any SPDK thread, `NOMEM` when the factory failed or the device is no longer registered.
     pub fn channel(&self) -> Result<IoChannel<F::Channel>, Errno> {
-        let owner = Owner::current()?;
+        let owner = OwnerThread::current()?;
         // SAFETY: an unknown key gives null.
         let raw = NonNull::new(unsafe { sys::spdk_get_io_channel(self.key()) }).ok_or(Errno::NOMEM)?;
         Ok(IoChannel { raw, owner, _channel: PhantomData, _stays: PhantomData })
@@ -219,7 +219,7 @@ pub(crate) unsafe fn context<C>(raw: *mut sys::spdk_io_channel) -> *mut *mut C {
 /// A counted reference to this thread's channel of a device.
 pub struct IoChannel<C> {
     raw: NonNull<sys::spdk_io_channel>,
-    owner: Owner,
+    owner: OwnerThread,
     _channel: PhantomData<C>,
     _stays: NotSend,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use spdk_sys as sys;
 
 use crate::Errno;
-use crate::thread::{NotSend, Owner};
+use crate::thread::{NotSend, OwnerThread};
 
 /// What a poller's call did, by which SPDK tells a busy core from an idle one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ struct Body(RefCell<Box<dyn FnMut() -> Poll>>);
 pub struct Poller {
     raw: NonNull<sys::spdk_poller>,
     body: NonNull<Body>,
-    owner: Owner,
+    owner: OwnerThread,
     _stays: NotSend,
 }
 
@@ -53,7 +53,7 @@ impl Poller {
             };
             c_int::try_from(busy).unwrap_or_default()
         }
-        let owner = Owner::current()?;
+        let owner = OwnerThread::current()?;
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
         let micros = u64::try_from(period.as_micros()).unwrap_or(u64::MAX);
         let body = Rc::into_raw(Rc::new(Body(RefCell::new(Box::new(f))))).cast_mut();

@@ -11,16 +11,16 @@ use spdk_sys as sys;
 use crate::Errno;
 
 #[derive(Debug)]
-struct State {
+struct RunState {
     open: bool,
     /// The parts that have been started and not ended yet.
     parts: usize,
 }
 
-static STATE: RwLock<State> = RwLock::new(State { open: false, parts: 0 });
+static STATE: RwLock<RunState> = RwLock::new(RunState { open: false, parts: 0 });
 
 /// As long as it is held, the application's threads that have not been told to exit take messages.
-pub(crate) struct Guard(#[expect(dead_code, reason = "it is held")] RwLockReadGuard<'static, State>);
+pub(crate) struct Guard(#[expect(dead_code, reason = "it is held")] RwLockReadGuard<'static, RunState>);
 
 /// Keeps the application from ending while a message is being sent.
 ///
@@ -51,13 +51,13 @@ pub(crate) fn begin() -> bool {
     !std::mem::replace(&mut *BEGUN.lock().unwrap_or_else(PoisonError::into_inner), true)
 }
 
-fn change(f: impl FnOnce(&mut State)) {
+fn change(f: impl FnOnce(&mut RunState)) {
     f(&mut STATE.write().unwrap_or_else(PoisonError::into_inner));
 }
 
 /// A part of the application is about to start, on the application's thread.
 pub(crate) fn part_starts() {
-    change(|state| *state = State { open: true, parts: state.parts.saturating_add(1) });
+    change(|state| *state = RunState { open: true, parts: state.parts.saturating_add(1) });
 }
 
 /// A part has ended, or could not be started.
@@ -80,7 +80,7 @@ pub(crate) fn stops() {
 
 /// The application has stopped.
 pub(crate) fn stopped() {
-    change(|state| *state = State { open: false, parts: 0 });
+    change(|state| *state = RunState { open: false, parts: 0 });
 }
 
 #[cfg(test)]

@@ -21,9 +21,9 @@ pub type NotSend = PhantomData<*mut ()>;
 /// from one to the other, through a `thread_local!`. SPDK refuses to let go of what is not the current thread's: a
 /// value that is dropped elsewhere looks first, and leaves everything as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Owner(u64);
+pub(crate) struct OwnerThread(u64);
 
-impl Owner {
+impl OwnerThread {
     /// The current thread.
     ///
     /// # Errors

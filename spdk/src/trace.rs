@@ -59,7 +59,7 @@ pub struct Point {
 
 /// What is recorded at a tracepoint.
 #[derive(Debug, Clone, Copy)]
-pub struct Record {
+pub struct TraceRecord {
     /// Whose it is, or 0.
     pub owner: u16,
     /// Bytes of data.
@@ -152,11 +152,11 @@ pub fn is_on() -> bool {
 
 /// Records a step, on a reactor, if its tracepoint is on.
 #[cold]
-pub fn record(point: &Point, record: &Record) {
+pub fn record(point: &Point, record: &TraceRecord) {
     if MASK.load(Ordering::Relaxed) & (1 << (point.number & 63)) == 0 {
         return;
     }
-    let Record { owner, size, object, arguments: [first, second, third] } = *record;
+    let TraceRecord { owner, size, object, arguments: [first, second, third] } = *record;
     // SAFETY: a bit of the mask is set only while there is memory for records, which stays until all reactors have ended. The
     // arguments are as many, and of the size, as `options` said.
     unsafe { sys::_spdk_trace_record(0, id(point.number), owner, size, object, 3, first, second, third) };
@@ -164,9 +164,9 @@ pub fn record(point: &Point, record: &Record) {
 
 /// Something that records belong to, with a name that `spdk_trace` shows.
 #[derive(Debug)]
-pub struct Owner(u16);
+pub struct TraceOwner(u16);
 
-impl Owner {
+impl TraceOwner {
     /// One of that name, of which the first 64 bytes are shown.
     #[must_use]
     pub fn new(name: &CStr) -> Self {
@@ -174,14 +174,14 @@ impl Owner {
         Self(unsafe { sys::spdk_trace_register_owner(KIND, name.as_ptr()) })
     }
 
-    /// What [`Record::owner`] is to be; 0 where there are no records.
+    /// What [`TraceRecord::owner`] is to be; 0 where there are no records.
     #[must_use]
     pub fn id(&self) -> u16 {
         self.0
     }
 }
 
-impl Drop for Owner {
+impl Drop for TraceOwner {
     fn drop(&mut self) {
         // SAFETY: it was given by SPDK, and is given back once; 0 is nothing.
         unsafe { sys::spdk_trace_unregister_owner(self.0) };

@@ -11,7 +11,9 @@ use harness::{on_app, wait_until};
 use serde_json::json;
 use serial_test::serial;
 use spdk::Errno;
-use spdk::bdev::{Bdev, BdevInfo, BdevIo, Device, FiniDone, IoStatus, IoType, Module, ModuleHandle, register_module};
+use spdk::bdev::{
+    Bdev, BdevIo, Device, DeviceInfo, IoStatus, IoType, Module, ModuleFiniDone, ModuleHandle, register_module,
+};
 use spdk::bdev_client::BdevDesc;
 use spdk::io_device::{ChannelFactory, IoChannel, IoDevice};
 use spdk::json::JsonWriter;
@@ -60,7 +62,7 @@ impl Module for Test {
 
     fn fini_start() {}
 
-    fn fini(done: FiniDone) {
+    fn fini(done: ModuleFiniDone) {
         drop(done);
     }
 
@@ -125,7 +127,7 @@ impl Drop for Null {
 fn register(module: ModuleHandle, name: &str, dropped: &Arc<AtomicU32>) -> Result<Bdev<Null>, Errno> {
     let channels = IoDevice::register("null", Channels).expect("an SPDK thread");
     let info =
-        BdevInfo { name: name.to_owned(), product_name: "Null", block_size: 512, blocks: 8, ..BdevInfo::default() };
+        DeviceInfo { name: name.to_owned(), product_name: "Null", block_size: 512, blocks: 8, ..DeviceInfo::default() };
     Bdev::register(module, &info, Null { channels, dropped: Arc::clone(dropped) })
 }
 
@@ -140,7 +142,7 @@ fn a_bdev_that_cannot_be_registered_for_want_of_memory_is_dropped_once() {
         let (registered, at_once, failed) = on_app(move || {
             let channels = IoDevice::register("null", Channels).expect("an SPDK thread");
             let name = format!("scarce{before}");
-            let info = BdevInfo { name, product_name: "Null", block_size: 512, blocks: 8, ..BdevInfo::default() };
+            let info = DeviceInfo { name, product_name: "Null", block_size: 512, blocks: 8, ..DeviceInfo::default() };
             let null = Null { channels, dropped: Arc::clone(&counted) };
             let (result, failed) = out_of_memory_after(before, || Bdev::register(module, &info, null));
             let at_once = counted.load(Ordering::Relaxed);

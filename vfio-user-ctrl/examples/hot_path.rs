@@ -15,7 +15,7 @@ use rustix::io::pwrite;
 use vfio_user_ctrl::memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region};
 use vfio_user_ctrl::model::io::{NsGeometry, PassthruCommand};
 use vfio_user_ctrl::queue::{
-    AbortToken, Backend, BlockOp, CommandIo, Interrupts, NamespaceChannel, Queues, Refused, Step, Traced, complete,
+    AbortToken, Backend, BlockOp, CommandIo, Interrupts, NamespaceChannel, Queues, Refused, TraceStep, Traced, complete,
 };
 use zerocopy::IntoBytes;
 
@@ -51,7 +51,7 @@ impl Backend for Nothing {
 
     /// What SPDK's tracepoints cost that are off.
     #[inline]
-    fn trace(_: Step, what: impl FnOnce() -> Traced) {
+    fn trace(_: TraceStep, what: impl FnOnce() -> Traced) {
         if TRACED.load(Ordering::Relaxed) != 0 {
             std::hint::black_box(what());
         }

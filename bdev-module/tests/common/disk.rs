@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use spdk::Errno;
-use spdk::bdev_client::{BdevChannel, BdevDesc, Op, Request};
+use spdk::bdev_client::{BdevChannel, BdevDesc, BdevRequest, Op};
 use spdk::dma::DmaBuf;
 use spdk::nvme::Status;
 use spdk::thread::AppCell;
@@ -71,7 +71,7 @@ pub(crate) struct Outcome {
 type Open = (Arc<BdevDesc>, Rc<BdevChannel>);
 
 static OPEN: AppCell<BTreeMap<u64, Open>> = AppCell::new(BTreeMap::new);
-static REQUESTS: AppCell<BTreeMap<u64, Rc<Request>>> = AppCell::new(BTreeMap::new);
+static REQUESTS: AppCell<BTreeMap<u64, Rc<BdevRequest>>> = AppCell::new(BTreeMap::new);
 
 /// The number of the next entry in either.
 fn next_id() -> u64 {
@@ -186,7 +186,7 @@ impl Disk {
 }
 
 /// A request that tells of its end with its data.
-fn request(layout: Layout, data: &[u8], tell: Sender<Outcome>) -> Result<Rc<Request>, Errno> {
+fn request(layout: Layout, data: &[u8], tell: Sender<Outcome>) -> Result<Rc<BdevRequest>, Errno> {
     let mut buffer = DmaBuf::zeroed(layout.end(), 4096)?;
     buffer.fill(GUARD);
     let mut at = 0;
@@ -195,7 +195,7 @@ fn request(layout: Layout, data: &[u8], tell: Sender<Outcome>) -> Result<Rc<Requ
         at += piece.len();
     }
     let pieces = layout.0.clone();
-    Request::new(buffer, &pieces, move |request, result| {
+    BdevRequest::new(buffer, &pieces, move |request, result| {
         let outcome = request.with_buffer(|buffer| Outcome { result, data: gather(&layout, buffer) });
         let _ = tell.send(outcome.expect("the request is over"));
     })

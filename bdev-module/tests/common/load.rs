@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use spdk::Errno;
-use spdk::bdev_client::{BdevChannel, Op, Request};
+use spdk::bdev_client::{BdevChannel, BdevRequest, Op};
 use spdk::dma::DmaBuf;
 
 use super::rng::Rng;
@@ -77,7 +77,7 @@ pub(crate) fn run(
     for _ in 0..load.plan.depth {
         let buffer = DmaBuf::zeroed(bytes, 4096)?;
         let own = Rc::clone(&load);
-        let request = Request::new(buffer, &pieces, move |request, result| {
+        let request = BdevRequest::new(buffer, &pieces, move |request, result| {
             own.in_flight.set(own.in_flight.get() - 1);
             let mut tally = own.tally.get();
             if result.is_ok() {
@@ -95,7 +95,7 @@ pub(crate) fn run(
 }
 
 impl Load {
-    fn send_next(&self, request: &Rc<Request>) {
+    fn send_next(&self, request: &Rc<BdevRequest>) {
         if self.sent.get() < self.plan.total {
             self.sent.set(self.sent.get() + 1);
             let mut rng = self.rng.get();

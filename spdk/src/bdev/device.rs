@@ -143,7 +143,7 @@ pub struct Protection {
 
 /// What the bdev layer must know of a device. Zero or `None` says that there is no such limit.
 #[derive(Debug, Clone, Default)]
-pub struct BdevInfo {
+pub struct DeviceInfo {
     /// Its name.
     pub name: String,
     /// What kind of device it is, for people.
@@ -220,7 +220,7 @@ impl<D: Device> Bdev<D> {
     /// # Errors
     /// `PERM` off the application's thread, `EXIST` when there is a bdev of that name or UUID, `INVAL` for a name or a
     /// geometry that cannot be.
-    pub fn register(module: ModuleHandle, info: &BdevInfo, device: D) -> Result<Self, Errno> {
+    pub fn register(module: ModuleHandle, info: &DeviceInfo, device: D) -> Result<Self, Errno> {
         if !on_app_thread() {
             return Err(Errno::PERM);
         }
@@ -344,7 +344,7 @@ fn is_being_unregistered(status: u32) -> bool {
     matches!(status, s::SPDK_BDEV_STATUS_UNREGISTERING | s::SPDK_BDEV_STATUS_REMOVING)
 }
 
-fn fill_in(raw: &mut sys::spdk_bdev, info: &BdevInfo) {
+fn fill_in(raw: &mut sys::spdk_bdev, info: &DeviceInfo) {
     raw.blocklen = info.block_size;
     raw.nsid = info.nsid;
     raw.phys_blocklen = info.physical_block_size;

@@ -9,7 +9,7 @@ mod io;
 mod module;
 
 pub use carrier::Carrier;
-pub use device::{Bdev, BdevInfo, Device, IoType, Protection};
+pub use device::{Bdev, Device, DeviceInfo, IoType, Protection};
 pub use io::{AbortRequest, BdevIo, IoStatus};
 pub(crate) use module::is_registered_here;
-pub use module::{FiniDone, Module, ModuleHandle, register_module};
+pub use module::{Module, ModuleFiniDone, ModuleHandle, register_module};

@@ -27,7 +27,7 @@ pub trait Module: 'static {
     fn fini_start();
 
     /// The bdev layer ends, and all devices are gone. `done` is to be dropped when the module is ready.
-    fn fini(done: FiniDone);
+    fn fini(done: ModuleFiniDone);
 
     /// Writes the RPCs, as objects with `method` and `params`, that bring back the module's state beside its devices.
     fn write_config(out: &mut JsonWriter);
@@ -36,9 +36,9 @@ pub trait Module: 'static {
 /// The bdev layer waits until this is dropped.
 #[derive(Debug)]
 #[must_use = "the application ends once this is dropped"]
-pub struct FiniDone(NotSend);
+pub struct ModuleFiniDone(NotSend);
 
-impl Drop for FiniDone {
+impl Drop for ModuleFiniDone {
     fn drop(&mut self) {
         running::part_ended();
         // SAFETY: `fini` made this value, once, on the application's thread.
@@ -103,7 +103,7 @@ unsafe extern "C" fn fini_start<M: Module>() {
 }
 
 unsafe extern "C" fn fini<M: Module>() {
-    M::fini(FiniDone(PhantomData));
+    M::fini(ModuleFiniDone(PhantomData));
 }
 
 unsafe extern "C" fn config_json<M: Module>(out: *mut sys::spdk_json_write_ctx) -> c_int {

@@ -1,4 +1,4 @@
-//! Opening a bdev and sending it I/O: what a front end ([`BdevChannel::submit`]) or a test ([`Request`]) does.
+//! Opening a bdev and sending it I/O: what a front end ([`BdevChannel::submit`]) or a test ([`BdevRequest`]) does.
 
 mod describe;
 mod split;
@@ -17,7 +17,7 @@ use spdk_sys as sys;
 use crate::Errno;
 use crate::dma::DmaBuf;
 use crate::nvme::Status;
-use crate::thread::{Owner, on_app_thread, send_to_app};
+use crate::thread::{OwnerThread, on_app_thread, send_to_app};
 
 pub use describe::{BdevInfo, io_pool_size};
 pub use split::Splits;
@@ -32,7 +32,7 @@ pub enum BdevEvent {
     Resized,
 }
 
-type Events = Box<dyn Fn(BdevEvent)>;
+type BdevEvents = Box<dyn Fn(BdevEvent)>;
 
 /// Whether there is a bdev of that name. Always false off the application's thread.
 #[must_use]
@@ -49,7 +49,7 @@ pub struct BdevDesc(Open);
 struct Open {
     raw: NonNull<sys::spdk_bdev_desc>,
     /// A count of an [`Rc`], which SPDK's event callback uses.
-    events: *const Events,
+    events: *const BdevEvents,
 }
 
 // SAFETY: SPDK lets every thread use a descriptor for channels and I/O. It is opened and closed, and its events are
@@ -77,7 +77,7 @@ impl BdevDesc {
     /// `NODEV` when there is none, `PERM` when another module has claimed it or off the application's thread.
     pub fn open(name: &str, events: impl Fn(BdevEvent) + 'static) -> Result<Self, Errno> {
         unsafe extern "C" fn event(kind: u32, _: *mut sys::spdk_bdev, ctx: *mut c_void) {
-            let events = ctx.cast::<Events>().cast_const();
+            let events = ctx.cast::<BdevEvents>().cast_const();
             // SAFETY: `ctx` came from `Rc::into_raw` below, and that count is held until the bdev is closed. Another is taken for
             // this call, which may close it.
             let events = unsafe {
@@ -94,7 +94,7 @@ impl BdevDesc {
             return Err(Errno::PERM);
         }
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-        let events = Rc::into_raw(Rc::new(Box::new(events) as Events));
+        let events = Rc::into_raw(Rc::new(Box::new(events) as BdevEvents));
         let mut raw = ptr::null_mut();
         let ctx = events.cast_mut().cast();
         // SAFETY: the callback expects the count.
@@ -133,7 +133,7 @@ impl BdevDesc {
     /// # Errors
     /// `PERM` off any SPDK thread, `NOMEM` when the bdev gives no channel.
     pub fn channel(self: &Arc<Self>) -> Result<BdevChannel, Errno> {
-        let owner = Owner::current()?;
+        let owner = OwnerThread::current()?;
         // SAFETY: the bdev is open.
         let raw = NonNull::new(unsafe { sys::spdk_bdev_get_io_channel(self.0.raw.as_ptr()) }).ok_or(Errno::NOMEM)?;
         Ok(BdevChannel(Rc::new(Channel { raw, owner, desc: Arc::clone(self), block_size: self.block_size() })))
@@ -157,13 +157,13 @@ impl Drop for BdevDesc {
     }
 }
 
-/// A thread's way to an open bdev, which stays open as long as there is one. A [`Request`] that was sent on it keeps it
+/// A thread's way to an open bdev, which stays open as long as there is one. A [`BdevRequest`] that was sent on it keeps it
 /// until its end.
 pub struct BdevChannel(Rc<Channel>);
 
 struct Channel {
     raw: NonNull<sys::spdk_io_channel>,
-    owner: Owner,
+    owner: OwnerThread,
     desc: Arc<BdevDesc>,
     /// A bdev's block size does not change.
     block_size: u32,
@@ -202,10 +202,10 @@ pub enum Op {
     Reset,
 }
 
-type Done = Box<dyn Fn(&Rc<Request>, Result<(), Status>)>;
+type Done = Box<dyn Fn(&Rc<BdevRequest>, Result<(), Status>)>;
 
 /// An I/O that can be sent again and again: its buffer, how that is cut into pieces, and who hears of its end.
-pub struct Request {
+pub struct BdevRequest {
     buffer: RefCell<DmaBuf>,
     pieces: Box<[iovec]>,
     /// Bytes of the first half of the pieces, and of the second.
@@ -215,7 +215,7 @@ pub struct Request {
     channel: RefCell<Option<Rc<Channel>>>,
 }
 
-impl Request {
+impl BdevRequest {
     /// A request whose data lies in `buffer`, in pieces at the given ranges of bytes, one after another.
     ///
     /// # Errors
@@ -287,9 +287,9 @@ impl Request {
     }
 }
 
-impl std::fmt::Debug for Request {
+impl std::fmt::Debug for BdevRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Request")
+        f.debug_struct("BdevRequest")
             .field("pieces", &self.pieces.len())
             .field("busy", &self.is_busy())
             .finish_non_exhaustive()
@@ -314,13 +314,13 @@ impl BdevChannel {
     /// # Errors
     /// `BUSY` when it is in flight already, `NOMEM` when the bdev layer is out of I/Os, `INVAL` for blocks past the
     /// bdev's end or pieces that are not of as many bytes as the blocks.
-    pub fn send(&self, op: Op, offset: u64, blocks: u64, request: &Rc<Request>) -> Result<(), Errno> {
+    pub fn send(&self, op: Op, offset: u64, blocks: u64, request: &Rc<BdevRequest>) -> Result<(), Errno> {
         let len = usize::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(self.0.desc.block_size() as usize));
         if !request.fits(op, len) {
             return Err(Errno::INVAL);
         }
         let ctx = request.begin(&self.0)?;
-        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(done as Callback));
+        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(done as IoCallback));
         let pieces = request.pieces.as_ptr().cast_mut();
         let count = c_int::try_from(request.pieces.len()).unwrap_or(0);
         let half = request.pieces.len() / 2;
@@ -352,7 +352,7 @@ impl BdevChannel {
         };
         Errno::check(rc).inspect_err(|_| {
             // SAFETY: SPDK did not take the count.
-            drop(unsafe { Request::end(ctx) });
+            drop(unsafe { BdevRequest::end(ctx) });
         })
     }
 
@@ -360,25 +360,25 @@ impl BdevChannel {
     ///
     /// # Errors
     /// As for [`send`](Self::send); `NOTSUP` when the bdev cannot abort.
-    pub fn abort(&self, request: &Rc<Request>, by: &Rc<Request>) -> Result<(), Errno> {
+    pub fn abort(&self, request: &Rc<BdevRequest>, by: &Rc<BdevRequest>) -> Result<(), Errno> {
         let target = Rc::as_ptr(request).cast_mut().cast();
         let ctx = by.begin(&self.0)?;
         // SAFETY: as for `send`; the target is compared, not followed.
         let rc = unsafe {
-            sys::spdk_bdev_abort(self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), target, Some(done as Callback), ctx)
+            sys::spdk_bdev_abort(self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), target, Some(done as IoCallback), ctx)
         };
         Errno::check(rc).inspect_err(|_| {
             // SAFETY: SPDK did not take the count.
-            drop(unsafe { Request::end(ctx) });
+            drop(unsafe { BdevRequest::end(ctx) });
         })
     }
 }
 
-type Callback = unsafe extern "C" fn(*mut sys::spdk_bdev_io, bool, *mut c_void);
+type IoCallback = unsafe extern "C" fn(*mut sys::spdk_bdev_io, bool, *mut c_void);
 
 unsafe extern "C" fn done(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
     // SAFETY: the count that was given with the I/O, which ends once.
-    let (request, _channel) = unsafe { Request::end(ctx) };
+    let (request, _channel) = unsafe { BdevRequest::end(ctx) };
     // SAFETY: the I/O is live until it is freed here.
     let result = if success { Ok(()) } else { Err(unsafe { submit::failure(io) }) };
     // SAFETY: as above.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use libc::iovec;
 use spdk_sys as sys;
 
-use super::{BdevChannel, Channel};
+use super::{BdevChannel, Channel, IoCallback};
 use crate::Errno;
 use crate::nvme::{Rejected, Sqe, Status};
 
@@ -72,8 +72,6 @@ pub enum BlockOp {
     Flush,
 }
 
-type Callback = unsafe extern "C" fn(*mut sys::spdk_bdev_io, bool, *mut c_void);
-
 impl BdevChannel {
     /// Sends `op` on `blocks` blocks from `offset`.
     ///
@@ -98,7 +96,7 @@ impl BdevChannel {
         };
         // SPDK takes mutable pointers, but writes to no piece.
         let pieces = pieces.cast_mut();
-        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended::<O> as Callback));
+        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended::<O> as IoCallback));
         let raw = owner.into_raw();
         let ctx = raw.as_ptr();
         // SAFETY: the bdev is open and this is the channel's thread; the owner's pieces and their memory stay until `ended`.
@@ -154,7 +152,8 @@ impl BdevChannel {
             return Err(Rejected { errno: Errno::INVAL, command: owner });
         };
         let command = Sqe::passed(opcode, dwords);
-        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended_passthru::<O> as Callback));
+        let (desc, ch, call) =
+            (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended_passthru::<O> as IoCallback));
         let (pieces, none) = (pieces.cast_mut(), ptr::null_mut());
         let raw = owner.into_raw();
         // SAFETY: as for `submit`; the command is copied.

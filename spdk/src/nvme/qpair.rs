@@ -57,7 +57,7 @@ impl HasDigests for Group {
     }
 }
 
-type Events = Box<dyn Fn(QpairEvent)>;
+type QpairEvents = Box<dyn Fn(QpairEvent)>;
 
 struct Inner {
     /// Null once it is freed.
@@ -81,7 +81,7 @@ struct Inner {
     most: u32,
     /// At least so many more it takes now, as far as that was looked at.
     room: Cell<u32>,
-    events: RefCell<Option<Events>>,
+    events: RefCell<Option<QpairEvents>>,
     /// What must outlive the queue pair.
     keep: RefCell<Option<Box<dyn Any>>>,
 }

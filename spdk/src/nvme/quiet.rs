@@ -17,7 +17,7 @@ use crate::Errno;
 /// The beginning of SPDK's record of an attempt to connect, which its headers do not declare. It is looked at only if all
 /// that is known of its content is found in it.
 #[repr(C)]
-struct Record {
+struct ConnectAttempt {
     trid: sys::spdk_nvme_transport_id,
     opts: *const c_void,
     cb_ctx: *const c_void,
@@ -50,7 +50,7 @@ pub(super) unsafe fn in_progress(
     begun: &Begun,
 ) -> Result<*mut sys::spdk_nvme_ctrlr, Errno> {
     // SAFETY: the record is larger than this part of it in every SPDK that keeps what it is given to call back and more.
-    let record = unsafe { &*probe.cast::<Record>() };
+    let record = unsafe { &*probe.cast::<ConnectAttempt>() };
     let address = |function: Option<*const c_void>| function.unwrap_or(ptr::null());
     let as_expected = record.opts.is_null()
         && record.remove_cb.is_null()

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use serial_test::serial;
 
 use super::target::Network;
-use super::{Fabric, Kind, Target, verify};
+use super::{Fabric, Target, TargetKind, verify};
 use crate::support::controller::Front;
 use crate::support::load::Load;
 use crate::support::secs;
@@ -17,7 +17,7 @@ fn front(target: &Target) -> Front {
     front
 }
 
-fn data_of_a_client_is_verified_at_every_io_size(kind: Kind, fabric: Fabric, memory: &[&str]) {
+fn data_of_a_client_is_verified_at_every_io_size(kind: TargetKind, fabric: Fabric, memory: &[&str]) {
     let target = Target::start(kind, fabric, Network::First);
     let front = front(&target);
     let controller = front.controller("c", &["disk"]);
@@ -40,26 +40,26 @@ fn data_of_a_client_is_verified_at_every_io_size(kind: Kind, fabric: Fabric, mem
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn hugepages_of_a_client_are_reached_by_spdk_s_target_over_rdma() {
-    data_of_a_client_is_verified_at_every_io_size(Kind::Spdk, Fabric::Rdma, &["-g"]);
+    data_of_a_client_is_verified_at_every_io_size(TargetKind::Spdk, Fabric::Rdma, &["-g"]);
 }
 
 #[test]
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn ordinary_pages_of_a_client_are_reached_by_spdk_s_target_over_rdma() {
-    data_of_a_client_is_verified_at_every_io_size(Kind::Spdk, Fabric::Rdma, &["--no-huge", "-s", "512"]);
+    data_of_a_client_is_verified_at_every_io_size(TargetKind::Spdk, Fabric::Rdma, &["--no-huge", "-s", "512"]);
 }
 
 #[test]
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn hugepages_of_a_client_are_reached_by_the_kernel_s_target_over_rdma() {
-    data_of_a_client_is_verified_at_every_io_size(Kind::Kernel, Fabric::Rdma, &["-g"]);
+    data_of_a_client_is_verified_at_every_io_size(TargetKind::Kernel, Fabric::Rdma, &["-g"]);
 }
 
 #[test]
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn a_client_s_data_goes_to_the_kernel_s_target_over_tcp() {
-    data_of_a_client_is_verified_at_every_io_size(Kind::Kernel, Fabric::Tcp, &["-g"]);
+    data_of_a_client_is_verified_at_every_io_size(TargetKind::Kernel, Fabric::Tcp, &["-g"]);
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use serial_test::serial;
 
 use super::target::{Network, SIZE};
-use super::{Fabric, Kind, Target, for_every_target, verify};
+use super::{Fabric, Target, TargetKind, for_every_target, verify};
 use crate::support::app::configuration;
 use crate::support::bytes::{pattern, sha256};
 use crate::support::load::Load;
@@ -15,7 +15,7 @@ use crate::support::{paths, secs};
 
 for_every_target! { a_namespace_is_described_as_it_is_and_its_data_verified_at_every_io_size }
 
-fn a_namespace_is_described_as_it_is_and_its_data_verified_at_every_io_size(kind: Kind, fabric: Fabric) {
+fn a_namespace_is_described_as_it_is_and_its_data_verified_at_every_io_size(kind: TargetKind, fabric: Fabric) {
     let target = Target::start(kind, fabric, Network::First);
     let load = Load::start("0x2", &[]);
     load.rpc.ok("courier_pool_create", &target.params("p", &json!({})));
@@ -51,7 +51,7 @@ fn copy(target: &Target, args: &[&str]) {
 }
 
 /// The target's file, read past Courier, holds what was written through it, to the last block.
-fn the_checksum_in_the_pool_is_that_of_the_source(kind: Kind, fabric: Fabric) {
+fn the_checksum_in_the_pool_is_that_of_the_source(kind: TargetKind, fabric: Fabric) {
     let target = Target::start(kind, fabric, Network::First);
     let dir = paths::new_dir("sums");
     let (written, read) = (dir.join("written"), dir.join("read"));
@@ -67,14 +67,14 @@ fn the_checksum_in_the_pool_is_that_of_the_source(kind: Kind, fabric: Fabric) {
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn the_checksum_in_spdk_s_pool_over_rdma_is_that_of_the_source() {
-    the_checksum_in_the_pool_is_that_of_the_source(Kind::Spdk, Fabric::Rdma);
+    the_checksum_in_the_pool_is_that_of_the_source(TargetKind::Spdk, Fabric::Rdma);
 }
 
 #[test]
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn the_checksum_in_the_kernel_s_pool_over_rdma_is_that_of_the_source() {
-    the_checksum_in_the_pool_is_that_of_the_source(Kind::Kernel, Fabric::Rdma);
+    the_checksum_in_the_pool_is_that_of_the_source(TargetKind::Kernel, Fabric::Rdma);
 }
 
 #[test]
@@ -82,9 +82,9 @@ fn the_checksum_in_the_kernel_s_pool_over_rdma_is_that_of_the_source() {
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn three_pools_of_two_devices_and_two_fabrics_are_used_at_once_by_two_reactors() {
     let targets = [
-        Target::start(Kind::Spdk, Fabric::Rdma, Network::First),
-        Target::start(Kind::Kernel, Fabric::Rdma, Network::Second),
-        Target::start(Kind::Kernel, Fabric::Tcp, Network::First),
+        Target::start(TargetKind::Spdk, Fabric::Rdma, Network::First),
+        Target::start(TargetKind::Kernel, Fabric::Rdma, Network::Second),
+        Target::start(TargetKind::Kernel, Fabric::Tcp, Network::First),
     ];
     let load = Load::start("0x3", &["-C"]);
     for (index, target) in targets.iter().enumerate() {

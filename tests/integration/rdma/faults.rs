@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use serial_test::serial;
 
 use super::target::Network;
-use super::{Fabric, Kind, Target, for_every_target, verify};
+use super::{Fabric, Target, TargetKind, for_every_target, verify};
 use crate::support::load::{Load, Work};
 use crate::support::{secs, wait_for};
 
@@ -21,7 +21,7 @@ const KEEP_ALIVE: u32 = 2_000;
 for_every_target! { a_wrong_name_is_told_and_io_outlives_the_loss_of_the_address_and_of_the_target }
 
 /// In one test, since every process takes long to start in an emulated machine.
-fn a_wrong_name_is_told_and_io_outlives_the_loss_of_the_address_and_of_the_target(kind: Kind, fabric: Fabric) {
+fn a_wrong_name_is_told_and_io_outlives_the_loss_of_the_address_and_of_the_target(kind: TargetKind, fabric: Fabric) {
     let mut target = Target::start(kind, fabric, Network::First);
     let load = Load::start("0x2", &[]);
     a_wrong_name_is_told_in_time(&load, &target);
@@ -64,10 +64,10 @@ fn io_goes_on_without_an_error_after_the_address_was_away(load: &Load, fabric: F
     assert!(fabric == Fabric::Tcp || told["losses"].as_u64() >= Some(1), "the address was not away: {told}");
 }
 
-fn io_goes_on_without_an_error_after_the_target_was_away(load: &Load, target: &mut Target, kind: Kind) {
+fn io_goes_on_without_an_error_after_the_target_was_away(load: &Load, target: &mut Target, kind: TargetKind) {
     let count = |name: &str| pool_of(load)[name].as_u64().unwrap_or_default();
     // The kernel's target may answer what it has before it goes: then I/O finds it gone, and is held.
-    let answers = kind == Kind::Kernel;
+    let answers = kind == TargetKind::Kernel;
     let met = || count("resent_ios") + if answers { count("held_ios") } else { 0 };
     let (losses, before) = (count("losses"), met());
     under_load(load, || {
@@ -98,7 +98,7 @@ fn fails_in_time(load: &Load, target: &Target, changes: &Value, words: &[&str]) 
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn a_wrong_address_is_told_in_time_whatever_is_wrong_with_it() {
-    let target = Target::start(Kind::Spdk, Fabric::Rdma, Network::First);
+    let target = Target::start(TargetKind::Spdk, Fabric::Rdma, Network::First);
     let load = Load::start("0x2", &[]);
     // Nobody there, in a network of ours; a network that is not ours; a port that nobody listens on; an address without a device.
     for (field, value) in

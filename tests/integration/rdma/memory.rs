@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use serial_test::serial;
 
 use super::target::Network;
-use super::{Fabric, Kind, Target};
+use super::{Fabric, Target, TargetKind};
 use crate::support::controller::Front;
 use crate::support::nvme::{BASE, Command, DATA, Driver, PAGE, Queue, READ, WRITE};
 use crate::support::vfio_user::{DMA_MAP, Memory, dma_map};
@@ -42,7 +42,7 @@ fn move_pages(driver: &mut Driver, queue: &mut Queue, from: u64, to: u64) {
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn hundreds_of_regions_and_memory_mapped_twice_are_all_reached_and_forgotten_again() {
-    let target = Target::start(Kind::Kernel, Fabric::Rdma, Network::First);
+    let target = Target::start(TargetKind::Kernel, Fabric::Rdma, Network::First);
     let front = Front::start_with_pools();
     add_disk(&front, &target);
     let controller = front.controller("c", &["disk"]);
@@ -83,7 +83,7 @@ fn hundreds_of_regions_and_memory_mapped_twice_are_all_reached_and_forgotten_aga
 #[serial]
 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
 fn data_in_memory_without_a_file_go_to_a_pool_over_rdma_and_are_counted() {
-    let target = Target::start(Kind::Kernel, Fabric::Rdma, Network::First);
+    let target = Target::start(TargetKind::Kernel, Fabric::Rdma, Network::First);
     let front = Front::start_with_pools();
     add_disk(&front, &target);
     let controller = front.controller("c", &["disk"]);
@@ -110,7 +110,7 @@ fn memory_that_a_device_refuses(mapped_first: bool) {
     /// What `courier_tgt` may lock, in KiB: enough for its own memory, and too little for the client's.
     const LIMIT_KIB: u64 = 2 << 20;
     const TOO_MUCH: u64 = 3 << 30;
-    let target = Target::start(Kind::Kernel, Fabric::Rdma, Network::First);
+    let target = Target::start(TargetKind::Kernel, Fabric::Rdma, Network::First);
     let front = Front::start_with_little_memory(LIMIT_KIB);
     front.malloc("ram", 8, 512);
     let controller = front.controller("c", &["ram"]);
@@ -140,7 +140,7 @@ fn memory_that_a_device_refuses(mapped_first: bool) {
     assert!(log.contains("I/O there fails"), "nobody is told of it\n{log}");
 
     // A pool on another device meets the same memory.
-    let other = Target::start(Kind::Kernel, Fabric::Rdma, Network::Second);
+    let other = Target::start(TargetKind::Kernel, Fabric::Rdma, Network::Second);
     front.rpc.ok("courier_pool_create", &other.params("q", &json!({})));
     front.assert_alive();
 }

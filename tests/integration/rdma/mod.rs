@@ -10,7 +10,7 @@ mod memory;
 mod target;
 
 use crate::support::load::Work;
-use target::{Fabric, Kind, Target};
+use target::{Fabric, Target, TargetKind};
 
 /// Work that is over soon on a slow machine.
 const fn verify(io_size: u64, depth: u32) -> Work<'static> {
@@ -29,14 +29,14 @@ macro_rules! for_every_target {
         mod $module {
             use serial_test::serial;
 
-            use crate::rdma::{Fabric, Kind};
+            use crate::rdma::{Fabric, TargetKind};
 
             $(
                 #[test]
                 #[serial]
                 #[ignore = "needs the machine of scripts/rdma-vm.sh"]
                 fn $test() {
-                    super::$test(Kind::$kind, Fabric::$fabric);
+                    super::$test(TargetKind::$kind, Fabric::$fabric);
                 }
             )*
         }

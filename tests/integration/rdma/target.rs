@@ -19,7 +19,7 @@ pub(super) const SIZE: u64 = 32 << 20;
 
 /// Whose target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum TargetKind {
     /// SPDK's `spdk_tgt`.
     Spdk,
     /// The Linux kernel's.
@@ -101,7 +101,7 @@ impl Network {
 
 /// A target with one subsystem and one namespace, whose data is in a file and outlives it.
 pub(super) struct Target {
-    kind: Kind,
+    kind: TargetKind,
     fabric: Fabric,
     address: String,
     /// Its port, and the number in its subsystem's name.
@@ -113,13 +113,13 @@ pub(super) struct Target {
 
 impl Target {
     /// Starts one.
-    pub(super) fn start(kind: Kind, fabric: Fabric, network: Network) -> Self {
+    pub(super) fn start(kind: TargetKind, fabric: Fabric, network: Network) -> Self {
         static PORT: AtomicU16 = AtomicU16::new(4420);
         let port = PORT.fetch_add(1, Ordering::Relaxed);
         // What either takes for a file's blocks.
         let block_size = match kind {
-            Kind::Spdk => 512,
-            Kind::Kernel => 4_096,
+            TargetKind::Spdk => 512,
+            TargetKind::Kernel => 4_096,
         };
         let file = Backing::new(SIZE, block_size);
         let mut target = Self { kind, fabric, address: network.address(), port, file, app: None };
@@ -165,20 +165,20 @@ impl Target {
     /// Ends it at once, as a power cut does.
     pub(super) fn kill(&mut self) {
         match self.kind {
-            Kind::Spdk => {
+            TargetKind::Spdk => {
                 if let Some(app) = self.app.take() {
                     app.process.kill();
                 }
             }
-            Kind::Kernel => self.remove_from_kernel(),
+            TargetKind::Kernel => self.remove_from_kernel(),
         }
     }
 
     /// Starts it where it was.
     pub(super) fn start_again(&mut self) {
         match self.kind {
-            Kind::Spdk => self.app = Some(self.start_spdk()),
-            Kind::Kernel => self.add_to_kernel(),
+            TargetKind::Spdk => self.app = Some(self.start_spdk()),
+            TargetKind::Kernel => self.add_to_kernel(),
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::app::{App, Program};
 use super::load::Load;
-use super::rpc::Failure;
+use super::rpc::RpcFailure;
 use super::{arena, paths, shared};
 
 /// The core of the application; its clients use the other one.
@@ -222,7 +222,7 @@ impl<'a> Controller<'a> {
     }
 
     /// Deletes it.
-    pub(crate) fn try_delete(&self) -> Result<Value, Failure> {
+    pub(crate) fn try_delete(&self) -> Result<Value, RpcFailure> {
         match FrontEnd::chosen() {
             FrontEnd::Courier => self.front.rpc.call("courier_controller_delete", &json!({ "name": self.name })),
             FrontEnd::Stock => self.front.rpc.call("nvmf_delete_subsystem", &json!({ "nqn": self.stock_nqn() })),

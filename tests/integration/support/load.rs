@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::app::{App, Program};
 use super::pool::Pool;
-use super::rpc::Failure;
+use super::rpc::RpcFailure;
 use super::{secs, shared};
 
 /// A workload of `bdevperf`.
@@ -108,13 +108,13 @@ impl Load {
 /// Work in flight.
 pub(crate) struct Running<'a> {
     load: &'a Load,
-    answer: Receiver<Result<Value, Failure>>,
+    answer: Receiver<Result<Value, RpcFailure>>,
 }
 
 impl Running<'_> {
     /// Waits for the end of the work.
     #[track_caller]
-    pub(crate) fn result(&self, seconds: u64) -> Result<Value, Failure> {
+    pub(crate) fn result(&self, seconds: u64) -> Result<Value, RpcFailure> {
         match self.answer.recv_timeout(secs(seconds)) {
             Ok(result) => result,
             Err(error) => panic!("the work did not end: {error}\n{}", self.load.process.tail()),

@@ -134,24 +134,24 @@ impl Process {
     }
 
     /// Its resident memory.
-    pub(crate) fn memory(&self) -> Memory {
+    pub(crate) fn memory(&self) -> MemoryUse {
         /// Where SPDK asks DPDK to put its memory.
         const BASE: &str = "2000";
         let maps = fs::read_to_string(format!("/proc/{}/smaps", self.pid())).expect("it runs");
-        let mut memory = Memory::default();
+        let mut memory = MemoryUse::default();
         let mut kind = None;
         for line in maps.lines() {
             if let Some(resident) = line.strip_prefix("Rss:") {
                 let kib = resident.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
                 let kib = kib.expect("the kernel tells numbers");
                 match kind {
-                    Some(Kind::Heap) => memory.heap_kib += kib,
-                    Some(Kind::Dma) => memory.dma_kib += kib,
+                    Some(MappingKind::Heap) => memory.heap_kib += kib,
+                    Some(MappingKind::Dma) => memory.dma_kib += kib,
                     None => {}
                 }
             } else if line.split_whitespace().next().is_some_and(|word| word.contains('-')) {
                 let dma = line.starts_with(BASE) && line.find('-') == Some(12);
-                kind = if dma { Some(Kind::Dma) } else { line.ends_with("[heap]").then_some(Kind::Heap) };
+                kind = if dma { Some(MappingKind::Dma) } else { line.ends_with("[heap]").then_some(MappingKind::Heap) };
             }
         }
         memory
@@ -185,14 +185,14 @@ fn waited(pid: u32) -> Duration {
 
 /// Resident memory, in KiB.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Memory {
+pub(crate) struct MemoryUse {
     /// The heap's.
     pub(crate) heap_kib: u64,
     /// That of DPDK's memory.
     pub(crate) dma_kib: u64,
 }
 
-enum Kind {
+enum MappingKind {
     Heap,
     Dma,
 }

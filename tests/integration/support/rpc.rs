@@ -15,14 +15,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// An error that the target answered, or why there was no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct RpcFailure {
     /// JSON-RPC's code; 0 if there was no answer.
     pub(crate) code: i64,
     /// What the target said.
     pub(crate) message: String,
 }
 
-impl Failure {
+impl RpcFailure {
     fn none(why: impl fmt::Display) -> Self {
         Self { code: 0, message: format!("no answer: {why}") }
     }
@@ -44,7 +44,7 @@ impl Rpc {
     }
 
     /// Calls a method and waits for its answer.
-    pub(crate) fn call(&self, method: &str, params: &Value) -> Result<Value, Failure> {
+    pub(crate) fn call(&self, method: &str, params: &Value) -> Result<Value, RpcFailure> {
         let mut request = json!({ "jsonrpc": "2.0", "id": 1, "method": method });
         if !params.is_null() {
             request["params"] = params.clone();
@@ -53,22 +53,22 @@ impl Rpc {
     }
 
     /// Sends any bytes and waits for an answer.
-    pub(crate) fn send(&self, bytes: &[u8]) -> Result<Value, Failure> {
-        let mut stream = UnixStream::connect(&self.socket).map_err(Failure::none)?;
-        stream.set_read_timeout(Some(LIMIT)).map_err(Failure::none)?;
-        stream.write_all(bytes).map_err(Failure::none)?;
+    pub(crate) fn send(&self, bytes: &[u8]) -> Result<Value, RpcFailure> {
+        let mut stream = UnixStream::connect(&self.socket).map_err(RpcFailure::none)?;
+        stream.set_read_timeout(Some(LIMIT)).map_err(RpcFailure::none)?;
+        stream.write_all(bytes).map_err(RpcFailure::none)?;
         let mut answers = Deserializer::from_reader(stream).into_iter::<Value>();
-        let answer = answers.next().ok_or_else(|| Failure::none("the connection was closed"))?;
-        let mut answer = answer.map_err(Failure::none)?;
+        let answer = answers.next().ok_or_else(|| RpcFailure::none("the connection was closed"))?;
+        let mut answer = answer.map_err(RpcFailure::none)?;
         if let Some(error) = answer.get("error") {
             let message = error["message"].as_str().unwrap_or_default().to_owned();
-            return Err(Failure { code: error["code"].as_i64().unwrap_or_default(), message });
+            return Err(RpcFailure { code: error["code"].as_i64().unwrap_or_default(), message });
         }
         Ok(answer["result"].take())
     }
 
     /// Calls a method; the answer comes later.
-    pub(crate) fn begin(&self, method: &str, params: Value) -> Receiver<Result<Value, Failure>> {
+    pub(crate) fn begin(&self, method: &str, params: Value) -> Receiver<Result<Value, RpcFailure>> {
         let (rpc, method) = (self.clone(), method.to_owned());
         let (answer, receiver) = channel();
         let call = move || {
@@ -90,7 +90,7 @@ impl Rpc {
 
     /// Calls a method that must fail, with every one of `words` in its message.
     #[track_caller]
-    pub(crate) fn fails(&self, method: &str, params: &Value, words: &[&str]) -> Failure {
+    pub(crate) fn fails(&self, method: &str, params: &Value, words: &[&str]) -> RpcFailure {
         match self.call(method, params) {
             Ok(result) => panic!("{method} {params} worked, where it should have failed: {result}"),
             Err(error) => {

@@ -12,7 +12,7 @@ use crate::socket::{LOOK, lock};
 const MAX_QUEUED: usize = 16 << 20;
 
 #[derive(Debug, Default)]
-struct State {
+struct OutboxState {
     queue: BTreeMap<(Instant, u64), Vec<u8>>,
     queued: usize,
     pushed: u64,
@@ -29,7 +29,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     stream: Arc<TcpStream>,
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
     changed: Condvar,
 }
 
@@ -51,7 +51,7 @@ impl Outbox {
         self.insert(&mut lock(&self.state), bytes, Instant::now() + delay);
     }
 
-    fn insert(&self, state: &mut State, bytes: Vec<u8>, due: Instant) {
+    fn insert(&self, state: &mut OutboxState, bytes: Vec<u8>, due: Instant) {
         if state.broken || state.finished {
             return;
         }

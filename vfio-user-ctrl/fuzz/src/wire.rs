@@ -95,7 +95,7 @@ impl Device for Registers {
     }
 }
 
-struct World {
+struct WireWorld {
     session: Session,
     device: Registers,
     /// Of which copies are sent; the other end hears when all are closed.
@@ -115,7 +115,7 @@ pub fn run(script: &[u8]) {
     let (mut probe, file) = UnixStream::pair().expect("a pair");
     probe.set_nonblocking(true).expect("a socket");
     let doorbells = File::open("/dev/null").expect("a file");
-    let mut world = World {
+    let mut world = WireWorld {
         session: Session::with_limits(SHAPE, LIMITS),
         device: Registers(Arc::new(doorbells.into())),
         file,
@@ -135,7 +135,7 @@ pub fn run(script: &[u8]) {
     assert_eq!(probe.read(&mut [0]).ok(), Some(0), "every file is closed");
 }
 
-impl World {
+impl WireWorld {
     fn apply(&mut self, script: &mut Script<'_>) {
         match script.u8() % step::COUNT {
             step::NO_REPLY => {

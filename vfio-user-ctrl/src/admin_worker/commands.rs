@@ -2,25 +2,25 @@
 
 use std::time::Duration;
 
-use super::messages::{Answer, Command, Misplaced, Output, Place, Report, Ticket};
+use super::messages::{AdminCommand, Answer, Misplaced, Output, QueuePlace, Report, Ticket};
 use super::poll_group::GroupRequest;
-use super::{AdminWorker, State};
-use crate::model::admin::{CreateCq, CreateSq, Outcome, Pending, QueueId};
+use super::{AdminWorker, WorkerState};
+use crate::model::admin::{CreateCq, CreateSq, Outcome, PendingFeature, QueueId};
 use crate::queue::{Coalescing, Settings};
 use nvme_spec::{Sqe, Status};
 
 /// An admin command that waits for an answer.
 #[derive(Debug)]
-pub(super) struct InFlight {
+pub(super) struct CommandInFlight {
     cid: u16,
-    step: Step,
+    step: CommandStep,
     /// So many answers are missing.
     left: usize,
 }
 
 /// What an admin command waits for.
 #[derive(Debug)]
-enum Step {
+enum CommandStep {
     /// The memory of a queue is looked at.
     CheckCq(CreateCq),
     CheckSq(CreateSq),
@@ -43,13 +43,13 @@ enum Step {
     /// It comes from the host.
     Read {
         sqe: Sqe,
-        pending: Pending,
+        pending: PendingFeature,
     },
 }
 
 impl AdminWorker {
-    pub(super) fn command(&mut self, command: &Command, now: Duration) {
-        if !matches!(self.state, State::Enabled) {
+    pub(super) fn command(&mut self, command: &AdminCommand, now: Duration) {
+        if !matches!(self.state, WorkerState::Enabled) {
             return;
         }
         self.model.set_entry_sizes(command.entry_sizes.iosqes, command.entry_sizes.iocqes);
@@ -67,11 +67,11 @@ impl AdminWorker {
         match outcome {
             Outcome::Done { dw0, status } => self.complete(cid, dw0, status),
             Outcome::Data { data, dw0 } => {
-                let ticket = self.begin_transfer(cid, Step::Write { dw0 });
+                let ticket = self.begin_transfer(cid, CommandStep::Write { dw0 });
                 self.put(Output::WriteData { ticket, sqe: *sqe, data });
             }
             Outcome::Need { len, pending } => {
-                let ticket = self.begin_transfer(cid, Step::Read { sqe: *sqe, pending });
+                let ticket = self.begin_transfer(cid, CommandStep::Read { sqe: *sqe, pending });
                 self.put(Output::ReadData { ticket, sqe: *sqe, len });
             }
             Outcome::Held => self.put(Output::Hold),
@@ -81,25 +81,25 @@ impl AdminWorker {
             Outcome::DeleteCq { qid } => self.delete_completion(cid, qid),
             Outcome::Abort { sqid, cid: target } => self.abort(cid, sqid, target),
             Outcome::WriteCache { on } => {
-                let ticket = self.begin(cid, Step::Set, self.placement.groups);
+                let ticket = self.begin(cid, CommandStep::Set, self.placement.groups);
                 self.send_to_all(ticket, GroupRequest::SetWriteCache { on });
             }
             Outcome::DoorbellBuffers { shadow, event_idx } => {
-                let ticket = self.begin(cid, Step::CheckShadows { shadow, event_idx }, 1);
-                self.put(Output::Check(ticket, Place::ShadowDoorbells { shadow, event_idx }));
+                let ticket = self.begin(cid, CommandStep::CheckShadows { shadow, event_idx }, 1);
+                self.put(Output::Check(ticket, QueuePlace::ShadowDoorbells { shadow, event_idx }));
             }
         }
     }
 
     /// A command waits for so many answers.
-    fn begin(&mut self, cid: u16, step: Step, left: usize) -> Ticket {
+    fn begin(&mut self, cid: u16, step: CommandStep, left: usize) -> Ticket {
         let ticket = self.ticket();
-        self.in_flight.insert(ticket, InFlight { cid, step, left });
+        self.in_flight.insert(ticket, CommandInFlight { cid, step, left });
         ticket
     }
 
     /// A command's data is on its way. Until it has come no other command is taken: what waits for a client is bounded.
-    fn begin_transfer(&mut self, cid: u16, step: Step) -> Ticket {
+    fn begin_transfer(&mut self, cid: u16, step: CommandStep) -> Ticket {
         let ticket = self.begin(cid, step, 1);
         self.transfer = Some(ticket);
         ticket
@@ -112,10 +112,10 @@ impl AdminWorker {
     /// An answer has come. One that nobody waits for is of an enable cycle that is over.
     pub(super) fn answered(&mut self, ticket: Ticket, answer: Answer, now: Duration) {
         match self.state {
-            State::Stopping { ticket: stop, left, then } if stop == ticket => {
+            WorkerState::Stopping { ticket: stop, left, then } if stop == ticket => {
                 return self.group_stopped(ticket, left, then);
             }
-            State::Enabling { enable, since, check } if check == Some(ticket) => {
+            WorkerState::Enabling { enable, since, check } if check == Some(ticket) => {
                 return self.admin_queues_checked(enable, since, &answer, now);
             }
             _ if self.flush == Some(ticket) => return self.flushed(),
@@ -135,59 +135,59 @@ impl AdminWorker {
     }
 
     /// What a command waited for is there.
-    fn go_on(&mut self, cid: u16, step: Step, answer: Answer, now: Duration) {
+    fn go_on(&mut self, cid: u16, step: CommandStep, answer: Answer, now: Duration) {
         match (step, answer) {
-            (Step::CheckCq(create), Answer::Checked(result)) => match result {
+            (CommandStep::CheckCq(create), Answer::Checked(result)) => match result {
                 Ok(()) => self.create_completion(cid, create),
                 Err(misplaced) => self.refuse_place(cid, QueueId::Cq(create.qid), misplaced),
             },
-            (Step::CheckSq(create), Answer::Checked(result)) => match result {
+            (CommandStep::CheckSq(create), Answer::Checked(result)) => match result {
                 Ok(()) => self.create_submission(cid, create),
                 Err(misplaced) => self.refuse_place(cid, QueueId::Sq(create.qid), misplaced),
             },
-            (Step::Create(queue), Answer::Done) => {
+            (CommandStep::Create(queue), Answer::Done) => {
                 self.model.queue_created(queue);
                 self.complete(cid, 0, Status::SUCCESS);
             }
-            (Step::Create(queue), _) => {
+            (CommandStep::Create(queue), _) => {
                 self.forget_queue(queue);
                 self.refuse_queue(cid, queue, Status::COMPLETION_QUEUE_INVALID);
             }
-            (Step::Delete(queue), _) => {
+            (CommandStep::Delete(queue), _) => {
                 self.model.queue_deleted(queue);
                 self.complete(cid, 0, Status::SUCCESS);
             }
-            (Step::Abort, answer) => {
+            (CommandStep::Abort, answer) => {
                 self.model.abort_finished();
                 // Bit 0 tells that the command was not aborted (section 5.1).
                 self.complete(cid, u32::from(answer != Answer::Done), Status::SUCCESS);
             }
-            (Step::CheckShadows { shadow, event_idx }, Answer::Checked(Ok(()))) => {
+            (CommandStep::CheckShadows { shadow, event_idx }, Answer::Checked(Ok(()))) => {
                 self.use_shadow_doorbells(cid, shadow, event_idx);
             }
-            (Step::CheckShadows { .. }, _) => self.complete(cid, 0, Status::INVALID_FIELD),
-            (Step::Set, _) => self.complete(cid, 0, Status::SUCCESS),
-            (Step::Write { dw0 }, Answer::Written(Ok(()))) => self.complete(cid, dw0, Status::SUCCESS),
-            (Step::Read { sqe, pending }, Answer::Read(Ok(data))) => {
+            (CommandStep::CheckShadows { .. }, _) => self.complete(cid, 0, Status::INVALID_FIELD),
+            (CommandStep::Set, _) => self.complete(cid, 0, Status::SUCCESS),
+            (CommandStep::Write { dw0 }, Answer::Written(Ok(()))) => self.complete(cid, dw0, Status::SUCCESS),
+            (CommandStep::Read { sqe, pending }, Answer::Read(Ok(data))) => {
                 let outcome = self.model.supply(pending, &data, now);
                 self.carry_out(&sqe, outcome);
             }
             (_, Answer::Written(Err(status)) | Answer::Read(Err(status))) => self.complete(cid, 0, status),
-            (Step::CheckCq(create), _) => {
+            (CommandStep::CheckCq(create), _) => {
                 self.refuse_queue(cid, QueueId::Cq(create.qid), Status::INTERNAL_ERROR);
             }
-            (Step::CheckSq(create), _) => {
+            (CommandStep::CheckSq(create), _) => {
                 self.refuse_queue(cid, QueueId::Sq(create.qid), Status::INTERNAL_ERROR);
             }
-            (Step::Write { .. } | Step::Read { .. }, _) => self.complete(cid, 0, Status::INTERNAL_ERROR),
+            (CommandStep::Write { .. } | CommandStep::Read { .. }, _) => self.complete(cid, 0, Status::INTERNAL_ERROR),
         }
     }
 
     fn check_completion(&mut self, cid: u16, create: CreateCq) {
         match u16::try_from(create.entries) {
             Ok(entries) => {
-                let ticket = self.begin(cid, Step::CheckCq(create), 1);
-                self.put(Output::Check(ticket, Place::CompletionQueue { base: create.base, entries }));
+                let ticket = self.begin(cid, CommandStep::CheckCq(create), 1);
+                self.put(Output::Check(ticket, QueuePlace::CompletionQueue { base: create.base, entries }));
             }
             Err(_) => self.refuse_queue(cid, QueueId::Cq(create.qid), Status::INVALID_QUEUE_SIZE),
         }
@@ -196,8 +196,8 @@ impl AdminWorker {
     fn check_submission(&mut self, cid: u16, create: CreateSq) {
         match u16::try_from(create.entries) {
             Ok(entries) => {
-                let ticket = self.begin(cid, Step::CheckSq(create), 1);
-                self.put(Output::Check(ticket, Place::SubmissionQueue { base: create.base, entries }));
+                let ticket = self.begin(cid, CommandStep::CheckSq(create), 1);
+                self.put(Output::Check(ticket, QueuePlace::SubmissionQueue { base: create.base, entries }));
             }
             Err(_) => self.refuse_queue(cid, QueueId::Sq(create.qid), Status::INVALID_QUEUE_SIZE),
         }
@@ -218,7 +218,7 @@ impl AdminWorker {
             vector: create.interrupts.then_some(create.vector),
             write_cache: self.model.volatile_write_cache(),
         };
-        self.send(group, cid, Step::Create(queue), request);
+        self.send(group, cid, CommandStep::Create(queue), request);
     }
 
     /// The memory of a submission queue is good: the poll group of its completion queue makes it.
@@ -230,10 +230,10 @@ impl AdminWorker {
         };
         self.submission.insert(create.qid, group);
         self.put(Output::ClearDoorbell(queue));
-        self.send(group, cid, Step::Create(queue), GroupRequest::create_sq(create, entries));
+        self.send(group, cid, CommandStep::Create(queue), GroupRequest::create_sq(create, entries));
     }
 
-    fn send(&mut self, group: usize, cid: u16, step: Step, request: GroupRequest) {
+    fn send(&mut self, group: usize, cid: u16, step: CommandStep, request: GroupRequest) {
         let ticket = self.begin(cid, step, 1);
         self.put(Output::Send { group, ticket, request });
     }
@@ -262,14 +262,14 @@ impl AdminWorker {
 
     fn delete_submission(&mut self, cid: u16, qid: u16) {
         match self.submission.remove(&qid) {
-            Some(group) => self.send(group, cid, Step::Delete(QueueId::Sq(qid)), GroupRequest::DeleteSq { qid }),
+            Some(group) => self.send(group, cid, CommandStep::Delete(QueueId::Sq(qid)), GroupRequest::DeleteSq { qid }),
             None => self.complete(cid, 0, Status::INVALID_QUEUE_IDENTIFIER),
         }
     }
 
     fn delete_completion(&mut self, cid: u16, qid: u16) {
         match self.completion.remove(&qid) {
-            Some(group) => self.send(group, cid, Step::Delete(QueueId::Cq(qid)), GroupRequest::DeleteCq { qid }),
+            Some(group) => self.send(group, cid, CommandStep::Delete(QueueId::Cq(qid)), GroupRequest::DeleteCq { qid }),
             None => self.complete(cid, 0, Status::INVALID_QUEUE_IDENTIFIER),
         }
     }
@@ -279,7 +279,7 @@ impl AdminWorker {
             self.model.abort_finished();
             return self.complete(cid, 1, Status::SUCCESS);
         };
-        self.send(group, cid, Step::Abort, GroupRequest::Abort { sqid, cid: target });
+        self.send(group, cid, CommandStep::Abort, GroupRequest::Abort { sqid, cid: target });
     }
 
     /// Shadow doorbells begin with what the doorbells hold, so that queues that are there already go on. The command is completed
@@ -288,13 +288,13 @@ impl AdminWorker {
         self.settings.shadow = Some((shadow, event_idx));
         // For poll groups that get queues later, too.
         self.put(Output::StoreSettings(self.settings.clone()));
-        let ticket = self.begin(cid, Step::Set, self.placement.groups);
+        let ticket = self.begin(cid, CommandStep::Set, self.placement.groups);
         self.send_to_all(ticket, GroupRequest::TakeSettings);
     }
 
     /// Tells the poll groups of interrupt coalescing when the guest has changed it.
     pub(super) fn publish_settings(&mut self) {
-        if !matches!(self.state, State::Enabled) {
+        if !matches!(self.state, WorkerState::Enabled) {
             return;
         }
         let coalescing = self.model.coalescing();

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::messages::{Answer, Misplaced, Output, Place, Report, Ticket};
+use super::messages::{Answer, Misplaced, Output, QueuePlace, Report, Ticket};
 use super::poll_group::GroupRequest;
 use super::requests::Request;
-use super::{AdminWorker, FLUSH_TIME, MAPPING_TIME, State, Stopped};
+use super::{AdminWorker, FLUSH_TIME, MAPPING_TIME, Stopped, WorkerState};
 use crate::memory::Fault;
 use crate::model::regs::Enable;
 use crate::queue::Settings;
@@ -13,15 +13,15 @@ use crate::queue::Settings;
 impl AdminWorker {
     /// The client is gone. What it had asked for ends here, so that the next one finds the controller at once.
     pub(super) fn detach(&mut self) {
-        if matches!(self.state, State::Detached) {
+        if matches!(self.state, WorkerState::Detached) {
             return;
         }
-        if let State::Stopping { then: Stopped::Reset(Some(number)), .. } = self.state {
+        if let WorkerState::Stopping { then: Stopped::Reset(Some(number)), .. } = self.state {
             self.put(Output::ResetOver { number });
         }
         self.end_cycle();
         self.settings = Settings::default();
-        self.state = State::Detached;
+        self.state = WorkerState::Detached;
     }
 
     pub(super) fn request(&mut self, request: Request, now: Duration) {
@@ -40,7 +40,7 @@ impl AdminWorker {
     /// The host has enabled the controller. Its admin queues must be in memory that is mapped, with a file. Memory that is not mapped
     /// is waited for: a VMM that rearranges its memory takes regions away for a moment.
     fn enable(&mut self, enable: Enable, now: Duration) {
-        if matches!(self.state, State::Enabled) {
+        if matches!(self.state, WorkerState::Enabled) {
             // Whoever enables a controller anew has disabled it before.
             return;
         }
@@ -52,8 +52,8 @@ impl AdminWorker {
 
     fn look_for_admin_queues(&mut self, enable: Enable, since: Duration) {
         let ticket = self.ticket();
-        self.state = State::Enabling { enable, since, check: Some(ticket) };
-        self.put(Output::Check(ticket, Place::AdminQueues(enable)));
+        self.state = WorkerState::Enabling { enable, since, check: Some(ticket) };
+        self.put(Output::Check(ticket, QueuePlace::AdminQueues(enable)));
     }
 
     /// The memory of the admin queues was looked for.
@@ -65,15 +65,15 @@ impl AdminWorker {
         match result {
             Ok(()) => {
                 self.model.enable(now);
-                self.state = State::Enabled;
+                self.state = WorkerState::Enabled;
                 self.put(Output::CreateAdminQueues(enable));
                 self.put(Output::SetReady);
             }
             Err(Misplaced { fault: Fault::Unmapped, .. }) if now.saturating_sub(since) < MAPPING_TIME => {
-                self.state = State::Enabling { enable, since, check: None };
+                self.state = WorkerState::Enabling { enable, since, check: None };
             }
             Err(misplaced) => {
-                self.state = State::Disabled;
+                self.state = WorkerState::Disabled;
                 self.put(Output::Report(Report::AdminQueues(misplaced)));
                 self.put(Output::SetFatal);
             }
@@ -103,7 +103,7 @@ impl AdminWorker {
     fn stop(&mut self, then: Stopped) {
         self.end_cycle();
         let ticket = self.ticket();
-        self.state = State::Stopping { ticket, left: self.placement.groups, then };
+        self.state = WorkerState::Stopping { ticket, left: self.placement.groups, then };
         self.send_to_all(ticket, GroupRequest::DeleteAll);
     }
 
@@ -123,10 +123,10 @@ impl AdminWorker {
     /// One poll group has no command in flight any more.
     pub(super) fn group_stopped(&mut self, ticket: Ticket, left: usize, then: Stopped) {
         if let Some(left) = left.checked_sub(1).filter(|left| *left > 0) {
-            self.state = State::Stopping { ticket, left, then };
+            self.state = WorkerState::Stopping { ticket, left, then };
             return;
         }
-        self.state = State::Disabled;
+        self.state = WorkerState::Disabled;
         // No poll group has queues any more that would take these.
         self.settings = Settings::default();
         self.put(Output::ForgetQueues);
@@ -140,7 +140,7 @@ impl AdminWorker {
 
     /// Looks after what is waited for, for a limited time.
     pub(super) fn poll(&mut self, now: Duration) {
-        if let State::Enabling { enable, since, check: None } = self.state {
+        if let WorkerState::Enabling { enable, since, check: None } = self.state {
             self.look_for_admin_queues(enable, since);
         }
         if self.shutdown.is_some_and(|since| now.saturating_sub(since) >= FLUSH_TIME) {
@@ -153,7 +153,7 @@ impl AdminWorker {
     /// What is looked after from time to time.
     pub(super) fn tick(&mut self, now: Duration) {
         self.add_delayed(now);
-        if matches!(self.state, State::Enabled) && self.model.keep_alive_expired(now) {
+        if matches!(self.state, WorkerState::Enabled) && self.model.keep_alive_expired(now) {
             self.put(Output::KeepAliveExpired);
         }
     }

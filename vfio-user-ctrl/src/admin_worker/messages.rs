@@ -26,7 +26,7 @@ pub enum Input {
     Request(Request),
     /// A command from the admin submission queue, for which a completion entry is reserved, while
     /// [`AdminWorker::wants_command`](super::AdminWorker::wants_command).
-    Command(Command),
+    Command(AdminCommand),
     /// No more commands are taken in this poll: what they have set may be published.
     CommandsTaken,
     /// Something that was asked for is done.
@@ -55,7 +55,7 @@ pub enum Input {
 
 /// A command from the admin submission queue.
 #[derive(Debug, Clone)]
-pub struct Command {
+pub struct AdminCommand {
     /// The command.
     pub sqe: Sqe,
     /// CC.IOSQES and CC.IOCQES as they are now.
@@ -90,7 +90,7 @@ pub struct Misplaced {
 
 /// Guest memory that the host wants to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum QueuePlace {
     /// For the admin queues.
     AdminQueues(Enable),
     /// For a completion queue.
@@ -120,7 +120,7 @@ pub enum Place {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
     /// Look whether the newest guest memory can be used so: [`Answer::Checked`].
-    Check(Ticket, Place),
+    Check(Ticket, QueuePlace),
     /// Make the admin queues, and have all doorbells be 0.
     CreateAdminQueues(Enable),
     /// The admin queues are no more.

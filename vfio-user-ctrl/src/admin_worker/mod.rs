@@ -29,13 +29,13 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-pub use self::messages::{Answer, Command, Input, Misplaced, Output, Place, Report, Ticket};
+pub use self::messages::{AdminCommand, Answer, Input, Misplaced, Output, QueuePlace, Report, Ticket};
 pub use self::poll_group::{GroupRequest, Until};
 pub use self::requests::{Request, Requests};
 
-use self::commands::InFlight;
+use self::commands::CommandInFlight;
 use self::namespaces::Delayed;
-use crate::model::admin::{Completion, Controller, DoorbellError, ErrorEntry};
+use crate::model::admin::{Controller, DoorbellError, ErrorEntry, EventCompletion};
 use crate::model::regs::Enable;
 use crate::queue::{QueueErrorEvent, Settings};
 
@@ -61,7 +61,7 @@ pub struct Placement {
 
 /// How far the controller is.
 #[derive(Debug)]
-enum State {
+enum WorkerState {
     Detached,
     Disabled,
     Enabling {
@@ -93,9 +93,9 @@ enum Stopped {
 pub struct AdminWorker {
     model: Controller,
     placement: Placement,
-    state: State,
+    state: WorkerState,
     next_ticket: u64,
-    in_flight: BTreeMap<Ticket, InFlight>,
+    in_flight: BTreeMap<Ticket, CommandInFlight>,
     /// The command whose data is on its way: no other one is taken meanwhile.
     transfer: Option<Ticket>,
     /// The flush that is in flight.
@@ -108,7 +108,7 @@ pub struct AdminWorker {
     /// What holds for all queues, as far as it was told.
     settings: Settings,
     /// The completion of an Asynchronous Event Request that is next.
-    event: Option<Completion>,
+    event: Option<EventCompletion>,
     delayed: BTreeMap<u32, Delayed>,
     outputs: VecDeque<Output>,
 }
@@ -120,7 +120,7 @@ impl AdminWorker {
         Self {
             model,
             placement: Placement { groups: placement.groups.max(1), ..placement },
-            state: State::Detached,
+            state: WorkerState::Detached,
             next_ticket: 0,
             in_flight: BTreeMap::new(),
             transfer: None,
@@ -141,7 +141,7 @@ impl AdminWorker {
             Input::Attached => {
                 self.detach();
                 self.add_delayed(now);
-                self.state = State::Disabled;
+                self.state = WorkerState::Disabled;
             }
             Input::Detached => self.detach(),
             Input::Request(request) => self.request(request, now),
@@ -168,19 +168,19 @@ impl AdminWorker {
     /// Returns whether the next request may come.
     #[must_use]
     pub const fn wants_request(&self) -> bool {
-        !matches!(self.state, State::Detached | State::Stopping { .. })
+        !matches!(self.state, WorkerState::Detached | WorkerState::Stopping { .. })
     }
 
     /// Returns whether the next command from the admin submission queue may come.
     #[must_use]
     pub const fn wants_command(&self) -> bool {
-        matches!(self.state, State::Enabled) && self.transfer.is_none()
+        matches!(self.state, WorkerState::Enabled) && self.transfer.is_none()
     }
 
     /// Returns whether something is waited for, for a limited time.
     #[must_use]
     pub const fn has_deadline(&self) -> bool {
-        matches!(self.state, State::Enabling { .. }) || self.shutdown.is_some()
+        matches!(self.state, WorkerState::Enabling { .. }) || self.shutdown.is_some()
     }
 
     /// Returns how many admin commands are in flight that were not completed or held.
@@ -191,14 +191,14 @@ impl AdminWorker {
 
     /// Looks for an Asynchronous Event Request that is to be completed. Returns whether there is one.
     pub fn prepare_event(&mut self) -> bool {
-        if matches!(self.state, State::Enabled) && self.event.is_none() {
+        if matches!(self.state, WorkerState::Enabled) && self.event.is_none() {
             self.event = self.model.next_event();
         }
         self.event.is_some()
     }
 
     /// Takes the completion of the one that [`prepare_event`](Self::prepare_event) has found: there is an entry for it.
-    pub fn take_event(&mut self) -> Option<Completion> {
+    pub fn take_event(&mut self) -> Option<EventCompletion> {
         self.event.take()
     }
 
@@ -219,7 +219,7 @@ impl AdminWorker {
     }
 
     fn note_error_events(&mut self, events: &[QueueErrorEvent]) {
-        if matches!(self.state, State::Detached) {
+        if matches!(self.state, WorkerState::Detached) {
             return;
         }
         for event in events {

@@ -4,7 +4,7 @@ use crate::model::admin::CreateSq;
 use crate::model::regs::Enable;
 use crate::queue::{Backend, Queues, Settings};
 
-use super::messages::{Answer, Misplaced, Place};
+use super::messages::{Answer, Misplaced, QueuePlace};
 
 /// What a poll group is to do with its queues of the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +173,7 @@ impl Until {
     }
 }
 
-impl Place {
+impl QueuePlace {
     /// Returns what is wrong with it, as far as the guest memory that `queues` have.
     ///
     /// # Errors

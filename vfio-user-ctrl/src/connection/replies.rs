@@ -12,7 +12,7 @@ const MAX_RESETS: usize = 16;
 
 /// A request that is answered when these are over.
 #[derive(Debug)]
-struct Waiting<T> {
+struct WaitingReply<T> {
     token: T,
     reset: Option<u64>,
     /// The state of the bus in which the poll groups are to come to rest.
@@ -24,7 +24,7 @@ struct Waiting<T> {
 /// The requests of a client that are answered later, each by its token.
 #[derive(Debug)]
 pub struct Replies<T> {
-    waiting: Vec<Waiting<T>>,
+    waiting: Vec<WaitingReply<T>>,
     next_reset: u64,
     /// Resets that are in progress.
     resets: BTreeSet<u64>,
@@ -45,7 +45,7 @@ impl<T> Replies<T> {
     /// Begins a device reset, which `token` is the answer to. Returns the reset's number.
     pub fn reset(&mut self, token: T) -> u64 {
         let number = self.begin();
-        self.waiting.push(Waiting { token, reset: Some(number), rest: None, until: None });
+        self.waiting.push(WaitingReply { token, reset: Some(number), rest: None, until: None });
         number
     }
 
@@ -72,7 +72,7 @@ impl<T> Replies<T> {
     pub fn config_written(&mut self, token: T, rest: Option<u64>, now: Instant) {
         let begun = self.written.take();
         let limit = if begun.is_some() { RESET_TIME } else { REST_TIME };
-        self.waiting.push(Waiting { token, reset: begun, rest, until: now.checked_add(limit) });
+        self.waiting.push(WaitingReply { token, reset: begun, rest, until: now.checked_add(limit) });
     }
 
     /// A reset is over.

@@ -26,13 +26,13 @@ struct Job<G> {
     /// Held, so that the client does not get it back meanwhile.
     memory: Arc<GuestMemory>,
     /// Which parts have not ended, and what was read of each.
-    parts: Vec<Part>,
+    parts: Vec<PartState>,
     errno: Option<i32>,
     abandoned: Option<Instant>,
 }
 
 #[derive(Debug)]
-enum Part {
+enum PartState {
     Asked,
     Ended(Vec<u8>),
 }
@@ -89,8 +89,8 @@ impl<G> Default for Transfers<G> {
 impl<G> Job<G> {
     fn end(self) -> Ended<G> {
         let data = self.parts.into_iter().map(|part| match part {
-            Part::Asked => Vec::new(),
-            Part::Ended(data) => data,
+            PartState::Asked => Vec::new(),
+            PartState::Ended(data) => data,
         });
         Ended { group: self.group, id: self.id, result: self.errno.map_or_else(|| Ok(data.collect()), Err) }
     }
@@ -113,7 +113,7 @@ impl<G> Transfers<G> {
             }
         };
         self.next_part = first.saturating_add(asks.len() as u64);
-        let parts = asks.iter().map(|_| Part::Asked).collect();
+        let parts = asks.iter().map(|_| PartState::Asked).collect();
         self.jobs.insert(first, Job { id, group, memory, parts, errno: None, abandoned: None });
         asks
     }
@@ -123,14 +123,14 @@ impl<G> Transfers<G> {
     pub fn part_ended(&mut self, part: u64, result: Result<Vec<u8>, i32>) -> Option<Ended<G>> {
         let (&first, job) = self.jobs.range_mut(..=part).next_back()?;
         let place = job.parts.get_mut(usize::try_from(part.checked_sub(first)?).ok()?)?;
-        if matches!(place, Part::Ended(_)) {
+        if matches!(place, PartState::Ended(_)) {
             return None;
         }
-        *place = Part::Ended(result.unwrap_or_else(|errno| {
+        *place = PartState::Ended(result.unwrap_or_else(|errno| {
             job.errno = Some(errno);
             Vec::new()
         }));
-        if job.parts.iter().any(|part| matches!(part, Part::Asked)) {
+        if job.parts.iter().any(|part| matches!(part, PartState::Asked)) {
             return None;
         }
         self.jobs.remove(&first).map(Job::end)

@@ -103,7 +103,7 @@ impl BounceBudget {
         self.releases.load(Ordering::Acquire).wrapping_add(of_all)
     }
 
-    fn take(self: &Arc<Self>, bytes: u64) -> Result<Permit, BounceError> {
+    fn take(self: &Arc<Self>, bytes: u64) -> Result<BouncePermit, BounceError> {
         if bytes > self.limit {
             // It would wait for ever. Only an SGL of very many small pieces comes here.
             return Err(BounceError::Invalid(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS));
@@ -119,17 +119,17 @@ impl BounceBudget {
                 return Err(BounceError::NoRoom);
             }
         }
-        Ok(Permit { budget: Arc::clone(self), bytes })
+        Ok(BouncePermit { budget: Arc::clone(self), bytes })
     }
 }
 
 /// A part of a budget.
-struct Permit {
+struct BouncePermit {
     budget: Arc<BounceBudget>,
     bytes: u64,
 }
 
-impl Drop for Permit {
+impl Drop for BouncePermit {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
         if let Some(total) = self.budget.total {
@@ -173,7 +173,7 @@ pub(super) struct Pages {
     start: HostPtr,
     len: u64,
     store: Store,
-    _permit: Permit,
+    _permit: BouncePermit,
 }
 
 /// Where pages came from.
@@ -186,7 +186,7 @@ enum Store {
 }
 
 impl Pages {
-    fn new(bytes: u64, permit: Permit) -> Option<Arc<Self>> {
+    fn new(bytes: u64, permit: BouncePermit) -> Option<Arc<Self>> {
         let len = bytes.max(PAGE);
         #[cfg(feature = "runtime")]
         if permit.budget.for_devices {

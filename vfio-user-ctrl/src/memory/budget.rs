@@ -8,12 +8,12 @@ use std::sync::{Arc, OnceLock};
 /// A limit that all clients share. Each may have as much as is left when it has it: one alone half of all, two a third each, and so
 /// on. So there is something for whoever comes, without anybody knowing who will.
 #[derive(Debug)]
-pub struct Budget {
+pub struct SharedLimit {
     limit: u64,
     used: AtomicU64,
 }
 
-impl Budget {
+impl SharedLimit {
     /// A budget of so many.
     #[must_use]
     pub const fn new(limit: u64) -> Self {
@@ -22,7 +22,7 @@ impl Budget {
 
     /// The mappings of clients' files that this process may have, each of which may hold its file open.
     fn of_mappings() -> &'static Self {
-        static MAPPINGS: OnceLock<Budget> = OnceLock::new();
+        static MAPPINGS: OnceLock<SharedLimit> = OnceLock::new();
         MAPPINGS.get_or_init(|| {
             let maps = fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
             // A quarter of each is for what is not counted here.
@@ -43,23 +43,23 @@ fn open_files() -> u64 {
 
 /// A client's share of a budget.
 #[derive(Debug, Clone)]
-pub struct Share {
+pub struct LimitShare {
     /// `None` for what is not counted.
-    budget: Option<&'static Budget>,
+    budget: Option<&'static SharedLimit>,
     used: Arc<AtomicU64>,
 }
 
-impl Share {
+impl LimitShare {
     /// A share of a budget, of which the client has nothing yet.
     #[must_use]
-    pub fn of(budget: &'static Budget) -> Self {
+    pub fn of(budget: &'static SharedLimit) -> Self {
         Self { budget: Some(budget), used: Arc::default() }
     }
 
     /// A client's share of the mappings.
     #[must_use]
     pub fn of_mappings() -> Self {
-        Self::of(Budget::of_mappings())
+        Self::of(SharedLimit::of_mappings())
     }
 
     /// For what no client is to blame for.
@@ -69,22 +69,22 @@ impl Share {
 
     /// Takes one, if the client has less than what is left for all.
     #[must_use]
-    pub fn take(&self) -> Option<Permit> {
+    pub fn take(&self) -> Option<LimitPermit> {
         if let Some(budget) = self.budget {
             let own = self.used.load(Ordering::Relaxed);
             let more = |used: u64| (own < budget.limit.saturating_sub(used)).then_some(used + 1);
             budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         }
         self.used.fetch_add(1, Ordering::Relaxed);
-        Some(Permit(self.clone()))
+        Some(LimitPermit(self.clone()))
     }
 }
 
 /// One of a budget, until this is dropped.
 #[derive(Debug)]
-pub struct Permit(Share);
+pub struct LimitPermit(LimitShare);
 
-impl Drop for Permit {
+impl Drop for LimitPermit {
     fn drop(&mut self) {
         self.0.used.fetch_sub(1, Ordering::Relaxed);
         if let Some(budget) = self.0.budget {
@@ -97,14 +97,14 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    fn take_all(share: &Share) -> Vec<Permit> {
+    fn take_all(share: &LimitShare) -> Vec<LimitPermit> {
         std::iter::from_fn(|| share.take()).collect()
     }
 
     #[test]
     fn one_client_leaves_as_much_as_it_has_and_so_do_many() {
-        static BUDGET: Budget = Budget::new(1000);
-        let (first, second, third) = (Share::of(&BUDGET), Share::of(&BUDGET), Share::of(&BUDGET));
+        static BUDGET: SharedLimit = SharedLimit::new(1000);
+        let (first, second, third) = (LimitShare::of(&BUDGET), LimitShare::of(&BUDGET), LimitShare::of(&BUDGET));
         let all = take_all(&first);
         assert_eq!(all.len(), 500);
         let some = take_all(&second);

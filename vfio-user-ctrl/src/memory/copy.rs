@@ -1,7 +1,7 @@
 //! A command's data, copied: for commands whose data is made or looked at here.
 
 use super::view::MemView;
-use crate::model::dptr::{self, DptrError, Pieces};
+use crate::model::dptr::{self, DptrError, PieceSink};
 use nvme_spec::{Sqe, Status};
 
 /// Fills `into` with the data that the host gave with the command, once.
@@ -27,7 +27,7 @@ struct FromGuest<'a> {
     rest: &'a mut [u8],
 }
 
-impl Pieces for FromGuest<'_> {
+impl PieceSink for FromGuest<'_> {
     fn push(&mut self, gpa: u64, len: u32) -> Result<(), DptrError> {
         let rest = std::mem::take(&mut self.rest);
         let (now, later) = rest.split_at_mut_checked(len as usize).ok_or(Status::INTERNAL_ERROR)?;
@@ -41,7 +41,7 @@ struct ToGuest<'a> {
     rest: &'a [u8],
 }
 
-impl Pieces for ToGuest<'_> {
+impl PieceSink for ToGuest<'_> {
     fn push(&mut self, gpa: u64, len: u32) -> Result<(), DptrError> {
         let (now, later) = self.rest.split_at_checked(len as usize).ok_or(Status::INTERNAL_ERROR)?;
         self.rest = later;

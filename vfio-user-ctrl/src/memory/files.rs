@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::budget::Share;
+use super::budget::LimitShare;
 use super::error::MapError;
 use super::region::{Access, Extent, MappedFile, PAGE, Region, RegionId, file_identity};
 
@@ -28,7 +28,7 @@ type Key = (u64, u64, bool, u64);
 /// What a client has mapped of its files.
 #[derive(Debug)]
 pub struct Files {
-    share: Share,
+    share: LimitShare,
     maps: u32,
     windows: BTreeMap<Key, (Arc<MappedFile>, Instant)>,
     /// All that is mapped.
@@ -40,7 +40,7 @@ pub struct Files {
 impl Files {
     /// Nothing yet. `share` is the client's of mappings.
     #[must_use]
-    pub fn new(share: Share) -> Self {
+    pub fn new(share: LimitShare) -> Self {
         Self { share, maps: 0, windows: BTreeMap::new(), all: Vec::new(), most: 64 }
     }
 
@@ -120,7 +120,7 @@ fn window_of(file: &OwnedFd, of: Extent) -> Option<(Key, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::Budget;
+    use super::super::budget::SharedLimit;
     use super::super::testing::{PAGE, patterned, view_of};
     use super::*;
 
@@ -135,9 +135,9 @@ mod tests {
 
     #[test]
     fn thousands_of_regions_of_one_file_are_one_mapping() {
-        static BUDGET: Budget = Budget::new(1000);
+        static BUDGET: SharedLimit = SharedLimit::new(1000);
         let file = patterned(256);
-        let mut files = Files::new(Share::of(&BUDGET));
+        let mut files = Files::new(LimitShare::of(&BUDGET));
         let regions: Vec<_> =
             (0..4000).map(|i| map(&mut files, &file, (i * 7) % 256, i * 2 * PAGE).expect("mapped")).collect();
         assert_eq!(mapped(&files), BY_THEMSELVES as usize + 1);
@@ -156,8 +156,8 @@ mod tests {
 
     #[test]
     fn a_client_of_many_files_is_refused_and_another_is_not() {
-        static BUDGET: Budget = Budget::new(200);
-        let (mut greedy, mut modest) = (Files::new(Share::of(&BUDGET)), Files::new(Share::of(&BUDGET)));
+        static BUDGET: SharedLimit = SharedLimit::new(200);
+        let (mut greedy, mut modest) = (Files::new(LimitShare::of(&BUDGET)), Files::new(LimitShare::of(&BUDGET)));
         let mut held = Vec::new();
         let refused =
             (0..200).find_map(|i| map(&mut greedy, &patterned(1), 0, i * PAGE).map(|region| held.push(region)).err());
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn a_file_that_shrinks_under_a_window_is_noticed_and_one_that_grows_is_mapped_further() {
-        static BUDGET: Budget = Budget::new(1000);
+        static BUDGET: SharedLimit = SharedLimit::new(1000);
         let file = patterned(8);
-        let mut files = Files::new(Share::of(&BUDGET));
+        let mut files = Files::new(LimitShare::of(&BUDGET));
         files.maps = BY_THEMSELVES;
         let first = map(&mut files, &file, 2, 0).expect("mapped");
         file.set_len(4 * PAGE).expect("shrunk");

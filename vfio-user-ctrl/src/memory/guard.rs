@@ -174,16 +174,16 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
 }
 
 /// What only changes regions and installs the handler; the handler itself takes no lock.
-struct Control {
+struct GuardTable {
     installed: bool,
     free: Vec<&'static Entry>,
     last: Option<&'static Chunk>,
 }
 
-static CONTROL: Mutex<Control> = Mutex::new(Control { installed: false, free: Vec::new(), last: None });
+static GUARDS: Mutex<GuardTable> = Mutex::new(GuardTable { installed: false, free: Vec::new(), last: None });
 
-fn control() -> MutexGuard<'static, Control> {
-    CONTROL.lock().unwrap_or_else(PoisonError::into_inner)
+fn guards() -> MutexGuard<'static, GuardTable> {
+    GUARDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A range that is guarded until this is dropped, which is to be before it is unmapped: another mapping may get the
@@ -196,7 +196,7 @@ impl Watch {
     /// Guards the `len` bytes mapped at `start`, of a file with pages of `page` bytes, a power of two. `file` is that file if
     /// its end may move, open as long as this lives, and where the range begins in it.
     pub(super) fn new(start: usize, len: usize, page: usize, file: Option<(RawFd, u64)>) -> Self {
-        let entry = take_entry(&mut control());
+        let entry = take_entry(&mut guards());
         let (file, offset) = file.unwrap_or((-1, 0));
         entry.file.store(file, Ordering::Relaxed);
         entry.offset.store(offset, Ordering::Relaxed);
@@ -220,11 +220,11 @@ impl Drop for Watch {
         // Nobody has an address in the range any more: no handler runs for it.
         let span = self.entry.span.get();
         self.entry.span.set(0, 0, 0);
-        let mut control = control();
+        let mut guards = guards();
         if self.faults() > 0 {
             forget_poison(self.entry, span.map_or(0..0, |(start, len, _)| start..start.saturating_add(len)));
         }
-        control.free.push(self.entry);
+        guards.free.push(self.entry);
     }
 }
 
@@ -248,11 +248,11 @@ fn forget_poison(entry: &Entry, range: Range<usize>) {
     POISONED.fetch_sub(gone, Ordering::Relaxed);
 }
 
-fn take_entry(control: &mut Control) -> &'static Entry {
-    if let Some(entry) = control.free.pop() {
+fn take_entry(guards: &mut GuardTable) -> &'static Entry {
+    if let Some(entry) = guards.free.pop() {
         return entry;
     }
-    let chunk = match control.last {
+    let chunk = match guards.last {
         None => &FIRST,
         Some(last) => {
             let chunk: &'static Chunk = Box::leak(Box::new(Chunk::new()));
@@ -260,9 +260,9 @@ fn take_entry(control: &mut Control) -> &'static Entry {
             chunk
         }
     };
-    control.last = Some(chunk);
+    guards.last = Some(chunk);
     let [first, rest @ ..] = &chunk.entries;
-    control.free.extend(rest);
+    guards.free.extend(rest);
     first
 }
 
@@ -277,8 +277,8 @@ static PREVIOUS: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 /// # Errors
 /// What sigaction(2) tells.
 pub fn install() -> io::Result<()> {
-    let mut control = control();
-    if control.installed {
+    let mut guards = guards();
+    if guards.installed {
         return Ok(());
     }
     // SAFETY: all zeros is a value of `sigaction`: no flags, the default action.
@@ -303,7 +303,7 @@ pub fn install() -> io::Result<()> {
         drop(unsafe { Box::from_raw(previous) });
         return Err(error);
     }
-    control.installed = true;
+    guards.installed = true;
     Ok(())
 }
 

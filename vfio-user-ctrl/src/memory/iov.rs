@@ -4,7 +4,7 @@ use std::ptr;
 
 use super::table::HostPiece;
 use super::view::MemView;
-use crate::model::dptr::{DptrError, Pieces};
+use crate::model::dptr::{DptrError, PieceSink};
 use nvme_spec::Status;
 
 /// An I/O vector of nothing: what an array of them is filled with to begin with.
@@ -69,7 +69,7 @@ impl<'a> IovSink<'a> {
     }
 }
 
-impl Pieces for IovSink<'_> {
+impl PieceSink for IovSink<'_> {
     #[inline]
     fn push(&mut self, gpa: u64, len: u32) -> Result<(), DptrError> {
         self.bytes = self.bytes.saturating_add(len);

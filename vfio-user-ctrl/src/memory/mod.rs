@@ -41,7 +41,7 @@ pub mod table;
 pub mod view;
 
 pub use bounce::{Bounce, BounceBudget, BounceError};
-pub use budget::Share;
+pub use budget::LimitShare;
 pub use doorbells::{DoorbellPage, ShadowDoorbells};
 pub use error::{Fault, MapError, UnmapError};
 pub use files::Files;

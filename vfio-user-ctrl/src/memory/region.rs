@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::bounce::Pages;
-use super::budget::{Permit, Share};
+use super::budget::{LimitPermit, LimitShare};
 use super::error::MapError;
 use super::guard::{self, Watch};
 
@@ -114,7 +114,7 @@ pub struct MappedFile {
     len: u64,
     /// Where the last of its regions ends in the file.
     needed: AtomicU64,
-    _permit: Permit,
+    _permit: LimitPermit,
 }
 
 impl MappedFile {
@@ -127,7 +127,7 @@ impl MappedFile {
         offset: u64,
         len: u64,
         access: Access,
-        budget: &Share,
+        budget: &LimitShare,
     ) -> Result<Arc<Self>, MapError> {
         let end = offset.checked_add(len).ok_or(MapError::OffsetWraps { offset, len })?;
         let size = file_size(&file)?;
@@ -199,7 +199,7 @@ impl Region {
     /// # Errors
     /// See [`MapError`]: the file, or the operating system.
     pub fn map(file: OwnedFd, of: Extent, on_drop: impl FnOnce(RegionId) + Send + 'static) -> Result<Self, MapError> {
-        let file = MappedFile::new(file, of.offset, of.len, of.access, &Share::of_nobody())?;
+        let file = MappedFile::new(file, of.offset, of.len, of.access, &LimitShare::of_nobody())?;
         Self::within(&file, of, on_drop)
     }
 
@@ -435,13 +435,13 @@ unsafe impl Send for HostPtr {}
 unsafe impl Sync for HostPtr {}
 
 /// Addresses that nothing else gets.
-struct Place {
+struct AddressRange {
     start: NonNull<u8>,
     /// In bytes.
     len: usize,
 }
 
-impl Place {
+impl AddressRange {
     /// A place for `len` bytes at `offset` of a file with pages of `page` bytes, a power of two. Where ordinary memory is in large
     /// pages, they have room in it as such: processors and devices then need one entry for 2 MiB.
     fn new(len: usize, offset: libc::off_t, page: usize) -> io::Result<Self> {
@@ -480,7 +480,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for AddressRange {
     fn drop(&mut self) {
         // SAFETY: nothing but the place itself is there.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
@@ -504,7 +504,7 @@ impl Mapping {
             Access::ReadOnly => libc::PROT_READ,
             Access::ReadWrite | Access::WriteOnly => libc::PROT_READ | libc::PROT_WRITE,
         };
-        let place = Place::new(len, offset, to_usize(page))?;
+        let place = AddressRange::new(len, offset, to_usize(page))?;
         let flags = libc::MAP_SHARED | libc::MAP_FIXED;
         // SAFETY: the place is this function's own, and nothing is there.
         let start =

@@ -21,10 +21,10 @@ use nvme_spec::{Cqe, Sqe};
 struct Ring<const SIZE: usize> {
     base: u64,
     entries: u16,
-    place: Place,
+    place: RingMemory,
 }
 
-enum Place {
+enum RingMemory {
     /// All in this region, from this address.
     Direct { start: HostPtr, _region: Arc<Region> },
     /// In these regions: only they are held, so that others can be unmapped.
@@ -41,13 +41,13 @@ impl<const SIZE: usize> Ring<SIZE> {
         let piece = view.translate(base, len, write)?;
         let place = if piece.len() as u64 == len {
             let region = view.region_at(base).ok_or(Fault::Unmapped)?;
-            Place::Direct { start: HostPtr(piece.ptr()), _region: Arc::clone(region) }
+            RingMemory::Direct { start: HostPtr(piece.ptr()), _region: Arc::clone(region) }
         } else {
             let view = MemView::new(Arc::new(view.memory().part(base, len)?));
             for region in view.memory().regions() {
                 view.translate(region.gpa().max(base), SIZE as u64, write)?;
             }
-            Place::Scattered(Box::new(view))
+            RingMemory::Scattered(Box::new(view))
         };
         Ok(Self { base, entries, place })
     }
@@ -61,8 +61,8 @@ impl<const SIZE: usize> Ring<SIZE> {
         }
         match &self.place {
             // SAFETY: all `entries` entries of `SIZE` bytes follow the address, in the region that is held.
-            Place::Direct { start: HostPtr(start), .. } => Ok(unsafe { start.add(usize::from(index) * SIZE) }),
-            Place::Scattered(view) => self.scattered_entry(view, index, write),
+            RingMemory::Direct { start: HostPtr(start), .. } => Ok(unsafe { start.add(usize::from(index) * SIZE) }),
+            RingMemory::Scattered(view) => self.scattered_entry(view, index, write),
         }
     }
 
@@ -76,7 +76,7 @@ impl<const SIZE: usize> Ring<SIZE> {
 
     #[inline]
     fn prefetch<const WRITE: bool>(&self, index: u16) {
-        if let Place::Direct { start: HostPtr(start), .. } = &self.place
+        if let RingMemory::Direct { start: HostPtr(start), .. } = &self.place
             && index < self.entries
         {
             prefetch::<WRITE>(start.as_ptr().wrapping_add(usize::from(index) * SIZE));

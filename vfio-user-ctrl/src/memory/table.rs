@@ -47,7 +47,7 @@ impl HostPiece {
 
 /// What a translation needs of a region.
 #[derive(Clone, Copy)]
-struct Place {
+struct RegionRange {
     gpa: u64,
     /// In bytes.
     len: u64,
@@ -56,7 +56,7 @@ struct Place {
     writeable: bool,
 }
 
-impl Place {
+impl RegionRange {
     const NOWHERE: Self = Self { gpa: 0, len: 0, host: None, writeable: false };
 
     #[inline]
@@ -85,11 +85,11 @@ impl Place {
 /// Where the last address was found in one table: the next look-up in the same region does not depend on how many there are. It may
 /// be used with that table only.
 #[derive(Clone)]
-pub(super) struct Hint(Cell<Place>);
+pub(super) struct Hint(Cell<RegionRange>);
 
 impl Default for Hint {
     fn default() -> Self {
-        Self(Cell::new(Place::NOWHERE))
+        Self(Cell::new(RegionRange::NOWHERE))
     }
 }
 
@@ -108,15 +108,15 @@ impl fmt::Debug for Hint {
 }
 
 #[derive(Clone)]
-struct Slot {
-    place: Place,
+struct TableEntry {
+    place: RegionRange,
     region: Arc<Region>,
 }
 
-impl Slot {
+impl TableEntry {
     fn new(region: Arc<Region>) -> Self {
         let writeable = region.access() != Access::ReadOnly;
-        Self { place: Place { gpa: region.gpa(), len: region.len(), host: region.host(), writeable }, region }
+        Self { place: RegionRange { gpa: region.gpa(), len: region.len(), host: region.host(), writeable }, region }
     }
 }
 
@@ -125,7 +125,7 @@ impl Slot {
 struct Part {
     /// The first address of the first region.
     first: u64,
-    slots: Arc<[Slot]>,
+    slots: Arc<[TableEntry]>,
 }
 
 /// The memory of one guest at one moment: regions sorted by address, none over another. A change makes a new table, which shares most of
@@ -161,13 +161,13 @@ impl GuestMemory {
         memory.stands_in = regions.iter().any(|region| region.stands_in_for().is_some());
         memory.len = regions.len();
         memory.bytes = regions.iter().fold(0, |bytes, region| bytes.saturating_add(region.len()));
-        let slots: Vec<Slot> = regions.into_iter().map(Slot::new).collect();
+        let slots: Vec<TableEntry> = regions.into_iter().map(TableEntry::new).collect();
         memory.push(&slots);
         memory
     }
 
     /// Adds slots behind the last, in parts.
-    fn push(&mut self, slots: &[Slot]) {
+    fn push(&mut self, slots: &[TableEntry]) {
         let parts = slots.len().div_ceil(PART).max(1);
         for slots in slots.chunks(slots.len().div_ceil(parts).max(1)) {
             let first = slots.first().map_or(0, |slot| slot.place.gpa);
@@ -202,7 +202,7 @@ impl GuestMemory {
             return Err(MapError::Overlap { gpa: region.gpa(), end: region.end(), other_gpa, other_end });
         }
         let mut slots = slots.to_vec();
-        slots.insert(place, Slot::new(region));
+        slots.insert(place, TableEntry::new(region));
         let mut memory =
             Self { parts: Vec::with_capacity(self.parts.len() + 1), len: self.len + 1, bytes: total, ..*self };
         memory.parts.extend_from_slice(self.parts.get(..at).unwrap_or_default());
@@ -226,7 +226,7 @@ impl GuestMemory {
         let behind = self.parts.partition_point(|part| part.first < end).max(first);
         let (before, rest) = self.parts.split_at(first);
         let (touched, after) = rest.split_at(behind - first);
-        let is_in = |slot: &&Slot| slot.region.end() > gpa && slot.place.gpa < end;
+        let is_in = |slot: &&TableEntry| slot.region.end() > gpa && slot.place.gpa < end;
         let slots = || touched.iter().flat_map(|part| &*part.slots);
         let taken: Vec<_> = slots().filter(is_in).collect();
         if let Some(cut) = taken.iter().find(|slot| slot.place.gpa < gpa || slot.region.end() > end) {
@@ -243,7 +243,7 @@ impl GuestMemory {
             bytes: taken.iter().fold(self.bytes, |bytes, region| bytes.saturating_sub(region.len())),
             ..*self
         };
-        let mut kept: Vec<Slot> = slots().filter(|slot| !is_in(slot)).cloned().collect();
+        let mut kept: Vec<TableEntry> = slots().filter(|slot| !is_in(slot)).cloned().collect();
         // What is left of parts becomes one with the part before, so that there are not ever more of them.
         if let Some(last) = left.parts.pop_if(|part| part.slots.len() + kept.len() <= PART / 2) {
             kept.splice(0..0, last.slots.iter().cloned());
@@ -359,7 +359,7 @@ impl GuestMemory {
     }
 
     #[inline]
-    fn slot(&self, gpa: u64) -> Option<&Slot> {
+    fn slot(&self, gpa: u64) -> Option<&TableEntry> {
         // A guest without an IOMMU has one part.
         let part = if let [part] = &*self.parts { part } else { self.parts.get(self.part_of(gpa))? };
         let slots = &*part.slots;
@@ -421,7 +421,7 @@ impl<'a> Walk<'a> {
         Self { parts, slot: 0 }
     }
 
-    fn slot(&self) -> Option<&'a Slot> {
+    fn slot(&self) -> Option<&'a TableEntry> {
         self.parts.first()?.slots.get(self.slot)
     }
 

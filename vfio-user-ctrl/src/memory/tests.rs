@@ -11,7 +11,7 @@ use super::copy::{read_data, write_data};
 use super::iov::{EMPTY, IovSink};
 use super::testing::{PAGE, file, gather, patterned, region_of, view_of};
 use super::{Access, Extent, Fault, GuestMemory, MapError, MemView, Region, UnmapError};
-use crate::model::dptr::{DptrError, Pieces, walk};
+use crate::model::dptr::{DptrError, PieceSink, walk};
 use nvme_spec::{CommandFlags, Sqe, Status};
 
 fn without_file(gpa: u64, len: u64) -> Arc<Region> {

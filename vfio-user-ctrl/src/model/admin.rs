@@ -33,8 +33,8 @@ use std::time::Duration;
 
 use zerocopy::{Immutable, IntoBytes};
 
-pub use self::events::{Completion, DoorbellError};
-pub use self::features::Coalescing;
+pub use self::events::{DoorbellError, EventCompletion};
+pub use self::features::CoalescingSetting;
 pub use self::identity::{
     Identity, IdentityError, Limits, LimitsError, MAX_MDTS, MAX_QUEUE_ENTRIES, MAX_QUEUES, MAX_VECTORS, Nqn, Text,
 };
@@ -46,7 +46,7 @@ use self::events::Events;
 use self::features::{Feature, Features};
 use self::logs::ErrorLog;
 use self::namespaces::Namespaces;
-use self::queues::{PAGE, Queues};
+use self::queues::{PAGE, QueueTable};
 use crate::model::regs::Version;
 use nvme_spec::admin::{AbortDw10, AbortResult};
 use nvme_spec::{AdminOpcode, FusedOperation, Psdt, Sqe, Status};
@@ -97,7 +97,7 @@ impl Opcode {
 
 /// A command that waits for its data.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingFeature {
     feature: Feature,
 }
 
@@ -125,7 +125,7 @@ pub enum Outcome {
         /// Bytes to fetch.
         len: usize,
         /// What to hand back.
-        pending: Pending,
+        pending: PendingFeature,
     },
     /// Keep it: it is an Asynchronous Event Request, which [`Controller::next_event`] completes.
     Held,
@@ -193,7 +193,7 @@ pub struct Controller {
     enabled: bool,
     iosqes: u8,
     iocqes: u8,
-    queues: Queues,
+    queues: QueueTable,
     features: Features,
     events: Events,
     errors: ErrorLog,
@@ -220,7 +220,7 @@ impl Controller {
             enabled: false,
             iosqes: 0,
             iocqes: 0,
-            queues: Queues::default(),
+            queues: QueueTable::default(),
             features: Features::new(limits, Duration::ZERO),
             events: Events::default(),
             errors: ErrorLog::default(),
@@ -243,7 +243,7 @@ impl Controller {
     /// Namespaces and the error log stay.
     pub fn reset(&mut self) {
         self.enabled = false;
-        self.queues = Queues::default();
+        self.queues = QueueTable::default();
         self.features = Features::new(self.limits, Duration::ZERO);
         self.events = Events::default();
         self.namespaces.reset();

@@ -64,7 +64,7 @@ pub trait GuestRead {
 }
 
 /// What takes the pieces of a command's data, in their order.
-pub trait Pieces {
+pub trait PieceSink {
     /// Takes the piece of `len` bytes, 1 or more, at guest address `gpa`.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ pub trait Pieces {
 }
 
 /// Pieces that are only listed: for data that goes by messages.
-impl Pieces for Vec<(u64, u32)> {
+impl PieceSink for Vec<(u64, u32)> {
     fn push(&mut self, gpa: u64, len: u32) -> Result<(), DptrError> {
         Vec::push(self, (gpa, len));
         Ok(())
@@ -86,7 +86,7 @@ impl Pieces for Vec<(u64, u32)> {
 /// The first fault of the data pointer as the specification's status, or the first that `mem` or `out` told. `out` may
 /// have got some pieces by then.
 #[inline]
-pub fn walk<M: GuestRead, P: Pieces>(mem: &M, sqe: &Sqe, len: u32, out: &mut P) -> Result<(), DptrError> {
+pub fn walk<M: GuestRead, P: PieceSink>(mem: &M, sqe: &Sqe, len: u32, out: &mut P) -> Result<(), DptrError> {
     if len == 0 {
         return Ok(());
     }
@@ -107,7 +107,13 @@ const fn is_page_aligned(gpa: u64) -> bool {
 }
 
 #[inline]
-fn walk_prps<M: GuestRead, P: Pieces>(mem: &M, prp1: u64, prp2: u64, len: u32, out: &mut P) -> Result<(), DptrError> {
+fn walk_prps<M: GuestRead, P: PieceSink>(
+    mem: &M,
+    prp1: u64,
+    prp2: u64,
+    len: u32,
+    out: &mut P,
+) -> Result<(), DptrError> {
     if !prp1.is_multiple_of(4) {
         return Err(Status::INVALID_PRP_OFFSET.into());
     }
@@ -123,7 +129,7 @@ fn walk_prps<M: GuestRead, P: Pieces>(mem: &M, prp1: u64, prp2: u64, len: u32, o
 
 /// Walks the PRP list at `list` for `left` bytes. The first list may begin anywhere in its page and ends with the page;
 /// where more entries are wanted than that, the last one is the address of the next list, a whole page.
-fn walk_prp_list<M: GuestRead, P: Pieces>(mem: &M, list: u64, left: u32, out: &mut P) -> Result<(), DptrError> {
+fn walk_prp_list<M: GuestRead, P: PieceSink>(mem: &M, list: u64, left: u32, out: &mut P) -> Result<(), DptrError> {
     if !list.is_multiple_of(8) {
         return Err(Status::INVALID_PRP_OFFSET.into());
     }
@@ -193,7 +199,7 @@ impl Segment {
 }
 
 #[inline]
-fn walk_sgl<M: GuestRead, P: Pieces>(mem: &M, sgl1: SglDescriptor, len: u32, out: &mut P) -> Result<(), DptrError> {
+fn walk_sgl<M: GuestRead, P: PieceSink>(mem: &M, sgl1: SglDescriptor, len: u32, out: &mut P) -> Result<(), DptrError> {
     match kind(&sgl1)? {
         Kind::DataBlock if sgl1.length < len => Err(Status::DATA_SGL_LENGTH_INVALID.into()),
         Kind::DataBlock => out.push(sgl1.address, len),
@@ -203,7 +209,7 @@ fn walk_sgl<M: GuestRead, P: Pieces>(mem: &M, sgl1: SglDescriptor, len: u32, out
 }
 
 /// Walks segments until there are data for `left` bytes. What follows in the SGL is not looked at.
-fn walk_segments<M: GuestRead, P: Pieces>(
+fn walk_segments<M: GuestRead, P: PieceSink>(
     mem: &M,
     mut segment: Segment,
     mut left: u32,
@@ -233,7 +239,7 @@ fn walk_segments<M: GuestRead, P: Pieces>(
 }
 
 /// Takes the data of the next descriptors of `segment`. Returns the segment that they name, if any.
-fn walk_descriptors<P: Pieces>(
+fn walk_descriptors<P: PieceSink>(
     descriptors: &[[u64; 2]],
     segment: &mut Segment,
     left: &mut u32,

@@ -12,15 +12,15 @@ use crate::memory::IoToken;
 const AT_A_TIME: usize = 32;
 
 /// What answers an Abort command.
-type Then = Box<dyn FnOnce(bool)>;
+type AbortAnswer = Box<dyn FnOnce(bool)>;
 
 /// An Abort command of the guest, which is answered once: when what it names has ended, or cannot be aborted.
 #[derive(Clone)]
-pub(super) struct Asker(Rc<Cell<Option<Then>>>);
+pub(super) struct Asker(Rc<Cell<Option<AbortAnswer>>>);
 
 impl Asker {
     /// One that is answered by `then`, which is told whether the command was aborted.
-    pub(super) fn new(then: Then) -> Self {
+    pub(super) fn new(then: AbortAnswer) -> Self {
         Self(Rc::new(Cell::new(Some(then))))
     }
 

@@ -1,6 +1,6 @@
 //! What carries out the commands of a namespace.
 
-use super::{AbortToken, CommandIo, Step, Traced};
+use super::{AbortToken, CommandIo, TraceStep, Traced};
 use crate::memory::IoToken;
 use crate::model::io::PassthruCommand;
 use nvme_spec::Status;
@@ -77,7 +77,7 @@ pub trait Backend: Sized + 'static {
 
     /// Records a step of a command's way, if that is wanted: only then is `what` to be called.
     #[inline]
-    fn trace(_step: Step, _what: impl FnOnce() -> Traced) {}
+    fn trace(_step: TraceStep, _what: impl FnOnce() -> Traced) {}
 
     /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. `token` is dropped when the abort itself has
     /// ended, or told if it had no effect: no other one of the same I/O comes before. Whether it may be expected to end.

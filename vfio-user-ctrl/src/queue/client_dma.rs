@@ -51,11 +51,11 @@ pub trait ClientDma {
     fn abandon(&self, id: u64);
 }
 
-type Then = Box<dyn FnOnce(Result<Vec<Vec<u8>>, Status>)>;
+type TransferEnd = Box<dyn FnOnce(Result<Vec<Vec<u8>>, Status>)>;
 
 /// Who waits for a transfer.
 struct Waiter {
-    then: Then,
+    then: TransferEnd,
     writes: bool,
     bytes: u64,
     /// It was abandoned, and this is the status of the command if the data did not go through.
@@ -95,19 +95,19 @@ impl ClientTransfers {
     }
 
     /// Fetches the remote pieces of `bounce`; `then` gets them.
-    pub(super) fn fetch(&self, id: u64, bounce: &Bounce, then: Then) {
+    pub(super) fn fetch(&self, id: u64, bounce: &Bounce, then: TransferEnd) {
         self.begin(id, bounce, Work::Read(bounce.remote().to_vec()), then);
     }
 
     /// Sends the remote pieces of `bounce`; `then` gets nothing.
-    pub(super) fn send(&self, id: u64, bounce: &Bounce, then: Then) {
+    pub(super) fn send(&self, id: u64, bounce: &Bounce, then: TransferEnd) {
         match bounce.collect() {
             Ok(data) => self.begin(id, bounce, Work::Write(data), then),
             Err(status) => then(Err(status)),
         }
     }
 
-    fn begin(&self, id: u64, bounce: &Bounce, work: Work, then: Then) {
+    fn begin(&self, id: u64, bounce: &Bounce, work: Work, then: TransferEnd) {
         if bounce.remote().is_empty() {
             // The client has given a file for the memory while the command waited for room.
             return then(Ok(Vec::new()));

@@ -4,13 +4,13 @@ use crate::memory::MemView;
 use crate::memory::copy::read_data;
 use crate::model::dptr::DptrError;
 use crate::model::io::NsGeometry;
-use crate::model::io::dsm::{self, Extent};
+use crate::model::io::dsm::{self, BlockRange};
 use nvme_spec::{Sqe, Status};
 
 /// The ranges of a command, and how far it has come.
 #[derive(Debug)]
 pub(super) struct Deallocate {
-    ranges: Vec<Extent>,
+    ranges: Vec<BlockRange>,
     next: usize,
 }
 
@@ -24,11 +24,11 @@ impl Deallocate {
 
     /// Checks ranges that were fetched.
     pub(super) fn parse(data: &[u8], geometry: &NsGeometry) -> Result<Self, Status> {
-        Ok(Self { ranges: dsm::extents(data, geometry)?.collect(), next: 0 })
+        Ok(Self { ranges: dsm::block_ranges(data, geometry)?.collect(), next: 0 })
     }
 
     /// The range to deallocate now.
-    pub(super) fn current(&self) -> Option<Extent> {
+    pub(super) fn current(&self) -> Option<BlockRange> {
         self.ranges.get(self.next).copied()
     }
 

@@ -48,4 +48,4 @@ pub use queues::{MAX_NAMESPACES, Queues, Totals};
 pub use settings::Settings;
 pub use state::{CompletionState, LeftState, SubmissionState};
 pub use submission::{CommandIo, IoState, SubmissionQueue, complete, complete_passthru};
-pub use trace::{Reason, Step, Traced};
+pub use trace::{Reason, TraceStep, Traced};

@@ -10,7 +10,7 @@ use super::interrupt::{Coalescing, Interrupts, Vector};
 use super::namespace::{NamespaceChannel, NamespaceChannels};
 use super::state::{CompletionState, LeftState, SubmissionState};
 use super::submission::{IoState, SubmissionQueue, Submissions};
-use super::{AdminQueue, Backend, Cursor, Step, Traced, admin};
+use super::{AdminQueue, Backend, Cursor, TraceStep, Traced, admin};
 use crate::memory::{CompletionRing, DoorbellPage, Fault, Gone, InFlight, MemView, ShadowDoorbells, SubmissionRing};
 use crate::model::io::NsGeometry;
 use nvme_spec::Status;
@@ -524,7 +524,7 @@ impl<B: Backend> Queues<B> {
     #[inline]
     pub fn signal(&self) {
         self.context.signal(|cqid, vector, completions| {
-            B::trace(Step::Interrupt, || Traced {
+            B::trace(TraceStep::Interrupt, || Traced {
                 owner: self.context.trace_owner(),
                 command: 0,
                 bytes: 0,

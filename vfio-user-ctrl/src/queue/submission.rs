@@ -17,7 +17,7 @@ use super::cursor::Cursor;
 use super::namespace::{NamespaceChannel, NamespaceChannels};
 use super::queues::{Totals, namespace_index};
 use super::state::SubmissionState;
-use super::trace::{Reason, Step, Traced};
+use super::trace::{Reason, TraceStep, Traced};
 use crate::memory::{Fault, Io, IoToken, Slots, guard};
 use crate::model::dptr::{self, DptrError};
 use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
@@ -87,7 +87,7 @@ pub struct IoState<B: Backend> {
     namespace: Cell<Option<Rc<NamespaceChannel<B>>>>,
     nsid: Cell<u32>,
     op: Cell<BlockOp>,
-    then: Cell<Then>,
+    then: Cell<NextStep>,
     slba: Cell<u64>,
     blocks: Cell<u64>,
     /// The identifier of the first command, if this is the second of a fused pair.
@@ -121,7 +121,7 @@ impl<E: Into<DptrError>> From<E> for Unfit {
 
 /// What follows when the backend has done its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
+enum NextStep {
     /// The command is done.
     Finish,
     /// The next range of a Dataset Management command.
@@ -140,7 +140,7 @@ impl<B: Backend> IoState<B> {
             namespace: Cell::new(None),
             nsid: Cell::new(0),
             op: Cell::new(BlockOp::Flush),
-            then: Cell::new(Then::Finish),
+            then: Cell::new(NextStep::Finish),
             slba: Cell::new(0),
             blocks: Cell::new(0),
             first_cid: Cell::new(None),
@@ -315,7 +315,7 @@ impl<B: Backend> Submissions<B> {
 
     fn take_commands(self: &Rc<Self>, waiting: u16, most: usize) -> usize {
         let queue = self.queue();
-        B::trace(Step::Doorbell, || Traced {
+        B::trace(TraceStep::Doorbell, || Traced {
             owner: queue.context.trace_owner(),
             command: 0,
             bytes: 0,
@@ -384,7 +384,7 @@ impl<B: Backend> Submissions<B> {
         let state = io.state();
         describe(state, sqe, op, &command, &geometry);
         state.since.set(queue.context.now());
-        B::trace(Step::Take, || traced(&io, sqe.nsid.into()));
+        B::trace(TraceStep::Take, || traced(&io, sqe.nsid.into()));
         state.first_cid.set(first.map(|first| first.cid));
         state.namespace.set(Some(namespace));
         Ok(Some(io))
@@ -432,7 +432,7 @@ impl<B: Backend> Submissions<B> {
     /// Sends the commands that were held back for their namespaces; of those that still are they are held on.
     pub(super) fn pass(&self) {
         for io in self.queue().held.take() {
-            B::trace(Step::GoOn, || traced(&io, io.state().nsid.get().into()));
+            B::trace(TraceStep::GoOn, || traced(&io, io.state().nsid.get().into()));
             send(io);
         }
     }
@@ -478,7 +478,7 @@ impl<B: Backend> Submissions<B> {
         for _ in 0..count {
             let next = self.queue().deferred.borrow_mut().pop_front();
             let Some(io) = next else { break };
-            B::trace(Step::GoOn, || traced(&io, io.state().nsid.get().into()));
+            B::trace(TraceStep::GoOn, || traced(&io, io.state().nsid.get().into()));
             client_dma::resume(io);
         }
         self.queue().deferred.borrow().is_empty()
@@ -512,11 +512,11 @@ fn describe<B: Backend>(state: &IoState<B>, sqe: &Sqe, op: BlockOp, command: &Io
 }
 
 #[inline]
-const fn what_follows(command: &IoCommand) -> Then {
+const fn what_follows(command: &IoCommand) -> NextStep {
     match command.kind {
-        IoKind::Deallocate => Then::NextRange,
-        IoKind::Write | IoKind::WriteZeroes if command.durable => Then::Flush,
-        _ => Then::Finish,
+        IoKind::Deallocate => NextStep::NextRange,
+        IoKind::Write | IoKind::WriteZeroes if command.durable => NextStep::Flush,
+        _ => NextStep::Finish,
     }
 }
 
@@ -556,7 +556,7 @@ fn hold<B: Backend>(io: CommandIo<B>) {
     if submissions.queue().closed.get() {
         return complete(io, Err(Status::ABORTED_SQ_DELETION));
     }
-    B::trace(Step::Wait, || traced(&io, Reason::Namespace as u64));
+    B::trace(TraceStep::Wait, || traced(&io, Reason::Namespace as u64));
     submissions.queue().held.borrow_mut().push_back(io);
 }
 
@@ -580,7 +580,7 @@ fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
     if submissions.queue().closed.get() {
         return complete(io, Err(Status::ABORTED_SQ_DELETION));
     }
-    B::trace(Step::Wait, || traced(&io, Reason::Backend as u64));
+    B::trace(TraceStep::Wait, || traced(&io, Reason::Backend as u64));
     submissions.queue().deferred.borrow_mut().push_back(io);
 }
 
@@ -642,9 +642,9 @@ fn note_poisoned<B: Backend>(io: &CommandIo<B>) -> Status {
 #[inline]
 fn complete_unchecked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     match result {
-        Ok(()) if io.state().then.get() == Then::Finish => finish(io, Status::SUCCESS),
-        Ok(()) if io.state().then.get() == Then::Flush => flush(io),
-        Ok(()) if io.state().then.get() == Then::ToGuest => client_dma::deliver(io, 0),
+        Ok(()) if io.state().then.get() == NextStep::Finish => finish(io, Status::SUCCESS),
+        Ok(()) if io.state().then.get() == NextStep::Flush => flush(io),
+        Ok(()) if io.state().then.get() == NextStep::ToGuest => client_dma::deliver(io, 0),
         Ok(()) => extra::next_range(io),
         Err(status) => fail(io, status),
     }
@@ -655,8 +655,8 @@ fn complete_unchecked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) 
 fn flush<B: Backend>(io: CommandIo<B>) {
     let state = io.state();
     io.queue().count(state.op.get(), io.bytes());
-    B::trace(Step::Wait, || traced(&io, Reason::NextPart as u64));
-    state.then.set(Then::Finish);
+    B::trace(TraceStep::Wait, || traced(&io, Reason::NextPart as u64));
+    state.then.set(NextStep::Finish);
     state.op.set(BlockOp::Flush);
     if io.queue().closed.get() { fail(io, Status::ABORTED_SQ_DELETION) } else { send(io) }
 }
@@ -692,7 +692,7 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
         Some(first) => finish_first(queue, first, status),
         None => status,
     };
-    B::trace(Step::Complete, || traced(&io, u64::from(status.into_bits() >> 1)));
+    B::trace(TraceStep::Complete, || traced(&io, u64::from(status.into_bits() >> 1)));
     queue.post_with(state.cid.get(), dw0, status);
     state.namespace.take();
     state.extra.take();

@@ -5,7 +5,7 @@
 
 /// A step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum TraceStep {
     /// Commands wait in a submission queue: its identifier, how many they are, and the index of the first.
     Doorbell,
     /// A command is taken: its submission queue, its identifier, its namespace.
@@ -43,6 +43,6 @@ pub struct Traced {
     pub command: u64,
     /// Bytes of its data.
     pub bytes: u32,
-    /// What [`Step`] says.
+    /// What [`TraceStep`] says.
     pub arguments: [u64; 3],
 }

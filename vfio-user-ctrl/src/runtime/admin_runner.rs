@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::group::Group;
 use super::session::{Ctrl, Session};
 use super::session_queues::{NamespaceSpec, SessionQueues};
-use crate::admin_worker::{AdminWorker, Command, Input, Placement, Request};
+use crate::admin_worker::{AdminCommand, AdminWorker, Input, Placement, Request};
 use crate::model::admin::{Controller, IoTotals, Namespace};
 use crate::queue::{AdminQueue, FenceGuard, QueueErrorEvent};
 
@@ -142,7 +142,7 @@ impl AdminRunner {
             busy = true;
             let entry_sizes = attached.session.registers.entry_sizes();
             let io_totals = Controller::wants_io_totals(&sqe).then(|| self.io_totals());
-            self.drive(Some(&attached), Input::Command(Command { sqe, entry_sizes, io_totals }));
+            self.drive(Some(&attached), Input::Command(AdminCommand { sqe, entry_sizes, io_totals }));
         }
         if busy {
             self.drive(Some(&attached), Input::CommandsTaken);

@@ -12,7 +12,7 @@ use super::tracepoints;
 use crate::memory::{IoToken, TakesBdevIo};
 use crate::model::io::PassthruCommand;
 use crate::queue::{
-    self, AbortToken, Backend, BlockOp, CommandIo, IoState, Refusal, Refused, Step, SubmissionQueue, Traced,
+    self, AbortToken, Backend, BlockOp, CommandIo, IoState, Refusal, Refused, SubmissionQueue, TraceStep, Traced,
 };
 use nvme_spec::Status;
 
@@ -106,7 +106,7 @@ impl Backend for Bdevs {
     }
 
     #[inline]
-    fn trace(step: Step, what: impl FnOnce() -> Traced) {
+    fn trace(step: TraceStep, what: impl FnOnce() -> Traced) {
         if spdk::trace::is_on() {
             tracepoints::record(step, what());
         }

@@ -28,12 +28,12 @@ pub(super) struct Budget {
     used: Cell<usize>,
     sources: RefCell<Vec<Weak<Source>>>,
     meters: Cell<usize>,
-    limits: Cell<Limits>,
+    limits: Cell<IoLimits>,
 }
 
 /// What follows from how many there are.
 #[derive(Debug, Clone, Copy, Default)]
-struct Limits {
+struct IoLimits {
     /// The most that a source may have.
     source: usize,
     /// What is guaranteed to each source, and to each session with each of them.
@@ -86,7 +86,7 @@ impl Budget {
     /// There are more or fewer sources or meters now.
     fn recount(&self) {
         let sources = self.sources.borrow().len().max(1);
-        self.limits.set(Limits {
+        self.limits.set(IoLimits {
             source: self.share / 2 + self.share / 2 / sources,
             for_source: self.share / 4 / sources,
             for_meter: (self.share / 4 / self.meters.get().max(1)).clamp(1, MOST_GUARANTEED),

@@ -12,7 +12,7 @@ use spdk::Errno;
 use spdk::bdev_client::{self, BdevDesc, BdevEvent, BdevInfo};
 use spdk::rpc::RpcError;
 use spdk::thread::{AppCell, cores, send_to_app};
-use spdk::trace::Owner;
+use spdk::trace::TraceOwner;
 use uuid::Uuid;
 
 use super::admin_runner::AdminRunner;
@@ -23,7 +23,7 @@ use super::group::{Group, GroupHandle};
 use super::listening::Listening;
 use super::look;
 use super::params::{ControllerParams, failed};
-use super::pending::{self, Pending};
+use super::pending::{self, PendingNamespace};
 use super::session::{Counters, Ctrl};
 use super::session_queues::NamespaceSpec;
 use crate::model::admin::{Controller, Namespace, Supports};
@@ -66,7 +66,7 @@ pub struct Endpoint {
     ctrl: Arc<Ctrl>,
     namespaces: RefCell<BTreeMap<u32, NamespaceBdev>>,
     /// Namespaces that come when their bdev does.
-    pub(super) pending: RefCell<BTreeMap<u32, Pending>>,
+    pub(super) pending: RefCell<BTreeMap<u32, PendingNamespace>>,
     /// How many namespaces there have been.
     attached: Cell<u64>,
     deleting: Cell<bool>,
@@ -135,8 +135,8 @@ fn with_runtime<R>(f: impl FnOnce(&mut Runtime) -> R) -> Result<R, RpcError> {
 }
 
 /// What records of a controller's tracepoints belong to.
-fn trace_owner(name: &str) -> Owner {
-    Owner::new(&CString::new(format!("controller {name}")).unwrap_or_default())
+fn trace_owner(name: &str) -> TraceOwner {
+    TraceOwner::new(&CString::new(format!("controller {name}")).unwrap_or_default())
 }
 
 impl Runtime {
@@ -330,7 +330,7 @@ impl Endpoint {
         let nsid = self.choose_nsid(nsid)?;
         if !wait && !bdev_client::exists(bdev_name) {
             pending::watch()?;
-            self.pending.borrow_mut().insert(nsid, Pending::new(bdev_name));
+            self.pending.borrow_mut().insert(nsid, PendingNamespace::new(bdev_name));
             return Ok(nsid);
         }
         self.attach(nsid, bdev_name)?;

@@ -19,16 +19,16 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) type Call = Box<dyn FnOnce() + Send>;
 
 /// The way to a thread: calls what it is given there, later.
-type Way = Box<dyn Fn(Call) -> Result<(), Errno> + Send + Sync>;
+type ThreadSender = Box<dyn Fn(Call) -> Result<(), Errno> + Send + Sync>;
 
 /// Messages to one thread. Those of one sender come in the order in which it sent them.
 pub(super) struct Mailbox<M> {
-    waiting: Mutex<Waiting<M>>,
+    waiting: Mutex<Messages<M>>,
     act: fn(M),
-    way: Way,
+    way: ThreadSender,
 }
 
-struct Waiting<M> {
+struct Messages<M> {
     messages: VecDeque<M>,
     /// The thread has been told that there are some, or is being told.
     told: bool,
@@ -37,7 +37,7 @@ struct Waiting<M> {
 impl<M: Send + 'static> Mailbox<M> {
     /// Messages to be acted on by `act`, on the thread that `way` leads to.
     pub(super) fn new(act: fn(M), way: impl Fn(Call) -> Result<(), Errno> + Send + Sync + 'static) -> Arc<Self> {
-        let waiting = Mutex::new(Waiting { messages: VecDeque::new(), told: false });
+        let waiting = Mutex::new(Messages { messages: VecDeque::new(), told: false });
         Arc::new(Self { waiting, act, way: Box::new(way) })
     }
 
@@ -104,13 +104,13 @@ impl<M: Send + 'static> Mailbox<M> {
         message
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting<M>> {
+    fn lock(&self) -> MutexGuard<'_, Messages<M>> {
         // A list is whole whatever its last user has met with.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<M> Default for Waiting<M> {
+impl<M> Default for Messages<M> {
     fn default() -> Self {
         Self { messages: VecDeque::new(), told: false }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::admin_runner::{AdminRunner, AttachedSession};
 use super::control::log_budget::warn_ratelimited;
 use super::session_queues::SessionQueues;
-use crate::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, Place, Report, Request, Ticket};
+use crate::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, QueuePlace, Report, Request, Ticket};
 use crate::memory::copy::{read_data, write_data};
 use crate::model::admin::QueueId;
 use crate::model::dptr::DptrError;
@@ -291,7 +291,7 @@ impl AttachedSession {
 }
 
 /// Looks whether the newest guest memory can be used so.
-fn check(session_queues: &SessionQueues, place: Place) -> Result<(), Misplaced> {
+fn check(session_queues: &SessionQueues, place: QueuePlace) -> Result<(), Misplaced> {
     session_queues.refresh();
     place.check(session_queues.queues())
 }

@@ -16,13 +16,13 @@ const PERIOD: Duration = Duration::from_millis(50);
 
 /// A namespace that is waited for.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(super) struct PendingNamespace {
     pub(super) bdev_name: String,
     /// The bdev is there and cannot be a namespace, as the log says already.
     refused: bool,
 }
 
-impl Pending {
+impl PendingNamespace {
     pub(super) fn new(bdev_name: &str) -> Self {
         Self { bdev_name: bdev_name.to_owned(), refused: false }
     }

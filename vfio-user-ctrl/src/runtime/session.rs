@@ -45,7 +45,7 @@ pub struct Ctrl {
     /// What it has carried.
     pub counters: Counters,
     /// What records of its tracepoints belong to.
-    pub(super) trace_owner: spdk::trace::Owner,
+    pub(super) trace_owner: spdk::trace::TraceOwner,
     /// Lines in the log about its clients.
     pub(super) lines: LineBudget,
 }

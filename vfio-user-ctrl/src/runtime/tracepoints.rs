@@ -1,8 +1,8 @@
 //! The steps of a command's way as SPDK's tracepoints; docs/tracing.md tells how to use them.
 
-use spdk::trace::{Object, Point, Record};
+use spdk::trace::{Object, Point, TraceRecord};
 
-use crate::queue::{Step, Traced};
+use crate::queue::{TraceStep, Traced};
 
 /// The tracepoints of the controllers; their numbers are 0 to 15.
 pub const POINTS: &[Point] = &[DOORBELL, TAKE, WAIT, GO_ON, COMPLETE, INTERRUPT];
@@ -21,15 +21,15 @@ const INTERRUPT: Point =
 
 /// Records a step.
 #[cold]
-pub(super) fn record(step: Step, what: Traced) {
+pub(super) fn record(step: TraceStep, what: Traced) {
     let point = match step {
-        Step::Doorbell => DOORBELL,
-        Step::Take => TAKE,
-        Step::Wait => WAIT,
-        Step::GoOn => GO_ON,
-        Step::Complete => COMPLETE,
-        Step::Interrupt => INTERRUPT,
+        TraceStep::Doorbell => DOORBELL,
+        TraceStep::Take => TAKE,
+        TraceStep::Wait => WAIT,
+        TraceStep::GoOn => GO_ON,
+        TraceStep::Complete => COMPLETE,
+        TraceStep::Interrupt => INTERRUPT,
     };
     let Traced { owner, command, bytes, arguments } = what;
-    spdk::trace::record(&point, &Record { owner, size: bytes, object: command, arguments });
+    spdk::trace::record(&point, &TraceRecord { owner, size: bytes, object: command, arguments });
 }

@@ -14,13 +14,13 @@ type Sent = (Vec<u8>, usize);
 
 /// What came of a stream: events and output in order, and accesses to the device.
 #[derive(Debug, Default, PartialEq)]
-struct Outcome {
+struct StreamOutcome {
     events: String,
     output: Vec<u8>,
     seen: Vec<Access>,
 }
 
-impl Outcome {
+impl StreamOutcome {
     /// Handles all that is there, and answers it.
     fn take(&mut self, harness: &mut Harness) {
         while let Some(event) = harness.next().expect("the stream is valid") {
@@ -110,9 +110,9 @@ fn reads(messages: &[Sent], cuts: &[usize], pool: &[UnixStream]) -> Vec<(Vec<u8>
     reads
 }
 
-fn run(reads: Vec<(Vec<u8>, Vec<OwnedFd>)>) -> Outcome {
+fn run(reads: Vec<(Vec<u8>, Vec<OwnedFd>)>) -> StreamOutcome {
     let mut harness = Harness::new();
-    let mut outcome = Outcome::default();
+    let mut outcome = StreamOutcome::default();
     for (bytes, fds) in reads {
         harness.send(&bytes, fds);
         outcome.take(&mut harness);
@@ -188,7 +188,7 @@ fn reads_of_the_hinted_size_end_where_messages_end() {
     let messages = [client::device_info(1), client::region_write(2, 0, 0, &[7; 300]), client::reset(3)];
     let stream = messages.concat();
     let mut harness = Harness::new();
-    let (mut at, mut sizes, mut outcome) = (0, Vec::new(), Outcome::default());
+    let (mut at, mut sizes, mut outcome) = (0, Vec::new(), StreamOutcome::default());
     while at < stream.len() {
         let size = harness.session.read_hint();
         harness.send(&stream[at..at + size], Vec::new());

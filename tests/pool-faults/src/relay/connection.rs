@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::hook::{Pdu, Verdict};
-use super::{Counts, Mode, Shared, Way};
+use super::{Counts, Mode, RelayShared, Way};
 use crate::outbox::Outbox;
 use crate::pdu::{Header, Kind, Splitter};
 use crate::socket::{self, Cut, lock};
@@ -66,7 +66,7 @@ impl Connection {
 }
 
 /// Passes a connection on from now on.
-pub(super) fn start(shared: &Arc<Shared>, host: TcpStream, target: TcpStream) {
+pub(super) fn start(shared: &Arc<RelayShared>, host: TcpStream, target: TcpStream) {
     let (host, target) = (Arc::new(host), Arc::new(target));
     let mut state = shared.lock();
     if state.ended {
@@ -90,7 +90,7 @@ pub(super) fn start(shared: &Arc<Shared>, host: TcpStream, target: TcpStream) {
 
 /// Reads what comes in a direction.
 struct Pump {
-    shared: Arc<Shared>,
+    shared: Arc<RelayShared>,
     number: u32,
     way: Way,
     from: Arc<TcpStream>,

@@ -101,7 +101,7 @@ impl Counts {
 }
 
 #[derive(Debug)]
-struct State {
+struct RelayState {
     target: SocketAddr,
     arrival: Arrival,
     to_refuse: u32,
@@ -118,28 +118,28 @@ struct State {
     ended: bool,
 }
 
-impl State {
+impl RelayState {
     fn mode(&self, number: u32, way: Way) -> Mode {
         let set = self.modes.iter().find(|(which, ways, _)| which.has(number) && ways.has(way));
         set.map_or(Mode::Pass, |&(_, _, mode)| mode)
     }
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct RelayShared {
+    state: Mutex<RelayState>,
     changed: Condvar,
     hook: Mutex<Option<Hook>>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl RelayShared {
+    fn lock(&self) -> MutexGuard<'_, RelayState> {
         lock(&self.state)
     }
 }
 
 /// Passes connections on to a target, and does to them what it is told. It ends when it is dropped.
 pub struct Relay {
-    shared: Arc<Shared>,
+    shared: Arc<RelayShared>,
     listener: Arc<TcpListener>,
     address: SocketAddr,
     acceptor: Option<JoinHandle<()>>,
@@ -162,7 +162,7 @@ impl Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
         listener.set_nonblocking(true).expect("a listener can be polled");
         let address = listener.local_addr().expect("a listener has an address");
-        let state = State {
+        let state = RelayState {
             target,
             arrival: Arrival::Pass,
             to_refuse: 0,
@@ -174,7 +174,8 @@ impl Relay {
             refused: 0,
             ended: false,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), hook: Mutex::new(None) });
+        let shared =
+            Arc::new(RelayShared { state: Mutex::new(state), changed: Condvar::new(), hook: Mutex::new(None) });
         let listener = Arc::new(listener);
         let acceptor = {
             let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
@@ -371,7 +372,7 @@ impl Drop for Relay {
 }
 
 /// Takes connections as they come. The body of a thread.
-fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
+fn accept(shared: &Arc<RelayShared>, listener: &TcpListener) {
     loop {
         let state = shared.lock();
         if state.ended {
@@ -391,7 +392,7 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
 }
 
 /// Does with a new connection what is to be done with it.
-fn take(shared: &Arc<Shared>, mut state: MutexGuard<'_, State>, host: TcpStream) {
+fn take(shared: &Arc<RelayShared>, mut state: MutexGuard<'_, RelayState>, host: TcpStream) {
     let refused = state.to_refuse > 0;
     state.to_refuse = state.to_refuse.saturating_sub(1);
     match state.arrival {
@@ -425,7 +426,7 @@ fn connect(target: SocketAddr, host: &TcpStream) -> io::Result<TcpStream> {
 }
 
 /// Fills the listener's backlog, so that the kernel drops what comes.
-fn fill_backlog(listener: &TcpListener, address: SocketAddr, state: &mut State) {
+fn fill_backlog(listener: &TcpListener, address: SocketAddr, state: &mut RelayState) {
     socket::set_backlog(listener, 0);
     // Some that came before may be in it: they stay there, and wait.
     while state.plugs.len() < 16 {
@@ -437,7 +438,7 @@ fn fill_backlog(listener: &TcpListener, address: SocketAddr, state: &mut State) 
 }
 
 /// Takes connections of our own out of the backlog, and closes with them those that waited.
-fn empty_backlog(listener: &TcpListener, state: &mut State) {
+fn empty_backlog(listener: &TcpListener, state: &mut RelayState) {
     while let Ok((stream, peer)) = listener.accept() {
         let own = state.plugs.iter().any(|plug| plug.local_addr().is_ok_and(|own| own == peer));
         socket::cut(&stream, if own { Cut::Close } else { Cut::Reset });

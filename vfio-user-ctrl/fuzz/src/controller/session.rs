@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nvme_spec::{Sqe, Status};
 use vfio_user_ctrl::admin_worker::{
-    AdminWorker, Answer, Command, GroupRequest, Input, Output, Placement, Request, Requests, Ticket, Until,
+    AdminCommand, AdminWorker, Answer, GroupRequest, Input, Output, Placement, Request, Requests, Ticket, Until,
 };
 use vfio_user_ctrl::memory::copy::{read_data, write_data};
 use vfio_user_ctrl::memory::{DoorbellPage, MemView};
@@ -189,7 +189,7 @@ impl Session {
             let Some(sqe) = self.admin.as_ref().and_then(AdminQueue::next) else { break };
             busy = true;
             let io_totals = Controller::wants_io_totals(&sqe).then(IoTotals::default);
-            self.drive(Input::Command(Command { sqe, entry_sizes: self.registers.entry_sizes(), io_totals }));
+            self.drive(Input::Command(AdminCommand { sqe, entry_sizes: self.registers.entry_sizes(), io_totals }));
         }
         if busy {
             self.drive(Input::CommandsTaken);

@@ -19,7 +19,7 @@ const SHST_COMPLETE: u32 = 0b10 << 2;
 
 /// An admin command's data on its way.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Transfer {
+pub(super) enum DataTransfer {
     ToHost(Ticket, usize),
     FromHost(Ticket, usize),
 }
@@ -43,9 +43,9 @@ pub(super) struct Bench {
     pub(super) fault: Option<Fault>,
     /// Data goes by messages, and takes a moment.
     pub(super) slow_data: bool,
-    pub(super) transfers: Vec<Transfer>,
+    pub(super) transfers: Vec<DataTransfer>,
     /// The same, of enable cycles that are over.
-    late_transfers: Vec<Transfer>,
+    late_transfers: Vec<DataTransfer>,
     admin: Option<Entries>,
     /// Commands that are not completed, and what they are.
     pub(super) open: BTreeMap<u16, Sqe>,
@@ -237,8 +237,8 @@ impl Bench {
             Output::Complete { cid, dw0, status } => self.complete(cid, dw0, status),
             Output::Hold => self.entries().free += 1,
             Output::CompleteEvents => self.complete_events(),
-            Output::WriteData { ticket, data, .. } => self.transfer(Transfer::ToHost(ticket, data.len())),
-            Output::ReadData { ticket, len, .. } => self.transfer(Transfer::FromHost(ticket, len)),
+            Output::WriteData { ticket, data, .. } => self.transfer(DataTransfer::ToHost(ticket, data.len())),
+            Output::ReadData { ticket, len, .. } => self.transfer(DataTransfer::FromHost(ticket, len)),
             Output::ClearDoorbell(queue) => self.cleared.push(queue),
             Output::Send { group, ticket, request } => {
                 assert!(group < GROUPS, "there is no poll group {group}");
@@ -291,7 +291,7 @@ impl Bench {
         }
     }
 
-    fn transfer(&mut self, transfer: Transfer) {
+    fn transfer(&mut self, transfer: DataTransfer) {
         self.transfers.push(transfer);
         assert_eq!(self.transfers.len(), 1, "one command's data goes at a time");
     }
@@ -315,7 +315,7 @@ impl Bench {
         self.open.insert(cid, sqe);
         let sizes = EntrySizes { iosqes: 6, iocqes: 4 };
         let io_totals = Controller::wants_io_totals(&sqe).then(IoTotals::default);
-        self.drive(Input::Command(Command { sqe, entry_sizes: sizes, io_totals }));
+        self.drive(Input::Command(AdminCommand { sqe, entry_sizes: sizes, io_totals }));
         if !self.slow_data {
             self.end_transfers(true);
         }
@@ -337,8 +337,8 @@ impl Bench {
         transfers.append(&mut self.transfers);
         for transfer in transfers {
             let (ticket, answer) = match transfer {
-                Transfer::ToHost(ticket, _) => (ticket, Answer::Written(result(well, ()))),
-                Transfer::FromHost(ticket, len) => (ticket, Answer::Read(result(well, vec![0x11; len]))),
+                DataTransfer::ToHost(ticket, _) => (ticket, Answer::Written(result(well, ()))),
+                DataTransfer::FromHost(ticket, len) => (ticket, Answer::Read(result(well, vec![0x11; len]))),
             };
             self.drive(Input::Answer(ticket, answer));
         }
@@ -390,10 +390,10 @@ fn result<T>(well: bool, value: T) -> Result<T, Status> {
     if well { Ok(value) } else { Err(Status::DATA_TRANSFER_ERROR) }
 }
 
-fn gpa_of(place: Place) -> u64 {
+fn gpa_of(place: QueuePlace) -> u64 {
     match place {
-        Place::AdminQueues(enable) => enable.asq,
-        Place::CompletionQueue { base, .. } | Place::SubmissionQueue { base, .. } => base,
-        Place::ShadowDoorbells { shadow, .. } => shadow,
+        QueuePlace::AdminQueues(enable) => enable.asq,
+        QueuePlace::CompletionQueue { base, .. } | QueuePlace::SubmissionQueue { base, .. } => base,
+        QueuePlace::ShadowDoorbells { shadow, .. } => shadow,
     }
 }

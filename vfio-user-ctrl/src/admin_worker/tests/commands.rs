@@ -204,7 +204,7 @@ fn while_data_goes_by_messages_no_other_command_is_taken() {
     let mut bench = Bench::enabled();
     bench.slow_data = true;
     let cid = bench.command(identify());
-    assert!(matches!(bench.transfers[..], [Transfer::ToHost(_, 4096)]));
+    assert!(matches!(bench.transfers[..], [DataTransfer::ToHost(_, 4096)]));
     assert!(!bench.worker.wants_command() && bench.try_command(identify()).is_none());
     bench.end_transfers(true);
     assert_eq!(bench.completion(cid), Some((0, Status::SUCCESS)));
@@ -227,7 +227,7 @@ fn a_command_whose_data_has_come_goes_on() {
     let mut bench = Bench::enabled();
     bench.slow_data = true;
     let cid = bench.command(set_timestamp());
-    assert!(matches!(bench.transfers[..], [Transfer::FromHost(_, 8)]));
+    assert!(matches!(bench.transfers[..], [DataTransfer::FromHost(_, 8)]));
     bench.end_transfers(true);
     assert_eq!(bench.completion(cid), Some((0, Status::SUCCESS)));
 }
@@ -250,7 +250,7 @@ fn an_answer_of_another_kind_fails_the_command() {
     let mut bench = Bench::enabled();
     bench.slow_data = true;
     let cid = bench.command(identify());
-    let Some(Transfer::ToHost(ticket, _)) = bench.transfers.pop() else { unreachable!("it gives data") };
+    let Some(DataTransfer::ToHost(ticket, _)) = bench.transfers.pop() else { unreachable!("it gives data") };
     bench.drive(Input::Answer(ticket, Answer::Done));
     assert_eq!(bench.completion(cid), Some((0, Status::INTERNAL_ERROR)));
     assert!(bench.worker.wants_command());

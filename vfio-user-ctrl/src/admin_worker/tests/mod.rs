@@ -13,7 +13,7 @@ use crate::memory::Fault;
 use crate::model::admin::tests::identity;
 use crate::model::admin::{IoTotals, Limits, Namespace, QueueId, Supports};
 use crate::model::regs::Version;
-use bench::{Bench, Transfer};
+use bench::{Bench, DataTransfer};
 use nvme_spec::{Sqe, Status};
 
 const SECOND: Duration = Duration::from_secs(1);

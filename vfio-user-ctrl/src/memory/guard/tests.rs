@@ -11,7 +11,7 @@ use super::super::slots::Slots;
 use super::super::testing::{PAGE, file, patterned, region_of, view_of};
 use super::super::{Fault, bytes};
 use super::*;
-use crate::model::dptr::Pieces;
+use crate::model::dptr::PieceSink;
 
 #[test]
 fn reading_past_a_shrunk_file_fails_and_poisons_only_what_was_cut_off() {

@@ -21,7 +21,7 @@ fn a_queue_is_read_the_same_in_one_region_and_in_two() {
     for (split, is_direct) in [(4, true), (1, false)] {
         let (_file, view) = split_view(split);
         let ring = SubmissionRing::resolve(&view, BASE, 256).expect("4 pages");
-        assert_eq!(matches!(ring.0.place, Place::Direct { .. }), is_direct);
+        assert_eq!(matches!(ring.0.place, RingMemory::Direct { .. }), is_direct);
         for index in 0..256 {
             ring.prefetch(index);
             let at = u64::from(index) * 64;

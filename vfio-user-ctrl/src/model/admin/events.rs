@@ -15,7 +15,7 @@ pub(super) const AERL: u8 = 3;
 
 /// A command that is to be completed now on the admin queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Completion {
+pub struct EventCompletion {
     /// Its command identifier.
     pub cid: u16,
     /// Its result.
@@ -130,9 +130,9 @@ impl Events {
         }
     }
 
-    fn next(&mut self) -> Option<Completion> {
+    fn next(&mut self) -> Option<EventCompletion> {
         if let Some(cid) = self.aborted.pop_front() {
-            return Some(Completion { cid, dw0: 0, status: Status::ABORT_REQUESTED });
+            return Some(EventCompletion { cid, dw0: 0, status: Status::ABORT_REQUESTED });
         }
         let event = Event::ALL
             .into_iter()
@@ -140,7 +140,7 @@ impl Events {
         let cid = self.held.pop_front()?;
         self.pending &= !event.bit();
         self.masked |= event.type_bit();
-        Some(Completion { cid, dw0: event.dw0(), status: Status::SUCCESS })
+        Some(EventCompletion { cid, dw0: event.dw0(), status: Status::SUCCESS })
     }
 }
 
@@ -148,7 +148,7 @@ impl Controller {
     /// An Asynchronous Event Request that is to be completed now. Ask until there is none: after every admin command,
     /// *before* its outcome is posted (an aborted request completes before the Abort command does), and after
     /// everything else that may have raised an event.
-    pub fn next_event(&mut self) -> Option<Completion> {
+    pub fn next_event(&mut self) -> Option<EventCompletion> {
         self.events.next()
     }
 

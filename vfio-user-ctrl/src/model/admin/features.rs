@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::identity::Limits;
-use super::{Controller, Outcome, Pending};
+use super::{Controller, Outcome, PendingFeature};
 use nvme_spec::admin::{GetFeaturesDw10, SetFeaturesDw10};
 use nvme_spec::feature::{
     self, Arbitration, AsyncEventConfiguration, ErrorRecovery, FeatureCapabilities, FeatureId, FeatureSelect,
@@ -114,7 +114,7 @@ impl Timestamp {
 
 /// When a completion queue's interrupts are put together (feature 08h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Coalescing {
+pub struct CoalescingSetting {
     /// Aggregation Threshold: an interrupt is due when so many entries are new; 1 to 256.
     pub entries: u16,
     /// Aggregation Time: an interrupt is due after this time at the latest. Without a time nothing is put together.
@@ -320,7 +320,7 @@ impl Controller {
             return Err(Status::FEATURE_NOT_NAMESPACE_SPECIFIC);
         }
         if feature.data_len() != 0 {
-            return Ok(Outcome::Need { len: feature.data_len(), pending: Pending { feature } });
+            return Ok(Outcome::Need { len: feature.data_len(), pending: PendingFeature { feature } });
         }
         // Linux, Windows and FreeBSD ask before they create queues; the answer could not be kept to afterwards.
         if feature == Feature::NumberOfQueues && !self.queues.is_empty() {
@@ -356,7 +356,7 @@ impl Controller {
 
     /// The data that a command with [`Outcome::Need`] carries.
     #[expect(clippy::needless_pass_by_value, reason = "a command is carried out once")]
-    pub fn supply(&mut self, pending: Pending, data: &[u8], now: Duration) -> Outcome {
+    pub fn supply(&mut self, pending: PendingFeature, data: &[u8], now: Duration) -> Outcome {
         self.set_from_data(pending.feature, data, now).unwrap_or_else(Outcome::failed)
     }
 
@@ -377,9 +377,12 @@ impl Controller {
 
     /// When interrupts are put together (feature 08h).
     #[must_use]
-    pub fn coalescing(&self) -> Coalescing {
+    pub fn coalescing(&self) -> CoalescingSetting {
         let value = self.features.coalescing;
-        Coalescing { entries: u16::from(value.thr()) + 1, time: Duration::from_micros(100) * value.time().into() }
+        CoalescingSetting {
+            entries: u16::from(value.thr()) + 1,
+            time: Duration::from_micros(100) * value.time().into(),
+        }
     }
 
     /// Whether interrupts of this vector are put together (feature 09h).

@@ -57,7 +57,7 @@ pub struct CreateSq {
 
 /// A queue that is being made or deleted is with the runtime: its identifier is in use, but nothing can use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum QueueState {
     Creating,
     Live,
     Deleting,
@@ -65,24 +65,24 @@ enum State {
 
 #[derive(Debug, Clone, Copy)]
 struct Queue {
-    state: State,
+    state: QueueState,
     /// The completion queue; of a completion queue itself.
     cqid: u16,
 }
 
 /// The I/O queues.
 #[derive(Debug, Default)]
-pub(super) struct Queues {
+pub(super) struct QueueTable {
     all: BTreeMap<QueueId, Queue>,
 }
 
-impl Queues {
+impl QueueTable {
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
     pub(super) fn is_live(&self, queue: QueueId) -> bool {
-        self.all.get(&queue).is_some_and(|queue| queue.state == State::Live)
+        self.all.get(&queue).is_some_and(|queue| queue.state == QueueState::Live)
     }
 
     /// Create I/O Completion Queue (section 5.4).
@@ -95,7 +95,7 @@ impl Queues {
         if vector >= limits.vectors {
             return Err(Status::INVALID_INTERRUPT_VECTOR);
         }
-        self.all.insert(QueueId::Cq(qid), Queue { state: State::Creating, cqid: qid });
+        self.all.insert(QueueId::Cq(qid), Queue { state: QueueState::Creating, cqid: qid });
         Ok(CreateCq { qid, entries, base, vector, interrupts: dw11.ien() })
     }
 
@@ -112,7 +112,7 @@ impl Queues {
         if !self.is_live(QueueId::Cq(cqid)) {
             return Err(Status::COMPLETION_QUEUE_INVALID);
         }
-        self.all.insert(QueueId::Sq(qid), Queue { state: State::Creating, cqid });
+        self.all.insert(QueueId::Sq(qid), Queue { state: QueueState::Creating, cqid });
         Ok(CreateSq { qid, entries, base, cqid, priority: dw11.qprio() })
     }
 
@@ -137,8 +137,8 @@ impl Queues {
 
     fn delete(&mut self, id: QueueId) -> Result<(), Status> {
         match self.all.get_mut(&id) {
-            Some(queue) if queue.state == State::Live => {
-                queue.state = State::Deleting;
+            Some(queue) if queue.state == QueueState::Live => {
+                queue.state = QueueState::Deleting;
                 Ok(())
             }
             _ => Err(Status::INVALID_QUEUE_IDENTIFIER),
@@ -147,21 +147,21 @@ impl Queues {
 
     pub(super) fn created(&mut self, id: QueueId) {
         if let Some(queue) = self.all.get_mut(&id)
-            && queue.state == State::Creating
+            && queue.state == QueueState::Creating
         {
-            queue.state = State::Live;
+            queue.state = QueueState::Live;
         }
     }
 
     pub(super) fn creation_failed(&mut self, id: QueueId) {
-        self.remove(id, State::Creating);
+        self.remove(id, QueueState::Creating);
     }
 
     pub(super) fn deleted(&mut self, id: QueueId) {
-        self.remove(id, State::Deleting);
+        self.remove(id, QueueState::Deleting);
     }
 
-    fn remove(&mut self, id: QueueId, from: State) {
+    fn remove(&mut self, id: QueueId, from: QueueState) {
         if self.all.get(&id).is_some_and(|queue| queue.state == from) {
             self.all.remove(&id);
         }

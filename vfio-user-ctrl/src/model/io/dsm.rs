@@ -7,7 +7,7 @@ use super::{IoCommand, IoKind, IoSupport, NsGeometry};
 
 /// Blocks that are within the namespace; at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
+pub struct BlockRange {
     /// The first block.
     pub slba: u64,
     /// How many.
@@ -40,7 +40,7 @@ pub(super) fn decode(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
 /// [`Status::LBA_OUT_OF_RANGE`] when any range is not within the namespace: all are checked before the first is used,
 /// so that a command that fails has changed nothing. [`Status::INVALID_FIELD`] when `data` is not a number of ranges
 /// that a command can have.
-pub fn extents<'a>(data: &'a [u8], ns: &NsGeometry) -> Result<impl Iterator<Item = Extent> + use<'a>, Status> {
+pub fn block_ranges<'a>(data: &'a [u8], ns: &NsGeometry) -> Result<impl Iterator<Item = BlockRange> + use<'a>, Status> {
     let (ranges, rest) = data.as_chunks::<{ size_of::<DsmRange>() }>();
     if !rest.is_empty() || !(1..=MAX_DSM_RANGES).contains(&ranges.len()) {
         return Err(Status::INVALID_FIELD);
@@ -50,8 +50,8 @@ pub fn extents<'a>(data: &'a [u8], ns: &NsGeometry) -> Result<impl Iterator<Item
     for range in ranges.clone() {
         ns.check_range(range.slba, range.nlb)?;
     }
-    let extents = ranges.map(|range| Extent { slba: range.slba, blocks: range.nlb });
-    Ok(extents.filter(|extent| extent.blocks != 0))
+    let block_ranges = ranges.map(|range| BlockRange { slba: range.slba, blocks: range.nlb });
+    Ok(block_ranges.filter(|extent| extent.blocks != 0))
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
     }
 
     fn accepted(ranges: &[(u64, u32)], ns: &NsGeometry) -> Result<Vec<(u64, u32)>, Status> {
-        Ok(extents(&list(ranges), ns)?.map(|extent| (extent.slba, extent.blocks)).collect())
+        Ok(block_ranges(&list(ranges), ns)?.map(|extent| (extent.slba, extent.blocks)).collect())
     }
 
     #[test]
@@ -140,9 +140,9 @@ mod tests {
     #[test]
     fn data_that_is_no_list_of_ranges_is_refused() {
         for len in [0, 15, 17, 257 * 16] {
-            assert_eq!(extents(&vec![0; len], &ns(8)).err(), Some(Status::INVALID_FIELD), "{len} bytes");
+            assert_eq!(block_ranges(&vec![0; len], &ns(8)).err(), Some(Status::INVALID_FIELD), "{len} bytes");
         }
-        assert!(extents(&[0; 4096], &ns(8)).is_ok());
+        assert!(block_ranges(&[0; 4096], &ns(8)).is_ok());
     }
 
     proptest! {
@@ -153,9 +153,9 @@ mod tests {
         ) {
             let within = ranges.iter().all(|(slba, nlb)| u128::from(*slba) + u128::from(*nlb) <= u128::from(blocks));
             match accepted(&ranges, &ns(blocks)) {
-                Ok(extents) => {
+                Ok(block_ranges) => {
                     prop_assert!(within);
-                    prop_assert_eq!(extents, ranges.into_iter().filter(|(_, nlb)| *nlb != 0).collect::<Vec<_>>());
+                    prop_assert_eq!(block_ranges, ranges.into_iter().filter(|(_, nlb)| *nlb != 0).collect::<Vec<_>>());
                 }
                 Err(status) => prop_assert!(!within && status == Status::LBA_OUT_OF_RANGE),
             }

@@ -3,7 +3,7 @@
 mod rig;
 
 use nvme_spec::{CommandFlags, IoOpcode};
-use rig::{FAR, FAR_LEN, Guest, LISTS, NEAR_DATA, PAGE, command, pattern, read, write};
+use rig::{ClientGuest, FAR, FAR_LEN, LISTS, NEAR_DATA, PAGE, command, pattern, read, write};
 
 use super::*;
 use crate::memory::{Access, Region};
@@ -13,7 +13,7 @@ const DTE: Status = Status::DATA_TRANSFER_ERROR;
 
 #[test]
 fn a_write_and_a_read_by_a_list_of_prps_carry_the_data() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     let data = pattern(128 << 10);
     guest.client.put(FAR + 512, &data);
     // 33 pages, the first and the last in part.
@@ -42,7 +42,7 @@ fn a_write_and_a_read_by_a_list_of_prps_carry_the_data() {
 
 #[test]
 fn pieces_with_a_file_and_without_may_be_mixed() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     let pieces = [(NEAR_DATA + 5, 300), (FAR + 4000, 200), (FAR + 4200, 12), (NEAR_DATA + 4096, 500), (FAR + 77, 12)];
     let data = pattern(1024);
     let mut at = 0;
@@ -77,7 +77,7 @@ fn pieces_with_a_file_and_without_may_be_mixed() {
 
 #[test]
 fn a_fused_pair_compares_with_its_own_data_and_writes_its_own() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     let new = pattern(512);
     guest.client.put(FAR + PAGE, &new);
     let pair = |cid, near| {
@@ -109,7 +109,7 @@ fn a_fused_pair_compares_with_its_own_data_and_writes_its_own() {
 
 #[test]
 fn commands_that_are_passed_on_carry_data_both_ways_and_the_backends_result() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     let data = pattern(512);
     guest.client.put(FAR + 64, &data);
     let passed = |opcode, cid, at| Sqe { opcode, cid, nsid: 1, prp1: at, cdw10: 512 / 4, ..Sqe::default() };
@@ -127,7 +127,7 @@ fn commands_that_are_passed_on_carry_data_both_ways_and_the_backends_result() {
 
 #[test]
 fn ranges_to_deallocate_are_fetched_and_checked() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     let range = |slba: u64, blocks: u32| [&[0; 4][..], &blocks.to_le_bytes(), &slba.to_le_bytes()].concat();
     let dsm = |cid| Sqe {
         opcode: IoOpcode::DATASET_MANAGEMENT.0,
@@ -157,7 +157,7 @@ fn ranges_to_deallocate_are_fetched_and_checked() {
 
 #[test]
 fn lists_without_a_file_and_places_that_may_not_be_touched_are_refused() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     let refused = [
         read(1, 0, 24, NEAR_DATA, FAR),
         read(2, 0, 24, FAR, FAR + PAGE),
@@ -180,7 +180,7 @@ fn lists_without_a_file_and_places_that_may_not_be_touched_are_refused() {
 
 #[test]
 fn a_client_that_refuses_or_lies_fails_the_command_only() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     guest.send(write(1, 0, 1, FAR, 0));
     guest.refuse();
     guest.send(read(2, 0, 1, FAR, 0));
@@ -202,7 +202,7 @@ fn a_client_that_refuses_or_lies_fails_the_command_only() {
 
 #[test]
 fn a_backend_that_fails_sends_nothing() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     guest.send(read(1, 0, 1, FAR, 0));
     guest.disk.fail(Status::INTERNAL_ERROR);
     assert_eq!(guest.completions(), [(1, Status::INTERNAL_ERROR)]);
@@ -212,7 +212,7 @@ fn a_backend_that_fails_sends_nothing() {
 
 #[test]
 fn without_a_way_to_the_client_the_command_fails() {
-    let guest = Guest::without_client();
+    let guest = ClientGuest::without_client();
     guest.send(write(1, 0, 1, FAR, 0));
     assert_eq!(guest.completions(), [(1, DTE)]);
     let told = rig::Ear::default();
@@ -222,7 +222,7 @@ fn without_a_way_to_the_client_the_command_fails() {
 
 #[test]
 fn a_command_is_aborted_at_once_while_its_data_is_fetched() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     guest.send(write(1, 0, 1, FAR, 0));
     assert_eq!(guest.abort(1), Some(true));
     assert_eq!(guest.completions(), [(1, Status::ABORT_REQUESTED)]);
@@ -234,7 +234,7 @@ fn a_command_is_aborted_at_once_while_its_data_is_fetched() {
 
 #[test]
 fn a_command_is_aborted_when_nothing_is_written_any_more_of_what_it_sends() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     for (cid, goes_through) in [(1, false), (2, true)] {
         guest.send(read(cid, 0, 1, FAR, 0));
         guest.disk.finish();
@@ -256,7 +256,7 @@ fn a_command_is_aborted_when_nothing_is_written_any_more_of_what_it_sends() {
 
 #[test]
 fn queues_are_deleted_without_waiting_for_a_client_that_gives_nothing() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     guest.send_all(&[write(1, 0, 1, FAR, 0), write(2, 1, 1, FAR + PAGE, 0)]);
     assert!(guest.queues.delete_submission(1));
     assert!(guest.queues.is_ended(1));
@@ -270,7 +270,7 @@ fn queues_are_deleted_without_waiting_for_a_client_that_gives_nothing() {
 #[test]
 fn a_reset_waits_for_what_is_being_written_unless_the_client_is_gone() {
     for gone in [false, true] {
-        let guest = Guest::new();
+        let guest = ClientGuest::new();
         guest.send_all(&[read(1, 0, 1, FAR, 0), read(2, 0, 1, FAR, 0), write(3, 0, 1, FAR, 0)]);
         guest.disk.finish();
         guest.queues.delete_all();
@@ -292,7 +292,7 @@ fn a_reset_waits_for_what_is_being_written_unless_the_client_is_gone() {
 
 #[test]
 fn what_finds_no_room_waits_until_there_is_some() {
-    let guest = Guest::with_budget(3 * PAGE);
+    let guest = ClientGuest::with_budget(3 * PAGE);
     guest.client.put(FAR, &pattern(1024));
     guest.send_all(&[write(1, 0, 8, FAR, 0), write(2, 8, 16, FAR, FAR + PAGE), write(3, 24, 1, FAR, 0)]);
     guest.queues.poll();
@@ -312,7 +312,7 @@ fn what_finds_no_room_waits_until_there_is_some() {
 
 #[test]
 fn what_waits_for_room_can_be_aborted_and_more_than_there_ever_is_is_refused() {
-    let guest = Guest::with_budget(PAGE);
+    let guest = ClientGuest::with_budget(PAGE);
     guest.send_all(&[write(1, 0, 8, FAR, 0), write(2, 0, 8, FAR, 0)]);
     assert_eq!(guest.abort(2), Some(true));
     assert_eq!(guest.completions(), [(2, Status::ABORT_REQUESTED)]);
@@ -321,14 +321,14 @@ fn what_waits_for_room_can_be_aborted_and_more_than_there_ever_is_is_refused() {
     assert!(guest.queues.is_quiet());
     guest.client.drop_all();
     guest.assert_idle();
-    let guest = Guest::with_budget(PAGE);
+    let guest = ClientGuest::with_budget(PAGE);
     guest.send(write(1, 0, 16, FAR, FAR + PAGE));
     assert_eq!(guest.completions(), [(1, rig::code(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS))]);
 }
 
 #[test]
 fn what_waits_for_room_goes_on_without_messages_when_its_memory_has_come_with_a_file() {
-    let mut guest = Guest::with_budget(PAGE);
+    let mut guest = ClientGuest::with_budget(PAGE);
     guest.send_all(&[write(1, 0, 8, FAR, 0), write(2, 8, 8, FAR + PAGE, 0)]);
     guest.unmap(FAR);
     guest.map_file(FAR, &pattern(8192));
@@ -344,7 +344,7 @@ fn what_waits_for_room_goes_on_without_messages_when_its_memory_has_come_with_a_
 
 #[test]
 fn memory_is_held_until_the_transfer_is_over_and_other_changes_disturb_nothing() {
-    let mut guest = Guest::new();
+    let mut guest = ClientGuest::new();
     guest.send(write(1, 0, 1, FAR, 0));
     let other = guest.memory.region_at(rig::READ_ONLY).map(Arc::downgrade).expect("a region");
     assert_eq!(guest.unmap(rig::READ_ONLY), 0);
@@ -363,7 +363,7 @@ fn memory_is_held_until_the_transfer_is_over_and_other_changes_disturb_nothing()
 
 #[test]
 fn data_of_admin_commands_is_fetched_and_sent() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     let told = rig::Ear::default();
     let data = pattern(100);
     // The first half in memory with a file, the second without.
@@ -394,11 +394,11 @@ fn data_of_admin_commands_is_fetched_and_sent() {
 
 #[test]
 fn the_end_of_the_queues_lets_go_of_everything() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     guest.send_all(&[read(1, 0, 1, FAR, 0), write(2, 0, 1, FAR, 0)]);
     guest.disk.finish();
     let far = guest.memory.region_at(FAR).map(Arc::downgrade).expect("a region");
-    let Guest { queues, memory, client, .. } = guest;
+    let ClientGuest { queues, memory, client, .. } = guest;
     drop((queues, memory));
     client.drop_all();
     assert!(far.upgrade().is_none());
@@ -407,7 +407,7 @@ fn the_end_of_the_queues_lets_go_of_everything() {
 
 #[test]
 fn a_region_without_a_file_has_no_queues() {
-    let guest = Guest::new();
+    let guest = ClientGuest::new();
     let remote = Region::without_file(0, PAGE, Access::ReadWrite, |_| {}).expect("a region");
     assert!(!remote.has_file());
     assert_eq!(guest.queues.check_submission_queue(FAR, 16), Err(crate::memory::Fault::NoFile));

@@ -6,15 +6,15 @@ use std::rc::Rc;
 
 use super::extra::CommandExtra;
 use super::{
-    CommandIo, IoState, SubmissionQueue, Submissions, Then, block_op, complete, describe, fail, finish_with, send,
+    CommandIo, IoState, NextStep, SubmissionQueue, Submissions, block_op, complete, describe, fail, finish_with, send,
     traced,
 };
 use crate::memory::{Bounce, BounceError, MAX_PIECES};
-use crate::model::dptr::{self, DptrError, Pieces};
+use crate::model::dptr::{self, DptrError, PieceSink};
 use crate::model::io::{self, IoKind, PassthruCommand};
 use crate::queue::client_dma::{ClientTransfers, gather};
 use crate::queue::deallocate::Deallocate;
-use crate::queue::trace::{Reason, Step};
+use crate::queue::trace::{Reason, TraceStep};
 use crate::queue::{Backend, BlockOp};
 use nvme_spec::{Sqe, Status};
 
@@ -51,11 +51,11 @@ impl<B: Backend> Submissions<B> {
         state.since.set(queue.context.now());
         state.nsid.set(sqe.nsid);
         state.op.set(BlockOp::Flush);
-        state.then.set(Then::Finish);
+        state.then.set(NextStep::Finish);
         state.slba.set(sqe.slba());
         state.first_cid.set(first.map(|first| first.cid));
         state.namespace.set(Some(namespace));
-        B::trace(Step::Take, || traced(&io, sqe.nsid.into()));
+        B::trace(TraceStep::Take, || traced(&io, sqe.nsid.into()));
         start(io, *sqe, first.copied());
     }
 }
@@ -85,7 +85,7 @@ fn start<B: Backend>(mut io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>) {
     let seen = io.queue().releases();
     match stage(&mut io, &sqe, first.as_ref()) {
         Ok(staged) if staged.to_guest => {
-            io.state().then.set(Then::ToGuest);
+            io.state().then.set(NextStep::ToGuest);
             io.state().client_dma.set(Some(Box::new(ClientDmaStep::ToGuest(staged.bounce))));
             send(io);
         }
@@ -100,7 +100,7 @@ fn start<B: Backend>(mut io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>) {
 
 fn wait<B: Backend>(io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>, seen: u64) {
     io.state().client_dma.set(Some(Box::new(ClientDmaStep::Waiting(sqe, first, seen))));
-    B::trace(Step::Wait, || traced(&io, Reason::Memory as u64));
+    B::trace(TraceStep::Wait, || traced(&io, Reason::Memory as u64));
     let submissions = io.owner();
     submissions.queue().deferred.borrow_mut().push_back(io);
 }
@@ -178,7 +178,7 @@ fn fetch<B: Backend>(io: CommandIo<B>, staged: Staged) {
 /// The data of a Dataset Management command are its ranges.
 fn take_ranges<B: Backend>(io: &CommandIo<B>, bounce: &Bounce, pieces: &[(u64, u32)]) -> Result<(), Status> {
     let state = io.state();
-    if state.then.get() == Then::NextRange {
+    if state.then.get() == NextStep::NextRange {
         let namespace = state.namespace().ok_or(Status::INTERNAL_ERROR)?;
         let ranges = Deallocate::parse(&gather(bounce.view(), pieces)?, &namespace.geometry.get())?;
         state.extra.set(Some(Box::new(CommandExtra::Ranges(ranges))));
@@ -190,8 +190,8 @@ fn take_ranges<B: Backend>(io: &CommandIo<B>, bounce: &Bounce, pieces: &[(u64, u
 #[cold]
 pub(super) fn deliver<B: Backend>(io: CommandIo<B>, dw0: u32) {
     let state = io.state();
-    B::trace(Step::Wait, || traced(&io, Reason::NextPart as u64));
-    state.then.set(Then::Finish);
+    B::trace(TraceStep::Wait, || traced(&io, Reason::NextPart as u64));
+    state.then.set(NextStep::Finish);
     let Some(ClientDmaStep::ToGuest(bounce)) = state.client_dma.take().map(|step| *step) else {
         return fail(io, Status::INTERNAL_ERROR);
     };

@@ -1,8 +1,8 @@
 //! Commands that are seldom: Dataset Management, and what the backend carries out as it is.
 
 use super::{
-    CommandIo, IoState, Then, add_data, client_dma, complete, fail, finish, finish_with, note_poisoned, refuse_or_keep,
-    submit,
+    CommandIo, IoState, NextStep, add_data, client_dma, complete, fail, finish, finish_with, note_poisoned,
+    refuse_or_keep, submit,
 };
 use crate::memory::guard;
 use crate::model::dptr::DptrError;
@@ -115,8 +115,8 @@ pub fn complete_passthru<B: Backend>(io: CommandIo<B>, dw0: u32, result: Result<
             let status = note_poisoned(&io);
             fail(io, status);
         }
-        Ok(()) if io.state().then.get() == Then::Finish => finish_with(io, dw0, Status::SUCCESS),
-        Ok(()) if io.state().then.get() == Then::ToGuest => client_dma::deliver(io, dw0),
+        Ok(()) if io.state().then.get() == NextStep::Finish => finish_with(io, dw0, Status::SUCCESS),
+        Ok(()) if io.state().then.get() == NextStep::ToGuest => client_dma::deliver(io, dw0),
         result => complete(io, result),
     }
 }

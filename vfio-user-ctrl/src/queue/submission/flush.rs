@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{BlockOp, IoState, SubmissionQueue, Submissions, Then, send};
+use super::{BlockOp, IoState, NextStep, SubmissionQueue, Submissions, send};
 use crate::model::io::WriteCache;
 use crate::queue::completion::CompletionQueue;
 use crate::queue::context::Context;
@@ -32,7 +32,7 @@ impl<B: Backend> Submissions<B> {
         state.nsid.set(namespace.nsid);
         state.since.set(self.queue().context.now());
         state.op.set(BlockOp::Flush);
-        state.then.set(Then::Finish);
+        state.then.set(NextStep::Finish);
         state.slba.set(0);
         state.blocks.set(namespace.geometry.get().blocks());
         state.namespace.set(Some(namespace));

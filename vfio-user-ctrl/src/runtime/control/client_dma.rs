@@ -12,12 +12,12 @@ use crate::runtime::group::GroupHandle;
 
 /// The transfers of one session's client.
 #[derive(Debug)]
-pub(super) struct Transfers {
+pub(super) struct WireTransfers {
     session: u64,
     transfers: connection::Transfers<Arc<GroupHandle>>,
 }
 
-impl Transfers {
+impl WireTransfers {
     /// There are none yet.
     pub(super) fn new(session: u64) -> Self {
         Self { session, transfers: connection::Transfers::default() }

@@ -11,11 +11,11 @@ use rustix::event::epoll::EventFlags;
 use vfio_user::{Event, IrqAction, IrqData, IrqKind, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
 
 use super::ControlHandle;
-use super::client_dma::Transfers;
+use super::client_dma::WireTransfers;
 use super::device::{Device, Effect};
 use super::log_budget::warn_ratelimited;
 use super::registrar::Registrar;
-use super::share::Share;
+use super::share::TimeShare;
 use super::socket::{self, Received};
 use super::tables::OldTables;
 use super::unmap_worker::UnmapWorker;
@@ -33,7 +33,7 @@ const TIMEOUT_500MS: u8 = 60;
 /// The most messages that are read in a row, so that one client cannot keep the others waiting.
 const BURST: usize = 64;
 /// What is to become of a connection.
-pub(super) enum State {
+pub(super) enum ConnectionState {
     /// It goes on; wait for this.
     Open(EventFlags),
     /// It is over.
@@ -41,7 +41,7 @@ pub(super) enum State {
 }
 
 /// A client that has mapped memory, of which devices are being told. What it asks next waits: the memory is to be there.
-struct Mapping {
+struct PendingMapping {
     token: Token,
     /// With that region.
     memory: GuestMemory,
@@ -60,14 +60,14 @@ pub(super) struct Connection {
     /// What was published before it.
     old: OldTables,
     files: Files,
-    mapping: Option<Mapping>,
+    mapping: Option<PendingMapping>,
     unmaps: Unmaps<Token, Arc<Region>>,
-    transfers: Transfers,
+    transfers: WireTransfers,
     replies: Replies<Token>,
     unmask: Unmask,
     began: Instant,
     /// Of the control thread's time.
-    share: Share,
+    share: TimeShare,
     /// It has had more than its share.
     waits: bool,
     /// How often pages of any client's memory could not be had, as last seen.
@@ -84,7 +84,7 @@ impl Connection {
         handle: &ControlHandle,
         registrar: &Arc<Registrar>,
         unmask: Unmask,
-        share: Share,
+        share: TimeShare,
     ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let limits =
@@ -100,10 +100,10 @@ impl Connection {
             registrar: Arc::clone(registrar),
             memory: GuestMemory::new(),
             old: OldTables::default(),
-            files: Files::new(crate::memory::Share::of_mappings()),
+            files: Files::new(crate::memory::LimitShare::of_mappings()),
             mapping: None,
             unmaps: Unmaps::default(),
-            transfers: Transfers::new(number),
+            transfers: WireTransfers::new(number),
             replies: Replies::default(),
             unmask,
             began: Instant::now(),
@@ -144,7 +144,7 @@ impl Connection {
     }
 
     /// What the client has had of this thread's time.
-    pub(super) const fn share(&self) -> Share {
+    pub(super) const fn share(&self) -> TimeShare {
         self.share
     }
 
@@ -184,7 +184,7 @@ impl Connection {
     }
 
     /// Reads, acts and writes until there is nothing to do.
-    pub(super) fn serve(&mut self) -> State {
+    pub(super) fn serve(&mut self) -> ConnectionState {
         let began = Instant::now();
         self.waits = !self.share.may_be_served(began);
         let result = self.exchange();
@@ -199,12 +199,12 @@ impl Connection {
                 );
                 // What explains it to the client goes out if it can.
                 let _ = self.write();
-                State::Closed
+                ConnectionState::Closed
             }
         }
     }
 
-    fn exchange(&mut self) -> Result<State, String> {
+    fn exchange(&mut self) -> Result<ConnectionState, String> {
         let mut reads = 0;
         loop {
             // What was read last is acted on before this returns: nobody comes back for it.
@@ -212,17 +212,17 @@ impl Connection {
             let blocked = self.write().map_err(|error| error.to_string())?;
             let out = if blocked { EventFlags::OUT } else { EventFlags::empty() };
             if !self.wants_input() {
-                return Ok(State::Open(out));
+                return Ok(ConnectionState::Open(out));
             }
             if reads == BURST {
-                return Ok(State::Open(EventFlags::IN | out));
+                return Ok(ConnectionState::Open(EventFlags::IN | out));
             }
             reads += 1;
             let len = self.wire.read_hint().min(self.buffer.len());
             let buffer = self.buffer.get_mut(..len).unwrap_or_default();
             match socket::receive(&self.stream, buffer).map_err(|error| error.to_string())? {
-                Received::End => return Ok(State::Closed),
-                Received::Nothing => return Ok(State::Open(EventFlags::IN | out)),
+                Received::End => return Ok(ConnectionState::Closed),
+                Received::Nothing => return Ok(ConnectionState::Open(EventFlags::IN | out)),
                 Received::Some(count, fds) => {
                     let bytes = self.buffer.get(..count).unwrap_or_default();
                     self.wire.receive(bytes, fds).map_err(|error| error.to_string())?;
@@ -305,7 +305,7 @@ impl Connection {
         });
         match added {
             Ok((memory, region)) if has_file => {
-                self.mapping = Some(Mapping { token, memory, gpa });
+                self.mapping = Some(PendingMapping { token, memory, gpa });
                 self.registrar.register(&self.session, region, self.session.ctrl.prefault);
             }
             Ok((memory, _)) => {
@@ -331,7 +331,7 @@ impl Connection {
 
     /// Devices were told of the memory that was mapped last. If they cannot be, they refuse I/O there; others do not need it.
     pub(super) fn registered(&mut self, result: Result<(), spdk::Errno>) {
-        let Some(Mapping { token, memory, gpa }) = self.mapping.take() else { return };
+        let Some(PendingMapping { token, memory, gpa }) = self.mapping.take() else { return };
         if let Err(error) = result {
             warn_ratelimited!(
                 self.session.ctrl,

@@ -5,8 +5,8 @@
 
 mod client_dma;
 mod connection;
+mod controller_socket;
 mod device;
-mod endpoint;
 pub(super) mod log_budget;
 mod registrar;
 mod share;
@@ -33,11 +33,11 @@ use super::session::{Ctrl, Session};
 use crate::connection::{Occupant, Situation, Verdict};
 use crate::memory::Region;
 use crate::queue::Transfer;
-use connection::{Connection, State};
-use endpoint::Endpoint;
+use connection::{Connection, ConnectionState};
+use controller_socket::ControllerSocket;
 use log_budget::warn_ratelimited;
 use registrar::Registrar;
-use share::Share;
+use share::TimeShare;
 use tables::OldTables;
 use unmap_worker::UnmapWorker;
 use unmask::Unmask;
@@ -171,7 +171,7 @@ struct Server {
     wake: Arc<OwnedFd>,
     commands: Receiver<Command>,
     handle: ControlHandle,
-    endpoints: BTreeMap<u64, Endpoint>,
+    endpoints: BTreeMap<u64, ControllerSocket>,
     connections: BTreeMap<u64, Connection>,
     /// Regions of sessions that are over: they are unmapped here, not on a reactor, when no I/O touches them.
     dying: Vec<Arc<Region>>,
@@ -241,7 +241,7 @@ impl Server {
         let waits = |connection: &Connection| connection.is_releasing() || connection.waits_for_others();
         if !self.dying.is_empty() || self.connections.values().any(waits) {
             Some(RELEASE_PERIOD)
-        } else if self.sessions().next().is_none() && !self.endpoints.values().any(Endpoint::waits) {
+        } else if self.sessions().next().is_none() && !self.endpoints.values().any(ControllerSocket::waits) {
             None
         } else {
             Some(WATCH_PERIOD)
@@ -310,7 +310,7 @@ impl Server {
         if let Err(error) = epoll::add(&self.epoll, &listener, key, epoll::EventFlags::IN) {
             return log::error!("controller '{}' cannot be served: {error}", ctrl.name);
         }
-        self.endpoints.insert(ctrl.id, Endpoint::new(ctrl, listener));
+        self.endpoints.insert(ctrl.id, ControllerSocket::new(ctrl, listener));
     }
 
     fn remove(&mut self, ctrl: u64) {
@@ -377,7 +377,7 @@ impl Server {
     }
 
     /// Begins a session with a client that was let in. Returns its number.
-    fn begin(&mut self, ctrl: &Arc<Ctrl>, stream: UnixStream, share: Share) -> io::Result<u64> {
+    fn begin(&mut self, ctrl: &Arc<Ctrl>, stream: UnixStream, share: TimeShare) -> io::Result<u64> {
         let start = Instant::now();
         let session = self.next_session;
         self.next_session += 1;
@@ -409,11 +409,11 @@ impl Server {
     fn serve(&mut self, session: u64) {
         let Some(connection) = self.connections.get_mut(&session) else { return };
         match connection.serve() {
-            State::Open(interest) => {
+            ConnectionState::Open(interest) => {
                 let key = epoll::EventData::new_u64(connection_key(session));
                 let _ = epoll::modify(&self.epoll, connection.socket(), key, interest);
             }
-            State::Closed => self.close(session),
+            ConnectionState::Closed => self.close(session),
         }
     }
 
@@ -490,7 +490,7 @@ impl Server {
         let waiting: Vec<u64> =
             self.endpoints.iter().filter(|(_, endpoint)| endpoint.waits()).map(|(id, _)| *id).collect();
         for ctrl in waiting {
-            let is_heard = self.endpoints.get_mut(&ctrl).is_some_and(Endpoint::may_be_served);
+            let is_heard = self.endpoints.get_mut(&ctrl).is_some_and(ControllerSocket::may_be_served);
             self.hear(ctrl, is_heard);
             self.promote(ctrl);
         }

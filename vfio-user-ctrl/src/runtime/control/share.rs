@@ -14,12 +14,12 @@ const UNMAP: Duration = Duration::from_micros(10);
 
 /// What one client has had and not yet paid by waiting.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Share {
+pub(super) struct TimeShare {
     debt: Duration,
     since: Instant,
 }
 
-impl Share {
+impl TimeShare {
     /// Nothing yet.
     pub(super) const fn new(now: Instant) -> Self {
         Self { debt: Duration::ZERO, since: now }
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_client_that_asks_without_end_gets_its_part_of_the_time() {
         let begin = Instant::now();
-        let (mut share, mut now, mut had) = (Share::new(begin), begin, Duration::ZERO);
+        let (mut share, mut now, mut had) = (TimeShare::new(begin), begin, Duration::ZERO);
         let step = Duration::from_millis(1);
         while now < begin + Duration::from_secs(10) {
             if share.may_be_served(now) {
@@ -76,11 +76,11 @@ mod tests {
     #[test]
     fn a_client_that_connects_anew_has_no_more_than_one_that_stays() {
         let begin = Instant::now();
-        let (mut socket, mut now, mut had) = (Share::new(begin), begin, Duration::ZERO);
+        let (mut socket, mut now, mut had) = (TimeShare::new(begin), begin, Duration::ZERO);
         let step = Duration::from_millis(1);
         while now < begin + Duration::from_secs(10) {
             if socket.may_be_served(now) {
-                let mut client = std::mem::replace(&mut socket, Share::new(now));
+                let mut client = std::mem::replace(&mut socket, TimeShare::new(now));
                 client.charge(now, step);
                 had += step;
                 socket.take_over(now, client);
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_client_that_took_very_long_is_served_again_within_a_second() {
         let begin = Instant::now();
-        let mut share = Share::new(begin);
+        let mut share = TimeShare::new(begin);
         share.charge(begin, Duration::from_secs(100));
         assert!(!share.may_be_served(begin));
         assert!(share.may_be_served(begin + Duration::from_secs(1)));
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_client_that_begins_is_not_kept_waiting() {
         let begin = Instant::now();
-        let mut share = Share::new(begin);
+        let mut share = TimeShare::new(begin);
         for _ in 0..1000 {
             assert!(share.may_be_served(begin));
             share.charge(begin, Duration::from_micros(40));

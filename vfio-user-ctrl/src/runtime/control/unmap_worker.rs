@@ -8,11 +8,11 @@ use crate::memory::{MappedFile, Region};
 
 /// A thread that unmaps. To unmap a large region takes long: neither a reactor nor the control thread has that time.
 #[derive(Debug)]
-pub(super) struct UnmapWorker(Worker<Unmap>);
+pub(super) struct UnmapWorker(Worker<ToUnmap>);
 
 /// What is dropped there.
 #[derive(Debug)]
-enum Unmap {
+enum ToUnmap {
     Region { _region: Arc<Region> },
     File { _file: Arc<MappedFile> },
 }
@@ -23,14 +23,14 @@ impl UnmapWorker {
     /// # Errors
     /// What the operating system says.
     pub(super) fn start() -> io::Result<Self> {
-        Ok(Self(Worker::start("courier_unmap", drop::<Unmap>)?))
+        Ok(Self(Worker::start("courier_unmap", drop::<ToUnmap>)?))
     }
 
     /// Has those of the regions unmapped that nobody else holds. The others come back.
     pub(super) fn unmap(&self, regions: Vec<Arc<Region>>) -> Vec<Arc<Region>> {
         let (held, free): (Vec<_>, Vec<_>) = regions.into_iter().partition(|region| Arc::strong_count(region) > 1);
         for region in free {
-            self.0.send(Unmap::Region { _region: region });
+            self.0.send(ToUnmap::Region { _region: region });
         }
         held
     }
@@ -38,7 +38,7 @@ impl UnmapWorker {
     /// Has parts of files unmapped that no region is in.
     pub(super) fn unmap_files(&self, files: Vec<Arc<MappedFile>>) {
         for file in files {
-            self.0.send(Unmap::File { _file: file });
+            self.0.send(ToUnmap::File { _file: file });
         }
     }
 }

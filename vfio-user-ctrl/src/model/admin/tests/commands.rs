@@ -67,7 +67,7 @@ fn an_aborted_event_request_is_completed_as_aborted_and_holds_no_place() {
     let mut controller = controller();
     assert_eq!(controller.admin(&request_event(5), NOW), Outcome::Held);
     assert_eq!(dw0(controller.admin(&abort(0, 5), NOW)), 0);
-    assert_eq!(controller.next_event(), Some(Completion { cid: 5, dw0: 0, status: Status::ABORT_REQUESTED }));
+    assert_eq!(controller.next_event(), Some(EventCompletion { cid: 5, dw0: 0, status: Status::ABORT_REQUESTED }));
     assert_eq!(controller.next_event(), None);
     assert_eq!(dw0(controller.admin(&abort(0, 5), NOW)), 1);
 }

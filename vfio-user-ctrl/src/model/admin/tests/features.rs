@@ -131,11 +131,11 @@ fn number_of_queues_answers_what_there_are_and_only_before_there_are_any() {
 #[test]
 fn coalescing_comes_in_units_and_vectors_can_be_taken_out() {
     let mut controller = controller();
-    assert_eq!(controller.coalescing(), Coalescing { entries: 1, time: Duration::ZERO });
+    assert_eq!(controller.coalescing(), CoalescingSetting { entries: 1, time: Duration::ZERO });
     assert_eq!(dw0(controller.admin(&set_feature(0x08, 0x0a07), NOW)), 0);
-    assert_eq!(controller.coalescing(), Coalescing { entries: 8, time: Duration::from_millis(1) });
+    assert_eq!(controller.coalescing(), CoalescingSetting { entries: 8, time: Duration::from_millis(1) });
     assert_eq!(dw0(controller.admin(&set_feature(0x08, 0xffff), NOW)), 0);
-    assert_eq!(controller.coalescing(), Coalescing { entries: 256, time: Duration::from_micros(25_500) });
+    assert_eq!(controller.coalescing(), CoalescingSetting { entries: 256, time: Duration::from_micros(25_500) });
     // The admin queue's vector is out from the start.
     assert_eq!([0, 1, 4, 5].map(|vector| controller.coalesces(vector)), [false, true, true, false]);
     assert_eq!(dw0(controller.admin(&get_feature(0x09, 0), NOW)), 1 << 16);

@@ -8,7 +8,7 @@ use super::*;
 
 /// A step of a host, of the runtime or of the operator.
 #[derive(Debug, Clone)]
-enum Step {
+enum HostileStep {
     Command(Sqe),
     /// The runtime answers what waits longest, well or not.
     Answer(bool),
@@ -68,18 +68,18 @@ fn queue_command() -> impl Strategy<Value = Sqe> {
     })
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = HostileStep> {
     prop_oneof![
-        12 => sqe().prop_map(Step::Command),
-        12 => queue_command().prop_map(Step::Command),
-        12 => proptest::bool::weighted(0.8).prop_map(Step::Answer),
-        1 => vec(any::<u8>(), 0..520).prop_map(Step::Supply),
-        1 => (0_u32..260).prop_map(Step::Add),
-        1 => (0_u32..260).prop_map(Step::Remove),
-        1 => (0_u32..8, any::<u64>()).prop_map(|(nsid, blocks)| Step::Resize(nsid, blocks)),
-        1 => Just(Step::DoorbellError),
-        1 => prop_oneof![4 => Just((6, 4)), 1 => any::<(u8, u8)>()].prop_map(|(sq, cq)| Step::EntrySizes(sq, cq)),
-        1 => Just(Step::Reset),
+        12 => sqe().prop_map(HostileStep::Command),
+        12 => queue_command().prop_map(HostileStep::Command),
+        12 => proptest::bool::weighted(0.8).prop_map(HostileStep::Answer),
+        1 => vec(any::<u8>(), 0..520).prop_map(HostileStep::Supply),
+        1 => (0_u32..260).prop_map(HostileStep::Add),
+        1 => (0_u32..260).prop_map(HostileStep::Remove),
+        1 => (0_u32..8, any::<u64>()).prop_map(|(nsid, blocks)| HostileStep::Resize(nsid, blocks)),
+        1 => Just(HostileStep::DoorbellError),
+        1 => prop_oneof![4 => Just((6, 4)), 1 => any::<(u8, u8)>()].prop_map(|(sq, cq)| HostileStep::EntrySizes(sq, cq)),
+        1 => Just(HostileStep::Reset),
     ]
 }
 
@@ -91,16 +91,16 @@ struct Host {
 }
 
 impl Host {
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: HostileStep) {
         self.now += Duration::from_millis(7);
         match step {
-            Step::Command(sqe) => self.command(&sqe),
-            Step::Answer(well) if !self.waiting.is_empty() => {
+            HostileStep::Command(sqe) => self.command(&sqe),
+            HostileStep::Answer(well) if !self.waiting.is_empty() => {
                 let outcome = self.waiting.remove(0);
                 self.answer(&outcome, well);
             }
-            Step::Answer(_) => self.controller.abort_finished(),
-            Step::Supply(data) => {
+            HostileStep::Answer(_) => self.controller.abort_finished(),
+            HostileStep::Supply(data) => {
                 if let Some(at) = self.waiting.iter().position(|outcome| matches!(outcome, Outcome::Need { .. }))
                     && let Outcome::Need { pending, .. } = self.waiting.remove(at)
                 {
@@ -108,12 +108,12 @@ impl Host {
                     assert!(matches!(outcome, Outcome::Done { .. }));
                 }
             }
-            Step::Add(nsid) => drop(self.controller.add_namespace(namespace(nsid))),
-            Step::Remove(nsid) => drop(self.controller.remove_namespace(nsid)),
-            Step::Resize(nsid, blocks) => drop(self.controller.resize_namespace(nsid, blocks)),
-            Step::DoorbellError => self.controller.doorbell_error(DoorbellError::Value),
-            Step::EntrySizes(submission, completion) => self.controller.set_entry_sizes(submission, completion),
-            Step::Reset => {
+            HostileStep::Add(nsid) => drop(self.controller.add_namespace(namespace(nsid))),
+            HostileStep::Remove(nsid) => drop(self.controller.remove_namespace(nsid)),
+            HostileStep::Resize(nsid, blocks) => drop(self.controller.resize_namespace(nsid, blocks)),
+            HostileStep::DoorbellError => self.controller.doorbell_error(DoorbellError::Value),
+            HostileStep::EntrySizes(submission, completion) => self.controller.set_entry_sizes(submission, completion),
+            HostileStep::Reset => {
                 self.waiting.clear();
                 self.controller.reset();
                 self.controller.enable(self.now);

@@ -93,9 +93,9 @@ impl Client {
     }
 }
 
-struct Way(Rc<Client>);
+struct ClientWay(Rc<Client>);
 
-impl ClientDma for Way {
+impl ClientDma for ClientWay {
     fn budget(&self) -> &Arc<BounceBudget> {
         &self.0.budget
     }
@@ -208,7 +208,7 @@ impl Ear {
     }
 }
 
-pub(super) struct Guest {
+pub(super) struct ClientGuest {
     file: File,
     pub(super) memory: GuestMemory,
     doorbells: Arc<DoorbellPage>,
@@ -220,14 +220,14 @@ pub(super) struct Guest {
     head: Cell<u16>,
 }
 
-impl Guest {
+impl ClientGuest {
     pub(super) fn new() -> Self {
         Self::with_budget(8 << 20)
     }
 
     pub(super) fn with_budget(limit: u64) -> Self {
         let guest = Self::without_client_of(limit);
-        guest.queues.set_client_dma(Box::new(Way(Rc::clone(&guest.client))));
+        guest.queues.set_client_dma(Box::new(ClientWay(Rc::clone(&guest.client))));
         guest
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::log_budget::warn_ratelimited;
-use super::share::Share;
+use super::share::TimeShare;
 use crate::connection::Door;
 use crate::runtime::session::Ctrl;
 
@@ -15,7 +15,7 @@ const BURST: usize = 16;
 
 /// A controller's socket.
 #[derive(Debug)]
-pub(super) struct Endpoint {
+pub(super) struct ControllerSocket {
     pub(super) ctrl: Arc<Ctrl>,
     pub(super) listener: UnixListener,
     /// The session of the client that is there.
@@ -24,12 +24,12 @@ pub(super) struct Endpoint {
     pub(super) is_heard: bool,
     pub(super) door: Door<UnixStream>,
     /// Of the control thread's time, what was spent for clients that have gone, or were turned away.
-    share: Share,
+    share: TimeShare,
 }
 
-impl Endpoint {
+impl ControllerSocket {
     pub(super) fn new(ctrl: Arc<Ctrl>, listener: UnixListener) -> Self {
-        let share = Share::new(Instant::now());
+        let share = TimeShare::new(Instant::now());
         Self { ctrl, listener, active: None, is_heard: true, door: Door::default(), share }
     }
 
@@ -59,12 +59,12 @@ impl Endpoint {
     }
 
     /// The next client goes on with what those before it have had.
-    pub(super) fn take_share(&mut self) -> Share {
-        std::mem::replace(&mut self.share, Share::new(Instant::now()))
+    pub(super) fn take_share(&mut self) -> TimeShare {
+        std::mem::replace(&mut self.share, TimeShare::new(Instant::now()))
     }
 
     /// A client has gone that has had as much.
-    pub(super) fn give_share_back(&mut self, share: Share) {
+    pub(super) fn give_share_back(&mut self, share: TimeShare) {
         self.share.take_over(Instant::now(), share);
     }
 
