@@ -19,6 +19,7 @@ pub fn register() {
     static REGISTERED: OnceCell<()> = OnceCell::new();
     REGISTERED.get_or_init(|| {
         spdk::abi::require();
+        spdk::app::widen_descriptor_table();
         bdev_module::register();
         vfio_user_ctrl::runtime::register();
         stats::register();

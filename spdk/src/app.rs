@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,6 +69,7 @@ impl App {
         }
         keep_large_blocks_apart();
         raise_descriptor_limit();
+        widen_descriptor_table();
         // SPDK keeps pointers into the arguments for as long as the application runs; so does getopt.
         let mut words: Vec<*mut c_char> = arguments
             .into_iter()
@@ -146,6 +149,24 @@ fn raise_descriptor_limit() {
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
     // SAFETY: only reads `limit`. If it is refused, the limit stays.
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+}
+
+/// The kernel's table of open files gets room for so many at once, if the process may have them: 1 MiB.
+const WIDEST_TABLE: u64 = 1 << 17;
+
+/// Has the kernel make its table of this process's open files as large as it may become. It doubles a full table only after an RCU grace
+/// period, which takes tens of milliseconds once there is a second thread, and lets nobody open a file meanwhile: a reactor that accepts a
+/// connection would stand still because some client has sent files. To be called while there is one thread.
+pub fn widen_descriptor_table() {
+    let (now, _) = descriptor_limit();
+    let Ok(last) = c_int::try_from(now.min(WIDEST_TABLE).saturating_sub(1)) else { return };
+    let Ok(file) = File::open("/dev/null") else { return };
+    // SAFETY: makes a descriptor of its own. If it is refused, the table stays as it is.
+    let highest = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, last) };
+    if highest >= 0 {
+        // SAFETY: the descriptor was made above, and nobody else knows of it.
+        drop(unsafe { OwnedFd::from_raw_fd(highest) });
+    }
 }
 
 /// Has DPDK take memory from the kernel without a file of a hugetlbfs mount. Otherwise each reactor that takes memory, or gives it back, waits

@@ -98,10 +98,31 @@ fn courier_tgt_waits_for_rpc_writes_its_pid_and_reads_its_configuration() {
     assert_eq!(app.rpc.ok("courier_pool_get", &Value::Null), json!([]));
 }
 
+/// The kernel enlarges the table when it is full, and has whoever opens a file meanwhile wait for an RCU grace period: tens of ms.
+#[track_caller]
+fn assert_table_of_open_files_need_not_grow(app: &App) {
+    let number = |file: &str, name: &str| -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", app.process.pid())).expect("it runs");
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+        line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{name}{line}"))
+    };
+    let (table, limit) = (number("status", "FDSize:"), number("limits", "Max open files"));
+    assert!(table >= limit.min(1 << 17), "the table has room for {table} of {limit} open files");
+}
+
+#[test]
+#[serial]
+fn no_reactor_waits_until_the_table_of_open_files_has_grown() {
+    let app = App::start(Program::Courier, "0x2", &[]);
+    assert_table_of_open_files_need_not_grow(&app);
+}
+
 #[test]
 #[serial]
 fn stock_spdk_tgt_with_the_plugin_has_our_methods() {
     let app = App::start(Program::StockWithPlugin, "0x2", &[]);
+    assert_table_of_open_files_need_not_grow(&app);
     let there = methods(&app);
     for method in METHODS {
         assert!(there.contains(method), "the plugin lacks {method}");
