@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::group::Group;
+use super::messages::{ControlMessage, QueueMessage};
 use super::session::{Ctrl, Session};
 use super::session_queues::{NamespaceSpec, SessionQueues};
 use crate::admin_worker::{AdminCommand, AdminWorker, Input, Placement, Request};
@@ -106,12 +107,11 @@ impl AdminRunner {
             Arc::new(self.namespaces.borrow().values().map(|spec| spec.fence.raise()).collect());
         // By a message to this group too: one that makes a queue may be on its way to it, and would begin the session anew.
         for group in &self.ctrl.groups {
-            let guards = Arc::clone(&guards);
-            group.send(move |group| group.end_session(session, guards));
+            group.send_queues(session, QueueMessage::End { guards: Arc::clone(&guards) });
         }
         while let Some(request) = attached.session.next_request() {
             if let Request::Reset { number } = request {
-                attached.session.control.reset_done(session, number);
+                attached.session.control.send(ControlMessage::ResetDone { session, number });
             }
         }
     }

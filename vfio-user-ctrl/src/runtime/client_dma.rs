@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::control::ControlHandle;
-use super::group::GroupHandle;
+use super::messages::{ControlHandle, ControlMessage, GroupHandle};
 use super::session::Session;
 use crate::memory::BounceBudget;
 use crate::queue::{ClientDma, Transfer};
@@ -35,11 +34,11 @@ impl ClientDma for ClientMemory {
 
     fn begin(&self, transfer: Transfer) {
         if let Some(group) = self.group.upgrade() {
-            self.control.transfer(self.session, group, transfer);
+            self.control.send(ControlMessage::Transfer { session: self.session, group, transfer });
         }
     }
 
     fn abandon(&self, id: u64) {
-        self.control.abandon(self.session, id);
+        self.control.send(ControlMessage::Abandon { session: self.session, id });
     }
 }

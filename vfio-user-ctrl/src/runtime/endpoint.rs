@@ -15,20 +15,20 @@ use spdk::thread::{AppCell, cores, send_to_app};
 use spdk::trace::TraceOwner;
 use uuid::Uuid;
 
-use super::admin_runner::AdminRunner;
 use super::budget::Budget;
 use super::control::Control;
 use super::control::log_budget::LineBudget;
-use super::group::{Group, GroupHandle};
+use super::inbox;
 use super::listening::Listening;
 use super::look;
+use super::messages::{AdminMessage, ControlMessage, GroupHandle, GroupMessage};
 use super::params::{ControllerParams, failed};
 use super::pending::{self, PendingNamespace};
 use super::session::{Counters, Ctrl};
 use super::session_queues::NamespaceSpec;
 use crate::model::admin::{Controller, Namespace, Supports};
 use crate::model::io::{IoSupport, NsGeometry, WriteCache};
-use crate::queue::{Fence, FenceGuard, MAX_NAMESPACES, Totals};
+use crate::queue::{Fence, MAX_NAMESPACES, Totals};
 
 /// What all controllers share, from the first one on.
 struct Runtime {
@@ -99,7 +99,7 @@ pub fn end_all(done: impl FnOnce() + 'static) {
             if let Some(runtime) = runtime {
                 runtime.control.end();
                 for group in &runtime.groups {
-                    group.stop();
+                    group.send(GroupMessage::Stop);
                 }
             }
             if let Some(done) = self.0.take() {
@@ -143,7 +143,7 @@ impl Runtime {
     fn start() -> Result<Self, RpcError> {
         let cores = cores();
         let share = Budget::share(bdev_client::io_pool_size(), cores.len());
-        let groups = cores.into_iter().map(|core| GroupHandle::start(core, share)).collect::<Result<Vec<_>, _>>();
+        let groups = cores.into_iter().map(|core| inbox::start(core, share)).collect::<Result<Vec<_>, _>>();
         let groups = groups.map_err(|errno| failed(errno, format!("the poll groups could not be started: {errno}")))?;
         let control = Control::start()
             .map_err(|error| failed(Errno::NOMEM, format!("the control thread could not be started: {error}")))?;
@@ -203,9 +203,9 @@ impl Endpoint {
             }))
         })?
         .ok_or_else(|| failed(Errno::NODEV, "there is no poll group on the cores of `cpumask`"))?;
-        let shared = Arc::clone(&ctrl);
-        ctrl.admin_group.send(move |group| group.add_admin_runner(AdminRunner::new(shared, model)));
-        with_runtime(|runtime| runtime.control.add(Arc::clone(&ctrl), listening.keep()))?;
+        ctrl.admin_group.send(GroupMessage::AddController { ctrl: Arc::clone(&ctrl), model: Box::new(model) });
+        let served = ControlMessage::AddController { ctrl: Arc::clone(&ctrl), listener: listening.keep() };
+        with_runtime(|runtime| runtime.control.send(served))?;
         let endpoint = Rc::new(Self {
             params,
             ctrl,
@@ -234,11 +234,10 @@ impl Endpoint {
         self.ctrl.groups.iter().map(|group| group.core)
     }
 
-    /// Calls `f` on those of its poll groups that are on `cores`.
-    pub(super) fn ask_groups(&self, cores: &[u32], f: impl Fn(&Group) + Clone + Send + 'static) {
-        for handle in self.ctrl.groups.iter().filter(|group| cores.contains(&group.core)) {
-            let f = f.clone();
-            handle.send(move |group| f(group));
+    /// Sends what `message` makes to those of its poll groups that are on `cores`.
+    pub(super) fn send_to(&self, cores: &[u32], message: impl Fn() -> GroupMessage) {
+        for group in self.ctrl.groups.iter().filter(|group| cores.contains(&group.core)) {
+            group.send(message());
         }
     }
 
@@ -365,12 +364,7 @@ impl Endpoint {
         let fence = fence_of(&info.name);
         let spec = NamespaceSpec { nsid, desc: Arc::clone(&desc), geometry, fence: Arc::clone(&fence) };
         self.namespaces.borrow_mut().insert(nsid, NamespaceBdev { number, desc, info, fence });
-        let ctrl = self.ctrl.id;
-        self.ctrl.admin_group.send(move |group| {
-            if let Some(runner) = group.admin_runner(ctrl) {
-                runner.add_namespace(namespace, &spec);
-            }
-        });
+        self.send_admin(AdminMessage::AddNamespace { namespace, spec });
         Ok(())
     }
 
@@ -412,17 +406,15 @@ impl Endpoint {
                 format!("parameter `nsid`: controller '{}' has no namespace {nsid}; it has {known:?}", self.name());
             return Err(failed(Errno::NODEV, text));
         };
-        let ctrl = self.ctrl.id;
         // The bdev may be another controller's before the admin worker hears of this.
         let guard = attached.fence.raise();
-        self.ctrl.admin_group.send(move |group| {
-            if let Some(runner) = group.admin_runner(ctrl) {
-                runner.remove_namespace(nsid);
-            }
-            // The bdev stays open until the admin worker has let go of it, so that its channels are put first.
-            drop((attached, guard));
-        });
+        self.send_admin(AdminMessage::RemoveNamespace { nsid, desc: attached.desc, guard });
         Ok(())
+    }
+
+    /// Tells its admin worker something.
+    fn send_admin(&self, message: AdminMessage) {
+        self.ctrl.admin_group.send_admin(self.ctrl.id, message);
     }
 
     fn bdev_event(&self, nsid: u32, number: u64, event: BdevEvent) {
@@ -439,12 +431,7 @@ impl Endpoint {
             BdevEvent::Resized => {
                 let blocks = self.namespaces.borrow().get(&nsid).map(|attached| attached.desc.num_blocks());
                 let Some(blocks) = blocks else { return };
-                let ctrl = self.ctrl.id;
-                self.ctrl.admin_group.send(move |group| {
-                    if let Some(runner) = group.admin_runner(ctrl) {
-                        runner.resize_namespace(nsid, blocks);
-                    }
-                });
+                self.send_admin(AdminMessage::ResizeNamespace { nsid, blocks });
             }
         }
     }
@@ -460,11 +447,8 @@ impl Endpoint {
         let entry = Deleted { ctrl: self.ctrl.id, groups: self.ctrl.groups.len(), done: vec![Box::new(done)] };
         DELETED.with(|deleted| deleted.borrow_mut().push(entry));
         let guards = self.namespaces.take().values().map(|attached| attached.fence.raise()).collect();
-        let ctrl = Arc::clone(&self.ctrl);
-        let removed = with_runtime(move |runtime| {
-            let id = ctrl.id;
-            runtime.control.remove(id, move || end_admin_runner(&ctrl, guards));
-        });
+        let removed = ControlMessage::RemoveController { ctrl: Arc::clone(&self.ctrl), guards };
+        let removed = with_runtime(move |runtime| runtime.control.send(removed));
         if let Err(error) = removed {
             log::error!("controller '{}': {error}", self.name());
         }
@@ -504,26 +488,9 @@ struct Deleted {
 
 static DELETED: AppCell<Vec<Deleted>> = AppCell::new(Vec::new);
 
-/// The client is gone: the admin worker goes, and each poll group tells when nothing is left on it. `guards` are of the fences of the
-/// controller's disks, which others may have before.
-fn end_admin_runner(ctrl: &Arc<Ctrl>, guards: Vec<FenceGuard>) {
-    let (id, groups) = (ctrl.id, ctrl.groups.clone());
-    ctrl.admin_group.send(move |group| {
-        if let Some(runner) = group.admin_runner(id) {
-            runner.detach();
-        }
-        drop(guards);
-        group.remove_admin_runner(id);
-        for other in groups {
-            other.send(move |group| {
-                let me = Rc::downgrade(group);
-                let gone = move || me.upgrade().is_none_or(|group| group.is_clear_of(id));
-                // Who deletes it waits: what SPDK has no message for now is told in a later round.
-                let told = move || gone() && send_to_app(move || group_is_clear(id)) != Err(Errno::NOMEM);
-                group.when(told, || {});
-            });
-        }
-    });
+/// On a poll group: tells that nothing of the controller is left there. Returns whether that need not be tried again.
+pub(super) fn tell_clear(ctrl: u64) -> bool {
+    send_to_app(move || group_is_clear(ctrl)) != Err(Errno::NOMEM)
 }
 
 /// Nothing of the controller is left on one poll group.

@@ -3,22 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use spdk::Errno;
-use spdk::os_thread::OsThread;
 use spdk::poller::{Poll, Poller};
-use spdk::thread::OwnedThread;
 
 use super::aborter::Aborter;
 use super::admin_runner::AdminRunner;
 use super::budget::Budget;
+use super::endpoint;
 use super::idle_polls::IdlePolls;
-use super::mailbox::Mailbox;
+use super::messages::{AnswerTo, ControlMessage, GroupHandle};
 use super::session::Session;
 use super::session_queues::{NamespaceSpec, SessionQueues};
+use crate::admin_worker::{Answer, Until};
 use crate::queue::FenceGuard;
 
 /// Every so many rounds, a power of two, come the admin queues.
@@ -34,78 +31,21 @@ thread_local! {
     static GROUPS: RefCell<Vec<Rc<Group>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What the poll group of a core is to do.
-type Message = (u32, Box<dyn FnOnce(&Rc<Group>) + Send>);
-
-/// On the group's thread. What comes when the group has ended is dropped.
-fn act((core, message): Message) {
-    let group = GROUPS.with_borrow(|groups| groups.iter().find(|group| group.handle.core == core).cloned());
-    if let Some(group) = group {
-        message(&group);
-    }
+/// The poll group of a core, if it is this reactor's.
+pub(super) fn on_core(core: u32) -> Option<Rc<Group>> {
+    GROUPS.with_borrow(|groups| groups.iter().find(|group| group.handle.core == core).cloned())
 }
 
-/// A poll group, for other threads.
+/// What is looked at until it is so.
 #[derive(Debug)]
-pub struct GroupHandle {
-    /// The core that it is for, which tells it from others.
-    pub core: u32,
-    mailbox: Arc<Mailbox<Message>>,
-    reactor: OnceLock<OsThread>,
-    /// While interrupts are raised, which time that is; else 0.
-    raising: AtomicU64,
-    /// What [`watch`](Self::watch) saw last.
-    seen: AtomicU64,
+pub(super) enum Waiting {
+    /// The queues of a session access no guest memory, where they must not; `index` is which poll group of the controller this is.
+    AtRest { session_queues: Rc<SessionQueues>, index: usize },
+    /// What the admin worker has asked for is done; it is answered then.
+    Request { session_queues: Rc<SessionQueues>, until: Until, answer: AnswerTo },
+    /// Nothing of a controller is left here; the application's thread is told then.
+    Clear { ctrl: u64 },
 }
-
-impl GroupHandle {
-    /// Starts a poll group on a core, whose sessions may have `share` I/Os in flight.
-    ///
-    /// # Errors
-    /// `NOMEM` when SPDK cannot make its thread.
-    pub fn start(core: u32, share: usize) -> Result<Arc<Self>, Errno> {
-        let thread = OwnedThread::on_core(&format!("courier_{core}"), core)?;
-        let thread = Arc::new(thread);
-        let way = Arc::clone(&thread);
-        let mailbox = Mailbox::new(act, move |call| way.send(call));
-        let (reactor, raising, seen) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(0));
-        let handle = Arc::new(Self { core, mailbox, reactor, raising, seen });
-        let me = Arc::clone(&handle);
-        thread.send(move || {
-            me.reactor.get_or_init(OsThread::current);
-            GROUPS.with_borrow_mut(|groups| groups.push(Rc::new(Group::new(me, share))));
-        })?;
-        Ok(handle)
-    }
-
-    /// Calls `f` on the group's thread, later. Messages of one thread come in the order in which it sent them.
-    pub fn send(&self, f: impl FnOnce(&Rc<Group>) + Send + 'static) {
-        self.mailbox.send((self.core, Box::new(f)));
-    }
-
-    /// Gets the reactor out of raising interrupts if it has been at that since the last call: a client has made an eventfd of its
-    /// block. To be called by one thread, every few milliseconds.
-    pub fn watch(&self) {
-        let raising = self.raising.load(Ordering::Relaxed);
-        if raising != 0
-            && self.seen.swap(raising, Ordering::Relaxed) == raising
-            && let Some(reactor) = self.reactor.get()
-        {
-            reactor.interrupt();
-        }
-    }
-
-    /// Ends the group. Its thread exits when the last handle is dropped.
-    pub fn stop(&self) {
-        self.send(|group| {
-            GROUPS.with_borrow_mut(|groups| groups.retain(|other| !Rc::ptr_eq(other, group)));
-            group.end();
-        });
-    }
-}
-
-type Condition = Box<dyn Fn() -> bool>;
-type Then = Box<dyn FnOnce()>;
 
 /// A poll group on its thread.
 #[derive(Debug)]
@@ -118,7 +58,7 @@ pub struct Group {
     ended: RefCell<Vec<Rc<SessionQueues>>>,
     admin_runners: RefCell<Vec<Rc<AdminRunner>>>,
     next_runner: Cell<usize>,
-    waiting: RefCell<Waiting>,
+    waiting: RefCell<Vec<Waiting>>,
     round: Cell<u32>,
     /// The clock's count, as it was some rounds ago.
     pub(super) now: Cell<u64>,
@@ -129,16 +69,14 @@ pub struct Group {
     poller: RefCell<Option<Poller>>,
 }
 
-#[derive(Default)]
-struct Waiting(Vec<(Condition, Then)>);
-
-impl std::fmt::Debug for Waiting {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Waiting").field(&self.0.len()).finish()
-    }
-}
-
 impl Group {
+    /// Begins a poll group on the calling thread, which is `handle`'s. Its sessions may have `share` I/Os in flight.
+    pub(super) fn begin(handle: Arc<GroupHandle>, share: usize) {
+        handle.note_reactor();
+        let group = Rc::new(Self::new(handle, share));
+        GROUPS.with_borrow_mut(|groups| groups.push(group));
+    }
+
     fn new(handle: Arc<GroupHandle>, share: usize) -> Self {
         Self {
             handle,
@@ -233,7 +171,7 @@ impl Group {
     }
 
     /// A transfer with the session's client has ended.
-    pub fn transferred(&self, session: u64, id: u64, result: Result<Vec<Vec<u8>>, i32>) {
+    pub(super) fn transferred(&self, session: u64, id: u64, result: Result<Vec<Vec<u8>>, i32>) {
         if let Some(session_queues) = self.find(session) {
             session_queues.queues().transferred(id, result);
         }
@@ -273,27 +211,16 @@ impl Group {
     }
 
     /// Tells the session, whose poll group of that index this is, when nothing here accesses guest memory that must not be accessed
-    /// any more. `told` is called then.
-    pub fn rest(self: &Rc<Self>, session: &Arc<Session>, index: usize, told: impl FnOnce() + 'static) {
+    /// any more, and the control thread, which looks at that then.
+    pub(super) fn rest(self: &Rc<Self>, session: &Session, index: usize) {
         let Some(session_queues) = self.find(session.id) else {
             session.bus.rested(index, session.bus.state());
-            return told();
+            return session.control.send(ControlMessage::Released);
         };
-        if session_queues.set_resting(true) {
-            // Who waits already tells of the newest state.
-            return;
+        // Who waits already tells of the newest state.
+        if !session_queues.set_resting(true) {
+            self.wait_for(Waiting::AtRest { session_queues, index });
         }
-        let (waiting, session) = (Rc::clone(&session_queues), Arc::clone(session));
-        let is_at_rest = move || !waiting.queues().is_suspended() || waiting.queues().is_at_rest();
-        self.when(is_at_rest, move || {
-            session_queues.set_resting(false);
-            let state = session.bus.state();
-            // What has been allowed, or forbidden again, since: a message tells this group of it, and it comes back here.
-            if (state & 1 == 0) == session_queues.queues().is_suspended() {
-                session.bus.rested(index, state);
-            }
-            told();
-        });
     }
 
     /// Returns what runs a controller's admin worker, if that is on this group.
@@ -313,13 +240,44 @@ impl Group {
         self.admin_runners.borrow_mut().retain(|runner| runner.ctrl().id != ctrl);
     }
 
-    /// Calls `then` once `condition` holds.
-    pub fn when(self: &Rc<Self>, condition: impl Fn() -> bool + 'static, then: impl FnOnce() + 'static) {
-        if condition() {
-            return then();
+    /// Looks at something until it is so.
+    pub(super) fn wait_for(self: &Rc<Self>, what: Waiting) {
+        if let Some(what) = self.go_on(what) {
+            self.waiting.borrow_mut().push(what);
+            self.need_poller();
         }
-        self.waiting.borrow_mut().0.push((Box::new(condition), Box::new(then)));
-        self.need_poller();
+    }
+
+    /// Does what is to be done once it is so; gives it back if it is not yet.
+    fn go_on(&self, what: Waiting) -> Option<Waiting> {
+        match what {
+            Waiting::AtRest { session_queues, index } => {
+                if session_queues.queues().is_suspended() && !session_queues.queues().is_at_rest() {
+                    return Some(Waiting::AtRest { session_queues, index });
+                }
+                session_queues.set_resting(false);
+                let session = session_queues.session();
+                let state = session.bus.state();
+                // What has been allowed, or forbidden again, since: a message tells this group of it, and it comes back here.
+                if (state & 1 == 0) == session_queues.queues().is_suspended() {
+                    session.bus.rested(index, state);
+                }
+                session.control.send(ControlMessage::Released);
+            }
+            Waiting::Request { session_queues, until, answer } => {
+                if !until.holds(session_queues.queues()) {
+                    return Some(Waiting::Request { session_queues, until, answer });
+                }
+                answer.send(Answer::Done);
+            }
+            Waiting::Clear { ctrl } => {
+                // Who deletes it waits: what SPDK has no message for now is told in a later round.
+                if !self.is_clear_of(ctrl) || !endpoint::tell_clear(ctrl) {
+                    return Some(Waiting::Clear { ctrl });
+                }
+            }
+        }
+        None
     }
 
     /// Whether nothing of a controller is left here.
@@ -335,9 +293,9 @@ impl Group {
     pub(super) fn raise(&self, f: impl FnOnce()) {
         let count = self.raised.get().wrapping_add(1).max(1);
         self.raised.set(count);
-        self.handle.raising.store(count, Ordering::Relaxed);
+        self.handle.set_raising(count);
         f();
-        self.handle.raising.store(0, Ordering::Relaxed);
+        self.handle.set_raising(0);
     }
 
     fn reap(&self) {
@@ -435,7 +393,7 @@ impl Group {
         let over = self.admin_runners.borrow().is_empty()
             && self.sessions.borrow().is_empty()
             && self.ended.borrow().is_empty()
-            && self.waiting.borrow().0.is_empty();
+            && self.waiting.borrow().is_empty();
         if over {
             // An idle group costs its core nothing.
             self.poller.take();
@@ -463,20 +421,19 @@ impl Group {
     }
 
     fn settle(&self) {
-        if self.waiting.borrow().0.is_empty() {
+        if self.waiting.borrow().is_empty() {
             return;
         }
-        let waiting = std::mem::take(&mut self.waiting.borrow_mut().0);
-        for (condition, then) in waiting {
-            if condition() {
-                then();
-            } else {
-                self.waiting.borrow_mut().0.push((condition, then));
+        for what in self.waiting.take() {
+            if let Some(what) = self.go_on(what) {
+                self.waiting.borrow_mut().push(what);
             }
         }
     }
 
-    fn end(&self) {
+    /// Ends the group: the handle leads to nothing from now on.
+    pub(super) fn end(self: &Rc<Self>) {
+        GROUPS.with_borrow_mut(|groups| groups.retain(|other| !Rc::ptr_eq(other, self)));
         self.poller.take();
         self.aborter.end();
         self.admin_runners.take();

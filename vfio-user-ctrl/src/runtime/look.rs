@@ -15,6 +15,7 @@ use spdk::thread::{AppCell, send_to_app};
 
 use super::endpoint::Endpoint;
 use super::group::Group;
+use super::messages::GroupMessage;
 use super::params::failed;
 use crate::queue::{CompletionState, LeftState, SubmissionState};
 
@@ -230,19 +231,21 @@ fn go_on(id: u64) {
             let Some(endpoint) = look.next.pop_front() else { return looks.open.remove(&id) };
             let cores = look.roll.ask(endpoint.cores(), Instant::now());
             let ctrl = endpoint.id();
-            endpoint.ask_groups(&cores, move |group| {
-                let told = group.tell_queues_of(ctrl);
-                let answered = move || answered(id, ctrl, told);
-                if let Err(error) = send_to_app(answered) {
-                    log::debug!("what queues hold could not be told: {error}");
-                }
-            });
+            endpoint.send_to(&cores, || GroupMessage::DescribeQueues { ctrl, look: id });
             look.current = Some((endpoint, Seen::default()));
         }
         None
     });
     if let Some(Look { request, done, .. }) = finished {
         request.reply(&done);
+    }
+}
+
+/// On a poll group: answers what was asked.
+pub(super) fn answer_from(group: &Group, ctrl: u64, look: u64) {
+    let told = group.tell_queues_of(ctrl);
+    if let Err(error) = send_to_app(move || answered(look, ctrl, told)) {
+        log::debug!("what queues hold could not be told: {error}");
     }
 }
 

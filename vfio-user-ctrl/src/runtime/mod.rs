@@ -7,7 +7,7 @@
 //! | a [poll group](group) per core, an SPDK thread | the queues that were placed on it |
 //! | the poll group that [runs](admin_runner) a controller's admin worker | its admin queue and admin model |
 //!
-//! They talk by messages. What they share of a session is in [`session`]: registers and doorbells are atomics; the table of guest
+//! They talk by messages (`messages`, and `inbox` for what a poll group does with them). What they share of a session is in [`session`]: registers and doorbells are atomics; the table of guest
 //! memory and the eventfds are behind an epoch, so that a reactor locks only when they have changed.
 
 mod aborter;
@@ -20,9 +20,11 @@ pub mod endpoint;
 pub mod group;
 
 mod idle_polls;
+mod inbox;
 mod listening;
 mod look;
 mod mailbox;
+mod messages;
 mod outputs;
 mod pace;
 mod params;

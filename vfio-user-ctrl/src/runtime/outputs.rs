@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::admin_runner::{AdminRunner, AttachedSession};
 use super::control::log_budget::warn_ratelimited;
+use super::messages::{AnswerTo, ControlMessage, GroupMessage, QueueMessage};
 use super::session_queues::SessionQueues;
 use crate::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, QueuePlace, Report, Request, Ticket};
 use crate::memory::copy::{read_data, write_data};
@@ -56,7 +57,10 @@ impl AdminRunner {
                 registers.reset_done();
                 return registers.shutdown_is_occurring().then_some(Input::Request(Request::Shutdown));
             }
-            Output::ResetOver { number } => attached.session.control.reset_done(attached.session.id, number),
+            Output::ResetOver { number } => {
+                let session = attached.session.id;
+                attached.session.control.send(ControlMessage::ResetDone { session, number });
+            }
             Output::KeepAliveExpired => {
                 log::warn!("controller '{}': the host sent no keep-alive in time", self.ctrl.name);
                 registers.set_fatal();
@@ -129,8 +133,8 @@ impl AdminRunner {
             Ok(()) => Ok(()),
             Err(DptrError::Invalid(status)) => Err(self.misplaced_data(attached, sqe, status)),
             Err(DptrError::NoFile) => {
-                let answer = self.answer(attached, ticket);
-                let sent = move |result: Result<(), Status>| answer(Answer::Written(result));
+                let answer = AnswerTo::new(&attached.session, ticket);
+                let sent = move |result: Result<(), Status>| answer.send(Answer::Written(result));
                 attached.session_queues.queues().send_data(sqe, data, sent);
                 return None;
             }
@@ -144,8 +148,8 @@ impl AdminRunner {
             Ok(()) => Ok(data),
             Err(DptrError::Invalid(status)) => Err(self.misplaced_data(attached, sqe, status)),
             Err(DptrError::NoFile) => {
-                let answer = self.answer(attached, ticket);
-                let fetched = move |result: Result<Vec<u8>, Status>| answer(Answer::Read(result));
+                let answer = AnswerTo::new(&attached.session, ticket);
+                let fetched = move |result: Result<Vec<u8>, Status>| answer.send(Answer::Read(result));
                 attached.session_queues.queues().fetch_data(sqe, len, fetched);
                 return None;
             }
@@ -165,15 +169,10 @@ impl AdminRunner {
         status
     }
 
-    /// What tells the admin worker of an answer, by a message, if the session is still there.
-    fn answer(&self, attached: &AttachedSession, ticket: Ticket) -> impl FnOnce(Answer) + Send + 'static {
-        let (ctrl, session, admin_group) = (self.ctrl.id, attached.session.id, Arc::clone(&self.ctrl.admin_group));
-        move |answer| {
-            admin_group.send(move |group| {
-                let Some(runner) = group.admin_runner(ctrl) else { return };
-                let Some(attached) = runner.attached_to(session) else { return };
-                runner.drive(Some(&attached), Input::Answer(ticket, answer));
-            });
+    /// Something that was asked for is done, if the session is still there for which that was.
+    pub(super) fn answered(&self, session: u64, ticket: Ticket, answer: Answer) {
+        if let Some(attached) = self.attached_to(session) {
+            self.drive(Some(&attached), Input::Answer(ticket, answer));
         }
     }
 
@@ -185,22 +184,12 @@ impl AdminRunner {
         ticket: Ticket,
         request: GroupRequest,
     ) -> Option<Input> {
-        let Some(handle) = self.ctrl.groups.get(group) else {
+        let Some(group) = self.ctrl.groups.get(group) else {
             return Some(Input::Answer(ticket, request.answer_without_queues()));
         };
-        let (session, namespaces) = (Arc::clone(&attached.session), self.namespace_specs());
-        let answer = self.answer(attached, ticket);
-        handle.send(move |group| {
-            let session_queues = if request.begins_session() {
-                Some(group.find_or_begin(&session, &namespaces))
-            } else {
-                group.find(session.id)
-            };
-            let Some(session_queues) = session_queues else { return answer(request.answer_without_queues()) };
-            if let Some((until, answer)) = session_queues.carry_out(request, answer) {
-                group.when(move || until.holds(session_queues.queues()), move || answer(Answer::Done));
-            }
-        });
+        let session = Arc::clone(&attached.session);
+        let specs = if request.begins_session() { self.namespace_specs() } else { Vec::new() };
+        group.send(GroupMessage::Request { session, specs, ticket, request });
         None
     }
 
@@ -208,16 +197,9 @@ impl AdminRunner {
     fn publish(&self, attached: &Rc<AttachedSession>, settings: Settings) {
         attached.session.set(settings);
         for (index, group) in self.ctrl.groups.iter().enumerate() {
-            if !attached.session.set_settings_pending(index) {
-                continue;
+            if attached.session.set_settings_pending(index) {
+                group.send(GroupMessage::TakeSettings { session: Arc::clone(&attached.session), index });
             }
-            let session = Arc::clone(&attached.session);
-            group.send(move |group| {
-                session.clear_settings_pending(index);
-                if let Some(session_queues) = group.find(session.id) {
-                    session_queues.queues().set(session.settings());
-                }
-            });
         }
     }
 
@@ -236,23 +218,14 @@ impl AdminRunner {
     fn add_channels(&self, nsid: u32) {
         let Some(spec) = self.coming.borrow_mut().remove(&nsid) else { return };
         self.namespaces.borrow_mut().insert(nsid, spec.clone());
-        let Some(attached) = self.attached() else { return };
-        let session = attached.session.id;
-        for group in &self.ctrl.groups {
-            let spec = spec.clone();
-            group.send(move |group| group.add_namespace(session, &spec));
-        }
+        self.tell_queues(|| QueueMessage::AddNamespace(spec.clone()));
     }
 
     fn remove_channels(&self, nsid: u32) {
         self.coming.borrow_mut().remove(&nsid);
         let Some(spec) = self.namespaces.borrow_mut().remove(&nsid) else { return };
         let guard = Arc::new(spec.fence.raise());
-        self.tell_queues(move |session_queues| {
-            session_queues.queues().remove_namespace(nsid);
-            // Until here, for whoever has the disk next.
-            let _ = &guard;
-        });
+        self.tell_queues(|| QueueMessage::RemoveNamespace { nsid, guard: Arc::clone(&guard) });
     }
 
     fn apply_size(&self, nsid: u32, blocks: u64) {
@@ -264,20 +237,14 @@ impl AdminRunner {
         let Some(spec) = namespaces.get_mut(&nsid) else { return };
         let Ok(geometry) = spec.geometry.resized(blocks) else { return };
         spec.geometry = geometry;
-        self.tell_queues(move |session_queues| session_queues.queues().set_geometry(nsid, geometry));
+        self.tell_queues(|| QueueMessage::SetGeometry { nsid, geometry });
     }
 
-    /// Calls `f` on every poll group that has queues of the client.
-    fn tell_queues(&self, f: impl Fn(&SessionQueues) + Clone + Send + 'static) {
+    /// Sends what `message` makes to every poll group, for the queues that the client has there.
+    fn tell_queues(&self, message: impl Fn() -> QueueMessage) {
         let Some(attached) = self.attached() else { return };
-        let session = attached.session.id;
         for group in &self.ctrl.groups {
-            let f = f.clone();
-            group.send(move |group| {
-                if let Some(session_queues) = group.find(session) {
-                    f(&session_queues);
-                }
-            });
+            group.send_queues(attached.session.id, message());
         }
     }
 }

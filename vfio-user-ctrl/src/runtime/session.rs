@@ -13,9 +13,8 @@ use crate::model::regs::{CtrlLimits, Registers, Version};
 use crate::queue::{Interrupts, Settings, Totals};
 
 use super::client_dma::BUDGET;
-use super::control::ControlHandle;
 use super::control::log_budget::LineBudget;
-use super::group::GroupHandle;
+use super::messages::{ControlHandle, GroupHandle};
 
 /// A controller, for as long as the RPCs know it.
 #[derive(Debug)]

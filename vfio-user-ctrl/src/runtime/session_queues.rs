@@ -13,6 +13,7 @@ use super::budget::{Budget, Meters};
 use super::client_dma::ClientMemory;
 use super::control::log_budget::warn_ratelimited;
 use super::group::Group;
+use super::messages::AdminMessage;
 use super::pace::Pace;
 use super::session::Session;
 use crate::admin_worker::{Answer, GroupRequest, Until};
@@ -289,11 +290,7 @@ impl SessionQueues {
         if error_events.is_empty() {
             return;
         }
-        let (ctrl, session) = (self.session.ctrl.id, self.session.id);
-        self.session.ctrl.admin_group.send(move |group| {
-            if let Some(runner) = group.admin_runner(ctrl) {
-                runner.note_error_events(session, error_events);
-            }
-        });
+        let ctrl = &self.session.ctrl;
+        ctrl.admin_group.send_admin(ctrl.id, AdminMessage::ErrorEvents { session: self.session.id, error_events });
     }
 }

@@ -8,7 +8,7 @@ use vfio_user::Session;
 use crate::connection::{self, Ask, Ended, GivenUp};
 use crate::memory::GuestMemory;
 use crate::queue::Transfer;
-use crate::runtime::group::GroupHandle;
+use crate::runtime::messages::{GroupHandle, QueueMessage};
 
 /// The transfers of one session's client.
 #[derive(Debug)]
@@ -74,7 +74,6 @@ impl WireTransfers {
     }
 
     fn tell(&self, Ended { group, id, result }: Ended<Arc<GroupHandle>>) {
-        let session = self.session;
-        group.send(move |group| group.transferred(session, id, result));
+        group.send_queues(self.session, QueueMessage::Transferred { id, result });
     }
 }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use vfio_user::{Event, IrqAction, IrqData, IrqKind, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
 
-use super::ControlHandle;
 use super::client_dma::WireTransfers;
 use super::device::{Device, Effect};
 use super::log_budget::warn_ratelimited;
@@ -25,7 +24,7 @@ use crate::connection::{Replies, Unmaps};
 use crate::memory::{Access, Extent, Files, GuestMemory, MapError, Region, guard};
 use crate::model::regs::CtrlLimits;
 use crate::queue::{PinMask, Transfer};
-use crate::runtime::group::GroupHandle;
+use crate::runtime::messages::{AdminMessage, ControlHandle, GroupHandle, GroupMessage, QueueMessage};
 use crate::runtime::session::{Ctrl, Session};
 
 /// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is in flight.
@@ -54,7 +53,6 @@ pub(super) struct Connection {
     wire: vfio_user::Session,
     device: Device,
     session: Arc<Session>,
-    handle: ControlHandle,
     registrar: Arc<Registrar>,
     memory: GuestMemory,
     /// What was published before it.
@@ -96,7 +94,6 @@ impl Connection {
             wire: vfio_user::Session::new(device.info()),
             device,
             session,
-            handle: handle.clone(),
             registrar: Arc::clone(registrar),
             memory: GuestMemory::new(),
             old: OldTables::default(),
@@ -155,28 +152,18 @@ impl Connection {
 
     /// Tells the controller's admin worker that there is a client.
     pub(super) fn attach(&self) {
-        let (ctrl, session) = (self.session.ctrl.id, Arc::clone(&self.session));
-        self.session.ctrl.admin_group.send(move |group| {
-            if let Some(runner) = group.admin_runner(ctrl) {
-                runner.attach(group, &session);
-            }
-        });
+        self.send_admin(AdminMessage::Attach { session: Arc::clone(&self.session) });
     }
 
     /// Tells the admin worker that the client has gone. What it had mapped is given back, and the tables of that, to be dropped when nobody else
     /// holds it.
     pub(super) fn end(mut self, unmap_worker: &UnmapWorker) -> (Vec<Arc<Region>>, OldTables) {
         unmap_worker.unmap_files(self.files.take_all());
-        let (ctrl, session) = (self.session.ctrl.id, self.session.id);
         self.session.interrupts.clear();
         self.old.push(self.session.memory.publish(GuestMemory::new()));
         self.session.ctrl.regions.store(0, Ordering::Relaxed);
         self.session.ctrl.memory.store(0, Ordering::Relaxed);
-        self.session.ctrl.admin_group.send(move |group| {
-            if let Some(runner) = group.admin_runner(ctrl) {
-                runner.detach_session(session);
-            }
-        });
+        self.send_admin(AdminMessage::Detach { session: self.session.id });
         let memory = self.mapping.map_or(self.memory, |mapping| mapping.memory);
         let mut regions: Vec<Arc<Region>> = memory.regions().cloned().collect();
         regions.extend(self.unmaps.into_regions());
@@ -288,13 +275,14 @@ impl Connection {
 
     fn ask(&self, request: Request) {
         if self.session.ask(request) {
-            let (ctrl, session) = (self.session.ctrl.id, self.session.id);
-            self.session.ctrl.admin_group.send(move |group| {
-                if let Some(runner) = group.admin_runner(ctrl) {
-                    runner.asked(session);
-                }
-            });
+            self.send_admin(AdminMessage::Requested { session: self.session.id });
         }
+    }
+
+    /// Tells the controller's admin worker something.
+    fn send_admin(&self, message: AdminMessage) {
+        let ctrl = &self.session.ctrl;
+        ctrl.admin_group.send_admin(ctrl.id, message);
     }
 
     fn map(&mut self, token: Token, request: MapRequest) {
@@ -381,15 +369,9 @@ impl Connection {
     /// Has the poll groups look at the memory, at whether they may access it, and at the eventfds now.
     fn set_pending(&self) {
         for (index, group) in self.session.ctrl.groups.iter().enumerate() {
-            if !self.session.set_pending(index) {
-                continue;
+            if self.session.set_pending(index) {
+                group.send(GroupMessage::Refresh { session: Arc::clone(&self.session), index });
             }
-            let (session, handle) = (Arc::clone(&self.session), self.handle.clone());
-            group.send(move |group| {
-                session.clear_pending(index);
-                group.refresh(session.id);
-                group.rest(&session, index, move || handle.released());
-            });
         }
     }
 
@@ -446,15 +428,10 @@ impl Connection {
             "controller '{}': I/O is aborted: its memory is being unmapped",
             self.session.ctrl.name
         );
-        let session = self.session.id;
         // A client may wait for the memory before it answers anything else.
         self.transfers.give_up_unmapped(&mut self.wire, &self.memory);
         for group in &self.session.ctrl.groups {
-            group.send(move |group| {
-                if let Some(local) = group.find(session) {
-                    local.queues().abort_unmapped();
-                }
-            });
+            group.send_queues(self.session.id, QueueMessage::AbortUnmapped);
         }
     }
 

@@ -21,18 +21,17 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
-use super::group::GroupHandle;
+use super::messages::{ControlHandle, ControlMessage, GroupHandle, GroupMessage};
 use super::session::{Ctrl, Session};
 use crate::connection::{Occupant, Situation, Verdict};
 use crate::memory::Region;
-use crate::queue::Transfer;
 use connection::{Connection, ConnectionState};
 use controller_socket::ControllerSocket;
 use log_budget::warn_ratelimited;
@@ -53,71 +52,11 @@ const BURST: usize = 64;
 /// How often it is looked whether a client holds a reactor up.
 const WATCH_PERIOD: Duration = Duration::from_millis(20);
 
-/// What other threads ask of the control thread.
-enum Command {
-    /// Serve a controller on a socket.
-    Add(Arc<Ctrl>, UnixListener),
-    /// Serve it no more.
-    Remove(u64, Box<dyn FnOnce() + Send>),
-    /// A reset of that number, of that session, is over.
-    ResetDone { session: u64, number: u64 },
-    /// Devices were told of the memory that a session's client has mapped, or not.
-    Registered { session: u64, result: Result<(), spdk::Errno> },
-    /// A poll group has let go of memory.
-    Released,
-    /// A poll group wants to reach memory of that session's client that came without a file.
-    Transfer { session: u64, group: Arc<GroupHandle>, transfer: Transfer },
-    /// It does not want that any more.
-    Abandon { session: u64, id: u64 },
-    /// End.
-    End,
-}
-
 /// The control thread, for other threads.
 #[derive(Debug)]
 pub struct Control {
     handle: ControlHandle,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// The way to the control thread.
-#[derive(Debug, Clone)]
-pub struct ControlHandle {
-    commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
-}
-
-impl ControlHandle {
-    fn send(&self, command: Command) {
-        if self.commands.send(command).is_ok() {
-            self.wake();
-        }
-    }
-
-    fn wake(&self) {
-        // The eventfd does not block; one whose count is full wakes as well.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-
-    /// A session's device reset of that number is over.
-    pub fn reset_done(&self, session: u64, number: u64) {
-        self.send(Command::ResetDone { session, number });
-    }
-
-    /// A poll group has let go of memory.
-    pub fn released(&self) {
-        self.send(Command::Released);
-    }
-
-    /// Begins a transfer with that session's client. The group hears of its end.
-    pub fn transfer(&self, session: u64, group: Arc<GroupHandle>, transfer: Transfer) {
-        self.send(Command::Transfer { session, group, transfer });
-    }
-
-    /// Ends a transfer soon.
-    pub fn abandon(&self, session: u64, id: u64) {
-        self.send(Command::Abandon { session, id });
-    }
 }
 
 impl Control {
@@ -127,27 +66,22 @@ impl Control {
     /// What the operating system says.
     pub fn start() -> io::Result<Self> {
         crate::memory::guard::install()?;
-        let (commands, receiver) = mpsc::channel();
+        let (messages, receiver) = mpsc::channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let handle = ControlHandle { commands, wake: Arc::clone(&wake) };
+        let handle = ControlHandle::new(messages, Arc::clone(&wake));
         let mut server = Server::new(receiver, wake, handle.clone())?;
         let thread = spdk::thread::spawn_unpinned("courier_control", move || server.run())?;
         Ok(Self { handle, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Serves a controller on a socket.
-    pub fn add(&self, ctrl: Arc<Ctrl>, listener: UnixListener) {
-        self.handle.send(Command::Add(ctrl, listener));
-    }
-
-    /// Closes a controller's socket and its client's connection. `done` is called on the control thread.
-    pub fn remove(&self, ctrl: u64, done: impl FnOnce() + Send + 'static) {
-        self.handle.send(Command::Remove(ctrl, Box::new(done)));
+    /// Sends the thread a message.
+    pub(super) fn send(&self, message: ControlMessage) {
+        self.handle.send(message);
     }
 
     /// Ends the thread, and with it all connections.
     pub fn end(&self) {
-        self.handle.send(Command::End);
+        self.handle.send(ControlMessage::Stop);
         let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
         if thread.is_some_and(|thread| thread.join().is_err()) {
             log::error!("the control thread has panicked");
@@ -169,7 +103,7 @@ const UNMASK: u64 = 1 << 63;
 struct Server {
     epoll: Arc<OwnedFd>,
     wake: Arc<OwnedFd>,
-    commands: Receiver<Command>,
+    messages: Receiver<ControlMessage>,
     handle: ControlHandle,
     endpoints: BTreeMap<u64, ControllerSocket>,
     connections: BTreeMap<u64, Connection>,
@@ -187,13 +121,13 @@ struct Server {
 }
 
 impl Server {
-    fn new(commands: Receiver<Command>, wake: Arc<OwnedFd>, handle: ControlHandle) -> io::Result<Self> {
+    fn new(messages: Receiver<ControlMessage>, wake: Arc<OwnedFd>, handle: ControlHandle) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         Ok(Self {
             epoll: Arc::new(epoll),
             wake,
-            commands,
+            messages,
             registrar: Arc::new(Registrar::start(handle.clone())?),
             handle,
             endpoints: BTreeMap::new(),
@@ -259,39 +193,40 @@ impl Server {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.wake, &mut count);
         for _ in 0..BURST {
-            let Ok(command) = self.commands.try_recv() else { return true };
-            match command {
-                Command::Add(ctrl, listener) => self.add(ctrl, listener),
-                Command::Remove(ctrl, done) => {
-                    self.remove(ctrl);
-                    done();
+            let Ok(message) = self.messages.try_recv() else { return true };
+            match message {
+                ControlMessage::AddController { ctrl, listener } => self.add(ctrl, listener),
+                ControlMessage::RemoveController { ctrl, guards } => {
+                    self.remove(ctrl.id);
+                    let admin_group = Arc::clone(&ctrl.admin_group);
+                    admin_group.send(GroupMessage::RemoveController { ctrl, guards });
                 }
-                Command::ResetDone { session, number } => {
+                ControlMessage::ResetDone { session, number } => {
                     if let Some(connection) = self.connections.get_mut(&session) {
                         connection.reset_done(number);
                         self.serve(session);
                     }
                 }
-                Command::Registered { session, result } => {
+                ControlMessage::Registered { session, result } => {
                     if let Some(connection) = self.connections.get_mut(&session) {
                         connection.registered(result);
                         self.serve(session);
                     }
                 }
-                Command::Released => {}
-                Command::Transfer { session, group, transfer } => {
+                ControlMessage::Released => {}
+                ControlMessage::Transfer { session, group, transfer } => {
                     if let Some(connection) = self.connections.get_mut(&session) {
                         connection.transfer(group, transfer);
                         self.serve(session);
                     }
                 }
-                Command::Abandon { session, id } => {
+                ControlMessage::Abandon { session, id } => {
                     if let Some(connection) = self.connections.get_mut(&session) {
                         connection.abandon(id);
                         self.serve(session);
                     }
                 }
-                Command::End => {
+                ControlMessage::Stop => {
                     let ctrls: Vec<u64> = self.endpoints.keys().copied().collect();
                     for ctrl in ctrls {
                         self.remove(ctrl);

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::worker::Worker;
-use super::{Command, ControlHandle};
 use crate::memory::Region;
+use crate::runtime::messages::{ControlHandle, ControlMessage};
 use crate::runtime::session::{Ctrl, Session};
 
 /// So many clients have threads of their own at a time, beside the one whose turn it is on the common thread.
@@ -43,7 +43,7 @@ impl Order {
         let result = spdk::log::paid_by(ctrl, || region.register());
         // Before the client may have it unmapped.
         drop(region);
-        handle.send(Command::Registered { session, result });
+        handle.send(ControlMessage::Registered { session, result });
     }
 }
 

@@ -1,0 +1,364 @@
+//! The messages between the threads, and the ways to these. Who sends which, when, and what is answered, is told in
+//! `docs/messages.md`.
+//!
+//! Each receiver has a type of messages of its own. Those of one sender to one receiver come in the order in which they were
+//! sent. A message is moved into the receiver's list as a value: neither to send nor to take one allocates, but for what it
+//! holds.
+
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
+
+use std::os::fd::OwnedFd;
+
+use spdk::Errno;
+use spdk::bdev_client::BdevDesc;
+use spdk::os_thread::OsThread;
+
+use super::mailbox::Mailbox;
+use super::session::{Ctrl, Session};
+use super::session_queues::NamespaceSpec;
+use crate::admin_worker::{Answer, GroupRequest, Ticket};
+use crate::model::admin::{Controller, Namespace};
+use crate::model::io::NsGeometry;
+use crate::queue::{FenceGuard, QueueErrorEvent, Transfer};
+
+/// What a poll group is told.
+#[derive(Debug)]
+pub(super) enum GroupMessage {
+    /// Have the admin worker of a new controller.
+    AddController {
+        /// The controller.
+        ctrl: Arc<Ctrl>,
+        /// What it is to the host at first.
+        model: Box<Controller>,
+    },
+    /// A controller goes, whose client is gone: let its admin worker go, and have every poll group tell when nothing of it is
+    /// left there.
+    RemoveController {
+        /// The controller.
+        ctrl: Arc<Ctrl>,
+        /// Of the fences of its namespaces' bdevs, which others may have by now.
+        guards: Vec<FenceGuard>,
+    },
+    /// Tell the application's thread when nothing of that controller is left here.
+    TellWhenClear {
+        /// The controller.
+        ctrl: u64,
+    },
+    /// Tell the application's thread what the queues of that controller hold here.
+    DescribeQueues {
+        /// The controller.
+        ctrl: u64,
+        /// By which the application's thread knows what it asked for.
+        look: u64,
+    },
+    /// Something for the admin worker of a controller, if it is here.
+    Admin {
+        /// The controller.
+        ctrl: u64,
+        /// What it is told.
+        message: AdminMessage,
+    },
+    /// Something for the queues of a session, if it has any here.
+    Queues {
+        /// The session.
+        session: u64,
+        /// What they are told.
+        message: QueueMessage,
+    },
+    /// Do what the admin worker asks for, and answer it.
+    Request {
+        /// The session.
+        session: Arc<Session>,
+        /// What its queues are to reach, where it has none here yet and is to get some.
+        specs: Vec<NamespaceSpec>,
+        /// What is to be answered with.
+        ticket: Ticket,
+        /// What is to be done.
+        request: GroupRequest,
+    },
+    /// Take what the host has set for all queues.
+    TakeSettings {
+        /// The session.
+        session: Arc<Session>,
+        /// Which poll group of the controller this is.
+        index: usize,
+    },
+    /// The guest's memory, whether it may be accessed, or the interrupts have changed: look at them, let go of what is gone,
+    /// and tell the control thread when memory that must not be accessed is not.
+    Refresh {
+        /// The session.
+        session: Arc<Session>,
+        /// Which poll group of the controller this is.
+        index: usize,
+    },
+    /// The application ends: let go of everything.
+    Stop,
+}
+
+/// What a controller's admin worker is told.
+#[derive(Debug)]
+pub(super) enum AdminMessage {
+    /// A client has come.
+    Attach {
+        /// Its session.
+        session: Arc<Session>,
+    },
+    /// The client of that session has gone.
+    Detach {
+        /// Its session.
+        session: u64,
+    },
+    /// The client of that session has asked for something, which the session has.
+    Requested {
+        /// Its session.
+        session: u64,
+    },
+    /// What was asked of a poll group, or of the client's memory, is done.
+    Answer {
+        /// For which session that was.
+        session: u64,
+        /// What was asked.
+        ticket: Ticket,
+        /// How it went.
+        answer: Answer,
+    },
+    /// Queues have met with something that the host can read in a log page.
+    ErrorEvents {
+        /// Whose queues.
+        session: u64,
+        /// What that was.
+        error_events: Vec<QueueErrorEvent>,
+    },
+    /// There is another namespace.
+    AddNamespace {
+        /// What it is to the host.
+        namespace: Namespace,
+        /// How it is reached.
+        spec: NamespaceSpec,
+    },
+    /// A namespace is gone.
+    RemoveNamespace {
+        /// Its identifier.
+        nsid: u32,
+        /// Its bdev, which stays open until the poll groups are told, so that its channels are put first.
+        desc: Arc<BdevDesc>,
+        /// Of the bdev's fence: it may be another controller's by now.
+        guard: FenceGuard,
+    },
+    /// A namespace has another size.
+    ResizeNamespace {
+        /// Its identifier.
+        nsid: u32,
+        /// Its size in blocks.
+        blocks: u64,
+    },
+}
+
+/// What the queues of a session on a poll group are told.
+#[derive(Debug)]
+pub(super) enum QueueMessage {
+    /// The session is over.
+    End {
+        /// Of the fences of its namespaces' bdevs. They are up until every poll group knows.
+        guards: Arc<Vec<FenceGuard>>,
+    },
+    /// There is another namespace.
+    AddNamespace(NamespaceSpec),
+    /// A namespace is gone.
+    RemoveNamespace {
+        /// Its identifier.
+        nsid: u32,
+        /// Of its bdev's fence, which is up until every poll group knows.
+        guard: Arc<FenceGuard>,
+    },
+    /// A namespace has another size.
+    SetGeometry {
+        /// Its identifier.
+        nsid: u32,
+        /// What it is now.
+        geometry: NsGeometry,
+    },
+    /// Abort I/O in memory that the client wants back.
+    AbortUnmapped,
+    /// A transfer with the client is over.
+    Transferred {
+        /// Which one.
+        id: u64,
+        /// What was read, or an errno of the client's.
+        result: Result<Vec<Vec<u8>>, i32>,
+    },
+}
+
+/// What the control thread is told.
+#[derive(Debug)]
+pub(super) enum ControlMessage {
+    /// Serve a controller on a socket.
+    AddController {
+        /// The controller.
+        ctrl: Arc<Ctrl>,
+        /// Where its clients connect.
+        listener: UnixListener,
+    },
+    /// Serve it no more, and have its admin worker go.
+    RemoveController {
+        /// The controller.
+        ctrl: Arc<Ctrl>,
+        /// Of the fences of its namespaces' bdevs, which others may have by now.
+        guards: Vec<FenceGuard>,
+    },
+    /// A device reset is over.
+    ResetDone {
+        /// Of the client of that session.
+        session: u64,
+        /// By which its connection knows the reset.
+        number: u64,
+    },
+    /// Devices were told of the memory that a session's client has mapped, or not.
+    Registered {
+        /// The session.
+        session: u64,
+        /// How it went.
+        result: Result<(), Errno>,
+    },
+    /// A poll group has let go of memory, or has come to rest.
+    Released,
+    /// A poll group wants to reach memory of a client's that came without a file.
+    Transfer {
+        /// The client's session.
+        session: u64,
+        /// Which is told of the end.
+        group: Arc<GroupHandle>,
+        /// What is wanted.
+        transfer: Transfer,
+    },
+    /// It does not want that any more.
+    Abandon {
+        /// The client's session.
+        session: u64,
+        /// Which transfer.
+        id: u64,
+    },
+    /// End.
+    Stop,
+}
+
+/// A poll group, for other threads.
+#[derive(Debug)]
+pub struct GroupHandle {
+    /// The core that it is for, which tells it from others.
+    pub core: u32,
+    mailbox: Arc<Mailbox<(u32, GroupMessage)>>,
+    reactor: OnceLock<OsThread>,
+    /// While interrupts are raised, which time that is; else 0.
+    raising: AtomicU64,
+    /// What [`watch`](Self::watch) saw last.
+    seen: AtomicU64,
+}
+
+impl GroupHandle {
+    /// A poll group on that core, whose messages come by `mailbox`.
+    pub(super) fn new(core: u32, mailbox: Arc<Mailbox<(u32, GroupMessage)>>) -> Self {
+        Self { core, mailbox, reactor: OnceLock::new(), raising: AtomicU64::new(0), seen: AtomicU64::new(0) }
+    }
+
+    /// Sends a message, from any thread.
+    pub(super) fn send(&self, message: GroupMessage) {
+        self.mailbox.send((self.core, message));
+    }
+
+    /// Tells the admin worker of a controller, which is there, something.
+    pub(super) fn send_admin(&self, ctrl: u64, message: AdminMessage) {
+        self.send(GroupMessage::Admin { ctrl, message });
+    }
+
+    /// Tells the queues of a session there something.
+    pub(super) fn send_queues(&self, session: u64, message: QueueMessage) {
+        self.send(GroupMessage::Queues { session, message });
+    }
+
+    /// The calling thread is the group's reactor.
+    pub(super) fn note_reactor(&self) {
+        self.reactor.get_or_init(OsThread::current);
+    }
+
+    /// Interrupts are being raised, for the time of that number, or are not where it is 0.
+    #[inline]
+    pub(super) fn set_raising(&self, count: u64) {
+        self.raising.store(count, Ordering::Relaxed);
+    }
+
+    /// Gets the reactor out of raising interrupts if it has been at that since the last call: a client has made an eventfd of its
+    /// block. To be called by one thread, every few milliseconds.
+    pub(super) fn watch(&self) {
+        let raising = self.raising.load(Ordering::Relaxed);
+        if raising != 0
+            && self.seen.swap(raising, Ordering::Relaxed) == raising
+            && let Some(reactor) = self.reactor.get()
+        {
+            reactor.interrupt();
+        }
+    }
+}
+
+/// The way to the control thread.
+#[derive(Debug, Clone)]
+pub struct ControlHandle {
+    messages: Sender<ControlMessage>,
+    wake: Arc<OwnedFd>,
+}
+
+impl ControlHandle {
+    /// Messages go to `messages`; then the eventfd `wake` is written to.
+    pub(super) fn new(messages: Sender<ControlMessage>, wake: Arc<OwnedFd>) -> Self {
+        Self { messages, wake }
+    }
+
+    /// Sends a message, from any thread.
+    pub(super) fn send(&self, message: ControlMessage) {
+        if self.messages.send(message).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// Has the control thread look for messages.
+    pub(super) fn wake(&self) {
+        // The eventfd does not block; one whose count is full wakes as well.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+/// Whom to tell when something is done that an admin worker has asked for, from any thread.
+#[derive(Debug, Clone)]
+pub(super) struct AnswerTo {
+    admin_group: Arc<GroupHandle>,
+    ctrl: u64,
+    session: u64,
+    ticket: Ticket,
+}
+
+impl AnswerTo {
+    /// The answer to what has that ticket, for a client's session.
+    pub(super) fn new(session: &Session, ticket: Ticket) -> Self {
+        Self { admin_group: Arc::clone(&session.ctrl.admin_group), ctrl: session.ctrl.id, session: session.id, ticket }
+    }
+
+    /// Sends the answer.
+    pub(super) fn send(self, answer: Answer) {
+        let Self { admin_group, ctrl, session, ticket } = self;
+        admin_group.send_admin(ctrl, AdminMessage::Answer { session, ticket, answer });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_small_enough_to_be_moved_as_values() {
+        assert!(size_of::<GroupMessage>() <= 192, "{}", size_of::<GroupMessage>());
+        assert!(size_of::<ControlMessage>() <= 128, "{}", size_of::<ControlMessage>());
+    }
+}
