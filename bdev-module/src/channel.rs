@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nvme_spec::Status;
 use spdk::Errno;
 use spdk::bdev::{BdevIo, IoStatus};
 use spdk::io_device::{Advance, ChannelFactory, IoDevice};
-use spdk::nvme::{CtrlrRef, PollGroup, QueuePair, Status};
+use spdk::nvme::{CtrlrRef, PollGroup, QueuePair};
 use spdk::poller::{Poll, Poller};
 use spdk::thread::send_to_app;
 

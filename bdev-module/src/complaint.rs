@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nvme_spec::{Status, StatusCode};
 use once_cell::sync::Lazy;
-use spdk::nvme::Status;
 
 /// The time from one line to the next.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -46,30 +46,41 @@ impl Complaint {
 
 /// Whether a failure is what may come of such a command, and no fault of anybody's: aborts, fused pairs, reservation conflict, compare failure.
 fn is_no_fault(status: Status) -> bool {
-    matches!((status.sct, status.sc), (0, 0x07..=0x0a | 0x83) | (2, 0x85))
+    matches!(
+        status.code(),
+        StatusCode::ABORT_REQUESTED
+            | StatusCode::ABORTED_SQ_DELETION
+            | StatusCode::ABORTED_FAILED_FUSED
+            | StatusCode::ABORTED_MISSING_FUSED
+            | StatusCode::RESERVATION_CONFLICT
+            | StatusCode::COMPARE_FAILURE
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const UNRECOVERED: Status = Status { sct: 2, sc: 0x81, dnr: true };
-
     #[test]
     fn one_failure_in_ten_seconds_is_written_and_the_others_are_counted() {
         let complaint = Complaint::default();
-        assert_eq!(complaint.take_at(UNRECOVERED, 5), Some(0));
-        assert_eq!([6, 100, 10_004].map(|now| complaint.take_at(UNRECOVERED, now)), [None; 3]);
-        assert_eq!(complaint.take_at(UNRECOVERED, 10_005), Some(3));
-        assert_eq!(complaint.take_at(UNRECOVERED, u64::MAX), Some(0));
+        assert_eq!(complaint.take_at(Status::UNRECOVERED_READ_ERROR, 5), Some(0));
+        assert_eq!([6, 100, 10_004].map(|now| complaint.take_at(Status::UNRECOVERED_READ_ERROR, now)), [None; 3]);
+        assert_eq!(complaint.take_at(Status::UNRECOVERED_READ_ERROR, 10_005), Some(3));
+        assert_eq!(complaint.take_at(Status::UNRECOVERED_READ_ERROR, u64::MAX), Some(0));
     }
 
     #[test]
     fn what_is_no_fault_is_not_written() {
         let complaint = Complaint::default();
-        for (sct, sc) in [(2, 0x85), (0, 0x07), (0, 0x09), (0, 0x83)] {
-            assert_eq!(complaint.take_at(Status { sct, sc, dnr: false }, 0), None);
+        for status in [
+            Status::COMPARE_FAILURE,
+            Status::ABORT_REQUESTED,
+            Status::ABORTED_FAILED_FUSED,
+            Status::RESERVATION_CONFLICT.with_dnr(false),
+        ] {
+            assert_eq!(complaint.take_at(status, 0), None, "{status}");
         }
-        assert_eq!(complaint.take_at(UNRECOVERED, 0), Some(0));
+        assert_eq!(complaint.take_at(Status::UNRECOVERED_READ_ERROR, 0), Some(0));
     }
 }

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+use nvme_spec::{Cqe, IoOpcode, Status};
 use serde_json::json;
 use spdk::Errno;
 use spdk::bdev::{Bdev, BdevIo, Device, DeviceInfo, IoStatus, IoType, Protection};
 use spdk::io_device::{IoChannel, IoDevice};
 use spdk::json::JsonWriter;
-use spdk::nvme::{Completion, Limits, QueuePair, Rejected, Status};
+use spdk::nvme::{Limits, QueuePair, Rejected, is_queue_lost};
 use spdk::thread::send_to_app;
 
 use crate::channel::{PoolChannel, PoolDevice};
@@ -280,10 +281,9 @@ impl Disk {
 
     /// What becomes of an I/O whose command failed.
     #[cold]
-    fn failed(io: BdevIo<Self>, completion: Completion) {
-        let status = completion.status();
+    fn failed(io: BdevIo<Self>, completion: Cqe) {
         // While the queue is connected, it is the pool that says so.
-        if !status.is_queue_lost() || io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
+        if !is_queue_lost(completion.status) || io.channel().with_qpair(QueuePair::is_connected) == Some(true) {
             return Self::refused(io, completion);
         }
         if !io.channel().note_lost(&io) {
@@ -305,8 +305,8 @@ impl Disk {
 impl Disk {
     /// What becomes of an I/O that the pool answered with a failure.
     #[cold]
-    fn refused(io: BdevIo<Self>, completion: Completion) {
-        let (status, action) = (completion.status(), retry::action(completion.status()));
+    fn refused(io: BdevIo<Self>, completion: Cqe) {
+        let (status, action) = (completion.status, retry::action(completion.status));
         let passthru = io.passthru_opcode().map(|(opcode, fused)| Passthru { opcode, fused });
         let once = match action {
             Action::Tell => true,
@@ -330,22 +330,19 @@ impl Disk {
             let nsid = io.device().nsid;
             return io.with_channel(|channel, io| channel.doubt(nsid, io));
         }
-        let delay = retry::delay(failures, completion.retry_delay(), io.device().limits.retry_delays);
+        let delay = retry::delay(failures, status.crd(), io.device().limits.retry_delays);
         io.with_channel(|channel, io| channel.send_later(delay, io));
     }
 
     /// Whoever sent an I/O is told how it failed; so is the log, if that was not too recently.
     #[cold]
-    fn tell(io: BdevIo<Self>, completion: Completion) {
-        let (disk, status) = (io.device(), completion.status());
+    fn tell(io: BdevIo<Self>, completion: Cqe) {
+        let (disk, status) = (io.device(), completion.status);
         if let Some(unsaid) = disk.complaint.take(status) {
-            let Status { sct, sc, .. } = status;
-            let (name, what) = (disk.name(), io.io_type());
-            log::warn!(
-                "bdev '{name}': {what:?} failed: status code type {sct:x}h, status code {sc:02x}h; {unsaid} others since the last line"
-            );
+            let (name, what, code) = (disk.name(), io.io_type(), status.code());
+            log::warn!("bdev '{name}': {what:?} failed with status {code}; {unsaid} others since the last line");
         }
-        io.complete_nvme(completion.cdw0, status);
+        io.complete_nvme(completion.dw0, status);
     }
 }
 
@@ -370,8 +367,8 @@ impl Device for Disk {
             IoType::WriteZeroes => self.limits.write_zeroes,
             IoType::Compare => self.limits.compare,
             IoType::CompareAndWrite => self.limits.compare_and_write,
-            IoType::NvmeCommand(IoType::WRITE_UNCORRECTABLE) => self.limits.write_uncorrectable,
-            IoType::NvmeCommand(IoType::VERIFY) => self.limits.verify,
+            IoType::NvmeCommand(IoOpcode::WRITE_UNCORRECTABLE) => self.limits.write_uncorrectable,
+            IoType::NvmeCommand(IoOpcode::VERIFY) => self.limits.verify,
             IoType::NvmeCommand(_) | IoType::Other(_) => false,
         }
     }
@@ -398,7 +395,7 @@ impl Device for Disk {
     }
 
     #[inline]
-    fn completed(io: BdevIo<Self>, completion: Completion, _second: bool) {
+    fn completed(io: BdevIo<Self>, completion: Cqe, _second: bool) {
         let (io, completion) = if io.io_type() == IoType::CompareAndWrite {
             match io.fused_done(completion) {
                 Some(both) => both,
@@ -409,11 +406,11 @@ impl Device for Disk {
         };
         io.channel().ended(io.mark());
         if spdk::trace::is_on() {
-            let Status { sct, sc, .. } = completion.status();
+            let (sct, sc) = (completion.status.sct().0, completion.status.sc());
             tracepoints::record(&tracepoints::DONE, &io, [io.device().nsid.into(), sct.into(), sc.into()]);
         }
-        if completion.is_success() {
-            io.complete_nvme(completion.cdw0, Status::SUCCESS);
+        if completion.status.is_success() {
+            io.complete_nvme(completion.dw0, Status::SUCCESS);
         } else {
             Self::failed(io, completion);
         }

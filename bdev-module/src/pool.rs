@@ -35,10 +35,11 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nvme_spec::Sqe;
 use spdk::Errno;
 use spdk::bdev::Bdev;
 use spdk::io_device::IoDevice;
-use spdk::nvme::{Connect, Ctrlr, Detach, Sqe};
+use spdk::nvme::{Connect, Ctrlr, Detach};
 use spdk::poller::{Poll, Poller};
 
 use crate::channel::{PoolDevice, PoolShared};

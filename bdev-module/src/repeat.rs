@@ -7,7 +7,7 @@ use spdk::bdev::IoType;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Passthru {
     /// Its opcode in the NVM command set.
-    pub(crate) opcode: u8,
+    pub(crate) opcode: IoOpcode,
     /// It is one of a fused pair.
     pub(crate) fused: bool,
 }
@@ -36,7 +36,7 @@ pub(crate) fn is_repeatable(io_type: IoType, passthru: Option<Passthru>) -> bool
         IoType::Read | IoType::Write | IoType::WriteZeroes | IoType::Unmap | IoType::Flush | IoType::Compare => true,
         // The second time it compares with what it has written itself.
         IoType::CompareAndWrite => false,
-        _ => passthru.is_some_and(|passthru| !passthru.fused && REPEATABLE.contains(&IoOpcode(passthru.opcode))),
+        _ => passthru.is_some_and(|passthru| !passthru.fused && REPEATABLE.contains(&passthru.opcode)),
     }
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn is_repeatable(io_type: IoType, passthru: Option<Passthru>) -> bool
 mod tests {
     use super::*;
 
-    fn repeatable(opcode: u8, fused: bool) -> bool {
+    fn repeatable(opcode: IoOpcode, fused: bool) -> bool {
         is_repeatable(IoType::NvmeIo, Some(Passthru { opcode, fused }))
     }
 
@@ -53,22 +53,31 @@ mod tests {
         let of_blocks =
             [IoType::Read, IoType::Write, IoType::WriteZeroes, IoType::Unmap, IoType::Flush, IoType::Compare];
         assert!(of_blocks.into_iter().all(|io_type| is_repeatable(io_type, None)));
-        assert!(REPEATABLE.into_iter().all(|opcode| repeatable(opcode.0, false)));
+        assert!(REPEATABLE.into_iter().all(|opcode| repeatable(opcode, false)));
     }
 
     #[test]
     fn a_compare_and_write_is_sent_once() {
         assert!(!is_repeatable(IoType::CompareAndWrite, None));
-        assert!(!repeatable(0x05, true) && !repeatable(0x01, true));
+        assert!(!repeatable(IoOpcode::COMPARE, true) && !repeatable(IoOpcode::WRITE, true));
     }
 
     #[test]
     fn what_does_more_the_second_time_or_is_not_known_is_sent_once() {
-        // Reservation Register, Acquire and Release; I/O Management Send; Copy; Zone Management Send and Append; vendor specific.
-        for opcode in [0x0d, 0x11, 0x15, 0x1d, 0x19, 0x79, 0x7d, 0x80, 0xff] {
-            assert!(!repeatable(opcode, false), "{opcode:#x}");
+        for opcode in [
+            IoOpcode::RESERVATION_REGISTER,
+            IoOpcode::RESERVATION_ACQUIRE,
+            IoOpcode::RESERVATION_RELEASE,
+            IoOpcode::IO_MANAGEMENT_SEND,
+            IoOpcode::COPY,
+            IoOpcode::ZONE_MANAGEMENT_SEND,
+            IoOpcode::ZONE_APPEND,
+            IoOpcode::VENDOR_SPECIFIC_START,
+            IoOpcode(u8::MAX),
+        ] {
+            assert!(!repeatable(opcode, false), "{opcode:?}");
         }
-        let others = (0..=u8::MAX).filter(|opcode| !REPEATABLE.contains(&IoOpcode(*opcode)));
+        let others = (0..=u8::MAX).map(IoOpcode).filter(|opcode| !REPEATABLE.contains(opcode));
         assert!(others.into_iter().all(|opcode| !repeatable(opcode, false)));
         assert!(
             [IoType::Reset, IoType::Abort, IoType::NvmeAdmin, IoType::Other(99)]

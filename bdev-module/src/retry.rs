@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spdk::nvme::Status;
+use nvme_spec::{Status, StatusCode, StatusCodeType};
 
 /// The first delay where the pool gives none; each further one is twice as long.
 const FIRST: Duration = Duration::from_millis(20);
@@ -31,29 +31,41 @@ pub(crate) enum Action {
 
 /// The table.
 pub(crate) fn action(status: Status) -> Action {
-    match (status.sct, status.sc) {
-        // Invalid Namespace or Format: the pool may have taken the namespace away and may bring it back, whatever it says of
-        // a retry.
-        (0, 0x0b) => Action::Prove,
-        _ if status.dnr => Action::Tell,
-        // Namespace Not Ready; Asymmetric Access Persistent Loss, Inaccessible and Transition.
-        (0, 0x82) | (3, 0x01..=0x03) => Action::Again,
-        // Command Interrupted, Transient Transport Error; other path related statuses. Data Transfer Error, Aborted due to Power Loss,
-        // Internal Error, Aborted due to SQ Deletion; Write Fault, Unrecovered Read Error; vendor specific statuses: the pool says
-        // that it may be otherwise the next time.
-        (0, 0x21 | 0x22 | 0x04..=0x06 | 0x08) | (2, 0x80 | 0x81) | (3 | 7, _) => Action::AgainIfHarmless,
+    match status.code() {
+        // The pool may have taken the namespace away and may bring it back, whatever it says of a retry.
+        StatusCode::INVALID_NAMESPACE => Action::Prove,
+        _ if status.dnr() => Action::Tell,
+        StatusCode::NAMESPACE_NOT_READY
+        | StatusCode::ANA_PERSISTENT_LOSS
+        | StatusCode::ANA_INACCESSIBLE
+        | StatusCode::ANA_TRANSITION => Action::Again,
+        // The pool says that it may be otherwise the next time.
+        StatusCode::COMMAND_INTERRUPTED
+        | StatusCode::TRANSIENT_TRANSPORT_ERROR
+        | StatusCode::DATA_TRANSFER_ERROR
+        | StatusCode::ABORTED_POWER_LOSS
+        | StatusCode::INTERNAL_ERROR
+        | StatusCode::ABORTED_SQ_DELETION
+        | StatusCode::WRITE_FAULT
+        | StatusCode::UNRECOVERED_READ_ERROR => Action::AgainIfHarmless,
+        code if matches!(code.sct(), StatusCodeType::PATH | StatusCodeType::VENDOR_SPECIFIC) => Action::AgainIfHarmless,
         _ => Action::Tell,
     }
 }
 
 /// How often a command that failed so is sent again. `None` for as often as time allows.
 pub(crate) fn most_retries(status: Status) -> Option<u32> {
-    match (status.sct, status.sc) {
+    match status.code() {
         // A digest that never fits would otherwise be tried for ever.
-        (0, 0x22) => Some(8),
+        StatusCode::TRANSIENT_TRANSPORT_ERROR => Some(8),
         // Of Invalid Namespace the namespace was proved each time; what is wrong is the command. The others may pass, or be
         // errors of the medium, which nobody is to wait for.
-        (0, 0x04..=0x06 | 0x08 | 0x0b) | (2 | 7, _) => Some(3),
+        StatusCode::INVALID_NAMESPACE
+        | StatusCode::DATA_TRANSFER_ERROR
+        | StatusCode::ABORTED_POWER_LOSS
+        | StatusCode::INTERNAL_ERROR
+        | StatusCode::ABORTED_SQ_DELETION => Some(3),
+        code if matches!(code.sct(), StatusCodeType::MEDIA | StatusCodeType::VENDOR_SPECIFIC) => Some(3),
         _ => None,
     }
 }
@@ -61,7 +73,7 @@ pub(crate) fn most_retries(status: Status) -> Option<u32> {
 /// Whether a command is given up that has failed for `since` now. `limit` is what the operator has set, for as long as the pool does not say
 /// that the access is just changing: that takes as long as its ANATT, in seconds, and is not the time to give up before.
 pub(crate) fn is_given_up(status: Status, since: Duration, limit: Option<Duration>, anatt: u8) -> bool {
-    let is_changing = (status.sct, status.sc) == (3, 0x03);
+    let is_changing = status.code() == StatusCode::ANA_TRANSITION;
     let change = if is_changing { Duration::from_secs(anatt.into()).min(LONGEST_CHANGE) } else { Duration::ZERO };
     limit.is_some_and(|limit| since >= limit.max(change))
 }
@@ -81,75 +93,83 @@ pub(crate) fn delay(failures: u32, crd: u8, crdt: [u16; 3]) -> Duration {
 mod tests {
     use super::*;
 
-    fn of(sct: u8, sc: u8) -> Action {
-        action(Status { sct, sc, dnr: false })
-    }
+    /// A status that the specification leaves to vendors.
+    const VENDORS: Status = Status::new(StatusCodeType::VENDOR_SPECIFIC, 1);
 
     #[test]
     fn what_passes_is_tried_again_and_what_does_not_is_told() {
-        for (sct, sc, right) in [
-            (0, 0x82, Action::Again),
-            (3, 0x01, Action::Again),
-            (3, 0x02, Action::Again),
-            (3, 0x03, Action::Again),
-            (0, 0x21, Action::AgainIfHarmless),
-            (0, 0x22, Action::AgainIfHarmless),
-            (3, 0x00, Action::AgainIfHarmless),
-            (3, 0x60, Action::AgainIfHarmless),
-            (3, 0x70, Action::AgainIfHarmless),
-            (0, 0x04, Action::AgainIfHarmless),
-            (0, 0x05, Action::AgainIfHarmless),
-            (0, 0x06, Action::AgainIfHarmless),
-            (0, 0x08, Action::AgainIfHarmless),
-            (2, 0x80, Action::AgainIfHarmless),
-            (2, 0x81, Action::AgainIfHarmless),
-            (7, 0x01, Action::AgainIfHarmless),
-            (0, 0x0b, Action::Prove),
-            // Invalid field, abort requested, LBA out of range, capacity exceeded, reservation conflict, compare failure.
-            (0, 0x02, Action::Tell),
-            (0, 0x07, Action::Tell),
-            (0, 0x80, Action::Tell),
-            (0, 0x81, Action::Tell),
-            (0, 0x83, Action::Tell),
-            (2, 0x85, Action::Tell),
-            (1, 0x80, Action::Tell),
+        let again = [
+            Status::NAMESPACE_NOT_READY,
+            Status::ANA_PERSISTENT_LOSS,
+            Status::ANA_INACCESSIBLE,
+            Status::ANA_TRANSITION,
+        ];
+        let again_if_harmless = [
+            Status::COMMAND_INTERRUPTED,
+            Status::TRANSIENT_TRANSPORT_ERROR,
+            Status::INTERNAL_PATH_ERROR,
+            Status::CONTROLLER_PATHING_ERROR,
+            Status::HOST_PATHING_ERROR,
+            Status::DATA_TRANSFER_ERROR,
+            Status::ABORTED_POWER_LOSS,
+            Status::INTERNAL_ERROR,
+            Status::ABORTED_SQ_DELETION,
+            Status::WRITE_FAULT,
+            Status::UNRECOVERED_READ_ERROR,
+            VENDORS,
+        ];
+        let told = [
+            Status::INVALID_FIELD,
+            Status::ABORT_REQUESTED,
+            Status::LBA_OUT_OF_RANGE,
+            Status::CAPACITY_EXCEEDED,
+            Status::RESERVATION_CONFLICT,
+            Status::COMPARE_FAILURE,
+            Status::CONFLICTING_ATTRIBUTES,
+        ];
+        for (statuses, right) in [
+            (&again[..], Action::Again),
+            (&again_if_harmless, Action::AgainIfHarmless),
+            (&[Status::INVALID_NAMESPACE], Action::Prove),
+            (&told, Action::Tell),
         ] {
-            assert_eq!(of(sct, sc), right, "type {sct:x}h, code {sc:02x}h");
-        }
-    }
-
-    #[test]
-    fn a_pool_that_says_do_not_retry_is_obeyed_except_about_which_namespace_it_has() {
-        for sct in 0..8 {
-            for sc in 0..=u8::MAX {
-                let right = if (sct, sc) == (0, 0x0b) { Action::Prove } else { Action::Tell };
-                assert_eq!(action(Status { sct, sc, dnr: true }), right);
+            for status in statuses {
+                assert_eq!(action(status.with_dnr(false)), right, "{status}");
             }
         }
     }
 
     #[test]
-    fn what_may_be_an_error_of_the_medium_is_tried_again_a_few_times_only() {
-        for (sct, sc) in [(0, 0x04), (0, 0x06), (0, 0x08), (2, 0x81), (7, 0x01)] {
-            assert_eq!(most_retries(Status { sct, sc, dnr: false }), Some(3));
+    fn a_pool_that_says_do_not_retry_is_obeyed_except_about_which_namespace_it_has() {
+        for code in (0..1 << 11).map(StatusCode::from_bits) {
+            let right = if code == StatusCode::INVALID_NAMESPACE { Action::Prove } else { Action::Tell };
+            assert_eq!(action(Status::of(code).with_dnr(true)), right, "{code}");
         }
-        assert_eq!(most_retries(Status { sct: 3, sc: 2, dnr: false }), None);
+    }
+
+    #[test]
+    fn what_may_be_an_error_of_the_medium_is_tried_again_a_few_times_only() {
+        let medium = [Status::DATA_TRANSFER_ERROR, Status::INTERNAL_ERROR, Status::ABORTED_SQ_DELETION];
+        for status in medium.into_iter().chain([Status::UNRECOVERED_READ_ERROR, VENDORS]) {
+            assert_eq!(most_retries(status), Some(3), "{status}");
+        }
+        assert_eq!(most_retries(Status::ANA_INACCESSIBLE), None);
     }
 
     #[test]
     fn while_the_access_changes_nothing_is_given_up_before_anatt_and_then_by_the_limit() {
-        let given_up = |sc, seconds, limit: Option<u64>, anatt| {
-            let (status, since) = (Status { sct: 3, sc, dnr: false }, Duration::from_secs(seconds));
-            is_given_up(status, since, limit.map(Duration::from_secs), anatt)
+        let given_up = |status, seconds, limit: Option<u64>, anatt| {
+            is_given_up(status, Duration::from_secs(seconds), limit.map(Duration::from_secs), anatt)
         };
-        assert_eq!([1, 9, 10].map(|seconds| given_up(0x03, seconds, Some(1), 10)), [false, false, true]);
-        assert_eq!([9, 10, 19, 20].map(|seconds| given_up(0x03, seconds, Some(20), 10)), [false, false, false, true]);
-        assert_eq!([59, 60].map(|seconds| given_up(0x03, seconds, Some(1), u8::MAX)), [false, true]);
-        assert!(given_up(0x03, 1, Some(1), 0), "ANATT must not be 0");
-        for other in [0x00, 0x01, 0x02] {
-            assert!(given_up(other, 1, Some(1), 10), "status code {other:02x}h");
+        let changes = |seconds, limit, anatt| given_up(Status::ANA_TRANSITION, seconds, limit, anatt);
+        assert_eq!([1, 9, 10].map(|seconds| changes(seconds, Some(1), 10)), [false, false, true]);
+        assert_eq!([9, 10, 19, 20].map(|seconds| changes(seconds, Some(20), 10)), [false, false, false, true]);
+        assert_eq!([59, 60].map(|seconds| changes(seconds, Some(1), u8::MAX)), [false, true]);
+        assert!(changes(1, Some(1), 0), "ANATT must not be 0");
+        for other in [Status::INTERNAL_PATH_ERROR, Status::ANA_PERSISTENT_LOSS, Status::ANA_INACCESSIBLE] {
+            assert!(given_up(other, 1, Some(1), 10), "{other}");
         }
-        assert!(!given_up(0x02, 1_000_000, None, 10) && !given_up(0x03, 1_000_000, None, 10));
+        assert!(!given_up(Status::ANA_INACCESSIBLE, 1_000_000, None, 10) && !changes(1_000_000, None, 10));
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! | [`feature`] | features | base, section 5.27.1; NVM command set, section 4.1.3 |
 //! | [`register`] | the registers of a controller | base, section 3.1.3; PCIe transport, section 3.1.2 |
 //! | [`fabrics`] | commands of NVMe over Fabrics | base, section 6 |
+//! | [`host`] | commands as a host makes them | as above |
 //! | [`tcp`] | PDUs of NVMe/TCP | TCP transport, section 3.6 |
 //!
 //! # How values are made
@@ -51,6 +52,7 @@ pub mod admin;
 pub mod command;
 pub mod fabrics;
 pub mod feature;
+pub mod host;
 pub mod identify;
 pub mod log;
 pub mod nvm;

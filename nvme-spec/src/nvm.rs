@@ -72,6 +72,15 @@ bit_fields! {
     }
 }
 
+impl BlockDw12 {
+    /// Returns a dword that only counts blocks: `nlb` and one more.
+    #[must_use]
+    #[inline]
+    pub const fn of(nlb: u16) -> Self {
+        Self::new().with_nlb(nlb)
+    }
+}
+
 /// The most blocks of a command: as many as [`BlockDw12::nlb`] can tell.
 pub const MAX_BLOCKS: u32 = 1 << 16;
 

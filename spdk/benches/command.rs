@@ -3,11 +3,12 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use spdk::nvme::Sqe;
+use nvme_spec::Sqe;
+use nvme_spec::nvm::BlockDw12;
 
 fn build(c: &mut Criterion) {
     c.bench_function("build a read", |b| {
-        b.iter(|| Sqe::read(black_box(1), black_box(77), black_box(1), black_box(0)).with_cdw13(0));
+        b.iter(|| Sqe::read(black_box(1), black_box(77), BlockDw12::of(black_box(0))));
     });
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use harness::{on_app, wait_until};
+use nvme_spec::{Cqe, IoOpcode};
 use serde_json::json;
 use serial_test::serial;
 use spdk::Errno;
@@ -17,7 +18,6 @@ use spdk::bdev::{
 use spdk::bdev_client::BdevDesc;
 use spdk::io_device::{ChannelFactory, IoChannel, IoDevice};
 use spdk::json::JsonWriter;
-use spdk::nvme::Completion;
 
 /// The thread whose allocations are counted, and after how many one fails. At -1 that has happened.
 static COUNTED: AtomicI32 = AtomicI32::new(0);
@@ -100,7 +100,7 @@ impl Device for Null {
     }
 
     fn supports(&self, io_type: IoType) -> bool {
-        let verify = IoType::NvmeCommand(IoType::VERIFY);
+        let verify = IoType::NvmeCommand(IoOpcode::VERIFY);
         matches!(io_type, IoType::Read | IoType::Write | IoType::Flush | IoType::NvmeIo) || io_type == verify
     }
 
@@ -108,7 +108,7 @@ impl Device for Null {
         io.complete(IoStatus::Failed);
     }
 
-    fn completed(io: BdevIo<Self>, _: Completion, _: bool) {
+    fn completed(io: BdevIo<Self>, _: Cqe, _: bool) {
         io.complete(IoStatus::Failed);
     }
 

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use nvme_spec::Status;
 use pool_faults::pdu::Kind;
-use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget, Status, ana, fctype, opcode};
+use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget, ana, fctype, opcode};
 use serde_json::{Value, json};
 use serial_test::serial;
 
@@ -175,7 +176,7 @@ fn broken_pdus() -> Vec<(&'static str, Do)> {
         ("two answers", Do::Twice),
         ("an end", Do::Close(Cut::Close)),
         ("a reset", Do::Close(Cut::Reset)),
-        ("an error", Do::Status(Status::generic(0x06).dnr())),
+        ("an error", Do::Status(Status::INTERNAL_ERROR.with_dnr(true))),
     ]
 }
 

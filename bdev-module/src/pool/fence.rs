@@ -17,15 +17,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use spdk::nvme::{Completion, Ctrlr, Sqe};
+use nvme_spec::register::{Cc, Csts, Register};
+use nvme_spec::{Cqe, Sqe};
+use spdk::nvme::Ctrlr;
 use spdk::thread::AppCell;
-
-/// Controller Configuration, and its bit EN (section 3.1.4.5).
-const CC: u32 = 0x14;
-const CC_EN: u32 = 1;
-/// Controller Status, and its bit RDY (section 3.1.4.6).
-const CSTS: u32 = 0x1c;
-const CSTS_RDY: u32 = 1;
 
 /// How often it is asked whether the controller has stopped.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
@@ -91,7 +86,7 @@ pub(crate) enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     ReadConfiguration,
-    Disable(u32),
+    Disable(Cc),
     ReadStatus,
 }
 
@@ -105,9 +100,9 @@ enum Next {
 impl Step {
     fn sqe(self) -> Sqe {
         match self {
-            Self::ReadConfiguration => Sqe::property_get(CC),
-            Self::Disable(cc) => Sqe::property_set(CC, cc),
-            Self::ReadStatus => Sqe::property_get(CSTS),
+            Self::ReadConfiguration => Sqe::property_get(Register::CC),
+            Self::Disable(cc) => Sqe::property_set(Register::CC, cc.into_bits()),
+            Self::ReadStatus => Sqe::property_get(Register::CSTS),
         }
     }
 
@@ -115,8 +110,10 @@ impl Step {
     fn answered(self, value: Option<u32>) -> Next {
         match (self, value) {
             (_, None) => Next::Over(Outcome::Failed),
-            (Self::ReadConfiguration, Some(cc)) if cc & CC_EN != 0 => Next::Send(Self::Disable(cc & !CC_EN)),
-            (Self::ReadStatus, Some(csts)) if csts & CSTS_RDY == 0 => Next::Over(Outcome::Fenced),
+            (Self::ReadConfiguration, Some(cc)) if Cc::from_bits(cc).en() => {
+                Next::Send(Self::Disable(Cc::from_bits(cc).with_en(false)))
+            }
+            (Self::ReadStatus, Some(csts)) if !Csts::from_bits(csts).rdy() => Next::Over(Outcome::Fenced),
             _ => Next::Send(Self::ReadStatus),
         }
     }
@@ -127,7 +124,7 @@ impl Step {
 pub(crate) struct Fence {
     step: Step,
     sent: bool,
-    answer: Arc<Mutex<Option<Completion>>>,
+    answer: Arc<Mutex<Option<Cqe>>>,
     /// When the next command may be sent.
     next: Instant,
     /// When it is given up unless there is an answer before.
@@ -153,10 +150,10 @@ impl Fence {
     /// Goes on. The admin queue has to be polled beside this.
     pub(crate) fn poll(&mut self, ctrlr: &Ctrlr, now: Instant) -> Outcome {
         let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(completion) = answer {
+        if let Some(Cqe { dw0, status, .. }) = answer {
             self.sent = false;
             self.due = now + self.patience;
-            match self.step.answered(completion.is_success().then_some(completion.cdw0)) {
+            match self.step.answered(status.is_success().then_some(dw0)) {
                 Next::Over(outcome) => return outcome,
                 Next::Send(step) => {
                     self.next = if step == self.step { now + ASK_AGAIN } else { now };
@@ -185,23 +182,26 @@ impl Fence {
 mod tests {
     use super::*;
 
+    /// What a host leaves in CC when it disables a controller.
+    const DISABLED: Cc = Cc::new().with_iosqes(6).with_iocqes(4);
+
     #[test]
     fn a_controller_is_fenced_when_it_was_disabled_and_is_not_ready_any_more() {
-        let cc = 0x0046_0001;
-        assert_eq!(Step::ReadConfiguration.answered(Some(cc)), Next::Send(Step::Disable(0x0046_0000)));
-        assert_eq!(Step::Disable(0x0046_0000).answered(Some(0)), Next::Send(Step::ReadStatus));
-        assert_eq!(Step::ReadStatus.answered(Some(1)), Next::Send(Step::ReadStatus));
+        let (enabled, ready) = (DISABLED.with_en(true).into_bits(), Csts::new().with_rdy(true).into_bits());
+        assert_eq!(Step::ReadConfiguration.answered(Some(enabled)), Next::Send(Step::Disable(DISABLED)));
+        assert_eq!(Step::Disable(DISABLED).answered(Some(0)), Next::Send(Step::ReadStatus));
+        assert_eq!(Step::ReadStatus.answered(Some(ready)), Next::Send(Step::ReadStatus));
         assert_eq!(Step::ReadStatus.answered(Some(0)), Next::Over(Outcome::Fenced));
     }
 
     #[test]
     fn a_controller_that_was_disabled_before_is_only_asked_whether_it_has_stopped() {
-        assert_eq!(Step::ReadConfiguration.answered(Some(0x0046_0000)), Next::Send(Step::ReadStatus));
+        assert_eq!(Step::ReadConfiguration.answered(Some(DISABLED.into_bits())), Next::Send(Step::ReadStatus));
     }
 
     #[test]
     fn an_error_is_no_proof() {
-        for step in [Step::ReadConfiguration, Step::Disable(0), Step::ReadStatus] {
+        for step in [Step::ReadConfiguration, Step::Disable(DISABLED), Step::ReadStatus] {
             assert_eq!(step.answered(None), Next::Over(Outcome::Failed));
         }
     }

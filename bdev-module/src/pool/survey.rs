@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
-use spdk::nvme::{Sqe, Status};
+use nvme_spec::identify::Cns;
+use nvme_spec::log::{AnaLogParameter, LogId};
+use nvme_spec::{Sqe, Status, StatusCode};
 
 use crate::identify::{self, AnaLog, Descriptors, Namespace, Page, Unfit, Uses};
 
@@ -36,15 +38,15 @@ pub(crate) enum Ask {
 impl Ask {
     /// The command.
     pub(crate) fn sqe(self) -> Sqe {
-        /// Return groups only.
-        const RGO: u8 = 1;
+        let groups_only = AnaLogParameter::new().with_rgo(true);
         match self {
-            Self::Changed => Sqe::get_log_page(0x04, 0, CHANGED_LEN),
-            Self::Ana => Sqe::get_log_page(0x0c, RGO, self.len()),
-            Self::List(after) => Sqe::identify(0x02, after, 0),
-            Self::Namespace(nsid) => Sqe::identify(0x00, nsid, 0),
-            Self::Descriptors(nsid) => Sqe::identify(0x03, nsid, 0),
-            Self::Formats(nsid) => Sqe::identify(0x05, nsid, 0),
+            Self::Changed => Sqe::get_log_page(LogId::CHANGED_NAMESPACE_LIST, 0, CHANGED_LEN),
+            Self::Ana => Sqe::get_log_page(LogId::ANA, groups_only.into_bits(), self.len()),
+            Self::List(after) => Sqe::identify(Cns::ACTIVE_NAMESPACES, after),
+            Self::Namespace(nsid) => Sqe::identify(Cns::NAMESPACE, nsid),
+            Self::Descriptors(nsid) => Sqe::identify(Cns::NAMESPACE_DESCRIPTORS, nsid),
+            // The command set is 0: the NVM command set.
+            Self::Formats(nsid) => Sqe::identify(Cns::COMMAND_SET_NAMESPACE, nsid),
         }
     }
 
@@ -281,13 +283,13 @@ impl Survey {
     }
 }
 
-fn failed(ask: Ask, Status { sct, sc, .. }: Status) -> String {
-    format!("{ask} failed with status code {sc:02x}h of type {sct:x}h")
+fn failed(ask: Ask, status: Status) -> String {
+    format!("{ask} failed with status {}", status.code())
 }
 
-/// Whether a controller says that it does not have what it was asked for: Invalid Command Opcode, Invalid Field in Command.
+/// Returns whether a controller says that it does not have what it was asked for.
 fn is_not_known(status: Status) -> bool {
-    status.sct == 0 && matches!(status.sc, 0x01 | 0x02)
+    matches!(status.code(), StatusCode::INVALID_OPCODE | StatusCode::INVALID_FIELD)
 }
 
 #[cfg(test)]
@@ -295,9 +297,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const INVALID_FIELD: Status = Status { sct: 0, sc: 2, dnr: true };
-    const NOT_READY: Status = Status { sct: 0, sc: 0x82, dnr: false };
 
     fn page(nsids: impl IntoIterator<Item = u32>) -> Vec<u8> {
         let mut data: Vec<u8> = nsids.into_iter().flat_map(u32::to_le_bytes).collect();
@@ -349,7 +348,9 @@ mod tests {
 
     #[test]
     fn nothing_is_gone_by_a_list_that_is_not_believed_or_not_given() {
-        for list in [Ok(page([3, 2, 1])), Ok(page([u32::MAX])), Err(NOT_READY), Err(INVALID_FIELD)] {
+        for list in
+            [Ok(page([3, 2, 1])), Ok(page([u32::MAX])), Err(Status::NAMESPACE_NOT_READY), Err(Status::INVALID_FIELD)]
+        {
             let mut survey = survey([1, 2]);
             let findings =
                 run(&mut survey, |ask| if matches!(ask, Ask::List(_)) { list.clone() } else { Ok(good(ask)) });
@@ -375,7 +376,8 @@ mod tests {
     #[test]
     fn a_failed_identify_or_descriptor_list_proves_nothing() {
         for bad in [Ask::Namespace(1), Ask::Descriptors(1)] {
-            let findings = run(&mut survey([1]), |ask| if ask == bad { Err(NOT_READY) } else { Ok(good(ask)) });
+            let findings =
+                run(&mut survey([1]), |ask| if ask == bad { Err(Status::NAMESPACE_NOT_READY) } else { Ok(good(ask)) });
             assert!(matches!(&findings[..], [(1, Finding::Unknown(_))]), "{bad}: {findings:?}");
         }
         let findings =
@@ -386,7 +388,10 @@ mod tests {
     #[test]
     fn a_controller_without_a_descriptor_list_is_believed_to_have_none() {
         let findings =
-            run(&mut survey([1]), |ask| if ask == Ask::Descriptors(1) { Err(INVALID_FIELD) } else { Ok(good(ask)) });
+            run(
+                &mut survey([1]),
+                |ask| if ask == Ask::Descriptors(1) { Err(Status::INVALID_FIELD) } else { Ok(good(ask)) },
+            );
         assert!(matches!(&findings[..], [(1, Finding::Found { descriptors: None, .. })]), "{findings:?}");
     }
 
@@ -414,7 +419,7 @@ mod tests {
             for _ in 0..10_000 {
                 let Some(ask) = survey.next() else { break };
                 let (good, data) = answers.next().expect("endless");
-                survey.answer(ask, if *good { Ok(data) } else { Err(NOT_READY) });
+                survey.answer(ask, if *good { Ok(data) } else { Err(Status::NAMESPACE_NOT_READY) });
                 findings.extend(survey.take_findings());
             }
             prop_assert!(survey.is_over());

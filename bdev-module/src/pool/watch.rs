@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use spdk::nvme::{Ctrlr, Event, Status};
+use nvme_spec::Status;
+use nvme_spec::admin::{AsyncEvent, EventType, NoticeEvent};
+use spdk::nvme::{Ctrlr, is_queue_lost};
 use spdk::poller::{Poll, Poller};
 
 use super::survey::{Abilities, Ask, Finding, Survey};
@@ -182,7 +184,7 @@ impl Pool {
             return;
         }
         let me = self.me.clone();
-        let told = move |event: Result<Event, Status>| {
+        let told = move |event: Result<AsyncEvent, Status>| {
             if let Some(pool) = me.upgrade() {
                 pool.take_event(event);
             }
@@ -193,12 +195,12 @@ impl Pool {
         }
     }
 
-    fn take_event(&self, event: Result<Event, Status>) {
+    fn take_event(&self, event: Result<AsyncEvent, Status>) {
         self.watch.asked_for_event.set(false);
         // A pool cannot make events faster than they are asked for. One that does not take the request is asked seldom.
         let pause = if event.is_ok() { LEAST_PERIOD } else { PERIOD };
         self.watch.next_event.set(Some(Instant::now() + pause));
-        if matches!(event, Ok(Event::Namespaces | Event::Ana)) {
+        if event.is_ok_and(is_about_namespaces) {
             self.look_soon();
         }
     }
@@ -251,9 +253,9 @@ impl Pool {
             let ask = self.watch.survey.borrow_mut().as_mut().and_then(Survey::next);
             let Some(ask) = ask else { return };
             let me = self.me.clone();
-            let answered = move |answer: Result<&[u8], spdk::nvme::Completion>| {
+            let answered = move |answer: Result<&[u8], Status>| {
                 if let Some(pool) = me.upgrade() {
-                    pool.take_answer(generation, ask, answer.map_err(|completion| completion.status()));
+                    pool.take_answer(generation, ask, answer);
                 }
             };
             let sent = self.with_ctrlr(|ctrlr| ctrlr.ask(&ask.sqe(), ask.len(), answered));
@@ -273,7 +275,7 @@ impl Pool {
         if generation != watch.generation.get() {
             return watch.unanswered.set(watch.unanswered.get().saturating_sub(1));
         }
-        if answer.is_err_and(Status::is_queue_lost) {
+        if answer.is_err_and(is_queue_lost) {
             // The connection is being lost; there will be another survey.
             watch.survey.take();
             watch.poller.take();
@@ -507,5 +509,28 @@ impl Pool {
         self.watch.poller.take();
         self.fail_created("the pool is being deleted");
         self.tell_surveyed();
+    }
+}
+
+/// Returns whether an event tells that namespaces, or how they can be reached, have changed.
+fn is_about_namespaces(event: AsyncEvent) -> bool {
+    let notice = NoticeEvent(event.information());
+    event.kind() == EventType::NOTICE
+        && matches!(notice, NoticeEvent::NAMESPACE_ATTRIBUTE_CHANGED | NoticeEvent::ANA_CHANGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_about_namespaces_or_their_ana_state_is_a_reason_to_look_and_no_other_event_is() {
+        let of =
+            |kind, information| is_about_namespaces(AsyncEvent::new().with_kind(kind).with_information(information));
+        for notice in NoticeEvent::NAMED {
+            let expected = matches!(*notice, NoticeEvent::NAMESPACE_ATTRIBUTE_CHANGED | NoticeEvent::ANA_CHANGE);
+            assert_eq!(of(EventType::NOTICE, notice.0), expected, "{notice:?}");
+            assert!(!of(EventType::ERROR, notice.0) && !of(EventType::SMART, notice.0), "{notice:?}");
+        }
     }
 }

@@ -7,21 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use nvme_spec::Status;
 use spdk::Errno;
 use spdk::bdev_client::{BdevChannel, BdevDesc, BdevRequest, Op};
 use spdk::dma::DmaBuf;
-use spdk::nvme::Status;
 use spdk::thread::AppCell;
 
 use super::harness::{PATIENCE, on_app};
 
 /// What stands in a buffer where no piece is.
 const GUARD: u8 = 0xa5;
-
-/// Compare failure (NVM command set, media and data integrity errors, 85h).
-pub(crate) const COMPARE_FAILURE: Status = Status { sct: 2, sc: 0x85, dnr: true };
-/// Command abort requested.
-pub(crate) const ABORTED: Status = Status { sct: 0, sc: 7, dnr: false };
 
 /// Where the pieces of an I/O's data lie in its buffer.
 #[derive(Debug, Clone)]

@@ -5,15 +5,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use pool_faults::{
-    Arrival, Cut, Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Status, Way, Which, fctype, opcode,
-};
+use nvme_spec::Status;
+use pool_faults::{Arrival, Cut, Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Way, Which, fctype, opcode};
 use serde_json::{Value, json};
 use serial_test::serial;
 use spdk::bdev_client::Op;
 use spdk::thread::OwnedThread;
 
-use crate::common::disk::{ABORTED, Disk, Layout, Pending};
+use crate::common::disk::{Disk, Layout, Pending};
 use crate::common::harness::{PATIENCE, wait_until};
 use crate::common::load::{self, Plan, Tally};
 use crate::common::{Pool, rig};
@@ -214,18 +213,18 @@ fn a_queue_that_is_lost_while_another_is_being_connected_is_connected_again() {
 #[serial]
 fn an_error_that_may_pass_is_tried_again_three_times_and_then_told() {
     let line = line(short_times());
-    // Internal Error, Aborted due to SQ Deletion by a pool whose connection stands, Unrecovered Read Error.
-    for (sct, sc) in [(0, 0x06), (0, 0x08), (2, 0x81)] {
-        let answer = |times| line.target.on(On::io(opcode::READ).times(times), Do::Status(Status::new(sct, sc)));
+    // The second of them by a pool whose connection stands.
+    for status in [Status::INTERNAL_ERROR, Status::ABORTED_SQ_DELETION, Status::UNRECOVERED_READ_ERROR] {
+        let answer = |times| line.target.on(On::io(opcode::READ).times(times), Do::Status(status));
         let before = line.target.count(&On::io(opcode::READ));
         answer(3);
-        assert_eq!(line.read().wait().result, Ok(()), "type {sct:x}h, code {sc:02x}h");
+        assert_eq!(line.read().wait().result, Ok(()), "{status}");
         answer(4);
         let told = line.read().wait().result.expect_err("the fourth failure is told");
-        assert_eq!((told.sct, told.sc), (sct, sc));
+        assert_eq!(told.code(), status.code());
         assert_eq!(line.target.count(&On::io(opcode::READ)) - before, 8);
     }
-    line.target.on(On::io(opcode::READ).once(), Do::Status(Status::generic(0x06).dnr()));
+    line.target.on(On::io(opcode::READ).once(), Do::Status(Status::INTERNAL_ERROR.with_dnr(true)));
     assert!(line.read().wait().result.is_err(), "with Do Not Retry it is told at once");
     assert_eq!(line.pool.losses(), 0);
 }
@@ -379,7 +378,7 @@ fn an_io_that_is_held_is_aborted_at_once() {
     line.go_away();
     let write = line.write(1, 1);
     assert_eq!(line.disk.abort(&write), Ok(()));
-    assert_eq!(write.wait().result, Err(ABORTED));
+    assert_eq!(write.wait().result, Err(Status::ABORT_REQUESTED));
 }
 
 #[test]
@@ -485,7 +484,7 @@ fn an_abort_that_nobody_answers_ends_in_time_and_so_does_what_it_is_to_abort() {
     let write = line.write(1, 1);
     let since = Instant::now();
     let _ = line.disk.abort(&write);
-    assert_eq!(write.wait().result, Err(ABORTED));
+    assert_eq!(write.wait().result, Err(Status::ABORT_REQUESTED));
     assert!(since.elapsed() < DELETION + SLACK, "{:?}", since.elapsed());
     line.relay.release();
 }
@@ -512,7 +511,7 @@ fn of_more_io_than_a_hung_queue_has_requests_each_can_be_aborted_in_time() {
     // What the queue does not have.
     for write in &writes[16..] {
         assert_eq!(line.disk.abort(write), Ok(()));
-        assert_eq!(write.wait().result, Err(ABORTED));
+        assert_eq!(write.wait().result, Err(Status::ABORT_REQUESTED));
     }
     assert!(since.elapsed() < HURRY, "{:?}", since.elapsed());
     // What it has: nobody answers.
@@ -520,7 +519,7 @@ fn of_more_io_than_a_hung_queue_has_requests_each_can_be_aborted_in_time() {
     let more: Vec<_> = (100..164).map(|slba| line.write(slba, 7)).collect();
     let since = Instant::now();
     let _ = line.disk.abort(&writes[0]);
-    assert_eq!(writes[0].wait().result, Err(ABORTED));
+    assert_eq!(writes[0].wait().result, Err(Status::ABORT_REQUESTED));
     assert!(since.elapsed() < DELETION + SLACK, "{:?}", since.elapsed());
     line.relay.release();
     for write in writes[1..].iter().chain(&more) {

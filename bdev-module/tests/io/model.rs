@@ -1,10 +1,10 @@
 //! Random operations leave on the bdev what they leave in memory.
 
+use nvme_spec::Status;
 use serial_test::serial;
 use spdk::bdev_client::Op;
-use spdk::nvme::Status;
 
-use crate::common::disk::{COMPARE_FAILURE, Disk, Layout};
+use crate::common::disk::{Disk, Layout};
 use crate::common::rng::Rng;
 use crate::common::target::{NS_512, NS_4096};
 use crate::common::{POOL, rig};
@@ -95,7 +95,7 @@ impl<'a> Model<'a> {
         let data = [expected, new.clone()].concat();
         let offset = self.first + block as u64;
         let outcome = self.disk.run(Op::CompareAndWrite, offset, 1, &layout, &data).expect("the I/O is taken");
-        assert_eq!(outcome.result, if equal { Ok(()) } else { Err(COMPARE_FAILURE) }, "at {offset}");
+        assert_eq!(outcome.result, if equal { Ok(()) } else { Err(Status::COMPARE_FAILURE) }, "at {offset}");
         if equal {
             self.bytes[here].copy_from_slice(&new);
         }
@@ -155,6 +155,6 @@ fn an_unequal_compare_and_write_writes_nothing() {
     data[4095] ^= 1;
     let layout = Layout::of(&[4096, 4096], 0);
     let outcome = disk.run(Op::CompareAndWrite, 9, 1, &layout, &data).expect("the I/O is taken");
-    assert_eq!(outcome.result, Err(COMPARE_FAILURE));
+    assert_eq!(outcome.result, Err(Status::COMPARE_FAILURE));
     assert!(disk.read(9, &Layout::whole(4096)) == Ok(old));
 }

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget, Status as Answer, ana, opcode};
+use nvme_spec::{Status, StatusCode};
+use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget, ana, opcode};
 use serde_json::{Value, json};
 use serial_test::serial;
 use spdk::bdev_client::Op;
-use spdk::nvme::Status;
 
 use crate::common::disk::{Disk, Layout, Pending};
 use crate::common::harness::{PATIENCE, wait_until};
@@ -187,12 +187,12 @@ fn a_failed_or_lying_list_or_identify_removes_nothing_and_is_not_repeated_at_onc
     let scene = Scene::with(Options::default(), json!({ "ns_loss_timeout_sec": 0 }));
     let unordered: Vec<u8> = [5_u32, 4].iter().flat_map(|nsid| nsid.to_le_bytes()).chain([0; 4088]).collect();
     for (on, lie) in [
-        (On::identify(2), Do::Status(Answer::generic(6))),
+        (On::identify(2), Do::Status(Status::INTERNAL_ERROR)),
         (On::identify(2), Do::Data(unordered)),
         (On::identify(2), Do::Data(vec![0xff; 4096])),
-        (On::identify(0), Do::Status(Answer::generic(6))),
+        (On::identify(0), Do::Status(Status::INTERNAL_ERROR)),
         (On::identify(0), Do::Data(vec![0; 4096])),
-        (On::identify(3), Do::Status(Answer::generic(6))),
+        (On::identify(3), Do::Status(Status::INTERNAL_ERROR)),
         (On::identify(3), Do::Data(vec![0xff; 4096])),
     ] {
         scene.target.on(on.clone(), lie);
@@ -211,7 +211,7 @@ fn a_failed_or_lying_list_or_identify_removes_nothing_and_is_not_repeated_at_onc
 #[serial]
 fn after_a_loss_io_waits_until_the_namespace_could_be_identified() {
     let scene = Scene::new();
-    scene.target.on(On::identify(3), Do::Status(Answer::generic(6)));
+    scene.target.on(On::identify(3), Do::Status(Status::INTERNAL_ERROR));
     scene.target.forget_commands();
     scene.target.cut_all(Cut::Close);
     let write = scene.start(Op::Write, 8);
@@ -310,7 +310,7 @@ fn a_change_of_ana_state_may_take_anatt_and_then_the_pools_limit_holds() {
 #[serial]
 fn an_io_that_is_tried_again_can_be_aborted() {
     let scene = Scene::new();
-    scene.target.on(On::io(opcode::READ), Do::Status(Answer::generic(0x82)));
+    scene.target.on(On::io(opcode::READ), Do::Status(Status::NAMESPACE_NOT_READY));
     let read = scene.start(Op::Read, 0);
     assert!(scene.target.wait_for(&On::io(opcode::READ), 5, PATIENCE), "it is tried again");
     while read.is_pending() {
@@ -322,25 +322,32 @@ fn an_io_that_is_tried_again_can_be_aborted() {
 #[serial]
 fn statuses_that_pass_are_tried_again_and_those_that_do_not_are_told() {
     let scene = Scene::new();
-    for answer in
-        [Answer::generic(0x82), Answer::generic(0x21), Answer::generic(0x22), Answer::new(3, 0), Answer::new(3, 0x60)]
-    {
+    for answer in [
+        Status::NAMESPACE_NOT_READY,
+        Status::COMMAND_INTERRUPTED,
+        Status::TRANSIENT_TRANSPORT_ERROR,
+        Status::INTERNAL_PATH_ERROR,
+        Status::CONTROLLER_PATHING_ERROR,
+    ] {
         scene.target.on(On::io(opcode::WRITE).times(2), Do::Status(answer));
         assert_eq!(scene.start(Op::Write, 1).wait().result, Ok(()), "{answer:?}");
         scene.target.behave();
-        scene.target.on(On::io(opcode::WRITE).once(), Do::Status(answer.dnr()));
-        let told = scene.start(Op::Write, 1).wait().result.map_err(|status| (status.sct, status.sc));
-        assert_eq!(told, Err((answer.sct, answer.sc)));
+        scene.target.on(On::io(opcode::WRITE).once(), Do::Status(answer.with_dnr(true)));
+        let told = scene.start(Op::Write, 1).wait().result.map_err(|status| status.code());
+        assert_eq!(told, Err(answer.code()));
     }
-    scene.target.on(On::io(opcode::WRITE).once(), Do::Status(Answer::generic(0x80)));
-    assert_eq!(scene.start(Op::Write, 1).wait().result.map_err(|status| status.sc), Err(0x80), "LBA Out of Range");
+    scene.target.on(On::io(opcode::WRITE).once(), Do::Status(Status::LBA_OUT_OF_RANGE.with_dnr(false)));
+    assert_eq!(
+        scene.start(Op::Write, 1).wait().result.map_err(|status| status.code()),
+        Err(StatusCode::LBA_OUT_OF_RANGE)
+    );
 }
 
 #[test]
 #[serial]
 fn the_retry_delay_that_a_pool_asks_for_is_kept() {
     let scene = Scene::with(Options { crdt: [1, 5, 0], ..Options::default() }, json!({}));
-    let interrupted = Answer { crd: 2, ..Answer::generic(0x21) };
+    let interrupted = Status::COMMAND_INTERRUPTED.with_crd(2);
     scene.target.on(On::io(opcode::WRITE).once(), Do::Status(interrupted));
     let since = Instant::now();
     assert_eq!(scene.start(Op::Write, 1).wait().result, Ok(()));
@@ -351,10 +358,10 @@ fn the_retry_delay_that_a_pool_asks_for_is_kept() {
 #[serial]
 fn io_is_tried_again_no_longer_than_the_pools_limit() {
     let scene = Scene::with(Options::default(), json!({ "fast_io_fail_timeout_sec": 1 }));
-    scene.target.on(On::io(opcode::WRITE), Do::Status(Answer::new(3, 2)));
+    scene.target.on(On::io(opcode::WRITE), Do::Status(Status::ANA_INACCESSIBLE));
     let since = Instant::now();
     let failed = scene.start(Op::Write, 1).wait().result;
-    assert!(matches!(failed, Err(Status { sct: 3, sc: 2, .. })), "{failed:?}");
+    assert_eq!(failed.map_err(|status| status.code()), Err(StatusCode::ANA_INACCESSIBLE));
     assert!(since.elapsed() >= Duration::from_secs(1));
     let times = scene.target.count(&On::io(opcode::WRITE));
     assert!((3..=12).contains(&times), "{times} times: each delay is longer than the one before");

@@ -3,13 +3,13 @@
 use std::thread::{self, sleep};
 use std::time::Instant;
 
+use nvme_spec::Status;
 use pool_faults::{Cut, Do, On, Relay, ScriptedTarget, Which, opcode};
 use serde_json::json;
 use serial_test::serial;
 use spdk::bdev_client::Op;
-use spdk::nvme::Status;
 
-use crate::common::disk::{ABORTED, Disk, Layout};
+use crate::common::disk::{Disk, Layout};
 use crate::common::harness::PATIENCE;
 use crate::common::target::{DELAY, LONG_DELAY, NQN, NS_512, NS_SLOW, NS_SLOW_TOO, NS_STUCK};
 use crate::common::{POOL, rig};
@@ -37,11 +37,11 @@ fn an_aborted_io_ends_at_once_as_aborted() {
     let other = disk.start(Op::Write, 8, 1, &Layout::whole(BLOCK), &[1; BLOCK]).expect("the write is taken");
     let_it_arrive();
     assert_eq!(disk.abort(&read), Ok(()));
-    assert_eq!(read.wait().result, Err(ABORTED));
+    assert_eq!(read.wait().result, Err(Status::ABORT_REQUESTED));
     assert!(since.elapsed() < LONG_DELAY, "it did not wait for the target");
     assert!(other.is_pending(), "another I/O stays");
     assert_eq!(disk.abort(&other), Ok(()));
-    assert_eq!(other.wait().result, Err(ABORTED));
+    assert_eq!(other.wait().result, Err(Status::ABORT_REQUESTED));
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn ios_that_wait_for_a_request_are_aborted_like_those_in_flight() {
         assert_eq!(disk.abort(read), Ok(()));
     }
     for read in reads {
-        assert_eq!(read.wait().result, Err(ABORTED));
+        assert_eq!(read.wait().result, Err(Status::ABORT_REQUESTED));
     }
     assert!(since.elapsed() < LONG_DELAY, "they did not wait for the target");
 }
@@ -80,7 +80,7 @@ fn an_abort_during_a_reset_leaves_no_io_without_an_end() {
     let aborted = disk.abort(&read);
     let result = read.wait().result;
     // The bdev layer counts an abort as done if what it was to abort has ended meanwhile, however it ended.
-    assert!(result == Err(ABORTED) || result == Ok(()), "{aborted:?}, {result:?}");
+    assert!(result == Err(Status::ABORT_REQUESTED) || result == Ok(()), "{aborted:?}, {result:?}");
     assert_eq!(resetting.wait().result, Ok(()));
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pool_faults::{Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Status, Way, Which, opcode};
+use nvme_spec::{Status, StatusCode};
+use pool_faults::{Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Way, Which, opcode};
 use serde_json::{Value, json};
 use serial_test::serial;
 use spdk::bdev_client::Op;
@@ -64,10 +65,10 @@ fn what_a_script_says_is_done_as_often_as_it_says_and_to_nothing_else() {
     let bdev = rig.bdev(&pool.name, 1);
     let disk = Disk::open(&bdev.name);
     let block = Layout::whole(BLOCK);
-    target.on(On::io(opcode::READ).nsid(1).after(1).once(), Do::Status(Status::new(2, 0x81).dnr()));
+    target.on(On::io(opcode::READ).nsid(1).after(1).once(), Do::Status(Status::UNRECOVERED_READ_ERROR.with_dnr(true)));
     assert!(disk.read(0, &block).is_ok());
     let error = disk.read(0, &block).expect_err("it is told to fail");
-    assert_eq!((error.sct, error.sc), (2, 0x81));
+    assert_eq!(error.code(), StatusCode::UNRECOVERED_READ_ERROR);
     assert!(disk.read(0, &block).is_ok());
     assert_eq!(target.count(&On::io(opcode::READ)), 3);
 }

@@ -6,13 +6,13 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use nvme_spec::{Cqe, IoOpcode};
 use spdk_sys as sys;
 
 use super::{BdevIo, ModuleHandle};
 use crate::Errno;
 use crate::io_device::{IoChannel, context};
 use crate::json::JsonWriter;
-use crate::nvme::Completion;
 use crate::thread::on_app_thread;
 
 /// A kind of I/O.
@@ -46,7 +46,7 @@ pub enum IoType {
     Abort,
     /// The NVMe I/O command of that opcode among those that are passed through. No I/O is of this kind: a device is asked only whether it
     /// supports it.
-    NvmeCommand(u8),
+    NvmeCommand(IoOpcode),
     /// Anything else, by SPDK's number.
     Other(u32),
 }
@@ -55,14 +55,9 @@ pub enum IoType {
 const NVME_COMMANDS: u32 = 0x4000_0000;
 
 impl IoType {
-    /// Opcode of Write Uncorrectable.
-    pub const WRITE_UNCORRECTABLE: u8 = 0x04;
-    /// Opcode of Verify.
-    pub const VERIFY: u8 = 0x0c;
-
     /// The number by which a bdev's module is asked of an NVMe I/O command.
-    pub(crate) fn of_nvme_command(opcode: u8) -> u32 {
-        NVME_COMMANDS | u32::from(opcode)
+    pub(crate) fn of_nvme_command(opcode: IoOpcode) -> u32 {
+        NVME_COMMANDS | u32::from(opcode.0)
     }
 
     pub(super) fn from_raw(raw: u32) -> Self {
@@ -82,7 +77,7 @@ impl IoType {
             t::SPDK_BDEV_IO_TYPE_COMPARE_AND_WRITE => Self::CompareAndWrite,
             t::SPDK_BDEV_IO_TYPE_ABORT => Self::Abort,
             other => match u8::try_from(other ^ NVME_COMMANDS) {
-                Ok(opcode) => Self::NvmeCommand(opcode),
+                Ok(opcode) => Self::NvmeCommand(IoOpcode(opcode)),
                 Err(_) => Self::Other(other),
             },
         }
@@ -112,7 +107,7 @@ pub trait Device: Send + Sync + Sized + 'static {
     }
 
     /// An NVMe command that was given for `io` was completed; `second` tells the second of a fused pair.
-    fn completed(io: BdevIo<Self>, completion: Completion, second: bool);
+    fn completed(io: BdevIo<Self>, completion: Cqe, second: bool);
 
     /// Tells what `bdev_get_bdevs` should say of it, as names and values.
     fn describe(&self, out: &mut JsonWriter);

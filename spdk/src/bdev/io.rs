@@ -7,14 +7,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use libc::iovec;
+use nvme_spec::admin::AbortResult;
+use nvme_spec::nvm::{BlockDw12, DsmDw11, DsmRange};
+use nvme_spec::{CommandFlags, Cqe, FusedOperation, IoOpcode, Sqe, Status, StatusCode};
 use spdk_sys as sys;
 
+use super::confine::confined_to;
 use super::{Carrier, Device, IoType};
 use crate::Errno;
 use crate::io_device::context;
-use crate::nvme::{
-    Command, Completion, CtrlrRef, DSM_DEALLOCATE, DsmRange, Fused, Payload, QueuePair, Rejected, Sqe, Status,
-};
+use crate::nvme::entry::sqe_at;
+use crate::nvme::{Command, CtrlrRef, Payload, QueuePair, Rejected};
 use crate::thread::NotSend;
 
 /// How an I/O ended, apart from NVMe's own status.
@@ -62,7 +65,7 @@ struct Fate {
 #[derive(Clone, Copy)]
 struct Pair {
     outstanding: u8,
-    failure: Option<Completion>,
+    failure: Option<Cqe>,
 }
 
 /// An I/O that must be completed once. One that is dropped fails.
@@ -211,12 +214,12 @@ impl<D: Device> BdevIo<D> {
         unsafe { sys::spdk_bdev_io_complete(self.take().as_ptr(), status) };
     }
 
-    /// Completes it with an NVMe status.
+    /// Completes it with an NVMe status, and dword 0 of a completion.
     #[inline]
-    pub fn complete_nvme(self, cdw0: u32, status: Status) {
-        let (sct, sc) = (i32::from(status.sct), i32::from(status.sc));
+    pub fn complete_nvme(self, dw0: u32, status: Status) {
+        let (sct, sc) = (i32::from(status.sct().0), i32::from(status.sc()));
         // SAFETY: as above.
-        unsafe { sys::spdk_bdev_io_complete_nvme_status(self.take().as_ptr(), cdw0, sct, sc) };
+        unsafe { sys::spdk_bdev_io_complete_nvme_status(self.take().as_ptr(), dw0, sct, sc) };
     }
 
     /// Gives it to its device once more; see [`Device::resubmit`].
@@ -255,18 +258,20 @@ impl<D: Device> BdevIo<D> {
     #[inline]
     pub fn send_blocks(self, qpair: &QueuePair, nsid: u32, block_size: u32) -> Result<(), Rejected<Self>> {
         let block = self.block();
-        let Some((blocks, len)) = transfer(block.num_blocks, block_size) else {
+        let Some((nlb, len)) = transfer(block.num_blocks, block_size) else {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         };
         let slba = block.offset_blocks;
+        // SPDK has the flags at their places in the dword, whose lower half it leaves to the initiator.
+        let dw12 = |flags| BlockDw12::from_bits(flags).with_nlb(nlb);
         let sqe = match self.io_type() {
-            IoType::Read => Sqe::read(nsid, slba, blocks, block.dif_check_flags),
+            IoType::Read => Sqe::read(nsid, slba, dw12(block.dif_check_flags)),
             // SAFETY: both words are plain data, zero unless the sender gave them.
             IoType::Write => unsafe {
-                Sqe::write(nsid, slba, blocks, block.dif_check_flags | block.nvme_cdw12.raw)
-                    .with_cdw13(block.nvme_cdw13.raw)
+                let dw12 = dw12(block.dif_check_flags | block.nvme_cdw12.raw);
+                Sqe { cdw13: block.nvme_cdw13.raw, ..Sqe::write(nsid, slba, dw12) }
             },
-            IoType::Compare => Sqe::compare(nsid, slba, blocks, block.dif_check_flags),
+            IoType::Compare => Sqe::compare(nsid, slba, dw12(block.dif_check_flags)),
             // What SPDK gives of it is no list.
             _ => return Err(Rejected { errno: Errno::INVAL, command: self }),
         };
@@ -289,16 +294,16 @@ impl<D: Device> BdevIo<D> {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         }
         let block = self.block();
-        let Some((blocks, len)) = transfer(block.num_blocks, block_size) else {
+        let Some((nlb, len)) = transfer(block.num_blocks, block_size) else {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         };
         // Nothing may come between the two, so both must find a request.
         if qpair.is_live() && qpair.free_requests() < 2 {
             return Err(Rejected { errno: Errno::NOMEM, command: self });
         }
-        let (slba, flags) = (block.offset_blocks, block.dif_check_flags);
-        let compare = Sqe::compare(nsid, slba, blocks, flags).fused(Fused::First);
-        let write = Sqe::write(nsid, slba, blocks, flags).fused(Fused::Second);
+        let (slba, dw12) = (block.offset_blocks, BlockDw12::from_bits(block.dif_check_flags).with_nlb(nlb));
+        let compare = Sqe::compare(nsid, slba, dw12).with_flags(CommandFlags::FUSED_FIRST);
+        let write = Sqe::write(nsid, slba, dw12).with_flags(CommandFlags::FUSED_SECOND);
         // SAFETY: as for `send_blocks`, for both lists. The second handle is for the second command: two completions
         // come, and `fused_done` lets only the last of them complete the I/O.
         unsafe {
@@ -322,16 +327,16 @@ impl<D: Device> BdevIo<D> {
 
     /// The second of a fused pair has failed before it was sent. The first may have ended meanwhile, or ends later.
     fn second_rejected(self) {
-        D::completed(self, Completion::of(0, Status::INTERNAL_ERROR), true);
+        D::completed(self, Cqe::of(Status::INTERNAL_ERROR), true);
     }
 
     /// Takes note of the completion of one of a fused pair. The I/O and the pair's outcome, once both are there.
     #[must_use]
-    pub fn fused_done(self, completion: Completion) -> Option<(Self, Completion)> {
+    pub fn fused_done(self, completion: Cqe) -> Option<(Self, Cqe)> {
         // SAFETY: the pair is initialised when the I/O arrives.
         let pair = unsafe { &mut (*self.context()).pair };
         pair.outstanding = pair.outstanding.saturating_sub(1);
-        if !completion.is_success() && pair.failure.is_none_or(|earlier| is_failed_fused(earlier.status())) {
+        if !completion.status.is_success() && pair.failure.is_none_or(|earlier| is_failed_fused(earlier.status)) {
             pair.failure = Some(completion);
         }
         if pair.outstanding > 0 {
@@ -351,10 +356,10 @@ impl<D: Device> BdevIo<D> {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         }
         let block = self.block();
-        let Some((blocks, _)) = transfer(block.num_blocks, 1) else {
+        let Some((nlb, _)) = transfer(block.num_blocks, 1) else {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         };
-        let sqe = Sqe::write_zeroes(nsid, block.offset_blocks, blocks, 0);
+        let sqe = Sqe::write_zeroes(nsid, block.offset_blocks, BlockDw12::of(nlb));
         qpair.submit::<_, false>(&sqe, 0, self)
     }
 
@@ -378,11 +383,11 @@ impl<D: Device> BdevIo<D> {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         }
         let block = self.block();
-        let Ok(blocks) = u32::try_from(block.num_blocks) else {
+        let Ok(nlb) = u32::try_from(block.num_blocks) else {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         };
-        let range = DsmRange { attributes: 0, blocks, slba: block.offset_blocks };
-        let sqe = Sqe::dataset_management(nsid, 1, DSM_DEALLOCATE);
+        let range = DsmRange { context_attributes: 0, nlb, slba: block.offset_blocks };
+        let sqe = Sqe::dataset_management(nsid, 0, DsmDw11::new().with_ad(true));
         let context = self.context();
         // SAFETY: the context is the module's and stays until the I/O is completed; so does what points into it.
         unsafe {
@@ -390,7 +395,7 @@ impl<D: Device> BdevIo<D> {
             let iov = iovec { iov_base: (&raw mut (*context).range).cast(), iov_len: size_of::<DsmRange>() };
             (&raw mut (*context).range_iov).write(iov);
             (&raw mut (*context).first).write(Payload::new(&raw const (*context).range_iov, 1));
-            qpair.submit::<_, false>(&sqe, 16, self)
+            qpair.submit::<_, false>(&sqe, DsmRange::LEN, self)
         }
     }
 
@@ -408,7 +413,8 @@ impl<D: Device> BdevIo<D> {
         let Some(len) = len else {
             return Err(Rejected { errno: Errno::INVAL, command: self });
         };
-        let sqe = Sqe(params.cmd).for_namespace(nsid);
+        // SAFETY: every I/O that is passed through has a command.
+        let sqe = Sqe { nsid, ..unsafe { sqe_at(&raw const params.cmd) } };
         let (list, count, buffer) = (params.iovs, usize::try_from(params.iovcnt).unwrap_or(0), params.buf);
         let by_list = self.io_type() == IoType::NvmeIovMd;
         let context = self.context();
@@ -432,29 +438,31 @@ impl<D: Device> BdevIo<D> {
 
     /// The opcode of an NVMe I/O command that is passed through, and whether it is one of a fused pair.
     #[must_use]
-    pub fn passthru_opcode(&self) -> Option<(u8, bool)> {
+    pub fn passthru_opcode(&self) -> Option<(IoOpcode, bool)> {
         self.is_passthru().then(|| {
-            let cmd = &self.passthru().cmd;
-            (Sqe(*cmd).opcode(), cmd.fuse() != 0)
+            // SAFETY: every I/O that is passed through has a command.
+            let sqe = unsafe { sqe_at(&raw const self.passthru().cmd) };
+            (IoOpcode(sqe.opcode), sqe.fuse() != FusedOperation::NORMAL)
         })
     }
 
     /// Sends an NVMe admin command that was passed through, and completes the I/O with its outcome. Whatever namespace
-    /// it names, it is sent for `nsid`, or not at all if it concerns others (see [`Sqe::confined_to`]). It fails if it
+    /// it names, it is sent for `nsid`, or not at all if it concerns others. It fails if it
     /// carries more than `max_transfer` bytes or is not taken.
     pub fn send_admin(self, ctrlr: &CtrlrRef, nsid: u32, max_transfer: u32) {
         let params = self.passthru();
-        let (command, buffer) = (Sqe(params.cmd), params.buf);
+        // SAFETY: what is there is plain data, which is used as a command only if it is one.
+        let (command, buffer) = (unsafe { sqe_at(&raw const params.cmd) }, params.buf);
         let is_admin = self.io_type() == IoType::NvmeAdmin;
         let Some(len) = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer && is_admin) else {
             return self.complete(IoStatus::Failed);
         };
-        let Some(sqe) = command.confined_to(nsid) else {
+        let Some(sqe) = confined_to(command, nsid) else {
             return self.complete_nvme(0, Status::INVALID_OPCODE);
         };
         let carrier = self.carrier();
-        let done = move |completion: Completion| {
-            carrier.deliver(move |io| io.complete_nvme(completion.cdw0, completion.status()));
+        let done = move |Cqe { dw0, status, .. }: Cqe| {
+            carrier.deliver(move |io| io.complete_nvme(dw0, status));
         };
         // SAFETY: the buffer stays until the I/O is completed, which `done` does, or the carrier if it is dropped.
         if let Err(error) = unsafe { ctrlr.admin(&sqe, buffer, len, done) } {
@@ -602,9 +610,8 @@ impl<D: Device> BdevIo<D> {
         };
         let request = AbortRequest(Arc::new(Mutex::new(Some(self.carrier()))));
         let asked = request.clone();
-        let done = move |completion: Completion| {
-            // Base specification 5.1: bit 0 of the result is cleared if the command was aborted.
-            let aborted = completion.is_success() && completion.cdw0 & 1 == 0;
+        let done = move |Cqe { dw0, status, .. }: Cqe| {
+            let aborted = status.is_success() && !AbortResult::from_bits(dw0).not_aborted();
             asked.end(if aborted { IoStatus::Success } else { IoStatus::Failed });
         };
         match qpair.abort(target, done) {
@@ -669,19 +676,17 @@ impl<D: Device> std::fmt::Debug for AbortRequest<D> {
     }
 }
 
-/// Returns whether the status is that of a command whose partner failed: Command Aborted due to Failed Fused Command.
+/// Returns whether the status is that of a command whose partner failed.
 fn is_failed_fused(status: Status) -> bool {
-    status.sct == 0 && status.sc == 0x09
+    status.code() == StatusCode::ABORTED_FAILED_FUSED
 }
 
-/// Blocks as a command counts them, of which 0 stands for 65,536, and bytes.
+/// Returns the number of blocks as a command has it, which is less one, and the bytes.
 #[inline]
 fn transfer(blocks: u64, block_size: u32) -> Option<(u16, u32)> {
-    if blocks == 0 || blocks > 0x1_0000 {
-        return None;
-    }
+    let nlb = u16::try_from(blocks.checked_sub(1)?).ok()?;
     let len = u32::try_from(blocks.checked_mul(u64::from(block_size))?).ok()?;
-    Some(((blocks & 0xffff) as u16, len))
+    Some((nlb, len))
 }
 
 // SAFETY: the raw pointer is the I/O's own, the payloads lie in it, and the bdev layer keeps lists and buffers until
@@ -710,7 +715,7 @@ unsafe impl<D: Device> Command for BdevIo<D> {
     }
 
     #[inline]
-    fn complete(self, completion: Completion, second: bool) {
+    fn complete(self, completion: Cqe, second: bool) {
         D::completed(self, completion, second);
     }
 }
@@ -733,19 +738,21 @@ impl<D: Device> std::fmt::Debug for BdevIo<D> {
 
 #[cfg(test)]
 mod tests {
+    use nvme_spec::nvm::MAX_BLOCKS;
+
     use super::*;
 
     #[test]
     fn transfers_are_counted_as_commands_count_them() {
-        assert_eq!(transfer(1, 512), Some((1, 512)));
-        assert_eq!(transfer(0x1_0000, 4096), Some((0, 0x1000_0000)));
+        assert_eq!(transfer(1, 512), Some((0, 512)));
+        assert_eq!(transfer(MAX_BLOCKS.into(), 4096), Some((u16::MAX, 0x1000_0000)));
     }
 
     #[test]
     fn transfers_that_no_command_can_carry_are_refused() {
         assert_eq!(transfer(0, 512), None);
-        assert_eq!(transfer(0x1_0001, 512), None);
-        assert_eq!(transfer(0x1_0000, u32::MAX), None);
+        assert_eq!(transfer(u64::from(MAX_BLOCKS) + 1, 512), None);
+        assert_eq!(transfer(MAX_BLOCKS.into(), u32::MAX), None);
     }
 
     /// A device whose I/Os are as large as they are said to be, and that takes note of what ends.
@@ -770,9 +777,9 @@ mod tests {
             std::mem::forget(io);
         }
 
-        fn completed(io: BdevIo<Self>, completion: Completion, _: bool) {
+        fn completed(io: BdevIo<Self>, completion: Cqe, _: bool) {
             if let Some((io, outcome)) = io.fused_done(completion) {
-                ENDED.with_borrow_mut(|ended| ended.push(outcome.status()));
+                ENDED.with_borrow_mut(|ended| ended.push(outcome.status));
                 std::mem::forget(io);
             }
         }
@@ -824,7 +831,7 @@ mod tests {
 
     #[test]
     fn a_fused_pair_whose_second_is_rejected_ends_once_whether_the_first_has_ended_or_not() {
-        let failed = Completion::of(0, Status::ABORTED_SQ_DELETION);
+        let failed = Cqe::of(Status::ABORTED_SQ_DELETION);
         for first_ends_before in [true, false] {
             let first = arrived(sys::spdk_bdev_io_type::SPDK_BDEV_IO_TYPE_COMPARE_AND_WRITE);
             // SAFETY: as `send_fused` does it.
@@ -878,11 +885,8 @@ mod tests {
 
     #[test]
     fn the_failure_of_the_pair_is_told_from_its_echo() {
-        assert!(is_failed_fused(Status { sct: 0, sc: 0x09, dnr: false }));
-        assert!(
-            !is_failed_fused(Status { sct: 0, sc: 0x0a, dnr: false }),
-            "that is the half of a pair that never came"
-        );
-        assert!(!is_failed_fused(Status { sct: 2, sc: 0x85, dnr: false }));
+        assert!(is_failed_fused(Status::ABORTED_FAILED_FUSED));
+        assert!(!is_failed_fused(Status::ABORTED_MISSING_FUSED), "that is the half of a pair that never came");
+        assert!(!is_failed_fused(Status::COMPARE_FAILURE));
     }
 }

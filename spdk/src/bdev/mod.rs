@@ -4,6 +4,7 @@
 //! given [`BdevIo`]s on every thread that uses it and completes each once.
 
 mod carrier;
+mod confine;
 mod device;
 mod io;
 mod module;

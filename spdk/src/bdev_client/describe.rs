@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use nvme_spec::IoOpcode;
 use spdk_sys as sys;
 use spdk_sys::spdk_bdev_io_type as io_type;
 
@@ -77,9 +78,9 @@ impl BdevDesc {
                 can_write_zeroes: can(io_type::SPDK_BDEV_IO_TYPE_WRITE_ZEROES),
                 can_flush: can(io_type::SPDK_BDEV_IO_TYPE_FLUSH),
                 can_pass_through: passes,
-                can_write_uncorrectable: has(IoType::WRITE_UNCORRECTABLE)
+                can_write_uncorrectable: has(IoOpcode::WRITE_UNCORRECTABLE)
                     || (passes && can(io_type::SPDK_BDEV_IO_TYPE_WRITE_UNCORRECTABLE)),
-                can_verify: has(IoType::VERIFY),
+                can_verify: has(IoOpcode::VERIFY),
             }
         }
     }

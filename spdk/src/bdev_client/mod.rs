@@ -12,11 +12,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use libc::iovec;
+use nvme_spec::Status;
 use spdk_sys as sys;
 
 use crate::Errno;
 use crate::dma::DmaBuf;
-use crate::nvme::Status;
 use crate::thread::{OwnerThread, on_app_thread, send_to_app};
 
 pub use describe::{BdevInfo, io_pool_size};

@@ -5,15 +5,13 @@ use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use libc::iovec;
+use nvme_spec::{IoOpcode, Sqe, Status, StatusCode, StatusCodeType};
 use spdk_sys as sys;
 
 use super::{BdevChannel, Channel, IoCallback};
 use crate::Errno;
-use crate::nvme::{Rejected, Sqe, Status};
-
-/// Status Code Type and Status Code of Compare Failure.
-const MEDIA_ERROR: c_int = 2;
-const COMPARE_FAILURE: c_int = 0x85;
+use crate::nvme::Rejected;
+use crate::nvme::entry::as_cmd;
 
 /// The owner of an I/O, which the bdev layer keeps while the I/O is in flight and gives back with its end.
 ///
@@ -151,25 +149,14 @@ impl BdevChannel {
         let (Ok(count), Ok(len)) = (c_int::try_from(count), usize::try_from(bytes)) else {
             return Err(Rejected { errno: Errno::INVAL, command: owner });
         };
-        let command = Sqe::passed(opcode, dwords);
+        let sqe = Sqe::io(IoOpcode(opcode), 0).with_dwords(dwords);
         let (desc, ch, call) =
             (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended_passthru::<O> as IoCallback));
         let (pieces, none) = (pieces.cast_mut(), ptr::null_mut());
         let raw = owner.into_raw();
         // SAFETY: as for `submit`; the command is copied.
         let rc = unsafe {
-            sys::spdk_bdev_nvme_iov_passthru_md(
-                desc,
-                ch,
-                &raw const command.0,
-                pieces,
-                count,
-                len,
-                none,
-                0,
-                call,
-                raw.as_ptr(),
-            )
+            sys::spdk_bdev_nvme_iov_passthru_md(desc, ch, as_cmd(&sqe), pieces, count, len, none, 0, call, raw.as_ptr())
         };
         Errno::check(rc).map_err(|errno| {
             // SAFETY: SPDK did not take the I/O, so its owner is still ours.
@@ -252,15 +239,15 @@ unsafe fn halves(pieces: *const iovec, count: usize, first: u16) -> Option<u64> 
 /// `io` must be an I/O that has ended.
 #[cold]
 pub(super) unsafe fn failure(io: *mut sys::spdk_bdev_io) -> Status {
-    let (mut cdw0, mut sct, mut sc) = (0, 0, 0);
+    let (mut dw0, mut sct, mut sc) = (0, 0, 0);
     // SAFETY: the caller vouches for the I/O.
-    unsafe { sys::spdk_bdev_io_get_nvme_status(io, &raw mut cdw0, &raw mut sct, &raw mut sc) };
-    let part = |value: c_int| u8::try_from(value).unwrap_or(u8::MAX);
+    unsafe { sys::spdk_bdev_io_get_nvme_status(io, &raw mut dw0, &raw mut sct, &raw mut sc) };
     // SAFETY: as above.
     if unsafe { is_miscompare(io) } {
-        return Status { sct: part(MEDIA_ERROR), sc: part(COMPARE_FAILURE), dnr: true };
+        return Status::COMPARE_FAILURE;
     }
-    Status { sct: part(sct), sc: part(sc), dnr: false }
+    let part = |value: c_int| u8::try_from(value).unwrap_or(u8::MAX);
+    Status::new(StatusCodeType(part(sct)), part(sc))
 }
 
 /// Whether the data were not what they were compared with. Where the bdev layer compares by itself, only the status of fused
@@ -269,17 +256,18 @@ pub(super) unsafe fn failure(io: *mut sys::spdk_bdev_io) -> Status {
 /// # Safety
 /// `io` must be an I/O that has ended.
 unsafe fn is_miscompare(io: *mut sys::spdk_bdev_io) -> bool {
-    let (mut cdw0, mut first, mut second) = (0, (0, 0), (0, 0));
+    let (mut dw0, mut first, mut second) = (0, (0, 0), (0, 0));
     // SAFETY: the caller vouches for the I/O.
     unsafe {
         sys::spdk_bdev_io_get_nvme_fused_status(
             io,
-            &raw mut cdw0,
+            &raw mut dw0,
             &raw mut first.0,
             &raw mut first.1,
             &raw mut second.0,
             &raw mut second.1,
         );
     }
-    first == (MEDIA_ERROR, COMPARE_FAILURE)
+    let failure = StatusCode::COMPARE_FAILURE;
+    first == (c_int::from(failure.sct().0), c_int::from(failure.sc()))
 }

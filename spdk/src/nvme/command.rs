@@ -4,9 +4,10 @@ use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 
 use libc::iovec;
+use nvme_spec::Cqe;
 use spdk_sys as sys;
 
-use super::Completion;
+use super::entry::cqe_at;
 use crate::Errno;
 
 /// The owner of a command, which a queue pair keeps while the command is in flight and gives back with the completion.
@@ -31,7 +32,7 @@ pub unsafe trait Command: Sized + 'static {
     unsafe fn payload(raw: NonNull<c_void>, second: bool) -> NonNull<Payload>;
 
     /// The command was completed. `second` tells the second command of a fused pair from any other.
-    fn complete(self, completion: Completion, second: bool);
+    fn complete(self, completion: Cqe, second: bool);
 }
 
 /// A command that was not taken, and why. The owner decides what becomes of it.
@@ -144,7 +145,7 @@ pub(super) unsafe extern "C" fn next_sge<C: Command, const SECOND: bool>(
 pub(super) unsafe extern "C" fn done<C: Command, const SECOND: bool>(ctx: *mut c_void, cpl: *const sys::spdk_nvme_cpl) {
     if let Some(raw) = NonNull::new(ctx) {
         // SAFETY: the initiator completes each command once, with the pointer that it was given and a completion.
-        unsafe { C::from_raw(raw).complete(Completion::from_raw(cpl), SECOND) };
+        unsafe { C::from_raw(raw).complete(cqe_at(cpl), SECOND) };
     }
 }
 

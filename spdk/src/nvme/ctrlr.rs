@@ -7,11 +7,16 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nvme_spec::admin::AsyncEvent;
+use nvme_spec::identify::IdentifyController;
+use nvme_spec::register::{Cap, MPS_SHIFT};
+use nvme_spec::{Cqe, Sqe, Status};
 use spdk_sys as sys;
 
+use super::entry::{as_cmd, cqe_at};
 use super::pages::{Lent, Pages};
+use super::quiet;
 use super::users::{Use, Users};
-use super::{Completion, Sqe, Status, quiet};
 use crate::Errno;
 use crate::thread::NotSend;
 
@@ -79,13 +84,12 @@ impl CtrlrRef {
     /// `buffer` must be valid for `len` bytes until `done` is called, or null with `len` 0.
     pub unsafe fn admin<F>(&self, sqe: &Sqe, buffer: *mut c_void, len: u32, done: F) -> Result<(), Errno>
     where
-        F: FnOnce(Completion) + Send + 'static,
+        F: FnOnce(Cqe) + Send + 'static,
     {
         let _use = self.enter()?;
-        let mut cmd = sqe.0;
         with_callback(done, |call, ctx| {
             // SAFETY: the caller vouches for the buffer; SPDK copies the command and calls back once.
-            unsafe { sys::spdk_nvme_ctrlr_cmd_admin_raw(self.as_ptr(), &raw mut cmd, buffer, len, call, ctx) }
+            unsafe { sys::spdk_nvme_ctrlr_cmd_admin_raw(self.as_ptr(), as_cmd(sqe), buffer, len, call, ctx) }
         })
     }
 
@@ -101,7 +105,7 @@ impl CtrlrRef {
         done: F,
     ) -> Result<(), Errno>
     where
-        F: FnOnce(Completion) + Send + 'static,
+        F: FnOnce(Cqe) + Send + 'static,
     {
         let _use = self.enter()?;
         with_callback(done, |call, ctx| {
@@ -118,13 +122,13 @@ pub(super) fn with_callback<F>(
     send: impl FnOnce(sys::spdk_nvme_cmd_cb, *mut c_void) -> i32,
 ) -> Result<(), Errno>
 where
-    F: FnOnce(Completion) + 'static,
+    F: FnOnce(Cqe) + 'static,
 {
-    unsafe extern "C" fn call<F: FnOnce(Completion)>(ctx: *mut c_void, cpl: *const sys::spdk_nvme_cpl) {
+    unsafe extern "C" fn call<F: FnOnce(Cqe)>(ctx: *mut c_void, cpl: *const sys::spdk_nvme_cpl) {
         // SAFETY: the box that was given to SPDK with the command, which is completed once.
         let done = unsafe { Box::from_raw(ctx.cast::<F>()) };
         // SAFETY: SPDK gives a completion.
-        done(unsafe { Completion::from_raw(cpl) });
+        done(unsafe { cqe_at(cpl) });
     }
     let ctx = Box::into_raw(Box::new(done));
     Errno::check(send(Some(call::<F>), ctx.cast())).inspect_err(|_| {
@@ -177,39 +181,12 @@ pub struct Limits {
 
 /// The most bytes that a command may carry by MDTS, a power of two of the smallest pages (CAP.MPSMIN) or 0 for no limit. SPDK's own
 /// calculation shifts by what the controller says, whatever that is, and keeps 32 bits of it. Neither TCP nor RDMA has a limit of its own.
-fn max_transfer(mdts: u8, mpsmin: u32) -> u32 {
+fn max_transfer(mdts: u8, mpsmin: u8) -> u32 {
     if mdts == 0 {
         return u32::MAX;
     }
-    let bits = mpsmin.saturating_add(12).saturating_add(mdts.into());
+    let bits = MPS_SHIFT + u32::from(mpsmin) + u32::from(mdts);
     1_u32.checked_shl(bits).unwrap_or(u32::MAX)
-}
-
-/// What an asynchronous event is about (base specification 5.2.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// A namespace was added, removed or changed. It comes again once the log of changed namespaces was read.
-    Namespaces,
-    /// An ANA state has changed. It comes again once the ANA log was read.
-    Ana,
-    /// Another.
-    Other,
-}
-
-impl Event {
-    /// The event that a completion's result tells.
-    #[must_use]
-    pub fn of(cdw0: u32) -> Self {
-        use sys::spdk_nvme_async_event_info_notice as notice;
-        if cdw0 & 0x7 != sys::spdk_nvme_async_event_type::SPDK_NVME_ASYNC_EVENT_TYPE_NOTICE {
-            return Self::Other;
-        }
-        match (cdw0 >> 8) & 0xff {
-            notice::SPDK_NVME_ASYNC_EVENT_NS_ATTR_CHANGED => Self::Namespaces,
-            notice::SPDK_NVME_ASYNC_EVENT_ANA_CHANGE => Self::Ana,
-            _ => Self::Other,
-        }
-    }
 }
 
 /// How far an attempt to connect again is.
@@ -280,18 +257,17 @@ impl Ctrlr {
     /// `NOMEM` when there is no request or no memory, `NXIO` when the controller is not connected; `done` is dropped then.
     pub fn ask<F>(&self, sqe: &Sqe, len: u32, done: F) -> Result<(), Errno>
     where
-        F: FnOnce(Result<&[u8], Completion>) + 'static,
+        F: FnOnce(Result<&[u8], Status>) + 'static,
     {
         let mut buffer = if len == 0 { None } else { Some(self.pages.take(len as usize)?) };
         let place = buffer.as_mut().map_or(ptr::null_mut(), |buffer| buffer.bytes_mut().as_mut_ptr().cast());
-        let ended = move |completion: Completion| {
+        let ended = move |Cqe { status, .. }: Cqe| {
             let data = buffer.as_ref().map(Lent::bytes).unwrap_or_default();
-            done(if completion.is_success() { Ok(data) } else { Err(completion) });
+            done(if status.is_success() { Ok(data) } else { Err(status) });
         };
-        let mut cmd = sqe.0;
         with_callback(ended, |call, ctx| {
             // SAFETY: the buffer goes with the closure, which SPDK keeps until the command has ended; it copies the command.
-            unsafe { sys::spdk_nvme_ctrlr_cmd_admin_raw(self.as_ptr(), &raw mut cmd, place, len, call, ctx) }
+            unsafe { sys::spdk_nvme_ctrlr_cmd_admin_raw(self.as_ptr(), as_cmd(sqe), place, len, call, ctx) }
         })
     }
 
@@ -301,15 +277,15 @@ impl Ctrlr {
     /// As for [`ask`](Self::ask).
     pub fn ask_for_event<F>(&self, done: F) -> Result<(), Errno>
     where
-        F: FnOnce(Result<Event, Status>) + 'static,
+        F: FnOnce(Result<AsyncEvent, Status>) + 'static,
     {
-        let mut cmd = Sqe::async_event_request().0;
-        let ended = move |completion: Completion| {
-            done(if completion.is_success() { Ok(Event::of(completion.cdw0)) } else { Err(completion.status()) });
+        let sqe = Sqe::async_event_request();
+        let ended = move |Cqe { dw0, status, .. }: Cqe| {
+            done(if status.is_success() { Ok(AsyncEvent::from_bits(dw0)) } else { Err(status) });
         };
         with_callback(ended, |call, ctx| {
             // SAFETY: there is no data; SPDK copies the command.
-            unsafe { sys::spdk_nvme_ctrlr_cmd_admin_raw(self.as_ptr(), &raw mut cmd, ptr::null_mut(), 0, call, ctx) }
+            unsafe { sys::spdk_nvme_ctrlr_cmd_admin_raw(self.as_ptr(), as_cmd(&sqe), ptr::null_mut(), 0, call, ctx) }
         })
     }
 
@@ -319,7 +295,7 @@ impl Ctrlr {
     /// As for [`CtrlrRef::admin`].
     pub fn admin_without_data<F>(&self, sqe: &Sqe, done: F) -> Result<(), Errno>
     where
-        F: FnOnce(Completion) + Send + 'static,
+        F: FnOnce(Cqe) + Send + 'static,
     {
         // SAFETY: there is no buffer.
         let sent = unsafe { self.shared.admin(sqe, ptr::null_mut(), 0, done) };
@@ -426,36 +402,36 @@ impl Ctrlr {
     #[must_use]
     pub fn limits(&self) -> Limits {
         use sys::spdk_nvme_ctrlr_flags as flag;
-        // SAFETY: the controller is live; its identify data and options are as long-lived.
-        unsafe {
-            let ctrlr = self.as_ptr();
-            let data = &*sys::spdk_nvme_ctrlr_get_data(ctrlr);
-            let opts = &*sys::spdk_nvme_ctrlr_get_opts(ctrlr);
-            let flags = sys::spdk_nvme_ctrlr_get_flags(ctrlr);
-            // Copied: the structure is packed.
-            let oncs = data.oncs;
-            let ctratt = data.ctratt.bits;
-            let commands = oncs.__bindgen_anon_1.__bindgen_anon_1;
-            let sges = sys::spdk_nvme_ctrlr_get_max_sges(ctrlr);
-            Limits {
-                max_transfer: max_transfer(data.mdts, sys::spdk_nvme_ctrlr_get_regs_cap(ctrlr).bits.mpsmin()),
-                max_sges: sges,
-                io_queue_requests: opts.io_queue_requests,
-                compare_and_write: flags & u64::from(flag::SPDK_NVME_CTRLR_COMPARE_AND_WRITE_SUPPORTED) != 0
-                    && opts.io_queue_size >= PAIR_ENTRIES,
-                compare: commands.nvmcmps() != 0,
-                dataset_management: commands.nvmdsmsv() != 0,
-                write_zeroes: commands.nvmwzsv() != 0,
-                write_uncorrectable: commands.nvmwusv() != 0,
-                verify: commands.nvmvfys() != 0,
-                volatile_write_cache: data.vwc.present() != 0,
-                acwu: data.acwu.saturating_add(1),
-                awupf: data.awupf.saturating_add(1),
-                retry_delays: data.crdt,
-                ana: data.cmic.__bindgen_anon_1.__bindgen_anon_1.anars() != 0,
-                anatt: data.anatt,
-                extended_formats: ctratt.elbas() != 0,
-            }
+        let ctrlr = self.as_ptr();
+        // SAFETY: the controller is live; its identity and options are as long-lived. The identity is 4 KiB of any bits, which
+        // SPDK declares as a packed structure: it need not be aligned.
+        let (data, cap, opts, flags, max_sges) = unsafe {
+            (
+                sys::spdk_nvme_ctrlr_get_data(ctrlr).cast::<IdentifyController>().read_unaligned(),
+                Cap::from_bits(sys::spdk_nvme_ctrlr_get_regs_cap(ctrlr).raw),
+                &*sys::spdk_nvme_ctrlr_get_opts(ctrlr),
+                sys::spdk_nvme_ctrlr_get_flags(ctrlr),
+                sys::spdk_nvme_ctrlr_get_max_sges(ctrlr),
+            )
+        };
+        Limits {
+            max_transfer: max_transfer(data.mdts, cap.mpsmin()),
+            max_sges,
+            io_queue_requests: opts.io_queue_requests,
+            compare_and_write: flags & u64::from(flag::SPDK_NVME_CTRLR_COMPARE_AND_WRITE_SUPPORTED) != 0
+                && opts.io_queue_size >= PAIR_ENTRIES,
+            compare: data.oncs.nvmcmps(),
+            dataset_management: data.oncs.nvmdsmsv(),
+            write_zeroes: data.oncs.nvmwzsv(),
+            write_uncorrectable: data.oncs.nvmwusv(),
+            verify: data.oncs.nvmvfys(),
+            volatile_write_cache: data.vwc.vwcp(),
+            acwu: data.acwu.saturating_add(1),
+            awupf: data.awupf.saturating_add(1),
+            retry_delays: data.crdt,
+            ana: data.cmic.anars(),
+            anatt: data.anatt,
+            extended_formats: data.ctratt.elbas(),
         }
     }
 

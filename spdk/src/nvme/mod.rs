@@ -2,7 +2,8 @@
 //!
 //! [`Connect`] brings a [`Ctrlr`] without blocking. The controller and its admin queue belong to the thread that
 //! connected it; what other threads need of it they get as a [`CtrlrRef`]. Each thread that does I/O has a
-//! [`PollGroup`] with [`QueuePair`]s, to which [`Command`]s are given together with an [`Sqe`].
+//! [`PollGroup`] with [`QueuePair`]s, to which [`Command`]s are given together with an [`Sqe`](nvme_spec::Sqe). What NVMe
+//! defines is in the crate [`nvme_spec`].
 //!
 //! Section numbers are those of the NVM Express Base Specification, revision 2.0.
 
@@ -10,11 +11,11 @@ mod command;
 mod connect;
 mod ctrlr;
 mod digest;
+pub(crate) mod entry;
 mod pages;
 mod qpair;
 mod quiet;
 mod reach;
-mod spec;
 #[cfg(test)]
 mod spec_check;
 mod transport;
@@ -22,8 +23,8 @@ mod users;
 
 pub use command::{Command, Payload, Rejected};
 pub use connect::{Connect, ConnectFailed};
-pub use ctrlr::{Ctrlr, CtrlrRef, Detach, Event, Limits};
+pub use ctrlr::{Ctrlr, CtrlrRef, Detach, Limits};
+pub use entry::is_queue_lost;
 pub use qpair::{PollGroup, Progress, QpairEvent, QueuePair};
 pub use reach::rdma_reach;
-pub use spec::{Completion, DSM_DEALLOCATE, DsmRange, Fused, Sqe, Status};
 pub use transport::{AddressFamily, CtrlrOptions, TransportId, TransportIdError, TransportType, default_hostnqn};

@@ -7,13 +7,15 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
+use nvme_spec::{Cqe, Sqe};
 use spdk_sys as sys;
 
 use super::command::{done, next_sge, reset_sgl};
 use super::ctrlr::with_callback;
 use super::digest::{Digests, HasDigests};
+use super::entry::as_cmd;
 use super::users::Use;
-use super::{Command, Completion, CtrlrRef, Rejected, Sqe};
+use super::{Command, CtrlrRef, Rejected};
 use crate::thread::{NotSend, on_spdk_thread};
 use crate::{Errno, thread};
 
@@ -25,7 +27,7 @@ pub enum QpairEvent {
     /// It could not be connected: the target refused it, or did not answer. The queue pair is of no further use.
     Refused,
     /// It takes no commands any more. Those that were in flight have been completed as
-    /// [lost with their queue](super::Status::is_queue_lost). The queue pair is of no further use.
+    /// [lost with their queue](super::is_queue_lost). The queue pair is of no further use.
     Disconnected,
 }
 
@@ -375,12 +377,12 @@ impl QueuePair {
     /// `NXIO` when its connection does not stand, `NOMEM` when no request is free.
     pub fn probe(&self) -> Result<(), Errno> {
         let qpair = NonNull::new(self.inner.raw.get()).filter(|_| self.is_connected()).ok_or(Errno::NXIO)?;
-        let mut cmd = Sqe::flush(0).0;
+        let sqe = Sqe::flush(0);
         with_callback(drop, |call, ctx| {
             let ctrlr = self.inner.ctrlr.as_ptr();
             // SAFETY: the queue pair is not freed yet, so that its controller lives, and this is its thread; there is no data.
             unsafe {
-                sys::spdk_nvme_ctrlr_cmd_io_raw(ctrlr, qpair.as_ptr(), &raw mut cmd, ptr::null_mut(), 0, call, ctx)
+                sys::spdk_nvme_ctrlr_cmd_io_raw(ctrlr, qpair.as_ptr(), as_cmd(&sqe), ptr::null_mut(), 0, call, ctx)
             }
         })?;
         self.inner.submitted.set(self.inner.submitted.get().wrapping_add(1));
@@ -427,8 +429,7 @@ impl QueuePair {
             return Err(Rejected { errno: Errno::NOMEM, command });
         };
         let ctrlr = self.inner.ctrlr.as_ptr();
-        // SPDK takes a mutable pointer, but copies.
-        let cmd = (&raw const sqe.0).cast_mut();
+        let cmd = as_cmd(sqe);
         let raw = command.into_raw();
         let ctx = raw.as_ptr();
         let call = Some(done::<C, SECOND> as unsafe extern "C" fn(*mut c_void, *const sys::spdk_nvme_cpl));
@@ -472,7 +473,7 @@ impl QueuePair {
     /// `NOENT` when there is no such command here, `NXIO` when the queue pair is not connected.
     pub fn abort<F>(&self, owner: NonNull<c_void>, done: F) -> Result<(), Errno>
     where
-        F: FnOnce(Completion) + Send + 'static,
+        F: FnOnce(Cqe) + Send + 'static,
     {
         let raw = self.inner.live.get();
         if raw.is_null() {

@@ -9,9 +9,9 @@
 use std::ffi::c_void;
 use std::ptr;
 
+use nvme_spec::{AdminOpcode, StatusCode};
 use spdk_sys as sys;
 
-use super::Sqe;
 use crate::Errno;
 
 /// The beginning of SPDK's record of an attempt to connect, which its headers do not declare. It is looked at only if all
@@ -72,12 +72,12 @@ pub(super) unsafe fn hold_events_off(ctrlr: *mut sys::spdk_nvme_ctrlr) -> Result
         sys::spdk_nvme_qpair_add_cmd_error_injection(
             ctrlr,
             ptr::null_mut(),
-            Sqe::async_event_request().opcode(),
+            AdminOpcode::ASYNC_EVENT_REQUEST.0,
             true,
             0,
             u32::MAX,
             0,
-            super::Status::ABORTED_SQ_DELETION.sc,
+            StatusCode::ABORTED_SQ_DELETION.sc(),
         )
     })
 }
@@ -89,7 +89,7 @@ pub(super) unsafe fn hold_events_off(ctrlr: *mut sys::spdk_nvme_ctrlr) -> Result
 pub(super) unsafe fn let_events_be_asked_for(ctrlr: *mut sys::spdk_nvme_ctrlr) {
     // SAFETY: as the caller says.
     unsafe {
-        sys::spdk_nvme_qpair_remove_cmd_error_injection(ctrlr, ptr::null_mut(), Sqe::async_event_request().opcode());
+        sys::spdk_nvme_qpair_remove_cmd_error_injection(ctrlr, ptr::null_mut(), AdminOpcode::ASYNC_EVENT_REQUEST.0);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pool_faults::{Arrival, Cut, Do, Namespace, On, Options, Relay, ScriptedTarget, Status, Which, ana, opcode};
+use nvme_spec::{Status, StatusCodeType};
+use pool_faults::{Arrival, Cut, Do, Namespace, On, Options, Relay, ScriptedTarget, Which, ana, opcode};
 
 use crate::support::pool::{Backing, Pool};
 use crate::support::secs;
@@ -410,57 +411,57 @@ fn of_answers() -> Vec<Fault> {
     vec![
         Fault {
             name: "Namespace Not Ready for 2 s",
-            begin: |scene| scene.answer(On::any_io(), Status::generic(0x82), None),
+            begin: |scene| scene.answer(On::any_io(), Status::NAMESPACE_NOT_READY, None),
             lasts: secs(2),
             end: |scene| scene.target().behave(),
             ..USUAL
         },
         Fault {
             name: "Transient Transport Error, six times",
-            begin: |scene| scene.answer(On::any_io(), Status::generic(0x22), Some(6)),
+            begin: |scene| scene.answer(On::any_io(), Status::TRANSIENT_TRANSPORT_ERROR, Some(6)),
             lasts: SOON,
             ..USUAL
         },
         Fault {
             name: "Command Interrupted, six times",
-            begin: |scene| scene.answer(On::any_io(), Status::generic(0x21), Some(6)),
+            begin: |scene| scene.answer(On::any_io(), Status::COMMAND_INTERRUPTED, Some(6)),
             lasts: SOON,
             ..USUAL
         },
         Fault {
             name: "Internal Error without Do Not Retry, twice",
-            begin: |scene| scene.answer(On::any_io(), Status::generic(0x06), Some(2)),
+            begin: |scene| scene.answer(On::any_io(), Status::INTERNAL_ERROR, Some(2)),
             lasts: SOON,
             short: true,
             ..USUAL
         },
         Fault {
             name: "Data Transfer Error without Do Not Retry, once",
-            begin: |scene| scene.answer(On::any_io(), Status::generic(0x04), Some(1)),
+            begin: |scene| scene.answer(On::any_io(), Status::DATA_TRANSFER_ERROR, Some(1)),
             lasts: SOON,
             ..USUAL
         },
         Fault {
             name: "Aborted due to SQ Deletion without Do Not Retry, once",
-            begin: |scene| scene.answer(On::any_io(), Status::generic(0x08), Some(1)),
+            begin: |scene| scene.answer(On::any_io(), Status::ABORTED_SQ_DELETION, Some(1)),
             lasts: SOON,
             ..USUAL
         },
         Fault {
             name: "Unrecovered Read Error without Do Not Retry, once",
-            begin: |scene| scene.answer(On::io(opcode::READ), Status::new(2, 0x81), Some(1)),
+            begin: |scene| scene.answer(On::io(opcode::READ), Status::UNRECOVERED_READ_ERROR, Some(1)),
             lasts: SOON,
             ..USUAL
         },
         Fault {
             name: "Write Fault without Do Not Retry, once",
-            begin: |scene| scene.answer(On::io(opcode::WRITE), Status::new(2, 0x80), Some(1)),
+            begin: |scene| scene.answer(On::io(opcode::WRITE), Status::WRITE_FAULT, Some(1)),
             lasts: SOON,
             ..USUAL
         },
         Fault {
             name: "a vendor specific status without Do Not Retry, once",
-            begin: |scene| scene.answer(On::any_io(), Status::new(7, 0x01), Some(1)),
+            begin: |scene| scene.answer(On::any_io(), Status::new(StatusCodeType::VENDOR_SPECIFIC, 1), Some(1)),
             lasts: SOON,
             ..USUAL
         },

@@ -14,14 +14,15 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use pool_faults::{Arrival, Do, Mode, On, Relay, ScriptedTarget, Status, Way, Which, opcode};
+//! use nvme_spec::Status;
+//! use pool_faults::{Arrival, Do, Mode, On, Relay, ScriptedTarget, Way, Which, opcode};
 //!
 //! let target = ScriptedTarget::new();
 //! let relay = Relay::to(target.address());
 //! // A host connects to 127.0.0.1, port `relay.port()`, subsystem `target.nqn()`.
 //!
 //! // The next two reads of namespace 1 are answered with Namespace Not Ready, others rightly.
-//! target.on(On::io(opcode::READ).nsid(1).times(2), Do::Status(Status::generic(0x82)));
+//! target.on(On::io(opcode::READ).nsid(1).times(2), Do::Status(Status::NAMESPACE_NOT_READY));
 //! // Connect of an I/O queue is never answered; writes are carried out when the test says `target.release()`.
 //! target.on(On::connect_io(), Do::Nothing);
 //! target.on(On::io(opcode::WRITE), Do::Hold);
@@ -51,6 +52,5 @@ mod target;
 pub use relay::{Arrival, Counts, Mode, Pdu, Relay, Verdict, Way, Which};
 pub use socket::Cut;
 pub use target::{
-    Command, Do, Edit, EditPdus, IDENTIFY_SIZE, Namespace, On, Options, ScriptedTarget, Status, ana, ana_log, fctype,
-    opcode,
+    Command, Do, Edit, EditPdus, IDENTIFY_SIZE, Namespace, On, Options, ScriptedTarget, ana, ana_log, fctype, opcode,
 };

@@ -15,8 +15,6 @@ use super::{Gone, IovSink, MemView, bytes, guard};
 use crate::model::dptr::DptrError;
 #[cfg(feature = "runtime")]
 use nvme_spec::Status;
-#[cfg(feature = "runtime")]
-use nvme_spec::StatusCodeType;
 
 /// The most pieces that the data of one I/O may have in its place. One that has more gets [room](Io::make_room) of its own.
 pub const MAX_PIECES: usize = 129;
@@ -464,12 +462,6 @@ pub trait TakesBdevIo<T: 'static>: Sized + 'static {
     fn ended_passthru(io: Io<Self, T>, dw0: u32, result: Result<(), Status>);
 }
 
-/// A status as SPDK has it.
-#[cfg(feature = "runtime")]
-fn from_spdk(status: spdk::nvme::Status) -> Status {
-    Status::new(StatusCodeType(status.sct), status.sc).with_dnr(status.dnr)
-}
-
 #[cfg(feature = "runtime")]
 // SAFETY: the pointer is that of the place, which `from_raw` makes an owner again. The pieces lie in the queue, which the owner
 // holds, and are changed by nobody but an owner; the memory that they describe is mapped while the view is held, which the place
@@ -494,11 +486,11 @@ unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, 
     }
 
     #[inline]
-    fn complete(self, result: Result<(), spdk::nvme::Status>) {
-        Q::ended(self, result.map_err(from_spdk));
+    fn complete(self, result: Result<(), Status>) {
+        Q::ended(self, result);
     }
 
-    fn complete_passthru(self, dw0: u32, result: Result<(), spdk::nvme::Status>) {
-        Q::ended_passthru(self, dw0, result.map_err(from_spdk));
+    fn complete_passthru(self, dw0: u32, result: Result<(), Status>) {
+        Q::ended_passthru(self, dw0, result);
     }
 }

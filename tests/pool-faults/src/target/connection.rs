@@ -85,7 +85,7 @@ impl Line {
         capsule.extend_from_slice(&self.taken.to_le_bytes());
         capsule.extend_from_slice(&[0; 2]);
         capsule.extend_from_slice(&cid.to_le_bytes());
-        capsule.extend_from_slice(&answer.status.bytes());
+        capsule.extend_from_slice(&answer.status.into_bits().to_le_bytes());
         pdu::build(&capsule, &[], self.digests, 4)
     }
 }

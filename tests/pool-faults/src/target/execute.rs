@@ -2,34 +2,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use nvme_spec::StatusCode;
 use nvme_spec::feature::FeatureId;
 use nvme_spec::register::Register;
+use nvme_spec::{Status, StatusCode};
 
 use super::command::{Command, fctype, opcode};
 use super::device::{self, IDENTIFY_SIZE, Namespace, Options, ana, put};
-use super::script::Status;
 
-/// Generic status codes.
-const INVALID_OPCODE: u8 = StatusCode::INVALID_OPCODE.sc();
-const INVALID_FIELD: u8 = StatusCode::INVALID_FIELD.sc();
-const INVALID_NAMESPACE: u8 = StatusCode::INVALID_NAMESPACE.sc();
-const FAILED_FUSED: u8 = StatusCode::ABORTED_FAILED_FUSED.sc();
-const LBA_OUT_OF_RANGE: u8 = StatusCode::LBA_OUT_OF_RANGE.sc();
-const MISCOMPARE: Status = status(StatusCode::COMPARE_FAILURE);
-/// Command specific: the parameters of a Connect.
-const CONNECT_INVALID: Status = status(StatusCode::CONNECT_INVALID_PARAMETERS);
-const INVALID_LOG_PAGE: Status = status(StatusCode::INVALID_LOG_PAGE);
+/// The parameters of a Connect are wrong.
+const CONNECT_INVALID: Status = Status::of(StatusCode::CONNECT_INVALID_PARAMETERS).with_dnr(true);
 /// The feature of that name.
 const KEEP_ALIVE_TIMER: u8 = FeatureId::KEEP_ALIVE_TIMER.0;
-/// Asynchronous Event Request Limit Exceeded.
-const TOO_MANY_EVENT_REQUESTS: Status = status(StatusCode::ASYNC_EVENT_LIMIT_EXCEEDED);
 const MAX_EVENT_REQUESTS: usize = 4;
-
-/// A status of that code.
-const fn status(code: StatusCode) -> Status {
-    Status::new(code.sct().0, code.sc())
-}
 
 /// Properties.
 const CAP: u32 = Register::CAP.0;
@@ -56,10 +40,6 @@ impl Answer {
 
     pub(super) fn status(status: Status) -> Self {
         Self { status, ..Self::default() }
-    }
-
-    fn refused(sc: u8) -> Self {
-        Self::status(Status::generic(sc).dnr())
     }
 }
 
@@ -114,14 +94,14 @@ impl Device {
         if command.is_fabrics() {
             return Some(self.fabrics(queue, command, data));
         }
-        let Some(cntlid) = queue.cntlid else { return Some(Answer::refused(0x0c)) };
+        let Some(cntlid) = queue.cntlid else { return Some(Answer::status(Status::COMMAND_SEQUENCE_ERROR)) };
         if queue.qid > 0 {
             return Some(self.io(queue, command, data));
         }
         if command.opcode == opcode::ASYNC_EVENT {
             let requests = &mut self.controllers.get_mut(&cntlid)?.event_requests;
             if requests.len() >= MAX_EVENT_REQUESTS {
-                return Some(Answer::status(TOO_MANY_EVENT_REQUESTS));
+                return Some(Answer::status(Status::ASYNC_EVENT_LIMIT_EXCEEDED));
             }
             requests.push_back(command.cid);
             return None;
@@ -141,19 +121,19 @@ impl Device {
                 }
                 Answer::default()
             }
-            _ => Answer::refused(INVALID_OPCODE),
+            _ => Answer::status(Status::INVALID_OPCODE),
         }
     }
 
     fn connect(&mut self, queue: &mut Queue, command: &Command, data: &[u8]) -> Answer {
         let (Some(nqn), Some(&[low, high])) = (data.get(256..512), data.get(16..18).and_then(|id| id.first_chunk()))
         else {
-            return Answer::refused(INVALID_FIELD);
+            return Answer::status(Status::INVALID_FIELD);
         };
         let nqn = nqn.split(|&byte| byte == 0).next().unwrap_or_default();
         if nqn != self.options.nqn.as_bytes() {
             // The place of what is wrong: the subsystem's name, in the data.
-            return Answer { status: CONNECT_INVALID.dnr(), result: 256 | 1 << 16, data: Vec::new() };
+            return Answer { status: CONNECT_INVALID, result: 256 | 1 << 16, data: Vec::new() };
         }
         let cntlid = if command.qid == 0 {
             let cntlid = self.next_cntlid;
@@ -167,7 +147,7 @@ impl Device {
             u16::from_le_bytes([low, high])
         };
         if !self.controllers.contains_key(&cntlid) || command.qid > self.options.io_queues {
-            return Answer { status: CONNECT_INVALID.dnr(), result: 16 | 1 << 16, data: Vec::new() };
+            return Answer { status: CONNECT_INVALID, result: 16 | 1 << 16, data: Vec::new() };
         }
         *queue = Queue { qid: command.qid, cntlid: Some(cntlid), fused_failed: false };
         Answer::result(cntlid)
@@ -193,7 +173,7 @@ impl Device {
             opcode::KEEP_ALIVE => Answer::default(),
             // Not aborted.
             opcode::ABORT => Answer::result(1_u64),
-            _ => Answer::refused(INVALID_OPCODE),
+            _ => Answer::status(Status::INVALID_OPCODE),
         }
     }
 
@@ -207,11 +187,13 @@ impl Device {
                 Answer::data(device::identify_controller(&self.options, cntlid, last.max(32), groups.max(1)))
             }
             0x02 => Answer::data(self.active_namespaces(command.nsid)),
-            0x03 => namespace
-                .map_or_else(|| Answer::refused(INVALID_NAMESPACE), |namespace| Answer::data(namespace.descriptors())),
+            0x03 => namespace.map_or_else(
+                || Answer::status(Status::INVALID_NAMESPACE),
+                |namespace| Answer::data(namespace.descriptors()),
+            ),
             // I/O Command Set specific: of the NVM command set, nothing is limited.
             0x06 if command.cdw[1] >> 24 == 0 => Answer::data(vec![0; IDENTIFY_SIZE]),
-            _ => Answer::refused(INVALID_FIELD),
+            _ => Answer::status(Status::INVALID_FIELD),
         }
     }
 
@@ -249,7 +231,7 @@ impl Device {
             }
             0x05 => commands_supported(),
             0x0c if self.options.ana => device::ana_log(self.ana_changes, &self.ana_groups()),
-            _ => return Answer::status(INVALID_LOG_PAGE.dnr()),
+            _ => return Answer::status(Status::INVALID_LOG_PAGE),
         };
         let dwords = u64::from(command.cdw[0] >> 16) | u64::from(command.cdw[1] & 0xffff) << 16;
         let offset = u64::from(command.cdw[2]) | u64::from(command.cdw[3]) << 32;
@@ -265,7 +247,7 @@ impl Device {
     /// Features that are kept are as they were set, or as Connect said.
     fn features(&mut self, cntlid: u16, command: &Command) -> Answer {
         const NUMBER_OF_QUEUES: u8 = FeatureId::NUMBER_OF_QUEUES.0;
-        let Some(controller) = self.controllers.get_mut(&cntlid) else { return Answer::refused(INVALID_FIELD) };
+        let Some(controller) = self.controllers.get_mut(&cntlid) else { return Answer::status(Status::INVALID_FIELD) };
         let fid = command.fid();
         if fid == NUMBER_OF_QUEUES {
             let queues = u64::from(self.options.io_queues.saturating_sub(1));
@@ -282,7 +264,7 @@ impl Device {
         const FIRST: u8 = 1;
         const SECOND: u8 = 2;
         if command.fuse() == SECOND && std::mem::take(&mut queue.fused_failed) {
-            return Answer::status(Status::generic(FAILED_FUSED));
+            return Answer::status(Status::ABORTED_FAILED_FUSED);
         }
         let answer = self.block_io(command, data);
         if command.fuse() == FIRST {
@@ -295,19 +277,21 @@ impl Device {
         if command.opcode == opcode::FLUSH {
             return Answer::default();
         }
-        let Some(namespace) = self.namespaces.get_mut(&command.nsid) else { return Answer::refused(INVALID_NAMESPACE) };
+        let Some(namespace) = self.namespaces.get_mut(&command.nsid) else {
+            return Answer::status(Status::INVALID_NAMESPACE);
+        };
         let state = self.ana_states.get(&namespace.ana_group).copied().unwrap_or(ana::OPTIMIZED);
         match state {
-            ana::PERSISTENT_LOSS => return Answer::status(Status::new(3, 1)),
-            ana::INACCESSIBLE => return Answer::status(Status::new(3, 2)),
-            ana::CHANGE => return Answer::status(Status::new(3, 3)),
+            ana::PERSISTENT_LOSS => return Answer::status(Status::ANA_PERSISTENT_LOSS),
+            ana::INACCESSIBLE => return Answer::status(Status::ANA_INACCESSIBLE),
+            ana::CHANGE => return Answer::status(Status::ANA_TRANSITION),
             _ => {}
         }
         if command.opcode == opcode::DSM {
             return deallocate(namespace, command, data);
         }
         let Some(range) = namespace.range(command.slba(), command.blocks().into()) else {
-            return Answer::refused(LBA_OUT_OF_RANGE);
+            return Answer::status(Status::LBA_OUT_OF_RANGE);
         };
         let medium = &mut namespace.data[range];
         match command.opcode {
@@ -315,12 +299,12 @@ impl Device {
             opcode::WRITE if data.len() == medium.len() => medium.copy_from_slice(data),
             opcode::COMPARE if data.len() == medium.len() => {
                 if medium != data {
-                    return Answer::status(MISCOMPARE);
+                    return Answer::status(Status::COMPARE_FAILURE);
                 }
             }
             opcode::WRITE_ZEROES => medium.fill(0),
-            opcode::WRITE | opcode::COMPARE => return Answer::refused(INVALID_FIELD),
-            _ => return Answer::refused(INVALID_OPCODE),
+            opcode::WRITE | opcode::COMPARE => return Answer::status(Status::INVALID_FIELD),
+            _ => return Answer::status(Status::INVALID_OPCODE),
         }
         Answer::default()
     }
@@ -331,12 +315,12 @@ fn deallocate(namespace: &mut Namespace, command: &Command, data: &[u8]) -> Answ
     let ranges = (command.cdw[0] & 0xff) as usize + 1;
     let deallocates = command.cdw[1] & 1 << 2 != 0;
     let (descriptors, _) = data.as_chunks::<16>();
-    let Some(descriptors) = descriptors.get(..ranges) else { return Answer::refused(INVALID_FIELD) };
+    let Some(descriptors) = descriptors.get(..ranges) else { return Answer::status(Status::INVALID_FIELD) };
     for descriptor in descriptors {
         let (dwords, _) = descriptor.as_chunks::<4>();
         let [_, blocks, low, high] = [0, 1, 2, 3].map(|index| u32::from_le_bytes(dwords[index]));
         let slba = u64::from(low) | u64::from(high) << 32;
-        let Some(range) = namespace.range(slba, blocks.into()) else { return Answer::refused(LBA_OUT_OF_RANGE) };
+        let Some(range) = namespace.range(slba, blocks.into()) else { return Answer::status(Status::LBA_OUT_OF_RANGE) };
         if deallocates {
             namespace.data[range].fill(0);
         }

@@ -15,7 +15,7 @@ pub use self::command::{Command, fctype, opcode};
 use self::connection::Line;
 pub use self::device::{IDENTIFY_SIZE, Namespace, Options, ana, ana_log};
 use self::execute::{Answer, Device};
-pub use self::script::{Do, Edit, EditPdus, On, Status};
+pub use self::script::{Do, Edit, EditPdus, On};
 use crate::socket::{self, Cut, LOOK, lock};
 
 /// The most commands that are kept.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nvme_spec::Status;
+
 use super::command::Command;
 use crate::pdu::Kind;
 use crate::socket::Cut;
@@ -190,49 +192,6 @@ impl On {
         kind && self.nsid.is_none_or(|nsid| nsid == command.nsid)
             && self.qid.is_none_or(|qid| qid == command.qid)
             && self.test.as_ref().is_none_or(|test| test(command))
-    }
-}
-
-/// A completion's status.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Status Code Type.
-    pub sct: u8,
-    /// Status Code.
-    pub sc: u8,
-    /// Command Retry Delay: 0, or which of the CRDTs of Identify Controller.
-    pub crd: u8,
-    /// Do Not Retry.
-    pub dnr: bool,
-}
-
-impl Status {
-    /// Success.
-    pub const SUCCESS: Self = Self::generic(0);
-
-    /// A generic status.
-    #[must_use]
-    pub const fn generic(sc: u8) -> Self {
-        Self::new(0, sc)
-    }
-
-    /// A status that may be tried again.
-    #[must_use]
-    pub const fn new(sct: u8, sc: u8) -> Self {
-        Self { sct, sc, crd: 0, dnr: false }
-    }
-
-    /// The same, not to be tried again.
-    #[must_use]
-    pub const fn dnr(mut self) -> Self {
-        self.dnr = true;
-        self
-    }
-
-    /// The last two bytes of a completion.
-    pub(super) fn bytes(self) -> [u8; 2] {
-        let status = u16::from(self.sc) | u16::from(self.sct & 7) << 8 | u16::from(self.crd & 3) << 11;
-        ((status | u16::from(self.dnr) << 14) << 1).to_le_bytes()
     }
 }
 
