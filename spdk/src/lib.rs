@@ -42,6 +42,7 @@ pub mod log;
 pub mod memory;
 pub mod nvme;
 pub mod os_thread;
+mod placement;
 pub mod poller;
 pub mod rpc;
 mod running;

@@ -7,10 +7,11 @@ use std::cell::{OnceCell, RefCell};
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::sync::{PoisonError, RwLock};
 
 use spdk_sys as sys;
 
-use crate::{Errno, os_thread, running};
+use crate::{Errno, os_thread, placement, running};
 
 /// A marker for what must stay on the SPDK thread that made it: neither `Send` nor `Sync`.
 pub type NotSend = PhantomData<*mut ()>;
@@ -147,7 +148,11 @@ pub(crate) unsafe fn send_raw<F: FnOnce() + 'static>(
 /// An SPDK thread that this value keeps alive. Dropping it makes the thread exit once its pollers and channels
 /// are gone.
 #[derive(Debug)]
-pub struct OwnedThread(NonNull<sys::spdk_thread>);
+pub struct OwnedThread {
+    thread: NonNull<sys::spdk_thread>,
+    /// The thread takes messages. It is told to exit once, under the lock.
+    open: RwLock<bool>,
+}
 
 // SAFETY: messages may be sent to a thread from anywhere, and only this value ends it.
 unsafe impl Send for OwnedThread {}
@@ -155,7 +160,8 @@ unsafe impl Send for OwnedThread {}
 unsafe impl Sync for OwnedThread {}
 
 impl OwnedThread {
-    /// Makes a thread that may run on core `core` only.
+    /// Makes a thread that runs on core `core` only, whatever schedulers and `thread_set_cpumask` want. SPDK begins it
+    /// on another one if that core does not poll just then, and it stays there.
     ///
     /// # Errors
     /// `INVAL` for a name that holds a NUL or a core that no reactor runs on, `NXIO` when no application runs, `NOMEM`
@@ -166,41 +172,66 @@ impl OwnedThread {
         if !cores().contains(&core) {
             return Err(Errno::INVAL);
         }
-        let mut cores = sys::spdk_cpuset::default();
-        // SAFETY: `cores` and `name` are valid for the calls; SPDK copies both. A reactor's core is one that the set
-        // has room for.
-        let thread = unsafe {
-            sys::spdk_cpuset_set_cpu(&raw mut cores, core, true);
-            sys::spdk_thread_create(name.as_ptr(), &raw const cores)
-        };
+        let cores = placement::mask(core);
+        // SAFETY: `cores` and `name` are valid for the call; SPDK copies both.
+        let thread = unsafe { sys::spdk_thread_create(name.as_ptr(), &raw const cores) };
         let thread = NonNull::new(thread).ok_or(Errno::NOMEM)?;
         // SAFETY: the thread was made just now. Schedulers leave one alone that is bound; others move it whatever its cores are.
         unsafe { sys::spdk_thread_bind(thread.as_ptr(), true) };
-        Ok(Self(thread))
+        // SAFETY: the thread takes messages as long as the guard is held.
+        unsafe { send_raw(thread, placement::keep) }.map_err(|(errno, _)| errno)?;
+        Ok(Self { thread, open: RwLock::new(true) })
     }
 
     /// Calls `f` on this thread, later. `f` is called and dropped there.
     ///
     /// # Errors
-    /// `NXIO` when the application is about to end, and its threads with it; `f` is dropped here then.
+    /// `NXIO` when the thread has been told to exit, or the application is about to end, and its threads with it; `f` is
+    /// dropped here then.
     pub fn send<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), Errno> {
         let sent = {
             let _guard = running::guard()?;
-            // SAFETY: the thread exits when it is told to, by this value, or when the application ends, which the guard
-            // keeps off.
-            unsafe { send_raw(self.0, f) }
+            let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+            if !*open {
+                return Err(Errno::NXIO);
+            }
+            // SAFETY: the thread exits when it is told to, by this value under its lock, or when the application ends,
+            // which the guard keeps off.
+            unsafe { send_raw(self.thread, f) }
         };
         sent.map_err(|(errno, _)| errno)
+    }
+
+    /// Tells the thread to exit once its pollers and channels are gone; it takes no more messages. Called on the thread
+    /// itself, it has been told when this returns.
+    ///
+    /// # Errors
+    /// `NXIO` when the application is about to end: SPDK ends its threads itself.
+    pub fn exit(&self) -> Result<(), Errno> {
+        unsafe fn exit() {
+            // SAFETY: the caller runs on the thread that is to exit.
+            unsafe { sys::spdk_thread_exit(sys::spdk_get_thread()) };
+        }
+        let guard = running::guard();
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *open, false) {
+            return Ok(());
+        }
+        let _guard = guard?;
+        // SAFETY: reads a thread-local variable of SPDK's.
+        if unsafe { sys::spdk_get_thread() } == self.thread.as_ptr() {
+            // SAFETY: this is the thread.
+            unsafe { exit() };
+            return Ok(());
+        }
+        // SAFETY: the thread takes messages as long as the guard is held, and this is the last one; it runs there.
+        unsafe { send_raw(self.thread, || exit()) }.map_err(|(errno, _)| errno)
     }
 }
 
 impl Drop for OwnedThread {
     fn drop(&mut self) {
-        let exit = || {
-            // SAFETY: runs on the thread that is to exit.
-            unsafe { sys::spdk_thread_exit(sys::spdk_get_thread()) };
-        };
-        if let Err(error) = self.send(exit) {
+        if let Err(error) = self.exit() {
             log::error!("an SPDK thread could not be told to exit: {error}");
         }
     }

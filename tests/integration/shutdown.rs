@@ -9,6 +9,7 @@ use serial_test::serial;
 use crate::support::app::{App, Program};
 use crate::support::export::Export;
 use crate::support::load::{Load, Work};
+use crate::support::nvme::Driver;
 use crate::support::pool::{Backing, Pool, free_port};
 use crate::support::{paths, secs, shared, wait_for};
 
@@ -21,6 +22,14 @@ const RANDOM: Work<'_> = Work { kind: "randrw", io_size: 4_096, depth: 32, secon
 fn ends(app: &App) {
     let status = app.shut_down(LIMIT);
     assert_eq!(status.code(), Some(0), "it ended with {status}\n{}", app.process.tail());
+}
+
+/// Asserts that an application that has ended told of no error.
+#[track_caller]
+fn told_no_error(app: &App) {
+    let output = app.process.output();
+    let errors: Vec<&str> = output.lines().filter(|line| line.contains("*ERROR*")).collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
 }
 
 fn courier_with(pool: &Pool) -> App {
@@ -36,6 +45,29 @@ fn courier_with(pool: &Pool) -> App {
 #[serial]
 fn sigterm_ends_courier_tgt_with_its_pool_connected() {
     ends(&courier_with(&shared::pool()));
+}
+
+#[test]
+#[serial]
+fn sigterm_ends_two_reactors_with_a_controller_and_its_client_without_an_error_in_the_log() {
+    for with_client in [false, true] {
+        let app = App::start(Program::Courier, "0x3", &[]);
+        app.rpc.ok("bdev_malloc_create", &json!({ "name": "disk", "block_size": 512, "num_blocks": 32_768 }));
+        let dir = paths::new_dir("vm");
+        app.rpc.ok("courier_controller_create", &json!({ "name": "vm", "traddr": dir }));
+        app.rpc.ok("courier_controller_add_ns", &json!({ "name": "vm", "bdev_name": "disk" }));
+        let client = with_client.then(|| {
+            let mut driver = Driver::start(&dir);
+            for qid in [1, 2] {
+                let mut queue = driver.create_queue(qid, 16, None);
+                driver.check(&mut queue, 1);
+            }
+            driver
+        });
+        ends(&app);
+        told_no_error(&app);
+        drop(client);
+    }
 }
 
 #[test]

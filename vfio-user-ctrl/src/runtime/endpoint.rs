@@ -89,27 +89,54 @@ pub fn all() -> Vec<Rc<Endpoint>> {
     ENDPOINTS.with(|endpoints| endpoints.borrow().values().cloned().collect())
 }
 
+/// Who waits for the end of all poll groups.
+struct Ending {
+    /// How many there still are.
+    groups: usize,
+    done: Box<dyn FnOnce()>,
+}
+
+static ENDING: AppCell<Option<Ending>> = AppCell::new(|| None);
+
+/// Ends the control thread and all poll groups, then calls `done`: the application's threads must take messages until then.
+fn end_threads(done: Box<dyn FnOnce()>) {
+    let Some(runtime) = RUNTIME.with(RefCell::take) else { return done() };
+    ENDING.with(|ending| ending.replace(Some(Ending { groups: runtime.groups.len(), done })));
+    runtime.end();
+}
+
+/// A poll group has ended, and its thread has been told to exit.
+fn group_has_ended() {
+    let ending = ENDING.with(|ending| {
+        let mut ending = ending.borrow_mut();
+        let left = ending.as_mut()?;
+        left.groups -= 1;
+        (left.groups == 0).then(|| ending.take()).flatten()
+    });
+    if let Some(ending) = ending {
+        (ending.done)();
+    }
+}
+
+/// Tells the application's thread that a poll group has ended.
+pub(super) fn tell_group_has_ended() -> Result<(), Errno> {
+    send_to_app(group_has_ended)
+}
+
 /// Deletes every controller and ends all threads, then calls `done`.
 pub fn end_all(done: impl FnOnce() + 'static) {
-    /// Calls `done` when the last controller lets go of it.
-    struct Last<F: FnOnce()>(Option<F>);
-    impl<F: FnOnce()> Drop for Last<F> {
+    /// Goes on when the last controller lets go of it.
+    struct Last(Option<Box<dyn FnOnce()>>);
+    impl Drop for Last {
         fn drop(&mut self) {
-            let runtime = RUNTIME.with(RefCell::take);
-            if let Some(runtime) = runtime {
-                runtime.control.end();
-                for group in &runtime.groups {
-                    group.send(GroupMessage::Stop);
-                }
-            }
             if let Some(done) = self.0.take() {
-                done();
+                end_threads(done);
             }
         }
     }
     pending::end();
     look::end();
-    let last = Rc::new(Last(Some(done)));
+    let last = Rc::new(Last(Some(Box::new(done))));
     for endpoint in all() {
         let last = Rc::clone(&last);
         endpoint.delete(move || drop(last));
@@ -141,13 +168,29 @@ fn trace_owner(name: &str) -> TraceOwner {
 
 impl Runtime {
     fn start() -> Result<Self, RpcError> {
-        let cores = cores();
-        let share = Budget::share(bdev_client::io_pool_size(), cores.len());
-        let groups = cores.into_iter().map(|core| inbox::start(core, share)).collect::<Result<Vec<_>, _>>();
-        let groups = groups.map_err(|errno| failed(errno, format!("the poll groups could not be started: {errno}")))?;
         let control = Control::start()
             .map_err(|error| failed(Errno::NOMEM, format!("the control thread could not be started: {error}")))?;
-        Ok(Self { control, groups, next_ctrl: 1 })
+        let cores = cores();
+        let share = Budget::share(bdev_client::io_pool_size(), cores.len());
+        let mut runtime = Self { control, groups: Vec::new(), next_ctrl: 1 };
+        for core in cores {
+            match inbox::start(core, share) {
+                Ok(group) => runtime.groups.push(group),
+                Err(errno) => {
+                    runtime.end();
+                    return Err(failed(errno, format!("the poll group of core {core} could not be started: {errno}")));
+                }
+            }
+        }
+        Ok(runtime)
+    }
+
+    /// Ends the control thread, and has the poll groups end, each of which tells when it has.
+    fn end(self) {
+        self.control.end();
+        for group in &self.groups {
+            group.send(GroupMessage::Stop);
+        }
     }
 }
 

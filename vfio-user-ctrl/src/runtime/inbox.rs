@@ -8,11 +8,11 @@ use spdk::thread::OwnedThread;
 
 use super::admin_runner::AdminRunner;
 use super::group::{Group, Waiting, on_core};
-use super::look;
 use super::mailbox::Mailbox;
 use super::messages::{AdminMessage, AnswerTo, GroupHandle, GroupMessage, QueueMessage};
 use super::session::Session;
 use super::session_queues::NamespaceSpec;
+use super::{endpoint, look};
 use crate::admin_worker::{GroupRequest, Ticket};
 use crate::queue::FenceGuard;
 
@@ -23,7 +23,8 @@ use crate::queue::FenceGuard;
 pub(super) fn start(core: u32, share: usize) -> Result<Arc<GroupHandle>, Errno> {
     let thread = Arc::new(OwnedThread::on_core(&format!("courier_{core}"), core)?);
     let way = Arc::clone(&thread);
-    let handle = Arc::new(GroupHandle::new(core, Mailbox::new(act, move |call| way.send(call))));
+    let mailbox = Mailbox::new(act, move |call| way.send(call));
+    let handle = Arc::new(GroupHandle::new(core, mailbox, Arc::clone(&thread)));
     let me = Arc::clone(&handle);
     thread.send(move || Group::begin(me, share))?;
     Ok(handle)
@@ -63,7 +64,15 @@ impl Group {
                 self.refresh(session.id);
                 self.rest(&session, index);
             }
-            GroupMessage::Stop => self.end(),
+            GroupMessage::Stop => self.stop(),
+        }
+    }
+
+    /// The application ends, and waits for this.
+    fn stop(self: &Rc<Self>) {
+        self.end();
+        if let Err(error) = self.handle().exit().and_then(|()| endpoint::tell_group_has_ended()) {
+            log::error!("the poll group on core {} has ended too late: {error}", self.handle().core);
         }
     }
 

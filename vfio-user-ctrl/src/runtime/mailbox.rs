@@ -76,8 +76,8 @@ impl<M: Send + 'static> Mailbox<M> {
             Ok(()) => true,
             Err(Errno::NOMEM) => false,
             Err(error) => {
-                // The thread has ended. What the messages hold is let go.
-                log::error!("messages are lost: {error}");
+                // The thread has ended, and what it had to do with it. What the messages hold is let go.
+                log::debug!("messages to a thread that has ended are dropped: {error}");
                 // Outside of the lock: what a message holds may send another one when it is let go.
                 let lost = std::mem::take(&mut *self.lock());
                 drop(lost);

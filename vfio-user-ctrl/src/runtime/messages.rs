@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use spdk::Errno;
 use spdk::bdev_client::BdevDesc;
 use spdk::os_thread::OsThread;
+use spdk::thread::OwnedThread;
 
 use super::mailbox::Mailbox;
 use super::session::{Ctrl, Session};
@@ -94,7 +95,7 @@ pub(super) enum GroupMessage {
         /// Which poll group of the controller this is.
         index: usize,
     },
-    /// The application ends: let go of everything.
+    /// The application ends: let go of everything, have the group's thread exit, and tell the application's thread.
     Stop,
 }
 
@@ -251,6 +252,7 @@ pub struct GroupHandle {
     /// The core that it is for, which tells it from others.
     pub core: u32,
     mailbox: Arc<Mailbox<(u32, GroupMessage)>>,
+    thread: Arc<OwnedThread>,
     reactor: OnceLock<OsThread>,
     /// While interrupts are raised, which time that is; else 0.
     raising: AtomicU64,
@@ -259,9 +261,17 @@ pub struct GroupHandle {
 }
 
 impl GroupHandle {
-    /// A poll group on that core, whose messages come by `mailbox`.
-    pub(super) fn new(core: u32, mailbox: Arc<Mailbox<(u32, GroupMessage)>>) -> Self {
-        Self { core, mailbox, reactor: OnceLock::new(), raising: AtomicU64::new(0), seen: AtomicU64::new(0) }
+    /// A poll group on that core, whose messages come by `mailbox` to `thread`.
+    pub(super) fn new(core: u32, mailbox: Arc<Mailbox<(u32, GroupMessage)>>, thread: Arc<OwnedThread>) -> Self {
+        Self { core, mailbox, thread, reactor: OnceLock::new(), raising: AtomicU64::new(0), seen: AtomicU64::new(0) }
+    }
+
+    /// Has the group's thread exit, on that thread. What is sent from now on is dropped.
+    ///
+    /// # Errors
+    /// `NXIO` when the application has ended its threads already.
+    pub(super) fn exit(&self) -> Result<(), Errno> {
+        self.thread.exit()
     }
 
     /// Sends a message, from any thread.
