@@ -32,8 +32,8 @@ pub fn register() {
 
 /// The application is about to end: what is held for a pool that is away fails, since whoever waits for it would keep the
 /// application from ending. To be called on the application's thread.
-pub fn ending() {
-    bdev_module::ending();
+pub fn on_shutdown() {
+    bdev_module::on_shutdown();
 }
 
 spdk::on_load!(register);

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     courier::register();
     spdk::log::init();
     let options = if has_socket_dir() { OPTIONS } else { &OPTIONS[..1] };
-    App { name: c"courier_tgt", options, ending: courier::ending }.run(std::env::args_os(), started)
+    App { name: c"courier_tgt", options, on_shutdown: courier::on_shutdown }.run(std::env::args_os(), started)
 }
 
 /// Whether the version is asked for: SPDK's own answer to that tells of SPDK only.

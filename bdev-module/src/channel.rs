@@ -278,9 +278,9 @@ impl PoolChannel {
 
     /// Holds an I/O that the pool did not carry out, and gives it to its disk again after `delay`.
     #[cold]
-    pub(crate) fn send_later(&self, delay: Duration, io: BdevIo<Disk>) {
+    pub(crate) fn send_delayed(&self, delay: Duration, io: BdevIo<Disk>) {
         trace_hold(&io, Reason::Delay);
-        self.0.send_later(delay, io);
+        self.0.send_delayed(delay, io);
     }
 
     /// The pool says that it has no namespace `nsid` for this I/O: it is held until what the pool has is proved.

@@ -331,7 +331,7 @@ impl Disk {
             return io.with_channel(|channel, io| channel.doubt(nsid, io));
         }
         let delay = retry::delay(failures, status.crd(), io.device().limits.retry_delays);
-        io.with_channel(|channel, io| channel.send_later(delay, io));
+        io.with_channel(|channel, io| channel.send_delayed(delay, io));
     }
 
     /// Whoever sent an I/O is told how it failed; so is the log, if that was not too recently.

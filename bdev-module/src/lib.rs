@@ -42,4 +42,4 @@ mod retry;
 pub mod rpc;
 pub mod tracepoints;
 
-pub use module::{ending, register};
+pub use module::{on_shutdown, register};

@@ -34,7 +34,7 @@ pub fn register() {
 
 /// The application is about to end: I/O for a pool that is away fails from now on. To be called on the application's
 /// thread.
-pub fn ending() {
+pub fn on_shutdown() {
     for pool in registry::all() {
         pool.hold_no_more();
     }
@@ -65,7 +65,7 @@ impl Module for Courier {
     }
 
     fn fini_start() {
-        ending();
+        on_shutdown();
     }
 
     fn fini(done: ModuleFiniDone) {

@@ -311,7 +311,7 @@ impl Pool {
             State::Reconnecting => self.go_on_reconnecting(now),
             State::Settling => self.go_on_settling(now),
             State::OpeningQueues => {
-                if self.is_admin_lost(now) || self.is_deleting() || self.is_given_up(now) {
+                if self.poll_admin_lost(now) || self.is_deleting() || self.is_given_up(now) {
                     self.give_up_opening();
                 } else {
                     self.go_on_watching();
@@ -330,9 +330,9 @@ impl Pool {
         Ok(busy)
     }
 
-    /// Whether the admin queue answers nothing although it was asked. SPDK sends keep-alives and waits for no answer; these are
+    /// Asks the controller for a sign of life when its admin queue is silent. Returns whether that answers nothing. SPDK sends keep-alives and waits for no answer; these are
     /// the pool's own, since the controller may have changed the time between those.
-    fn is_admin_silent(&self, now: Instant) -> bool {
+    fn probe_admin(&self, now: Instant) -> bool {
         // There is always a command in flight: one that waits for an event.
         match self.silence.borrow_mut().look(now, self.admin_answers.get(), 1) {
             Verdict::Fine => false,
@@ -344,8 +344,8 @@ impl Pool {
         }
     }
 
-    fn is_admin_lost(&self, now: Instant) -> bool {
-        self.poll_admin().is_err() || self.is_admin_silent(now)
+    fn poll_admin_lost(&self, now: Instant) -> bool {
+        self.poll_admin().is_err() || self.probe_admin(now)
     }
 
     fn look_after(&self, now: Instant) -> Poll {
@@ -359,7 +359,7 @@ impl Pool {
         match self.poll_admin() {
             Ok(busy) => {
                 self.go_on_watching();
-                if self.is_admin_silent(now) {
+                if self.probe_admin(now) {
                     self.connection_lost("the admin queue does not answer", false);
                 } else if !busy {
                     return Poll::Idle;

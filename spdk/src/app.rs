@@ -41,16 +41,16 @@ pub struct App {
     /// Options beside SPDK's.
     pub options: &'static [AppOption],
     /// Called on the application's thread when it is told to end, before anything is shut down.
-    pub ending: fn(),
+    pub on_shutdown: fn(),
 }
 
 /// The options of the application that runs: SPDK's parser gives its callbacks no context.
-static OPTIONS: Mutex<Options> = Mutex::new(Options { known: &[], given: Vec::new(), ending: || {} });
+static OPTIONS: Mutex<Options> = Mutex::new(Options { known: &[], given: Vec::new(), on_shutdown: || {} });
 
 struct Options {
     known: &'static [AppOption],
     given: Vec<Given>,
-    ending: fn(),
+    on_shutdown: fn(),
 }
 
 impl App {
@@ -81,7 +81,7 @@ impl App {
         let getopt: String = self.options.iter().flat_map(|option| [char::from(option.flag), ':']).collect();
         let Ok(getopt) = CString::new(getopt) else { return ExitCode::FAILURE };
         if let Ok(mut options) = OPTIONS.lock() {
-            *options = Options { known: self.options, given: Vec::new(), ending: self.ending };
+            *options = Options { known: self.options, given: Vec::new(), on_shutdown: self.on_shutdown };
         }
 
         let mut opts = sys::spdk_app_opts::default();
@@ -214,9 +214,9 @@ unsafe extern "C" fn parse(flag: c_int, value: *mut c_char) -> c_int {
 }
 
 unsafe extern "C" fn shutdown() {
-    let ending = OPTIONS.lock().map(|options| options.ending);
-    if let Ok(ending) = ending {
-        ending();
+    let on_shutdown = OPTIONS.lock().map(|options| options.on_shutdown);
+    if let Ok(on_shutdown) = on_shutdown {
+        on_shutdown();
     }
     running::stops();
     // SAFETY: called on the application's thread.

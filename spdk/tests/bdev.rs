@@ -250,6 +250,6 @@ fn nothing_is_registered_once_spdk_has_started() {
     module();
     let late = std::panic::catch_unwind(register_module::<Test>);
     assert!(late.is_err());
-    let again = spdk::app::App { name: c"again", options: &[], ending: || () }.run(["again".into()], |_| Ok(()));
+    let again = spdk::app::App { name: c"again", options: &[], on_shutdown: || () }.run(["again".into()], |_| Ok(()));
     assert_eq!(again, std::process::ExitCode::FAILURE);
 }

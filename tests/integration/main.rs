@@ -27,7 +27,7 @@ mod controller_hostile_wire;
 mod controller_isolation;
 mod controller_life;
 mod controller_namespaces;
-mod controller_passed;
+mod controller_passthru;
 mod controller_pci;
 mod controller_remote_memory;
 mod controller_secrets;

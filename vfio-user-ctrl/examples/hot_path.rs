@@ -44,7 +44,7 @@ impl Backend for Nothing {
         Ok(())
     }
 
-    fn pass((): &(), _: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn passthru((): &(), _: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         complete(io, Ok(()));
         Ok(())
     }

@@ -33,7 +33,7 @@ pub(super) struct Held<I> {
     /// What found no connection, or may not be sent for now.
     waiting: RefCell<VecDeque<I>>,
     /// What the pool did not carry out for now, and when it is sent again.
-    later: RefCell<Vec<(Instant, I)>>,
+    delayed: RefCell<Vec<(Instant, I)>>,
     /// What is sent one after another, with nothing beside it.
     alone: RefCell<VecDeque<I>>,
     /// What found no free request, and what came after that. There is some only while the queue pair takes commands.
@@ -46,7 +46,7 @@ impl<I> Default for Held<I> {
     fn default() -> Self {
         Self {
             waiting: RefCell::default(),
-            later: RefCell::default(),
+            delayed: RefCell::default(),
             alone: RefCell::default(),
             overflow: RefCell::default(),
             has_overflow: Cell::new(false),
@@ -58,14 +58,14 @@ impl<I: Holdable> Held<I> {
     /// How many there are in all lists.
     pub(super) fn count(&self) -> usize {
         self.waiting.borrow().len()
-            + self.later.borrow().len()
+            + self.delayed.borrow().len()
             + self.alone.borrow().len()
             + self.overflow.borrow().len()
     }
 
     /// Calls `f` with the first of each list.
     pub(super) fn for_each_first(&self, mut f: impl FnMut(&I)) {
-        self.later.borrow().first().iter().for_each(|(_, io)| f(io));
+        self.delayed.borrow().first().iter().for_each(|(_, io)| f(io));
         for list in [&self.waiting, &self.alone, &self.overflow] {
             list.borrow().front().into_iter().for_each(&mut f);
         }
@@ -77,8 +77,8 @@ impl<I: Holdable> Held<I> {
     }
 
     /// Holds an I/O until `due`.
-    pub(super) fn put_off(&self, due: Instant, io: I) {
-        self.later.borrow_mut().push((due, io));
+    pub(super) fn delay(&self, due: Instant, io: I) {
+        self.delayed.borrow_mut().push((due, io));
     }
 
     /// Holds an I/O until it is its turn to be alone.
@@ -132,8 +132,8 @@ impl<I: Holdable> Held<I> {
     }
 
     /// What was put off waits instead.
-    pub(super) fn later_waits(&self) {
-        self.waiting.borrow_mut().extend(self.later.take().into_iter().map(|(_, io)| io));
+    pub(super) fn end_delays(&self) {
+        self.waiting.borrow_mut().extend(self.delayed.take().into_iter().map(|(_, io)| io));
     }
 
     /// Takes all that waits.
@@ -143,12 +143,12 @@ impl<I: Holdable> Held<I> {
 
     /// Takes what was put off until now, or until before.
     pub(super) fn take_due(&self, now: Instant) -> Vec<I> {
-        self.later.borrow_mut().extract_if(.., |(due, _)| *due <= now).map(|(_, io)| io).collect()
+        self.delayed.borrow_mut().extract_if(.., |(due, _)| *due <= now).map(|(_, io)| io).collect()
     }
 
     /// Returns whether anything is put off.
-    pub(super) fn has_later(&self) -> bool {
-        !self.later.borrow().is_empty()
+    pub(super) fn has_delayed(&self) -> bool {
+        !self.delayed.borrow().is_empty()
     }
 
     /// Takes the next one that is to be alone.
@@ -169,9 +169,9 @@ impl<I: Holdable> Held<I> {
     /// Takes an I/O by the pointer that names it, if nothing of it is in flight any more, which is so of all if
     /// `is_over`.
     pub(super) fn take(&self, owner: NonNull<c_void>, is_over: bool) -> Option<I> {
-        let mut later = self.later.borrow_mut();
-        if let Some(at) = later.iter().position(|(_, io)| io.is(owner)) {
-            return Some(later.swap_remove(at).1);
+        let mut delayed = self.delayed.borrow_mut();
+        if let Some(at) = delayed.iter().position(|(_, io)| io.is(owner)) {
+            return Some(delayed.swap_remove(at).1);
         }
         for list in [&self.waiting, &self.alone, &self.overflow] {
             let mut list = list.borrow_mut();
@@ -185,7 +185,8 @@ impl<I: Holdable> Held<I> {
 
     /// Takes all that is put off, waits or is in the overflow and for which `which` holds.
     pub(super) fn take_all(&self, which: impl Fn(&I) -> bool) -> Vec<I> {
-        let mut taken: Vec<I> = self.later.borrow_mut().extract_if(.., |(_, io)| which(io)).map(|(_, io)| io).collect();
+        let mut taken: Vec<I> =
+            self.delayed.borrow_mut().extract_if(.., |(_, io)| which(io)).map(|(_, io)| io).collect();
         for list in [&self.waiting, &self.overflow] {
             let mut list = list.borrow_mut();
             let (which, rest): (VecDeque<I>, VecDeque<I>) = list.drain(..).partition(&which);
@@ -267,7 +268,7 @@ mod tests {
             held.join_overflow(io(number));
         }
         held.wait(Fake(4, true));
-        held.put_off(Instant::now(), io(5));
+        held.delay(Instant::now(), io(5));
         held.set_apart(Fake(6, true));
         assert_eq!(held.take(name(2), false), Some(io(2)));
         assert_eq!(held.take(name(2), false), None);
@@ -300,13 +301,13 @@ mod tests {
     fn what_was_put_off_comes_when_it_is_due() {
         let held = Held::default();
         let now = Instant::now();
-        held.put_off(now + Duration::from_secs(2), io(2));
-        held.put_off(now + Duration::from_secs(1), io(1));
+        held.delay(now + Duration::from_secs(2), io(2));
+        held.delay(now + Duration::from_secs(1), io(1));
         assert_eq!(held.take_due(now), []);
         assert_eq!(held.take_due(now + Duration::from_secs(1)), [io(1)]);
-        assert!(held.has_later());
-        held.later_waits();
-        assert!(!held.has_later());
+        assert!(held.has_delayed());
+        held.end_delays();
+        assert!(!held.has_delayed());
         assert_eq!(held.take_waiting(), [io(2)]);
     }
 }

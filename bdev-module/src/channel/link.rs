@@ -39,7 +39,7 @@ const GRACE_LOOKS: u32 = 5;
 const LOSSES_BEFORE_ALONE: u8 = 2;
 const MOST_LOSSES: u8 = 5;
 /// How often it is looked whether I/O that was put off is due.
-const SEND_LATER_PERIOD: Duration = Duration::from_millis(10);
+const SEND_DELAYED_PERIOD: Duration = Duration::from_millis(10);
 /// How often it is looked whether an I/O that was sent alone has ended.
 const ALONE_LOOK: Duration = Duration::from_millis(1);
 
@@ -59,7 +59,7 @@ pub(super) struct Link {
     /// How many commands the pool has answered, and when that was seen.
     answered: Cell<(u64, Option<Instant>)>,
     /// Sends what was put off; there while there is such I/O.
-    later_poller: RefCell<Option<Poller>>,
+    delay_poller: RefCell<Option<Poller>>,
     /// The pool's walk over its channels, when it waits for the queue pair to come or go.
     walk: RefCell<Option<Advance>>,
     leaving: Cell<bool>,
@@ -92,7 +92,7 @@ impl Link {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             ages: Ages::new(now),
             answered: Cell::new((0, None)),
-            later_poller: RefCell::new(None),
+            delay_poller: RefCell::new(None),
             walk: RefCell::new(None),
             leaving: Cell::new(false),
             since: Cell::new(None),
@@ -307,23 +307,23 @@ impl Link {
         }
     }
 
-    pub(super) fn send_later(self: &Rc<Self>, delay: Duration, io: BdevIo<Disk>) {
+    pub(super) fn send_delayed(self: &Rc<Self>, delay: Duration, io: BdevIo<Disk>) {
         if self.shared.is_failing() {
             return io.complete(IoStatus::Failed);
         }
         self.shared.held.fetch_add(1, Ordering::Relaxed);
-        self.held.put_off(Instant::now() + delay, io);
-        if self.later_poller.borrow().is_some() {
+        self.held.delay(Instant::now() + delay, io);
+        if self.delay_poller.borrow().is_some() {
             return;
         }
         let weak = Rc::downgrade(self);
         let send = move || weak.upgrade().map_or(Poll::Idle, |link| link.send_due());
-        match Poller::register("courier_later", SEND_LATER_PERIOD, send) {
-            Ok(poller) => drop(self.later_poller.replace(Some(poller))),
+        match Poller::register("courier_delayed", SEND_DELAYED_PERIOD, send) {
+            Ok(poller) => drop(self.delay_poller.replace(Some(poller))),
             // Without it nothing would end what is held.
             Err(error) => {
                 log::error!("pool '{}': an I/O cannot be held: {error}", self.shared.name);
-                self.held.later_waits();
+                self.held.end_delays();
                 self.complete_waiting(|_| true, |io| io.complete(IoStatus::Failed));
             }
         }
@@ -357,8 +357,8 @@ impl Link {
         for io in due {
             io.resubmit();
         }
-        if !self.held.has_later() {
-            self.later_poller.take();
+        if !self.held.has_delayed() {
+            self.delay_poller.take();
         }
         if sent { Poll::Busy } else { Poll::Idle }
     }
@@ -366,7 +366,7 @@ impl Link {
     /// Sends what waits and what was put off, as far as it may be.
     pub(super) fn release(self: &Rc<Self>) {
         if self.with_qpair(QueuePair::is_live) == Some(true) {
-            self.held.later_waits();
+            self.held.end_delays();
             self.send_waiting();
         }
     }
@@ -510,7 +510,7 @@ impl Link {
     /// The channel goes.
     pub(super) fn close(&self) {
         self.shared.tell_queue(self.number, None);
-        for poller in [&self.watcher, &self.sender, &self.again, &self.later_poller] {
+        for poller in [&self.watcher, &self.sender, &self.again, &self.delay_poller] {
             poller.take();
         }
         for (_, request) in self.aborts.take() {

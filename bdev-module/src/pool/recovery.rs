@@ -246,7 +246,7 @@ impl Pool {
     }
 
     pub(super) fn go_on_settling(&self, now: Instant) {
-        if self.is_deleting() || self.is_given_up(now) || self.is_admin_lost(now) {
+        if self.is_deleting() || self.is_given_up(now) || self.poll_admin_lost(now) {
             self.attempt_failed();
             self.disconnect();
         } else if self.unfenced_until.get().is_none_or(|until| now >= until) {

@@ -41,7 +41,7 @@ pub struct BdevInfo {
     pub can_write_zeroes: bool,
     /// It can flush.
     pub can_flush: bool,
-    /// It takes NVMe I/O commands as they are, by [`BdevChannel::pass`](super::BdevChannel::pass).
+    /// It takes NVMe I/O commands as they are, by [`BdevChannel::passthru`](super::BdevChannel::passthru).
     pub can_pass_through: bool,
     /// It has Write Uncorrectable among them.
     pub can_write_uncorrectable: bool,
@@ -57,9 +57,9 @@ impl BdevDesc {
         // SAFETY: an open bdev stays where it is; these read its properties.
         unsafe {
             let can = |kind| sys::spdk_bdev_io_type_supported(bdev, kind);
-            let passes = can(io_type::SPDK_BDEV_IO_TYPE_NVME_IO);
+            let takes_nvme_io = can(io_type::SPDK_BDEV_IO_TYPE_NVME_IO);
             // The bdev layer itself knows of no such kind, and what another module makes of its number is not known.
-            let asks_here = passes && is_registered_here((*bdev).module);
+            let asks_here = takes_nvme_io && is_registered_here((*bdev).module);
             let module = (*(*bdev).fn_table).io_type_supported.filter(|_| asks_here);
             let has = |opcode| module.is_some_and(|asks| asks((*bdev).ctxt, IoType::of_nvme_command(opcode)));
             BdevInfo {
@@ -77,9 +77,9 @@ impl BdevDesc {
                 can_unmap: can(io_type::SPDK_BDEV_IO_TYPE_UNMAP),
                 can_write_zeroes: can(io_type::SPDK_BDEV_IO_TYPE_WRITE_ZEROES),
                 can_flush: can(io_type::SPDK_BDEV_IO_TYPE_FLUSH),
-                can_pass_through: passes,
+                can_pass_through: takes_nvme_io,
                 can_write_uncorrectable: has(IoOpcode::WRITE_UNCORRECTABLE)
-                    || (passes && can(io_type::SPDK_BDEV_IO_TYPE_WRITE_UNCORRECTABLE)),
+                    || (takes_nvme_io && can(io_type::SPDK_BDEV_IO_TYPE_WRITE_UNCORRECTABLE)),
                 can_verify: has(IoOpcode::VERIFY),
             }
         }

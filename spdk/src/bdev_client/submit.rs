@@ -36,7 +36,7 @@ pub unsafe trait IoOwner: Sized + 'static {
     /// The I/O has ended, on the thread that sent it.
     fn complete(self, result: Result<(), Status>);
 
-    /// The I/O that was sent by [`BdevChannel::pass`] has ended, likewise, with `dw0` in dword 0 of its completion.
+    /// The I/O that was sent by [`BdevChannel::passthru`] has ended, likewise, with `dw0` in dword 0 of its completion.
     fn complete_passthru(self, dw0: u32, result: Result<(), Status>);
 }
 
@@ -144,7 +144,7 @@ impl BdevChannel {
     /// # Errors
     /// The owner comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `NOTSUP` where the bdev takes no NVMe
     /// commands.
-    pub fn pass<O: IoOwner>(&self, opcode: u8, dwords: [u32; 6], owner: O) -> Result<(), Rejected<O>> {
+    pub fn passthru<O: IoOwner>(&self, opcode: u8, dwords: [u32; 6], owner: O) -> Result<(), Rejected<O>> {
         let Pieces { first: pieces, count, bytes } = owner.pieces();
         let (Ok(count), Ok(len)) = (c_int::try_from(count), usize::try_from(bytes)) else {
             return Err(Rejected { errno: Errno::INVAL, command: owner });

@@ -67,7 +67,7 @@ pub(crate) fn start(cores: &str, register: fn()) -> &'static TestApp {
                 let _ = started.send(());
                 Ok(())
             };
-            let code = App { name: c"test", options: &[], ending: || () }.run(arguments, started);
+            let code = App { name: c"test", options: &[], on_shutdown: || () }.run(arguments, started);
             let _ = end.send(code == ExitCode::SUCCESS);
         };
         let thread = thread::Builder::new().name("spdk".to_owned()).spawn(run).expect("a thread");

@@ -168,7 +168,7 @@ impl Until {
         match self {
             Self::Ended { qid } => queues.is_ended(qid),
             Self::Quiet => queues.is_quiet(),
-            Self::Flushed => queues.is_flushed(),
+            Self::Flushed => queues.poll_flushes(),
         }
     }
 }

@@ -321,7 +321,7 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     let is_early = code == libc::BUS_MCEERR_AO;
     if !(is_early || is_access && replace(address)) {
         // SAFETY: called with what the kernel gave.
-        unsafe { pass_on(signal, info, context, code, address) };
+        unsafe { chain(signal, info, context, code, address) };
     }
     // SAFETY: as above.
     unsafe { *errno = saved };
@@ -383,7 +383,7 @@ fn map_zeros(start: usize, len: usize) -> bool {
 ///
 /// # Safety
 /// `signal`, `info` and `context` are the handler's, `code` and `address` are of `info`.
-unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, code: c_int, address: usize) {
+unsafe fn chain(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, code: c_int, address: usize) {
     // SAFETY: never freed once the handler is installed.
     let previous = unsafe { PREVIOUS.load(Ordering::Acquire).as_ref() };
     let action = previous.map_or((libc::SIG_DFL, 0), |previous| (previous.sa_sigaction, previous.sa_flags));
@@ -395,7 +395,7 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
         // ours would be gone, and the process would live on without its guard.
         _ if is_sent => die(signal, is_sent),
         (libc::SIG_DFL | libc::SIG_IGN, _) => die(signal, is_sent),
-        _ if is_futile(address) => die(signal, is_sent),
+        _ if note_repeat(address) => die(signal, is_sent),
         (handler, flags) if flags & libc::SA_SIGINFO != 0 => {
             // SAFETY: whoever installed `handler` with SA_SIGINFO gave a function of this signature.
             let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
@@ -410,8 +410,8 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
     }
 }
 
-/// Whether the handler before ours has been asked for this address too often.
-fn is_futile(address: usize) -> bool {
+/// Notes that the handler before ours is asked for this address. Returns whether it has been asked too often.
+fn note_repeat(address: usize) -> bool {
     static ADDRESS: AtomicUsize = AtomicUsize::new(0);
     static REPEATED: AtomicU32 = AtomicU32::new(0);
     if ADDRESS.swap(address, Ordering::Relaxed) != address {

@@ -194,7 +194,7 @@ pub enum IoKind {
     /// Ranges lose their contents; the ranges come from the guest (see [`dsm`]).
     Deallocate,
     /// What the backend makes of the command, which it is given as a [`PassthruCommand`].
-    Pass,
+    Passthru,
 }
 
 /// The place of a command in a fused operation.

@@ -67,7 +67,7 @@ pub trait Backend: Sized + 'static {
     ///
     /// # Errors
     /// [`Refused`] with the I/O.
-    fn pass(channel: &Self::Channel, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>>;
+    fn passthru(channel: &Self::Channel, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>>;
 
     /// Returns whether a namespace that was [full](Refusal::Full) may take I/Os again.
     #[must_use]

@@ -119,9 +119,9 @@ impl Shadow {
         self.mapped.as_ref()
     }
 
-    /// Whether the host has not written to this shadow, which holds `value`, since the buffers came.
+    /// Notes that this shadow holds `value`. Returns whether the host has not written to it since the buffers came.
     #[inline]
-    fn is_as_begun(&mut self, index: usize, value: u32) -> bool {
+    fn observe_shadow(&mut self, index: usize, value: u32) -> bool {
         match self.begun_with.get_mut(index) {
             None | Some(&mut WRITTEN) => false,
             Some(begun) if *begun == value => true,
@@ -275,7 +275,7 @@ impl Context {
         if values.is_poisoned() {
             return None;
         }
-        Some(if shadow.is_as_begun(index, value) { self.doorbells.load(index) } else { value })
+        Some(if shadow.observe_shadow(index, value) { self.doorbells.load(index) } else { value })
     }
 
     /// The shadow of a doorbell begins with `value`. To be called only while the host may not write it: before the completion of the

@@ -101,10 +101,10 @@ impl Cursor {
         Some(sqe)
     }
 
-    /// Whether the entry that was taken last is none of the host's, since its page could not be had. It is then as if it had not been
-    /// taken, and none is taken any more.
+    /// Returns whether the entry that was taken last is none of the host's, since its page could not be had. If so, it is as if it had
+    /// not been taken, and none is taken any more.
     #[cold]
-    pub(super) fn is_broken(&self) -> bool {
+    pub(super) fn rewind_if_broken(&self) -> bool {
         let head = self.head.get();
         let last = if head == 0 { self.entries - 1 } else { head - 1 };
         let is_broken = self.ring.borrow().as_ref().is_some_and(|ring| ring.is_poisoned(last));

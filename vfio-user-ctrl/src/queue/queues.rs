@@ -124,7 +124,7 @@ impl<B: Backend> Queues<B> {
             drop(namespaces);
             old.retire();
             for queue in self.all_submissions() {
-                queue.pass();
+                queue.send_held();
             }
         }
     }
@@ -141,7 +141,7 @@ impl<B: Backend> Queues<B> {
         drop(namespaces);
         if opened > 0 {
             for queue in self.all_submissions() {
-                queue.pass();
+                queue.send_held();
             }
         }
     }
@@ -163,7 +163,7 @@ impl<B: Backend> Queues<B> {
         self.context.set_held(is_held);
         if opened > 0 {
             for queue in self.all_submissions() {
-                queue.pass();
+                queue.send_held();
             }
         }
     }
@@ -314,21 +314,21 @@ impl<B: Backend> Queues<B> {
 
     /// Has what the namespaces keep in volatile caches written back, unless that is in progress already.
     pub fn flush(&self) {
-        if self.is_flushed() {
+        if self.poll_flushes() {
             let flushes = Submissions::with_flushes(&self.context, &self.namespaces);
             self.flushing.replace(Some(flushes));
         }
     }
 
-    /// Whether nothing of that is in progress. To be called until it is so.
+    /// Goes on with flushes. Returns whether none is in progress; to be called until it is so.
     #[must_use]
-    pub fn is_flushed(&self) -> bool {
+    pub fn poll_flushes(&self) -> bool {
         let flushing = self.flushing.borrow().clone();
-        let is_flushed = flushing.is_none_or(|flushes| flushes.are_flushed());
-        if is_flushed {
+        let poll_flushes = flushing.is_none_or(|flushes| flushes.poll_flushes());
+        if poll_flushes {
             self.flushing.take();
         }
-        is_flushed
+        poll_flushes
     }
 
     /// Takes no more commands from any queue, aborts what is in flight, and posts none of its completions.

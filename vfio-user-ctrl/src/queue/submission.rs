@@ -284,7 +284,7 @@ impl<B: Backend> SubmissionQueue<B> {
     /// A command that never became an I/O has failed.
     #[cold]
     fn refuse(&self, sqe: &Sqe, status: Status) {
-        if sqe.nsid == 0 && self.cursor.is_broken() {
+        if sqe.nsid == 0 && self.cursor.rewind_if_broken() {
             return self.completion.unreserve(1);
         }
         self.context.note(QueueErrorEvent::Failed {
@@ -376,7 +376,7 @@ impl<B: Backend> Submissions<B> {
             None => op,
             Some(first) => self.add_compare(&mut io, first, &command, &geometry)?,
         };
-        if matches!(command.kind, IoKind::Deallocate | IoKind::Pass) {
+        if matches!(command.kind, IoKind::Deallocate | IoKind::Passthru) {
             extra::prepare(&mut io, sqe, &command, &geometry)?;
         } else if command.bytes > 0 {
             add_data(&mut io, sqe, command.bytes, command.kind == IoKind::Read)?;
@@ -430,7 +430,7 @@ impl<B: Backend> Submissions<B> {
     }
 
     /// Sends the commands that were held back for their namespaces; of those that still are they are held on.
-    pub(super) fn pass(&self) {
+    pub(super) fn send_held(&self) {
         for io in self.queue().held.take() {
             B::trace(TraceStep::GoOn, || traced(&io, io.state().nsid.get().into()));
             send(io);
@@ -494,7 +494,7 @@ const fn block_op(command: &IoCommand) -> Option<BlockOp> {
         IoKind::Compare => Some(BlockOp::Compare),
         IoKind::WriteZeroes => Some(BlockOp::WriteZeroes),
         // What the backend is given is in `IoState::extra`.
-        IoKind::Deallocate | IoKind::Pass => Some(BlockOp::Unmap),
+        IoKind::Deallocate | IoKind::Passthru => Some(BlockOp::Unmap),
         IoKind::Flush => Some(BlockOp::Flush),
         IoKind::Nothing => None,
     }

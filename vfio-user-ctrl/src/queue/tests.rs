@@ -59,7 +59,7 @@ impl Backend for Fake {
         FULL.get() == 0
     }
 
-    fn pass((): &(), _: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn passthru((): &(), _: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         Self::submit(&(), BlockOp::Unmap, 0, 0, io)
     }
 
@@ -513,14 +513,16 @@ fn one_poll_takes_no_more_than_its_share_and_the_next_goes_on_behind_it() {
 fn a_flush_of_the_controllers_own_reaches_namespaces_with_a_cache_and_posts_nothing() {
     let guest = Guest::new();
     guest.queues.flush();
-    assert!(guest.queues.is_flushed() && in_flight().is_empty(), "there is no cache");
+    assert!(guest.queues.poll_flushes() && in_flight().is_empty(), "there is no cache");
     guest.cache_writes();
     guest.queues.flush();
     guest.queues.flush();
     assert_eq!(in_flight(), [(BlockOp::Flush, 0, 1000)], "one is enough");
-    assert!(!guest.queues.is_flushed());
+    assert!(!guest.queues.poll_flushes());
     end(Err(Status::INTERNAL_ERROR));
-    assert!(guest.queues.is_flushed() && guest.completions().is_empty() && guest.queues.take_error_events().is_empty());
+    assert!(
+        guest.queues.poll_flushes() && guest.completions().is_empty() && guest.queues.take_error_events().is_empty()
+    );
     assert_eq!(guest.queues.in_flight(), 0);
 }
 
@@ -530,7 +532,7 @@ fn a_flush_of_the_controllers_own_is_aborted_by_a_reset_and_by_the_end_of_its_na
     guest.cache_writes();
     guest.queues.flush();
     guest.queues.delete_all();
-    assert!(guest.queues.is_flushed(), "nobody waits for it any more");
+    assert!(guest.queues.poll_flushes(), "nobody waits for it any more");
     guest.queues.abort_some(|| true);
     assert_eq!((aborts(), guest.queues.is_quiet()), (1, false));
     end(Err(Status::ABORTED_SQ_DELETION));
@@ -540,5 +542,5 @@ fn a_flush_of_the_controllers_own_is_aborted_by_a_reset_and_by_the_end_of_its_na
     guest.queues.abort_some(|| true);
     assert_eq!(aborts(), 1);
     end(Ok(()));
-    assert!(guest.queues.is_flushed());
+    assert!(guest.queues.poll_flushes());
 }

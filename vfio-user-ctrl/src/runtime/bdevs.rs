@@ -92,9 +92,9 @@ impl Backend for Bdevs {
         })
     }
 
-    fn pass(metered: &Metered, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn passthru(metered: &Metered, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         metered.begin(1, io, |io| {
-            metered.channel.pass(command.opcode, command.dwords, io).map_err(|rejected| {
+            metered.channel.passthru(command.opcode, command.dwords, io).map_err(|rejected| {
                 let unknown = rejected.errno == Errno::NOTSUP;
                 refused(rejected, if unknown { Status::INVALID_OPCODE } else { Status::INTERNAL_ERROR })
             })

@@ -272,7 +272,7 @@ impl Group {
             }
             Waiting::Clear { ctrl } => {
                 // Who deletes it waits: what SPDK has no message for now is told in a later round.
-                if !self.is_clear_of(ctrl) || !endpoint::tell_clear(ctrl) {
+                if !self.reap_all_of(ctrl) || !endpoint::tell_clear(ctrl) {
                     return Some(Waiting::Clear { ctrl });
                 }
             }
@@ -280,9 +280,9 @@ impl Group {
         None
     }
 
-    /// Whether nothing of a controller is left here.
+    /// Frees what is left of sessions whose I/Os have ended. Returns whether nothing of a controller is left here.
     #[must_use]
-    pub fn is_clear_of(&self, ctrl: u64) -> bool {
+    pub fn reap_all_of(&self, ctrl: u64) -> bool {
         self.reap();
         let of_ctrl = |session_queues: &Rc<SessionQueues>| session_queues.session().ctrl.id == ctrl;
         !self.sessions.borrow().iter().any(of_ctrl) && !self.ended.borrow().iter().any(of_ctrl)

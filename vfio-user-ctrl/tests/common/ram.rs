@@ -51,8 +51,8 @@ pub(crate) struct Disk {
     pub(crate) submitted: Cell<u64>,
     /// Flushes that were carried out.
     pub(crate) flushes: Cell<u64>,
-    /// Commands that were passed on, as they came.
-    pub(crate) passed: RefCell<Vec<PassthruCommand>>,
+    /// Commands that were passed through, as they came.
+    pub(crate) passthru: RefCell<Vec<PassthruCommand>>,
     /// What these have in dword 0 of their completions.
     pub(crate) dw0: Cell<u32>,
     held: RefCell<VecDeque<Held>>,
@@ -73,7 +73,7 @@ impl Disk {
             refuse: Cell::new(0),
             submitted: Cell::new(0),
             flushes: Cell::new(0),
-            passed: RefCell::default(),
+            passthru: RefCell::default(),
             dw0: Cell::new(0),
             held: RefCell::new(VecDeque::with_capacity(64)),
         })
@@ -165,7 +165,7 @@ fn compare(io: &CommandIo<Ram>, blocks: &[u8]) -> Result<(), Status> {
     if data == blocks { Ok(()) } else { Err(MISCOMPARE) }
 }
 
-/// Ends an I/O: one on no blocks is a command that was passed on.
+/// Ends an I/O: one on no blocks is a command that was passed through.
 fn end(disk: &Disk, op: BlockOp, blocks: u64, io: CommandIo<Ram>, result: Result<(), Status>) {
     if op == BlockOp::Unmap && blocks == 0 {
         queue::complete_passthru(io, disk.dw0.get(), result);
@@ -205,13 +205,13 @@ impl Backend for Ram {
         Ok(())
     }
 
-    fn pass(disk: &Rc<Disk>, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn passthru(disk: &Rc<Disk>, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         // An operation on no blocks.
-        let passed = Self::submit(disk, BlockOp::Unmap, 0, 0, io);
-        if passed.is_ok() {
-            disk.passed.borrow_mut().push(*command);
+        let passthru = Self::submit(disk, BlockOp::Unmap, 0, 0, io);
+        if passthru.is_ok() {
+            disk.passthru.borrow_mut().push(*command);
         }
-        passed
+        passthru
     }
 
     fn abort(disk: &Rc<Disk>, io: IoToken, token: AbortToken) -> bool {

@@ -4,11 +4,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod aborts;
 mod data;
-mod ending;
 mod fused;
 mod memory;
-mod passed;
+mod passthru;
 mod random;
 mod rings;
 mod signals;

@@ -52,11 +52,11 @@ impl Controller {
             | Cns::COMMAND_SET_ALLOCATED_NAMESPACES
                 if answer.is_ok() =>
             {
-                self.namespaces.were_seen_above(sqe.nsid);
+                self.namespaces.mark_seen_above(sqe.nsid);
             }
             // What is inactive is told by zeroes, by an error, or by Invalid Namespace.
             Cns::NAMESPACE | Cns::NAMESPACE_DESCRIPTORS | Cns::INDEPENDENT_NAMESPACE | Cns::ALLOCATED_NAMESPACE => {
-                self.namespaces.was_seen(sqe.nsid);
+                self.namespaces.mark_seen(sqe.nsid);
             }
             _ => {}
         }

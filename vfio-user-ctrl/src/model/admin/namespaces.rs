@@ -141,12 +141,12 @@ impl Namespaces {
     }
 
     /// The host was told what there is at `nsid`.
-    pub(super) fn was_seen(&mut self, nsid: u32) {
+    pub(super) fn mark_seen(&mut self, nsid: u32) {
         self.unseen.remove(&nsid);
     }
 
     /// The host was told of all namespaces above `nsid`.
-    pub(super) fn were_seen_above(&mut self, nsid: u32) {
+    pub(super) fn mark_seen_above(&mut self, nsid: u32) {
         self.unseen.retain(|gone, _| *gone <= nsid);
     }
 
@@ -245,7 +245,7 @@ impl Controller {
 
     /// The host has had time enough to learn that the namespace that was at `nsid` is gone.
     pub fn forget_removal(&mut self, nsid: u32) {
-        self.namespaces.was_seen(nsid);
+        self.namespaces.mark_seen(nsid);
     }
 
     /// Gives a namespace another size, in blocks, and tells the host.

@@ -21,7 +21,7 @@ pub struct PassthruCommand {
 }
 
 impl PassthruCommand {
-    /// Of a command that [`decode`](super::decode) has accepted as [`IoKind::Pass`].
+    /// Of a command that [`decode`](super::decode) has accepted as [`IoKind::Passthru`].
     #[must_use]
     pub const fn of(sqe: &Sqe) -> Self {
         let dwords = match IoOpcode(sqe.opcode) {
@@ -64,7 +64,7 @@ fn on_blocks(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
     fuse(sqe, ns)?;
     let (slba, blocks) = (sqe.slba(), blocks(sqe));
     ns.check_range(slba, blocks)?;
-    Ok(IoCommand { slba, blocks, ..IoCommand::without_blocks(IoKind::Pass, 0) })
+    Ok(IoCommand { slba, blocks, ..IoCommand::without_blocks(IoKind::Passthru, 0) })
 }
 
 /// A command in the common format of vendor specific commands (base specification 2.0, section 3.3.3.1): CDW10 counts the dwords of
@@ -82,7 +82,7 @@ fn vendor_specific(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoComm
     if sqe.cdw11 != 0 || (bytes > 0 && direction == DataTransfer::NONE) {
         return Err(Status::INVALID_FIELD);
     }
-    Ok(IoCommand::without_blocks(IoKind::Pass, bytes))
+    Ok(IoCommand::without_blocks(IoKind::Passthru, bytes))
 }
 
 #[cfg(test)]
@@ -109,7 +109,7 @@ mod tests {
         for opcode in [IoOpcode::VERIFY.0, IoOpcode::WRITE_UNCORRECTABLE.0] {
             let sqe = |slba, nlb| Sqe { opcode, cdw10: slba, cdw12: nlb, ..Sqe::default() };
             let command = decode(&sqe(990, 9), &ns(), MDTS).expect("within the namespace");
-            assert_eq!((command.kind, command.slba, command.blocks), (IoKind::Pass, 990, 10));
+            assert_eq!((command.kind, command.slba, command.blocks), (IoKind::Passthru, 990, 10));
             assert_eq!(
                 (command.bytes, PassthruCommand::of(&sqe(990, 9)).to_guest(), command.durable),
                 (0, false, false)
@@ -154,7 +154,7 @@ mod tests {
     fn data_of_a_vendor_specific_command_goes_the_way_that_its_opcode_says() {
         for (opcode, to_guest) in [(0x81, false), (0x82, true), (0xfd, false), (0xfe, true)] {
             let command = decode(&vendor(opcode, 3), &ns(), MDTS).expect("accepted");
-            assert_eq!((command.kind, command.bytes), (IoKind::Pass, 12), "{opcode:#x}");
+            assert_eq!((command.kind, command.bytes), (IoKind::Passthru, 12), "{opcode:#x}");
             assert_eq!(PassthruCommand::of(&vendor(opcode, 3)).to_guest(), to_guest, "{opcode:#x}");
         }
         for opcode in [0x83, 0xff] {

@@ -312,7 +312,7 @@ proptest! {
             IoKind::WriteZeroes => prop_assert!(command.blocks <= ns.max_write_zeroes_blocks && command.bytes == 0),
             IoKind::Deallocate => prop_assert!(command.bytes % 16 == 0 && (16..=4096).contains(&command.bytes)),
             IoKind::Flush | IoKind::Nothing => prop_assert_eq!((command.blocks, command.bytes), (0, 0)),
-            IoKind::Pass => prop_assert!(command.bytes <= mdts && (command.blocks == 0 || command.bytes == 0)),
+            IoKind::Passthru => prop_assert!(command.bytes <= mdts && (command.blocks == 0 || command.bytes == 0)),
         }
         let harmless = matches!(command.kind, IoKind::Read | IoKind::Compare | IoKind::Flush | IoKind::Nothing)
             || sqe.opcode == IoOpcode::VERIFY.0;

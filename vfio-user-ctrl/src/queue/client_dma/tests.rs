@@ -112,12 +112,12 @@ fn commands_that_are_passed_on_carry_data_both_ways_and_the_backends_result() {
     let guest = ClientGuest::new();
     let data = pattern(512);
     guest.client.put(FAR + 64, &data);
-    let passed = |opcode, cid, at| Sqe { opcode, cid, nsid: 1, prp1: at, cdw10: 512 / 4, ..Sqe::default() };
-    guest.send(passed(0x81, 1, FAR + 64));
+    let passthru = |opcode, cid, at| Sqe { opcode, cid, nsid: 1, prp1: at, cdw10: 512 / 4, ..Sqe::default() };
+    guest.send(passthru(0x81, 1, FAR + 64));
     guest.answer();
     assert_eq!((guest.completions(), guest.dw0(0)), (vec![(1, Status::SUCCESS)], 0x81));
     assert_eq!(guest.disk.get(0, 1), data);
-    guest.send(passed(0x82, 2, FAR + PAGE));
+    guest.send(passthru(0x82, 2, FAR + PAGE));
     assert!(guest.completions().is_empty(), "the data is not with the guest yet");
     guest.answer();
     assert_eq!((guest.completions(), guest.dw0(1)), (vec![(2, Status::SUCCESS)], 0x82));

@@ -122,8 +122,8 @@ fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> R
     }
     let compared = pieces.len();
     dptr::walk(&*view, sqe, command.bytes, &mut pieces)?;
-    let passed = (command.kind == IoKind::Pass).then(|| PassthruCommand::of(sqe));
-    let to_guest = passed.map_or(command.to_guest(), |passed| passed.to_guest());
+    let passthru = (command.kind == IoKind::Passthru).then(|| PassthruCommand::of(sqe));
+    let to_guest = passthru.map_or(command.to_guest(), |passthru| passthru.to_guest());
     // What was found on the way here was not wrong.
     view.take_fault();
     let bounce = Bounce::new(view.memory(), &pieces, to_guest, budget).inspect_err(|_| {
@@ -144,7 +144,7 @@ fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> R
         add_pieces(io, &bounce, data, to_guest)?;
     }
     describe(io.state(), sqe, op, &command, &geometry);
-    io.state().extra.set(passed.map(|passed| Box::new(CommandExtra::Command(passed))));
+    io.state().extra.set(passthru.map(|passthru| Box::new(CommandExtra::Passthru(passthru))));
     Ok(Staged { bounce, pieces, to_guest })
 }
 

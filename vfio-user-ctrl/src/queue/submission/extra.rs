@@ -18,10 +18,10 @@ pub(super) enum CommandExtra {
     /// What is left of a Dataset Management command.
     Ranges(Deallocate),
     /// What the backend is told.
-    Command(PassthruCommand),
+    Passthru(PassthruCommand),
 }
 
-/// Fetches the ranges of a Dataset Management command, or finds the data of one that is passed on.
+/// Fetches the ranges of a Dataset Management command, or finds the data of one that is passed through.
 #[cold]
 pub(super) fn prepare<B: Backend>(
     io: &mut CommandIo<B>,
@@ -33,11 +33,11 @@ pub(super) fn prepare<B: Backend>(
         let view = io.queue().context.view();
         CommandExtra::Ranges(Deallocate::fetch(sqe, command.bytes, geometry, &view)?)
     } else {
-        let passed = PassthruCommand::of(sqe);
+        let passthru = PassthruCommand::of(sqe);
         if command.bytes > 0 {
-            add_data(io, sqe, command.bytes, passed.to_guest())?;
+            add_data(io, sqe, command.bytes, passthru.to_guest())?;
         }
-        CommandExtra::Command(passed)
+        CommandExtra::Passthru(passthru)
     };
     io.state().extra.set(Some(Box::new(extra)));
     Ok(())
@@ -48,7 +48,7 @@ pub(super) fn prepare<B: Backend>(
 pub(super) fn send<B: Backend>(io: CommandIo<B>, namespace: &NamespaceChannel<B>) {
     enum Next {
         Range(u64, u64),
-        Command(PassthruCommand),
+        Passthru(PassthruCommand),
         Nothing,
     }
     let extra = io.state().extra.take();
@@ -56,14 +56,14 @@ pub(super) fn send<B: Backend>(io: CommandIo<B>, namespace: &NamespaceChannel<B>
         Some(CommandExtra::Ranges(ranges)) => {
             ranges.current().map_or(Next::Nothing, |extent| Next::Range(extent.slba, extent.blocks.into()))
         }
-        Some(CommandExtra::Command(command)) => Next::Command(*command),
+        Some(CommandExtra::Passthru(command)) => Next::Passthru(*command),
         None => Next::Nothing,
     };
     io.state().extra.set(extra);
     match next {
         Next::Range(slba, blocks) => submit(namespace, BlockOp::Unmap, slba, blocks, io),
-        Next::Command(command) => {
-            if let Err(refused) = B::pass(&namespace.channel, &command, io) {
+        Next::Passthru(command) => {
+            if let Err(refused) = B::passthru(&namespace.channel, &command, io) {
                 refuse_or_keep(refused);
             }
         }
@@ -74,12 +74,12 @@ pub(super) fn send<B: Backend>(io: CommandIo<B>, namespace: &NamespaceChannel<B>
 /// The opcode of a command that is in flight.
 pub(super) fn opcode_of<B: Backend>(state: &IoState<B>) -> u8 {
     let extra = state.extra.take();
-    let passed = match extra.as_deref() {
-        Some(CommandExtra::Command(command)) => Some(command.opcode),
+    let passthru = match extra.as_deref() {
+        Some(CommandExtra::Passthru(command)) => Some(command.opcode),
         _ => None,
     };
     state.extra.set(extra);
-    passed.unwrap_or(match state.op.get() {
+    passthru.unwrap_or(match state.op.get() {
         BlockOp::Read => IoOpcode::READ.0,
         BlockOp::Write | BlockOp::CompareAndWrite(_) => IoOpcode::WRITE.0,
         BlockOp::Compare => IoOpcode::COMPARE.0,
@@ -108,7 +108,7 @@ pub(super) fn next_range<B: Backend>(io: CommandIo<B>) {
     }
 }
 
-/// An I/O that was [passed](Backend::pass) has ended; `dw0` is what the backend's own completion has in dword 0.
+/// An I/O that was [passed through](Backend::passthru) has ended; `dw0` is what the backend's own completion has in dword 0.
 pub fn complete_passthru<B: Backend>(io: CommandIo<B>, dw0: u32, result: Result<(), Status>) {
     match result {
         Ok(()) if guard::any() && io.is_poisoned() => {

@@ -39,8 +39,8 @@ impl<B: Backend> Submissions<B> {
         send(io);
     }
 
-    /// Whether all of it has ended. What the backend had no room for is sent again.
-    pub(in crate::queue) fn are_flushed(&self) -> bool {
+    /// Sends what the backend had no room for. Returns whether all flushes have ended.
+    pub(in crate::queue) fn poll_flushes(&self) -> bool {
         self.send_deferred();
         self.in_use() == 0
     }

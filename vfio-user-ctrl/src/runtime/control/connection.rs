@@ -130,7 +130,7 @@ impl Connection {
     }
 
     /// Returns whether the client, which has waited for others, may be served again.
-    pub(super) fn has_waited(&mut self) -> bool {
+    pub(super) fn has_waited(&self) -> bool {
         self.waits && self.share.may_be_served(Instant::now())
     }
 

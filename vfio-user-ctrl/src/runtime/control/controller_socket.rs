@@ -54,7 +54,7 @@ impl ControllerSocket {
     }
 
     /// Whether clients may be let in: those before them have not had more than their share of time.
-    pub(super) fn may_be_served(&mut self) -> bool {
+    pub(super) fn may_be_served(&self) -> bool {
         self.share.may_be_served(Instant::now())
     }
 

@@ -381,7 +381,7 @@ impl Server {
             }
         }
         let waited: Vec<u64> =
-            self.connections.iter_mut().filter_map(|(id, connection)| connection.has_waited().then_some(*id)).collect();
+            self.connections.iter().filter_map(|(id, connection)| connection.has_waited().then_some(*id)).collect();
         for session in waited {
             self.serve(session);
         }
@@ -425,7 +425,7 @@ impl Server {
         let waiting: Vec<u64> =
             self.endpoints.iter().filter(|(_, endpoint)| endpoint.waits()).map(|(id, _)| *id).collect();
         for ctrl in waiting {
-            let is_heard = self.endpoints.get_mut(&ctrl).is_some_and(ControllerSocket::may_be_served);
+            let is_heard = self.endpoints.get(&ctrl).is_some_and(ControllerSocket::may_be_served);
             self.hear(ctrl, is_heard);
             self.promote(ctrl);
         }

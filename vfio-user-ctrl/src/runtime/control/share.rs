@@ -43,13 +43,16 @@ impl TimeShare {
     }
 
     /// Returns whether the client may be served.
-    pub(super) fn may_be_served(&mut self, now: Instant) -> bool {
-        self.pay(now);
-        self.debt < AHEAD
+    pub(super) fn may_be_served(&self, now: Instant) -> bool {
+        self.debt_at(now) < AHEAD
+    }
+
+    fn debt_at(&self, now: Instant) -> Duration {
+        self.debt.saturating_sub(now.saturating_duration_since(self.since) / PART)
     }
 
     fn pay(&mut self, now: Instant) {
-        self.debt = self.debt.saturating_sub(now.saturating_duration_since(self.since) / PART);
+        self.debt = self.debt_at(now);
         self.since = now;
     }
 }

@@ -178,7 +178,7 @@ impl Backend for Ram {
     }
 
     /// Data goes to and from the first block, and the result is the opcode.
-    fn pass(disk: &Rc<Disk>, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
+    fn passthru(disk: &Rc<Disk>, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         let data = &mut disk.bytes.borrow_mut()[..512];
         let moved = if command.to_guest() { io.write_data(data) } else { io.read_data(0, data) };
         assert_eq!(moved, 512);

@@ -26,9 +26,9 @@ fn a_passed_command_comes_without_what_is_the_guests_own_and_goes_with_the_backe
     let done = rig.reap(&mut cq);
     assert_eq!(done.iter().map(|cqe| (cqe.cid, cqe.dw0)).collect::<Vec<_>>(), [(1, 0x1234), (2, 0x1234), (3, 0)]);
     assert!(done.iter().all(|cqe| cqe.status.is_success()), "{done:?}");
-    let passed = |opcode, dwords| PassthruCommand { opcode, dwords };
-    let expected = [passed(IoOpcode::VERIFY.0, [8, 0, 7, 0, 0, 0]), passed(0xc0, [0, 0, 5, 0, 0, 6])];
-    assert_eq!(*disk.passed.borrow(), expected);
+    let passthru = |opcode, dwords| PassthruCommand { opcode, dwords };
+    let expected = [passthru(IoOpcode::VERIFY.0, [8, 0, 7, 0, 0, 0]), passthru(0xc0, [0, 0, 5, 0, 0, 6])];
+    assert_eq!(*disk.passthru.borrow(), expected);
     let mut reads = 0;
     rig.queues.take_totals(|_, totals| reads += totals.reads);
     assert_eq!((reads, disk.held()), (1, 0));
@@ -69,7 +69,7 @@ fn a_passed_command_that_is_not_taken_is_sent_again_and_aborted_as_any_other() {
     rig.run(&mut sq, &[vendor(0x80, 1, 0)]);
     assert_eq!(disk.held(), 0);
     rig.queues.poll();
-    assert_eq!((disk.held(), disk.passed.borrow().len()), (1, 1));
+    assert_eq!((disk.held(), disk.passthru.borrow().len()), (1, 1));
     assert!(rig.queues.delete_submission(1) && rig.queues.abort_some(|| true));
     assert_eq!((disk.held(), rig.statuses(&mut cq)), (0, vec![(1, Status::ABORT_REQUESTED.into_bits())]));
 }
