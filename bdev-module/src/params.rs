@@ -1,6 +1,7 @@
 //! The parameters of the RPC methods: their names are SPDK's where SPDK has them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -213,7 +214,9 @@ impl PoolParams {
             check_range("keep_alive_timeout_ms", self.keep_alive_timeout_ms, 1_000, 3_600_000)?;
         }
         check_range("transport_retry_count", self.transport_retry_count.map(u32::from), 0, 7)?;
-        check_range("transport_ack_timeout", self.transport_ack_timeout.map(u32::from), 0, 31)?;
+        // Over TCP it is a socket's option, in milliseconds, which has 31 bits.
+        let most = if self.trtype == Trtype::Tcp { 30 } else { 31 };
+        check_range("transport_ack_timeout", self.transport_ack_timeout.map(u32::from), 0, most)?;
         check_range("connect_timeout_ms", Some(self.connect_timeout_ms), 1, 600_000)?;
         check_range("ns_loss_timeout_sec", Some(self.ns_loss_timeout_sec), 0, 1_000_000)?;
         check_range("reconnect_delay_sec", Some(self.reconnect_delay_sec), 1, 3_600)?;
@@ -312,6 +315,14 @@ impl PoolParams {
     pub(crate) fn io_limit(&self) -> Option<Duration> {
         let fast = Some(u64::from(self.fast_io_fail_timeout_sec)).filter(|&fast| fast != 0);
         fast.or_else(|| u64::try_from(self.ctrlr_loss_timeout_sec).ok()).map(Duration::from_secs)
+    }
+
+    /// A sentence about an address to connect from that is not this machine's now.
+    pub(crate) fn foreign_hostaddr(&self) -> Option<String> {
+        let address: IpAddr = self.hostaddr.as_ref()?.parse().ok()?;
+        let error = UdpSocket::bind((address, 0)).err()?;
+        (error.kind() == ErrorKind::AddrNotAvailable)
+            .then(|| format!("hostaddr {address} is no address of this machine; ip address lists those that are"))
     }
 
     /// The target's address for people.
@@ -480,12 +491,21 @@ mod tests {
             ("io_queue_size", json!(1), "io_queue_size is 1"),
             ("io_queue_requests", json!(4_000_000_000_u32), "4000000000"),
             ("keep_alive_timeout_ms", json!(5), "keep_alive_timeout_ms is 5"),
+            ("transport_ack_timeout", json!(31), "from 0 to 30"),
             ("connect_timeout_ms", json!(0), "connect_timeout_ms is 0"),
             ("ctrlr_loss_timeout_sec", json!(-2), "-2"),
         ] {
             let reason = with(field, value).check().expect_err(field).to_string();
             assert!(reason.contains(said), "{field}: {reason}");
         }
+    }
+
+    #[test]
+    fn an_address_to_connect_from_that_is_not_this_machines_is_told() {
+        let foreign = |hostaddr| with("hostaddr", json!(hostaddr)).foreign_hostaddr();
+        assert_eq!(foreign("127.0.0.1"), None);
+        let said = foreign("192.0.2.5").expect("it is for examples");
+        assert!(said.contains("192.0.2.5 is no address of this machine"), "{said}");
     }
 
     #[test]

@@ -51,7 +51,7 @@ use silence::{Silence, Verdict};
 use watch::Watch;
 
 pub use namespaces::BdevError;
-pub(crate) use namespaces::find_pending;
+pub(crate) use namespaces::{describe_path, find_pending};
 
 /// How often the admin queue of a connected pool is polled.
 const ADMIN_PERIOD: Duration = Duration::from_millis(10);
@@ -265,7 +265,8 @@ impl Pool {
         self.ctrlr.borrow().as_ref().map(f)
     }
 
-    fn is_deleting(&self) -> bool {
+    /// Returns whether it is being deleted.
+    pub(crate) fn is_deleting(&self) -> bool {
         !self.deleted.borrow().is_empty()
     }
 

@@ -232,10 +232,7 @@ mod tests {
         }
         assert_eq!(told(json!({ "name": 5 })), "parameter `name`: expected a string, got 5");
         assert_eq!(told(json!({ "name": null })), "parameter `name`: expected a string, got null");
-        assert_eq!(
-            told(json!({ "name": "a", "wait": "no" })),
-            "parameter `wait`: expected true or false, got \"no\""
-        );
+        assert_eq!(told(json!({ "name": "a", "wait": "no" })), "parameter `wait`: expected true or false, got \"no\"");
         assert_eq!(
             told(json!({ "name": "a", "limit": 1_u64 << 40 })),
             "parameter `limit`: expected a whole number from -2147483648 to 2147483647, got 1099511627776"

@@ -44,7 +44,8 @@ fn a_namespace_that_is_removed_takes_its_bdev_with_it_and_brings_it_back() {
     pool.remove_namespace(3);
     wait_for("the bdev to go", secs(10), || app.bdevs() == ["disk1"]);
     let told = app.rpc.ok("courier_pool_get", &json!({ "name": "p" }))[0].clone();
-    assert_eq!(told["pending_bdevs"], json!([{ "nsid": 3, "bdev": "disk3" }]), "{told}");
+    let reason = "it is not in the pool's list of namespaces";
+    assert_eq!(told["pending_bdevs"], json!([{ "nsid": 3, "bdev": "disk3", "reason": reason }]), "{told}");
     assert_eq!(pool.add_namespace("null"), 3);
     wait_for("the bdev to come again", secs(10), || app.bdevs() == ["disk1", "disk3"]);
     app.rpc.ok("courier_pool_delete", &json!({ "name": "p" }));

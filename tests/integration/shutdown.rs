@@ -88,9 +88,12 @@ fn sigterm_ends_courier_tgt_while_a_pool_is_being_connected_that_says_nothing() 
     let port = silent.local_addr().expect("a listener has an address").port().to_string();
     let app = App::start(Program::Courier, "0x2", &[]);
     let params = shared::pool().params_with("p", &json!({ "trsvcid": port, "connect_timeout_ms": 60_000 }));
-    let _answer = app.rpc.begin("courier_pool_create", params);
-    sleep(secs(1));
+    let answer = app.rpc.begin("courier_pool_create", params);
+    let is_known = || app.rpc.call("courier_pool_get", &json!({ "name": "p" })).is_ok();
+    wait_for("the pool to be in creation", secs(5), is_known);
     ends(&app);
+    let told = answer.recv_timeout(LIMIT).expect("its client is answered").expect_err("it was not created");
+    assert!(told.message.contains("the application is ending"), "{}", told.message);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::{Pool, State};
 use crate::channel::QueueState;
 use crate::disk::{Disk, Identity};
 use crate::identify::Namespace;
-use crate::params::BdevParams;
+use crate::params::{BdevParams, PoolParams};
 use crate::registry;
 
 /// Why a bdev could not be made.
@@ -289,8 +289,6 @@ impl Pool {
         } else {
             Vec::new()
         };
-        let pending: Vec<Value> =
-            self.pending_bdevs().iter().map(|bdev| json!({ "nsid": bdev.nsid, "bdev": bdev.name })).collect();
         let (queue_pairs, unanswered) = tell_queues(&shared.queues(), Instant::now());
         json!({
             "name": params.name,
@@ -299,15 +297,31 @@ impl Pool {
             "subnqn": params.subnqn,
             "hostnqn": params.hostnqn,
             "paths": self.paths(),
-            "io_queues": self.with_ctrlr(Ctrlr::io_queues),
+            // While the pool is away it has granted none, and SPDK tells what it is asked for.
+            "io_queues": (self.state.get() == State::Connected).then(|| self.with_ctrlr(Ctrlr::io_queues)),
             "queue_pairs": queue_pairs,
             "unanswered_cores": unanswered,
             "namespaces": namespaces,
-            "pending_bdevs": pending,
+            "pending_bdevs": self.tell_pending(),
             "losses": shared.losses.load(Ordering::Relaxed),
             "held_ios": shared.held.load(Ordering::Relaxed),
             "resent_ios": shared.resent.load(Ordering::Relaxed),
         })
+    }
+
+    fn tell_pending(&self) -> Vec<Value> {
+        let (disks, all) = (self.disks.borrow(), self.watch.wanted.borrow());
+        let pending = all.iter().filter(|(nsid, _)| !disks.contains_key(nsid));
+        let tell = |(nsid, wanted): (&u32, &Wanted)| {
+            let name = &wanted.params.name;
+            // There is no I/O of one that is not there.
+            let said = wanted.said.trim_end_matches("; its I/O is held");
+            let is_taken = spdk::bdev_client::exists(name);
+            let reason = Some(said.to_owned()).filter(|said| !said.is_empty());
+            let reason = reason.or_else(|| is_taken.then(|| format!("there is another bdev '{name}'")));
+            json!({ "nsid": nsid, "bdev": name, "reason": reason })
+        };
+        pending.map(tell).collect()
     }
 
     /// What `courier_get_stats` tells of it.
@@ -324,14 +338,7 @@ impl Pool {
     }
 
     fn paths(&self) -> Value {
-        let params = &self.params;
-        json!([{
-            "trtype": params.trtype,
-            "traddr": params.traddr,
-            "adrfam": params.adrfam,
-            "trsvcid": params.trsvcid,
-            "state": self.state_name(),
-        }])
+        json!([describe_path(&self.params, self.state_name())])
     }
 
     fn tell(&self, namespace: &Namespace) -> Value {
@@ -346,6 +353,17 @@ impl Pool {
         }
         told
     }
+}
+
+/// What is told of the way to a pool.
+pub(crate) fn describe_path(params: &PoolParams, state: &str) -> Value {
+    json!({
+        "trtype": params.trtype,
+        "traddr": params.traddr,
+        "adrfam": params.adrfam,
+        "trsvcid": params.trsvcid,
+        "state": state,
+    })
 }
 
 /// The bdev of that name that is made when its namespace is there, and its pool.

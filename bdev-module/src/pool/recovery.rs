@@ -191,7 +191,7 @@ impl Pool {
                 self.enter(State::Connecting);
             }
             Err(error) => {
-                log::warn!("pool '{}' at {}: {error}", self.name(), self.params.target());
+                self.note_error(error.to_string());
                 self.attempt_failed();
                 self.disconnected();
             }
@@ -257,6 +257,7 @@ impl Pool {
 
     /// Keeps the reason why an attempt to connect failed, and logs it if it is another one than before.
     fn note_error(&self, error: String) {
+        let error = self.params.foreign_hostaddr().unwrap_or(error);
         if self.last_error.borrow().as_ref() != Some(&error) {
             log::warn!("pool '{}' at {}: {error}", self.name(), self.params.target());
             self.last_error.replace(Some(error));

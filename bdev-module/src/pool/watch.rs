@@ -44,7 +44,7 @@ pub(super) struct Wanted {
     /// Its bdev was told to go.
     leaving: bool,
     /// What was said last of what is wrong with it.
-    said: String,
+    pub(super) said: String,
 }
 
 impl Wanted {

@@ -373,6 +373,15 @@ fn a_reset_while_the_pool_is_away_aborts_what_is_held_and_ends() {
 
 #[test]
 #[serial]
+fn a_pool_tells_how_many_queues_it_has_granted_while_it_is_connected_and_at_no_other_time() {
+    let line = line(json!({ "num_io_queues": 7 }));
+    assert_eq!(line.pool.told()["io_queues"], json!(7));
+    line.go_away();
+    assert_eq!(line.pool.told()["io_queues"], json!(null));
+}
+
+#[test]
+#[serial]
 fn an_io_that_is_held_is_aborted_at_once() {
     let line = line(json!({}));
     line.go_away();

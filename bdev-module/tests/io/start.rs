@@ -2,17 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use pool_faults::{Relay, ScriptedTarget};
+use pool_faults::{Do, On, Relay, ScriptedTarget};
 use serde_json::json;
 use serial_test::serial;
 
 use crate::common::disk::{Disk, Layout};
-use crate::common::harness::wait_until;
+use crate::common::harness::{PATIENCE, wait_until};
 use crate::common::target::{NQN, NS_512, free_port};
 use crate::common::{POOL, rig};
 
 /// `-EEXIST`.
 const EXISTS: i64 = -17;
+/// `-ECANCELED`.
+const CANCELED: i64 = -125;
 
 #[test]
 #[serial]
@@ -57,7 +59,7 @@ fn bdevs_of_a_pool_that_is_away_are_saved_come_with_it_and_take_io() {
     let bdev = rig.bdev(&pool.name, NS_512);
     let is_there = || rig.app.rpc("bdev_get_bdevs", json!({ "name": bdev.name })).is_ok();
     assert!(!is_there());
-    assert_eq!(pool.told()["pending_bdevs"], json!([{ "nsid": NS_512, "bdev": bdev.name }]));
+    assert_eq!(pool.told()["pending_bdevs"], json!([{ "nsid": NS_512, "bdev": bdev.name, "reason": null }]));
     let saved = || {
         let config = rig.app.rpc("framework_get_config", json!({ "name": "bdev" })).expect("there is one");
         let calls = config.as_array().expect("a list").clone();
@@ -128,6 +130,84 @@ fn a_second_pool_of_one_subsystem_and_host_is_refused_and_told_the_name_of_the_f
     let other = json!({ "hostnqn": "nqn.2024-01.com.example:other-host" });
     assert_eq!(rig.connect("second", NQN, other), Ok(()), "another host is another controller");
     assert_eq!(rig.app.rpc("courier_pool_delete", json!({ "name": "second" })), Ok(json!(true)));
+}
+
+#[test]
+#[serial]
+fn a_pool_that_is_being_created_is_told_of_and_can_be_called_off() {
+    let rig = rig();
+    let target = ScriptedTarget::new();
+    target.on(On::connect(0), Do::Nothing);
+    let (port, nqn) = (target.port().to_string(), target.nqn());
+    let create = || rig.connect("slow", &nqn, json!({ "trsvcid": port, "connect_timeout_ms": 600_000 }));
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(create);
+        let one = || rig.app.rpc("courier_pool_get", json!({ "name": "slow" }));
+        wait_until("it is being created", || one().is_ok());
+        assert!(target.wait_for(&On::connect(0), 1, PATIENCE));
+        let told = one().expect("it is there")[0].clone();
+        let all = rig.app.rpc("courier_pool_get", json!({})).expect("all are told");
+        assert!(all.as_array().is_some_and(|all| all.contains(&told)), "{all}");
+        assert_eq!((&told["state"], &told["io_queues"]), (&json!("connecting"), &json!(null)));
+        let known: Vec<_> = all[0].as_object().expect("an object").keys().collect();
+        assert_eq!(told.as_object().expect("an object").keys().collect::<Vec<_>>(), known, "it is told as any other");
+        for (method, params) in [
+            ("bdev_courier_create", json!({ "name": "early", "pool": "slow", "nsid": 1 })),
+            ("courier_pool_reconnect", json!({ "name": "slow" })),
+        ] {
+            let error = rig.app.rpc(method, params).expect_err("it is not there yet");
+            assert!(error.message.contains("is being created"), "{}", error.message);
+        }
+        let deleted = rig.app.rpc("courier_pool_delete", json!({ "name": "slow" }));
+        assert_eq!(deleted, Ok(json!(true)));
+        let error = creating.join().expect("no panic").expect_err("it was called off");
+        assert_eq!(error.code, CANCELED);
+        assert!(error.message.contains("deleted while it was being created"), "{}", error.message);
+    });
+    wait_until("the connection is closed", || target.open_connections().is_empty());
+    target.behave();
+    assert_eq!(create(), Ok(()), "its name is free");
+    assert_eq!(rig.app.rpc("courier_pool_delete", json!({ "name": "slow" })), Ok(json!(true)));
+}
+
+#[test]
+#[serial]
+fn what_is_wrong_on_this_side_of_the_way_to_a_pool_is_told() {
+    let rig = rig();
+    let no_rdma = std::fs::read_dir("/sys/class/infiniband").map_or(true, |mut devices| devices.next().is_none());
+    let foreign = (
+        json!({ "hostaddr": "192.0.2.5", "hostnqn": "nqn.2024-01.com.example:other-host" }),
+        "192.0.2.5 is no address of this machine",
+        "192.0.2.5 is no address",
+    );
+    let rdma = (json!({ "trtype": "rdma" }), "no RDMA device of this machine leads there", "has this machine a device");
+    for (params, at_once, later) in [foreign].into_iter().chain(no_rdma.then_some(rdma)) {
+        let error = rig.connect("wrong", NQN, params.clone()).expect_err("it cannot be connected");
+        assert!(error.message.contains(at_once), "{}", error.message);
+        let mut params = params;
+        params["wait"] = json!(false);
+        let pool = rig.named_pool("wrong", params);
+        let last_error = || pool.told()["last_error"].as_str().map(ToOwned::to_owned);
+        wait_until("it has been tried", || last_error().is_some());
+        assert!(last_error().is_some_and(|error| error.contains(later)), "{:?}", last_error());
+    }
+}
+
+#[test]
+#[serial]
+fn a_pending_bdev_whose_name_another_has_got_meanwhile_tells_so_and_comes_when_the_name_is_free() {
+    let rig = rig();
+    let port = free_port();
+    let pool = rig.awaited_pool(port);
+    let bdev = rig.bdev(&pool.name, NS_512);
+    let other = json!({ "name": bdev.name, "num_blocks": 64, "block_size": 512 });
+    assert_eq!(rig.app.rpc("bdev_malloc_create", other), Ok(json!(bdev.name)));
+    let reason = || pool.told()["pending_bdevs"][0]["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason().contains("there is another bdev"), "{}", reason());
+    let _relay = Relay::at(port, rig.target.port());
+    wait_until("its namespace is there", || reason().contains("could not be registered"));
+    assert_eq!(rig.app.rpc("bdev_malloc_delete", json!({ "name": bdev.name })), Ok(json!(true)));
+    wait_until("it is there", || pool.told()["pending_bdevs"] == json!([]));
 }
 
 /// SPDK would have one controller for both, which either could reset without the other's noticing.

@@ -27,8 +27,8 @@ pub enum ConnectFailed {
     /// SPDK's record of the attempt is not as in the versions that this was written for.
     #[error("this SPDK initialises controllers in a way that is not known; use version 26.01")]
     UnknownSpdk,
-    /// The attempt could not be begun.
-    #[error("the connection could not be begun")]
+    /// The attempt could not be begun, as over RDMA on a machine without a device.
+    #[error("the connection could not be begun; has this machine a device for the transport?")]
     NotBegun,
     /// The controller did not answer, or refused.
     #[error("the controller did not answer, or refused")]
