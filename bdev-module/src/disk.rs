@@ -14,8 +14,8 @@ use spdk::nvme::{Limits, QueuePair, Rejected, is_queue_lost};
 use spdk::thread::send_to_app;
 
 use crate::channel::{PoolChannel, PoolDevice};
-use crate::complaint::Complaint;
 use crate::identify::{Descriptors, Namespace};
+use crate::log_limit::LogLimit;
 use crate::params::BdevParams;
 use crate::repeat::{Passthru, is_repeatable};
 use crate::retry::{self, Action};
@@ -39,7 +39,7 @@ pub struct Disk {
     resetting: AtomicBool,
     /// It is being deleted: nothing is held for it.
     removing: AtomicBool,
-    complaint: Complaint,
+    log_limit: LogLimit,
     /// I/Os that had to wait for a free request.
     out_of_requests: AtomicU64,
 }
@@ -116,7 +116,7 @@ impl Disk {
             gate: AtomicU8::new(Gate::Open as u8),
             resetting: AtomicBool::new(false),
             removing: AtomicBool::new(false),
-            complaint: Complaint::default(),
+            log_limit: LogLimit::default(),
             out_of_requests: AtomicU64::new(0),
         };
         let geometry = geometry(&params.name, limits, info, identity);
@@ -338,9 +338,9 @@ impl Disk {
     #[cold]
     fn tell(io: BdevIo<Self>, completion: Cqe) {
         let (disk, status) = (io.device(), completion.status);
-        if let Some(unsaid) = disk.complaint.take(status) {
+        if let Some(suppressed) = disk.log_limit.take(status) {
             let (name, what, code) = (disk.name(), io.io_type(), status.code());
-            log::warn!("bdev '{name}': {what:?} failed with status {code}; {unsaid} others since the last line");
+            log::warn!("bdev '{name}': {what:?} failed with status {code}; {suppressed} others since the last line");
         }
         io.complete_nvme(completion.dw0, status);
     }

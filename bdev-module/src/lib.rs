@@ -14,7 +14,7 @@
 //! | [`registry`] | the pools by name | application's thread |
 //! | [`pool`] | a pool's controller: connect, recover, delete; its namespaces | application's thread |
 //! | `identify` | what a pool tells of its namespaces, taken apart | anywhere |
-//! | `complaint` | which failures are written to the log | anywhere |
+//! | `log_limit` | which failures are written to the log | anywhere |
 //! | `retry` | what becomes of a command that failed | anywhere |
 //! | [`channel`] | a reactor's queue pair to a pool, and what waits for it | each reactor |
 //! | [`tracepoints`] | the steps of an I/O's way, to be recorded | |
@@ -30,9 +30,9 @@
 //! command.
 
 pub mod channel;
-mod complaint;
 pub mod disk;
 mod identify;
+mod log_limit;
 mod module;
 pub mod params;
 pub mod pool;

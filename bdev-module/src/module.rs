@@ -9,7 +9,7 @@ use spdk::Errno;
 use spdk::bdev::{Module, ModuleFiniDone, ModuleHandle, register_module};
 use spdk::io_device::IoDevice;
 use spdk::json::JsonWriter;
-use spdk::log::Sifting;
+use spdk::log::LogFilter;
 use spdk::thread::AppCell;
 
 use crate::channel::Reactors;
@@ -21,7 +21,7 @@ static MODULE: OnceCell<ModuleHandle> = OnceCell::new();
 static REACTORS: AppCell<Option<IoDevice<Reactors>>> = AppCell::new(|| None);
 
 /// What looks at the lines of the log, for as long.
-static SIFTING: AppCell<Option<Sifting>> = AppCell::new(|| None);
+static LOG_FILTER: AppCell<Option<LogFilter>> = AppCell::new(|| None);
 
 /// Makes the bdev module and its RPC methods known to SPDK. To be called before SPDK starts; a second call does
 /// nothing.
@@ -57,8 +57,8 @@ impl Module for Courier {
 
     fn init() -> Result<(), Errno> {
         spdk::log::init();
-        let sifting = spdk::log::sift()?;
-        SIFTING.with(|current| current.replace(Some(sifting)));
+        let filter = spdk::log::filter()?;
+        LOG_FILTER.with(|current| current.replace(Some(filter)));
         let device = IoDevice::register("courier_reactors", Reactors)?;
         REACTORS.with(|reactors| reactors.replace(Some(device)));
         Ok(())
@@ -73,7 +73,7 @@ impl Module for Courier {
         registry::delete_all(move || {
             // Those of pools that were never there.
             rpc::stop_connecting();
-            drop(SIFTING.with(RefCell::take));
+            drop(LOG_FILTER.with(RefCell::take));
             let device = REACTORS.with(RefCell::take);
             // Without a device, or if it is gone already, `done` is dropped here.
             let _ = device.map(|device| device.unregister(move || drop(done)));

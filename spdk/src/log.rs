@@ -87,29 +87,29 @@ pub fn init() {
 }
 
 /// Whoever has lines of its own to spend.
-pub trait Payer: std::fmt::Debug + Send + Sync {
+pub trait LogQuota: std::fmt::Debug + Send + Sync {
     /// Returns whether it can pay for another line.
     fn pays(&self) -> bool;
 }
 
 thread_local! {
-    static PAYER: RefCell<Option<Arc<dyn Payer>>> = const { RefCell::new(None) };
+    static LOG_QUOTA: RefCell<Option<Arc<dyn LogQuota>>> = const { RefCell::new(None) };
 }
 
 /// Calls `f`, in which the lines that SPDK writes on this thread are paid for by `payer`, for whose sake it is called: those that it cannot
 /// pay for are left out, unless there was none of their kind lately.
-pub fn paid_by<R>(payer: Arc<dyn Payer>, f: impl FnOnce() -> R) -> R {
+pub fn charged_to<R>(payer: Arc<dyn LogQuota>, f: impl FnOnce() -> R) -> R {
     /// Puts back who paid before, also when `f` panics.
-    struct Before(Option<Arc<dyn Payer>>);
+    struct Before(Option<Arc<dyn LogQuota>>);
     impl Drop for Before {
         fn drop(&mut self) {
             let before = self.0.take();
             // Dropped only after the borrow has ended: what a payer does then may write lines.
-            let after = PAYER.try_with(|current| current.replace(before));
+            let after = LOG_QUOTA.try_with(|current| current.replace(before));
             drop(after);
         }
     }
-    let _before = Before(PAYER.try_with(|current| current.replace(Some(payer))).ok().flatten());
+    let _before = Before(LOG_QUOTA.try_with(|current| current.replace(Some(payer))).ok().flatten());
     f()
 }
 
@@ -122,7 +122,7 @@ unsafe extern "C" fn admit_line(level: c_int, file: *const c_char, line: c_int, 
         Verdict::LeftOut => false,
         Verdict::First | Verdict::Within => {
             // What a payer says of itself is a line as well, but none of SPDK's.
-            let payer = PAYER.try_with(|payer| payer.borrow().clone()).ok().flatten();
+            let payer = LOG_QUOTA.try_with(|payer| payer.borrow().clone()).ok().flatten();
             payer.is_none_or(|payer| payer.pays()) || verdict == Verdict::First
         }
     }
@@ -131,11 +131,11 @@ unsafe extern "C" fn admit_line(level: c_int, file: *const c_char, line: c_int, 
 /// Has lines looked at before they are written, for as long as this exists.
 #[must_use]
 #[derive(Debug)]
-pub struct Sifting {
+pub struct LogFilter {
     _poller: Poller,
 }
 
-impl Drop for Sifting {
+impl Drop for LogFilter {
     fn drop(&mut self) {
         tell(true);
     }
@@ -147,14 +147,14 @@ impl Drop for Sifting {
 ///
 /// # Errors
 /// `PERM` off any SPDK thread, `NOMEM` when SPDK has no memory for a poller.
-pub fn sift() -> Result<Sifting, Errno> {
+pub fn filter() -> Result<LogFilter, Errno> {
     let poller = Poller::register("courier_log", LOOK, || {
         tell(false);
         Poll::Idle
     })?;
     // SAFETY: SPDK's log is open; what takes its lines lives as long as the process.
     unsafe { sys::courier_shim_log_open(Some(admit_line)) };
-    Ok(Sifting { _poller: poller })
+    Ok(LogFilter { _poller: poller })
 }
 
 /// Writes what is to be told of lines that were left out.
@@ -181,9 +181,9 @@ mod tests {
 
     /// Has so many lines to spend.
     #[derive(Debug)]
-    struct Purse(AtomicU32);
+    struct Lines(AtomicU32);
 
-    impl Payer for Purse {
+    impl LogQuota for Lines {
         fn pays(&self) -> bool {
             self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
         }
@@ -199,13 +199,13 @@ mod tests {
     #[test]
     fn lines_for_a_clients_sake_are_at_its_expense_but_the_first_of_a_kind_is_always_written() {
         const FILE: &CStr = c"paid.c";
-        let purse = Arc::new(Purse(AtomicU32::new(20)));
+        let purse = Arc::new(Lines(AtomicU32::new(20)));
         let poor = Arc::clone(&purse);
-        paid_by(poor, || {
+        charged_to(poor, || {
             assert_eq!(written(FILE, 1, 50), 20);
             assert_eq!(written(FILE, 2, 5), 1, "nothing is left but for the first");
-            let rich = Arc::new(Purse(AtomicU32::new(100)));
-            assert_eq!(paid_by(rich, || written(FILE, 3, 7)), 7);
+            let rich = Arc::new(Lines(AtomicU32::new(100)));
+            assert_eq!(charged_to(rich, || written(FILE, 3, 7)), 7);
             assert_eq!(written(FILE, 4, 5), 1, "the first payer is back");
         });
         assert_eq!(written(FILE, 5, 30), 30, "nobody has to pay");

@@ -3,12 +3,12 @@
 //! it is.
 #![forbid(unsafe_code)]
 
-mod door;
+mod accept_queue;
 mod replies;
 mod transfers;
 mod unmaps;
 
-pub use door::{Door, Occupant, Situation, Verdict};
+pub use accept_queue::{AcceptQueue, Occupant, Situation, Verdict};
 pub use replies::Replies;
 pub use transfers::{Ask, Ended, GivenUp, Transfers};
 pub use unmaps::{Released, Unmaps};

@@ -19,8 +19,8 @@ use super::budget::Budget;
 use super::control::Control;
 use super::control::log_budget::LineBudget;
 use super::inbox;
+use super::inspect;
 use super::listening::Listening;
-use super::look;
 use super::messages::{AdminMessage, ControlMessage, GroupHandle, GroupMessage};
 use super::params::{ControllerParams, failed};
 use super::pending::{self, PendingNamespace};
@@ -135,7 +135,7 @@ pub fn end_all(done: impl FnOnce() + 'static) {
         }
     }
     pending::end();
-    look::end();
+    inspect::end();
     let last = Rc::new(Last(Some(Box::new(done))));
     for endpoint in all() {
         let last = Rc::clone(&last);

@@ -12,7 +12,7 @@ use super::mailbox::Mailbox;
 use super::messages::{AdminMessage, AnswerTo, GroupHandle, GroupMessage, QueueMessage};
 use super::session::Session;
 use super::session_queues::NamespaceSpec;
-use super::{endpoint, look};
+use super::{endpoint, inspect};
 use crate::admin_worker::{GroupRequest, Ticket};
 use crate::queue::FenceGuard;
 
@@ -43,7 +43,7 @@ impl Group {
             GroupMessage::AddController { ctrl, model } => self.add_admin_runner(AdminRunner::new(ctrl, *model)),
             GroupMessage::RemoveController { ctrl, guards } => self.remove_controller(ctrl.id, &ctrl.groups, guards),
             GroupMessage::TellWhenClear { ctrl } => self.wait_for(Waiting::Clear { ctrl }),
-            GroupMessage::DescribeQueues { ctrl, look } => look::answer_from(self, ctrl, look),
+            GroupMessage::DescribeQueues { ctrl, inspection } => inspect::answer_from(self, ctrl, inspection),
             GroupMessage::Admin { ctrl, message } => {
                 if let Some(runner) = self.admin_runner(ctrl) {
                     runner.take(self, message);

@@ -53,7 +53,7 @@ pub(super) enum GroupMessage {
         /// The controller.
         ctrl: u64,
         /// By which the application's thread knows what it asked for.
-        look: u64,
+        inspection: u64,
     },
     /// Something for the admin worker of a controller, if it is here.
     Admin {

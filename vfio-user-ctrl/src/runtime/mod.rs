@@ -21,8 +21,8 @@ pub mod group;
 
 mod idle_polls;
 mod inbox;
+mod inspect;
 mod listening;
-mod look;
 mod mailbox;
 mod messages;
 mod outputs;

@@ -7,7 +7,7 @@ use spdk::Errno;
 use spdk::rpc::{Method, Request, RpcError};
 
 use super::endpoint::{self, Endpoint};
-use super::look;
+use super::inspect;
 use super::params::{AddNsParams, ControllerParams, DeleteParams, GetParams, RemoveNsParams, failed};
 use std::rc::Rc;
 
@@ -38,7 +38,7 @@ impl Method for Create {
     fn call(params: ControllerParams, request: Request) {
         let made = params.resolve().and_then(Endpoint::create);
         // No client has come yet that could have queues.
-        request.answer(made.map(|endpoint| endpoint.describe_with(&look::Seen::default())));
+        request.answer(made.map(|endpoint| endpoint.describe_with(&inspect::ControllerQueues::default())));
     }
 }
 
@@ -54,7 +54,7 @@ impl Method for Get {
             Some(name) => find(&name).map(|endpoint| vec![endpoint]),
         };
         match endpoints {
-            Ok(endpoints) => look::answer(endpoints, request),
+            Ok(endpoints) => inspect::answer(endpoints, request),
             Err(error) => request.fail(&error),
         }
     }

@@ -49,7 +49,7 @@ pub struct Ctrl {
     pub(super) lines: LineBudget,
 }
 
-impl spdk::log::Payer for Ctrl {
+impl spdk::log::LogQuota for Ctrl {
     fn pays(&self) -> bool {
         self.lines.take(&self.name)
     }

@@ -134,15 +134,15 @@ impl SessionQueues {
     }
 
     /// Calls `f`, in which the backends' lines in the log are at the client's expense.
-    fn paying<R>(&self, f: impl FnOnce() -> R) -> R {
+    fn charging_client<R>(&self, f: impl FnOnce() -> R) -> R {
         let ctrl = Arc::clone(&self.session.ctrl);
-        spdk::log::paid_by(ctrl, f)
+        spdk::log::charged_to(ctrl, f)
     }
 
     /// Has the backends abort I/Os that are to end, as many as `more` allows, if it is time at `now`.
     pub(super) fn abort_some(&self, now: Instant, more: impl FnMut() -> bool) {
         if self.queues.has_pending_aborts() {
-            self.paying(|| self.patience.abort_some(&self.queues, now, more));
+            self.charging_client(|| self.patience.abort_some(&self.queues, now, more));
         } else {
             self.patience.rest();
         }
@@ -156,7 +156,7 @@ impl SessionQueues {
         if request.needs_newest_memory() {
             self.refresh();
         }
-        self.paying(|| request.carry_out(&self.queues, self.session.settings(), answer))
+        self.charging_client(|| request.carry_out(&self.queues, self.session.settings(), answer))
     }
 
     /// Gives the session a namespace here.

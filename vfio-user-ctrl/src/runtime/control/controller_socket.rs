@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::log_budget::warn_ratelimited;
 use super::share::TimeShare;
-use crate::connection::Door;
+use crate::connection::AcceptQueue;
 use crate::runtime::session::Ctrl;
 
 /// Connections that are accepted in a row, so that who connects again and again does not keep the others waiting.
@@ -21,8 +21,8 @@ pub(super) struct ControllerSocket {
     /// The session of the client that is there.
     pub(super) active: Option<u64>,
     /// Connections are taken. Where clients have had more than their share of time they stay in the socket for a while.
-    pub(super) is_heard: bool,
-    pub(super) door: Door<UnixStream>,
+    pub(super) is_accepting: bool,
+    pub(super) accept_queue: AcceptQueue<UnixStream>,
     /// Of the control thread's time, what was spent for clients that have gone, or were turned away.
     share: TimeShare,
 }
@@ -30,14 +30,14 @@ pub(super) struct ControllerSocket {
 impl ControllerSocket {
     pub(super) fn new(ctrl: Arc<Ctrl>, listener: UnixListener) -> Self {
         let share = TimeShare::new(Instant::now());
-        Self { ctrl, listener, active: None, is_heard: true, door: Door::default(), share }
+        Self { ctrl, listener, active: None, is_accepting: true, accept_queue: AcceptQueue::default(), share }
     }
 
     /// Takes connections that came.
     pub(super) fn accept(&mut self) {
         for _ in 0..BURST {
             let Ok((stream, _)) = self.listener.accept() else { return };
-            if self.door.arrive(stream).is_err() {
+            if self.accept_queue.arrive(stream).is_err() {
                 warn_ratelimited!(
                     self.ctrl,
                     "controller '{}': a client was turned away: others wait already",
@@ -70,7 +70,7 @@ impl ControllerSocket {
 
     /// Whether anybody may wait who is to be looked after when it is time.
     pub(super) fn waits(&self) -> bool {
-        self.door.has_waiting() || !self.is_heard
+        self.accept_queue.has_waiting() || !self.is_accepting
     }
 
     /// The client has gone.

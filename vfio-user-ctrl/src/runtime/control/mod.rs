@@ -262,24 +262,24 @@ impl Server {
             let began = Instant::now();
             endpoint.accept();
             endpoint.charge(began);
-            let is_heard = endpoint.may_be_served();
-            self.hear(ctrl, is_heard);
+            let is_accepting = endpoint.may_be_served();
+            self.set_accepting(ctrl, is_accepting);
         }
-        self.promote(ctrl);
+        self.admit_next(ctrl);
     }
 
     /// Takes connections that come to a controller's socket, or leaves them there for now.
-    fn hear(&mut self, ctrl: u64, is_heard: bool) {
+    fn set_accepting(&mut self, ctrl: u64, is_accepting: bool) {
         let Some(endpoint) = self.endpoints.get_mut(&ctrl) else { return };
-        if std::mem::replace(&mut endpoint.is_heard, is_heard) != is_heard {
+        if std::mem::replace(&mut endpoint.is_accepting, is_accepting) != is_accepting {
             let key = epoll::EventData::new_u64(listener_key(ctrl));
-            let interest = if is_heard { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+            let interest = if is_accepting { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
             let _ = epoll::modify(&self.epoll, &endpoint.listener, key, interest);
         }
     }
 
     /// Lets the next client in if there is none, or if the one there has said nothing.
-    fn promote(&mut self, ctrl: u64) {
+    fn admit_next(&mut self, ctrl: u64) {
         let is_somewhere = |session: &&Arc<Session>| session.ctrl.id == ctrl && Arc::strong_count(session) > 1;
         let ended = self.ended.iter().filter(is_somewhere).count();
         loop {
@@ -290,7 +290,7 @@ impl Server {
                 _ => Occupant::Silent,
             });
             let has_time = endpoint.may_be_served();
-            match endpoint.door.next(Situation { occupant, ended, has_time }, Instant::now()) {
+            match endpoint.accept_queue.next(Situation { occupant, ended, has_time }, Instant::now()) {
                 Verdict::Wait => return,
                 Verdict::MakeRoom => {
                     warn_ratelimited!(
@@ -366,7 +366,7 @@ impl Server {
             endpoint.give_share_back(share);
             endpoint.charge(began);
         }
-        self.promote(ctrl);
+        self.admit_next(ctrl);
     }
 
     /// What comes with time: regions that are free now, clients that shrank their memory, clients that wait.
@@ -420,19 +420,19 @@ impl Server {
         let blocked: Vec<u64> =
             self.connections.iter().filter(|(_, connection)| blocked(connection)).map(|(id, _)| *id).collect();
         for session in blocked {
-            self.bar(session);
+            self.ban(session);
         }
         let waiting: Vec<u64> =
             self.endpoints.iter().filter(|(_, endpoint)| endpoint.waits()).map(|(id, _)| *id).collect();
         for ctrl in waiting {
-            let is_heard = self.endpoints.get(&ctrl).is_some_and(ControllerSocket::may_be_served);
-            self.hear(ctrl, is_heard);
-            self.promote(ctrl);
+            let is_accepting = self.endpoints.get(&ctrl).is_some_and(ControllerSocket::may_be_served);
+            self.set_accepting(ctrl, is_accepting);
+            self.admit_next(ctrl);
         }
     }
 
     /// A client has made an eventfd of its block: it must go, and cannot do that again at once.
-    fn bar(&mut self, session: u64) {
+    fn ban(&mut self, session: u64) {
         let ctrl = self.connections.get(&session).map(|connection| connection.session().ctrl.id);
         if let Some(endpoint) = ctrl.and_then(|ctrl| self.endpoints.get_mut(&ctrl)) {
             warn_ratelimited!(
@@ -440,7 +440,7 @@ impl Server {
                 "controller '{}': an eventfd of the client's blocked: its connection is closed",
                 endpoint.ctrl.name
             );
-            endpoint.door.bar(Instant::now());
+            endpoint.accept_queue.ban(Instant::now());
         }
         self.close(session);
     }

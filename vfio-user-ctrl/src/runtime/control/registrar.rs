@@ -40,7 +40,7 @@ impl Order {
             region.populate();
         }
         // SPDK tells of memory that it does not take at the expense of whoever gave it.
-        let result = spdk::log::paid_by(ctrl, || region.register());
+        let result = spdk::log::charged_to(ctrl, || region.register());
         // Before the client may have it unmapped.
         drop(region);
         handle.send(ControlMessage::Registered { session, result });

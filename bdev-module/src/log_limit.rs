@@ -14,14 +14,14 @@ static BEGUN: Lazy<Instant> = Lazy::new(Instant::now);
 
 /// Which failures of a disk are written to the log.
 #[derive(Debug, Default)]
-pub(crate) struct Complaint {
+pub(crate) struct LogLimit {
     /// Before this no line is written, in milliseconds; 0 before the first one.
     next: AtomicU64,
     /// Failures since the last line.
-    unsaid: AtomicU64,
+    suppressed: AtomicU64,
 }
 
-impl Complaint {
+impl LogLimit {
     /// Whether a failure is to be written to the log now, and how many were not since the last one that was.
     pub(crate) fn take(&self, status: Status) -> Option<u64> {
         let now = u64::try_from(BEGUN.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -37,9 +37,9 @@ impl Complaint {
         let is_due =
             now >= next && self.next.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if is_due {
-            return Some(self.unsaid.swap(0, Ordering::Relaxed));
+            return Some(self.suppressed.swap(0, Ordering::Relaxed));
         }
-        self.unsaid.fetch_add(1, Ordering::Relaxed);
+        self.suppressed.fetch_add(1, Ordering::Relaxed);
         None
     }
 }
@@ -63,24 +63,24 @@ mod tests {
 
     #[test]
     fn one_failure_in_ten_seconds_is_written_and_the_others_are_counted() {
-        let complaint = Complaint::default();
-        assert_eq!(complaint.take_at(Status::UNRECOVERED_READ_ERROR, 5), Some(0));
-        assert_eq!([6, 100, 10_004].map(|now| complaint.take_at(Status::UNRECOVERED_READ_ERROR, now)), [None; 3]);
-        assert_eq!(complaint.take_at(Status::UNRECOVERED_READ_ERROR, 10_005), Some(3));
-        assert_eq!(complaint.take_at(Status::UNRECOVERED_READ_ERROR, u64::MAX), Some(0));
+        let log_limit = LogLimit::default();
+        assert_eq!(log_limit.take_at(Status::UNRECOVERED_READ_ERROR, 5), Some(0));
+        assert_eq!([6, 100, 10_004].map(|now| log_limit.take_at(Status::UNRECOVERED_READ_ERROR, now)), [None; 3]);
+        assert_eq!(log_limit.take_at(Status::UNRECOVERED_READ_ERROR, 10_005), Some(3));
+        assert_eq!(log_limit.take_at(Status::UNRECOVERED_READ_ERROR, u64::MAX), Some(0));
     }
 
     #[test]
     fn what_is_no_fault_is_not_written() {
-        let complaint = Complaint::default();
+        let log_limit = LogLimit::default();
         for status in [
             Status::COMPARE_FAILURE,
             Status::ABORT_REQUESTED,
             Status::ABORTED_FAILED_FUSED,
             Status::RESERVATION_CONFLICT.with_dnr(false),
         ] {
-            assert_eq!(complaint.take_at(status, 0), None, "{status}");
+            assert_eq!(log_limit.take_at(status, 0), None, "{status}");
         }
-        assert_eq!(complaint.take_at(Status::UNRECOVERED_READ_ERROR, 0), Some(0));
+        assert_eq!(log_limit.take_at(Status::UNRECOVERED_READ_ERROR, 0), Some(0));
     }
 }

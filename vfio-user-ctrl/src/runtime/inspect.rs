@@ -24,9 +24,9 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// How often it is looked whether one has not.
 const PERIOD: Duration = Duration::from_millis(20);
 /// The most queues that one answer tells of.
-const MOST_QUEUES: usize = 2048;
+const MAX_QUEUES: usize = 2048;
 /// The most answers that are in the making at once.
-const MOST_LOOKS: usize = 64;
+const MAX_INSPECTIONS: usize = 64;
 
 /// A submission queue, where it is and how old its oldest command is.
 #[derive(Debug, Serialize)]
@@ -55,7 +55,7 @@ struct Left {
 
 /// What the poll groups tell of a controller.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Seen {
+pub(super) struct ControllerQueues {
     submission_queues: Vec<Submission>,
     completion_queues: Vec<Completion>,
     /// How many queues there are besides, for which there is no room.
@@ -66,7 +66,7 @@ pub(super) struct Seen {
 
 /// What one poll group tells of a controller.
 #[derive(Debug)]
-struct Told {
+struct GroupQueues {
     core: u32,
     now: u64,
     submission: Vec<SubmissionState>,
@@ -74,14 +74,14 @@ struct Told {
     left: LeftState,
 }
 
-impl Seen {
+impl ControllerQueues {
     fn count(&self) -> usize {
         self.submission_queues.len() + self.completion_queues.len()
     }
 
     /// Adds what a poll group tells, of no more than `room` queues.
-    fn add(&mut self, told: Told, room: usize) {
-        let Told { core, now, submission, completion, left } = told;
+    fn add(&mut self, told: GroupQueues, room: usize) {
+        let GroupQueues { core, now, submission, completion, left } = told;
         let queues = submission.len() + completion.len();
         let age = |oldest: Option<u64>| oldest.map(|oldest| millis(now.saturating_sub(oldest), spdk::time::ticks_hz()));
         let before = self.count();
@@ -115,7 +115,7 @@ fn millis(ticks: u64, per_second: u64) -> u64 {
 
 /// Whose answer is waited for.
 #[derive(Debug)]
-struct Roll {
+struct Awaited {
     /// Cores that were asked.
     asked: BTreeSet<u32>,
     /// Cores that did not answer in time, and are not asked again.
@@ -123,10 +123,10 @@ struct Roll {
     due: Instant,
 }
 
-impl Roll {
-    /// Nobody is asked yet, and those that `owe` an answer to somebody will not be.
-    fn new(owe: BTreeSet<u32>, now: Instant) -> Self {
-        Self { asked: BTreeSet::new(), silent: owe, due: now }
+impl Awaited {
+    /// Nobody is asked yet, and those that are `late` with an answer to somebody will not be.
+    fn new(late: BTreeSet<u32>, now: Instant) -> Self {
+        Self { asked: BTreeSet::new(), silent: late, due: now }
     }
 
     /// Cores are to be asked. Returns those that may answer.
@@ -141,10 +141,10 @@ impl Roll {
         self.asked.remove(&core)
     }
 
-    /// Returns whether nothing is waited for: each has answered, or has had its time. `owe` learns of those.
-    fn is_over(&mut self, now: Instant, owe: &mut BTreeSet<u32>) -> bool {
+    /// Returns whether nothing is waited for: each has answered, or has had its time. `late` learns of those.
+    fn poll_over(&mut self, now: Instant, late: &mut BTreeSet<u32>) -> bool {
         if now >= self.due {
-            owe.extend(&self.asked);
+            late.extend(&self.asked);
             self.silent.append(&mut self.asked);
         }
         self.asked.is_empty()
@@ -152,45 +152,46 @@ impl Roll {
 }
 
 /// An answer in the making.
-struct Look {
+struct Inspection {
     request: Request,
     /// The controllers that have not been asked about, and the one that is being.
     next: VecDeque<Rc<Endpoint>>,
-    current: Option<(Rc<Endpoint>, Seen)>,
-    roll: Roll,
+    current: Option<(Rc<Endpoint>, ControllerQueues)>,
+    awaited: Awaited,
     /// How many queues may still be told of.
     room: usize,
     done: Vec<Value>,
 }
 
 #[derive(Default)]
-struct Looks {
+struct Inspections {
     last: u64,
-    open: BTreeMap<u64, Look>,
+    open: BTreeMap<u64, Inspection>,
     /// Cores whose answer came to nobody yet: a reactor that does not run gets one question, not one for each RPC.
-    owe: BTreeSet<u32>,
+    late: BTreeSet<u32>,
     poller: Option<Poller>,
 }
 
-static LOOKS: AppCell<Looks> = AppCell::new(Looks::default);
+static INSPECTIONS: AppCell<Inspections> = AppCell::new(Inspections::default);
 
 /// Answers with what there is to tell of controllers.
 pub(super) fn answer(endpoints: Vec<Rc<Endpoint>>, request: Request) {
-    let poller = match Poller::register("courier_look", PERIOD, check) {
+    let poller = match Poller::register("courier_inspect", PERIOD, check) {
         Ok(poller) => poller,
         Err(errno) => return request.fail(&failed(errno, format!("the poll groups cannot be asked: {errno}"))),
     };
-    let id = LOOKS.with(|looks| {
-        let mut looks = looks.borrow_mut();
-        if looks.open.len() >= MOST_LOOKS {
-            request.fail(&RpcError::failed(Errno::BUSY, format!("{MOST_LOOKS} calls of this method wait already")));
+    let id = INSPECTIONS.with(|inspections| {
+        let mut inspections = inspections.borrow_mut();
+        if inspections.open.len() >= MAX_INSPECTIONS {
+            request
+                .fail(&RpcError::failed(Errno::BUSY, format!("{MAX_INSPECTIONS} calls of this method wait already")));
             return None;
         }
-        looks.last += 1;
-        let (id, roll) = (looks.last, Roll::new(looks.owe.clone(), Instant::now()));
+        inspections.last += 1;
+        let (id, awaited) = (inspections.last, Awaited::new(inspections.late.clone(), Instant::now()));
         let (next, done) = (endpoints.into(), Vec::new());
-        looks.open.insert(id, Look { request, next, current: None, roll, room: MOST_QUEUES, done });
-        looks.poller = Some(poller);
+        inspections.open.insert(id, Inspection { request, next, current: None, awaited, room: MAX_QUEUES, done });
+        inspections.poller = Some(poller);
         Some(id)
     });
     if let Some(id) = id {
@@ -200,66 +201,67 @@ pub(super) fn answer(endpoints: Vec<Rc<Endpoint>>, request: Request) {
 
 /// The application ends: who waits is told that there is no answer.
 pub(super) fn end() {
-    drop(LOOKS.with(RefCell::take));
+    drop(INSPECTIONS.with(RefCell::take));
 }
 
 /// Looks whether answers are late.
 fn check() -> Poll {
-    let ids: Vec<u64> = LOOKS.with(|looks| looks.borrow().open.keys().copied().collect());
+    let ids: Vec<u64> = INSPECTIONS.with(|inspections| inspections.borrow().open.keys().copied().collect());
     for id in ids {
         go_on(id);
     }
-    LOOKS.with(|looks| {
-        let mut looks = looks.borrow_mut();
-        if looks.open.is_empty() { looks.poller.take() } else { None }
+    INSPECTIONS.with(|inspections| {
+        let mut inspections = inspections.borrow_mut();
+        if inspections.open.is_empty() { inspections.poller.take() } else { None }
     });
     Poll::Idle
 }
 
 /// Goes on with an answer, if nothing is waited for.
 fn go_on(id: u64) {
-    let finished = LOOKS.with(|looks| {
-        let looks = &mut *looks.borrow_mut();
-        let look = looks.open.get_mut(&id)?;
-        while look.roll.is_over(Instant::now(), &mut looks.owe) {
-            if let Some((endpoint, mut queues)) = look.current.take() {
+    let finished = INSPECTIONS.with(|inspections| {
+        let inspections = &mut *inspections.borrow_mut();
+        let inspection = inspections.open.get_mut(&id)?;
+        while inspection.awaited.poll_over(Instant::now(), &mut inspections.late) {
+            if let Some((endpoint, mut queues)) = inspection.current.take() {
                 queues.sort();
-                queues.unanswered_cores = endpoint.cores().filter(|core| look.roll.silent.contains(core)).collect();
-                look.room = look.room.saturating_sub(queues.count());
-                look.done.push(endpoint.describe_with(&queues));
+                queues.unanswered_cores =
+                    endpoint.cores().filter(|core| inspection.awaited.silent.contains(core)).collect();
+                inspection.room = inspection.room.saturating_sub(queues.count());
+                inspection.done.push(endpoint.describe_with(&queues));
             }
-            let Some(endpoint) = look.next.pop_front() else { return looks.open.remove(&id) };
-            let cores = look.roll.ask(endpoint.cores(), Instant::now());
+            let Some(endpoint) = inspection.next.pop_front() else { return inspections.open.remove(&id) };
+            let cores = inspection.awaited.ask(endpoint.cores(), Instant::now());
             let ctrl = endpoint.id();
-            endpoint.send_to(&cores, || GroupMessage::DescribeQueues { ctrl, look: id });
-            look.current = Some((endpoint, Seen::default()));
+            endpoint.send_to(&cores, || GroupMessage::DescribeQueues { ctrl, inspection: id });
+            inspection.current = Some((endpoint, ControllerQueues::default()));
         }
         None
     });
-    if let Some(Look { request, done, .. }) = finished {
+    if let Some(Inspection { request, done, .. }) = finished {
         request.reply(&done);
     }
 }
 
 /// On a poll group: answers what was asked.
-pub(super) fn answer_from(group: &Group, ctrl: u64, look: u64) {
+pub(super) fn answer_from(group: &Group, ctrl: u64, inspection: u64) {
     let told = group.tell_queues_of(ctrl);
-    if let Err(error) = send_to_app(move || answered(look, ctrl, told)) {
+    if let Err(error) = send_to_app(move || answered(inspection, ctrl, told)) {
         log::debug!("what queues hold could not be told: {error}");
     }
 }
 
 /// A poll group has answered.
-fn answered(id: u64, ctrl: u64, told: Told) {
-    LOOKS.with(|looks| {
-        let looks = &mut *looks.borrow_mut();
-        looks.owe.remove(&told.core);
-        let Some(look) = looks.open.get_mut(&id) else { return };
-        if let Some((endpoint, queues)) = look.current.as_mut()
+fn answered(id: u64, ctrl: u64, told: GroupQueues) {
+    INSPECTIONS.with(|inspections| {
+        let inspections = &mut *inspections.borrow_mut();
+        inspections.late.remove(&told.core);
+        let Some(inspection) = inspections.open.get_mut(&id) else { return };
+        if let Some((endpoint, queues)) = inspection.current.as_mut()
             && endpoint.id() == ctrl
-            && look.roll.answer(told.core)
+            && inspection.awaited.answer(told.core)
         {
-            let room = look.room.saturating_sub(queues.count());
+            let room = inspection.room.saturating_sub(queues.count());
             queues.add(told, room);
         }
     });
@@ -268,23 +270,23 @@ fn answered(id: u64, ctrl: u64, told: Told) {
 
 impl Group {
     /// What the queues of a controller hold here.
-    fn tell_queues_of(&self, ctrl: u64) -> Told {
+    fn tell_queues_of(&self, ctrl: u64) -> GroupQueues {
         let (mut submission, mut completion, mut left) = (Vec::new(), Vec::new(), LeftState::default());
-        self.for_each_session_of(ctrl, |session_queues, is_over| {
+        self.for_each_session_of(ctrl, |session_queues, poll_over| {
             let queues = session_queues.queues();
-            if !is_over {
+            if !poll_over {
                 submission.append(&mut queues.submission_states());
                 completion.append(&mut queues.completion_states());
             }
             left = left.plus(queues.left_state());
         });
-        Told { core: self.handle().core, now: spdk::time::ticks(), submission, completion, left }
+        GroupQueues { core: self.handle().core, now: spdk::time::ticks(), submission, completion, left }
     }
 }
 
 impl Endpoint {
     /// What there is to tell of it, with what its queues hold.
-    pub(super) fn describe_with(&self, queues: &Seen) -> Value {
+    pub(super) fn describe_with(&self, queues: &ControllerQueues) -> Value {
         let mut value = self.describe();
         if let (Some(all), Value::Object(more)) = (value.as_object_mut(), json!(queues)) {
             all.extend(more);
@@ -311,36 +313,36 @@ mod tests {
         }
     }
 
-    fn told(core: u32, count: u16) -> Told {
+    fn told(core: u32, count: u16) -> GroupQueues {
         let submission = (1..=count).rev().map(|qid| submission(qid, None)).collect();
-        Told { core, now: 0, submission, completion: Vec::new(), left: LeftState::default() }
+        GroupQueues { core, now: 0, submission, completion: Vec::new(), left: LeftState::default() }
     }
 
     #[test]
     fn a_core_that_answers_nothing_is_named_when_its_time_is_over_and_not_asked_again() {
-        let (start, mut owe) = (Instant::now(), BTreeSet::new());
-        let mut roll = Roll::new(owe.clone(), start);
-        assert_eq!(roll.ask([0, 1].into_iter(), start), [0, 1]);
-        assert!(roll.answer(0) && !roll.answer(0), "it answers once");
-        assert!(!roll.is_over(start + LIMIT / 2, &mut owe) && owe.is_empty());
-        assert!(roll.is_over(start + LIMIT, &mut owe));
-        assert_eq!((owe, roll.silent.clone()), (BTreeSet::from([1]), BTreeSet::from([1])));
-        assert_eq!(roll.ask([0, 1].into_iter(), start + LIMIT), [0], "for the next controller");
-        assert!(!roll.answer(1), "what comes late is of no use");
+        let (start, mut late) = (Instant::now(), BTreeSet::new());
+        let mut awaited = Awaited::new(late.clone(), start);
+        assert_eq!(awaited.ask([0, 1].into_iter(), start), [0, 1]);
+        assert!(awaited.answer(0) && !awaited.answer(0), "it answers once");
+        assert!(!awaited.poll_over(start + LIMIT / 2, &mut late) && late.is_empty());
+        assert!(awaited.poll_over(start + LIMIT, &mut late));
+        assert_eq!((late, awaited.silent.clone()), (BTreeSet::from([1]), BTreeSet::from([1])));
+        assert_eq!(awaited.ask([0, 1].into_iter(), start + LIMIT), [0], "for the next controller");
+        assert!(!awaited.answer(1), "what comes late is of no use");
     }
 
     #[test]
     fn a_core_that_owes_an_answer_to_somebody_is_not_asked_meanwhile() {
         let start = Instant::now();
-        let mut roll = Roll::new(BTreeSet::from([1]), start);
-        assert!(roll.ask([1].into_iter(), start).is_empty());
-        assert!(roll.is_over(start, &mut BTreeSet::new()));
-        assert_eq!(roll.silent, BTreeSet::from([1]));
+        let mut awaited = Awaited::new(BTreeSet::from([1]), start);
+        assert!(awaited.ask([1].into_iter(), start).is_empty());
+        assert!(awaited.poll_over(start, &mut BTreeSet::new()));
+        assert_eq!(awaited.silent, BTreeSet::from([1]));
     }
 
     #[test]
     fn queues_for_which_there_is_no_room_are_counted() {
-        let mut queues = Seen::default();
+        let mut queues = ControllerQueues::default();
         queues.add(told(0, 3), 5);
         queues.add(told(1, 3), 2);
         queues.sort();

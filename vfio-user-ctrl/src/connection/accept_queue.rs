@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Connections that wait for the client before them to go.
 const MAX_WAITING: usize = 4;
 /// How long nobody is let in after a client that held a reactor up.
-const BARRED: Duration = Duration::from_secs(10);
+const BAN_TIME: Duration = Duration::from_secs(10);
 /// Sessions of a controller that are over, but of which something is still in flight. Each has memory, files and I/O: a client that
 /// goes and comes again and again must not have ever more of them.
 const MAX_ENDED: usize = 8;
@@ -44,18 +44,18 @@ pub enum Verdict<S> {
 
 /// The connections that wait for a controller.
 #[derive(Debug)]
-pub struct Door<S> {
+pub struct AcceptQueue<S> {
     waiting: VecDeque<S>,
-    barred_until: Option<Instant>,
+    banned_until: Option<Instant>,
 }
 
-impl<S> Default for Door<S> {
+impl<S> Default for AcceptQueue<S> {
     fn default() -> Self {
-        Self { waiting: VecDeque::new(), barred_until: None }
+        Self { waiting: VecDeque::new(), banned_until: None }
     }
 }
 
-impl<S> Door<S> {
+impl<S> AcceptQueue<S> {
     /// A connection has come.
     ///
     /// # Errors
@@ -79,18 +79,18 @@ impl<S> Door<S> {
         if self.waiting.is_empty() {
             return Verdict::Wait;
         }
-        let is_barred = self.barred_until.is_some_and(|until| now < until);
+        let is_banned = self.banned_until.is_some_and(|until| now < until);
         match situation.occupant {
             Some(Occupant::Silent) => Verdict::MakeRoom,
             Some(Occupant::Served) => Verdict::Wait,
-            None if is_barred || situation.ended >= MAX_ENDED || !situation.has_time => Verdict::Wait,
+            None if is_banned || situation.ended >= MAX_ENDED || !situation.has_time => Verdict::Wait,
             None => self.waiting.pop_front().map_or(Verdict::Wait, Verdict::LetIn),
         }
     }
 
     /// Lets nobody in for a while.
-    pub fn bar(&mut self, now: Instant) {
-        self.barred_until = now.checked_add(BARRED);
+    pub fn ban(&mut self, now: Instant) {
+        self.banned_until = now.checked_add(BAN_TIME);
     }
 }
 
@@ -104,59 +104,59 @@ mod tests {
         Situation { occupant: Some(occupant), ..FREE }
     }
 
-    fn with_waiting(count: u32) -> (Door<u32>, Instant) {
-        let mut door = Door::default();
+    fn with_waiting(count: u32) -> (AcceptQueue<u32>, Instant) {
+        let mut accept_queue = AcceptQueue::default();
         for number in 0..count {
-            assert_eq!(door.arrive(number), Ok(()));
+            assert_eq!(accept_queue.arrive(number), Ok(()));
         }
-        (door, Instant::now())
+        (accept_queue, Instant::now())
     }
 
     #[test]
     fn clients_are_let_in_in_the_order_in_which_they_came() {
-        let (mut door, now) = with_waiting(2);
-        assert_eq!(door.next(FREE, now), Verdict::LetIn(0));
-        assert_eq!(door.next(taken(Occupant::Served), now), Verdict::Wait);
-        assert_eq!(door.next(FREE, now), Verdict::LetIn(1));
-        assert_eq!(door.next(FREE, now), Verdict::Wait, "nobody waits");
+        let (mut accept_queue, now) = with_waiting(2);
+        assert_eq!(accept_queue.next(FREE, now), Verdict::LetIn(0));
+        assert_eq!(accept_queue.next(taken(Occupant::Served), now), Verdict::Wait);
+        assert_eq!(accept_queue.next(FREE, now), Verdict::LetIn(1));
+        assert_eq!(accept_queue.next(FREE, now), Verdict::Wait, "nobody waits");
     }
 
     #[test]
     fn a_client_that_comes_when_enough_others_wait_is_turned_away() {
-        let (mut door, now) = with_waiting(4);
-        assert_eq!(door.arrive(4), Err(4));
-        assert_eq!(door.next(FREE, now), Verdict::LetIn(0));
-        assert_eq!(door.arrive(5), Ok(()));
+        let (mut accept_queue, now) = with_waiting(4);
+        assert_eq!(accept_queue.arrive(4), Err(4));
+        assert_eq!(accept_queue.next(FREE, now), Verdict::LetIn(0));
+        assert_eq!(accept_queue.arrive(5), Ok(()));
     }
 
     #[test]
     fn a_client_that_says_nothing_makes_room_only_when_another_waits() {
-        let (mut door, now) = with_waiting(0);
-        assert_eq!(door.next(taken(Occupant::Silent), now), Verdict::Wait);
-        let (mut door, now) = with_waiting(1);
-        assert_eq!(door.next(taken(Occupant::Silent), now), Verdict::MakeRoom);
-        assert!(door.has_waiting());
+        let (mut accept_queue, now) = with_waiting(0);
+        assert_eq!(accept_queue.next(taken(Occupant::Silent), now), Verdict::Wait);
+        let (mut accept_queue, now) = with_waiting(1);
+        assert_eq!(accept_queue.next(taken(Occupant::Silent), now), Verdict::MakeRoom);
+        assert!(accept_queue.has_waiting());
     }
 
     #[test]
     fn nobody_is_let_in_for_a_while_after_a_client_that_held_a_reactor_up() {
-        let (mut door, now) = with_waiting(1);
-        door.bar(now);
-        assert_eq!(door.next(FREE, now + BARRED / 2), Verdict::Wait);
-        assert_eq!(door.next(FREE, now + BARRED), Verdict::LetIn(0));
+        let (mut accept_queue, now) = with_waiting(1);
+        accept_queue.ban(now);
+        assert_eq!(accept_queue.next(FREE, now + BAN_TIME / 2), Verdict::Wait);
+        assert_eq!(accept_queue.next(FREE, now + BAN_TIME), Verdict::LetIn(0));
     }
 
     #[test]
     fn a_client_that_comes_and_goes_does_not_have_ever_more_sessions_that_are_not_over() {
-        let (mut door, now) = with_waiting(1);
-        assert_eq!(door.next(Situation { ended: MAX_ENDED, ..FREE }, now), Verdict::Wait);
-        assert_eq!(door.next(Situation { ended: MAX_ENDED - 1, ..FREE }, now), Verdict::LetIn(0));
+        let (mut accept_queue, now) = with_waiting(1);
+        assert_eq!(accept_queue.next(Situation { ended: MAX_ENDED, ..FREE }, now), Verdict::Wait);
+        assert_eq!(accept_queue.next(Situation { ended: MAX_ENDED - 1, ..FREE }, now), Verdict::LetIn(0));
     }
 
     #[test]
     fn a_client_waits_while_those_before_it_have_had_more_than_their_share_of_time() {
-        let (mut door, now) = with_waiting(1);
-        assert_eq!(door.next(Situation { has_time: false, ..FREE }, now), Verdict::Wait);
-        assert_eq!(door.next(FREE, now), Verdict::LetIn(0));
+        let (mut accept_queue, now) = with_waiting(1);
+        assert_eq!(accept_queue.next(Situation { has_time: false, ..FREE }, now), Verdict::Wait);
+        assert_eq!(accept_queue.next(FREE, now), Verdict::LetIn(0));
     }
 }
