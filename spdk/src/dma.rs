@@ -4,9 +4,11 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::slice;
 
+use host_memory::HostMemory;
 use spdk_sys as sys;
 
 use crate::Errno;
+use crate::memory::PAGE;
 
 /// A zeroed buffer in SPDK's memory: pinned, and registered with every device that SPDK drives.
 pub struct DmaBuf {
@@ -56,6 +58,32 @@ impl Drop for DmaBuf {
     fn drop(&mut self) {
         // SAFETY: the memory came from `spdk_zmalloc` and is freed once.
         unsafe { sys::spdk_free(self.start.as_ptr().cast()) };
+    }
+}
+
+/// A [`DmaBuf`] that is given away by its address: nobody looks into it from here any more.
+#[derive(Debug)]
+pub struct DmaPages(DmaBuf);
+
+impl DmaPages {
+    /// Whole pages of `len` bytes together, of zeros.
+    ///
+    /// # Errors
+    /// See [`DmaBuf::zeroed`].
+    pub fn zeroed(len: usize) -> Result<Self, Errno> {
+        DmaBuf::zeroed(len, PAGE).map(Self)
+    }
+}
+
+// SAFETY: SPDK's memory is mapped, readable and writable, until the buffer is dropped. The buffer is looked into by nobody, so that no
+// reference into it exists.
+unsafe impl HostMemory for DmaPages {
+    fn start(&self) -> NonNull<u8> {
+        self.0.start
+    }
+
+    fn len(&self) -> usize {
+        self.0.len
     }
 }
 

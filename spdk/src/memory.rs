@@ -1,10 +1,12 @@
 //! Memory of others that SPDK's devices are to reach.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use host_memory::HostMemory;
 use spdk_sys as sys;
 
 use crate::Errno;
@@ -24,22 +26,22 @@ pub const PAGE: usize = 4096;
 /// its connections comes up. So once RDMA is in use, it is made sure before SPDK learns of a range that every RDMA device would take
 /// it, and that this process may lock it; and when RDMA comes into use, for all ranges that SPDK knows by then. A range that is
 /// refused is left out, or taken out: SPDK then refuses I/O there, for devices that would need it.
-#[derive(Debug)]
 pub struct Registration {
     start: usize,
+    /// Goes after devices have forgotten it.
+    _memory: Arc<dyn HostMemory>,
 }
 
 impl Registration {
-    /// Registers the `len` bytes at `start`. May be called on any thread; it takes as long as the devices need, which for an RDMA device
-    /// is the time to allocate and pin every page, and no other memory can be registered meanwhile.
+    /// Registers `memory`, which is held until this is dropped: every device may write to it for the sake of an I/O that names it. May
+    /// be called on any thread; it takes as long as the devices need, which for an RDMA device is the time to allocate and pin every
+    /// page, and no other memory can be registered meanwhile.
     ///
     /// # Errors
     /// `INVAL` for a range that is empty or no whole [pages](PAGE), `BUSY` when a part of it is registered already, `NOMEM` without
     /// memory for the tables; what an RDMA device says that does not take the memory.
-    ///
-    /// # Safety
-    /// The range must be mapped, and stay so until this is dropped. Every device may write to it for the sake of an I/O that names it.
-    pub unsafe fn new(start: NonNull<u8>, len: usize) -> Result<Self, Errno> {
+    pub fn new(memory: Arc<dyn HostMemory>) -> Result<Self, Errno> {
+        let (start, len) = (memory.start(), memory.len());
         // SPDK takes a range of no bytes, and would not find it again.
         if len == 0 || !len.is_multiple_of(PAGE) || !start.addr().get().is_multiple_of(PAGE) {
             return Err(Errno::INVAL);
@@ -57,7 +59,13 @@ impl Registration {
         range.register()?;
         let start = start.addr().get();
         known.ranges.insert(start, range);
-        Ok(Self { start })
+        Ok(Self { start, _memory: memory })
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration").field("start", &self.start).finish_non_exhaustive()
     }
 }
 
@@ -130,7 +138,7 @@ unsafe impl Send for Range {}
 impl Range {
     /// Asks RDMA devices, without having them pin all of it: that takes long. So many bytes more are going to be pinned.
     fn probe(&self, expected: usize) -> Result<(), Errno> {
-        // SAFETY: who registered the range vouches that it is mapped; devices know it only during the call.
+        // SAFETY: the range is mapped while its registration holds its memory; devices know it only during the call.
         let count = unsafe { sys::courier_shim_rdma_probe(self.start.as_ptr().cast(), self.len, PAGE) };
         Errno::check(count)?;
         let devices = usize::try_from(count).unwrap_or(0);
@@ -142,7 +150,7 @@ impl Range {
     }
 
     fn register(&self) -> Result<(), Errno> {
-        // SAFETY: who registers the range vouches for it until the registration is dropped, which unregisters it.
+        // SAFETY: the registration, which unregisters the range when it is dropped, holds its memory until then.
         Errno::check(unsafe { sys::spdk_mem_register(self.start.as_ptr().cast(), self.len) })
     }
 

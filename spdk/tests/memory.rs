@@ -4,8 +4,10 @@
 mod harness;
 
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::thread;
 
+use host_memory::HostMemory;
 use serial_test::serial;
 use spdk::Errno;
 use spdk::memory::{PAGE, Registration};
@@ -15,20 +17,43 @@ const LEN: usize = 4 << 20;
 /// Memory that goes with its owner.
 struct Mapped(NonNull<u8>);
 
+// SAFETY: only an address, which nobody follows.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+/// `len` bytes of it from `offset` on.
+struct Part {
+    of: Arc<Mapped>,
+    offset: usize,
+    len: usize,
+}
+
+// SAFETY: the bytes are mapped for as long as `of` lives.
+unsafe impl HostMemory for Part {
+    fn start(&self) -> NonNull<u8> {
+        // SAFETY: `register` has made sure that it is within.
+        unsafe { self.of.0.add(self.offset) }
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
 impl Mapped {
-    fn new() -> Self {
+    fn new() -> Arc<Self> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         // SAFETY: the kernel chooses the place, where nothing is.
         let start = unsafe { libc::mmap(ptr::null_mut(), LEN, protection, flags, -1, 0) };
         assert_ne!(start, libc::MAP_FAILED, "memory can be had");
-        Self(NonNull::new(start.cast()).expect("not at 0"))
+        Arc::new(Self(NonNull::new(start.cast()).expect("not at 0")))
     }
 
-    /// Registers `len` bytes from `offset` on, which must be within; they are dropped before this.
-    fn register(&self, offset: usize, len: usize) -> Result<Registration, Errno> {
+    /// Registers `len` bytes from `offset` on, which must be within.
+    fn register(self: &Arc<Self>, offset: usize, len: usize) -> Result<Registration, Errno> {
         assert!(offset + len <= LEN);
-        // SAFETY: the bytes are mapped for as long as this lives.
-        unsafe { Registration::new(self.0.add(offset), len) }
+        Registration::new(Arc::new(Part { of: Arc::clone(self), offset, len }))
     }
 }
 
@@ -55,6 +80,19 @@ fn memory_is_registered_once_at_a_time_from_any_thread() {
     assert_eq!(memory.register(0, LEN).err(), Some(Errno::BUSY));
     drop(parts);
     memory.register(0, LEN).expect("nothing of it is registered any more");
+}
+
+#[test]
+#[serial]
+fn memory_stays_mapped_until_its_registration_is_gone() {
+    harness::start("0x1", || ());
+    let memory = Mapped::new();
+    let mapped = Arc::downgrade(&memory);
+    let registration = memory.register(0, LEN).expect("it can be registered");
+    drop(memory);
+    assert!(mapped.upgrade().is_some(), "devices may still write there");
+    drop(registration);
+    assert!(mapped.upgrade().is_none());
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::thread::{OwnerThread, on_app_thread, send_to_app};
 
 pub use describe::{BdevInfo, io_pool_size};
 pub use split::Splits;
-pub use submit::{BlockOp, IoOwner, Pieces};
+pub use submit::{BlockOp, Completer};
 
 /// Something that happened to an open bdev.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

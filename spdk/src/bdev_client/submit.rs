@@ -1,9 +1,11 @@
-//! I/O without a cost per I/O: the owner of an I/O is a pointer, and nothing is allocated, counted or checked twice.
+//! I/O without a cost per I/O: the bdev layer has an I/O as a pointer, and nothing is allocated or checked twice. An I/O holds the
+//! channel that it was sent on: the bdev layer does not look whether there are I/Os when a channel goes.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
+use host_memory::{Pieces, RawIo};
 use libc::iovec;
 use nvme_spec::{IoOpcode, Sqe, Status, StatusCode, StatusCodeType};
 use spdk_sys as sys;
@@ -13,42 +15,13 @@ use crate::Errno;
 use crate::nvme::Rejected;
 use crate::nvme::entry::as_cmd;
 
-/// The owner of an I/O, which the bdev layer keeps while the I/O is in flight and gives back with its end.
-///
-/// # Safety
-/// `from_raw` must undo `into_raw`. The pieces must stay in place, and the memory that they describe mapped, from
-/// `into_raw` until `from_raw`, and be of as many bytes as is said. The [`BdevChannel`] that the I/O was given to must
-/// stay until `from_raw` as well: the bdev layer does not look whether there are I/Os when a channel goes, and nothing
-/// is counted for each of them.
-pub unsafe trait IoOwner: Sized + 'static {
-    /// Gives up ownership to a raw pointer. Two I/Os in flight have different pointers.
-    fn into_raw(self) -> NonNull<c_void>;
-
-    /// Takes ownership back.
-    ///
-    /// # Safety
-    /// `raw` came from `into_raw`, and is taken back once.
-    unsafe fn from_raw(raw: NonNull<c_void>) -> Self;
-
-    /// Where the data is.
-    fn pieces(&self) -> Pieces;
-
-    /// The I/O has ended, on the thread that sent it.
-    fn complete(self, result: Result<(), Status>);
+/// Hears of the ends of I/Os of the type `O`, on the thread that sent them.
+pub trait Completer<O: RawIo>: 'static {
+    /// The I/O has ended.
+    fn complete(io: O, result: Result<(), Status>);
 
     /// The I/O that was sent by [`BdevChannel::passthru`] has ended, likewise, with `dw0` in dword 0 of its completion.
-    fn complete_passthru(self, dw0: u32, result: Result<(), Status>);
-}
-
-/// Where the data of an I/O is.
-#[derive(Debug, Clone, Copy)]
-pub struct Pieces {
-    /// The pieces.
-    pub first: *const iovec,
-    /// How many.
-    pub count: usize,
-    /// Their bytes, all together.
-    pub bytes: u64,
+    fn complete_passthru(io: O, dw0: u32, result: Result<(), Status>);
 }
 
 /// What to do with blocks.
@@ -71,33 +44,37 @@ pub enum BlockOp {
 }
 
 impl BdevChannel {
-    /// Sends `op` on `blocks` blocks from `offset`.
+    /// Sends `op` on `blocks` blocks from `offset`, with the data of `io`, whose end `C` hears of.
     ///
     /// # Errors
-    /// The owner comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `INVAL` for blocks past the
+    /// The I/O comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `INVAL` for blocks past the
     /// bdev's end or pieces that are not of as many bytes as the blocks, `NOTSUP` for what the bdev cannot do.
     #[inline]
-    pub fn submit<O: IoOwner>(&self, op: BlockOp, offset: u64, blocks: u64, owner: O) -> Result<(), Rejected<O>> {
-        let Pieces { first: pieces, count, bytes } = owner.pieces();
+    pub fn submit<C, O>(&self, op: BlockOp, offset: u64, blocks: u64, io: O) -> Result<(), Rejected<O>>
+    where
+        C: Completer<O>,
+        O: RawIo,
+    {
+        let Pieces { first: pieces, count, bytes } = io.pieces();
         let len = blocks.checked_mul(u64::from(self.0.block_size));
         let fits = match op {
             BlockOp::Read | BlockOp::Write | BlockOp::Compare => len == Some(bytes),
             BlockOp::CompareAndWrite(first) => {
-                // SAFETY: the owner vouches for its pieces.
+                // SAFETY: the I/O vouches for its pieces.
                 let half = unsafe { halves(pieces, count, first) };
                 half.is_some() && half == len
             }
             BlockOp::Unmap | BlockOp::WriteZeroes | BlockOp::Flush => true,
         };
         let (true, Ok(count)) = (fits, c_int::try_from(count)) else {
-            return Err(Rejected { errno: Errno::INVAL, command: owner });
+            return Err(Rejected { errno: Errno::INVAL, command: io });
         };
         // SPDK takes mutable pointers, but writes to no piece.
         let pieces = pieces.cast_mut();
-        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended::<O> as IoCallback));
-        let raw = owner.into_raw();
+        let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended::<C, O> as IoCallback));
+        let raw = self.give(io);
         let ctx = raw.as_ptr();
-        // SAFETY: the bdev is open and this is the channel's thread; the owner's pieces and their memory stay until `ended`.
+        // SAFETY: the bdev is open and this is the channel's thread; the I/O's pieces, their memory and the channel stay until `ended`.
         let rc = unsafe {
             match op {
                 BlockOp::Read => sys::spdk_bdev_readv_blocks(desc, ch, pieces, count, offset, blocks, call, ctx),
@@ -127,9 +104,16 @@ impl BdevChannel {
         if rc == 0 {
             return Ok(());
         }
-        // SAFETY: SPDK did not take the I/O, so its owner is still ours.
-        let command = unsafe { O::from_raw(raw) };
+        // SAFETY: SPDK did not take the I/O, which was given up above.
+        let (command, _) = unsafe { take_back(raw) };
         Err(Rejected { errno: Errno::check(rc).err().unwrap_or(Errno::IO), command })
+    }
+
+    /// Gives an I/O up to a raw pointer, with a count of the channel.
+    #[inline]
+    fn give<O: RawIo>(&self, io: O) -> NonNull<c_void> {
+        io.carrier().set(Rc::into_raw(Rc::clone(&self.0)).cast());
+        io.into_raw()
     }
 
     /// The bdev's size in blocks, as it is now.
@@ -138,33 +122,37 @@ impl BdevChannel {
         self.0.desc.num_blocks()
     }
 
-    /// Sends an NVMe I/O command as it is, with its dwords 10 to 15. Its data are the owner's pieces; the bdev puts in the namespace.
+    /// Sends an NVMe I/O command as it is, with its dwords 10 to 15. Its data are the pieces of `io`; the bdev puts in the namespace.
     /// What the dwords say of blocks is looked at by nobody on the way.
     ///
     /// # Errors
-    /// The owner comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `NOTSUP` where the bdev takes no NVMe
+    /// The I/O comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `NOTSUP` where the bdev takes no NVMe
     /// commands.
-    pub fn passthru<O: IoOwner>(&self, opcode: u8, dwords: [u32; 6], owner: O) -> Result<(), Rejected<O>> {
-        let Pieces { first: pieces, count, bytes } = owner.pieces();
+    pub fn passthru<C, O>(&self, opcode: u8, dwords: [u32; 6], io: O) -> Result<(), Rejected<O>>
+    where
+        C: Completer<O>,
+        O: RawIo,
+    {
+        let Pieces { first: pieces, count, bytes } = io.pieces();
         let (Ok(count), Ok(len)) = (c_int::try_from(count), usize::try_from(bytes)) else {
-            return Err(Rejected { errno: Errno::INVAL, command: owner });
+            return Err(Rejected { errno: Errno::INVAL, command: io });
         };
         let sqe = Sqe::io(IoOpcode(opcode), 0).with_dwords(dwords);
         let (desc, ch, call) =
-            (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended_passthru::<O> as IoCallback));
+            (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended_passthru::<C, O> as IoCallback));
         let (pieces, none) = (pieces.cast_mut(), ptr::null_mut());
-        let raw = owner.into_raw();
+        let raw = self.give(io);
         // SAFETY: as for `submit`; the command is copied.
         let rc = unsafe {
             sys::spdk_bdev_nvme_iov_passthru_md(desc, ch, as_cmd(&sqe), pieces, count, len, none, 0, call, raw.as_ptr())
         };
         Errno::check(rc).map_err(|errno| {
-            // SAFETY: SPDK did not take the I/O, so its owner is still ours.
-            Rejected { errno, command: unsafe { O::from_raw(raw) } }
+            // SAFETY: SPDK did not take the I/O, which was given up above.
+            Rejected { errno, command: unsafe { take_back(raw) }.0 }
         })
     }
 
-    /// Asks the bdev to abort the I/O whose owner is `raw`. That I/O ends as any other does, aborted or not. `done` is called when
+    /// Asks the bdev to abort the I/O that is carried as `raw`. That I/O ends as any other does, aborted or not. `done` is called when
     /// the abort itself has ended, which may be before or after, and is told whether it had an effect.
     ///
     /// # Errors
@@ -194,24 +182,47 @@ impl BdevChannel {
     }
 }
 
-unsafe extern "C" fn ended_passthru<O: IoOwner>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
+/// Takes back an I/O, and the channel that it holds. That is dropped last: with it may go the last use of the bdev.
+///
+/// # Safety
+/// `raw` came from [`BdevChannel::give`] and is taken back once.
+#[inline]
+unsafe fn take_back<O: RawIo>(raw: NonNull<c_void>) -> (O, Rc<Channel>) {
+    // SAFETY: the caller vouches for `raw`; the word was set by `give` and by nobody since.
+    unsafe {
+        let io = O::from_raw(raw);
+        let channel = Rc::from_raw(io.carrier().get().cast());
+        (io, channel)
+    }
+}
+
+unsafe extern "C" fn ended_passthru<C, O>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void)
+where
+    C: Completer<O>,
+    O: RawIo,
+{
     let Some(raw) = NonNull::new(ctx) else { return };
     let (mut dw0, mut sct, mut sc) = (0, 0, 0);
     // SAFETY: the bdev layer ends each I/O once, with the pointer that it was given; the I/O is live until it is freed, once.
-    let (owner, result) = unsafe {
-        let owner = O::from_raw(raw);
+    let (command, channel, result) = unsafe {
+        let (command, channel) = take_back(raw);
         sys::spdk_bdev_io_get_nvme_status(io, &raw mut dw0, &raw mut sct, &raw mut sc);
         let result = if success { Ok(()) } else { Err(failure(io)) };
         sys::spdk_bdev_free_io(io);
-        (owner, result)
+        (command, channel, result)
     };
-    owner.complete_passthru(dw0, result);
+    C::complete_passthru(command, dw0, result);
+    drop(channel);
 }
 
-unsafe extern "C" fn ended<O: IoOwner>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
+unsafe extern "C" fn ended<C, O>(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void)
+where
+    C: Completer<O>,
+    O: RawIo,
+{
     let Some(raw) = NonNull::new(ctx) else { return };
     // SAFETY: the bdev layer ends each I/O once, with the pointer that it was given.
-    let owner = unsafe { O::from_raw(raw) };
+    let (command, channel) = unsafe { take_back(raw) };
     let result = if success {
         Ok(())
     } else {
@@ -220,7 +231,8 @@ unsafe extern "C" fn ended<O: IoOwner>(io: *mut sys::spdk_bdev_io, success: bool
     };
     // SAFETY: the I/O has ended and is freed once.
     unsafe { sys::spdk_bdev_free_io(io) };
-    owner.complete(result);
+    C::complete(command, result);
+    drop(channel);
 }
 
 /// The bytes of the pieces before `first`, if those from there on are of as many.

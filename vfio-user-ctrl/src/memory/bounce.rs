@@ -4,18 +4,17 @@
 //! region has no file, pages of ours are at the same guest addresses. So the command is carried out as every other is. Its data is
 //! brought to the pages before, or fetched from them afterwards, by messages to the client. Who holds the table holds the
 //! client's regions too: memory is not unmapped while a command is in flight in it.
-#![expect(unsafe_code, reason = "pages are taken from the system")]
 
-use std::alloc::{self, Layout};
 use std::fmt;
 use std::ops::Range;
-use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::Fault;
-use super::region::{Access, HostPtr, PAGE, Region, to_usize};
+use super::host::PAGE;
+use super::mapping::Access;
+use super::pages::{BounceBudget, BounceError, Pages};
+use super::region::Region;
 use super::slots::MAX_PIECES;
 use super::table::{GuestMemory, Hint};
 use super::view::MemView;
@@ -27,197 +26,6 @@ const PIECE_COST: u64 = 512;
 
 /// What a piece costs of it that has no room in an I/O's place.
 const ROOM_COST: u64 = 64;
-
-/// How many bytes of SPDK's memory may stand in for the memory of all clients at once.
-#[cfg(feature = "runtime")]
-const LIMIT_OF_ALL: u64 = 64 << 20;
-
-/// What all clients have of it together.
-#[derive(Debug)]
-struct Total {
-    limit: u64,
-    used: AtomicU64,
-    releases: AtomicU64,
-}
-
-#[cfg(feature = "runtime")]
-static OF_ALL: Total = Total::new(LIMIT_OF_ALL);
-
-#[cfg(any(test, feature = "runtime"))]
-impl Total {
-    const fn new(limit: u64) -> Self {
-        Self { limit, used: AtomicU64::new(0), releases: AtomicU64::new(0) }
-    }
-}
-
-/// How many bytes may stand in for one client's memory at once.
-#[derive(Debug)]
-pub struct BounceBudget {
-    limit: u64,
-    /// What it shares with all clients, of which it may have no more than is left for the others.
-    total: Option<&'static Total>,
-    /// Devices move the data: it is to be in memory that they reach.
-    #[cfg(feature = "runtime")]
-    for_devices: bool,
-    used: AtomicU64,
-    releases: AtomicU64,
-}
-
-impl BounceBudget {
-    /// Room for `limit` bytes.
-    #[must_use]
-    pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self {
-            limit,
-            total: None,
-            #[cfg(feature = "runtime")]
-            for_devices: false,
-            used: AtomicU64::new(0),
-            releases: AtomicU64::new(0),
-        })
-    }
-
-    /// Room for `limit` bytes of SPDK's memory, which every device reaches. SPDK must run as long as any of it is taken.
-    #[cfg(feature = "runtime")]
-    #[must_use]
-    pub fn for_devices(limit: u64) -> Arc<Self> {
-        Arc::new(Self {
-            limit,
-            total: Some(&OF_ALL),
-            for_devices: true,
-            used: AtomicU64::new(0),
-            releases: AtomicU64::new(0),
-        })
-    }
-
-    /// How many bytes are taken.
-    #[must_use]
-    pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Counts how often some were given back. Who found no room need not try again before it moves.
-    #[must_use]
-    pub fn releases(&self) -> u64 {
-        let of_all = self.total.map_or(0, |total| total.releases.load(Ordering::Acquire));
-        self.releases.load(Ordering::Acquire).wrapping_add(of_all)
-    }
-
-    fn take(self: &Arc<Self>, bytes: u64) -> Result<BouncePermit, BounceError> {
-        if bytes > self.limit {
-            // It would wait for ever. Only an SGL of very many small pieces comes here.
-            return Err(BounceError::Invalid(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS));
-        }
-        let more = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        let own = taken.map_err(|_| BounceError::NoRoom)?.saturating_add(bytes);
-        if let Some(total) = self.total {
-            // A client alone may have half of all, two a third each: there is something for whoever comes.
-            let more = |used: u64| (own <= total.limit.saturating_sub(used)).then(|| used.saturating_add(bytes));
-            if total.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
-                self.used.fetch_sub(bytes, Ordering::Relaxed);
-                return Err(BounceError::NoRoom);
-            }
-        }
-        Ok(BouncePermit { budget: Arc::clone(self), bytes })
-    }
-}
-
-/// A part of a budget.
-struct BouncePermit {
-    budget: Arc<BounceBudget>,
-    bytes: u64,
-}
-
-impl Drop for BouncePermit {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        if let Some(total) = self.budget.total {
-            total.used.fetch_sub(self.bytes, Ordering::Relaxed);
-            total.releases.fetch_add(1, Ordering::Release);
-        }
-        // After the room is there: who sees the new count finds it.
-        self.budget.releases.fetch_add(1, Ordering::Release);
-    }
-}
-
-/// Why nothing can stand in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BounceError {
-    /// Too much stands in already. There is room again when other commands have ended.
-    NoRoom,
-    /// The command is to be completed with this status.
-    Invalid(Status),
-}
-
-impl From<Status> for BounceError {
-    fn from(status: Status) -> Self {
-        Self::Invalid(status)
-    }
-}
-
-impl From<DptrError> for BounceError {
-    fn from(error: DptrError) -> Self {
-        Self::Invalid(error.into())
-    }
-}
-
-impl From<Fault> for BounceError {
-    fn from(fault: Fault) -> Self {
-        DptrError::from(fault).into()
-    }
-}
-
-/// Pages of zeros to begin with. This is the only place where memory that stands in is taken from the system.
-pub(super) struct Pages {
-    start: HostPtr,
-    len: u64,
-    store: Store,
-    _permit: BouncePermit,
-}
-
-/// Where pages came from.
-enum Store {
-    System(Layout),
-    #[cfg(feature = "runtime")]
-    Spdk {
-        _memory: spdk::dma::DmaBuf,
-    },
-}
-
-impl Pages {
-    fn new(bytes: u64, permit: BouncePermit) -> Option<Arc<Self>> {
-        let len = bytes.max(PAGE);
-        #[cfg(feature = "runtime")]
-        if permit.budget.for_devices {
-            let mut memory = spdk::dma::DmaBuf::zeroed(to_usize(len), to_usize(PAGE)).ok()?;
-            let start = HostPtr(NonNull::from(&mut *memory).cast());
-            return Some(Arc::new(Self { start, len, store: Store::Spdk { _memory: memory }, _permit: permit }));
-        }
-        let layout = Layout::from_size_align(to_usize(len), to_usize(PAGE)).ok()?;
-        // SAFETY: the layout has bytes.
-        let start = HostPtr(NonNull::new(unsafe { alloc::alloc_zeroed(layout) })?);
-        Some(Arc::new(Self { start, len, store: Store::System(layout), _permit: permit }))
-    }
-
-    /// Where `len` bytes from `offset` on are.
-    pub(super) fn at(&self, offset: u64, len: u64) -> Option<HostPtr> {
-        offset.checked_add(len).filter(|end| *end <= self.len)?;
-        // SAFETY: the offset is within the pages, or just behind them.
-        Some(HostPtr(unsafe { self.start.0.add(to_usize(offset)) }))
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        match self.store {
-            // SAFETY: they came from the same allocator with this layout, and whoever had an address in them also held this value.
-            Store::System(layout) => unsafe { alloc::dealloc(self.start.0.as_ptr(), layout) },
-            #[cfg(feature = "runtime")]
-            Store::Spdk { .. } => {}
-        }
-    }
-}
 
 /// A command's data, of which a part at least is in memory without a file.
 #[derive(Clone)]

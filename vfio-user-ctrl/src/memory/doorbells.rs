@@ -12,9 +12,11 @@ use std::sync::atomic::AtomicU32;
 
 use super::error::Fault;
 use super::guard;
+use super::host::{HostPtr, PAGE, to_usize};
+use super::mapping::{Access, Mapping};
 use super::memfd;
 use super::order::{load_doorbell, store_doorbell};
-use super::region::{Access, HostPtr, Mapping, PAGE, Region, to_usize};
+use super::region::Region;
 use super::view::MemView;
 use crate::model::pci::DOORBELLS;
 

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use super::budget::LimitShare;
 use super::error::MapError;
-use super::region::{Access, Extent, MappedFile, PAGE, Region, RegionId, file_identity};
+use super::host::PAGE;
+use super::mapping::{Access, MappedFile, file_identity};
+use super::region::{Extent, Region, RegionId};
 
 /// So many regions are mapped by themselves.
 const BY_THEMSELVES: u32 = 64;

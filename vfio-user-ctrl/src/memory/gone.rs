@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::region::{Region, to_usize};
+use super::host::to_usize;
+use super::region::Region;
 use super::table::GuestMemory;
 
 /// Regions that the client has taken away.

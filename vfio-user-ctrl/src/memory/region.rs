@@ -1,44 +1,22 @@
 //! One region of a client's memory.
-#![expect(unsafe_code, reason = "files are mapped")]
+#![expect(unsafe_code, reason = "pages are populated")]
 
 use std::fmt;
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::ptr::{self, NonNull};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::bounce::Pages;
-use super::budget::{LimitPermit, LimitShare};
+use host_memory::HostMemory;
+
+use super::budget::LimitShare;
 use super::error::MapError;
-use super::guard::{self, Watch};
-
-#[cfg(feature = "runtime")]
-mod devices;
-
-/// What the addresses and lengths of regions are multiples of, in bytes.
-pub const PAGE: u64 = 4096;
-
-/// So many bytes are unmapped at once: in the meantime no thread of the process can map anything.
-const UNMAP_STEP: usize = 1 << 30;
+use super::guard;
+use super::host::{HostPtr, PAGE, to_usize};
+use super::mapping::{Access, MappedFile, Registration};
+use super::pages::Pages;
 
 /// So many bytes are populated at once: meanwhile the mapping cannot be changed.
 const POPULATE_STEP: usize = 64 << 20;
-
-/// The type of ramfs, which libc does not name (`linux/magic.h`).
-const RAMFS_MAGIC: u64 = 0x8584_58f6;
-
-/// What the client lets us do with a region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Read and write.
-    ReadWrite,
-    /// Only read.
-    ReadOnly,
-    /// Only write. No processor can be held to that: such memory is mapped as [`Access::ReadWrite`] is.
-    WriteOnly,
-}
 
 /// Tells one region from any other that there was in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,101 +75,6 @@ enum Backing {
     Own { host: HostPtr, _pages: Arc<Pages>, of: Arc<Region> },
 }
 
-/// A part of a client's file that is mapped, for one region or for many. It is unmapped when the last of them goes.
-///
-/// The order of the fields is that of their drops: devices and the guard must forget the addresses before they can be another
-/// mapping's.
-pub struct MappedFile {
-    #[cfg(feature = "runtime")]
-    registration: std::sync::OnceLock<spdk::memory::Registration>,
-    watch: Watch,
-    _mapping: Mapping,
-    /// The file, unless it can never become shorter: descriptors are few.
-    file: Option<OwnedFd>,
-    /// Where the part begins in memory and in the file, and its length in bytes.
-    host: HostPtr,
-    offset: u64,
-    len: u64,
-    /// Where the last of its regions ends in the file.
-    needed: AtomicU64,
-    _permit: LimitPermit,
-}
-
-impl MappedFile {
-    /// Maps `len` bytes at `offset` of `file`. `budget` is the client's of such mappings.
-    ///
-    /// # Errors
-    /// See [`MapError`]: the file, the operating system, or the budget.
-    pub(super) fn new(
-        file: OwnedFd,
-        offset: u64,
-        len: u64,
-        access: Access,
-        budget: &LimitShare,
-    ) -> Result<Arc<Self>, MapError> {
-        let end = offset.checked_add(len).ok_or(MapError::OffsetWraps { offset, len })?;
-        let size = file_size(&file)?;
-        if end > size {
-            return Err(MapError::BeyondFile { offset, len, size });
-        }
-        let page = page_size(&file)?;
-        guard::install().map_err(MapError::Guard)?;
-        let permit = budget.take().ok_or(MapError::NoMappings)?;
-        // Huge pages are mapped whole; a region may begin and end anywhere in them, as QEMU's do below 1 MiB. Nothing
-        // here overflows: the file ends below 2^63.
-        let before = offset % page;
-        let whole = (before + len).next_multiple_of(page);
-        let mapping = Mapping::new(&file, page, offset - before, whole, access).map_err(|source| MapError::Mmap {
-            offset,
-            len,
-            source,
-        })?;
-        // SAFETY: `before` is below the mapping's length.
-        let host = HostPtr(unsafe { mapping.start.0.add(to_usize(before)) });
-        let sealed = is_sealed(&file);
-        let may_shrink = (!sealed).then(|| (file.as_raw_fd(), offset - before));
-        let watch = Watch::new(mapping.start.0.addr().get(), mapping.len, to_usize(page), may_shrink);
-        Ok(Arc::new(Self {
-            #[cfg(feature = "runtime")]
-            registration: std::sync::OnceLock::new(),
-            watch,
-            _mapping: mapping,
-            file: (!sealed).then_some(file),
-            host,
-            offset,
-            len,
-            needed: AtomicU64::new(0),
-            _permit: permit,
-        }))
-    }
-
-    /// Where `len` bytes at `offset` of the file are, if all of them are in the part.
-    fn at(&self, offset: u64, len: u64) -> Option<HostPtr> {
-        let within = offset.checked_sub(self.offset)?;
-        within.checked_add(len).filter(|end| *end <= self.len)?;
-        // SAFETY: the offset is within the mapping.
-        Some(HostPtr(unsafe { self.host.0.add(to_usize(within)) }))
-    }
-
-    /// Returns whether all of these bytes of the file are in the part.
-    pub(super) fn has(&self, offset: u64, len: u64) -> bool {
-        self.at(offset, len).is_some()
-    }
-
-    /// Returns whether the file still holds all regions, but for single pages at most.
-    pub(super) fn is_intact(&self) -> bool {
-        let needed = self.needed.load(Ordering::Relaxed);
-        let is_long_enough = |file| file_size(file).is_ok_and(|size| size >= needed);
-        !self.watch.is_lost() && self.file.as_ref().is_none_or(is_long_enough)
-    }
-}
-
-impl fmt::Debug for MappedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MappedFile({:#x} bytes at {:#x})", self.len, self.offset)
-    }
-}
-
 impl Region {
     /// Maps a part of `file` for a region. `on_drop` is called on the thread that drops the region last, and must neither block nor
     /// panic; it is not called when this fails.
@@ -213,9 +96,8 @@ impl Region {
         on_drop: impl FnOnce(RegionId) + Send + 'static,
     ) -> Result<Self, MapError> {
         let Extent { offset, gpa, len, access } = of;
-        let beyond = MapError::BeyondFile { offset, len, size: file.offset.saturating_add(file.len) };
-        let host = file.at(offset, len).ok_or(beyond)?;
-        file.needed.fetch_max(offset.saturating_add(len), Ordering::Relaxed);
+        let host = file.at(offset, len).ok_or(MapError::BeyondFile { offset, len, size: file.end() })?;
+        file.note_needed(offset.saturating_add(len));
         let backing = Backing::File { file: Arc::clone(file), host };
         Ok(Self::new(gpa, len, access, backing, Some(Box::new(on_drop))))
     }
@@ -283,6 +165,16 @@ impl Region {
     #[must_use]
     pub const fn has_file(&self) -> bool {
         matches!(self.backing, Backing::File { .. })
+    }
+
+    /// Has `register` tell devices of the region's memory, so that they move data of I/Os themselves: until the region is unmapped, which
+    /// drops what `register` returns. Regions of one part of a file are told of together, and once. Without it, and for a region that
+    /// may only be read, devices that need it (RDMA) refuse I/O there; all else goes on as before.
+    ///
+    /// # Errors
+    /// What `register` says.
+    pub fn register<E>(&self, register: impl FnOnce(Arc<dyn HostMemory>) -> Result<Registration, E>) -> Result<(), E> {
+        if let Backing::File { file, .. } = &self.backing { file.register(register) } else { Ok(()) }
     }
 
     /// Has the system provide the region's pages now, which takes long, instead of when they are first used. Ends early when nobody
@@ -360,176 +252,6 @@ fn check_range(gpa: u64, len: u64) -> Result<(), MapError> {
 
 fn check_aligned(what: &'static str, value: u64) -> Result<(), MapError> {
     if value.is_multiple_of(PAGE) { Ok(()) } else { Err(MapError::Unaligned { what, value }) }
-}
-
-/// The size of a regular file, in bytes.
-fn file_size(file: &OwnedFd) -> Result<u64, MapError> {
-    file_status(file).map(|stat| u64::try_from(stat.st_size).unwrap_or(0))
-}
-
-/// What a regular file is known by: its device and its number there, and its size in bytes.
-pub(super) fn file_identity(file: &OwnedFd) -> Result<(u64, u64, u64), MapError> {
-    file_status(file).map(|stat| (stat.st_dev, stat.st_ino, u64::try_from(stat.st_size).unwrap_or(0)))
-}
-
-fn file_status(file: &OwnedFd) -> Result<libc::stat, MapError> {
-    let mut stat = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: the descriptor is open and `stat` has room.
-    if unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
-        return Err(MapError::Inspect(io::Error::last_os_error()));
-    }
-    // SAFETY: fstat has filled it.
-    let stat = unsafe { stat.assume_init() };
-    let what = match stat.st_mode & libc::S_IFMT {
-        libc::S_IFREG => return Ok(stat),
-        libc::S_IFDIR => "a directory",
-        libc::S_IFIFO => "a pipe",
-        libc::S_IFSOCK => "a socket",
-        libc::S_IFCHR => "a character device",
-        libc::S_IFBLK => "a block device",
-        _ => "no file with a name (an eventfd, for example)",
-    };
-    Err(MapError::NotAFile { what })
-}
-
-/// Whether the file's length is sealed against shrinking, as QEMU's memfds are. A file that knows no seals has none.
-fn is_sealed(file: &OwnedFd) -> bool {
-    // SAFETY: the descriptor is open; no memory is given.
-    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
-    seals >= 0 && seals & libc::F_SEAL_SHRINK != 0
-}
-
-/// The size of the pages of a file of memory, in bytes. A file that another process or a disk serves is refused: who
-/// touches its pages would wait, and a client that serves them itself could let a reactor wait for ever.
-fn page_size(file: &OwnedFd) -> Result<u64, MapError> {
-    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: the descriptor is open and `stat` has room.
-    if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
-        return Err(MapError::Inspect(io::Error::last_os_error()));
-    }
-    // SAFETY: fstatfs has filled it.
-    let stat = unsafe { stat.assume_init() };
-    match (stat.f_type, u64::try_from(stat.f_bsize)) {
-        (libc::TMPFS_MAGIC, _) => Ok(PAGE),
-        (libc::HUGETLBFS_MAGIC, Ok(size)) if size.is_power_of_two() && size >= PAGE => Ok(size),
-        (magic, _) if magic.cast_unsigned() == RAMFS_MAGIC => Ok(PAGE),
-        (magic, _) => Err(MapError::NotMemory { magic: magic.cast_unsigned() }),
-    }
-}
-
-/// A length or an offset in memory: addresses have 64 bits where this crate is built.
-#[expect(clippy::cast_possible_truncation, reason = "asserted")]
-#[inline]
-pub(super) const fn to_usize(value: u64) -> usize {
-    const { assert!(usize::BITS == u64::BITS) };
-    value as usize
-}
-
-/// An address in a mapping.
-#[derive(Clone, Copy)]
-pub(super) struct HostPtr(pub(super) NonNull<u8>);
-
-// SAFETY: only an address. Who follows it shows by what its memory is still mapped.
-unsafe impl Send for HostPtr {}
-// SAFETY: as above.
-unsafe impl Sync for HostPtr {}
-
-/// Addresses that nothing else gets.
-struct AddressRange {
-    start: NonNull<u8>,
-    /// In bytes.
-    len: usize,
-}
-
-impl AddressRange {
-    /// A place for `len` bytes at `offset` of a file with pages of `page` bytes, a power of two. Where ordinary memory is in large
-    /// pages, they have room in it as such: processors and devices then need one entry for 2 MiB.
-    fn new(len: usize, offset: libc::off_t, page: usize) -> io::Result<Self> {
-        const LARGE: usize = 2 << 20;
-        let multiple = if len < LARGE { page } else { LARGE.max(page) };
-        let room = multiple - to_usize(PAGE);
-        let Some(all) = len.checked_add(room) else { return Err(io::Error::from_raw_os_error(libc::ENOMEM)) };
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: the kernel chooses the place, where nothing is.
-        let start = unsafe { libc::mmap(ptr::null_mut(), all, libc::PROT_NONE, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start: NonNull<u8> = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrInUse)?;
-        if room == 0 {
-            return Ok(Self { start, len });
-        }
-        let within = usize::try_from(offset).unwrap_or(0) % multiple;
-        // Both are multiples of 4096, and so at most `room`.
-        let before = within.wrapping_sub(start.addr().get()) % multiple;
-        // SAFETY: `before` and `len` are within what was mapped, of which the rest is given back.
-        unsafe {
-            let middle = start.add(before);
-            let behind = middle.add(len);
-            libc::munmap(start.as_ptr().cast(), before);
-            libc::munmap(behind.as_ptr().cast(), room - before);
-            Ok(Self { start: middle, len })
-        }
-    }
-
-    /// Something is mapped there now.
-    fn taken(self) -> NonNull<u8> {
-        let start = self.start;
-        std::mem::forget(self);
-        start
-    }
-}
-
-impl Drop for AddressRange {
-    fn drop(&mut self) {
-        // SAFETY: nothing but the place itself is there.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
-    }
-}
-
-/// A shared mapping of a file.
-pub(super) struct Mapping {
-    pub(super) start: HostPtr,
-    /// In bytes.
-    pub(super) len: usize,
-}
-
-impl Mapping {
-    /// Maps `len` bytes at `offset`, both multiples of the file's pages, of `page` bytes. No page is touched.
-    pub(super) fn new(file: &impl AsRawFd, page: u64, offset: u64, len: u64, access: Access) -> io::Result<Self> {
-        let (Ok(offset), Ok(len)) = (libc::off_t::try_from(offset), usize::try_from(len)) else {
-            return Err(io::Error::from_raw_os_error(libc::EOVERFLOW));
-        };
-        let protection = match access {
-            Access::ReadOnly => libc::PROT_READ,
-            Access::ReadWrite | Access::WriteOnly => libc::PROT_READ | libc::PROT_WRITE,
-        };
-        let place = AddressRange::new(len, offset, to_usize(page))?;
-        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
-        // SAFETY: the place is this function's own, and nothing is there.
-        let start =
-            unsafe { libc::mmap(place.start.as_ptr().cast(), len, protection, flags, file.as_raw_fd(), offset) };
-        if start == libc::MAP_FAILED {
-            // The place is given back.
-            return Err(io::Error::last_os_error());
-        }
-        let start = place.taken();
-        for advice in [libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
-            // The memory is as good without; a core dump is then larger.
-            // SAFETY: the range is the mapping; neither advice changes what is in it.
-            unsafe { libc::madvise(start.as_ptr().cast(), len, advice) };
-        }
-        Ok(Self { start: HostPtr(start), len })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        for at in (0..self.len).step_by(UNMAP_STEP) {
-            // SAFETY: the range is of the mapping. Whoever had an address in it also held this value.
-            unsafe { libc::munmap(self.start.0.as_ptr().add(at).cast(), UNMAP_STEP.min(self.len - at)) };
-        }
-    }
 }
 
 #[cfg(test)]

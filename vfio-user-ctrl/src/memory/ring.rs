@@ -12,8 +12,9 @@ use std::sync::atomic::AtomicU64;
 
 use super::error::Fault;
 use super::guard;
+use super::host::{HostPtr, PAGE};
 use super::order;
-use super::region::{HostPtr, PAGE, Region};
+use super::region::Region;
 use super::view::MemView;
 use nvme_spec::{Cqe, Sqe};
 

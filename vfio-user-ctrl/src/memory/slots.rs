@@ -9,12 +9,11 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 
+use host_memory::RawIo;
 use libc::iovec;
 
 use super::{Gone, IovSink, MemView, bytes, guard};
 use crate::model::dptr::DptrError;
-#[cfg(feature = "runtime")]
-use nvme_spec::Status;
 
 /// The most pieces that the data of one I/O may have in its place. One that has more gets [room](Io::make_room) of its own.
 pub const MAX_PIECES: usize = 129;
@@ -54,6 +53,7 @@ struct Slot<Q: 'static, T: 'static> {
     view: Cell<Option<Rc<MemView>>>,
     /// It has pieces in memory that the newest view does not have.
     unmapped: Cell<bool>,
+    carrier: Cell<*const c_void>,
     state: T,
 }
 
@@ -101,6 +101,7 @@ impl<Q, T> Slots<Q, T> {
                     writeable: Cell::new(true),
                     view: Cell::new(None),
                     unmapped: Cell::new(false),
+                    carrier: Cell::new(std::ptr::null()),
                     state: state(),
                 })
                 .collect(),
@@ -411,29 +412,6 @@ impl<Q, T> Io<Q, T> {
         let pieces = unsafe { std::slice::from_raw_parts(pieces, usize::from(slot.count.get())) };
         pieces.iter().filter_map(|piece| Some((NonNull::new(piece.iov_base.cast())?, piece.iov_len)))
     }
-
-    /// Gives the I/O up to a raw pointer.
-    #[inline]
-    #[cfg(feature = "runtime")]
-    pub(crate) fn into_raw(self) -> NonNull<c_void> {
-        std::mem::ManuallyDrop::new(self).0.cast()
-    }
-
-    /// # Safety
-    /// `raw` came from `into_raw` and is taken back once.
-    #[inline]
-    #[cfg(feature = "runtime")]
-    pub(crate) unsafe fn from_raw(raw: NonNull<c_void>) -> Self {
-        Self(raw.cast())
-    }
-
-    /// Its pieces.
-    #[inline]
-    #[cfg(feature = "runtime")]
-    pub(crate) fn pieces(&self) -> (*const iovec, usize) {
-        let slot = self.slot();
-        (slot.pieces.get().cast_const(), usize::from(slot.count.get()))
-    }
 }
 
 impl<Q, T> Drop for Io<Q, T> {
@@ -452,45 +430,30 @@ impl<Q, T> std::fmt::Debug for Io<Q, T> {
     }
 }
 
-/// A queue whose I/Os may be given to SPDK's bdev layer.
-#[cfg(feature = "runtime")]
-pub trait TakesBdevIo<T: 'static>: Sized + 'static {
-    /// The I/O has ended.
-    fn ended(io: Io<Self, T>, result: Result<(), Status>);
-
-    /// An I/O that was a command of the guest's as it is has ended; `dw0` is dword 0 of its completion.
-    fn ended_passthru(io: Io<Self, T>, dw0: u32, result: Result<(), Status>);
-}
-
-#[cfg(feature = "runtime")]
 // SAFETY: the pointer is that of the place, which `from_raw` makes an owner again. The pieces lie in the queue, which the owner
 // holds, and are changed by nobody but an owner; the memory that they describe is mapped while the view is held, which the place
-// does until it is put back; `rebase` puts another view in, and keeps the regions that this one does not have. `Queues` keeps a
-// namespace's channel, until its last I/O has ended.
-unsafe impl<Q: TakesBdevIo<T>, T: 'static> spdk::bdev_client::IoOwner for Io<Q, T> {
+// does until it is put back; `rebase` puts another view in, and keeps the regions that this one does not have. The carrier's word is
+// reached by an owner only.
+unsafe impl<Q: 'static, T: 'static> RawIo for Io<Q, T> {
     #[inline]
     fn into_raw(self) -> NonNull<c_void> {
-        Self::into_raw(self)
+        std::mem::ManuallyDrop::new(self).0.cast()
     }
 
     #[inline]
     unsafe fn from_raw(raw: NonNull<c_void>) -> Self {
-        // SAFETY: the caller vouches for `raw`.
-        unsafe { Self::from_raw(raw) }
+        Self(raw.cast())
     }
 
     #[inline]
-    fn pieces(&self) -> spdk::bdev_client::Pieces {
-        let (first, count) = Self::pieces(self);
-        spdk::bdev_client::Pieces { first, count, bytes: u64::from(self.bytes()) }
+    fn pieces(&self) -> host_memory::Pieces {
+        let slot = self.slot();
+        let (first, count) = (slot.pieces.get().cast_const(), usize::from(slot.count.get()));
+        host_memory::Pieces { first, count, bytes: u64::from(self.bytes()) }
     }
 
     #[inline]
-    fn complete(self, result: Result<(), Status>) {
-        Q::ended(self, result);
-    }
-
-    fn complete_passthru(self, dw0: u32, result: Result<(), Status>) {
-        Q::ended_passthru(self, dw0, result);
+    fn carrier(&self) -> &Cell<*const c_void> {
+        &self.slot().carrier
     }
 }

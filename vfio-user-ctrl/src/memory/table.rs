@@ -9,7 +9,9 @@ use std::sync::Arc;
 use super::bytes;
 use super::error::{Fault, MapError, UnmapError};
 use super::guard;
-use super::region::{Access, HostPtr, Region, to_usize};
+use super::host::{HostPtr, to_usize};
+use super::mapping::Access;
+use super::region::Region;
 
 /// Regions in a part of the table, at most: a table that differs in one region shares all other parts with the one before.
 const PART: usize = if cfg!(test) { 4 } else { 512 };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Access, Extent, GuestMemory, MemView, Region, memfd};
 
-pub(super) const PAGE: u64 = super::region::PAGE;
+pub(super) const PAGE: u64 = super::host::PAGE;
 
 /// A memfd of `len` bytes of zeros.
 pub(super) fn file(len: u64) -> File {

@@ -4,16 +4,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use spdk::Errno;
-use spdk::bdev_client::{self, BdevChannel, BdevDesc, Splits};
+use spdk::bdev_client::{self, BdevChannel, BdevDesc, Completer, Splits};
 use spdk::nvme::Rejected;
 
 use super::budget::{Budget, Meter, Meters};
 use super::tracepoints;
-use crate::memory::{IoToken, TakesBdevIo};
+use crate::memory::IoToken;
 use crate::model::io::PassthruCommand;
-use crate::queue::{
-    self, AbortToken, Backend, BlockOp, CommandIo, IoState, Refusal, Refused, SubmissionQueue, TraceStep, Traced,
-};
+use crate::queue::{self, AbortToken, Backend, BlockOp, CommandIo, Refusal, Refused, TraceStep, Traced};
 use nvme_spec::Status;
 
 /// Namespaces that are bdevs.
@@ -84,7 +82,7 @@ impl Backend for Bdevs {
         let channel = &metered.channel;
         let count = metered.splits.ios(op, slba, blocks, (io.piece_count(), io.bytes()));
         metered.begin(count, io, |io| {
-            channel.submit(op, slba, blocks, io).map_err(|rejected| {
+            channel.submit::<Self, _>(op, slba, blocks, io).map_err(|rejected| {
                 // What was decoded lay within the namespace: the bdev has shrunk since, and is about to tell.
                 let past_the_end = slba.checked_add(blocks).is_none_or(|end| end > channel.num_blocks());
                 refused(rejected, if past_the_end { Status::LBA_OUT_OF_RANGE } else { Status::INTERNAL_ERROR })
@@ -94,7 +92,7 @@ impl Backend for Bdevs {
 
     fn passthru(metered: &Metered, command: &PassthruCommand, io: CommandIo<Self>) -> Result<(), Refused<Self>> {
         metered.begin(1, io, |io| {
-            metered.channel.passthru(command.opcode, command.dwords, io).map_err(|rejected| {
+            metered.channel.passthru::<Self, _>(command.opcode, command.dwords, io).map_err(|rejected| {
                 let unknown = rejected.errno == Errno::NOTSUP;
                 refused(rejected, if unknown { Status::INVALID_OPCODE } else { Status::INTERNAL_ERROR })
             })
@@ -129,14 +127,14 @@ fn refused(rejected: Rejected<CommandIo<Bdevs>>, status: Status) -> Refused<Bdev
     Refused { why, io: rejected.command }
 }
 
-impl TakesBdevIo<IoState<Bdevs>> for SubmissionQueue<Bdevs> {
+impl Completer<CommandIo<Self>> for Bdevs {
     #[inline]
-    fn ended(io: CommandIo<Bdevs>, result: Result<(), Status>) {
+    fn complete(io: CommandIo<Self>, result: Result<(), Status>) {
         end(&io);
         queue::complete(io, result);
     }
 
-    fn ended_passthru(io: CommandIo<Bdevs>, dw0: u32, result: Result<(), Status>) {
+    fn complete_passthru(io: CommandIo<Self>, dw0: u32, result: Result<(), Status>) {
         end(&io);
         queue::complete_passthru(io, dw0, result);
     }

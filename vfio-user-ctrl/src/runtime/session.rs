@@ -12,7 +12,7 @@ use crate::memory::{BounceBudget, DoorbellPage, GuestMemory};
 use crate::model::regs::{CtrlLimits, Registers, Version};
 use crate::queue::{Interrupts, Settings, Totals};
 
-use super::client_dma::BUDGET;
+use super::client_dma::{BOUNCE_POOL, BUDGET};
 use super::control::log_budget::LineBudget;
 use super::messages::{ControlHandle, GroupHandle};
 
@@ -252,7 +252,7 @@ impl Session {
             doorbells: Arc::new(DoorbellPage::new()?),
             interrupts: Arc::default(),
             memory: Published::default(),
-            bounce: BounceBudget::for_devices(BUDGET),
+            bounce: BounceBudget::of(&BOUNCE_POOL, BUDGET),
             control: control.clone(),
             requests: Mutex::default(),
             settings: Mutex::default(),

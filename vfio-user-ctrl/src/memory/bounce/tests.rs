@@ -1,3 +1,6 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::pages::{BouncePool, SystemPages};
 use super::super::testing::{file, region_of};
 use super::*;
 
@@ -137,16 +140,10 @@ fn a_change_of_other_memory_leaves_it_as_it_is() {
     assert!(!memory.still_bounces(&memory), "nothing stands in there");
 }
 
-fn sharing(total: &'static Total) -> Arc<BounceBudget> {
-    let mut budget = BounceBudget::new(1 << 20);
-    Arc::get_mut(&mut budget).expect("nobody else has it").total = Some(total);
-    budget
-}
-
 #[test]
 fn one_client_leaves_room_for_another_and_hears_when_it_has_more() {
-    static TOTAL: Total = Total::new(8 * PAGE);
-    let (greedy, modest) = (sharing(&TOTAL), sharing(&TOTAL));
+    static POOL: BouncePool = BouncePool::new(8 * PAGE, SystemPages::zeroed);
+    let (greedy, modest) = (BounceBudget::of(&POOL, 1 << 20), BounceBudget::of(&POOL, 1 << 20));
     let memory = memory();
     let take = |budget: &Arc<BounceBudget>| Bounce::new(&memory, &[(REMOTE, 4096)], false, budget);
     let mut held: Vec<_> = std::iter::from_fn(|| take(&greedy).ok()).collect();
@@ -159,5 +156,26 @@ fn one_client_leaves_room_for_another_and_hears_when_it_has_more() {
     held.pop();
     held.push(take(&greedy).expect("room again"));
     drop(held);
-    assert_eq!((greedy.used(), TOTAL.used.load(Ordering::Relaxed)), (0, 0));
+    assert_eq!((greedy.used(), POOL.used.load(Ordering::Relaxed)), (0, 0));
+}
+
+#[test]
+fn pages_that_devices_reach_come_from_the_pool_and_what_is_too_short_is_not_used() {
+    static TAKEN: AtomicUsize = AtomicUsize::new(0);
+    static POOL: BouncePool = BouncePool::new(1 << 20, |len| {
+        TAKEN.fetch_add(len, Ordering::Relaxed);
+        SystemPages::zeroed(len)
+    });
+    static SHORT: BouncePool = BouncePool::new(1 << 20, |_| SystemPages::zeroed(4096));
+    static EMPTY: BouncePool = BouncePool::new(1 << 20, |_| None);
+    let memory = memory();
+    let take = |pool| Bounce::new(&memory, &[(REMOTE, 8192)], false, &BounceBudget::of(pool, 1 << 20));
+    let bounce = take(&POOL).expect("there is room");
+    assert_eq!((TAKEN.load(Ordering::Relaxed), POOL.used.load(Ordering::Relaxed)), (8192, 8192));
+    drop(bounce);
+    for pool in [&SHORT, &EMPTY] {
+        assert_eq!(take(pool).err(), Some(BounceError::Invalid(Status::INTERNAL_ERROR)));
+    }
+    let used = [&POOL, &SHORT, &EMPTY].map(|pool| pool.used.load(Ordering::Relaxed));
+    assert_eq!(used, [0; 3]);
 }

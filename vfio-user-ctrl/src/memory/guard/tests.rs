@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
-use super::super::region::{Access, Mapping, Region, to_usize};
+use super::super::host::to_usize;
+use super::super::mapping::{Access, Mapping};
+use super::super::region::Region;
 use super::super::ring::SubmissionRing;
 use super::super::slots::Slots;
 use super::super::testing::{PAGE, file, patterned, region_of, view_of};

@@ -1,4 +1,5 @@
 use std::fs::File;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -162,20 +163,6 @@ fn a_part_of_a_huge_page_is_mapped() {
 }
 
 #[test]
-fn a_file_that_is_sealed_against_shrinking_is_known_as_such() {
-    assert!(!is_sealed(&file(PAGE).into()));
-    let sealed = memfd::create(c"courier-test", PAGE, libc::MFD_ALLOW_SEALING).expect("a memfd");
-    assert!(!is_sealed(&sealed.try_clone().expect("a descriptor").into()));
-    memfd::seal_length(&sealed).expect("sealed");
-    assert!(is_sealed(&sealed.try_clone().expect("a descriptor").into()));
-    let descriptor = sealed.try_clone().expect("a descriptor");
-    let number = descriptor.as_raw_fd();
-    let region = map(descriptor, 0, 0, PAGE).expect("mapped");
-    let Backing::File { file, .. } = &region.backing else { unreachable!("it has a file") };
-    assert!(file.file.is_none() && region.is_intact(), "descriptor {number} is given back");
-}
-
-#[test]
 fn a_region_that_is_populated_has_its_pages_before_they_are_used() {
     let file = file(64 * PAGE);
     let region = region_of(&file, 0, 0, 64 * PAGE);
@@ -185,4 +172,40 @@ fn a_region_that_is_populated_has_its_pages_before_they_are_used() {
     region.populate();
     assert_eq!(blocks() * 512, 64 * PAGE);
     drop(other);
+}
+
+#[test]
+fn devices_are_told_of_a_file_once_and_forget_it_before_it_is_unmapped() {
+    struct Known(Arc<dyn HostMemory>, mpsc::Sender<usize>);
+    impl Drop for Known {
+        fn drop(&mut self) {
+            self.1.send(self.0.len()).expect("the test listens");
+        }
+    }
+    let (sender, receiver) = mpsc::channel();
+    let (gone, was_unmapped) = mpsc::channel();
+    let on_drop = move |_| gone.send(()).expect("the test listens");
+    let region = Extent::new(PAGE, 0, 2 * PAGE, Access::ReadWrite)
+        .and_then(|of| Region::map(file(4 * PAGE).into(), of, on_drop))
+        .expect("mapped");
+    assert_eq!(region.register(|_| Err::<Registration, _>(7)), Err(7));
+    let know = |memory: Arc<dyn HostMemory>| {
+        assert_eq!((memory.start(), memory.len() as u64), (region.host().expect("a file").0, 2 * PAGE));
+        Ok::<Registration, i32>(Box::new(Known(memory, sender.clone())))
+    };
+    assert_eq!(region.register(know), Ok(()));
+    assert_eq!(region.register(|_| Err(8)), Ok(()), "they know it");
+    assert!(receiver.try_recv().is_err());
+    drop(region);
+    assert_eq!((receiver.try_recv(), was_unmapped.try_recv()), (Ok(8192), Ok(())));
+}
+
+#[test]
+fn devices_are_not_told_of_what_may_only_be_read_or_has_no_file() {
+    let of = Extent::new(0, 0, PAGE, Access::ReadOnly).expect("pages");
+    let read_only = Region::map(file(PAGE).into(), of, |_| {}).expect("mapped");
+    let without_file = Region::without_file(0, PAGE, Access::ReadWrite, |_| {}).expect("a region");
+    for region in [read_only, without_file] {
+        assert_eq!(region.register(|_| Err(7)), Ok(()));
+    }
 }

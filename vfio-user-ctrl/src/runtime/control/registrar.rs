@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::worker::Worker;
-use crate::memory::Region;
+use crate::memory::{Region, Registration};
 use crate::runtime::messages::{ControlHandle, ControlMessage};
 use crate::runtime::session::{Ctrl, Session};
 
@@ -40,7 +40,8 @@ impl Order {
             region.populate();
         }
         // SPDK tells of memory that it does not take at the expense of whoever gave it.
-        let result = spdk::log::charged_to(ctrl, || region.register());
+        let register = |memory| spdk::memory::Registration::new(memory).map(|known| Box::new(known) as Registration);
+        let result = spdk::log::charged_to(ctrl, || region.register(register));
         // Before the client may have it unmapped.
         drop(region);
         handle.send(ControlMessage::Registered { session, result });
