@@ -23,6 +23,20 @@ use crate::model::pci::DOORBELLS;
 /// How many doorbells are in a page (CAP.DSTRD = 0).
 pub const COUNT: usize = to_usize(PAGE) / size_of::<u32>();
 
+/// Returns the index of a submission queue's tail among the doorbells.
+#[must_use]
+#[inline]
+pub fn tail_index(qid: u16) -> usize {
+    usize::from(qid) * 2
+}
+
+/// Returns the index of a completion queue's head among the doorbells.
+#[must_use]
+#[inline]
+pub fn head_index(qid: u16) -> usize {
+    usize::from(qid) * 2 + 1
+}
+
 type Page = [AtomicU32; COUNT];
 
 /// The page of doorbells of one client's session: a file that the client maps, and whose length it cannot change.

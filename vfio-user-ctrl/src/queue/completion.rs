@@ -128,7 +128,7 @@ impl CompletionQueue {
     /// Posts a completion, for which an entry was reserved.
     #[inline]
     #[expect(clippy::similar_names, reason = "the names are the specification's")]
-    pub(super) fn post(self: &Rc<Self>, sqid: u16, sqhd: u16, cid: u16, dw0: u32, status: Status) {
+    pub(super) fn post(&self, sqid: u16, sqhd: u16, cid: u16, dw0: u32, status: Status) {
         let cqe = Cqe { dw0, dw1: 0, sqhd, sqid, cid, status };
         if !self.parked.borrow().is_empty() || !self.write(cqe) {
             return self.park(cqe);
@@ -136,14 +136,14 @@ impl CompletionQueue {
         self.posted();
     }
 
-    fn posted(self: &Rc<Self>) {
+    fn posted(&self) {
         self.unreserve(1);
         if self.vector.is_some() {
             let before = self.pending.get();
             self.pending.set(before.saturating_add(1));
             if before == 0 {
                 self.since.set(self.context.ticks());
-                self.context.mark(self);
+                self.context.mark(self.qid);
             }
         }
     }
@@ -171,16 +171,16 @@ impl CompletionQueue {
     }
 
     #[cold]
-    fn park(self: &Rc<Self>, cqe: Cqe) {
+    fn park(&self, cqe: Cqe) {
         let mut parked = self.parked.borrow_mut();
         if parked.is_empty() {
-            self.context.note_parked(self);
+            self.context.note_parked(self.qid);
         }
         parked.push_back(cqe);
     }
 
     /// Tries to post what waits for the queue's memory. Whether nothing waits any more.
-    pub(super) fn post_parked(self: &Rc<Self>) -> bool {
+    pub(super) fn post_parked(&self) -> bool {
         loop {
             let Some(cqe) = self.parked.borrow().front().copied() else { return true };
             if !self.write(cqe) {

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use super::aborts::Aborts;
 use super::client_dma::ClientTransfers;
-use super::completion::CompletionQueue;
 use super::interrupt::Coalescing;
-use super::queues::{head_index, tail_index};
+use crate::memory::doorbells::{head_index, tail_index};
 use crate::memory::{DoorbellPage, Fault, Gone, MemView, ShadowDoorbells};
 use nvme_spec::{Sqe, Status};
 
@@ -80,9 +79,9 @@ pub(super) struct Context {
     /// The function may not access guest memory.
     suspended: Cell<bool>,
     /// Queues with an interrupt to raise.
-    marked: RefCell<Vec<Rc<CompletionQueue>>>,
+    marked: RefCell<Vec<u16>>,
     /// Queues with completions that could not be posted.
-    parked: RefCell<Vec<Rc<CompletionQueue>>>,
+    parked: RefCell<Vec<u16>>,
     error_events: RefCell<Vec<QueueErrorEvent>>,
     faults: RefCell<Vec<CommandFault>>,
     client_transfers: ClientTransfers,
@@ -325,14 +324,14 @@ impl Context {
         self.at_once.replace(at_once);
     }
 
-    /// The queue has an interrupt to raise.
-    pub(super) fn mark(&self, queue: &Rc<CompletionQueue>) {
-        self.marked.borrow_mut().push(Rc::clone(queue));
+    /// A completion queue has an interrupt to raise.
+    pub(super) fn mark(&self, cqid: u16) {
+        self.marked.borrow_mut().push(cqid);
     }
 
-    /// The queue has completions that wait for its memory.
-    pub(super) fn note_parked(&self, queue: &Rc<CompletionQueue>) {
-        self.parked.borrow_mut().push(Rc::clone(queue));
+    /// A completion queue has completions that wait for its memory.
+    pub(super) fn note_parked(&self, cqid: u16) {
+        self.parked.borrow_mut().push(cqid);
     }
 
     #[cold]
@@ -392,37 +391,35 @@ impl Context {
         !self.marked.borrow().is_empty()
     }
 
-    /// Raises the interrupts of queues that were marked. `raised` hears of each: its queue, its vector and for how many completions.
+    /// Calls `is_over` with each queue that has an interrupt to raise: one for which it is true has none any more.
     #[inline]
-    pub(super) fn signal(&self, mut raised: impl FnMut(u16, u16, u32)) {
-        self.marked.borrow_mut().retain(|queue| !queue.signal(&mut raised));
+    pub(super) fn look_at_marked(&self, mut is_over: impl FnMut(u16) -> bool) {
+        self.marked.borrow_mut().retain(|cqid| !is_over(*cqid));
     }
 
-    /// No queue has an interrupt to raise any more.
-    pub(super) fn forget_marks(&self) {
-        for queue in self.marked.take() {
-            queue.forget_mark();
-        }
+    /// Takes the queues that had an interrupt to raise.
+    pub(super) fn take_marked(&self) -> Vec<u16> {
+        self.marked.take()
     }
 
-    /// Posts what waited for the memory of its queue.
+    /// The same for queues with completions that wait for their memory.
     #[inline]
-    pub(super) fn post_parked(&self) {
+    pub(super) fn look_at_parked(&self, mut is_over: impl FnMut(u16) -> bool) {
         if self.parked.borrow().is_empty() {
             return;
         }
         let mut queues = self.parked.take();
-        queues.retain(|queue| !queue.post_parked());
+        queues.retain(|cqid| !is_over(*cqid));
         self.parked.borrow_mut().extend(queues);
     }
 
     /// A completion queue is gone: nothing of it is posted or signalled any more.
-    pub(super) fn forget_queue(&self, qid: u16) {
-        self.marked.borrow_mut().retain(|queue| queue.qid() != qid);
-        self.parked.borrow_mut().retain(|queue| queue.qid() != qid);
+    pub(super) fn forget_queue(&self, cqid: u16) {
+        self.marked.borrow_mut().retain(|marked| *marked != cqid);
+        self.parked.borrow_mut().retain(|parked| *parked != cqid);
     }
 
-    /// Lets go of all queues: they hold this context.
+    /// All of them are gone.
     pub(super) fn forget_queues(&self) {
         self.marked.take();
         self.parked.take();

@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::queues::head_index;
 use crate::memory::DoorbellPage;
+use crate::memory::doorbells::head_index;
 
 /// Who keeps the pin from being raised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

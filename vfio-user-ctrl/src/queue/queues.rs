@@ -11,6 +11,7 @@ use super::namespace::{NamespaceChannel, NamespaceChannels};
 use super::state::{CompletionState, LeftState, SubmissionState};
 use super::submission::{IoState, SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor, TraceStep, Traced, admin};
+use crate::memory::doorbells::{head_index, tail_index};
 use crate::memory::{CompletionRing, DoorbellPage, Fault, Gone, InFlight, MemView, ShadowDoorbells, SubmissionRing};
 use crate::model::io::NsGeometry;
 use nvme_spec::Status;
@@ -29,6 +30,7 @@ pub struct Queues<B: Backend> {
     pending_aborts: PendingAborts,
     /// There are namespaces whose commands are held back.
     has_fenced: Cell<bool>,
+    /// By identifier.
     completion: RefCell<Vec<Rc<CompletionQueue>>>,
     /// The admin queue, while there is one.
     admin: RefCell<Weak<admin::Inner>>,
@@ -265,14 +267,16 @@ impl<B: Backend> Queues<B> {
         let queue = CompletionQueue::new(&self.context, qid, base, entries, vector);
         // What the shadow holds is of a queue that was there before.
         self.context.begin_shadow(head_index(qid), 0, false);
-        self.completion.borrow_mut().push(Rc::clone(&queue));
+        let mut queues = self.completion.borrow_mut();
+        let place = queues.partition_point(|before| before.qid() < qid);
+        queues.insert(place, Rc::clone(&queue));
         queue
     }
 
     /// Makes a submission queue of `entries` entries (2 or more) at guest address `base`, whose completions go to `cqid`. Whether
     /// there is that completion queue.
     pub fn create_submission(&self, qid: u16, base: u64, entries: u16, cqid: u16) -> bool {
-        let completion = self.completion.borrow().iter().find(|queue| queue.qid() == cqid).cloned();
+        let completion = find(&self.completion.borrow(), cqid).cloned();
         let Some(completion) = completion else { return false };
         let cursor = Cursor::new(qid, base, entries);
         self.context.begin_shadow(tail_index(qid), 0, false);
@@ -455,7 +459,7 @@ impl<B: Backend> Queues<B> {
         }
         drop(queues);
         self.turn.set(next);
-        self.context.post_parked();
+        self.post_parked();
         done
     }
 
@@ -464,7 +468,7 @@ impl<B: Backend> Queues<B> {
     pub fn suspend(&self) {
         self.context.set_suspended(true);
         // An interrupt is a write to memory, too.
-        self.context.forget_marks();
+        self.forget_marks();
         for queue in self.completion.borrow().iter() {
             queue.forget_ring();
         }
@@ -474,8 +478,8 @@ impl<B: Backend> Queues<B> {
     /// host has not taken, also of those before: the host may not have got them.
     pub fn resume(&self) {
         self.context.set_suspended(false);
-        self.context.post_parked();
-        self.context.forget_marks();
+        self.post_parked();
+        self.forget_marks();
         self.remind();
     }
 
@@ -523,14 +527,31 @@ impl<B: Backend> Queues<B> {
     /// Raises the interrupts of the completions that were posted since the last call.
     #[inline]
     pub fn signal(&self) {
-        self.context.signal(|cqid, vector, completions| {
+        let raised = |cqid: u16, vector: u16, completions: u32| {
             B::trace(TraceStep::Interrupt, || Traced {
                 owner: self.context.trace_owner(),
                 command: 0,
                 bytes: 0,
                 arguments: [cqid.into(), vector.into(), completions.into()],
             });
-        });
+        };
+        let queues = self.completion.borrow();
+        self.context.look_at_marked(|cqid| find(&queues, cqid).is_none_or(|queue| queue.signal(raised)));
+    }
+
+    /// No queue has an interrupt to raise any more.
+    fn forget_marks(&self) {
+        let queues = self.completion.borrow();
+        for queue in self.context.take_marked().into_iter().filter_map(|cqid| find(&queues, cqid)) {
+            queue.forget_mark();
+        }
+    }
+
+    /// Posts what waited for the memory of its queue.
+    #[inline]
+    fn post_parked(&self) {
+        let queues = self.completion.borrow();
+        self.context.look_at_parked(|cqid| find(&queues, cqid).is_none_or(|queue| queue.post_parked()));
     }
 
     /// Looks at the doorbells of completion queues, which are else read only where room is wanted: one that is wrong is to be told.
@@ -712,14 +733,10 @@ impl Totals {
     }
 }
 
-/// The index of a submission queue's tail among the doorbells.
-pub(super) fn tail_index(qid: u16) -> usize {
-    usize::from(qid) * 2
-}
-
-/// The index of a completion queue's head among the doorbells.
-pub(super) fn head_index(qid: u16) -> usize {
-    usize::from(qid) * 2 + 1
+/// The completion queue of that identifier.
+#[inline]
+fn find(queues: &[Rc<CompletionQueue>], cqid: u16) -> Option<&Rc<CompletionQueue>> {
+    queues.binary_search_by_key(&cqid, |queue| queue.qid()).ok().and_then(|place| queues.get(place))
 }
 
 pub(super) fn namespace_index(nsid: u32) -> Option<usize> {

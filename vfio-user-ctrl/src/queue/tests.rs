@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{
     AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, NamespaceChannel, Queues, Refusal, Refused, complete,
 };
-use crate::memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region};
+use crate::memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region, doorbells};
 use crate::model::io::{IoSupport, NsGeometry, PassthruCommand, WriteCache};
 use nvme_spec::{Cqe, IoOpcode, Sqe, Status, StatusCode};
 
@@ -543,4 +543,35 @@ fn a_flush_of_the_controllers_own_is_aborted_by_a_reset_and_by_the_end_of_its_na
     assert_eq!(aborts(), 1);
     end(Ok(()));
     assert!(guest.queues.poll_flushes());
+}
+
+#[test]
+fn nothing_is_left_of_queues_that_are_gone_though_an_admin_command_ends_after_them() {
+    let guest = Guest::new();
+    let admin = guest.queues.create_admin(COMMANDS, ENTRIES, COMPLETIONS, ENTRIES);
+    let context = Rc::downgrade(guest.queues.context());
+    drop(guest);
+    admin.complete(1, 0, Status::SUCCESS);
+    drop(admin);
+    assert!(context.upgrade().is_none(), "the queues hold one another");
+}
+
+#[test]
+fn an_interrupt_that_waits_for_more_completions_is_that_of_its_queue_whatever_the_order_of_queues() {
+    let guest = Guest::new();
+    for qid in [7, 3, 5] {
+        guest.queues.create_completion(qid, COMPLETIONS, ENTRIES, Some(qid));
+    }
+    for sqid in [3, 5, 7] {
+        assert!(guest.queues.create_submission(sqid, COMMANDS, ENTRIES, sqid));
+    }
+    guest.put(read(1));
+    guest.doorbells.store(doorbells::tail_index(5), 1);
+    assert_eq!(guest.queues.poll(), 1);
+    end(Ok(()));
+    assert!(guest.queues.has_signals());
+    guest.queues.signal();
+    assert!(!guest.queues.has_signals());
+    let raised = guest.queues.completion_states().into_iter().map(|queue| (queue.qid, queue.interrupts));
+    assert_eq!(raised.collect::<Vec<_>>(), [(1, 0), (3, 0), (5, 1), (7, 0)]);
 }
