@@ -115,7 +115,7 @@ impl Spdk {
         Ok(Self { dir, pkg_config_path })
     }
 
-    /// The SPDK that `scripts/install-spdk.sh` built.
+    /// Returns the SPDK that `scripts/install-spdk.sh` built.
     fn cached() -> Result<PathBuf> {
         let manifest = env::var("CARGO_MANIFEST_DIR").map_err(|error| error.to_string())?;
         let script = Path::new(&manifest).join("../scripts/install-spdk.sh");
@@ -189,7 +189,7 @@ impl Spdk {
         Ok(dirs)
     }
 
-    /// The linker's arguments for the whole of SPDK, statically. Its modules and RPCs register themselves
+    /// Returns the linker's arguments for the whole of SPDK, statically. Its modules and RPCs register themselves
     /// by constructor, so every object of every archive of SPDK's and DPDK's is wanted.
     fn static_link_args(&self) -> Result<Vec<String>> {
         let known: Vec<&str> =

@@ -30,8 +30,8 @@ pub fn register() {
     });
 }
 
-/// The application is about to end: what is held for a pool that is away fails, since whoever waits for it would keep the
-/// application from ending. To be called on the application's thread.
+/// The application is about to end: what is held for a pool that is away fails, since whoever waits for it would keep
+/// the application from ending. To be called on the application's thread.
 pub fn on_shutdown() {
     bdev_module::on_shutdown();
 }

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     App { name: c"courier_tgt", options, on_shutdown: courier::on_shutdown }.run(std::env::args_os(), started)
 }
 
-/// Whether the version is asked for: SPDK's own answer to that tells of SPDK only.
+/// Returns whether the version is asked for: SPDK's own answer to that tells of SPDK only.
 fn wants_version(arguments: impl Iterator<Item = OsString>) -> bool {
     arguments.take_while(|argument| argument != "--").any(|argument| argument == "--version" || argument == "-v")
 }

@@ -146,18 +146,18 @@ impl PoolShared {
         }
     }
 
-    /// What the queue pairs were like when their reactors told last.
+    /// Returns what the queue pairs were like when their reactors told last.
     pub(crate) fn queues(&self) -> Vec<QueueState> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
     }
 
-    /// The pool's name.
+    /// Returns the pool's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The controller, if the pool is connected.
+    /// Returns the controller, if the pool is connected.
     pub(crate) fn ctrlr(&self) -> Option<CtrlrRef> {
         self.ctrlr.lock().ok()?.clone()
     }
@@ -168,7 +168,7 @@ impl PoolShared {
         }
     }
 
-    /// Whether no queue pair of the pool takes commands, so that nothing can overtake those that were lost.
+    /// Returns whether no queue pair of the pool takes commands, so that nothing can overtake those that were lost.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -181,7 +181,7 @@ impl PoolShared {
         self.grace.store(grace, Ordering::Release);
     }
 
-    /// How it stands with the commands that were lost since this was asked last.
+    /// Returns how it stands with the commands that were lost since this was asked last.
     pub(crate) fn take_risk(&self) -> Risk {
         Risk::from_u8(self.risk.swap(Risk::None as u8, Ordering::AcqRel))
     }
@@ -255,22 +255,22 @@ impl PoolChannel {
         self.0.held.wait(io);
     }
 
-    /// Whether an I/O that comes now has to stand behind others, which found no request.
+    /// Returns whether an I/O that comes now has to stand behind others, which found no request.
     #[inline]
     pub(crate) fn has_overflow(&self) -> bool {
         self.0.held.has_overflow()
     }
 
-    /// Holds an I/O until a request is free and nothing else stands before it. The bdev layer hears nothing of that: what
-    /// it keeps for want of memory it does not abort, and it keeps the aborts of everything else behind it.
+    /// Holds an I/O until a request is free and nothing else stands before it. The bdev layer hears nothing of that:
+    /// what it keeps for want of memory it does not abort, and it keeps the aborts of everything else behind it.
     #[cold]
     pub(crate) fn join_overflow(&self, io: BdevIo<Disk>) {
         trace_hold(&io, Reason::Request);
         self.0.join_overflow(io);
     }
 
-    /// Takes note that an I/O was lost with its queue pair. Whether it may be sent again: one that was on too many connections that ended
-    /// by themselves may be what ends them.
+    /// Takes note that an I/O was lost with its queue pair. Returns whether it may be sent again: one that was on too
+    /// many connections that ended by themselves may be what ends them.
     #[cold]
     pub(crate) fn note_lost(&self, io: &BdevIo<Disk>) -> bool {
         self.0.note_lost(io)
@@ -326,7 +326,8 @@ impl PoolChannel {
         self.0.disconnect(walk);
     }
 
-    /// A step of a walk, when no queue pair of the pool takes commands: what waits and is not to be sent again has its end.
+    /// A step of a walk, when no queue pair of the pool takes commands: what waits and is not to be sent again has its
+    /// end.
     pub(crate) fn settle(&self, walk: Advance) {
         self.0.complete_waiting(Disk::is_cancelled, |io| io.complete(IoStatus::Aborted));
         self.0.complete_waiting(BdevIo::is_last, |io| io.complete_nvme(0, Status::ABORTED_BY_HOST));
@@ -344,7 +345,8 @@ impl PoolChannel {
         walk.go_on(Ok(()));
     }
 
-    /// A step of a walk: somebody waits for what is in flight, so that a queue pair that answers nothing is dropped soon.
+    /// A step of a walk: somebody waits for what is in flight, so that a queue pair that answers nothing is dropped
+    /// soon.
     pub(crate) fn hurry(&self, walk: Advance) {
         self.0.hurry();
         walk.go_on(Ok(()));

@@ -78,12 +78,12 @@ impl Identity {
         }
     }
 
-    /// Whether a namespace can be told from others, by a controller that gives the list of names or does not.
+    /// Returns whether a namespace can be told from others, by a controller that gives the list of names or does not.
     pub(crate) fn is_provable(&self, has_names: bool) -> bool {
         has_names || self.uuid.is_none()
     }
 
-    /// A UUID for the bdev: the namespace's own, or else one of its other names.
+    /// Returns a UUID for the bdev: the namespace's own, or else one of its other names.
     fn bdev_uuid(&self) -> Option<[u8; 16]> {
         self.uuid.or(self.nguid).or_else(|| {
             let eui64 = self.eui64?;
@@ -123,19 +123,19 @@ impl Disk {
         Bdev::register(module::handle()?, &geometry, disk)
     }
 
-    /// The namespace's identifier in the pool.
+    /// Returns the namespace's identifier in the pool.
     #[must_use]
     pub fn nsid(&self) -> u32 {
         self.nsid
     }
 
-    /// The name of the pool.
+    /// Returns the name of the pool.
     #[must_use]
     pub fn pool(&self) -> &str {
         &self.params.pool
     }
 
-    /// The name of the bdev.
+    /// Returns the name of the bdev.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.params.name
@@ -151,7 +151,7 @@ impl Disk {
         self.gate.load(Ordering::Acquire) == Gate::Open as u8
     }
 
-    /// Whether it is not proved that the namespace is this disk's.
+    /// Returns whether it is not proved that the namespace is this disk's.
     pub(crate) fn is_held(&self) -> bool {
         self.gate.load(Ordering::Acquire) == Gate::Held as u8
     }
@@ -237,8 +237,8 @@ impl Disk {
         self.removing.load(Ordering::Acquire)
     }
 
-    /// Returns whether an I/O is not to be sent any more, nor again: it was aborted, or its bdev is being reset or deleted. It ends, once
-    /// nothing that was sent of it can be carried out.
+    /// Returns whether an I/O is not to be sent any more, nor again: it was aborted, or its bdev is being reset or
+    /// deleted. It ends, once nothing that was sent of it can be carried out.
     pub(crate) fn is_cancelled(io: &BdevIo<Self>) -> bool {
         io.was_aborted() || io.device().is_resetting() || io.device().is_removing()
     }
@@ -264,7 +264,7 @@ impl Disk {
         }
     }
 
-    /// What becomes of an I/O that the queue pair did not take. It is returned if no request is free for it.
+    /// Returns what becomes of an I/O that the queue pair did not take. It is returned if no request is free for it.
     #[cold]
     fn rejected(channel: &PoolChannel, rejected: Rejected<BdevIo<Self>>) -> Option<BdevIo<Self>> {
         let Rejected { errno, command: io } = rejected;
@@ -468,7 +468,7 @@ impl Device for Disk {
     }
 }
 
-/// What the bdev layer must know of a namespace.
+/// Returns what the bdev layer must know of a namespace.
 fn geometry(name: &str, limits: &Limits, info: &Namespace, identity: &Identity) -> DeviceInfo {
     let atomic_blocks = u32::from(info.nawupf.unwrap_or(limits.awupf)).max(1);
     let granularity = info.preferred.map_or(1, |[granularity, ..]| granularity);
@@ -504,12 +504,12 @@ fn protection(info: &Namespace) -> Option<Protection> {
     present.then_some(Protection { kind, at_start, format: info.protection_format })
 }
 
-/// The most blocks that a command can carry.
+/// Returns the most blocks that a command can carry.
 fn max_rw_blocks(max_transfer: u32, block_size: u32) -> u32 {
     max_transfer.checked_div(block_size).unwrap_or(0).clamp(1, 65_536)
 }
 
-/// Bytes in hexadecimal, with a dash before each of the given places.
+/// Returns bytes in hexadecimal, with a dash before each of the given places.
 fn hex(bytes: &[u8], dashes: &[usize]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2 + dashes.len());
     for (at, byte) in bytes.iter().enumerate() {

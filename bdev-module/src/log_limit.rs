@@ -22,7 +22,7 @@ pub(crate) struct LogLimit {
 }
 
 impl LogLimit {
-    /// Whether a failure is to be written to the log now, and how many were not since the last one that was.
+    /// Returns whether a failure is to be written to the log now, and how many were not since the last one that was.
     pub(crate) fn take(&self, status: Status) -> Option<u64> {
         let now = u64::try_from(BEGUN.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.take_at(status, now)
@@ -44,7 +44,8 @@ impl LogLimit {
     }
 }
 
-/// Whether a failure is what may come of such a command, and no fault of anybody's: aborts, fused pairs, reservation conflict, compare failure.
+/// Returns whether a failure is what may come of such a command, and no fault of anybody's: aborts, fused pairs,
+/// reservation conflict, compare failure.
 fn is_no_fault(status: Status) -> bool {
     matches!(
         status.code(),

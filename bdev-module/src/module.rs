@@ -40,12 +40,12 @@ pub fn on_shutdown() {
     }
 }
 
-/// The module, to register bdevs with.
+/// Returns the module, to register bdevs with.
 pub(crate) fn handle() -> Result<ModuleHandle, Errno> {
     MODULE.get().copied().ok_or(Errno::NODEV)
 }
 
-/// The reactors' poll groups.
+/// Returns the reactors' poll groups.
 pub(crate) fn reactors() -> Result<IoDevice<Reactors>, Errno> {
     REACTORS.with(|reactors| reactors.borrow().clone()).ok_or(Errno::NODEV)
 }

@@ -238,7 +238,7 @@ impl PoolParams {
         }
     }
 
-    /// Where the pool is.
+    /// Returns where the pool is.
     ///
     /// # Errors
     /// A part that is too long for SPDK.
@@ -258,7 +258,7 @@ impl PoolParams {
         Connect::start(&self.trid()?, &self.ctrlr_options())
     }
 
-    /// How to connect to it.
+    /// Returns how to connect to it.
     #[must_use]
     pub fn ctrlr_options(&self) -> CtrlrOptions {
         CtrlrOptions {
@@ -278,7 +278,7 @@ impl PoolParams {
         }
     }
 
-    /// How long the pool may answer nothing to what it holds.
+    /// Returns how long the pool may answer nothing to what it holds.
     pub(crate) fn silence_limit(&self) -> Duration {
         /// Where there are no keep-alives.
         const DEFAULT: u32 = 10_000;
@@ -286,7 +286,7 @@ impl PoolParams {
         Duration::from_millis(u64::from(millis))
     }
 
-    /// How long each attempt to connect may take.
+    /// Returns how long each attempt to connect may take.
     pub(crate) fn connect_limit(&self) -> Duration {
         Duration::from_millis(u64::from(self.connect_timeout_ms))
     }
@@ -296,7 +296,7 @@ impl PoolParams {
         Self { wait: false, ..self.clone() }
     }
 
-    /// Whether SPDK would have one controller for both: it tells them by address, subsystem and host alone.
+    /// Returns whether SPDK would have one controller for both: it tells them by address, subsystem and host alone.
     #[must_use]
     pub fn is_same_controller(&self, other: &Self) -> bool {
         let address = |params: &Self| (params.traddr.parse::<IpAddr>().ok(), params.trsvcid.parse::<u16>().ok());
@@ -306,7 +306,7 @@ impl PoolParams {
             && (self.hostnqn == other.hostnqn || self.host() == other.host())
     }
 
-    /// The name that the pool knows this host by.
+    /// Returns the name that the pool knows this host by.
     fn host(&self) -> String {
         self.hostnqn.clone().unwrap_or_else(default_hostnqn)
     }
@@ -317,7 +317,7 @@ impl PoolParams {
         fast.or_else(|| u64::try_from(self.ctrlr_loss_timeout_sec).ok()).map(Duration::from_secs)
     }
 
-    /// A sentence about an address to connect from that is not this machine's now.
+    /// Returns a sentence about an address to connect from that is not this machine's now.
     pub(crate) fn foreign_hostaddr(&self) -> Option<String> {
         let address: IpAddr = self.hostaddr.as_ref()?.parse().ok()?;
         let error = UdpSocket::bind((address, 0)).err()?;
@@ -325,7 +325,7 @@ impl PoolParams {
             .then(|| format!("hostaddr {address} is no address of this machine; ip address lists those that are"))
     }
 
-    /// The target's address for people.
+    /// Returns the target's address for people.
     #[must_use]
     pub fn target(&self) -> String {
         format!("{} {} port {}", self.trtype.to_spdk().as_str(), self.traddr, self.trsvcid)

@@ -8,16 +8,16 @@
 //!                                               |  Waiting <- Disconnecting <-----+       ClosingQueues
 //!                                               +---- GivenUp (after ctrlr_loss_timeout_sec; used again when it is asked for)
 //! ```
-//! Every state but `Connected`, `Waiting` and `GivenUp` has a limit: `ClosingQueues` ends when SPDK has let go of the sockets,
-//! which takes no answer of the pool's; `Fencing` and `Settling` are described in `pool/fence.rs`; the others end, one way or the
-//! other, within `connect_timeout_ms`.
+//! Every state but `Connected`, `Waiting` and `GivenUp` has a limit: `ClosingQueues` ends when SPDK has let go of the
+//! sockets, which takes no answer of the pool's; `Fencing` and `Settling` are described in `pool/fence.rs`; the others
+//! end, one way or the other, within `connect_timeout_ms`.
 //!
 //! What is lost with its queue is held on its reactor. It is sent again, and anything new is sent, when the queues are
-//! connected again, and not before the old connections are fenced. What is not to be sent again (it was aborted, its bdev is reset
-//! or deleted) has its end as soon as no queue of the pool takes commands: nothing can overtake it then.
+//! connected again, and not before the old connections are fenced. What is not to be sent again (it was aborted, its
+//! bdev is reset or deleted) has its end as soon as no queue of the pool takes commands: nothing can overtake it then.
 //!
-//! A pool that has never answered has no controller yet: its attempts are made in `Connecting`, which stands in the place of
-//! `Reconnecting`, and the first one that succeeds gives it its controller.
+//! A pool that has never answered has no controller yet: its attempts are made in `Connecting`, which stands in the
+//! place of `Reconnecting`, and the first one that succeeds gives it its controller.
 //!
 //! A pool that is being deleted goes on from wherever it is to `Detaching`, and is gone.
 
@@ -164,7 +164,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool whose controller has just been connected; it is put into the registry.
+    /// Returns a pool whose controller has just been connected; it is put into the registry.
     ///
     /// # Errors
     /// What keeps it from being set up; the controller is then left connected to the process' end.
@@ -185,7 +185,8 @@ impl Pool {
         Ok(pool)
     }
 
-    /// A pool that is away as long as it does not answer; it is put into the registry, and connecting it is begun.
+    /// Returns a pool that is away as long as it does not answer; it is put into the registry, and connecting it is
+    /// begun.
     ///
     /// # Errors
     /// What keeps it from being set up.
@@ -240,19 +241,19 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.params.name
     }
 
-    /// What it was made with.
+    /// Returns what it was made with.
     #[must_use]
     pub fn params(&self) -> &PoolParams {
         &self.params
     }
 
-    /// Whether it has answered, or has been found away, since it was made.
+    /// Returns whether it has answered, or has been found away, since it was made.
     pub(crate) fn was_tried(&self) -> bool {
         self.tried.get() && (self.state.get() != State::Connected || self.is_surveyed())
     }
@@ -331,8 +332,9 @@ impl Pool {
         Ok(busy)
     }
 
-    /// Asks the controller for a sign of life when its admin queue is silent. Returns whether that answers nothing. SPDK sends keep-alives and waits for no answer; these are
-    /// the pool's own, since the controller may have changed the time between those.
+    /// Asks the controller for a sign of life when its admin queue is silent. Returns whether that answers nothing.
+    /// SPDK sends keep-alives and waits for no answer; these are the pool's own, since the controller may have changed
+    /// the time between those.
     fn probe_admin(&self, now: Instant) -> bool {
         // There is always a command in flight: one that waits for an event.
         match self.silence.borrow_mut().look(now, self.admin_answers.get(), 1) {
@@ -391,7 +393,8 @@ impl Pool {
         }
     }
 
-    /// Once the pool has been away for longer than I/O is to be held, what is held and what comes fails; resets wait no longer than they may.
+    /// Once the pool has been away for longer than I/O is to be held, what is held and what comes fails; resets wait no
+    /// longer than they may.
     fn check_timeouts(&self, now: Instant) {
         if now >= self.reset_due.get() && self.shared().is_closed() && !self.resets.borrow().is_empty() {
             self.end_resets(true);

@@ -9,13 +9,13 @@ use crate::pool::Pool;
 
 static POOLS: AppCell<BTreeMap<String, Rc<Pool>>> = AppCell::new(BTreeMap::new);
 
-/// The pool of that name.
+/// Returns the pool of that name.
 #[must_use]
 pub fn find(name: &str) -> Option<Rc<Pool>> {
     POOLS.with(|pools| pools.borrow().get(name).cloned())
 }
 
-/// All pools, by name.
+/// Returns all pools, by name.
 #[must_use]
 pub fn all() -> Vec<Rc<Pool>> {
     POOLS.with(|pools| pools.borrow().values().cloned().collect())

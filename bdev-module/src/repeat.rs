@@ -12,11 +12,12 @@ pub(crate) struct Passthru {
     pub(crate) fused: bool,
 }
 
-/// Opcodes that do the same twice as once: Flush, Write, Read, Write Uncorrectable, Compare, Write Zeroes, Dataset Management, Verify,
-/// Reservation Report.
+/// Opcodes that do the same twice as once: Flush, Write, Read, Write Uncorrectable, Compare, Write Zeroes, Dataset
+/// Management, Verify, Reservation Report.
 ///
-/// All others are left out on purpose: reservations that are changed and Zone Append do more the second time, Copy reads what it may have
-/// written, Zone Management and I/O Management Send move a state on, and what vendors' commands do is not known.
+/// All others are left out on purpose: reservations that are changed and Zone Append do more the second time, Copy
+/// reads what it may have written, Zone Management and I/O Management Send move a state on, and what vendors' commands
+/// do is not known.
 const REPEATABLE: [IoOpcode; 9] = [
     IoOpcode::FLUSH,
     IoOpcode::WRITE,
@@ -29,8 +30,8 @@ const REPEATABLE: [IoOpcode; 9] = [
     IoOpcode::RESERVATION_REPORT,
 ];
 
-/// Whether a command may be sent again after its connection was lost. One that may not is told to have been aborted by the host, and
-/// whoever sent it looks what became of it.
+/// Returns whether a command may be sent again after its connection was lost. One that may not is told to have been
+/// aborted by the host, and whoever sent it looks what became of it.
 pub(crate) fn is_repeatable(io_type: IoType, passthru: Option<Passthru>) -> bool {
     match io_type {
         IoType::Read | IoType::Write | IoType::WriteZeroes | IoType::Unmap | IoType::Flush | IoType::Compare => true,

@@ -29,7 +29,7 @@ pub(crate) enum Action {
     Prove,
 }
 
-/// The table.
+/// Returns the table.
 pub(crate) fn action(status: Status) -> Action {
     match status.code() {
         // The pool may have taken the namespace away and may bring it back, whatever it says of a retry.
@@ -53,13 +53,13 @@ pub(crate) fn action(status: Status) -> Action {
     }
 }
 
-/// How often a command that failed so is sent again. `None` for as often as time allows.
+/// Returns how often a command that failed so is sent again. `None` for as often as time allows.
 pub(crate) fn most_retries(status: Status) -> Option<u32> {
     match status.code() {
         // A digest that never fits would otherwise be tried for ever.
         StatusCode::TRANSIENT_TRANSPORT_ERROR => Some(8),
-        // Of Invalid Namespace the namespace was proved each time; what is wrong is the command. The others may pass, or be
-        // errors of the medium, which nobody is to wait for.
+        // Of Invalid Namespace the namespace was proved each time; what is wrong is the command. The others may pass,
+        // or be errors of the medium, which nobody is to wait for.
         StatusCode::INVALID_NAMESPACE
         | StatusCode::DATA_TRANSFER_ERROR
         | StatusCode::ABORTED_POWER_LOSS
@@ -70,16 +70,17 @@ pub(crate) fn most_retries(status: Status) -> Option<u32> {
     }
 }
 
-/// Whether a command is given up that has failed for `since` now. `limit` is what the operator has set, for as long as the pool does not say
-/// that the access is just changing: that takes as long as its ANATT, in seconds, and is not the time to give up before.
+/// Returns whether a command is given up that has failed for `since` now. `limit` is what the operator has set, for as
+/// long as the pool does not say that the access is just changing: that takes as long as its ANATT, in seconds, and is
+/// not the time to give up before.
 pub(crate) fn is_given_up(status: Status, since: Duration, limit: Option<Duration>, anatt: u8) -> bool {
     let is_changing = status.code() == StatusCode::ANA_TRANSITION;
     let change = if is_changing { Duration::from_secs(anatt.into()).min(LONGEST_CHANGE) } else { Duration::ZERO };
     limit.is_some_and(|limit| since >= limit.max(change))
 }
 
-/// After what time a command is sent again that has failed `failures` times. `crd` is its Command Retry Delay, an index into
-/// `crdt` from 1.
+/// After what time a command is sent again that has failed `failures` times. `crd` is its Command Retry Delay, an index
+/// into `crdt` from 1.
 pub(crate) fn delay(failures: u32, crd: u8, crdt: [u16; 3]) -> Duration {
     let asked = usize::from(crd).checked_sub(1).and_then(|index| crdt.get(index)).copied().unwrap_or(0);
     if asked != 0 {

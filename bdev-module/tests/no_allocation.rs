@@ -2,8 +2,8 @@
 //! reactor's thread calls neither Rust's allocator nor C's.
 //!
 //! This program has the C library's allocation functions in its own place, so that SPDK's calls are counted as well;
-//! that is why it holds this one test only. What is freed is not counted: SPDK frees an ended poller when its time comes,
-//! and nothing can be freed for each I/O that was not allocated for it.
+//! that is why it holds this one test only. What is freed is not counted: SPDK frees an ended poller when its time
+//! comes, and nothing can be freed for each I/O that was not allocated for it.
 #![expect(unsafe_code, reason = "replacing the C library's allocator")]
 #![expect(clippy::undocumented_unsafe_blocks, reason = "one comment is for all of the functions")]
 
@@ -48,8 +48,8 @@ unsafe extern "C" {
     fn __libc_memalign(align: usize, size: usize) -> *mut c_void;
 }
 
-// SAFETY, of all of these: each does what the function of that name does, by calling the C library's own under its other
-// name; counting touches nothing but a thread-local variable that is there from the start.
+// SAFETY, of all of these: each does what the function of that name does, by calling the C library's own under its
+// other name; counting touches nothing but a thread-local variable that is there from the start.
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
@@ -132,7 +132,7 @@ fn watch(ended: u64) {
     MARKS.set(marks);
 }
 
-/// What the reactor's thread asked of C's and of Rust's allocator during the counted I/Os.
+/// Returns what the reactor's thread asked of C's and of Rust's allocator during the counted I/Os.
 fn calls_during(nsid: u32, ops: &'static [Op], pieces: usize, blocks: u64) -> (u64, u64) {
     let bdev = rig().bdev(POOL, nsid);
     let disk = Disk::open(&bdev.name);

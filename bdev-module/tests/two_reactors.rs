@@ -23,7 +23,7 @@ fn two_reactors() -> Rig {
     rig_on("0x3")
 }
 
-/// Whether there is a second core to run a reactor on.
+/// Returns whether there is a second core to run a reactor on.
 fn has_two_cores() -> bool {
     std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1)
 }
@@ -68,7 +68,7 @@ fn begin_reads(disk: &Disk, core: u32) -> (OwnedThread, Receiver<Tally>) {
     begin_plan(disk, core, Plan { depth: 8, total: READS, ops, pieces: 1, blocks: 1, first, places, block_size, watch })
 }
 
-/// Queue pairs of the pool's controllers at the target, with the admin queue.
+/// Returns queue pairs of the pool's controllers at the target, with the admin queue.
 fn queue_pairs(rig: &Rig) -> usize {
     let answer = rig.target.call("nvmf_subsystem_get_qpairs", json!({ "nqn": NQN }));
     answer.as_array().map_or(0, Vec::len)

@@ -1,7 +1,7 @@
 //! What the owner of memory promises to those who hand it to devices, or to code of others.
 //!
-//! `guest-memory` has memory and I/Os that lie in it, and knows no SPDK; `spdk` gives both to SPDK, and knows no guest. What
-//! each of them has to rely on is the contract of a trait here, so that what joins them needs no `unsafe` code.
+//! `guest-memory` has memory and I/Os that lie in it, and knows no SPDK; `spdk` gives both to SPDK, and knows no guest.
+//! What each of them has to rely on is the contract of a trait here, so that what joins them needs no `unsafe` code.
 #![expect(unsafe_code, reason = "the contracts are traits that are unsafe to implement")]
 
 use std::cell::Cell;
@@ -13,8 +13,8 @@ use libc::iovec;
 /// A range of this process' memory that is there for as long as the value.
 ///
 /// # Safety
-/// The range must be mapped, readable and writable, and stay in place until the value is dropped, however that is moved. No Rust
-/// reference into it may exist: devices, and others who have the address, read and write it at any time.
+/// The range must be mapped, readable and writable, and stay in place until the value is dropped, however that is
+/// moved. No Rust reference into it may exist: devices, and others who have the address, read and write it at any time.
 pub unsafe trait HostMemory: Send + Sync {
     /// Returns where the range begins.
     fn start(&self) -> NonNull<u8>;
@@ -31,9 +31,9 @@ pub unsafe trait HostMemory: Send + Sync {
 /// An I/O that is carried by code which knows it as a pointer only.
 ///
 /// # Safety
-/// [`from_raw`](Self::from_raw) must undo [`into_raw`](Self::into_raw). From the one until the other, the pieces must stay in
-/// place, the memory that they describe must stay mapped, and be of as many bytes as [`pieces`](Self::pieces) says; and nobody but
-/// who has the pointer may use the [`carrier`](Self::carrier)'s word.
+/// [`from_raw`](Self::from_raw) must undo [`into_raw`](Self::into_raw). From the one until the other, the pieces must
+/// stay in place, the memory that they describe must stay mapped, and be of as many bytes as [`pieces`](Self::pieces)
+/// says; and nobody but who has the pointer may use the [`carrier`](Self::carrier)'s word.
 pub unsafe trait RawIo: Sized + 'static {
     /// Gives up ownership to a raw pointer. Two I/Os in flight have different pointers.
     fn into_raw(self) -> NonNull<c_void>;
@@ -47,7 +47,8 @@ pub unsafe trait RawIo: Sized + 'static {
     /// Returns where the data is.
     fn pieces(&self) -> Pieces;
 
-    /// Returns a word for who carries the I/O. It holds what was put there until the I/O is taken back; before, it holds anything.
+    /// Returns a word for who carries the I/O. It holds what was put there until the I/O is taken back; before, it
+    /// holds anything.
     fn carrier(&self) -> &Cell<*const c_void>;
 }
 

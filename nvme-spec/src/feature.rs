@@ -1,5 +1,5 @@
-//! Features (base specification, section 5.27.1; NVM command set, section 4.1.3): their identifiers, and the values that
-//! Set Features has in Command Dword 11 and Get Features in dword 0 of its completion, or in their data.
+//! Features (base specification, section 5.27.1; NVM command set, section 4.1.3): their identifiers, and the values
+//! that Set Features has in Command Dword 11 and Get Features in dword 0 of its completion, or in their data.
 
 use crate::log::CriticalWarning;
 
@@ -160,8 +160,8 @@ bit_fields! {
         __: u32,
     }
 
-    /// Asynchronous Event Configuration (section 5.27.1.8), and from bit 8 on the Optional Asynchronous Events Supported
-    /// (OAES) of Identify Controller.
+    /// Asynchronous Event Configuration (section 5.27.1.8), and from bit 8 on the Optional Asynchronous Events
+    /// Supported (OAES) of Identify Controller.
     AsyncEventConfiguration(u32) {
         /// SMART / Health Critical Warnings: those that raise an event.
         #[bits(8)]

@@ -130,8 +130,8 @@ impl Sqe {
         Self { cdw10, ..Self::admin(AdminOpcode::GET_FEATURES) }
     }
 
-    /// Returns Get Log Page (section 5.16) for the first `len` bytes, a multiple of four, of a page of the controller, with
-    /// the page's own parameter `lsp`. The event that is about the page can come again from then on.
+    /// Returns Get Log Page (section 5.16) for the first `len` bytes, a multiple of four, of a page of the controller,
+    /// with the page's own parameter `lsp`. The event that is about the page can come again from then on.
     #[must_use]
     pub const fn get_log_page(lid: LogId, lsp: u8, len: u32) -> Self {
         let (lower, upper) = split_numd((len / 4).saturating_sub(1));

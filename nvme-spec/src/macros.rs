@@ -53,8 +53,8 @@ macro_rules! named_values {
     };
 }
 
-/// Fields of bits, the lowest first, in a number of a fixed size. Fields that are named `__` are reserved: they are 0 in
-/// a new value, and kept in one that came from elsewhere.
+/// Fields of bits, the lowest first, in a number of a fixed size. Fields that are named `__` are reserved: they are 0
+/// in a new value, and kept in one that came from elsewhere.
 macro_rules! bit_fields {
     ($($(#[$attribute:meta])* $name:ident($repr:ident) { $($body:tt)* })*) => {
         $(

@@ -1,4 +1,5 @@
-//! The registers of a controller (base specification, section 3.1.3), and its doorbells (PCIe transport, section 3.1.2).
+//! The registers of a controller (base specification, section 3.1.3), and its doorbells (PCIe transport, section
+//! 3.1.2).
 
 named_values! {
     /// Where a register is: bytes from the start of the registers, which over Fabrics is the offset of a property.

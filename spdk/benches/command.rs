@@ -1,4 +1,5 @@
-//! What Courier itself puts into a capsule: `cargo bench --package spdk --bench command`. The initiator adds the identifier and the data pointer.
+//! What Courier itself puts into a capsule: `cargo bench --package spdk --bench command`. The initiator adds the
+//! identifier and the data pointer.
 
 use std::hint::black_box;
 

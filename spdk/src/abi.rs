@@ -120,7 +120,7 @@ impl Block {
         ptr::from_ref(self).cast_mut().cast()
     }
 
-    /// What stands at `offset`, in as many bits as asked for.
+    /// Returns what stands at `offset`, in as many bits as asked for.
     fn at(&self, offset: usize, bits: u32) -> u64 {
         let (word, shift) = (offset / 8, u32::try_from(offset % 8).unwrap_or(0) * 8);
         let value = |at: usize| u128::from(self.0.get(at).copied().unwrap_or(0));
@@ -230,7 +230,8 @@ static SLOTS: [Slot; 64] = {
 /// How SPDK's version begins where it is printed.
 const VERSION_PREFIX: &[u8] = b"SPDK v";
 
-/// The version that the object with SPDK's RPC server in it names, if it names one: SPDK has no function for that.
+/// Returns the version that the object with SPDK's RPC server in it names, if it names one: SPDK has no function for
+/// that.
 fn version_in_memory() -> Option<(u32, u32)> {
     struct Search {
         /// In the object that is meant.
@@ -264,12 +265,12 @@ fn version_in_memory() -> Option<(u32, u32)> {
     search.found
 }
 
-/// A number of the loader's, which is as wide as an address.
+/// Returns a number of the loader's, which is as wide as an address.
 fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(0)
 }
 
-/// The first version that is named in `bytes`.
+/// Returns the first version that is named in `bytes`.
 fn version_in(bytes: &[u8]) -> Option<(u32, u32)> {
     let mut rest = bytes;
     while let Some(at) = find(rest, VERSION_PREFIX) {

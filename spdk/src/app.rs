@@ -122,17 +122,19 @@ impl App {
     }
 }
 
-/// From how many bytes on a block of memory has a mapping of its own, which goes back to the system with it: what the C library begins with.
+/// From how many bytes on a block of memory has a mapping of its own, which goes back to the system with it: what the C
+/// library begins with.
 const MAPPED_FROM: c_int = 128 * 1024;
 
-/// Has the C library give large blocks back to the system. By itself it would keep them from the first one on that is freed, and SPDK takes and
-/// frees some of 1 MiB with each bdev that it looks at: what comes meanwhile to stay would lie among such holes.
+/// Has the C library give large blocks back to the system. By itself it would keep them from the first one on that is
+/// freed, and SPDK takes and frees some of 1 MiB with each bdev that it looks at: what comes meanwhile to stay would
+/// lie among such holes.
 fn keep_large_blocks_apart() {
     // SAFETY: it changes how blocks are allocated from now on. Where it is not known, it changes nothing.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM) };
 }
 
-/// The limit of open files of this process: what holds now, and what it may be raised to.
+/// Returns the limit of open files of this process: what holds now, and what it may be raised to.
 #[must_use]
 pub fn descriptor_limit() -> (u64, u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -143,7 +145,8 @@ pub fn descriptor_limit() -> (u64, u64) {
     }
 }
 
-/// Lets the process have as many open files as it may: each client has some, and the usual 1024 are for programs that use `select(2)`.
+/// Lets the process have as many open files as it may: each client has some, and the usual 1024 are for programs that
+/// use `select(2)`.
 fn raise_descriptor_limit() {
     let (_, most) = descriptor_limit();
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
@@ -154,9 +157,10 @@ fn raise_descriptor_limit() {
 /// The kernel's table of open files gets room for so many at once, if the process may have them: 1 MiB.
 const WIDEST_TABLE: u64 = 1 << 17;
 
-/// Has the kernel make its table of this process's open files as large as it may become. It doubles a full table only after an RCU grace
-/// period, which takes tens of milliseconds once there is a second thread, and lets nobody open a file meanwhile: a reactor that accepts a
-/// connection would stand still because some client has sent files. To be called while there is one thread.
+/// Has the kernel make its table of this process's open files as large as it may become. It doubles a full table only
+/// after an RCU grace period, which takes tens of milliseconds once there is a second thread, and lets nobody open a
+/// file meanwhile: a reactor that accepts a connection would stand still because some client has sent files. To be
+/// called while there is one thread.
 pub fn widen_descriptor_table() {
     let (now, _) = descriptor_limit();
     let Ok(last) = c_int::try_from(now.min(WIDEST_TABLE).saturating_sub(1)) else { return };
@@ -169,8 +173,9 @@ pub fn widen_descriptor_table() {
     }
 }
 
-/// Has DPDK take memory from the kernel without a file of a hugetlbfs mount. Otherwise each reactor that takes memory, or gives it back, waits
-/// for a lock of the mount, which every other DPDK process that starts holds for seconds. What the operator says of the memory counts.
+/// Has DPDK take memory from the kernel without a file of a hugetlbfs mount. Otherwise each reactor that takes memory,
+/// or gives it back, waits for a lock of the mount, which every other DPDK process that starts holds for seconds. What
+/// the operator says of the memory counts.
 fn keep_memory_apart(opts: &mut sys::spdk_app_opts) {
     let is_said = !opts.hugedir.is_null() || !opts.env_context.is_null() || opts.unlink_hugepage || opts.no_huge;
     // A process that others attach to has to keep its files.
@@ -233,7 +238,8 @@ unsafe extern "C" fn usage() {
     }
 }
 
-/// Ends the application: its subsystems are shut down, then [`App::run`] returns, with success if `result` is. Nothing where none runs.
+/// Ends the application: its subsystems are shut down, then [`App::run`] returns, with success if `result` is. Nothing
+/// where none runs.
 pub fn stop(result: Result<(), Errno>) {
     if let Ok(_guard) = running::guard() {
         // SAFETY: may be called from any thread while an application runs; a second call is ignored.
@@ -242,13 +248,13 @@ pub fn stop(result: Result<(), Errno>) {
     running::stops();
 }
 
-/// The version of SPDK that this was built with, such as 26.1.0.
+/// Returns the version of SPDK that this was built with, such as 26.1.0.
 #[must_use]
 pub fn spdk_version() -> String {
     format!("{}.{:02}.{}", sys::SPDK_VERSION_MAJOR, sys::SPDK_VERSION_MINOR, sys::SPDK_VERSION_PATCH)
 }
 
-/// Whether this SPDK has targets that create sockets of their own: vhost, or vfio-user's virtio devices.
+/// Returns whether this SPDK has targets that create sockets of their own: vhost, or vfio-user's virtio devices.
 #[must_use]
 pub fn has_socket_dir() -> bool {
     // SAFETY: tells a fact of the build.

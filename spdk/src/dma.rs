@@ -22,7 +22,7 @@ unsafe impl Send for DmaBuf {}
 unsafe impl Sync for DmaBuf {}
 
 impl DmaBuf {
-    /// A buffer of `len` bytes at a multiple of `align` bytes, which is a power of two.
+    /// Returns a buffer of `len` bytes at a multiple of `align` bytes, which is a power of two.
     ///
     /// # Errors
     /// `INVAL` for a length of zero or an alignment that is no power of two, `NOMEM` when SPDK's memory is used up.
@@ -75,8 +75,8 @@ impl DmaPages {
     }
 }
 
-// SAFETY: SPDK's memory is mapped, readable and writable, until the buffer is dropped. The buffer is looked into by nobody, so that no
-// reference into it exists.
+// SAFETY: SPDK's memory is mapped, readable and writable, until the buffer is dropped. The buffer is looked into by
+// nobody, so that no reference into it exists.
 unsafe impl HostMemory for DmaPages {
     fn start(&self) -> NonNull<u8> {
         self.0.start

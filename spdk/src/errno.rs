@@ -45,13 +45,13 @@ impl Errno {
         if rc < 0 { Err(Self(rc.saturating_neg())) } else { Ok(()) }
     }
 
-    /// The number, positive.
+    /// Returns the number, positive.
     #[must_use]
     pub fn raw(self) -> i32 {
         self.0
     }
 
-    /// The number as C calls return it, negative.
+    /// Returns the number as C calls return it, negative.
     #[must_use]
     pub fn negated(self) -> i32 {
         -self.0

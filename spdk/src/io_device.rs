@@ -70,7 +70,7 @@ impl<F: ChannelFactory> IoDevice<F> {
         Ok(Self(device))
     }
 
-    /// What all threads share.
+    /// Returns what all threads share.
     #[must_use]
     pub fn shared(&self) -> &Arc<F> {
         &self.0.shared
@@ -207,7 +207,7 @@ unsafe extern "C" fn destroy<F: ChannelFactory>(_: *mut c_void, ctx: *mut c_void
     drop(unsafe { Box::from_raw(*ctx.cast::<*mut F::Channel>()) });
 }
 
-/// The place in a channel of SPDK's where `create` put the pointer to our part.
+/// Returns the place in a channel of SPDK's where `create` put the pointer to our part.
 ///
 /// # Safety
 /// `raw` must be a live channel of an [`IoDevice`] whose factory makes `C`.

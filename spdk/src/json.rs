@@ -49,7 +49,7 @@ impl JsonWriter {
     }
 }
 
-/// The value that begins at `token`, or `None` where there is none.
+/// Returns the value that begins at `token`, or `None` where there is none.
 ///
 /// # Errors
 /// A sentence that says what of it cannot be taken.
@@ -126,7 +126,7 @@ fn object(tokens: &mut slice::Iter<'_, sys::spdk_json_val>, depth: usize) -> Res
     }
 }
 
-/// The first characters of a text from outside, for a message.
+/// Returns the first characters of a text from outside, for a message.
 fn shortened(text: &str) -> &str {
     const MOST: usize = 40;
     text.char_indices().nth(MOST).map_or(text, |(end, _)| &text[..end])

@@ -1,5 +1,6 @@
-//! The `log` crate, written to SPDK's log, so that a module's lines stand among SPDK's own under its `-L` options; and a limit for both, so
-//! that nothing that happens again and again fills a disk, keeps a reactor writing or hides another line.
+//! The `log` crate, written to SPDK's log, so that a module's lines stand among SPDK's own under its `-L` options; and
+//! a limit for both, so that nothing that happens again and again fills a disk, keeps a reactor writing or hides
+//! another line.
 
 mod limit;
 
@@ -62,13 +63,13 @@ fn write(level: sys::spdk_log_level::Type, file: &[u8], line: c_int, who: &[u8],
     unsafe { sys::courier_shim_log(level, file.as_ptr(), line, who.as_ptr(), text.as_ptr()) };
 }
 
-/// The time since the first line.
+/// Returns the time since the first line.
 fn now() -> Duration {
     static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
     BEGIN.elapsed()
 }
 
-/// The limiter. Nothing is written while it is held.
+/// Returns the limiter. Nothing is written while it is held.
 fn limiter<R>(f: impl FnOnce(&mut Limiter, Duration) -> R) -> R {
     let now = now();
     f(&mut LIMITER.lock().unwrap_or_else(PoisonError::into_inner), now)
@@ -96,8 +97,8 @@ thread_local! {
     static LOG_QUOTA: RefCell<Option<Arc<dyn LogQuota>>> = const { RefCell::new(None) };
 }
 
-/// Calls `f`, in which the lines that SPDK writes on this thread are paid for by `payer`, for whose sake it is called: those that it cannot
-/// pay for are left out, unless there was none of their kind lately.
+/// Calls `f`, in which the lines that SPDK writes on this thread are paid for by `payer`, for whose sake it is called:
+/// those that it cannot pay for are left out, unless there was none of their kind lately.
 pub fn charged_to<R>(payer: Arc<dyn LogQuota>, f: impl FnOnce() -> R) -> R {
     /// Puts back who paid before, also when `f` panics.
     struct Before(Option<Arc<dyn LogQuota>>);
@@ -141,9 +142,9 @@ impl Drop for LogFilter {
     }
 }
 
-/// Has SPDK's lines looked at before they are written: some tell of an error where nothing went wrong, and a place in SPDK that writes line
-/// after line is limited, as are those of the `log` crate. What was left out is told of once the flood is over. To be called once SPDK has
-/// opened its log; what it gives belongs to this SPDK thread.
+/// Has SPDK's lines looked at before they are written: some tell of an error where nothing went wrong, and a place in
+/// SPDK that writes line after line is limited, as are those of the `log` crate. What was left out is told of once the
+/// flood is over. To be called once SPDK has opened its log; what it gives belongs to this SPDK thread.
 ///
 /// # Errors
 /// `PERM` off any SPDK thread, `NOMEM` when SPDK has no memory for a poller.
@@ -189,7 +190,7 @@ mod tests {
         }
     }
 
-    /// How many of so many lines of a place in a file are written.
+    /// Returns how many of so many lines of a place in a file are written.
     fn written(file: &CStr, line: c_int, lines: u32) -> u32 {
         // SAFETY: the strings live as long as the process.
         let admit = || unsafe { admit_line(0, file.as_ptr(), line, c"f".as_ptr()) };

@@ -16,16 +16,17 @@ mod locked;
 /// What a registration begins and ends at a multiple of, in bytes.
 pub const PAGE: usize = 4096;
 
-/// A range of this process' memory that SPDK has told its devices of: RDMA devices pin it and give it keys, the IOMMU maps it. That
-/// ends when this is dropped.
+/// A range of this process' memory that SPDK has told its devices of: RDMA devices pin it and give it keys, the IOMMU
+/// maps it. That ends when this is dropped.
 ///
-/// SPDK keeps registered memory in tables of 2 MiB and, at the ends that are not multiples of it, of 4 KiB. Devices that
-/// come later learn of it, too.
+/// SPDK keeps registered memory in tables of 2 MiB and, at the ends that are not multiples of it, of 4 KiB. Devices
+/// that come later learn of it, too.
 ///
-/// SPDK does not tell what a device makes of it, and a device that comes later and refuses one range is of no use to anybody: none of
-/// its connections comes up. So once RDMA is in use, it is made sure before SPDK learns of a range that every RDMA device would take
-/// it, and that this process may lock it; and when RDMA comes into use, for all ranges that SPDK knows by then. A range that is
-/// refused is left out, or taken out: SPDK then refuses I/O there, for devices that would need it.
+/// SPDK does not tell what a device makes of it, and a device that comes later and refuses one range is of no use to
+/// anybody: none of its connections comes up. So once RDMA is in use, it is made sure before SPDK learns of a range
+/// that every RDMA device would take it, and that this process may lock it; and when RDMA comes into use, for all
+/// ranges that SPDK knows by then. A range that is refused is left out, or taken out: SPDK then refuses I/O there, for
+/// devices that would need it.
 pub struct Registration {
     start: usize,
     /// Goes after devices have forgotten it.
@@ -33,13 +34,13 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Registers `memory`, which is held until this is dropped: every device may write to it for the sake of an I/O that names it. May
-    /// be called on any thread; it takes as long as the devices need, which for an RDMA device is the time to allocate and pin every
-    /// page, and no other memory can be registered meanwhile.
+    /// Registers `memory`, which is held until this is dropped: every device may write to it for the sake of an I/O
+    /// that names it. May be called on any thread; it takes as long as the devices need, which for an RDMA device is
+    /// the time to allocate and pin every page, and no other memory can be registered meanwhile.
     ///
     /// # Errors
-    /// `INVAL` for a range that is empty or no whole [pages](PAGE), `BUSY` when a part of it is registered already, `NOMEM` without
-    /// memory for the tables; what an RDMA device says that does not take the memory.
+    /// `INVAL` for a range that is empty or no whole [pages](PAGE), `BUSY` when a part of it is registered already,
+    /// `NOMEM` without memory for the tables; what an RDMA device says that does not take the memory.
     pub fn new(memory: Arc<dyn HostMemory>) -> Result<Self, Errno> {
         let (start, len) = (memory.start(), memory.len());
         // SPDK takes a range of no bytes, and would not find it again.
@@ -107,8 +108,8 @@ struct Known {
 }
 
 impl Known {
-    /// Whether a part of the `len` bytes at `start` is known. No two ranges overlap, so that the last that begins
-    /// before the end tells.
+    /// Returns whether a part of the `len` bytes at `start` is known. No two ranges overlap, so that the last that
+    /// begins before the end tells.
     fn overlaps(&self, start: usize, len: usize) -> bool {
         let before = self.ranges.range(..start.saturating_add(len)).next_back();
         before.is_some_and(|(at, range)| at.saturating_add(range.len) > start)
@@ -136,7 +137,8 @@ struct Range {
 unsafe impl Send for Range {}
 
 impl Range {
-    /// Asks RDMA devices, without having them pin all of it: that takes long. So many bytes more are going to be pinned.
+    /// Asks RDMA devices, without having them pin all of it: that takes long. So many bytes more are going to be
+    /// pinned.
     fn probe(&self, expected: usize) -> Result<(), Errno> {
         // SAFETY: the range is mapped while its registration holds its memory; devices know it only during the call.
         let count = unsafe { sys::courier_shim_rdma_probe(self.start.as_ptr().cast(), self.len, PAGE) };

@@ -11,7 +11,7 @@ const SIGNAL: libc::c_int = libc::SIGURG;
 pub struct OsThread(libc::pid_t);
 
 impl OsThread {
-    /// The calling thread.
+    /// Returns the calling thread.
     #[must_use]
     pub fn current() -> Self {
         install();
@@ -26,8 +26,9 @@ impl OsThread {
     }
 }
 
-/// Keeps the calling thread off `cores`, though it may run on all others of the machine: a reactor that polls leaves its core to nobody
-/// of its own accord, and would lose it for milliseconds at a time. Where there is no other core, the thread may still run on any.
+/// Keeps the calling thread off `cores`, though it may run on all others of the machine: a reactor that polls leaves
+/// its core to nobody of its own accord, and would lose it for milliseconds at a time. Where there is no other core,
+/// the thread may still run on any.
 pub(crate) fn leave(cores: &[u32]) {
     // SAFETY: tells a number.
     let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
@@ -39,8 +40,8 @@ pub(crate) fn leave(cores: &[u32]) {
         // SAFETY: the set has room for `core`, which is below the number of its bits.
         unsafe { libc::CPU_SET(core, &mut set) };
     }
-    // SAFETY: the set is as long as is said, and only the calling thread is concerned. An empty set is refused, and so is one of cores
-    // that this process may not use at all; the thread then stays where it may run.
+    // SAFETY: the set is as long as is said, and only the calling thread is concerned. An empty set is refused, and so
+    // is one of cores that this process may not use at all; the thread then stays where it may run.
     if unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) } != 0 {
         log::debug!("threads that poll nothing share the reactors' cores: {}", io::Error::last_os_error());
     }
@@ -82,7 +83,7 @@ mod tests {
         (done < 0).then(|| io::Error::last_os_error().raw_os_error()).flatten()
     }
 
-    /// The cores that the calling thread may run on.
+    /// Returns the cores that the calling thread may run on.
     fn allowed() -> Vec<u32> {
         // SAFETY: all zeros is a set of no cores.
         let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };

@@ -14,7 +14,7 @@ use spdk_sys as sys;
 /// the thread another, which is made of the reactors' cores only.
 const MARK: u32 = sys::SPDK_CPUSET_SIZE - 1;
 
-/// The cores of a thread that is to stay on `core`.
+/// Returns the cores of a thread that is to stay on `core`.
 pub(crate) fn mask(core: u32) -> sys::spdk_cpuset {
     let mut mask = sys::spdk_cpuset::default();
     // SAFETY: the set is this function's own, and has room for a reactor's core and the last one.
@@ -59,8 +59,8 @@ pub(crate) fn keep() {
 /// The poller of a thread that stays.
 unsafe extern "C" fn stay(ctx: *mut c_void) -> c_int {
     let placement = ctx.cast::<Placement>();
-    // SAFETY: `ctx` is the box that `keep` made, which nobody else has. SPDK calls a poller on its thread only, which is
-    // alive then, and with it its set of cores.
+    // SAFETY: `ctx` is the box that `keep` made, which nobody else has. SPDK calls a poller on its thread only, which
+    // is alive then, and with it its set of cores.
     unsafe {
         let place = &mut *placement;
         if !sys::spdk_thread_is_running(place.thread.as_ptr()) {

@@ -56,7 +56,7 @@ impl RpcError {
         Self { code: INVALID_PARAMS, message: message.into() }
     }
 
-    /// The method failed with an error number.
+    /// Returns the method failed with an error number.
     #[must_use]
     pub fn failed(errno: Errno, message: impl Into<String>) -> Self {
         Self { code: errno.negated(), message: message.into() }
@@ -142,7 +142,7 @@ unsafe extern "C" fn handle<M: Method>(request: *mut sys::spdk_jsonrpc_request, 
     }
 }
 
-/// The parameters, or a sentence that names the one that is wrong.
+/// Returns the parameters, or a sentence that names the one that is wrong.
 fn decode<P: DeserializeOwned>(params: Value) -> Result<P, String> {
     if !params.is_object() {
         return Err("the parameters must be an object of names and values".to_owned());
@@ -154,7 +154,7 @@ fn decode<P: DeserializeOwned>(params: Value) -> Result<P, String> {
     })
 }
 
-/// What serde says of a value of the wrong type, in the words of whoever writes JSON instead of Rust's.
+/// Returns what serde says of a value of the wrong type, in the words of whoever writes JSON instead of Rust's.
 fn in_words(reason: &str) -> String {
     let types = reason.strip_prefix("invalid type: ").or_else(|| reason.strip_prefix("invalid value: "));
     let Some((found, expected)) = types.and_then(|types| types.rsplit_once(", expected ")) else {

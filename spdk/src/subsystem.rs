@@ -1,5 +1,5 @@
-//! Subsystems: parts of an application that SPDK starts in the order of their dependencies, ends in the reverse order, and
-//! asks for their configuration.
+//! Subsystems: parts of an application that SPDK starts in the order of their dependencies, ends in the reverse order,
+//! and asks for their configuration.
 
 use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;

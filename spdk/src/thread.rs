@@ -25,7 +25,7 @@ pub type NotSend = PhantomData<*mut ()>;
 pub(crate) struct OwnerThread(u64);
 
 impl OwnerThread {
-    /// The current thread.
+    /// Returns the current thread.
     ///
     /// # Errors
     /// `PERM` off any SPDK thread.
@@ -39,7 +39,7 @@ impl OwnerThread {
         Ok(Self(unsafe { sys::spdk_thread_get_id(thread) }))
     }
 
-    /// Whether this is the current thread, which is an error that the log tells of if it is not.
+    /// Returns whether this is the current thread, which is an error that the log tells of if it is not.
     pub(crate) fn lets_go_of(self, what: &str) -> bool {
         let here = Self::current() == Ok(self);
         if !here {
@@ -49,7 +49,7 @@ impl OwnerThread {
     }
 }
 
-/// Whether the caller runs on the application's thread, where RPC methods run and bdevs are registered.
+/// Returns whether the caller runs on the application's thread, where RPC methods run and bdevs are registered.
 #[must_use]
 pub fn on_app_thread() -> bool {
     // SAFETY: a null thread asks about the current one. Where there is none, SPDK would say yes if there is no
@@ -57,21 +57,21 @@ pub fn on_app_thread() -> bool {
     on_spdk_thread() && unsafe { sys::spdk_thread_is_app_thread(ptr::null_mut()) }
 }
 
-/// Whether the caller runs on any SPDK thread.
+/// Returns whether the caller runs on any SPDK thread.
 #[must_use]
 pub fn on_spdk_thread() -> bool {
     // SAFETY: reads a thread-local variable of SPDK's.
     unsafe { !sys::spdk_get_thread().is_null() }
 }
 
-/// The core that the caller runs on; none off the reactors.
+/// Returns the core that the caller runs on; none off the reactors.
 #[must_use]
 pub fn current_core() -> Option<u32> {
     // SAFETY: reads a thread-local variable.
     Some(unsafe { sys::spdk_env_get_current_core() }).filter(|core| *core != u32::MAX)
 }
 
-/// The cores that the application's reactors run on, in order.
+/// Returns the cores that the application's reactors run on, in order.
 #[must_use]
 pub fn cores() -> Vec<u32> {
     // SAFETY: reads SPDK's core mask; the last core is followed by `u32::MAX`.
@@ -84,7 +84,8 @@ pub fn cores() -> Vec<u32> {
     std::iter::successors(first, |core| next(*core)).collect()
 }
 
-/// Starts an operating-system thread that may run on any core of the machine but the reactors', or on those, too, if it has no others.
+/// Starts an operating-system thread that may run on any core of the machine but the reactors', or on those, too, if it
+/// has no others.
 ///
 /// # Errors
 /// What the operating system says.
@@ -176,7 +177,8 @@ impl OwnedThread {
         // SAFETY: `cores` and `name` are valid for the call; SPDK copies both.
         let thread = unsafe { sys::spdk_thread_create(name.as_ptr(), &raw const cores) };
         let thread = NonNull::new(thread).ok_or(Errno::NOMEM)?;
-        // SAFETY: the thread was made just now. Schedulers leave one alone that is bound; others move it whatever its cores are.
+        // SAFETY: the thread was made just now. Schedulers leave one alone that is bound; others move it whatever its
+        // cores are.
         unsafe { sys::spdk_thread_bind(thread.as_ptr(), true) };
         // SAFETY: the thread takes messages as long as the guard is held.
         unsafe { send_raw(thread, placement::keep) }.map_err(|(errno, _)| errno)?;
@@ -186,8 +188,8 @@ impl OwnedThread {
     /// Calls `f` on this thread, later. `f` is called and dropped there.
     ///
     /// # Errors
-    /// `NXIO` when the thread has been told to exit, or the application is about to end, and its threads with it; `f` is
-    /// dropped here then.
+    /// `NXIO` when the thread has been told to exit, or the application is about to end, and its threads with it; `f`
+    /// is dropped here then.
     pub fn send<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), Errno> {
         let sent = {
             let _guard = running::guard()?;
@@ -250,7 +252,7 @@ pub struct AppCell<T> {
 unsafe impl<T> Sync for AppCell<T> {}
 
 impl<T> AppCell<T> {
-    /// A cell for a `static`, whose value `init` makes.
+    /// Returns a cell for a `static`, whose value `init` makes.
     pub const fn new(init: fn() -> T) -> Self {
         Self { value: OnceCell::new(), init }
     }

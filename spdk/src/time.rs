@@ -2,7 +2,7 @@
 
 use spdk_sys as sys;
 
-/// The clock's count.
+/// Returns the clock's count.
 #[must_use]
 #[inline]
 pub fn ticks() -> u64 {
@@ -10,7 +10,7 @@ pub fn ticks() -> u64 {
     unsafe { sys::spdk_get_ticks() }
 }
 
-/// How many ticks make a second.
+/// Returns how many ticks make a second.
 #[must_use]
 pub fn ticks_hz() -> u64 {
     // SAFETY: reads a constant.

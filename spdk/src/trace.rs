@@ -1,7 +1,8 @@
 //! SPDK's tracepoints: records of steps, in a ring of shared memory for each core, which `spdk_trace` reads.
 //!
-//! A process has one group of tracepoints besides those of SPDK's own parts. While nothing of it is recorded, a tracepoint costs a load
-//! and a branch that is not taken: whether something is, is looked up from time to time, by [`refresh`].
+//! A process has one group of tracepoints besides those of SPDK's own parts. While nothing of it is recorded, a
+//! tracepoint costs a load and a branch that is not taken: whether something is, is looked up from time to time, by
+//! [`refresh`].
 
 use std::ffi::CStr;
 use std::sync::OnceLock;
@@ -20,8 +21,8 @@ const OBJECT_LETTER: u8 = b'c';
 const OWNER_LETTER: u8 = b'C';
 /// SPDK's kind of I/Os of the bdev layer.
 const BDEV_IO: u8 = 0x02;
-/// Tracepoints of SPDK's that name an object of ours, or an I/O of the bdev layer, in one of their arguments: the group, the number in it,
-/// the kind of the object and the argument.
+/// Tracepoints of SPDK's that name an object of ours, or an I/O of the bdev layer, in one of their arguments: the
+/// group, the number in it, the kind of the object and the argument.
 const RELATIONS: [(u16, u16, u8, u8); 4] = [
     // BDEV_IO_START and BDEV_IO_DONE tell who sent the I/O.
     (0x03, 0x00, KIND, 1),
@@ -157,8 +158,8 @@ pub fn record(point: &Point, record: &TraceRecord) {
         return;
     }
     let TraceRecord { owner, size, object, arguments: [first, second, third] } = *record;
-    // SAFETY: a bit of the mask is set only while there is memory for records, which stays until all reactors have ended. The
-    // arguments are as many, and of the size, as `options` said.
+    // SAFETY: a bit of the mask is set only while there is memory for records, which stays until all reactors have
+    // ended. The arguments are as many, and of the size, as `options` said.
     unsafe { sys::_spdk_trace_record(0, id(point.number), owner, size, object, 3, first, second, third) };
 }
 
@@ -167,14 +168,14 @@ pub fn record(point: &Point, record: &TraceRecord) {
 pub struct TraceOwner(u16);
 
 impl TraceOwner {
-    /// One of that name, of which the first 64 bytes are shown.
+    /// Returns one of that name, of which the first 64 bytes are shown.
     #[must_use]
     pub fn new(name: &CStr) -> Self {
         // SAFETY: SPDK copies the name. Where there are no records, it gives 0.
         Self(unsafe { sys::spdk_trace_register_owner(KIND, name.as_ptr()) })
     }
 
-    /// What [`TraceRecord::owner`] is to be; 0 where there are no records.
+    /// Returns what [`TraceRecord::owner`] is to be; 0 where there are no records.
     #[must_use]
     pub fn id(&self) -> u16 {
         self.0

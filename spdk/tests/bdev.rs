@@ -27,7 +27,7 @@ unsafe extern "C" {
     fn __libc_calloc(count: usize, size: usize) -> *mut c_void;
 }
 
-/// The C library's, but for the one that is to fail.
+/// Returns the C library's, but for the one that is to fail.
 #[unsafe(no_mangle)]
 extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
     let counted = COUNTED.load(Ordering::Relaxed);

@@ -9,7 +9,7 @@ use crate::support::app::{App, Program};
 use crate::support::pool::{NQN, Pool, free_port};
 use crate::support::{paths, secs, shared, wait_for};
 
-/// What a saved configuration says of a pool, a bdev of it, and the namespace that a controller has of that.
+/// Returns what a saved configuration says of a pool, a bdev of it, and the namespace that a controller has of that.
 fn drive(name: &str, pool: &Value, nsid: u32) -> [Value; 3] {
     [
         json!({ "method": "courier_pool_create", "params": pool }),

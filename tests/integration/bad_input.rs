@@ -25,7 +25,7 @@ fn state(app: &App) -> (Value, Vec<String>) {
     (pools, app.bdevs())
 }
 
-/// A `courier_tgt` with pool `p` and bdev `disk` of its namespace 1.
+/// Returns a `courier_tgt` with pool `p` and bdev `disk` of its namespace 1.
 fn prepared(pool: &Pool) -> shared::Shared<App> {
     let app = shared::courier();
     app.rpc.ok("courier_pool_create", &pool.params("p"));
@@ -231,7 +231,7 @@ fn an_address_that_never_answers_is_given_up_in_time() {
     gives_up_in_time(&app, &pool, address, &["nothing answers"]);
 }
 
-/// An address where SYNs are dropped: a listener whose backlog is full.
+/// Returns an address where SYNs are dropped: a listener whose backlog is full.
 fn black_hole() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port can be had");
     shorten_backlog(&listener);

@@ -120,7 +120,7 @@ fn the_doorbell_page_scribbled_over_harms_nobody_else() {
     });
 }
 
-/// Descriptors that block who writes to them, or that cannot be written to.
+/// Returns descriptors that block who writes to them, or that cannot be written to.
 fn awkward_descriptors() -> Vec<(&'static str, OwnedFd, Option<OwnedFd>)> {
     let full_eventfd = || {
         let fd = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd can be had");

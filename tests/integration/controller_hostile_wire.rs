@@ -19,7 +19,7 @@ use crate::support::vfio_user::{
 };
 use crate::support::{secs, wait_for};
 
-/// A client that the server takes, after the one before has gone.
+/// Returns a client that the server takes, after the one before has gone.
 #[track_caller]
 fn negotiated(dir: &Path) -> Client {
     let mut client = None;
@@ -30,7 +30,7 @@ fn negotiated(dir: &Path) -> Client {
     client.expect("there is one now")
 }
 
-/// How many descriptors the application has open.
+/// Returns how many descriptors the application has open.
 fn descriptors(arena: &Arena) -> usize {
     fs::read_dir(format!("/proc/{}/fd", arena.front.process.pid())).expect("it runs").count()
 }

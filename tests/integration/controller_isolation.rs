@@ -103,12 +103,12 @@ const FOR_EVER: u64 = 60_000_000;
 const QUEUES: u16 = 24;
 const ENTRIES: u16 = 256;
 
-/// A client of the slow disk with thousands of commands in flight, none of which ends by itself.
+/// Returns a client of the slow disk with thousands of commands in flight, none of which ends by itself.
 fn hog(front: &Front, dir: &Path) -> Driver {
     hog_with(front, dir, u64::from(QUEUES) * u64::from(ENTRIES - 1))
 }
 
-/// The same, of whose commands only so many need to be taken.
+/// Returns the same, of whose commands only so many need to be taken.
 fn hog_with(front: &Front, dir: &Path, commands: u64) -> Driver {
     let taken = || {
         let stats = front.rpc.ok("bdev_get_iostat", &json!({ "name": "slow-under" }));
@@ -188,7 +188,7 @@ fn a_neighbour_notices_nothing_of_a_client_that_resets_or_goes_with_thousands_of
     front.assert_alive();
 }
 
-/// How many of the bdev layer's I/Os are taken.
+/// Returns how many of the bdev layer's I/Os are taken.
 fn bdev_ios_in_use(front: &Front) -> usize {
     let file = front.rpc.ok("env_dpdk_get_mem_stats", &Value::Null);
     let file = file["filename"].as_str().expect("a file's name").to_owned();

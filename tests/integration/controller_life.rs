@@ -242,7 +242,7 @@ fn sixty_four_handshakes_at_once_are_each_done_in_time() {
     front.assert_alive();
 }
 
-/// A configuration with which one application can have many threads: every one keeps buffers of its own.
+/// Returns a configuration with which one application can have many threads: every one keeps buffers of its own.
 fn small_caches() -> String {
     let file = paths::new_dir("caches").join("config.json");
     let bdev = json!({ "iobuf_small_cache_size": 8, "iobuf_large_cache_size": 2 });

@@ -112,7 +112,7 @@ fn a_namespace_comes_grows_and_goes_beside_one_under_load() {
     front.assert_alive();
 }
 
-/// The result of one bdev among those of some work.
+/// Returns the result of one bdev among those of some work.
 fn failed(result: &serde_json::Value, bdev: &str) -> Option<u64> {
     let of = |one: &&serde_json::Value| one["job"].as_str().is_some_and(|job| job.contains(bdev));
     result["results"].as_array()?.iter().find(of)?["io_failed"].as_u64()

@@ -16,7 +16,7 @@ const INVALID_FIELD: u16 = 0x02;
 /// Do Not Retry, which our own refusals have; it does not come with a status through the bdev layer.
 const DNR: u16 = 1 << 14;
 
-/// A controller with a namespace of a pool and one in memory.
+/// Returns a controller with a namespace of a pool and one in memory.
 fn controller<'a>(front: &'a Front, name: &str, vendor_specific_commands: bool) -> Controller<'a> {
     let dir = paths::new_dir(name);
     let params = json!({ "name": name, "traddr": dir, "vendor_specific_commands": vendor_specific_commands });
@@ -41,12 +41,12 @@ fn command(opcode: u8, nsid: u32, cdw10: u32) -> Command {
     Command { opcode, nsid, prp1: BASE + DATA, prp2: BASE + DATA + 4096, cdw10, ..Command::default() }
 }
 
-/// The status came from the pool.
+/// Returns the status came from the pool.
 fn is_the_pools(done: Completion) -> bool {
     done.code() == INVALID_OPCODE && done.status & DNR == 0
 }
 
-/// The effects of I/O commands 0 to 255, as the log tells them.
+/// Returns the effects of I/O commands 0 to 255, as the log tells them.
 fn effects(driver: &mut Driver) -> Vec<u32> {
     let log = Command { opcode: GET_LOG_PAGE, nsid: 0, prp1: BASE + DATA, cdw10: 1023 << 16 | 5, ..Command::default() };
     assert!(driver.admin(log).succeeded());
@@ -127,8 +127,8 @@ fn a_write_cache_can_be_turned_off_while_writes_go_on() {
     front.assert_alive();
 }
 
-/// What is told of a namespace's access is that of the way to it, which is one: a host that were told that it is inaccessible would have no
-/// other, and some give up after ANATT what comes to its end when the pool is back.
+/// What is told of a namespace's access is that of the way to it, which is one: a host that were told that it is
+/// inaccessible would have no other, and some give up after ANATT what comes to its end when the pool is back.
 #[test]
 #[serial]
 fn while_a_pool_is_inaccessible_its_drive_stays_optimized_and_the_guests_io_waits() {

@@ -1,4 +1,5 @@
-//! What a host does to the PCI function: it takes bus mastering away, puts it to sleep, resets it, and takes interrupts by its pin.
+//! What a host does to the PCI function: it takes bus mastering away, puts it to sleep, resets it, and takes interrupts
+//! by its pin.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -47,7 +48,7 @@ fn event() -> File {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd can be had").into()
 }
 
-/// The interrupts since the last call.
+/// Returns the interrupts since the last call.
 fn count(mut event: &File) -> u64 {
     let mut bytes = [0; 8];
     event.read_exact(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))

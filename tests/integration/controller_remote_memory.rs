@@ -48,7 +48,7 @@ fn admin(driver: &mut Driver, command: Command) -> Completion {
     done
 }
 
-/// How many bytes have gone by messages, once that does not change any more.
+/// Returns how many bytes have gone by messages, once that does not change any more.
 fn bounced(arena: &Arena) -> u64 {
     let count = || {
         let all = arena.front.rpc.ok("courier_controller_get", &json!({ "name": "bad" }));
@@ -66,12 +66,12 @@ fn bounced(arena: &Arena) -> u64 {
     }
 }
 
-/// Bytes that tell their place and their seed.
+/// Returns bytes that tell their place and their seed.
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..=250_u8).cycle().map(|byte| byte ^ seed).take(len).collect()
 }
 
-/// A command with the data of 128 KiB at `at`, named by a list in the memory with a file.
+/// Returns a command with the data of 128 KiB at `at`, named by a list in the memory with a file.
 fn large(driver: &Driver, opcode: u8, at: u64) -> Command {
     let list: Vec<u8> = (1..=32).flat_map(|page| (at - at % PAGE + page * PAGE).to_le_bytes()).collect();
     driver.memory.write(DATA, &list);
@@ -181,7 +181,7 @@ fn a_client_that_answers_nothing_holds_up_nobody_but_itself() {
     });
 }
 
-/// What the server asks next.
+/// Returns what the server asks next.
 #[track_caller]
 fn asked(driver: &mut Driver) -> Message {
     let asked = driver.client.receive(secs(10)).expect("the server asks for memory");
@@ -201,7 +201,7 @@ fn answer(driver: &mut Driver, asked: &Message, error: u32, payload: &[u8]) -> V
     bytes
 }
 
-/// The payload of an answer: what was asked for, and some data.
+/// Returns the payload of an answer: what was asked for, and some data.
 fn part(addr: u64, count: u64, data: &[u8]) -> Vec<u8> {
     [&addr.to_le_bytes()[..], &count.to_le_bytes(), data].concat()
 }
@@ -254,7 +254,7 @@ fn wrong_answers_fail_their_command_and_a_second_answer_ends_the_session() {
     });
 }
 
-/// Whether the server has closed the connection.
+/// Returns whether the server has closed the connection.
 fn is_end(error: &std::io::Error) -> bool {
     !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }

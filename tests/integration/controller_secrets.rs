@@ -16,7 +16,7 @@ const IDENTIFY: u8 = 0x06;
 const GET_LOG_PAGE: u8 = 0x02;
 const GET_FEATURES: u8 = 0x0a;
 
-/// What must not be found, as text and as bytes.
+/// Returns what must not be found, as text and as bytes.
 fn secrets(port: u16) -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("the pool's NQN", NQN.as_bytes().to_vec()),
@@ -48,7 +48,7 @@ fn front(port: &mut u16) -> Front {
     front
 }
 
-/// Every admin command that reads something, with every number that it takes.
+/// Returns every admin command that reads something, with every number that it takes.
 fn commands() -> Vec<Command> {
     let at = |opcode, nsid, cdw10| Command { opcode, nsid, prp1: BASE + DATA, cdw10, ..Command::default() };
     let mut commands = Vec::new();

@@ -104,7 +104,7 @@ fn front_with_cache() -> Front {
     front
 }
 
-/// A drive that is that bdev, and its host.
+/// Returns a drive that is that bdev, and its host.
 fn drive_with_cache(front: &Front) -> (Controller<'_>, Driver) {
     let controller = front.controller("flushed", &["EE_cache"]);
     let mut driver = Driver::start(controller.dir());

@@ -54,7 +54,7 @@ fn a_pool_deleted_under_load_goes_cleanly_and_can_be_made_again() {
     assert_eq!(load.shut_down(secs(20)).code(), Some(0), "{}", load.process.tail());
 }
 
-/// A pool of files, and load on it from two cores.
+/// Returns a pool of files, and load on it from two cores.
 fn on_files(args: &[&str], changes: &Value) -> (Pool, [Backing; 2], Load) {
     let files = [Backing::new(64 << 20, 512), Backing::new(64 << 20, 4_096)];
     let pool = Pool::files(&files);

@@ -16,7 +16,7 @@ fn tool(name: &str, args: &[&str]) -> String {
     output
 }
 
-/// A `courier_tgt` with bdevs `disk1` and `disk2` of the shared pool.
+/// Returns a `courier_tgt` with bdevs `disk1` and `disk2` of the shared pool.
 fn courier() -> App {
     let app = App::start(Program::Courier, "0x2", &[]);
     app.rpc.ok("courier_pool_create", &shared::pool().params("p"));

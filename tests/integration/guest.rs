@@ -1,7 +1,8 @@
 //! A Linux guest, whose drives are our controllers, in all that a guest's life has in it.
 //!
 //! Guests take their time, and `scripts/install-guest.sh` must have made what they are of. So these tests run only if
-//! asked: `cargo test --release --test integration guest:: -- --ignored`. They share one guest while nothing goes wrong.
+//! asked: `cargo test --release --test integration guest:: -- --ignored`. They share one guest while nothing goes
+//! wrong.
 
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
@@ -208,7 +209,8 @@ fn a_bdev_deleted_under_a_guest_takes_its_drive_and_no_other_with_it() {
     });
 }
 
-/// The whole of the guest's memory that the driver uses comes and goes while the drive is there: the guest's IOMMU maps it.
+/// The whole of the guest's memory that the driver uses comes and goes while the drive is there: the guest's IOMMU maps
+/// it.
 #[test]
 #[serial]
 #[ignore = "boots a guest"]
@@ -234,7 +236,8 @@ fn spdk_s_abort_and_hotplug_use_the_drive_by_their_own_driver_behind_an_iommu() 
     front.assert_alive();
 }
 
-/// As crash kernels are often started. Interrupts come by the pin (`INTx`), which the drives here share with other devices.
+/// As crash kernels are often started. Interrupts come by the pin (`INTx`), which the drives here share with other
+/// devices.
 #[test]
 #[serial]
 #[ignore = "boots a guest"]

@@ -20,12 +20,12 @@ fn front_with_disk(pool: &Pool) -> Front {
     front
 }
 
-/// What `courier_controller_get` tells of the only controller.
+/// Returns what `courier_controller_get` tells of the only controller.
 fn told(front: &Front) -> Value {
     front.rpc.ok("courier_controller_get", &json!({ "name": "c" }))[0].clone()
 }
 
-/// What is told of the queue of that identifier in one of the lists.
+/// Returns what is told of the queue of that identifier in one of the lists.
 fn queue<'a>(told: &'a Value, list: &str, qid: u64) -> &'a Value {
     let queues = told[list].as_array().expect("a list");
     queues.iter().find(|queue| queue["qid"] == qid).unwrap_or(&Value::Null)
@@ -174,7 +174,7 @@ struct Record {
     arguments: Vec<u64>,
 }
 
-/// The records of an application, by time.
+/// Returns the records of an application, by time.
 fn records(front: &Front) -> Vec<Record> {
     let pid = front.process.pid().to_string();
     let args = ["-j", "-s", "courier_tgt", "-p", &pid].map(str::to_owned);
@@ -197,7 +197,7 @@ fn records(front: &Front) -> Vec<Record> {
     list(&told["entries"]).iter().map(record).collect()
 }
 
-/// The names of the records of command `cid` of queue 1, in their order, and whether they name each other.
+/// Returns the names of the records of command `cid` of queue 1, in their order, and whether they name each other.
 fn records_of(all: &[Record], cid: u16) -> (Vec<&str>, bool) {
     let is_taken = |record: &Record| record.name == "CTRL_TAKE" && record.arguments == [1, cid.into(), 1];
     let Some(first) = all.iter().rposition(is_taken) else { return (Vec::new(), false) };

@@ -9,7 +9,7 @@ use crate::support::controller::Front;
 use crate::support::nvme::{BASE, Command, DATA, Driver, READ};
 use crate::support::{secs, shared, wait_for};
 
-/// How many lines there are with those words.
+/// Returns how many lines there are with those words.
 fn lines_with(app: &App, words: &str) -> usize {
     app.process.output().lines().filter(|line| line.contains(words)).count()
 }
@@ -64,7 +64,7 @@ fn a_line_of_spdks_that_comes_again_and_again_is_left_out_and_counted_and_others
     assert!(lines_with(&app, &other) > 0, "another line is hidden\n{}", app.process.tail());
 }
 
-/// How many lines a line tells were left out.
+/// Returns how many lines a line tells were left out.
 fn left_out(line: &str) -> Option<usize> {
     let (before, _) = line.split_once(" more lines like this")?;
     before.rsplit(' ').next()?.parse().ok()

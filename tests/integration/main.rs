@@ -4,12 +4,13 @@
 //! machine, and most of them one pool and one `courier_tgt`.
 //!
 //! `COURIER_TARGET_DIR` names the folder of `courier_tgt` and `libcourier.so`, if they are not those that cargo built
-//! for this test. `COURIER_TEST_FRONT_END=stock` has SPDK's own front end make the controllers, for comparison: it does not
-//! pass all of the tests, and some take its process down.
+//! for this test. `COURIER_TEST_FRONT_END=stock` has SPDK's own front end make the controllers, for comparison: it does
+//! not pass all of the tests, and some take its process down.
 //!
 //! The whole comparison with stock runs only if asked: `scripts/faults-compare.sh`.
 //!
-//! The tests in a guest run only if asked: `-- --ignored guest::`. Those with RDMA need another machine: `scripts/test-rdma.sh`.
+//! The tests in a guest run only if asked: `-- --ignored guest::`. Those with RDMA need another machine:
+//! `scripts/test-rdma.sh`.
 #![expect(clippy::panic, reason = "a test fails by a panic")]
 
 mod support;

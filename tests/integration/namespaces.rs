@@ -7,7 +7,7 @@ use crate::support::load::{Load, Work};
 use crate::support::pool::{Backing, Pool};
 use crate::support::{secs, shared, wait_for};
 
-/// A pool whose namespace 3 is a null bdev of `mib` MiB.
+/// Returns a pool whose namespace 3 is a null bdev of `mib` MiB.
 fn pool_with_null(mib: u64) -> Pool {
     let pool = Pool::malloc();
     let params = json!({ "name": "null", "block_size": 512, "num_blocks": mib << 11 });

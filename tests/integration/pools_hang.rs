@@ -22,13 +22,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long after that a loss may be noticed.
 const LATENESS: Duration = Duration::from_secs(1);
 
-/// A `courier_tgt` on a core of its own.
+/// Returns a `courier_tgt` on a core of its own.
 fn courier() -> App {
     shared::rest();
     App::start(Program::Courier, "0x2", &[])
 }
 
-/// What `courier_pool_create` needs to connect to a port here.
+/// Returns what `courier_pool_create` needs to connect to a port here.
 fn params(port: u16, changes: &Value) -> Value {
     let mut params = json!({
         "name": "p", "trtype": "tcp", "traddr": "127.0.0.1", "trsvcid": port.to_string(), "subnqn": NQN,

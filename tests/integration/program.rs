@@ -22,7 +22,7 @@ fn methods(app: &App) -> BTreeSet<String> {
     methods.as_array().expect("a list").iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// The options that a `--help` tells of, as they are written.
+/// Returns the options that a `--help` tells of, as they are written.
 fn options(program: Program) -> BTreeSet<String> {
     let (status, help) = Process::run(&program.path(), &["--help".to_owned()], program.libraries(), secs(30));
     assert!(status.success(), "--help ended with {status}\n{help}");
@@ -98,7 +98,8 @@ fn courier_tgt_waits_for_rpc_writes_its_pid_and_reads_its_configuration() {
     assert_eq!(app.rpc.ok("courier_pool_get", &Value::Null), json!([]));
 }
 
-/// The kernel enlarges the table when it is full, and has whoever opens a file meanwhile wait for an RCU grace period: tens of ms.
+/// The kernel enlarges the table when it is full, and has whoever opens a file meanwhile wait for an RCU grace period:
+/// tens of ms.
 #[track_caller]
 fn assert_table_of_open_files_need_not_grow(app: &App) {
     let number = |file: &str, name: &str| -> u64 {

@@ -12,7 +12,7 @@ use crate::support::controller::{Front, FrontEnd};
 use crate::support::nvme::Driver;
 use crate::support::{secs, wait_for};
 
-/// The core on which each poll group is, as SPDK tells it.
+/// Returns the core on which each poll group is, as SPDK tells it.
 fn poll_groups(app: &App) -> Vec<(String, Value)> {
     let reactors = app.rpc.ok("framework_get_reactors", &Value::Null);
     let reactors = reactors["reactors"].as_array().expect("a list").clone();
@@ -59,7 +59,8 @@ fn poll_groups_stay_where_they_are_and_controllers_go_whatever_the_scheduler_doe
     assert_eq!(status.code(), Some(0), "it ended with {status}\n{}", front.process.tail());
 }
 
-/// Asks for other cores for the poll groups, by `thread_set_cpumask`: each is to go where the other one is, and then anywhere.
+/// Asks for other cores for the poll groups, by `thread_set_cpumask`: each is to go where the other one is, and then
+/// anywhere.
 fn set_masks(app: &App) {
     let threads = app.rpc.ok("thread_get_stats", &Value::Null);
     for mask in ["0x2", "0x1", "0x3"] {
@@ -75,8 +76,8 @@ fn set_dynamic(app: &App) {
     app.rpc.ok("framework_set_scheduler", &json!({ "name": "dynamic", "period": 2_000 }));
 }
 
-/// Has the poll groups' cores asked for and SPDK's dynamic scheduler set by `deeds` while I/O goes on: everything stays where it is, and
-/// all of it can be ended.
+/// Has the poll groups' cores asked for and SPDK's dynamic scheduler set by `deeds` while I/O goes on: everything stays
+/// where it is, and all of it can be ended.
 #[track_caller]
 fn all_goes_on(deeds: &[fn(&App)]) {
     let front = Front::start_on("0x3");

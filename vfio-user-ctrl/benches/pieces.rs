@@ -1,5 +1,6 @@
-//! The pieces that an I/O's way through the controller is made of, each by itself: `cargo bench --package vfio-user-ctrl
-//! --no-default-features`. For finding out which piece a change made dearer; what counts is the whole (scripts/instructions.sh, scripts/bench.sh).
+//! The pieces that an I/O's way through the controller is made of, each by itself: `cargo bench --package
+//! vfio-user-ctrl --no-default-features`. For finding out which piece a change made dearer; what counts is the whole
+//! (scripts/instructions.sh, scripts/bench.sh).
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ const ENTRIES: u16 = 64;
 /// I/O vectors of the longest command (MDTS of 128 KiB, not aligned to pages).
 const IOVS: usize = 33;
 
-/// A guest's memory of so many regions.
+/// Returns a guest's memory of so many regions.
 fn guest(regions: u64) -> MemView {
     let mut memory = GuestMemory::new();
     for region in 0..regions {
@@ -52,7 +53,7 @@ fn by_prps(view: &MemView, len: u64) -> Sqe {
     Sqe { prp1: DATA, prp2, ..read(len) }
 }
 
-/// The same by an SGL: a segment with a data block descriptor for each page.
+/// Returns the same by an SGL: a segment with a data block descriptor for each page.
 fn by_sgl(view: &MemView, len: u64) -> Sqe {
     let mut list = Vec::new();
     for page in 0..len.div_ceil(PAGE) {

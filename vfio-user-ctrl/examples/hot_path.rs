@@ -1,7 +1,8 @@
 //! The hot path alone: I/Os of 4 KiB through the queues of a controller, with a backend that does nothing.
 //!
-//! `hot_path IOS REGIONS` carries out `IOS` reads at queue depth 32 in a guest whose memory is `REGIONS` regions, each I/O in another
-//! region than the one before. `scripts/instructions.sh` counts the instructions of [`poll`] under callgrind.
+//! `hot_path IOS REGIONS` carries out `IOS` reads at queue depth 32 in a guest whose memory is `REGIONS` regions, each
+//! I/O in another region than the one before. `scripts/instructions.sh` counts the instructions of [`poll`] under
+//! callgrind.
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -49,7 +50,7 @@ impl Backend for Nothing {
         Ok(())
     }
 
-    /// What SPDK's tracepoints cost that are off.
+    /// Returns what SPDK's tracepoints cost that are off.
     #[inline]
     fn trace(_: TraceStep, what: impl FnOnce() -> Traced) {
         if TRACED.load(Ordering::Relaxed) != 0 {
@@ -62,7 +63,7 @@ impl Backend for Nothing {
     }
 }
 
-/// One round. It stays a function of its own, so that its instructions can be told from the rest.
+/// Returns one round. It stays a function of its own, so that its instructions can be told from the rest.
 #[inline(never)]
 fn poll(queues: &Queues<Nothing>) -> usize {
     let done = queues.poll();

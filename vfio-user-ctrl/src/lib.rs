@@ -9,7 +9,8 @@
 //! | [`connection`] | what is decided about a client's connection: when it is answered, who is let in | all of these |
 //! | `runtime` | sockets, reactors, RPC methods: what makes a controller of the parts | SPDK |
 //!
-//! [`model`], [`admin_worker`] and [`connection`] know no socket, no clock and no SPDK: data goes in and data comes out.
+//! [`model`], [`admin_worker`] and [`connection`] know no socket, no clock and no SPDK: data goes in and data comes
+//! out.
 #![deny(unsafe_code)]
 
 pub mod admin_worker;

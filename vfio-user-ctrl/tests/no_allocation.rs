@@ -1,5 +1,5 @@
-//! No allocation per I/O: while reads and writes go from the doorbell to the backend and back to the completion queue, the thread
-//! asks for no memory. What the backend does is not looked at here: this one completes at once.
+//! No allocation per I/O: while reads and writes go from the doorbell to the backend and back to the completion queue,
+//! the thread asks for no memory. What the backend does is not looked at here: this one completes at once.
 #![expect(unsafe_code, reason = "counting what the allocator is asked for")]
 #![expect(clippy::undocumented_unsafe_blocks, reason = "one comment is for all of the functions")]
 
@@ -28,8 +28,8 @@ struct Counting;
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-// SAFETY: everything is done by the system's allocator; counting touches nothing but a thread-local variable that is there from
-// the start.
+// SAFETY: everything is done by the system's allocator; counting touches nothing but a thread-local variable that is
+// there from the start.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.set(CALLS.get() + 1);
@@ -57,7 +57,7 @@ fn commands(blocks: u32, offset: u64) -> [Sqe; 2] {
     [list(read(1, 0, blocks)), list(write(2, 0, blocks))]
 }
 
-/// What the thread asked for during the counted I/Os.
+/// Returns what the thread asked for during the counted I/Os.
 fn calls_during(sqes: [Sqe; 2]) -> u64 {
     let disk = Disk::instant(512, 9);
     disk.no_data.set(true);

@@ -46,7 +46,8 @@ fn a_rung_doorbell_shows_the_whole_entry() {
     });
 }
 
-/// The guest's driver: it waits for the phase tag (the lowest bit of the last word) and reads the entry's other word then.
+/// Returns the guest's driver: it waits for the phase tag (the lowest bit of the last word) and reads the entry's other
+/// word then.
 fn reap([first, last]: &[AtomicU64; 2], phase: u64) -> Option<u64> {
     (last.load(Ordering::Acquire) & 1 == phase).then(|| first.load(Ordering::Relaxed))
 }
@@ -69,7 +70,8 @@ fn a_new_phase_shows_the_whole_entry_and_the_data_of_the_command() {
     });
 }
 
-/// A queue with a single entry: it is posted again, with the other phase, only when the head doorbell says that it was read.
+/// A queue with a single entry: it is posted again, with the other phase, only when the head doorbell says that it was
+/// read.
 #[test]
 fn an_entry_is_written_again_only_after_the_guest_has_read_it() {
     in_every_order(|| {

@@ -25,7 +25,7 @@ pub struct Received {
     pub payload: Vec<u8>,
 }
 
-/// The first message in `bytes` and how many bytes it has; or none, if it is not there as a whole.
+/// Returns the first message in `bytes` and how many bytes it has; or none, if it is not there as a whole.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Option<(Received, usize)> {
     let (header, _) = Header::read_from_prefix(bytes).ok()?;
@@ -46,7 +46,7 @@ pub fn command(msg_id: u16, command: u16, payload: &[u8]) -> Vec<u8> {
     message(msg_id, command, TYPE_COMMAND, 0, [payload, &[]])
 }
 
-/// The same command, as one that wants no reply.
+/// Returns the same command, as one that wants no reply.
 #[must_use]
 pub fn no_reply(mut message: Vec<u8>) -> Vec<u8> {
     if let Ok((header, _)) = Header::mut_from_prefix(&mut message) {
@@ -142,34 +142,34 @@ pub fn reset(msg_id: u16) -> Vec<u8> {
     command(msg_id, command::DEVICE_RESET, &[])
 }
 
-/// The address and the count of a `DMA_READ` or `DMA_WRITE` of the server's, and the data of the latter.
+/// Returns the address and the count of a `DMA_READ` or `DMA_WRITE` of the server's, and the data of the latter.
 #[must_use]
 pub fn dma_access(received: &Received) -> Option<(u64, u64, &[u8])> {
     let (access, data) = DmaAccess::read_from_prefix(&received.payload).ok()?;
     Some((access.addr, access.count, data))
 }
 
-/// The reply to a `DMA_READ` of the server's: what was read.
+/// Returns the reply to a `DMA_READ` of the server's: what was read.
 #[must_use]
 pub fn dma_read_reply(msg_id: u16, addr: u64, data: &[u8]) -> Vec<u8> {
     let access = DmaAccess { addr, count: data.len() as u64 };
     message(msg_id, command::DMA_READ, TYPE_REPLY, 0, [access.as_bytes(), data])
 }
 
-/// The reply to a `DMA_WRITE` of the server's.
+/// Returns the reply to a `DMA_WRITE` of the server's.
 #[must_use]
 pub fn dma_write_reply(msg_id: u16, addr: u64, count: u64) -> Vec<u8> {
     message(msg_id, command::DMA_WRITE, TYPE_REPLY, 0, [DmaAccess { addr, count }.as_bytes(), &[]])
 }
 
-/// The same as the written specification has it, with a count of 4 bytes.
+/// Returns the same as the written specification has it, with a count of 4 bytes.
 #[must_use]
 pub fn short_dma_write_reply(msg_id: u16, addr: u64, count: u32) -> Vec<u8> {
     let parts = [addr.as_bytes(), count.as_bytes()];
     message(msg_id, command::DMA_WRITE, TYPE_REPLY, 0, parts)
 }
 
-/// A reply to any command of the server's that tells an error.
+/// Returns a reply to any command of the server's that tells an error.
 #[must_use]
 pub fn error_reply(msg_id: u16, command: u16, errno: u32) -> Vec<u8> {
     message(msg_id, command, TYPE_REPLY | FLAG_ERROR, errno, [&[], &[]])

@@ -46,7 +46,7 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
-    /// The size of a region, in bytes; 0 for one that the device has not. No region has this index: `EINVAL`.
+    /// Returns the size of a region, in bytes; 0 for one that the device has not. No region has this index: `EINVAL`.
     pub(super) fn region_size(&self, index: u32) -> Result<u64, i32> {
         match index {
             BAR0_REGION => Ok(self.bar0_size),
@@ -56,7 +56,7 @@ impl DeviceInfo {
         }
     }
 
-    /// How many interrupts there are of a type. No type has this index: `EINVAL`.
+    /// Returns how many interrupts there are of a type. No type has this index: `EINVAL`.
     pub(super) fn irq_count(&self, index: u32) -> Result<u32, i32> {
         match index {
             PIN_IRQ => Ok(1),
@@ -131,7 +131,7 @@ pub(super) fn irq(info: &DeviceInfo, payload: &[u8]) -> Result<Vec<u8>, i32> {
     Ok(IrqInfo { argsz, flags, index: asked.index, count }.as_bytes().to_vec())
 }
 
-/// The size of a reply's fixed part, which must fit into what the client has room for.
+/// Returns the size of a reply's fixed part, which must fit into what the client has room for.
 fn fits<T>(argsz: u32) -> Result<u32, i32> {
     let size = size_of_u32::<T>();
     if argsz < size { Err(libc::EINVAL) } else { Ok(size) }

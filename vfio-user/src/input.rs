@@ -70,13 +70,13 @@ impl Input {
         Ok(())
     }
 
-    /// The header of the next message, if it is there.
+    /// Returns the header of the next message, if it is there.
     pub(super) fn header(&self) -> Option<Header> {
         let waiting = self.buffer.get(self.start..).unwrap_or_default();
         Header::read_from_prefix(waiting).ok().map(|(header, _)| header)
     }
 
-    /// The next message, if it is there as a whole.
+    /// Returns the next message, if it is there as a whole.
     pub(super) fn take(&mut self, max_message: usize) -> Result<Option<Message<'_>>, ProtocolError> {
         let waiting = self.buffer.get(self.start..).unwrap_or_default();
         let Ok((header, _)) = Header::read_from_prefix(waiting) else { return Ok(None) };
@@ -96,19 +96,19 @@ impl Input {
         Ok(Some(Message { header, payload, fds }))
     }
 
-    /// How many bytes to read, so that the read ends where the next message's header or the message ends.
+    /// Returns how many bytes to read, so that the read ends where the next message's header or the message ends.
     pub(super) fn missing(&self) -> usize {
         let waiting = self.buffer.get(self.start..).unwrap_or_default();
         let whole = Header::read_from_prefix(waiting).map_or(HEADER, |(header, _)| header.msg_size as usize);
         whole.saturating_sub(waiting.len()).clamp(1, MAX_READ)
     }
 
-    /// How many bytes wait.
+    /// Returns how many bytes wait.
     pub(super) fn len(&self) -> usize {
         self.buffer.len().saturating_sub(self.start)
     }
 
-    /// Whether more may come: not all that a message may have is there already.
+    /// Returns whether more may come: not all that a message may have is there already.
     pub(super) fn has_room(&self, max_message: usize) -> bool {
         self.len() < max_message && self.fds.len() <= self.max_fds
     }

@@ -42,7 +42,7 @@ impl Output {
         self.messages.push_back((bytes, fds));
     }
 
-    /// Whether so much waits that nothing should be done that makes more of it.
+    /// Returns whether so much waits that nothing should be done that makes more of it.
     pub(super) fn is_full(&self) -> bool {
         self.cost >= self.limit
     }

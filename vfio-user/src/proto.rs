@@ -52,7 +52,7 @@ message! {
 }
 
 impl Header {
-    /// Whether the sender of this command waits for a reply.
+    /// Returns whether the sender of this command waits for a reply.
     pub(super) const fn wants_reply(&self) -> bool {
         self.flags & FLAG_NO_REPLY == 0
     }
@@ -107,12 +107,13 @@ message! {
     DmaAccess { addr: u64, count: u64 }
 }
 
-/// The structure at the start of a payload, and what follows it; or `EINVAL` when the payload is too short for it.
+/// Returns the structure at the start of a payload, and what follows it; or `EINVAL` when the payload is too short for
+/// it.
 pub(super) fn parse<T: FromBytes>(payload: &[u8]) -> Result<(T, &[u8]), i32> {
     T::read_from_prefix(payload).map_err(|_| libc::EINVAL)
 }
 
-/// A whole message: header, fixed part, data.
+/// Returns a whole message: header, fixed part, data.
 pub(super) fn message(msg_id: u16, command: u16, flags: u32, error_no: u32, parts: [&[u8]; 2]) -> Vec<u8> {
     let [fixed, data] = parts;
     let size = HEADER + fixed.len() + data.len();

@@ -93,8 +93,8 @@ pub enum IrqData {
     /// For each vector, whether it is meant.
     Bools(Vec<bool>),
     /// For each vector its eventfd, or none to take it away. Comes with [`IrqAction::Trigger`], and for the pin with
-    /// [`IrqAction::Unmask`]: it is unmasked when the client writes to the eventfd. What the client sent may be any file: it must not
-    /// be written to in a way that blocks.
+    /// [`IrqAction::Unmask`]: it is unmasked when the client writes to the eventfd. What the client sent may be any
+    /// file: it must not be written to in a way that blocks.
     Eventfds(Vec<Option<OwnedFd>>),
 }
 
@@ -179,7 +179,7 @@ pub(super) fn set_irqs(info: &DeviceInfo, payload: &[u8], fds: Vec<OwnedFd>) -> 
     Ok(Some(IrqRequest { kind, action, start: set.start, count: set.count, data }))
 }
 
-/// Whether an eventfd can stand for this action.
+/// Returns whether an eventfd can stand for this action.
 fn by_eventfd(index: u32, action: IrqAction) -> bool {
     action == IrqAction::Trigger || (index == PIN_IRQ && action == IrqAction::Unmask)
 }

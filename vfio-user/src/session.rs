@@ -99,13 +99,13 @@ struct State {
 }
 
 impl Session {
-    /// A session in which nothing was said yet.
+    /// Returns a session in which nothing was said yet.
     #[must_use]
     pub fn new(info: DeviceInfo) -> Self {
         Self::with_limits(info, Limits::default())
     }
 
-    /// The same, with other limits.
+    /// Returns the same, with other limits.
     #[must_use]
     pub fn with_limits(info: DeviceInfo, limits: Limits) -> Self {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -147,7 +147,8 @@ impl Session {
         self.next_of(device, false)
     }
 
-    /// The same; or, with `only_questions`, handles only commands that change nothing, up to the first other one, and replies.
+    /// Returns the same; or, with `only_questions`, handles only commands that change nothing, up to the first other
+    /// one, and replies.
     ///
     /// # Errors
     /// As [`next`](Self::next).
@@ -173,21 +174,21 @@ impl Session {
         }
     }
 
-    /// Whether to read from the client. Not while it does not read its replies, or while very many of its commands
-    /// wait for an answer: it must not make this process keep ever more.
+    /// Returns whether to read from the client. Not while it does not read its replies, or while very many of its
+    /// commands wait for an answer: it must not make this process keep ever more.
     #[must_use]
     pub fn wants_input(&self) -> bool {
         self.state.failed.is_none() && !self.state.is_full() && self.input.has_room(self.state.max_message())
     }
 
-    /// How many bytes to read at once, so that a read never has parts of two messages in it: the rest of a header, or
-    /// the rest of a message; at least 1, and at most [`MAX_READ`](super::MAX_READ).
+    /// Returns how many bytes to read at once, so that a read never has parts of two messages in it: the rest of a
+    /// header, or the rest of a message; at least 1, and at most [`MAX_READ`](super::MAX_READ).
     #[must_use]
     pub fn read_hint(&self) -> usize {
         self.input.missing()
     }
 
-    /// What to send next, by one `sendmsg`.
+    /// Returns what to send next, by one `sendmsg`.
     #[must_use]
     pub fn output(&self) -> Option<Chunk<'_>> {
         self.state.output.chunk()
@@ -198,7 +199,7 @@ impl Session {
         self.state.output.sent(n);
     }
 
-    /// Whether the client has negotiated the version.
+    /// Returns whether the client has negotiated the version.
     #[must_use]
     pub fn is_negotiated(&self) -> bool {
         self.state.peer.is_some()
@@ -217,8 +218,8 @@ impl Session {
         }
     }
 
-    /// Reads memory of the client's that came without a file. An [`Event::DmaDone`] with this `id`, which no other transfer has, tells
-    /// the end. At most 64 are in flight; of the others the one with the lowest `id` is next.
+    /// Reads memory of the client's that came without a file. An [`Event::DmaDone`] with this `id`, which no other
+    /// transfer has, tells the end. At most 64 are in flight; of the others the one with the lowest `id` is next.
     pub fn dma_read(&mut self, id: u64, addr: u64, len: u32) {
         self.state.transfers.read(id, addr, len as usize);
         self.state.transfers.start(&mut self.state.output);
@@ -230,7 +231,8 @@ impl Session {
         self.state.transfers.start(&mut self.state.output);
     }
 
-    /// Asks for no more of a read or a write. Its end comes as ever: with `ECANCELED`, unless all of it was asked for already.
+    /// Asks for no more of a read or a write. Its end comes as ever: with `ECANCELED`, unless all of it was asked for
+    /// already.
     pub fn dma_cancel(&mut self, id: u64) {
         self.state.transfers.cancel(id);
     }
@@ -267,7 +269,7 @@ impl State {
         }
     }
 
-    /// Whether to stop handling commands until the client has read, or some that wait were answered.
+    /// Returns whether to stop handling commands until the client has read, or some that wait were answered.
     fn is_full(&self) -> bool {
         self.output.is_full() || self.pending >= self.limits.max_pending
     }

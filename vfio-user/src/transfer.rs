@@ -34,15 +34,15 @@ impl Transfer {
         if self.write { command::DMA_WRITE } else { command::DMA_READ }
     }
 
-    /// The piece that is next, or for which a reply is awaited.
+    /// Returns the piece that is next, or for which a reply is awaited.
     fn piece(&self, max_piece: usize) -> (DmaAccess, &[u8]) {
         let count = (self.len - self.done).min(max_piece);
         let data = if self.write { self.data.get(self.done..self.done + count).unwrap_or_default() } else { &[] };
         (DmaAccess { addr: self.addr + self.done as u64, count: count as u64 }, data)
     }
 
-    /// What a reply repeats, and the data behind it. The written specification has a count of 4 bytes in the reply to `DMA_WRITE`, and
-    /// clients have one of 8.
+    /// What a reply repeats, and the data behind it. The written specification has a count of 4 bytes in the reply to
+    /// `DMA_WRITE`, and clients have one of 8.
     fn parse_reply<'a>(&self, payload: &'a [u8]) -> Result<(DmaAccess, &'a [u8]), i32> {
         if self.write && payload.len() == size_of::<[u32; 3]>() {
             let ([low, high, count], rest) = parse::<[u32; 3]>(payload).map_err(|_| libc::EPROTO)?;
@@ -76,8 +76,8 @@ impl Transfer {
 /// All transfers of a session.
 #[derive(Debug)]
 pub(super) struct Transfers {
-    /// Those that are not asked for, by identifier: the one with the lowest is next. There may be many thousands, and each may be
-    /// cancelled by itself.
+    /// Those that are not asked for, by identifier: the one with the lowest is next. There may be many thousands, and
+    /// each may be cancelled by itself.
     waiting: BTreeMap<u64, Transfer>,
     /// Each with the identifier of the message that asked for its piece.
     active: Vec<(u16, Transfer)>,
@@ -168,13 +168,13 @@ impl Transfers {
         Ok(())
     }
 
-    /// The next transfer that has ended.
+    /// Returns the next transfer that has ended.
     pub(super) fn done(&mut self) -> Option<(u64, Result<Vec<u8>, i32>)> {
         self.done.pop_front()
     }
 }
 
-/// The size of a message with this much data in it, in bytes.
+/// Returns the size of a message with this much data in it, in bytes.
 pub(super) const fn message_size(data: u32) -> usize {
     HEADER + size_of::<DmaAccess>() + data as usize
 }

@@ -71,7 +71,8 @@ pub(super) fn negotiate(payload: &[u8], limits: &Limits) -> Result<(Peer, Vec<u8
     Ok((peer, reply(proposed.minor.min(MINOR), write_multiple, limits)))
 }
 
-/// The client's capabilities: none if it sent no data. What is not known here is ignored: later versions add to it.
+/// Returns the client's capabilities: none if it sent no data. What is not known here is ignored: later versions add to
+/// it.
 fn parse(data: &[u8]) -> Option<Map<String, Value>> {
     let json = data.strip_suffix(&[0]).unwrap_or(data);
     if json.is_empty() {
@@ -90,7 +91,8 @@ fn number(capabilities: &Map<String, Value>, name: &str) -> Result<Option<u64>, 
     capabilities.get(name).map(|value| value.as_u64().ok_or(not_a_number)).transpose()
 }
 
-/// The reply's payload. QEMU wants a reply that is no longer than its proposal, and cloud-hypervisor one that has JSON.
+/// Returns the reply's payload. QEMU wants a reply that is no longer than its proposal, and cloud-hypervisor one that
+/// has JSON.
 fn reply(minor: u16, write_multiple: bool, limits: &Limits) -> Vec<u8> {
     let mut capabilities = json!({
         "max_msg_fds": limits.max_msg_fds,

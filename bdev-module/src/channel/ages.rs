@@ -1,7 +1,7 @@
 //! How old the oldest command of a queue pair is, without a look at the clock for each command.
 //!
-//! Time is cut into periods. A command counts in the period in which it was sent, until it ends; the first period in which one is left
-//! tells the age, to within its length.
+//! Time is cut into periods. A command counts in the period in which it was sent, until it ends; the first period in
+//! which one is left tells the age, to within its length.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ pub(super) struct Ages {
 }
 
 impl Ages {
-    /// No commands yet.
+    /// Returns no commands yet.
     pub(super) fn new(now: Instant) -> Self {
         let periods = std::array::from_fn(|_| Count { since: Cell::new(now), commands: Cell::new(0) });
         Self { now: Cell::new(0), periods }
@@ -61,7 +61,7 @@ impl Ages {
         self.now.set(at.and_then(|at| Period::try_from(at).ok()).unwrap_or(0));
     }
 
-    /// How old the oldest command is, or a little less old than that.
+    /// Returns how old the oldest command is, or a little less old than that.
     pub(super) fn oldest(&self, now: Instant) -> Option<Duration> {
         let left = self.periods.iter().filter(|count| count.commands.get() > 0);
         left.map(|count| now.saturating_duration_since(count.since.get())).max()

@@ -55,7 +55,7 @@ impl<I> Default for Held<I> {
 }
 
 impl<I: Holdable> Held<I> {
-    /// How many there are in all lists.
+    /// Returns how many there are in all lists.
     pub(super) fn count(&self) -> usize {
         self.waiting.borrow().len()
             + self.delayed.borrow().len()
@@ -98,8 +98,8 @@ impl<I: Holdable> Held<I> {
         self.has_overflow.get()
     }
 
-    /// Gives the overflow that is there to `send`, one I/O after another, until that gives one back, which stays the first.
-    /// Returns whether nothing is left.
+    /// Gives the overflow that is there to `send`, one I/O after another, until that gives one back, which stays the
+    /// first. Returns whether nothing is left.
     pub(super) fn send_overflow(&self, mut send: impl FnMut(I) -> Option<I>) -> bool {
         // What comes meanwhile has its turn with the next call: there may be no end of it.
         let count = self.overflow.borrow().len();
@@ -115,8 +115,8 @@ impl<I: Holdable> Held<I> {
         !self.has_overflow.get()
     }
 
-    /// The queue pair takes no commands: the overflow waits as well, and so does what was to be alone. Returns how many were
-    /// in the overflow.
+    /// The queue pair takes no commands: the overflow waits as well, and so does what was to be alone. Returns how many
+    /// were in the overflow.
     pub(super) fn all_wait(&self) -> usize {
         self.waiting.borrow_mut().append(&mut self.alone.borrow_mut());
         self.overflow_waits()

@@ -31,11 +31,13 @@ const LOOK: Duration = Duration::from_millis(50);
 const HURRY: Duration = Duration::from_secs(2);
 /// How long an abort waits for the controller's answer.
 const ABORT_LIMIT: Duration = Duration::from_secs(3);
-/// When one connection has been ended by the other side, that many looks it is waited for whether this one is as well. They are counted, not
-/// timed, since it is heard of between looks only, however long those are apart on a busy machine.
+/// When one connection has been ended by the other side, that many looks it is waited for whether this one is as well.
+/// They are counted, not timed, since it is heard of between looks only, however long those are apart on a busy
+/// machine.
 const GRACE_LOOKS: u32 = 5;
 
-/// How often an I/O may be on a connection that ends by itself before it is sent alone, and before it fails: it may be what ends them.
+/// How often an I/O may be on a connection that ends by itself before it is sent alone, and before it fails: it may be
+/// what ends them.
 const LOSSES_BEFORE_ALONE: u8 = 2;
 const MOST_LOSSES: u8 = 5;
 /// How often it is looked whether I/O that was put off is due.
@@ -176,8 +178,9 @@ impl Link {
         }
     }
 
-    /// A queue pair was refused although the pool is connected. A target may not have let go yet of the one that was here before and had
-    /// the same identifier, as the kernel's does for a moment: that is no reason to connect the whole pool again. Whether it will be asked again.
+    /// A queue pair was refused although the pool is connected. A target may not have let go yet of the one that was
+    /// here before and had the same identifier, as the kernel's does for a moment: that is no reason to connect the
+    /// whole pool again. Returns whether it will be asked again.
     fn ask_again(self: &Rc<Self>) -> bool {
         let refusals = self.refusals.get() + 1;
         if refusals > REFUSALS {
@@ -410,7 +413,8 @@ impl Link {
         }
     }
 
-    /// Sends the next I/O that is to be alone, when the one before it has ended. After the last, everything may be sent again.
+    /// Sends the next I/O that is to be alone, when the one before it has ended. After the last, everything may be sent
+    /// again.
     fn send_alone(self: &Rc<Self>) -> Poll {
         if self.with_qpair(QueuePair::progress).is_none_or(|progress| progress.pending > 0) {
             return Poll::Idle;

@@ -53,7 +53,8 @@ impl AnaLog {
     /// The bytes that are read: the header and 255 groups. What is beyond them is not known.
     pub(crate) const LEN: usize = 8192;
 
-    /// Takes apart as much of a log as there is. Groups with a state that is not known, or beyond the end, are left out.
+    /// Takes apart as much of a log as there is. Groups with a state that is not known, or beyond the end, are left
+    /// out.
     pub(crate) fn parse(data: &[u8]) -> Self {
         let mut groups = BTreeMap::new();
         let header: log::AnaHeader = read(data, 0);
@@ -74,7 +75,7 @@ impl AnaLog {
         Self(groups)
     }
 
-    /// The state of a group.
+    /// Returns the state of a group.
     pub(crate) fn state(&self, group: u32) -> Option<AnaState> {
         self.0.get(&group).copied()
     }

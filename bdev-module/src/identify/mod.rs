@@ -1,5 +1,5 @@
-//! What a pool tells of its namespaces, taken apart. Every byte comes from the pool and may be anything: what is not as the
-//! specification has it is refused with a sentence, and nothing is allocated by a count that the pool gives.
+//! What a pool tells of its namespaces, taken apart. Every byte comes from the pool and may be anything: what is not as
+//! the specification has it is refused with a sentence, and nothing is allocated by a count that the pool gives.
 
 mod ana;
 mod descriptors;
@@ -25,7 +25,7 @@ fn read<T: FromBytes + IntoBytes>(data: &[u8], at: usize) -> T {
     value
 }
 
-/// An identifier, of which all zeros says that there is none.
+/// Returns an identifier, of which all zeros says that there is none.
 fn id<const N: usize>(bytes: [u8; N]) -> Option<[u8; N]> {
     (bytes != [0; N]).then_some(bytes)
 }

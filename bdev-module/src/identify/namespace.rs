@@ -139,7 +139,7 @@ impl Namespace {
         self.protection_format = format.map_or(0, |format| format.pif().into());
     }
 
-    /// Bytes of a block's data alone.
+    /// Returns bytes of a block's data alone.
     pub(crate) fn data_size(&self) -> u32 {
         self.block_size.saturating_sub(self.metadata_size)
     }
@@ -152,7 +152,7 @@ mod tests {
     use super::super::LEN;
     use super::*;
 
-    /// A namespace of `blocks` blocks of 512 bytes.
+    /// Returns a namespace of `blocks` blocks of 512 bytes.
     fn good(blocks: u64) -> Vec<u8> {
         let mut data = vec![0; LEN];
         data[..8].copy_from_slice(&blocks.to_le_bytes());
@@ -160,7 +160,7 @@ mod tests {
         data
     }
 
-    /// The namespace, which is active.
+    /// Returns the namespace, which is active.
     fn parse(data: &[u8]) -> Result<Namespace, Unfit> {
         match Namespace::parse(1, data)? {
             Uses::Block(namespace) => Ok(namespace),

@@ -1,7 +1,8 @@
 //! How it is made sure that commands of a connection that was lost cannot be carried out any more.
 //!
-//! Commands that were in flight may lie anywhere between here and the pool's namespace: in a socket's buffer, in something that relays
-//! the connection, in the pool itself. A connection that ended at this side is no proof that they are gone. What counts as one:
+//! Commands that were in flight may lie anywhere between here and the pool's namespace: in a socket's buffer, in
+//! something that relays the connection, in the pool itself. A connection that ended at this side is no proof that they
+//! are gone. What counts as one:
 //!
 //! - No command was lost that may change what a namespace holds.
 //! - The controller that they were sent to has been disabled over its own admin queue: CC.EN was cleared, and CSTS.RDY is 0. Then it has
@@ -106,7 +107,7 @@ impl Step {
         }
     }
 
-    /// What follows the answer, whose value is `None` if it was an error.
+    /// Returns what follows the answer, whose value is `None` if it was an error.
     fn answered(self, value: Option<u32>) -> Next {
         match (self, value) {
             (_, None) => Next::Over(Outcome::Failed),

@@ -94,7 +94,7 @@ pub enum BdevError {
 }
 
 impl BdevError {
-    /// The number for an RPC's answer.
+    /// Returns the number for an RPC's answer.
     #[must_use]
     pub fn errno(&self) -> Errno {
         match self {
@@ -120,8 +120,8 @@ impl Pool {
         }
     }
 
-    /// Makes a bdev of a namespace, and tells `done` what came of it. If the pool is away, or the namespace is not there and
-    /// need not be, the bdev is made when the namespace is there.
+    /// Makes a bdev of a namespace, and tells `done` what came of it. If the pool is away, or the namespace is not
+    /// there and need not be, the bdev is made when the namespace is there.
     pub fn create_bdev(&self, params: &BdevParams, done: impl FnOnce(Result<(), BdevError>) + 'static) {
         let (pool, nsid) = (self.name().to_owned(), params.nsid);
         if self.is_deleting() {
@@ -242,13 +242,13 @@ impl Pool {
         }
     }
 
-    /// The name of the bdev that a namespace is, or will be.
+    /// Returns the name of the bdev that a namespace is, or will be.
     fn bdev_of(&self, nsid: u32) -> Option<String> {
         let made = self.disks.borrow().get(&nsid).map(|disk| disk.device().name().to_owned());
         made.or_else(|| self.watch.wanted.borrow().get(&nsid).map(|wanted| wanted.params.name.clone()))
     }
 
-    /// The bdevs that are made when their namespace is there.
+    /// Returns the bdevs that are made when their namespace is there.
     #[must_use]
     pub fn pending_bdevs(&self) -> Vec<BdevParams> {
         let disks = self.disks.borrow();
@@ -261,7 +261,7 @@ impl Pool {
         self.watch.wanted.borrow_mut().remove(&nsid);
     }
 
-    /// The bdev of that name, if it is one of this pool's.
+    /// Returns the bdev of that name, if it is one of this pool's.
     #[must_use]
     pub fn find_bdev(&self, name: &str) -> Option<Bdev<Disk>> {
         self.disks.borrow().values().find(|disk| disk.device().name() == name).cloned()
@@ -279,7 +279,7 @@ impl Pool {
         }
     }
 
-    /// What `courier_pool_get` tells of it.
+    /// Returns what `courier_pool_get` tells of it.
     #[must_use]
     pub fn describe(&self) -> Value {
         let params = &self.params;
@@ -324,7 +324,7 @@ impl Pool {
         pending.map(tell).collect()
     }
 
-    /// What `courier_get_stats` tells of it.
+    /// Returns what `courier_get_stats` tells of it.
     #[must_use]
     pub fn stats(&self) -> Value {
         let shared = self.shared();
@@ -355,7 +355,7 @@ impl Pool {
     }
 }
 
-/// What is told of the way to a pool.
+/// Returns what is told of the way to a pool.
 pub(crate) fn describe_path(params: &PoolParams, state: &str) -> Value {
     json!({
         "trtype": params.trtype,
@@ -366,7 +366,7 @@ pub(crate) fn describe_path(params: &PoolParams, state: &str) -> Value {
     })
 }
 
-/// The bdev of that name that is made when its namespace is there, and its pool.
+/// Returns the bdev of that name that is made when its namespace is there, and its pool.
 pub(crate) fn find_pending(name: &str) -> Option<(Rc<Pool>, BdevParams)> {
     registry::all().into_iter().find_map(|pool| {
         let params = pool.pending_bdevs().into_iter().find(|params| params.name == name)?;
@@ -377,7 +377,7 @@ pub(crate) fn find_pending(name: &str) -> Option<(Rc<Pool>, BdevParams)> {
 /// A reactor that has told nothing of its queue pair for so long hangs, or is far too busy.
 const LATE: Duration = Duration::from_secs(1);
 
-/// What the reactors told of their queue pairs, and the cores of those that have not done so for long.
+/// Returns what the reactors told of their queue pairs, and the cores of those that have not done so for long.
 fn tell_queues(queues: &[QueueState], now: Instant) -> (Vec<Value>, BTreeSet<u32>) {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let since = |at: Instant| now.saturating_duration_since(at);

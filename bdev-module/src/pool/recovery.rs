@@ -13,7 +13,8 @@ use crate::channel::PoolChannel;
 use crate::rpc;
 
 impl Pool {
-    /// The connection was lost, because the other side ended it or otherwise: I/O is held, and the pool is connected again.
+    /// The connection was lost, because the other side ended it or otherwise: I/O is held, and the pool is connected
+    /// again.
     pub(crate) fn connection_lost(&self, reason: &str, by_peer: bool) {
         if self.state.get() != State::Connected {
             // In `OpeningQueues` its reactor may have been passed already, and would hold its I/O for ever.
@@ -39,8 +40,8 @@ impl Pool {
         Duration::from_secs(u64::from(self.params.reconnect_delay_sec))
     }
 
-    /// Ends the I/O of namespace `nsid` that is in flight, by connecting the pool anew if it is connected; that of others is sent
-    /// again. `done` is told whether that worked.
+    /// Ends the I/O of namespace `nsid` that is in flight, by connecting the pool anew if it is connected; that of
+    /// others is sent again. `done` is told whether that worked.
     pub(crate) fn reset(&self, nsid: u32, done: impl FnOnce(bool) + 'static) {
         if self.is_deleting() || self.state.get() == State::GivenUp {
             return done(false);
@@ -123,7 +124,7 @@ impl Pool {
         }
     }
 
-    /// The keep-alive time-out of the controller, or what counts instead.
+    /// Returns the keep-alive time-out of the controller, or what counts instead.
     pub(super) fn keep_alive(&self) -> Duration {
         self.with_ctrlr(Ctrlr::keep_alive_timeout).filter(|time| !time.is_zero()).unwrap_or(DEFAULT_KEEP_ALIVE)
     }

@@ -41,7 +41,8 @@ impl Silence {
         *self = Self::new(self.limit, self.probe_after, now);
     }
 
-    /// From now on until its next answer, the queue, of whose commands `answered` have ended so far, counts as hung after `limit`.
+    /// From now on until its next answer, the queue, of whose commands `answered` have ended so far, counts as hung
+    /// after `limit`.
     pub(crate) fn hurry(&mut self, limit: Duration, answered: u64) {
         if (self.hurried.is_none() || answered != self.answered) && limit < self.limit {
             self.answered = answered;

@@ -36,7 +36,7 @@ pub(crate) enum Ask {
 }
 
 impl Ask {
-    /// The command.
+    /// Returns the command.
     pub(crate) fn sqe(self) -> Sqe {
         let groups_only = AnaLogParameter::new().with_rgo(true);
         match self {
@@ -50,7 +50,7 @@ impl Ask {
         }
     }
 
-    /// How many bytes it brings.
+    /// Returns how many bytes it brings.
     pub(crate) fn len(self) -> u32 {
         let len = if self == Self::Ana { AnaLog::LEN } else { identify::LEN };
         u32::try_from(len).unwrap_or(CHANGED_LEN)
@@ -116,7 +116,7 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    /// A survey that finds something out about each of `wanted`.
+    /// Returns a survey that finds something out about each of `wanted`.
     pub(crate) fn new(wanted: BTreeSet<u32>, abilities: Abilities) -> Self {
         // What changes after the log was read makes an event; the list is read after it, so that nothing is missed.
         let mut asks = VecDeque::from([Ask::Changed]);
@@ -137,7 +137,7 @@ impl Survey {
         }
     }
 
-    /// The next command to send, each of which must be [answered](Self::answer).
+    /// Returns the next command to send, each of which must be [answered](Self::answer).
     pub(crate) fn next(&mut self) -> Option<Ask> {
         if self.in_flight >= DEPTH {
             return None;
@@ -153,37 +153,37 @@ impl Survey {
         self.asks.push_front(ask);
     }
 
-    /// How many commands are in flight.
+    /// Returns how many commands are in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// Whether everything was asked and answered.
+    /// Returns whether everything was asked and answered.
     pub(crate) fn is_over(&self) -> bool {
         self.in_flight == 0 && self.asks.is_empty()
     }
 
-    /// What was found out since the last call about namespaces that are wanted.
+    /// Returns what was found out since the last call about namespaces that are wanted.
     pub(crate) fn take_findings(&mut self) -> Vec<(u32, Finding)> {
         std::mem::take(&mut self.findings)
     }
 
-    /// The states of the ANA groups, once.
+    /// Returns the states of the ANA groups, once.
     pub(crate) fn take_ana(&mut self) -> Option<AnaLog> {
         self.ana.take()
     }
 
-    /// The namespaces that were listed so far, ascending.
+    /// Returns the namespaces that were listed so far, ascending.
     pub(crate) fn listed(&self) -> &[u32] {
         &self.listed
     }
 
-    /// The namespaces that were listed, and what is known of those that nobody wants.
+    /// Returns the namespaces that were listed, and what is known of those that nobody wants.
     pub(crate) fn into_found(self) -> (Vec<u32>, Vec<Namespace>) {
         (self.listed, self.others)
     }
 
-    /// Why the list of namespaces is not believed, if it is not.
+    /// Returns why the list of namespaces is not believed, if it is not.
     pub(crate) fn list_error(&self) -> Option<&str> {
         self.list_error.as_deref()
     }

@@ -1,4 +1,5 @@
-//! Watching a pool's namespaces: surveys at events and while something is missing, and what follows from what they find.
+//! Watching a pool's namespaces: surveys at events and while something is missing, and what follows from what they
+//! find.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -16,7 +17,8 @@ use crate::disk::{Gate, Identity};
 use crate::identify::{AnaLog, Namespace};
 use crate::params::BdevParams;
 
-/// The least time from the beginning of a survey to that of the next, and from an event to the request for the next one.
+/// The least time from the beginning of a survey to that of the next, and from an event to the request for the next
+/// one.
 const LEAST_PERIOD: Duration = Duration::from_millis(100);
 /// How long it takes to the next survey while something is missing. After a command that failed it is longer each time.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -434,7 +436,7 @@ impl Pool {
         self.watch.wanted.borrow().get(&nsid).is_some_and(|wanted| wanted.leaving)
     }
 
-    /// Whether it was found out since the pool was connected which namespaces it has, as far as that can be.
+    /// Returns whether it was found out since the pool was connected which namespaces it has, as far as that can be.
     pub(super) fn is_surveyed(&self) -> bool {
         self.watch.is_surveyed.get()
     }

@@ -1,4 +1,5 @@
-//! Pools that are being created: who waits for the outcome, what is told of them meanwhile, and how they are called off.
+//! Pools that are being created: who waits for the outcome, what is told of them meanwhile, and how they are called
+//! off.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -77,7 +78,7 @@ pub(crate) fn stop_connecting() {
     CREATIONS.with(RefCell::take);
 }
 
-/// A place for a poller that drives an attempt to connect.
+/// Returns a place for a poller that drives an attempt to connect.
 fn new_slot() -> Rc<PollerSlot> {
     let slot = Rc::new(PollerSlot::new(None));
     remember(&ATTEMPTS, &slot);
@@ -124,8 +125,8 @@ impl Method for PoolCreate {
     }
 }
 
-/// Makes a pool that may be away. Answers when it is connected, or else when it is clear that it is not, or has not been for a
-/// moment.
+/// Makes a pool that may be away. Answers when it is connected, or else when it is clear that it is not, or has not
+/// been for a moment.
 fn start_away(params: PoolParams, request: Request) {
     let limit = FIRST_ANSWER.min(Duration::from_millis(u64::from(params.connect_timeout_ms)));
     let name = params.name.clone();
@@ -148,7 +149,7 @@ fn start_away(params: PoolParams, request: Request) {
     });
 }
 
-/// What is told of a new pool, if it is not on its way out already.
+/// Returns what is told of a new pool, if it is not on its way out already.
 fn described(pool: Option<Rc<Pool>>, name: &str) -> Result<Value, RpcError> {
     pool.filter(|pool| !pool.is_deleting()).map(|pool| pool.describe()).ok_or_else(|| deleted(name))
 }
@@ -199,12 +200,12 @@ fn all() -> Vec<Rc<Creation>> {
     CREATIONS.with(|creations| creations.borrow().values().cloned().collect())
 }
 
-/// What `courier_pool_get` tells of the pool of that name, if it is being created.
+/// Returns what `courier_pool_get` tells of the pool of that name, if it is being created.
 pub(super) fn describe(name: &str) -> Option<Value> {
     find(name).map(|creation| creation.describe())
 }
 
-/// The same of all.
+/// Returns the same of all.
 pub(super) fn describe_all() -> Vec<Value> {
     all().iter().map(|creation| creation.describe()).collect()
 }

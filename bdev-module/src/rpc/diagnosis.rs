@@ -68,7 +68,7 @@ fn reach(trtype: Trtype, ip: IpAddr, port: u16) -> Result<(), Unreached> {
     }
 }
 
-/// What is told of it.
+/// Returns what is told of it.
 fn outcome(params: &PoolParams, errno: Errno, reached: Result<(), Unreached>) -> String {
     match reached {
         Ok(()) if errno == Errno::TIMEDOUT => {

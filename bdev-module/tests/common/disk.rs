@@ -23,7 +23,7 @@ const GUARD: u8 = 0xa5;
 pub(crate) struct Layout(Vec<Range<usize>>);
 
 impl Layout {
-    /// One piece at a multiple of 4096 bytes.
+    /// Returns one piece at a multiple of 4096 bytes.
     pub(crate) fn whole(len: usize) -> Self {
         Self::of(&[len], 0)
     }
@@ -68,7 +68,7 @@ type Open = (Arc<BdevDesc>, Rc<BdevChannel>);
 static OPEN: AppCell<BTreeMap<u64, Open>> = AppCell::new(BTreeMap::new);
 static REQUESTS: AppCell<BTreeMap<u64, Rc<BdevRequest>>> = AppCell::new(BTreeMap::new);
 
-/// The number of the next entry in either.
+/// Returns the number of the next entry in either.
 fn next_id() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed)
@@ -100,7 +100,7 @@ impl Disk {
         Self { id, block_size, num_blocks }
     }
 
-    /// The open bdev, for channels on other threads.
+    /// Returns the open bdev, for channels on other threads.
     pub(crate) fn desc(&self) -> Arc<BdevDesc> {
         let id = self.id;
         on_app(move || OPEN.with(|open| Arc::clone(&open.borrow()[&id].0)))
@@ -118,7 +118,7 @@ impl Disk {
         self.start_after(|| {}, op, offset, blocks, layout, data)
     }
 
-    /// The same right after `before`, without a poll of the connection in between.
+    /// Returns the same right after `before`, without a poll of the connection in between.
     pub(crate) fn start_after(
         &self,
         before: impl FnOnce() + Send + 'static,
@@ -180,7 +180,7 @@ impl Disk {
     }
 }
 
-/// A request that tells of its end with its data.
+/// Returns a request that tells of its end with its data.
 fn request(layout: Layout, data: &[u8], tell: Sender<Outcome>) -> Result<Rc<BdevRequest>, Errno> {
     let mut buffer = DmaBuf::zeroed(layout.end(), 4096)?;
     buffer.fill(GUARD);
@@ -196,7 +196,8 @@ fn request(layout: Layout, data: &[u8], tell: Sender<Outcome>) -> Result<Rc<Bdev
     })
 }
 
-/// What the pieces hold, if nothing was written beside them; nothing otherwise, which no test takes for its data.
+/// Returns what the pieces hold, if nothing was written beside them; nothing otherwise, which no test takes for its
+/// data.
 fn gather(layout: &Layout, buffer: &[u8]) -> Vec<u8> {
     let mut data = Vec::with_capacity(layout.len());
     let mut untouched = true;
@@ -219,7 +220,7 @@ impl Pending {
         self.ended.recv_timeout(PATIENCE).expect("the I/O ends in time")
     }
 
-    /// Whether it is still in flight.
+    /// Returns whether it is still in flight.
     pub(crate) fn is_pending(&self) -> bool {
         matches!(self.ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty))
     }

@@ -52,7 +52,7 @@ impl Rig {
         self.app.rpc("courier_pool_create", params).map(drop)
     }
 
-    /// A pool of a subsystem whose queues have so many entries and requests.
+    /// Returns a pool of a subsystem whose queues have so many entries and requests.
     pub(crate) fn small_pool(&self, subnqn: &str, size: u32, requests: u32) -> Pool {
         let sizes = json!({
             "io_queue_size": size, "io_queue_requests": requests, "hostnqn": "nqn.2024-01.com.example:small-host",
@@ -61,13 +61,13 @@ impl Rig {
         Pool { app: self.app, name: "small".to_owned() }
     }
 
-    /// A pool of the first subsystem.
+    /// Returns a pool of the first subsystem.
     pub(crate) fn named_pool(&self, name: &str, more: Value) -> Pool {
         assert_eq!(self.connect(name, target::NQN, more), Ok(()));
         Pool { app: self.app, name: name.to_owned() }
     }
 
-    /// A pool of the first subsystem, whose target is reached through `relay`.
+    /// Returns a pool of the first subsystem, whose target is reached through `relay`.
     pub(crate) fn relayed_pool(&self, relay: &Relay) -> Pool {
         let name = "relayed";
         let more = json!({ "trsvcid": relay.port().to_string(), "reconnect_delay_sec": 1 });
@@ -75,14 +75,14 @@ impl Rig {
         Pool { app: self.app, name: name.to_owned() }
     }
 
-    /// A pool of the first subsystem at a port where nothing needs to listen yet.
+    /// Returns a pool of the first subsystem at a port where nothing needs to listen yet.
     pub(crate) fn awaited_pool(&self, port: u16) -> Pool {
         let more = json!({ "trsvcid": port.to_string(), "reconnect_delay_sec": 1, "wait": false });
         assert_eq!(self.connect("awaited", target::NQN, more), Ok(()));
         Pool { app: self.app, name: "awaited".to_owned() }
     }
 
-    /// A pool of a scripted target, at its own port or at that of a relay before it.
+    /// Returns a pool of a scripted target, at its own port or at that of a relay before it.
     pub(crate) fn scripted_pool(&self, target: &ScriptedTarget, port: u16, more: Value) -> Pool {
         let mut params = json!({ "trsvcid": port.to_string(), "reconnect_delay_sec": 1 });
         if let (Some(params), Value::Object(more)) = (params.as_object_mut(), more) {
@@ -109,13 +109,13 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// How often it has lost its connection.
+    /// Returns how often it has lost its connection.
     pub(crate) fn losses(&self) -> u64 {
         let pools = self.app.rpc("courier_pool_get", json!({ "name": self.name })).expect("the pool is there");
         pools[0]["losses"].as_u64().unwrap_or_else(|| panic!("no losses in {pools}"))
     }
 
-    /// What is told of it.
+    /// Returns what is told of it.
     pub(crate) fn told(&self) -> Value {
         self.app.rpc("courier_pool_get", json!({ "name": self.name })).expect("the pool is there")[0].clone()
     }
@@ -143,7 +143,7 @@ pub(crate) struct Bdev {
 }
 
 impl Bdev {
-    /// One of the numbers that the module keeps of the bdev's I/O.
+    /// Returns one of the numbers that the module keeps of the bdev's I/O.
     pub(crate) fn stat(&self, name: &str) -> u64 {
         let stats = self.app.rpc("bdev_get_iostat", json!({ "names": [self.name] })).expect("there are statistics");
         let stat = &stats["bdevs"][0]["driver_specific"]["courier"][name];

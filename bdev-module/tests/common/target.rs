@@ -44,8 +44,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// The target, started with its socket and log in `dir` if this is the first call. It is killed when this process
-    /// ends, in whatever way.
+    /// Returns the target, started with its socket and log in `dir` if this is the first call. It is killed when this
+    /// process ends, in whatever way.
     pub(crate) fn running(dir: &Path) -> &'static Self {
         static TARGET: OnceCell<Target> = OnceCell::new();
         TARGET.get_or_init(|| {
@@ -67,7 +67,7 @@ impl Target {
         })
     }
 
-    /// The port that it listens on.
+    /// Returns the port that it listens on.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -150,7 +150,7 @@ fn keep(mut command: Command, log: &Path, failed: &Sender<String>) {
     let _ = failed.send(reason);
 }
 
-/// A port that nothing listened on a moment ago.
+/// Returns a port that nothing listened on a moment ago.
 pub(crate) fn free_port() -> u16 {
     let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
     probe.local_addr().expect("an address").port()

@@ -50,7 +50,8 @@ struct Line {
     target: ScriptedTarget,
 }
 
-/// A target whose subsystem no other test has: a pool that is made again waits for what one of the same subsystem has left.
+/// Returns a target whose subsystem no other test has: a pool that is made again waits for what one of the same
+/// subsystem has left.
 fn target() -> ScriptedTarget {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let nqn = format!("nqn.2024-01.com.example:line{}", LAST.fetch_add(1, Ordering::Relaxed));
@@ -498,7 +499,7 @@ fn an_abort_that_nobody_answers_ends_in_time_and_so_does_what_it_is_to_abort() {
     line.relay.release();
 }
 
-/// A line whose queue takes 16 commands, and four times as many writes, each of a block of its own.
+/// Returns a line whose queue takes 16 commands, and four times as many writes, each of a block of its own.
 fn crowded_line(params: Value) -> (Line, Vec<Pending>) {
     let line = line(with_sizes(params));
     line.relay.stall();

@@ -44,8 +44,8 @@ pub enum IoType {
     CompareAndWrite,
     /// Abort another I/O.
     Abort,
-    /// The NVMe I/O command of that opcode among those that are passed through. No I/O is of this kind: a device is asked only whether it
-    /// supports it.
+    /// The NVMe I/O command of that opcode among those that are passed through. No I/O is of this kind: a device is
+    /// asked only whether it supports it.
     NvmeCommand(IoOpcode),
     /// Anything else, by SPDK's number.
     Other(u32),
@@ -55,7 +55,7 @@ pub enum IoType {
 const NVME_COMMANDS: u32 = 0x4000_0000;
 
 impl IoType {
-    /// The number by which a bdev's module is asked of an NVMe I/O command.
+    /// Returns the number by which a bdev's module is asked of an NVMe I/O command.
     pub(crate) fn of_nvme_command(opcode: IoOpcode) -> u32 {
         NVME_COMMANDS | u32::from(opcode.0)
     }
@@ -89,13 +89,13 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// A thread's part of the I/O device that [`channel`](Self::channel) refers to.
     type Channel: 'static;
 
-    /// The calling thread's channel for this device.
+    /// Returns the calling thread's channel for this device.
     ///
     /// # Errors
     /// What keeps this thread from using the device.
     fn channel(&self) -> Result<IoChannel<Self::Channel>, Errno>;
 
-    /// Whether the device can carry out I/O of this kind.
+    /// Returns whether the device can carry out I/O of this kind.
     fn supports(&self, io_type: IoType) -> bool;
 
     /// Carries out an I/O, which must be completed once, now or later, on this thread.
@@ -151,8 +151,8 @@ pub struct DeviceInfo {
     pub blocks: u64,
     /// Its UUID. SPDK makes one up if there is none.
     pub uuid: Option<[u8; 16]>,
-    /// The identifier of the namespace that it is, to which NVMe commands that are passed through are addressed. A front
-    /// end that passes commands through needs it; 0 says that it is none.
+    /// The identifier of the namespace that it is, to which NVMe commands that are passed through are addressed. A
+    /// front end that passes commands through needs it; 0 says that it is none.
     pub nsid: u32,
     /// There is a volatile write cache.
     pub write_cache: bool,
@@ -257,19 +257,19 @@ impl<D: Device> Bdev<D> {
         Ok(Self(node))
     }
 
-    /// The device.
+    /// Returns the device.
     #[must_use]
     pub fn device(&self) -> &D {
         &self.0.device
     }
 
-    /// Whether the bdev layer still has it.
+    /// Returns whether the bdev layer still has it.
     #[must_use]
     pub fn is_registered(&self) -> bool {
         !self.0.gone.load(Ordering::Acquire)
     }
 
-    /// Its size in blocks, as the bdev layer knows it.
+    /// Returns its size in blocks, as the bdev layer knows it.
     #[must_use]
     pub fn blocks(&self) -> u64 {
         self.0.blocks.load(Ordering::Acquire)
@@ -332,8 +332,8 @@ impl<D: Device> std::fmt::Debug for Bdev<D> {
     }
 }
 
-/// Whether a bdev is on its way out. The bdev layer begins that by itself where it finds only after it has registered a
-/// bdev that it cannot, and destructs the bdev later although it could not be registered.
+/// Returns whether a bdev is on its way out. The bdev layer begins that by itself where it finds only after it has
+/// registered a bdev that it cannot, and destructs the bdev later although it could not be registered.
 fn is_being_unregistered(status: u32) -> bool {
     use sys::spdk_bdev_status as s;
     matches!(status, s::SPDK_BDEV_STATUS_UNREGISTERING | s::SPDK_BDEV_STATUS_REMOVING)
@@ -395,7 +395,7 @@ unsafe fn node<'a, D>(ctx: *mut c_void) -> &'a Node<D> {
     unsafe { &*ctx.cast::<Node<D>>() }
 }
 
-/// The device that an I/O was sent to.
+/// Returns the device that an I/O was sent to.
 ///
 /// # Safety
 /// `io` must be a live I/O of a bdev of `D`'s; the reference must not outlive it.

@@ -83,7 +83,7 @@ impl<D: Device> BdevIo<D> {
         Self { raw, _device: PhantomData, _stays: PhantomData }
     }
 
-    /// An I/O that has just been submitted, whose context is not initialised yet.
+    /// Returns an I/O that has just been submitted, whose context is not initialised yet.
     ///
     /// # Safety
     /// As for [`from_raw`](Self::from_raw).
@@ -111,7 +111,7 @@ impl<D: Device> BdevIo<D> {
         self.raw.as_ptr()
     }
 
-    /// The part of SPDK's I/O that is the module's. The payloads in it are initialised when it is sent.
+    /// Returns the part of SPDK's I/O that is the module's. The payloads in it are initialised when it is sent.
     #[inline]
     fn context(&self) -> *mut Context {
         // SAFETY: the structure is followed by as many bytes as the module asked for, aligned to a cache line.
@@ -130,7 +130,7 @@ impl<D: Device> BdevIo<D> {
         unsafe { &(*self.as_ptr()).u.nvme_passthru }
     }
 
-    /// Its kind.
+    /// Returns its kind.
     #[must_use]
     #[inline]
     pub fn io_type(&self) -> IoType {
@@ -138,7 +138,7 @@ impl<D: Device> BdevIo<D> {
         IoType::from_raw(u32::from(unsafe { (*self.as_ptr()).type_ }))
     }
 
-    /// The device that it was sent to.
+    /// Returns the device that it was sent to.
     #[must_use]
     #[inline]
     pub fn device(&self) -> &D {
@@ -146,7 +146,7 @@ impl<D: Device> BdevIo<D> {
         unsafe { super::device::device_of(self.as_ptr()) }
     }
 
-    /// The channel that it was sent on.
+    /// Returns the channel that it was sent on.
     #[must_use]
     #[inline]
     pub fn channel(&self) -> &D::Channel {
@@ -154,21 +154,21 @@ impl<D: Device> BdevIo<D> {
         unsafe { &**context::<D::Channel>(sys::spdk_bdev_io_get_io_channel(self.as_ptr())) }
     }
 
-    /// The first block.
+    /// Returns the first block.
     #[must_use]
     #[inline]
     pub fn offset_blocks(&self) -> u64 {
         self.block().offset_blocks
     }
 
-    /// The number of blocks.
+    /// Returns the number of blocks.
     #[must_use]
     #[inline]
     pub fn num_blocks(&self) -> u64 {
         self.block().num_blocks
     }
 
-    /// Whether it is a read that wants a buffer from the bdev layer.
+    /// Returns whether it is a read that wants a buffer from the bdev layer.
     #[must_use]
     #[inline]
     pub fn wants_buffer(&self) -> bool {
@@ -402,8 +402,8 @@ impl<D: Device> BdevIo<D> {
     /// Sends an NVMe I/O command that was passed through, for namespace `nsid`.
     ///
     /// # Errors
-    /// See [`Rejected`]; `INVAL` for more than `max_transfer` bytes, for metadata in a buffer of its own, or any other kind
-    /// of I/O.
+    /// See [`Rejected`]; `INVAL` for more than `max_transfer` bytes, for metadata in a buffer of its own, or any other
+    /// kind of I/O.
     pub fn send_passthru(self, qpair: &QueuePair, nsid: u32, max_transfer: u32) -> Result<(), Rejected<Self>> {
         let params = self.passthru();
         let len = u32::try_from(params.nbytes).ok().filter(|&len| len <= max_transfer && self.is_passthru());
@@ -431,12 +431,12 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
-    /// Whether it is an NVMe I/O command that is passed through.
+    /// Returns whether it is an NVMe I/O command that is passed through.
     fn is_passthru(&self) -> bool {
         matches!(self.io_type(), IoType::NvmeIo | IoType::NvmeIoMd | IoType::NvmeIovMd)
     }
 
-    /// The opcode of an NVMe I/O command that is passed through, and whether it is one of a fused pair.
+    /// Returns the opcode of an NVMe I/O command that is passed through, and whether it is one of a fused pair.
     #[must_use]
     pub fn passthru_opcode(&self) -> Option<(IoOpcode, bool)> {
         self.is_passthru().then(|| {
@@ -470,8 +470,8 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
-    /// Takes note that it was sent in vain and is to be sent once more. How often that was so, this time included, and for
-    /// how long.
+    /// Takes note that it was sent in vain and is to be sent once more. Returns how often that was so, this time
+    /// included, and for how long.
     #[must_use]
     pub fn count_failure(&self) -> (u32, Duration) {
         let context = self.context();
@@ -487,7 +487,7 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
-    /// What was noted last by [`set_mark`](Self::set_mark), or 0.
+    /// Returns what was noted last by [`set_mark`](Self::set_mark), or 0.
     #[must_use]
     #[inline]
     pub fn mark(&self) -> u8 {
@@ -502,7 +502,7 @@ impl<D: Device> BdevIo<D> {
         unsafe { (*self.context()).mark = mark };
     }
 
-    /// What SPDK's tracepoints know it by.
+    /// Returns what SPDK's tracepoints know it by.
     #[must_use]
     pub fn name(&self) -> u64 {
         self.raw.addr().get() as u64
@@ -527,19 +527,19 @@ impl<D: Device> BdevIo<D> {
         unsafe { (*self.context()).fate = fate };
     }
 
-    /// Whether it was asked for to be aborted.
+    /// Returns whether it was asked for to be aborted.
     #[must_use]
     pub fn was_aborted(&self) -> bool {
         self.fate().aborted
     }
 
-    /// Whether it was lost with its queue and not sent again since.
+    /// Returns whether it was lost with its queue and not sent again since.
     #[must_use]
     pub fn was_lost(&self) -> bool {
         self.fate().lost
     }
 
-    /// How often it was on a connection that ended by itself.
+    /// Returns how often it was on a connection that ended by itself.
     #[must_use]
     pub fn losses(&self) -> u8 {
         self.fate().losses
@@ -558,7 +558,7 @@ impl<D: Device> BdevIo<D> {
         self.change_fate(|fate| fate.last = true);
     }
 
-    /// Whether it is not to be sent again.
+    /// Returns whether it is not to be sent again.
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.fate().last
@@ -569,18 +569,19 @@ impl<D: Device> BdevIo<D> {
         self.change_fate(|fate| fate.lost = false);
     }
 
-    /// Whether its command may change what the namespace holds.
+    /// Returns whether its command may change what the namespace holds.
     #[must_use]
     pub fn may_write(&self) -> bool {
         !matches!(self.io_type(), IoType::Read | IoType::Compare | IoType::Flush)
     }
 
-    /// Whether `other` is an I/O of this one's bdev and channel that was submitted before it. The bdev layer may have kept an
-    /// abort back until the I/O that it names had ended, whose place another module's I/O may have by now.
+    /// Returns whether `other` is an I/O of this one's bdev and channel that was submitted before it. The bdev layer
+    /// may have kept an abort back until the I/O that it names had ended, whose place another module's I/O may have by
+    /// now.
     fn was_sent_after(&self, other: NonNull<sys::spdk_bdev_io>) -> bool {
         let (own, other) = (self.as_ptr(), other.as_ptr());
-        // SAFETY: the bdev layer keeps the places of I/Os as long as it runs. What another thread may be writing there is
-        // compared only, a word at a time.
+        // SAFETY: the bdev layer keeps the places of I/Os as long as it runs. What another thread may be writing there
+        // is compared only, a word at a time.
         unsafe {
             let bdev = (&raw const (*other).bdev).read_volatile();
             let channel = (&raw const (*other).internal.ch).read_volatile();
@@ -600,8 +601,9 @@ impl<D: Device> BdevIo<D> {
         target.change_fate(|fate| fate.aborted = true);
     }
 
-    /// Asks the controller to abort the I/O that this one names, and completes this one with the outcome, or when the asker waits for
-    /// it no more. It fails, and nothing is returned, if the queue pair has no such I/O or the controller cannot be asked.
+    /// Asks the controller to abort the I/O that this one names, and completes this one with the outcome, or when the
+    /// asker waits for it no more. It fails, and nothing is returned, if the queue pair has no such I/O or the
+    /// controller cannot be asked.
     #[must_use]
     pub fn send_abort(self, qpair: &QueuePair) -> Option<AbortRequest<D>> {
         let Some(target) = self.abort_target() else {
@@ -624,7 +626,7 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
-    /// The I/O that this one is to abort, by the pointer that its commands carry.
+    /// Returns the I/O that this one is to abort, by the pointer that its commands carry.
     #[must_use]
     pub fn abort_target(&self) -> Option<NonNull<c_void>> {
         if self.io_type() != IoType::Abort {
@@ -634,7 +636,7 @@ impl<D: Device> BdevIo<D> {
         NonNull::new(unsafe { (*self.as_ptr()).u.abort.bio_to_abort }).map(NonNull::cast)
     }
 
-    /// Whether `owner` names this I/O.
+    /// Returns whether `owner` names this I/O.
     #[must_use]
     pub fn is(&self, owner: NonNull<c_void>) -> bool {
         self.raw.cast() == owner
@@ -657,7 +659,7 @@ impl<D: Device> AbortRequest<D> {
         }
     }
 
-    /// Whether it was answered or given up.
+    /// Returns whether it was answered or given up.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.lock().map_or(true, |carrier| carrier.is_none())
@@ -789,7 +791,8 @@ mod tests {
         fn write_config(&self, _: &mut crate::json::JsonWriter) {}
     }
 
-    /// An I/O as the bdev layer submits it: everything beside its kind is zero but its list, which leads nowhere.
+    /// Returns an I/O as the bdev layer submits it: everything beside its kind is zero but its list, which leads
+    /// nowhere.
     fn arrived(kind: u32) -> BdevIo<Nothing> {
         let size = size_of::<sys::spdk_bdev_io>() + size_of::<Context>();
         let memory: &mut [u128] = Box::leak(vec![0; size.div_ceil(16)].into_boxed_slice());

@@ -64,7 +64,7 @@ impl ModuleHandle {
 /// The modules that were registered here, by address.
 static HERE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
-/// Whether the module was registered here, and not by SPDK itself or by somebody else.
+/// Returns whether the module was registered here, and not by SPDK itself or by somebody else.
 pub(crate) fn is_registered_here(module: *const sys::spdk_bdev_module) -> bool {
     HERE.lock().unwrap_or_else(PoisonError::into_inner).contains(&module.addr())
 }

@@ -50,7 +50,7 @@ pub struct BdevInfo {
 }
 
 impl BdevDesc {
-    /// What the bdev is like now.
+    /// Returns what the bdev is like now.
     #[must_use]
     pub fn describe(&self) -> BdevInfo {
         let bdev = self.bdev();

@@ -34,7 +34,7 @@ pub enum BdevEvent {
 
 type BdevEvents = Box<dyn Fn(BdevEvent)>;
 
-/// Whether there is a bdev of that name. Always false off the application's thread.
+/// Returns whether there is a bdev of that name. Always false off the application's thread.
 #[must_use]
 pub fn exists(name: &str) -> bool {
     let Ok(name) = CString::new(name) else { return false };
@@ -78,8 +78,8 @@ impl BdevDesc {
     pub fn open(name: &str, events: impl Fn(BdevEvent) + 'static) -> Result<Self, Errno> {
         unsafe extern "C" fn event(kind: u32, _: *mut sys::spdk_bdev, ctx: *mut c_void) {
             let events = ctx.cast::<BdevEvents>().cast_const();
-            // SAFETY: `ctx` came from `Rc::into_raw` below, and that count is held until the bdev is closed. Another is taken for
-            // this call, which may close it.
+            // SAFETY: `ctx` came from `Rc::into_raw` below, and that count is held until the bdev is closed. Another is
+            // taken for this call, which may close it.
             let events = unsafe {
                 Rc::increment_strong_count(events);
                 Rc::from_raw(events)
@@ -114,21 +114,21 @@ impl BdevDesc {
         unsafe { sys::spdk_bdev_desc_get_bdev(self.0.raw.as_ptr()) }
     }
 
-    /// Bytes of a block.
+    /// Returns bytes of a block.
     #[must_use]
     pub fn block_size(&self) -> u32 {
         // SAFETY: as above.
         unsafe { sys::spdk_bdev_get_block_size(self.bdev()) }
     }
 
-    /// Number of blocks.
+    /// Returns number of blocks.
     #[must_use]
     pub fn num_blocks(&self) -> u64 {
         // SAFETY: as above.
         unsafe { sys::spdk_bdev_get_num_blocks(self.bdev()) }
     }
 
-    /// The calling thread's channel to the bdev.
+    /// Returns the calling thread's channel to the bdev.
     ///
     /// # Errors
     /// `PERM` off any SPDK thread, `NOMEM` when the bdev gives no channel.
@@ -157,8 +157,8 @@ impl Drop for BdevDesc {
     }
 }
 
-/// A thread's way to an open bdev, which stays open as long as there is one. A [`BdevRequest`] that was sent on it keeps it
-/// until its end.
+/// A thread's way to an open bdev, which stays open as long as there is one. A [`BdevRequest`] that was sent on it
+/// keeps it until its end.
 pub struct BdevChannel(Rc<Channel>);
 
 struct Channel {
@@ -216,7 +216,7 @@ pub struct BdevRequest {
 }
 
 impl BdevRequest {
-    /// A request whose data lies in `buffer`, in pieces at the given ranges of bytes, one after another.
+    /// Returns a request whose data lies in `buffer`, in pieces at the given ranges of bytes, one after another.
     ///
     /// # Errors
     /// `INVAL` when a piece goes past the buffer's end.
@@ -243,7 +243,7 @@ impl BdevRequest {
         }))
     }
 
-    /// Whether the pieces are of the length that `op` needs for `len` bytes.
+    /// Returns whether the pieces are of the length that `op` needs for `len` bytes.
     fn fits(&self, op: Op, len: Option<usize>) -> bool {
         let (first, second) = self.halves;
         match op {

@@ -46,8 +46,8 @@ impl BdevDesc {
 }
 
 impl Splits {
-    /// Returns how many I/Os of the bdev layer's an I/O has in flight at most: its own, and one for each part of it if it
-    /// is split. Its data are `bytes` in `pieces`.
+    /// Returns how many I/Os of the bdev layer's an I/O has in flight at most: its own, and one for each part of it if
+    /// it is split. Its data are `bytes` in `pieces`.
     #[must_use]
     #[inline]
     pub fn ios(&self, op: BlockOp, offset: u64, blocks: u64, (pieces, bytes): (u16, u32)) -> u16 {
@@ -80,13 +80,13 @@ fn over(whole: u64, most: u64) -> u64 {
 }
 
 impl BdevChannel {
-    /// Returns by what this thread knows the I/O device that the bdev's module does its I/O on. Bdevs that share one, as the
-    /// namespaces of one pool do, have their trouble in common.
+    /// Returns by what this thread knows the I/O device that the bdev's module does its I/O on. Bdevs that share one,
+    /// as the namespaces of one pool do, have their trouble in common.
     #[must_use]
     pub fn source(&self) -> usize {
         let bdev = self.0.desc.bdev();
-        // SAFETY: the bdev is open, and this thread has a channel to it already, so that it may get another one, which is
-        // put back. The device is not followed.
+        // SAFETY: the bdev is open, and this thread has a channel to it already, so that it may get another one, which
+        // is put back. The device is not followed.
         unsafe {
             let get = (*(*bdev).fn_table).get_io_channel;
             let channel = get.map_or(std::ptr::null_mut(), |get| get((*bdev).ctxt));

@@ -1,5 +1,5 @@
-//! I/O without a cost per I/O: the bdev layer has an I/O as a pointer, and nothing is allocated or checked twice. An I/O holds the
-//! channel that it was sent on: the bdev layer does not look whether there are I/Os when a channel goes.
+//! I/O without a cost per I/O: the bdev layer has an I/O as a pointer, and nothing is allocated or checked twice. An
+//! I/O holds the channel that it was sent on: the bdev layer does not look whether there are I/Os when a channel goes.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -47,8 +47,8 @@ impl BdevChannel {
     /// Sends `op` on `blocks` blocks from `offset`, with the data of `io`, whose end `C` hears of.
     ///
     /// # Errors
-    /// The I/O comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `INVAL` for blocks past the
-    /// bdev's end or pieces that are not of as many bytes as the blocks, `NOTSUP` for what the bdev cannot do.
+    /// The I/O comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `INVAL` for blocks past
+    /// the bdev's end or pieces that are not of as many bytes as the blocks, `NOTSUP` for what the bdev cannot do.
     #[inline]
     pub fn submit<C, O>(&self, op: BlockOp, offset: u64, blocks: u64, io: O) -> Result<(), Rejected<O>>
     where
@@ -74,7 +74,8 @@ impl BdevChannel {
         let (desc, ch, call) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr(), Some(ended::<C, O> as IoCallback));
         let raw = self.give(io);
         let ctx = raw.as_ptr();
-        // SAFETY: the bdev is open and this is the channel's thread; the I/O's pieces, their memory and the channel stay until `ended`.
+        // SAFETY: the bdev is open and this is the channel's thread; the I/O's pieces, their memory and the channel
+        // stay until `ended`.
         let rc = unsafe {
             match op {
                 BlockOp::Read => sys::spdk_bdev_readv_blocks(desc, ch, pieces, count, offset, blocks, call, ctx),
@@ -116,18 +117,18 @@ impl BdevChannel {
         io.into_raw()
     }
 
-    /// The bdev's size in blocks, as it is now.
+    /// Returns the bdev's size in blocks, as it is now.
     #[must_use]
     pub fn num_blocks(&self) -> u64 {
         self.0.desc.num_blocks()
     }
 
-    /// Sends an NVMe I/O command as it is, with its dwords 10 to 15. Its data are the pieces of `io`; the bdev puts in the namespace.
-    /// What the dwords say of blocks is looked at by nobody on the way.
+    /// Sends an NVMe I/O command as it is, with its dwords 10 to 15. Its data are the pieces of `io`; the bdev puts in
+    /// the namespace. What the dwords say of blocks is looked at by nobody on the way.
     ///
     /// # Errors
-    /// The I/O comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `NOTSUP` where the bdev takes no NVMe
-    /// commands.
+    /// The I/O comes back with `NOMEM` when the bdev layer is out of I/Os (try again later), `NOTSUP` where the bdev
+    /// takes no NVMe commands.
     pub fn passthru<C, O>(&self, opcode: u8, dwords: [u32; 6], io: O) -> Result<(), Rejected<O>>
     where
         C: Completer<O>,
@@ -152,8 +153,8 @@ impl BdevChannel {
         })
     }
 
-    /// Asks the bdev to abort the I/O that is carried as `raw`. That I/O ends as any other does, aborted or not. `done` is called when
-    /// the abort itself has ended, which may be before or after, and is told whether it had an effect.
+    /// Asks the bdev to abort the I/O that is carried as `raw`. That I/O ends as any other does, aborted or not. `done`
+    /// is called when the abort itself has ended, which may be before or after, and is told whether it had an effect.
     ///
     /// # Errors
     /// `NOTSUP` when the bdev cannot abort, `NOMEM` when the bdev layer is out of I/Os.
@@ -172,8 +173,8 @@ impl BdevChannel {
         // What is to be aborted may end first, and with it the last other use of the channel.
         let kept = Box::into_raw(Box::new((Rc::clone(&self.0), done)));
         let (desc, ch) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr());
-        // SAFETY: the bdev is open and this is the channel's thread; the pointer is compared, not followed. The box keeps the
-        // channel until `over`, which frees it.
+        // SAFETY: the bdev is open and this is the channel's thread; the pointer is compared, not followed. The box
+        // keeps the channel until `over`, which frees it.
         let rc = unsafe { sys::spdk_bdev_abort(desc, ch, raw.as_ptr(), Some(over::<F>), kept.cast()) };
         Errno::check(rc).inspect_err(|_| {
             // SAFETY: SPDK did not take the box.
@@ -203,7 +204,8 @@ where
 {
     let Some(raw) = NonNull::new(ctx) else { return };
     let (mut dw0, mut sct, mut sc) = (0, 0, 0);
-    // SAFETY: the bdev layer ends each I/O once, with the pointer that it was given; the I/O is live until it is freed, once.
+    // SAFETY: the bdev layer ends each I/O once, with the pointer that it was given; the I/O is live until it is freed,
+    // once.
     let (command, channel, result) = unsafe {
         let (command, channel) = take_back(raw);
         sys::spdk_bdev_io_get_nvme_status(io, &raw mut dw0, &raw mut sct, &raw mut sc);
@@ -235,7 +237,7 @@ where
     drop(channel);
 }
 
-/// The bytes of the pieces before `first`, if those from there on are of as many.
+/// Returns the bytes of the pieces before `first`, if those from there on are of as many.
 ///
 /// # Safety
 /// There must be `count` pieces.
@@ -262,8 +264,8 @@ pub(super) unsafe fn failure(io: *mut sys::spdk_bdev_io) -> Status {
     Status::new(StatusCodeType(part(sct)), part(sc))
 }
 
-/// Whether the data were not what they were compared with. Where the bdev layer compares by itself, only the status of fused
-/// commands tells: the other one is an internal error then.
+/// Returns whether the data were not what they were compared with. Where the bdev layer compares by itself, only the
+/// status of fused commands tells: the other one is an internal error then.
 ///
 /// # Safety
 /// `io` must be an I/O that has ended.

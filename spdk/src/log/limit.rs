@@ -1,7 +1,9 @@
-//! How many lines of one kind the log takes: a burst, and then so many a second. What is left out is counted and told of.
+//! How many lines of one kind the log takes: a burst, and then so many a second. What is left out is counted and told
+//! of.
 //!
-//! A kind is a place in a source file, a level and whoever the line is about, so that a flood of one line hides no other. The table has a
-//! fixed size: a kind that has been silent for as long as its burst lasts is the same as one that was never seen, and makes room.
+//! A kind is a place in a source file, a level and whoever the line is about, so that a flood of one line hides no
+//! other. The table has a fixed size: a kind that has been silent for as long as its burst lasts is the same as one
+//! that was never seen, and makes room.
 
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ pub(super) struct Kind<'a> {
 }
 
 impl Kind<'_> {
-    /// What kinds are told apart by (FNV-1a).
+    /// Returns what kinds are told apart by (FNV-1a).
     fn key(&self) -> u64 {
         let (level, line) = (self.level.to_le_bytes(), self.line.to_le_bytes());
         let parts = [self.file, &[0], self.about, &level, &line];
@@ -81,7 +83,7 @@ impl Text {
         short
     }
 
-    /// The text.
+    /// Returns the text.
     pub(super) fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
@@ -155,7 +157,7 @@ impl Limiter {
         Some(told)
     }
 
-    /// How many lines were left out that no summary tells of, since the last call.
+    /// Returns how many lines were left out that no summary tells of, since the last call.
     pub(super) fn take_forgotten(&mut self) -> u64 {
         std::mem::take(&mut self.forgotten)
     }
@@ -190,7 +192,7 @@ mod tests {
         Kind { level: 0, file: b"nvme_qpair.c", line, who: b"abort", about: about.as_bytes() }
     }
 
-    /// How many of so many lines are written.
+    /// Returns how many of so many lines are written.
     fn written(limiter: &mut Limiter, kind: &Kind<'_>, lines: u32, now: Duration) -> u32 {
         (0..lines).map(|_| u32::from(limiter.admit(kind, now) != Verdict::LeftOut)).sum()
     }

@@ -5,14 +5,14 @@ use std::fs;
 /// The capability that lifts the limit (`linux/capability.h`).
 const CAP_IPC_LOCK: u32 = 14;
 
-/// Whether devices may lock so many bytes more. Where the kernel does not tell, they are let try.
+/// Returns whether devices may lock so many bytes more. Where the kernel does not tell, they are let try.
 pub(super) fn may_lock(bytes: usize) -> bool {
     let limit = fs::read_to_string("/proc/self/limits");
     let status = fs::read_to_string("/proc/self/status");
     limit.ok().zip(status.ok()).is_none_or(|(limits, status)| fits(&limits, &status, bytes as u64))
 }
 
-/// The same, of the kernel's `limits` and `status`.
+/// Returns the same, of the kernel's `limits` and `status`.
 fn fits(limits: &str, status: &str, bytes: u64) -> bool {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let capabilities = field("CapEff:").and_then(|text| u64::from_str_radix(text, 16).ok());

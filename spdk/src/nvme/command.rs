@@ -25,7 +25,7 @@ pub unsafe trait Command: Sized + 'static {
     /// `raw` came from `into_raw`, and is taken back once.
     unsafe fn from_raw(raw: NonNull<c_void>) -> Self;
 
-    /// The payload of the command behind `raw`; `second` asks for that of the second command of a fused pair.
+    /// Returns the payload of the command behind `raw`; `second` asks for that of the second command of a fused pair.
     ///
     /// # Safety
     /// `raw` came from `into_raw` and was not taken back yet.
@@ -47,7 +47,8 @@ pub struct Rejected<C> {
 /// The most bytes of a piece: whole pages that 32 bits can count.
 const LARGEST: u32 = 0xffff_f000;
 
-/// Where a command's data is: a scatter-gather list of the owner's, with the place that the initiator has come to in it.
+/// Where a command's data is: a scatter-gather list of the owner's, with the place that the initiator has come to in
+/// it.
 #[derive(Debug, Clone, Copy)]
 pub struct Payload {
     iovs: *const iovec,
@@ -61,15 +62,15 @@ impl Payload {
     pub const NONE: Self = Self { iovs: std::ptr::null(), count: 0, index: 0, offset: 0 };
 
     /// # Safety
-    /// `iovs` must hold `count` elements, and they and the memory that they describe must stay valid while a command uses
-    /// them.
+    /// `iovs` must hold `count` elements, and they and the memory that they describe must stay valid while a command
+    /// uses them.
     #[inline]
     #[must_use]
     pub(crate) unsafe fn new(iovs: *const iovec, count: usize) -> Self {
         Self { iovs, count, index: 0, offset: 0 }
     }
 
-    /// The first element, if it is the only one and has `len` bytes.
+    /// Returns the first element, if it is the only one and has `len` bytes.
     #[inline]
     pub(crate) fn single(&self, len: u32) -> Option<*mut c_void> {
         if self.count != 1 {

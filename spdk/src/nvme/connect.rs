@@ -85,7 +85,8 @@ impl Connect {
             None => begun.keep_quiet().map(|()| begun),
             // No new one is there before the first poll: this is somebody else's, and only a reference to it is ours.
             Some(other) => {
-                // SAFETY: SPDK attached it on this thread and counted this reference; the other's keeps it from being detached.
+                // SAFETY: SPDK attached it on this thread and counted this reference; the other's keeps it from being
+                // detached.
                 unsafe { sys::spdk_nvme_detach(other.as_ptr()) };
                 begun.poll();
                 Err(ConnectFailed::InUse)
@@ -101,7 +102,8 @@ impl Connect {
     /// Keeps SPDK from asking for events while it initialises the controller.
     fn keep_quiet(&self) -> Result<(), ConnectFailed> {
         let Some(probe) = self.probe else { return Ok(()) };
-        // SAFETY: the probe is live and was begun with this; a controller in it is live, and this is the thread that owns it.
+        // SAFETY: the probe is live and was begun with this; a controller in it is live, and this is the thread that
+        // owns it.
         unsafe {
             let ctrlr = quiet::in_progress(probe.as_ptr(), &self.begun).map_err(|_| ConnectFailed::UnknownSpdk)?;
             if ctrlr.is_null() {

@@ -54,9 +54,9 @@ impl CtrlrRef {
         self.0.users.enter()
     }
 
-    /// Whether a connection that ended for this reason, and that nobody here ended, was ended by the other side. Over TCP, SPDK knows one
-    /// reason when it could not read from a socket and none when it could not write to it; both are the other side's doing unless the
-    /// time-out for unacknowledged data is set.
+    /// Returns whether a connection that ended for this reason, and that nobody here ended, was ended by the other
+    /// side. Over TCP, SPDK knows one reason when it could not read from a socket and none when it could not write to
+    /// it; both are the other side's doing unless the time-out for unacknowledged data is set.
     pub(super) fn is_peers_doing(&self, reason: sys::spdk_nvme_qp_failure_reason::Type) -> bool {
         use sys::spdk_nvme_qp_failure_reason as r;
         // SAFETY: the controller is live; its address and options are as long-lived.
@@ -115,8 +115,8 @@ impl CtrlrRef {
     }
 }
 
-/// Sends a command with a closure that is called with its completion, once, on the thread that owns the controller: a caller on
-/// another thread must give one that can be sent there.
+/// Sends a command with a closure that is called with its completion, once, on the thread that owns the controller: a
+/// caller on another thread must give one that can be sent there.
 pub(super) fn with_callback<F>(
     done: F,
     send: impl FnOnce(sys::spdk_nvme_cmd_cb, *mut c_void) -> i32,
@@ -179,8 +179,9 @@ pub struct Limits {
     pub extended_formats: bool,
 }
 
-/// The most bytes that a command may carry by MDTS, a power of two of the smallest pages (CAP.MPSMIN) or 0 for no limit. SPDK's own
-/// calculation shifts by what the controller says, whatever that is, and keeps 32 bits of it. Neither TCP nor RDMA has a limit of its own.
+/// Returns the most bytes that a command may carry by MDTS, a power of two of the smallest pages (CAP.MPSMIN) or 0 for
+/// no limit. SPDK's own calculation shifts by what the controller says, whatever that is, and keeps 32 bits of it.
+/// Neither TCP nor RDMA has a limit of its own.
 fn max_transfer(mdts: u8, mpsmin: u8) -> u32 {
     if mdts == 0 {
         return u32::MAX;
@@ -200,8 +201,8 @@ enum Reconnect {
     UnderWay,
 }
 
-/// A connected controller, on the thread that owns it. One that is dropped and not [detached](Self::detach) stays connected
-/// to the process' end.
+/// A connected controller, on the thread that owns it. One that is dropped and not [detached](Self::detach) stays
+/// connected to the process' end.
 #[derive(Debug)]
 pub struct Ctrlr {
     shared: CtrlrRef,
@@ -229,13 +230,13 @@ impl Ctrlr {
         self.shared.as_ptr()
     }
 
-    /// The part that other threads may use.
+    /// Returns the part that other threads may use.
     #[must_use]
     pub fn shared(&self) -> &CtrlrRef {
         &self.shared
     }
 
-    /// Completes admin commands and sends keep-alives. Whether there was anything to do.
+    /// Completes admin commands and sends keep-alives. Returns whether there was anything to do.
     ///
     /// # Errors
     /// `NXIO` or another error when the controller is no longer connected.
@@ -249,12 +250,13 @@ impl Ctrlr {
         outcome.map(|()| completions > 0)
     }
 
-    /// Sends an admin command that brings up to `len` bytes, or none for 0. `done` is called with its outcome on this thread:
-    /// from within [`poll_admin`](Self::poll_admin), or when the controller is disconnected or detached, which ends what is
-    /// in flight. What did not come of the data is zeros.
+    /// Sends an admin command that brings up to `len` bytes, or none for 0. `done` is called with its outcome on this
+    /// thread: from within [`poll_admin`](Self::poll_admin), or when the controller is disconnected or detached, which
+    /// ends what is in flight. What did not come of the data is zeros.
     ///
     /// # Errors
-    /// `NOMEM` when there is no request or no memory, `NXIO` when the controller is not connected; `done` is dropped then.
+    /// `NOMEM` when there is no request or no memory, `NXIO` when the controller is not connected; `done` is dropped
+    /// then.
     pub fn ask<F>(&self, sqe: &Sqe, len: u32, done: F) -> Result<(), Errno>
     where
         F: FnOnce(Result<&[u8], Status>) + 'static,
@@ -266,7 +268,8 @@ impl Ctrlr {
             done(if status.is_success() { Ok(data) } else { Err(status) });
         };
         with_callback(ended, |call, ctx| {
-            // SAFETY: the buffer goes with the closure, which SPDK keeps until the command has ended; it copies the command.
+            // SAFETY: the buffer goes with the closure, which SPDK keeps until the command has ended; it copies the
+            // command.
             unsafe { sys::spdk_nvme_ctrlr_cmd_admin_raw(self.as_ptr(), as_cmd(sqe), place, len, call, ctx) }
         })
     }
@@ -305,7 +308,8 @@ impl Ctrlr {
         sent
     }
 
-    /// Whether the other side ended the admin queue's connection, as far as a poll or a command of ours has noticed.
+    /// Returns whether the other side ended the admin queue's connection, as far as a poll or a command of ours has
+    /// noticed.
     #[must_use]
     pub fn was_ended_by_peer(&self) -> bool {
         // SAFETY: the controller is live.
@@ -323,8 +327,8 @@ impl Ctrlr {
         }))
     }
 
-    /// Begins to disconnect the admin queue; [`poll_admin`](Self::poll_admin) fails once that is done. The I/O queue pairs
-    /// must be disconnected already.
+    /// Begins to disconnect the admin queue; [`poll_admin`](Self::poll_admin) fails once that is done. The I/O queue
+    /// pairs must be disconnected already.
     ///
     /// # Errors
     /// `BUSY` while it is reconnecting.
@@ -398,13 +402,13 @@ impl Ctrlr {
         unsafe { sys::spdk_nvme_ctrlr_fail(self.as_ptr()) };
     }
 
-    /// What the controller allows.
+    /// Returns what the controller allows.
     #[must_use]
     pub fn limits(&self) -> Limits {
         use sys::spdk_nvme_ctrlr_flags as flag;
         let ctrlr = self.as_ptr();
-        // SAFETY: the controller is live; its identity and options are as long-lived. The identity is 4 KiB of any bits, which
-        // SPDK declares as a packed structure: it need not be aligned.
+        // SAFETY: the controller is live; its identity and options are as long-lived. The identity is 4 KiB of any
+        // bits, which SPDK declares as a packed structure: it need not be aligned.
         let (data, cap, opts, flags, max_sges) = unsafe {
             (
                 sys::spdk_nvme_ctrlr_get_data(ctrlr).cast::<IdentifyController>().read_unaligned(),
@@ -435,7 +439,7 @@ impl Ctrlr {
         }
     }
 
-    /// How many I/O queues it has granted, each of which is one thread's.
+    /// Returns how many I/O queues it has granted, each of which is one thread's.
     #[must_use]
     pub fn io_queues(&self) -> u32 {
         // SAFETY: the controller is live; its options are as long-lived.

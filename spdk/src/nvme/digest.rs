@@ -1,7 +1,8 @@
 //! Digests over TCP data, for which SPDK asks its user.
 //!
-//! Where it is given functions for them, SPDK compares the digest of what was read when the command is complete. Without them it
-//! compares before, and lets the status of a response capsule replace what it found: a wrong digest is then a success.
+//! Where it is given functions for them, SPDK compares the digest of what was read when the command is complete.
+//! Without them it compares before, and lets the status of a response capsule replace what it found: a wrong digest is
+//! then a success.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
@@ -30,12 +31,13 @@ pub(super) struct Digests {
 
 /// The context of a poll group.
 pub(super) trait HasDigests {
-    /// Those of its thread.
+    /// Returns those of its thread.
     fn digests(&self) -> &Digests;
 }
 
 impl Digests {
-    /// SPDK's table of functions, for a poll group whose context is a `G` that stays where it is and outlives the group.
+    /// SPDK's table of functions, for a poll group whose context is a `G` that stays where it is and outlives the
+    /// group.
     pub(super) fn functions<G: HasDigests>() -> sys::spdk_nvme_accel_fn_table {
         sys::spdk_nvme_accel_fn_table {
             table_size: size_of::<sys::spdk_nvme_accel_fn_table>(),
@@ -97,7 +99,8 @@ unsafe extern "C" fn append<G: HasDigests>(
 unsafe extern "C" fn finish(seq: *mut c_void, done: sys::spdk_nvme_accel_completion_cb, arg: *mut c_void) {
     // SAFETY: SPDK finishes or aborts a sequence that was appended to, once.
     if let Some(step) = unsafe { take(seq) } {
-        // SAFETY: list, data and place belong to the command, which is in flight; SPDK gave the callback for this moment.
+        // SAFETY: list, data and place belong to the command, which is in flight; SPDK gave the callback for this
+        // moment.
         unsafe {
             let count = c_int::try_from(step.count).unwrap_or(0);
             *step.dst = sys::spdk_crc32c_iov_update(step.iovs, count, !step.seed);

@@ -2,8 +2,8 @@
 //!
 //! [`Connect`] brings a [`Ctrlr`] without blocking. The controller and its admin queue belong to the thread that
 //! connected it; what other threads need of it they get as a [`CtrlrRef`]. Each thread that does I/O has a
-//! [`PollGroup`] with [`QueuePair`]s, to which [`Command`]s are given together with an [`Sqe`](nvme_spec::Sqe). What NVMe
-//! defines is in the crate [`nvme_spec`].
+//! [`PollGroup`] with [`QueuePair`]s, to which [`Command`]s are given together with an [`Sqe`](nvme_spec::Sqe). What
+//! NVMe defines is in the crate [`nvme_spec`].
 //!
 //! Section numbers are those of the NVM Express Base Specification, revision 2.0.
 

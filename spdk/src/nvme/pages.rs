@@ -1,5 +1,5 @@
-//! Memory for the answers to admin commands, taken once: SPDK's memory may have to come from the system, and whoever asks may share its
-//! reactor with I/O.
+//! Memory for the answers to admin commands, taken once: SPDK's memory may have to come from the system, and whoever
+//! asks may share its reactor with I/O.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -59,12 +59,12 @@ impl<B: DerefMut<Target = [u8]>> Pages<B> {
 }
 
 impl<B: DerefMut<Target = [u8]>> Lent<B> {
-    /// The bytes.
+    /// Returns the bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         self.buffer.as_deref().and_then(|buffer| buffer.get(..self.len)).unwrap_or_default()
     }
 
-    /// The same, to be written.
+    /// Returns the same, to be written.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         self.buffer.as_deref_mut().and_then(|buffer| buffer.get_mut(..self.len)).unwrap_or_default()
     }

@@ -89,7 +89,7 @@ struct Inner {
 }
 
 impl PollGroup {
-    /// A group for this thread.
+    /// Returns a group for this thread.
     ///
     /// # Errors
     /// `PERM` off any SPDK thread, `NOMEM` when SPDK cannot make it.
@@ -184,9 +184,10 @@ impl PollGroup {
     }
 }
 
-/// The most commands of its user that a queue pair takes, whose queue has so many entries, one of which is never used. One of the others is
-/// left for [`QueuePair::probe`], with a request: commands that take long would otherwise leave no way to ask whether the controller lives.
-/// In a queue where that would not leave two for a fused pair there is none.
+/// Returns the most commands of its user that a queue pair takes, whose queue has so many entries, one of which is
+/// never used. One of the others is left for [`QueuePair::probe`], with a request: commands that take long would
+/// otherwise leave no way to ask whether the controller lives. In a queue where that would not leave two for a fused
+/// pair there is none.
 fn most_commands(queue_size: u32, requests: u32) -> u32 {
     let commands = queue_size.saturating_sub(1).min(requests);
     if commands > 2 { commands - 1 } else { requests }
@@ -212,7 +213,7 @@ impl Group {
         }
     }
 
-    /// Whether it was connecting.
+    /// Returns whether it was connecting.
     fn no_longer_connecting(&self, inner: &Inner) -> bool {
         let was_connecting = inner.connecting.replace(false);
         if was_connecting {
@@ -299,7 +300,7 @@ impl Inner {
 }
 
 impl QueuePair {
-    /// One that was never connected, of a controller that nobody asks.
+    /// Returns one that was never connected, of a controller that nobody asks.
     #[cfg(test)]
     pub(crate) fn unconnected() -> Self {
         let inner = Inner {
@@ -320,15 +321,15 @@ impl QueuePair {
         Self { inner: Rc::new(inner), _stays: PhantomData }
     }
 
-    /// Whether it takes commands.
+    /// Returns whether it takes commands.
     #[must_use]
     #[inline]
     pub fn is_live(&self) -> bool {
         !self.inner.live.get().is_null()
     }
 
-    /// Whether its connection stands. Unlike [`is_live`](Self::is_live) this is exact while commands are completed because
-    /// the connection was lost, and not changed by [`stop`](Self::stop).
+    /// Returns whether its connection stands. Unlike [`is_live`](Self::is_live) this is exact while commands are
+    /// completed because the connection was lost, and not changed by [`stop`](Self::stop).
     #[must_use]
     pub fn is_connected(&self) -> bool {
         let raw = self.inner.raw.get();
@@ -348,20 +349,21 @@ impl QueuePair {
         }
     }
 
-    /// Whether the other side ended the connection: it closed it, or said that it does not know it. What this side gave up is none of that,
-    /// but retransmissions over RDMA that ran out are: they end the connection for both sides.
+    /// Returns whether the other side ended the connection: it closed it, or said that it does not know it. What this
+    /// side gave up is none of that, but retransmissions over RDMA that ran out are: they end the connection for both
+    /// sides.
     #[must_use]
     pub fn was_ended_by_peer(&self) -> bool {
         self.inner.ended_by_peer.get() || self.inner.is_ended_by_peer()
     }
 
-    /// Whether this side was told to disconnect.
+    /// Returns whether this side was told to disconnect.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.inner.closing.get()
     }
 
-    /// What has become of the commands that it took.
+    /// Returns what has become of the commands that it took.
     #[must_use]
     pub fn progress(&self) -> Progress {
         let raw = self.inner.raw.get();
@@ -370,8 +372,9 @@ impl QueuePair {
         Progress { answered: self.inner.submitted.get().wrapping_sub(u64::from(pending)), pending }
     }
 
-    /// Sends a command that every controller answers at once and that touches nothing: a flush of namespace 0, which does not exist. That
-    /// it was answered shows in [`progress`](Self::progress). It is also sent while the queue pair is [stopped](Self::stop).
+    /// Sends a command that every controller answers at once and that touches nothing: a flush of namespace 0, which
+    /// does not exist. That it was answered shows in [`progress`](Self::progress). It is also sent while the queue pair
+    /// is [stopped](Self::stop).
     ///
     /// # Errors
     /// `NXIO` when its connection does not stand, `NOMEM` when no request is free.
@@ -380,7 +383,8 @@ impl QueuePair {
         let sqe = Sqe::flush(0);
         with_callback(drop, |call, ctx| {
             let ctrlr = self.inner.ctrlr.as_ptr();
-            // SAFETY: the queue pair is not freed yet, so that its controller lives, and this is its thread; there is no data.
+            // SAFETY: the queue pair is not freed yet, so that its controller lives, and this is its thread; there is
+            // no data.
             unsafe {
                 sys::spdk_nvme_ctrlr_cmd_io_raw(ctrlr, qpair.as_ptr(), as_cmd(&sqe), ptr::null_mut(), 0, call, ctx)
             }
@@ -402,7 +406,7 @@ impl QueuePair {
         }
     }
 
-    /// How many commands could be given now without one being rejected for want of a request.
+    /// Returns how many commands could be given now without one being rejected for want of a request.
     #[must_use]
     pub fn free_requests(&self) -> u32 {
         let raw = self.inner.live.get();
@@ -413,8 +417,9 @@ impl QueuePair {
         self.inner.most.saturating_sub(unsafe { sys::spdk_nvme_qpair_get_num_outstanding_reqs(raw) })
     }
 
-    /// Gives a command, with `len` bytes of data that its owner's payload describes. `SECOND` marks the second command of a
-    /// fused pair, whose data is the owner's second payload. Metadata in a buffer of its own does not exist over fabrics.
+    /// Gives a command, with `len` bytes of data that its owner's payload describes. `SECOND` marks the second command
+    /// of a fused pair, whose data is the owner's second payload. Metadata in a buffer of its own does not exist over
+    /// fabrics.
     ///
     /// # Errors
     /// See [`Rejected`]; the owner comes back.
@@ -439,8 +444,8 @@ impl QueuePair {
             // SAFETY: `raw` was made above.
             unsafe { C::payload(raw, SECOND).as_ref() }.single(len)
         };
-        // SAFETY: queue pair and controller are live, this is the queue pair's thread; the payload stays valid until `done`,
-        // as `Command` promises.
+        // SAFETY: queue pair and controller are live, this is the queue pair's thread; the payload stays valid until
+        // `done`, as `Command` promises.
         let rc = unsafe {
             match flat {
                 Some(buffer) => sys::spdk_nvme_ctrlr_cmd_io_raw(ctrlr, qpair.as_ptr(), cmd, buffer, len, call, ctx),
@@ -467,7 +472,8 @@ impl QueuePair {
         Err(Rejected { errno: Errno::check(rc).err().unwrap_or(Errno::IO), command })
     }
 
-    /// Asks the controller to abort what `owner` has in flight here. `done` is called on the thread that owns the controller.
+    /// Asks the controller to abort what `owner` has in flight here. `done` is called on the thread that owns the
+    /// controller.
     ///
     /// # Errors
     /// `NOENT` when there is no such command here, `NXIO` when the queue pair is not connected.

@@ -1,10 +1,11 @@
 //! What SPDK is kept from doing by itself with a controller.
 //!
-//! While it initialises a controller, SPDK lists and identifies its namespaces, in structures whose sizes the controller
-//! chooses. Afterwards it answers each of the controller's events about namespaces with commands for whose completion it
-//! waits synchronously. Neither is bounded if the controller lies or is silent, and neither is needed here: commands name
-//! namespaces by number, and whoever uses a [`Ctrlr`](super::Ctrlr) asks for namespaces and events by admin commands of
-//! its own. So SPDK is shown a controller without namespaces, and its requests for events end before they are sent.
+//! While it initialises a controller, SPDK lists and identifies its namespaces, in structures whose sizes the
+//! controller chooses. Afterwards it answers each of the controller's events about namespaces with commands for whose
+//! completion it waits synchronously. Neither is bounded if the controller lies or is silent, and neither is needed
+//! here: commands name namespaces by number, and whoever uses a [`Ctrlr`](super::Ctrlr) asks for namespaces and events
+//! by admin commands of its own. So SPDK is shown a controller without namespaces, and its requests for events end
+//! before they are sent.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -14,8 +15,8 @@ use spdk_sys as sys;
 
 use crate::Errno;
 
-/// The beginning of SPDK's record of an attempt to connect, which its headers do not declare. It is looked at only if all
-/// that is known of its content is found in it.
+/// The beginning of SPDK's record of an attempt to connect, which its headers do not declare. It is looked at only if
+/// all that is known of its content is found in it.
 #[repr(C)]
 struct ConnectAttempt {
     trid: sys::spdk_nvme_transport_id,
@@ -38,7 +39,7 @@ pub(super) struct Begun {
     pub(super) fail: sys::spdk_nvme_attach_fail_cb,
 }
 
-/// The controller that an attempt is initialising, or null when there is none any more.
+/// Returns the controller that an attempt is initialising, or null when there is none any more.
 ///
 /// # Errors
 /// `NOTSUP` when SPDK's record of the attempt is not laid out as expected.
@@ -49,7 +50,8 @@ pub(super) unsafe fn in_progress(
     probe: *const sys::spdk_nvme_probe_ctx,
     begun: &Begun,
 ) -> Result<*mut sys::spdk_nvme_ctrlr, Errno> {
-    // SAFETY: the record is larger than this part of it in every SPDK that keeps what it is given to call back and more.
+    // SAFETY: the record is larger than this part of it in every SPDK that keeps what it is given to call back and
+    // more.
     let record = unsafe { &*probe.cast::<ConnectAttempt>() };
     let address = |function: Option<*const c_void>| function.unwrap_or(ptr::null());
     let as_expected = record.opts.is_null()
@@ -62,7 +64,8 @@ pub(super) unsafe fn in_progress(
     if as_expected { Ok(record.first) } else { Err(Errno::NOTSUP) }
 }
 
-/// From now on SPDK's requests for events end as if their queue had been deleted, after which SPDK sends no more of them.
+/// From now on SPDK's requests for events end as if their queue had been deleted, after which SPDK sends no more of
+/// them.
 ///
 /// # Safety
 /// The controller must be live, and this the thread that owns it.
@@ -99,22 +102,22 @@ pub(super) unsafe fn let_events_be_asked_for(ctrlr: *mut sys::spdk_nvme_ctrlr) {
 /// # Safety
 /// As for [`hold_events_off`].
 pub(super) unsafe fn hide_namespaces(ctrlr: *mut sys::spdk_nvme_ctrlr) {
-    // SAFETY: the data is part of SPDK's structure, in memory that may be written; of the threads only this one uses the
-    // number, since no command is given with metadata of its own.
+    // SAFETY: the data is part of SPDK's structure, in memory that may be written; of the threads only this one uses
+    // the number, since no command is given with metadata of its own.
     unsafe {
         let data = sys::spdk_nvme_ctrlr_get_data(ctrlr).cast_mut();
         (&raw mut (*data).nn).write_unaligned(0);
     }
 }
 
-/// Has SPDK ask for so many I/O queues when it connects the controller again. By itself it asks for as many as it was granted the last
-/// time, so that a controller that has offered few once is never asked for more.
+/// Has SPDK ask for so many I/O queues when it connects the controller again. By itself it asks for as many as it was
+/// granted the last time, so that a controller that has offered few once is never asked for more.
 ///
 /// # Safety
 /// As for [`hold_events_off`], and no I/O queue pair may be connected.
 pub(super) unsafe fn ask_for_io_queues(ctrlr: *mut sys::spdk_nvme_ctrlr, count: u32) {
-    // SAFETY: the options are part of SPDK's structure, in memory that may be written; while there is no queue pair, only this thread
-    // uses the number.
+    // SAFETY: the options are part of SPDK's structure, in memory that may be written; while there is no queue pair,
+    // only this thread uses the number.
     unsafe {
         let opts = sys::spdk_nvme_ctrlr_get_opts(ctrlr).cast_mut();
         (&raw mut (*opts).num_io_queues).write_unaligned(count);

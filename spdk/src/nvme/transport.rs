@@ -62,7 +62,7 @@ pub struct TransportIdError {
 pub struct TransportId(pub(super) sys::spdk_nvme_transport_id);
 
 impl TransportId {
-    /// A transport id of its parts.
+    /// Returns a transport id of its parts.
     ///
     /// # Errors
     /// The first part that is too long.
@@ -110,16 +110,17 @@ impl fmt::Debug for TransportId {
 /// The most characters of a port in a [`TransportId`].
 const TRSVCID_LEN: usize = sys::SPDK_NVMF_TRSVCID_MAX_LEN as usize;
 
-/// A port with as many zeros before it as there is room for.
+/// Returns a port with as many zeros before it as there is room for.
 ///
-/// SPDK gives whoever connects to an address, subsystem and host that this process is connected to already the controller that is there, and
-/// neither side learns of that: its reset by one would connect it again behind the other's back, with what that had in flight. SPDK compares
-/// addresses as text, so that nobody shares a controller whose port is written like this.
+/// SPDK gives whoever connects to an address, subsystem and host that this process is connected to already the
+/// controller that is there, and neither side learns of that: its reset by one would connect it again behind the
+/// other's back, with what that had in flight. SPDK compares addresses as text, so that nobody shares a controller
+/// whose port is written like this.
 fn unshared(trsvcid: &str) -> String {
     format!("{trsvcid:0>TRSVCID_LEN$}")
 }
 
-/// The bytes of a C string in a field that it may fill.
+/// Returns the bytes of a C string in a field that it may fill.
 pub(super) fn bytes(field: &[c_char]) -> Vec<u8> {
     field.iter().take_while(|&&byte| byte != 0).map(|&byte| byte.cast_unsigned()).collect()
 }
@@ -216,7 +217,7 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// Whether SPDK was built with the transport, and it works on this machine.
+/// Returns whether SPDK was built with the transport, and it works on this machine.
 #[must_use]
 pub(super) fn is_available(trid: &TransportId) -> bool {
     // SAFETY: the name ends with a NUL: `new` had SPDK fill it in.

@@ -43,7 +43,8 @@ static APP: OnceCell<TestApp> = OnceCell::new();
 static RUNNING: Mutex<Option<Running>> = Mutex::new(None);
 static AT_EXIT: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
 
-/// The application, started on `cores` (a mask) if this is the first call; `register` is called before SPDK starts.
+/// Returns the application, started on `cores` (a mask) if this is the first call; `register` is called before SPDK
+/// starts.
 pub(crate) fn start(cores: &str, register: fn()) -> &'static TestApp {
     APP.get_or_init(|| {
         // RUST_LOG=debug shows what the crates say; a logger that is set stays when a module wants SPDK's.
@@ -83,7 +84,8 @@ pub(crate) fn at_exit(f: fn()) {
     AT_EXIT.lock().expect("not poisoned").push(f);
 }
 
-/// Stops the application and waits until its thread has ended. Whether that went well; `None` if it was stopped before.
+/// Stops the application and waits until its thread has ended. Returns whether that went well; `None` if it was stopped
+/// before.
 pub(crate) fn stop() -> Option<bool> {
     let Running { thread, ended } = RUNNING.lock().ok()?.take()?;
     spdk::app::stop(Ok(()));
@@ -113,7 +115,7 @@ fn stop_at_exit() {
 }
 
 impl TestApp {
-    /// A folder for sockets and logs, which goes with the process.
+    /// Returns a folder for sockets and logs, which goes with the process.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }

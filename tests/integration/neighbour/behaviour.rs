@@ -96,7 +96,7 @@ impl Stage<'_> {
         self.over.store(true, Ordering::Release);
     }
 
-    /// How often it has done it.
+    /// Returns how often it has done it.
     pub(super) fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Acquire)
     }
@@ -109,7 +109,7 @@ impl Stage<'_> {
         self.rounds.fetch_add(1, Ordering::Release);
     }
 
-    /// A client, tried until there is one; `None` when it is to stop.
+    /// Returns a client, tried until there is one; `None` when it is to stop.
     fn client(&self) -> Option<Client> {
         while !self.is_over() {
             if let Ok(client) = Client::negotiated(self.controller.dir()) {
@@ -120,7 +120,7 @@ impl Stage<'_> {
         None
     }
 
-    /// A driver whose controller is enabled.
+    /// Returns a driver whose controller is enabled.
     fn driver(&self) -> Option<Driver> {
         let mut driver = Driver::over(self.client()?);
         driver.enable();
@@ -153,7 +153,7 @@ impl Behaviour {
     }
 }
 
-/// A bdev of a pool that answers nothing that it could hold up.
+/// Returns a bdev of a pool that answers nothing that it could hold up.
 fn hung_pool(front: &Front, disk: &str, number: usize) -> ScriptedTarget {
     let id = u8::try_from(number % 200 + 1).expect("small");
     let target = ScriptedTarget::with(Options::default(), [(1, Namespace::new(512, 1 << 15, id))]);

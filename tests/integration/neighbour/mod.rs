@@ -2,8 +2,9 @@
 //!
 //! The short form is among the tests, with wide limits. `scripts/neighbour.sh` has the long one print a table.
 //!
-//! All clients are on the first core, the neighbour before the others, so that it is never it that waits for a core. The reactor that it is
-//! served by has the second core. That goes for the threads of `courier_tgt` that poll nothing, too, if Linux puts them there.
+//! All clients are on the first core, the neighbour before the others, so that it is never it that waits for a core.
+//! The reactor that it is served by has the second core. That goes for the threads of `courier_tgt` that poll nothing,
+//! too, if Linux puts them there.
 
 mod behaviour;
 mod reader;
@@ -65,7 +66,7 @@ impl Street {
         Self { front, reader }
     }
 
-    /// What the neighbour sees before and beside a behaviour, for which there is a stage.
+    /// Returns what the neighbour sees before and beside a behaviour, for which there is a stage.
     fn pair(&mut self, behaviour: &Behaviour, stage: &Stage<'_>, time: Duration) -> Pair {
         let idle = self.measure(time);
         thread::scope(|scope| {
@@ -112,7 +113,7 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// The threads of a process, by their numbers and names.
+/// Returns the threads of a process, by their numbers and names.
 fn threads_of(front: &Front) -> Vec<(String, String)> {
     let tasks = fs::read_dir(format!("/proc/{}/task", front.process.pid())).expect("it runs");
     let thread = |task: fs::DirEntry| {
@@ -131,7 +132,7 @@ fn go_before_others(front: &Front) {
     }
 }
 
-/// How long the neighbour's reactor has waited for its core, in all.
+/// Returns how long the neighbour's reactor has waited for its core, in all.
 fn time_without_core(front: &Front) -> Duration {
     let threads = threads_of(front);
     let (reactor, _) = threads.iter().find(|(_, name)| name == "reactor_1").expect("a reactor has the second core");
@@ -142,12 +143,12 @@ fn time_without_core(front: &Front) -> Duration {
 }
 
 impl Pair {
-    /// What of its IOPS is left to the neighbour.
+    /// Returns what of its IOPS is left to the neighbour.
     fn kept(&self) -> f64 {
         self.beside.iops / self.idle.iops
     }
 
-    /// The same, of what it is entitled to. Beside an honest guest that reads as much it keeps `honest`.
+    /// Returns the same, of what it is entitled to. Beside an honest guest that reads as much it keeps `honest`.
     fn kept_of_share(&self, claim: Claim, honest: f64) -> f64 {
         self.kept() / if claim == Claim::Half { honest } else { 1.0 }
     }
@@ -221,7 +222,7 @@ fn median(pairs: &[Pair], of: impl Fn(&Pair) -> f64) -> f64 {
     f64::midpoint(values[values.len() / 2], values[(values.len() - 1) / 2])
 }
 
-/// A behaviour's line of the table.
+/// Returns a behaviour's line of the table.
 fn line(behaviour: &Behaviour, pairs: &[Pair], honest: f64) -> String {
     let slowest = |of: fn(&Pair) -> Duration| {
         let longest = pairs.iter().map(of).max().unwrap_or_default();

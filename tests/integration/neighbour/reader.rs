@@ -1,6 +1,7 @@
 //! A guest that reads, and measures.
 //!
-//! Its doorbells are in memory that it shares with the reactor, as those of a guest in QEMU are: no other thread has a part in an I/O.
+//! Its doorbells are in memory that it shares with the reactor, as those of a guest in QEMU are: no other thread has a
+//! part in an I/O.
 
 use std::fs;
 use std::path::Path;
@@ -40,7 +41,8 @@ fn run_on_me(program: &str, args: &[&str]) {
     let _ = Program::new(program).args(args).arg(thread).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
-/// Writes a shadow doorbell. The event index is not looked at: a mapped doorbell, which takes its place, wakes nobody either.
+/// Writes a shadow doorbell. The event index is not looked at: a mapped doorbell, which takes its place, wakes nobody
+/// either.
 fn write_doorbell(driver: &Driver, index: u64, value: u16) {
     driver.memory.write(SHADOWS.0 + 4 * index, &u32::from(value).to_le_bytes());
 }
@@ -89,7 +91,8 @@ impl Reader {
         Self { driver, rings }
     }
 
-    /// Reads 4 KiB, and then 32 times as much at once, again and again for `time`. Returns how long each took, the shortest first.
+    /// Reads 4 KiB, and then 32 times as much at once, again and again for `time`. Returns how long each took, the
+    /// shortest first.
     pub(super) fn latencies(&mut self, time: Duration) -> Vec<Duration> {
         let (start, mut took) = (Instant::now(), Vec::new());
         while start.elapsed() < time {
@@ -112,8 +115,8 @@ impl Reader {
         took
     }
 
-    /// Has as many reads in flight as fit into all of its queues, until `over` says that it is enough. Returns the reads that ended in a
-    /// second.
+    /// Has as many reads in flight as fit into all of its queues, until `over` says that it is enough. Returns the
+    /// reads that ended in a second.
     pub(super) fn iops(&mut self, mut over: impl FnMut(Duration) -> bool) -> f64 {
         for ring in 0..self.rings.len() {
             self.begin(ring, ENTRIES - 1);

@@ -36,7 +36,7 @@ fn pool_of(load: &Load) -> Value {
     load.rpc.ok("courier_pool_get", &json!({ "name": "p" }))[0].clone()
 }
 
-/// I/Os done on the pool's bdev so far.
+/// Returns i/Os done on the pool's bdev so far.
 fn done(load: &Load) -> u64 {
     let stats = load.rpc.ok("bdev_get_iostat", &json!({ "name": "pn1" }));
     stats["bdevs"][0]["num_read_ops"].as_u64().unwrap_or_default()
@@ -100,7 +100,8 @@ fn fails_in_time(load: &Load, target: &Target, changes: &Value, words: &[&str]) 
 fn a_wrong_address_is_told_in_time_whatever_is_wrong_with_it() {
     let target = Target::start(TargetKind::Spdk, Fabric::Rdma, Network::First);
     let load = Load::start("0x2", &[]);
-    // Nobody there, in a network of ours; a network that is not ours; a port that nobody listens on; an address without a device.
+    // Nobody there, in a network of ours; a network that is not ours; a port that nobody listens on; an address without
+    // a device.
     for (field, value) in
         [("traddr", "192.168.200.77"), ("traddr", "203.0.113.1"), ("trsvcid", "4"), ("traddr", "127.0.0.1")]
     {

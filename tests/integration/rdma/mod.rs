@@ -1,7 +1,8 @@
 //! Pools over RDMA, and over TCP for comparison: of SPDK's target and of the Linux kernel's own.
 //!
-//! They need a machine with RDMA and are left out elsewhere; `scripts/test-rdma.sh` runs them in that of `scripts/rdma-vm.sh`, whose
-//! kernel drives Soft-RoCE (`rdma_rxe`). It is emulated, and slow: every test makes its target, and does what needs one.
+//! They need a machine with RDMA and are left out elsewhere; `scripts/test-rdma.sh` runs them in that of
+//! `scripts/rdma-vm.sh`, whose kernel drives Soft-RoCE (`rdma_rxe`). It is emulated, and slow: every test makes its
+//! target, and does what needs one.
 
 mod controller;
 mod data;

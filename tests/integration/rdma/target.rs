@@ -70,9 +70,9 @@ impl Network {
 
     /// Ends every connection through it, and lets no new one come to be: its address is a host that does not answer.
     ///
-    /// Soft-RoCE makes its GIDs anew when the MAC address changes, and connections do not outlive theirs. (If the address, the route
-    /// or the link goes instead, there is a moment in which a GID leads nowhere: a connection that ends in it puts Soft-RoCE's
-    /// queue of connection requests out of order for good.)
+    /// Soft-RoCE makes its GIDs anew when the MAC address changes, and connections do not outlive theirs. (If the
+    /// address, the route or the link goes instead, there is a moment in which a GID leads nowhere: a connection that
+    /// ends in it puts Soft-RoCE's queue of connection requests out of order for good.)
     pub(super) fn take_down(self) {
         static MAC: AtomicU8 = AtomicU8::new(0);
         self.local_route("del");
@@ -136,12 +136,12 @@ impl Target {
         format!("0123456789abcdeffedcba987654{:04x}", self.port)
     }
 
-    /// The same.
+    /// Returns the same.
     pub(super) fn uuid(&self) -> String {
         format!("2d3a4a6e-7b1c-4e58-9f3d-5a2b6c7d{:04x}", self.port)
     }
 
-    /// Where its data lies.
+    /// Returns where its data lies.
     pub(super) fn file(&self) -> &Path {
         &self.file.path
     }
@@ -150,7 +150,7 @@ impl Target {
         self.file.block_size
     }
 
-    /// What `courier_pool_create` needs to connect to it, with something changed or added.
+    /// Returns what `courier_pool_create` needs to connect to it, with something changed or added.
     pub(super) fn params(&self, name: &str, changes: &Value) -> Value {
         let mut params = json!({
             "name": name, "trtype": self.fabric.name(), "traddr": self.address, "trsvcid": self.port.to_string(),

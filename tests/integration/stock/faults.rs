@@ -34,7 +34,7 @@ impl Scene {
         Self { port, target: Some(target), relay: Some(relay), pool: None, files: Vec::new(), own: None, remark: None }
     }
 
-    /// A scripted target behind a relay.
+    /// Returns a scripted target behind a relay.
     fn scripted() -> Self {
         Self::scripted_with(Options::default())
     }
@@ -43,14 +43,14 @@ impl Scene {
         Self::scripted_with(Options { ana: true, ..Options::default() })
     }
 
-    /// An `spdk_tgt`, whose namespace is a file.
+    /// Returns an `spdk_tgt`, whose namespace is a file.
     fn real() -> Self {
         let files = vec![Backing::new(64 << 20, 512)];
         let pool = Pool::files(&files);
         Self { port: pool.port, target: None, relay: None, pool: Some(pool), files, own: None, remark: None }
     }
 
-    /// A scripted target behind a relay that refuses.
+    /// Returns a scripted target behind a relay that refuses.
     fn away() -> Self {
         let scene = Self::scripted();
         scene.relay().arrivals(Arrival::Refuse);
@@ -181,7 +181,7 @@ const USUAL: Fault = Fault {
     short: false,
 };
 
-/// All of them.
+/// Returns all of them.
 pub(super) fn all() -> Vec<Fault> {
     let mut faults = of_connections();
     faults.extend(of_silence());

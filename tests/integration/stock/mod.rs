@@ -97,7 +97,7 @@ impl Result {
         }
     }
 
-    /// One whose bdev never came.
+    /// Returns one whose bdev never came.
     fn nothing(alive: bool) -> Self {
         let (well_after, longest_gap, errors) = (None, Duration::ZERO, BTreeMap::new());
         let remark = Some("no bdev".to_owned());
@@ -128,7 +128,7 @@ impl Result {
         )
     }
 
-    /// What is worse about it than about another.
+    /// Returns what is worse about it than about another.
     fn worse_than(&self, stock: &Self, fault: &Fault) -> Vec<String> {
         let mut worse = Vec::new();
         if self.outcome > stock.outcome {

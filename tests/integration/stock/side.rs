@@ -65,7 +65,7 @@ impl Side {
         Self { which, app: App::start(program, MASK, args) }
     }
 
-    /// Waits for its bdev. Whether that comes within `limit`.
+    /// Waits for its bdev. Returns whether that comes within `limit`.
     pub(super) fn has_bdev(&self, limit: Duration) -> bool {
         let start = Instant::now();
         while self.app.rpc.call("bdev_get_bdevs", &json!({ "name": BDEV })).is_err() {
@@ -129,13 +129,14 @@ impl Side {
         }
     }
 
-    /// Whether it runs.
+    /// Returns whether it runs.
     pub(super) fn is_alive(&self) -> bool {
         self.app.process.status().is_none()
     }
 }
 
-/// The calls that make the bdev `pn1`. Both try without end to reach a target that is away, and stock to carry out what failed.
+/// Returns the calls that make the bdev `pn1`. Both try without end to reach a target that is away, and stock to carry
+/// out what failed.
 fn calls(which: Which, port: u16, settings: Settings, wait: bool) -> Vec<(&'static str, Value)> {
     let Settings { keep_alive_ms, digests } = settings;
     let port = port.to_string();

@@ -44,7 +44,7 @@ impl Met {
         Some(last.duration_since(self.ended?))
     }
 
-    /// Whether every slot has had a success since the fault ended.
+    /// Returns whether every slot has had a success since the fault ended.
     pub(super) fn is_well(&self) -> bool {
         self.after.len() == usize::from(SLOTS)
     }
@@ -179,7 +179,7 @@ impl Traffic {
         self.lock().ended = Some(Instant::now());
     }
 
-    /// Waits until all goes well again, for at most `limit`. Whether it does.
+    /// Waits until all goes well again, for at most `limit`. Returns whether it does.
     pub(super) fn wait_until_well(&self, limit: Duration) -> bool {
         let start = Instant::now();
         while !self.lock().is_well() {
@@ -191,12 +191,12 @@ impl Traffic {
         true
     }
 
-    /// Whether the controller's process takes nothing any more.
+    /// Returns whether the controller's process takes nothing any more.
     pub(super) fn has_died(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// What was met so far. What comes later does not count.
+    /// Returns what was met so far. What comes later does not count.
     pub(super) fn conclude(&self) -> Met {
         let mut met = self.lock();
         met.over = true;

@@ -109,7 +109,7 @@ impl App {
         self.rpc.ok("spdk_get_version", &Value::Null);
     }
 
-    /// The names of its bdevs.
+    /// Returns the names of its bdevs.
     #[track_caller]
     pub(crate) fn bdevs(&self) -> Vec<String> {
         let bdevs = self.rpc.ok("bdev_get_bdevs", &Value::Null);
@@ -117,15 +117,16 @@ impl App {
         bdevs.as_array().expect("a list").iter().map(name).collect()
     }
 
-    /// What `bdev_get_bdevs` says of one.
+    /// Returns what `bdev_get_bdevs` says of one.
     #[track_caller]
     pub(crate) fn bdev(&self, name: &str) -> Value {
         self.rpc.ok("bdev_get_bdevs", &json!({ "name": name }))[0].clone()
     }
 }
 
-/// The options with which every SPDK application runs here: on cores that others use, too, and without hugepages, unless
-/// `COURIER_TEST_HUGEPAGES` is set: memory that an RDMA device is to reach is all there from the beginning.
+/// Returns the options with which every SPDK application runs here: on cores that others use, too, and without
+/// hugepages, unless `COURIER_TEST_HUGEPAGES` is set: memory that an RDMA device is to reach is all there from the
+/// beginning.
 pub(crate) fn common_args(socket: &Path, mask: &str) -> Vec<String> {
     let socket = socket.display().to_string();
     let mut args = ["-r", &socket, "-m", mask, "--disable-cpumask-locks"].map(str::to_owned).to_vec();
@@ -138,11 +139,12 @@ pub(crate) fn common_args(socket: &Path, mask: &str) -> Vec<String> {
     args
 }
 
-/// A configuration with which an application sets little memory aside. An emulated machine takes longer to clear the 800 MiB of an
-/// `spdk_tgt` than for a test.
+/// A configuration with which an application sets little memory aside. An emulated machine takes longer to clear the
+/// 800 MiB of an `spdk_tgt` than for a test.
 pub(crate) const SMALL_POOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/small-pools.json");
 
-/// The text of a configuration that does `calls` for the bdev layer and sets little memory aside, for a program without iSCSI.
+/// Returns the text of a configuration that does `calls` for the bdev layer and sets little memory aside, for a program
+/// without iSCSI.
 pub(crate) fn configuration(calls: &[Value]) -> String {
     let text = fs::read_to_string(SMALL_POOLS).expect("the file can be read");
     let mut config: Value = serde_json::from_str(&text).expect("it is JSON");

@@ -1,4 +1,5 @@
-//! A place for clients with bad manners: a controller that they may do anything to, beside one with a client that must not notice.
+//! A place for clients with bad manners: a controller that they may do anything to, beside one with a client that must
+//! not notice.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-/// The checksum of a file.
+/// Returns the checksum of a file.
 #[track_caller]
 pub(crate) fn sha256(path: &Path) -> String {
     let output = Command::new("sha256sum").arg(path).output().expect("sha256sum can be run");
@@ -11,7 +11,7 @@ pub(crate) fn sha256(path: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).split_whitespace().next().unwrap_or_default().to_owned()
 }
 
-/// Bytes of which no two blocks are alike.
+/// Returns bytes of which no two blocks are alike.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len);
     let mut numbers = Numbers::new(0);

@@ -73,12 +73,12 @@ impl Front {
         Self::start_program(Program::Courier, MASK)
     }
 
-    /// The same on any cores.
+    /// Returns the same on any cores.
     pub(crate) fn start_with_pools_on(mask: &str) -> Self {
         Self::start_program(Program::Courier, mask)
     }
 
-    /// One whose bdev layer has so many I/Os.
+    /// Returns one whose bdev layer has so many I/Os.
     pub(crate) fn start_with_bdev_ios(count: u32) -> Self {
         shared::rest();
         arena::rest();
@@ -89,7 +89,7 @@ impl Front {
         Self { app: App::start(Program::Courier, MASK, &["-c", &file.display().to_string()]) }
     }
 
-    /// One whose `courier_tgt` may lock so much memory only, in KiB.
+    /// Returns one whose `courier_tgt` may lock so much memory only, in KiB.
     pub(crate) fn start_with_little_memory(locked_kib: u64) -> Self {
         shared::rest();
         arena::rest();
@@ -177,7 +177,7 @@ impl<'a> Controller<'a> {
         controller
     }
 
-    /// One that has been made.
+    /// Returns one that has been made.
     pub(crate) fn existing(front: &'a Front, name: &str, dir: &Path) -> Self {
         Self { front, name: name.to_owned(), dir: dir.to_owned() }
     }
@@ -186,7 +186,7 @@ impl<'a> Controller<'a> {
         format!("nqn.2024-01.com.example:{}", self.name)
     }
 
-    /// The folder of its socket.
+    /// Returns the folder of its socket.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -235,13 +235,13 @@ impl<'a> Controller<'a> {
         self.try_delete().unwrap_or_else(|error| panic!("{} cannot be deleted: {}", self.name, error.message));
     }
 
-    /// The transport id as SPDK's tools take it. Without an NQN they would ask for a discovery log; over vfio-user it
-    /// is not sent.
+    /// Returns the transport id as SPDK's tools take it. Without an NQN they would ask for a discovery log; over
+    /// vfio-user it is not sent.
     pub(crate) fn transport_id(&self) -> String {
         format!("trtype:VFIOUSER traddr:{} subnqn:{}", self.dir.display(), self.stock_nqn())
     }
 
-    /// What `bdev_nvme_attach_controller` needs.
+    /// Returns what `bdev_nvme_attach_controller` needs.
     pub(crate) fn attach_params(&self, name: &str) -> Value {
         json!({ "name": name, "trtype": "VFIOUSER", "traddr": self.dir })
     }
@@ -252,7 +252,7 @@ impl<'a> Controller<'a> {
         client.rpc.ok("bdev_nvme_attach_controller", &self.attach_params("n"));
     }
 
-    /// A stock `bdevperf` with it attached. `args` are more of its options.
+    /// Returns a stock `bdevperf` with it attached. `args` are more of its options.
     #[track_caller]
     pub(crate) fn load(&self, args: &[&str]) -> Load {
         let load = Load::start_stock("0x1", args);

@@ -41,7 +41,7 @@ impl Export {
         rpc.ok("nvmf_subsystem_add_listener", &json!({ "nqn": nqn, "listen_address": address }));
     }
 
-    /// What `bdev_nvme_attach_controller` needs.
+    /// Returns what `bdev_nvme_attach_controller` needs.
     pub(crate) fn attach(&self, name: &str) -> Value {
         json!({
             "name": name, "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": self.port.to_string(),
@@ -49,7 +49,7 @@ impl Export {
         })
     }
 
-    /// The transport id as SPDK's tools take it.
+    /// Returns the transport id as SPDK's tools take it.
     pub(crate) fn transport_id(&self) -> String {
         format!("trtype:TCP adrfam:IPv4 traddr:127.0.0.1 trsvcid:{} subnqn:{}", self.port, Self::NQN)
     }

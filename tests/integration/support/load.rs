@@ -53,7 +53,7 @@ impl Load {
         Self::start_program(Program::Bdevperf, mask, args)
     }
 
-    /// The same without the plugin.
+    /// Returns the same without the plugin.
     pub(crate) fn start_stock(mask: &str, args: &[&str]) -> Self {
         Self::start_program(Program::StockBdevperf, mask, args)
     }

@@ -62,17 +62,17 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    /// The Abort command for command `cid` of submission queue `sqid`.
+    /// Returns the Abort command for command `cid` of submission queue `sqid`.
     pub(crate) fn abort(sqid: u16, cid: u16) -> Self {
         Self { opcode: ABORT, cdw10: u32::from(cid) << 16 | u32::from(sqid), ..Self::default() }
     }
 
-    /// An I/O command on blocks, with its data at `prp1`.
+    /// Returns an I/O command on blocks, with its data at `prp1`.
     pub(crate) fn io(opcode: u8, nsid: u32, slba: u32, blocks: u16, prp1: u64) -> Self {
         Self { opcode, nsid, prp1, cdw10: slba, cdw12: u32::from(blocks - 1), ..Self::default() }
     }
 
-    /// The submission queue entry.
+    /// Returns the submission queue entry.
     pub(crate) fn bytes(&self, cid: u16) -> [u8; 64] {
         let mut bytes = [0; 64];
         let mut put = |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
@@ -98,7 +98,7 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
-    /// Status Code Type and Status Code.
+    /// Returns status Code Type and Status Code.
     pub(crate) fn code(self) -> u16 {
         self.status & 0x7ff
     }
@@ -162,7 +162,7 @@ impl Driver {
         driver
     }
 
-    /// The same, tried until it works: while a server tidies up after the client before.
+    /// Returns the same, tried until it works: while a server tidies up after the client before.
     #[track_caller]
     pub(crate) fn start_within(dir: &Path, limit: Duration) -> Self {
         let start = Instant::now();
@@ -217,14 +217,14 @@ impl Driver {
         assert_eq!(csts & (READY | FATAL), READY, "the controller does not get ready: CSTS is {csts:#x}");
     }
 
-    /// The same with any CC; returns CSTS as soon as it says something, or after a while.
+    /// Returns the same with any CC; returns CSTS as soon as it says something, or after a while.
     #[track_caller]
     pub(crate) fn enable_with(&mut self, cc: u32) -> u32 {
         let (sq, cq) = (self.admin.sq_addr(), self.admin.cq_addr());
         self.enable_at(cc, sq, cq)
     }
 
-    /// The same with any place for the admin queues.
+    /// Returns the same with any place for the admin queues.
     #[track_caller]
     pub(crate) fn enable_at(&mut self, cc: u32, sq: u64, cq: u64) -> u32 {
         self.disable();
@@ -250,7 +250,7 @@ impl Driver {
         self.client.write(BAR0, offset, data).expect("a register can be written");
     }
 
-    /// How long the controller may take to get ready, or to stop being so: CAP.TO.
+    /// Returns how long the controller may take to get ready, or to stop being so: CAP.TO.
     #[track_caller]
     pub(crate) fn most_time_to_ready(&mut self) -> Duration {
         let halves = self.client.read_u32(BAR0, CAP).expect("CAP can be read") >> 24;
@@ -382,7 +382,7 @@ impl Driver {
         self.admin = queue;
     }
 
-    /// The phase tag in a slot of a completion queue.
+    /// Returns the phase tag in a slot of a completion queue.
     pub(crate) fn phase_in(&self, queue: &Queue, slot: u64) -> u16 {
         u16::from_le_bytes(self.memory.read(queue.cq + 16 * slot + 14)) & 1
     }
@@ -420,7 +420,7 @@ impl Driver {
         self.admin(Command { opcode: CREATE_IO_SQ, prp1: queue.sq_addr(), cdw10, cdw11, ..Command::default() })
     }
 
-    /// A pair of I/O queues that is to be made by [`Self::try_create`].
+    /// Returns a pair of I/O queues that is to be made by [`Self::try_create`].
     pub(crate) fn queue(qid: u16, entries: u16) -> Queue {
         Queue::new(qid, entries)
     }

@@ -9,12 +9,12 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The checkout.
+/// Returns the checkout.
 pub(crate) fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The tree of the SPDK in use.
+/// Returns the tree of the SPDK in use.
 pub(crate) fn spdk() -> &'static Path {
     static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
         let script = checkout().join("scripts/install-spdk.sh");
@@ -32,13 +32,13 @@ pub(crate) fn spdk() -> &'static Path {
     &DIR
 }
 
-/// A program of SPDK's own.
+/// Returns a program of SPDK's own.
 pub(crate) fn stock(name: &str) -> PathBuf {
     let candidates = ["build/bin", "build/examples"].map(|dir| spdk().join(dir).join(name));
     candidates.into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("SPDK was built without {name}"))
 }
 
-/// Where SPDK's shared libraries lie, as `LD_LIBRARY_PATH` wants it.
+/// Returns where SPDK's shared libraries lie, as `LD_LIBRARY_PATH` wants it.
 pub(crate) fn library_path() -> &'static OsString {
     const DIRS: [&str; 6] =
         ["build/lib", "dpdk/build/lib", "build/libvfio-user/usr/local/lib", "isa-l/.libs", "isa-l-crypto/.libs", "lib"];
@@ -69,7 +69,7 @@ pub(crate) fn plugin() -> &'static Path {
     &PLUGIN
 }
 
-/// The folder of this run, which a janitor removes when this process is gone, however it went.
+/// Returns the folder of this run, which a janitor removes when this process is gone, however it went.
 fn run_dir() -> &'static Path {
     static DIR: LazyLock<(PathBuf, Option<ChildStdin>)> = LazyLock::new(|| {
         let dir = env::temp_dir().join(format!("courier-test-{}", std::process::id()));
@@ -83,7 +83,7 @@ fn run_dir() -> &'static Path {
     &DIR.0
 }
 
-/// A new folder, whose path is short enough for that of a socket.
+/// Returns a new folder, whose path is short enough for that of a socket.
 pub(crate) fn new_dir(name: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let dir = run_dir().join(format!("{}-{name}", COUNT.fetch_add(1, Ordering::Relaxed)));

@@ -18,7 +18,7 @@ pub(crate) const UUIDS: [&str; 2] = ["0d3a4a6e-7b1c-4e58-9f3d-5a2b6c7d8e90", "1d
 /// The cores of pools.
 const MASK: &str = "0x1";
 
-/// A port that nothing listened on a moment ago.
+/// Returns a port that nothing listened on a moment ago.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port can be had");
     listener.local_addr().expect("a listener has an address").port()
@@ -31,7 +31,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool without namespaces.
+    /// Returns a pool without namespaces.
     pub(crate) fn empty() -> Self {
         Self::at(free_port())
     }
@@ -56,12 +56,12 @@ impl Pool {
         json!({ "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": self.port.to_string() })
     }
 
-    /// A pool with two namespaces in memory: 1 with blocks of 512 bytes, 2 with blocks of 4,096 bytes.
+    /// Returns a pool with two namespaces in memory: 1 with blocks of 512 bytes, 2 with blocks of 4,096 bytes.
     pub(crate) fn malloc() -> Self {
         Self::malloc_at(free_port())
     }
 
-    /// The same at a port.
+    /// Returns the same at a port.
     pub(crate) fn malloc_at(port: u16) -> Self {
         let pool = Self::at(port);
         for (index, block_size) in [512, 4_096].into_iter().enumerate() {
@@ -76,7 +76,7 @@ impl Pool {
         pool
     }
 
-    /// A pool with one namespace per file, whose data outlives it.
+    /// Returns a pool with one namespace per file, whose data outlives it.
     pub(crate) fn files(files: &[Backing]) -> Self {
         let pool = Self::empty();
         pool.add_files(files);
@@ -119,7 +119,7 @@ impl Pool {
         self.app.rpc.ok("nvmf_subsystem_remove_ns", &json!({ "nqn": NQN, "nsid": nsid }));
     }
 
-    /// What `courier_pool_create` needs to connect to it.
+    /// Returns what `courier_pool_create` needs to connect to it.
     pub(crate) fn params(&self, name: &str) -> Value {
         json!({
             "name": name, "trtype": "tcp", "traddr": "127.0.0.1", "trsvcid": self.port.to_string(), "subnqn": NQN,
@@ -127,7 +127,7 @@ impl Pool {
         })
     }
 
-    /// What `courier_pool_create` needs to connect to it, with something changed or added.
+    /// Returns what `courier_pool_create` needs to connect to it, with something changed or added.
     pub(crate) fn params_with(&self, name: &str, changes: &Value) -> Value {
         let mut params = self.params(name);
         for (key, value) in changes.as_object().expect("an object") {

@@ -71,12 +71,12 @@ impl Process {
         f(&mut self.child.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Its exit status, if it has ended.
+    /// Returns its exit status, if it has ended.
     pub(crate) fn status(&self) -> Option<ExitStatus> {
         self.with_child(|child| child.try_wait().expect("a child can be waited for"))
     }
 
-    /// Everything that it has printed.
+    /// Returns everything that it has printed.
     pub(crate) fn output(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
@@ -133,7 +133,7 @@ impl Process {
         });
     }
 
-    /// Its resident memory.
+    /// Returns its resident memory.
     pub(crate) fn memory(&self) -> MemoryUse {
         /// Where SPDK asks DPDK to put its memory.
         const BASE: &str = "2000";
@@ -158,8 +158,8 @@ impl Process {
     }
 }
 
-/// Tells the time without that in which a process was ready to run and others had the processor: limits hold on a machine that is
-/// busy with other things, too.
+/// Tells the time without that in which a process was ready to run and others had the processor: limits hold on a
+/// machine that is busy with other things, too.
 pub(crate) struct RunClock<'a> {
     process: &'a Process,
     start: Instant,
@@ -171,13 +171,14 @@ impl<'a> RunClock<'a> {
         Self { process, start: Instant::now(), waited: waited(process.pid()) }
     }
 
-    /// The time since the start.
+    /// Returns the time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed().saturating_sub(waited(self.process.pid()).saturating_sub(self.waited))
     }
 }
 
-/// How long the main thread of a process, which is its first reactor, has waited for a processor. Zero where the kernel does not say so.
+/// Returns how long the main thread of a process, which is its first reactor, has waited for a processor. Zero where
+/// the kernel does not say so.
 fn waited(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).unwrap_or_default();
     Duration::from_nanos(stat.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0))

@@ -44,7 +44,7 @@ impl<T: HasApp> Drop for Shared<T> {
     }
 }
 
-/// What is there, if it still runs, or else a new one.
+/// Returns what is there, if it still runs, or else a new one.
 fn share<T: HasApp>(slot: &Mutex<Option<Arc<T>>>, start: impl FnOnce() -> T) -> Shared<T> {
     let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
     let live = slot.take().filter(|shared| shared.app().process.status().is_none());
@@ -53,7 +53,7 @@ fn share<T: HasApp>(slot: &Mutex<Option<Arc<T>>>, start: impl FnOnce() -> T) -> 
     Shared(shared)
 }
 
-/// A pool as [`Pool::malloc`] makes it.
+/// Returns a pool as [`Pool::malloc`] makes it.
 pub(crate) fn pool() -> Shared<Pool> {
     static POOL: Mutex<Option<Arc<Pool>>> = Mutex::new(None);
     arena::rest();
@@ -68,7 +68,7 @@ pub(crate) fn rest() {
     drop(COURIER.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
-/// A `courier_tgt`, without pools: a test leaves none.
+/// Returns a `courier_tgt`, without pools: a test leaves none.
 pub(crate) fn courier() -> Shared<App> {
     arena::rest();
     let courier = share(&COURIER, || App::start(Program::Courier, "0x2", &[]));

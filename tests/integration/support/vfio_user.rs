@@ -58,7 +58,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// The errno that the server answered.
+    /// Returns the errno that the server answered.
     pub(crate) fn errno(&self) -> Option<u32> {
         if let Self::Refused(errno) = self { Some(*errno) } else { None }
     }
@@ -134,7 +134,7 @@ pub(crate) fn message(id: u16, command: u16, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A command's header with any size in it.
+/// Returns a command's header with any size in it.
 pub(crate) fn header(id: u16, command: u16, size: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size.min(1 << 20) as usize);
     bytes.extend(id.to_le_bytes());
@@ -144,7 +144,7 @@ pub(crate) fn header(id: u16, command: u16, size: u32) -> Vec<u8> {
     bytes
 }
 
-/// The payload of VERSION.
+/// Returns the payload of VERSION.
 pub(crate) fn version(major: u16, minor: u16, capabilities: &str) -> Vec<u8> {
     let mut payload = [major.to_le_bytes(), minor.to_le_bytes()].concat();
     payload.extend(capabilities.as_bytes());
@@ -152,28 +152,28 @@ pub(crate) fn version(major: u16, minor: u16, capabilities: &str) -> Vec<u8> {
     payload
 }
 
-/// The payload of `DMA_MAP`, for reading and writing.
+/// Returns the payload of `DMA_MAP`, for reading and writing.
 pub(crate) fn dma_map(addr: u64, size: u64, offset: u64) -> Vec<u8> {
     let mut payload = [32_u32.to_le_bytes(), 3_u32.to_le_bytes()].concat();
     payload.extend([offset, addr, size].map(u64::to_le_bytes).concat());
     payload
 }
 
-/// The payload of `DMA_UNMAP`.
+/// Returns the payload of `DMA_UNMAP`.
 pub(crate) fn dma_unmap(addr: u64, size: u64) -> Vec<u8> {
     let mut payload = [24_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat();
     payload.extend([addr, size].map(u64::to_le_bytes).concat());
     payload
 }
 
-/// The payload of `REGION_READ`, and the beginning of that of `REGION_WRITE`.
+/// Returns the payload of `REGION_READ`, and the beginning of that of `REGION_WRITE`.
 pub(crate) fn region_access(region: u32, offset: u64, count: u32) -> Vec<u8> {
     let mut payload = offset.to_le_bytes().to_vec();
     payload.extend([region, count].map(u32::to_le_bytes).concat());
     payload
 }
 
-/// The payload of `DEVICE_SET_IRQS` with eventfds as data.
+/// Returns the payload of `DEVICE_SET_IRQS` with eventfds as data.
 fn set_eventfds(index: u32, start: u32, count: u32) -> Vec<u8> {
     const DATA_EVENTFD: u32 = 1 << 2;
     const ACTION_TRIGGER: u32 = 1 << 5;
@@ -253,7 +253,7 @@ impl Client {
         self.mute = mute;
     }
 
-    /// What [`Self::serve`] got.
+    /// Returns what [`Self::serve`] got.
     pub(crate) fn served(&self) -> &Memory {
         &self.served.as_ref().expect("memory is served").1
     }
@@ -419,7 +419,7 @@ impl Client {
         Ok((u32_at(&payload, 4), u32_at(&payload, 8), u32_at(&payload, 12)))
     }
 
-    /// The whole answer about a region, and its descriptors.
+    /// Returns the whole answer about a region, and its descriptors.
     pub(crate) fn region_info(&mut self, index: u32, argsz: u32) -> Result<(Vec<u8>, Vec<OwnedFd>), Failure> {
         let mut payload = [argsz, 0, index, 0].map(u32::to_le_bytes).concat();
         payload.extend([0; 16]);
@@ -428,7 +428,7 @@ impl Client {
         Ok((reply.payload, reply.fds))
     }
 
-    /// How many interrupts an index has.
+    /// Returns how many interrupts an index has.
     pub(crate) fn irq_count(&mut self, index: u32) -> Result<u32, Failure> {
         let payload = self.call(DEVICE_GET_IRQ_INFO, &[16, 0, index, 0].map(u32::to_le_bytes).concat(), &[])?;
         Ok(u32_at(&payload, 12))

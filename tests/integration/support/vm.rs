@@ -73,7 +73,7 @@ impl Vm {
         Self::boot_with(sockets, cpus, &[])
     }
 
-    /// The same with further options of `vm.sh`.
+    /// Returns the same with further options of `vm.sh`.
     #[track_caller]
     pub(crate) fn boot_with(sockets: &[&Path], cpus: u32, options: &[&str]) -> Self {
         let dir = paths::new_dir("vm");

@@ -90,7 +90,7 @@ impl Outbox {
         self.changed.notify_all();
     }
 
-    /// Whether the connection is gone, or all has been written and its end, too.
+    /// Returns whether the connection is gone, or all has been written and its end, too.
     pub(crate) fn is_broken(&self) -> bool {
         lock(&self.state).broken
     }

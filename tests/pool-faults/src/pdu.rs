@@ -84,7 +84,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header at the beginning of `bytes`, or nothing if these are too few.
+    /// Returns the header at the beginning of `bytes`, or nothing if these are too few.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let head = bytes.first_chunk::<COMMON_HEADER>()?;
@@ -92,7 +92,7 @@ impl Header {
         Some(Self { kind: Kind(kind), flags, hlen, pdo, plen: u32::from_le_bytes([a, b, c, d]) })
     }
 
-    /// The bytes of the header.
+    /// Returns the bytes of the header.
     #[must_use]
     pub fn bytes(&self) -> [u8; COMMON_HEADER] {
         let [a, b, c, d] = self.plen.to_le_bytes();
@@ -113,7 +113,7 @@ impl Splitter {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next PDU. A stream that is none of NVMe/TCP is given on as it comes.
+    /// Returns the next PDU. A stream that is none of NVMe/TCP is given on as it comes.
     pub fn next_pdu(&mut self) -> Option<Vec<u8>> {
         if !self.raw {
             let length = usize::try_from(Header::parse(&self.bytes)?.plen).unwrap_or(usize::MAX);
@@ -129,19 +129,19 @@ impl Splitter {
         self.rest()
     }
 
-    /// What has come of a PDU that is not whole.
+    /// Returns what has come of a PDU that is not whole.
     pub fn rest(&mut self) -> Option<Vec<u8>> {
         (!self.bytes.is_empty()).then(|| std::mem::take(&mut self.bytes))
     }
 
-    /// Whether the stream is none of NVMe/TCP.
+    /// Returns whether the stream is none of NVMe/TCP.
     #[must_use]
     pub fn is_raw(&self) -> bool {
         self.raw
     }
 }
 
-/// The CRC32C of `bytes`, which is the digest of headers and data.
+/// Returns the CRC32C of `bytes`, which is the digest of headers and data.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> u32 {
     const CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
@@ -157,8 +157,8 @@ pub struct Digests {
     pub data: bool,
 }
 
-/// A PDU of a header, which is whole but for `pdo`, `plen` and the flags of digests, and of data. The data begins at a
-/// multiple of `align` bytes.
+/// Returns a PDU of a header, which is whole but for `pdo`, `plen` and the flags of digests, and of data. The data
+/// begins at a multiple of `align` bytes.
 ///
 /// # Panics
 ///
@@ -200,7 +200,7 @@ pub enum Wrong {
     DataDigest,
 }
 
-/// The data of a PDU, whose lengths and digests are checked.
+/// Returns the data of a PDU, whose lengths and digests are checked.
 ///
 /// # Errors
 ///

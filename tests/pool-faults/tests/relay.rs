@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long something is looked for that must not come.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// A target that sends back what comes, for as long as this process lives.
+/// Returns a target that sends back what comes, for as long as this process lives.
 fn echo() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
@@ -47,7 +47,7 @@ fn receive(mut stream: &TcpStream, length: usize) -> io::Result<Vec<u8>> {
     stream.read_exact(&mut bytes).map(|()| bytes)
 }
 
-/// A connection that is closed at once, which may show before or after it was established.
+/// Returns a connection that is closed at once, which may show before or after it was established.
 fn refused(relay: &Relay) -> io::Error {
     let connected = TcpStream::connect_timeout(&relay.address(), PATIENCE);
     connected.and_then(|stream| receive(&stream, 1)).expect_err("it is refused")
@@ -61,7 +61,7 @@ fn is_silent(mut stream: &TcpStream) -> bool {
     silent
 }
 
-/// A PDU with some data.
+/// Returns a PDU with some data.
 fn pdu_with(data: &[u8]) -> Vec<u8> {
     let mut header = Header { kind: Kind::H2C_DATA, flags: 0, hlen: 24, pdo: 0, plen: 0 }.bytes().to_vec();
     header.resize(CAPSULE_RESP, 0);

@@ -5,8 +5,9 @@
 //! | [`wire`] | what a client sends, in pieces, with files; what the caller answers | no panic; bounded buffers; every file is closed |
 //! | [`controller`] | what a guest, its client, the backend and the operator do to a controller | no panic; nothing but the guest's memory is touched; memory is let go; a reset ends |
 //!
-//! An input is a script of [steps](script): each begins with the byte that says what it is, and has a fixed form after that, so that
-//! a change of a byte changes one thing. What is missing at the end reads as 0. `seeds` writes scripts that reach far.
+//! An input is a script of [steps](script): each begins with the byte that says what it is, and has a fixed form after
+//! that, so that a change of a byte changes one thing. What is missing at the end reads as 0. `seeds` writes scripts
+//! that reach far.
 
 #![allow(clippy::cast_possible_truncation, reason = "numbers are the fuzzer's own")]
 #![allow(clippy::missing_panics_doc, reason = "what must hold is asserted")]

@@ -5,13 +5,13 @@
 pub struct Script<'a>(pub &'a [u8]);
 
 impl<'a> Script<'a> {
-    /// Whether nothing is left.
+    /// Returns whether nothing is left.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The next `len` bytes, or as many as there are.
+    /// Returns the next `len` bytes, or as many as there are.
     pub fn bytes(&mut self, len: usize) -> &'a [u8] {
         let (now, later) = self.0.split_at(len.min(self.0.len()));
         self.0 = later;
@@ -26,27 +26,27 @@ impl<'a> Script<'a> {
         array
     }
 
-    /// The next byte.
+    /// Returns the next byte.
     pub fn u8(&mut self) -> u8 {
         u8::from_le_bytes(self.array())
     }
 
-    /// The next two bytes.
+    /// Returns the next two bytes.
     pub fn u16(&mut self) -> u16 {
         u16::from_le_bytes(self.array())
     }
 
-    /// The next four bytes.
+    /// Returns the next four bytes.
     pub fn u32(&mut self) -> u32 {
         u32::from_le_bytes(self.array())
     }
 
-    /// The next eight bytes.
+    /// Returns the next eight bytes.
     pub fn u64(&mut self) -> u64 {
         u64::from_le_bytes(self.array())
     }
 
-    /// A number below `limit`, which is not 0.
+    /// Returns a number below `limit`, which is not 0.
     pub fn below(&mut self, limit: usize) -> usize {
         usize::from(self.u8()) % limit
     }
@@ -57,21 +57,21 @@ impl<'a> Script<'a> {
 pub struct Writer(pub Vec<u8>);
 
 impl Writer {
-    /// The step `kind`.
+    /// Returns the step `kind`.
     #[must_use]
     pub fn step(mut self, kind: u8) -> Self {
         self.0.push(kind);
         self
     }
 
-    /// One byte of the step.
+    /// Returns one byte of the step.
     #[must_use]
     pub fn u8(mut self, value: u8) -> Self {
         self.0.push(value);
         self
     }
 
-    /// Two bytes of the step.
+    /// Returns two bytes of the step.
     #[must_use]
     pub fn u16(mut self, value: u16) -> Self {
         self.0.extend(value.to_le_bytes());
@@ -92,7 +92,7 @@ impl Writer {
         self
     }
 
-    /// Bytes of the step.
+    /// Returns bytes of the step.
     #[must_use]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);

@@ -1,6 +1,7 @@
 //! Writes the scripts that fuzzing begins with: `seeds FOLDER` fills `FOLDER/wire` and `FOLDER/controller`.
 //!
-//! Each of them does one thing that a well-behaved client or guest does, or nearly does: the fuzzer finds the rest from there.
+//! Each of them does one thing that a well-behaved client or guest does, or nearly does: the fuzzer finds the rest from
+//! there.
 
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
@@ -75,12 +76,12 @@ fn wire_seeds() -> Seeds {
     ]
 }
 
-/// The address of a page of the largest part of memory.
+/// Returns the address of a page of the largest part of memory.
 fn page(w: Writer, page: u16) -> Writer {
     w.u8(12).u16(page)
 }
 
-/// A command: queue, opcode, identifier, namespace; pages of its data; dwords 10 to 12.
+/// Returns a command: queue, opcode, identifier, namespace; pages of its data; dwords 10 to 12.
 fn command(qid: u8, opcode: u8, cid: u8, nsid: u8, pages: [u16; 2], dwords: [u32; 3]) -> Writer {
     let w = w().step(controller::step::COMMAND).u8(qid).u8(opcode).u8(0).u8(cid).u8(nsid);
     let w = page(page(w, pages[0]), pages[1]);
@@ -120,7 +121,7 @@ fn enabled() -> Writer {
     base.then(&host_queue(0, 1, 2)).then(&poll())
 }
 
-/// A pair of I/O queues of 16 entries.
+/// Returns a pair of I/O queues of 16 entries.
 fn pair(qid: u8) -> Writer {
     let (sq, cq) = (3 + 2 * u16::from(qid), 4 + 2 * u16::from(qid));
     let id = 15 << 16 | u32::from(qid);
@@ -148,7 +149,7 @@ fn memory(at: u16, words: &[u64]) -> Writer {
     words.iter().fold(w, |w, word| w.u64(*word))
 }
 
-/// The same command with other flags, and the type of an SGL's first descriptor.
+/// Returns the same command with other flags, and the type of an SGL's first descriptor.
 fn with_flags(mut w: Writer, flags: u8, descriptor: Option<(u8, u16)>) -> Writer {
     // Step, queue, opcode, flags; identifier, namespace; two addresses of 3 bytes each; dwords.
     w.0[3] = flags;

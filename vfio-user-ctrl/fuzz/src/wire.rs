@@ -63,8 +63,8 @@ const LIMITS: Limits = Limits {
     max_pending: 64,
 };
 
-/// The most that a session may want to send: what fills its output; one message more, of its own data or of the client's; and the
-/// answers to as many commands as may wait.
+/// The most that a session may want to send: what fills its output; one message more, of its own data or of the
+/// client's; and the answers to as many commands as may wait.
 const MOST_OUTPUT: usize = 4096 + (128 << 10) + 64 + (4 + 64 + 1) * 128;
 
 /// Accesses must lie within their regions.

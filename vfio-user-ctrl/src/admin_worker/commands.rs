@@ -238,7 +238,7 @@ impl AdminWorker {
         self.put(Output::Send { group, ticket, request });
     }
 
-    /// The poll group for a completion queue: the worker's own for the first, then the next ones around.
+    /// Returns the poll group for a completion queue: the worker's own for the first, then the next ones around.
     fn place(&self, cqid: u16) -> Option<usize> {
         Some((self.placement.own + usize::from(cqid).checked_sub(1)?) % self.placement.groups)
     }
@@ -282,8 +282,8 @@ impl AdminWorker {
         self.send(group, cid, CommandStep::Abort, GroupRequest::Abort { sqid, cid: target });
     }
 
-    /// Shadow doorbells begin with what the doorbells hold, so that queues that are there already go on. The command is completed
-    /// when every poll group uses them: from then on the host writes them, and nobody else may.
+    /// Shadow doorbells begin with what the doorbells hold, so that queues that are there already go on. The command is
+    /// completed when every poll group uses them: from then on the host writes them, and nobody else may.
     fn use_shadow_doorbells(&mut self, cid: u16, shadow: u64, event_idx: u64) {
         self.settings.shadow = Some((shadow, event_idx));
         // For poll groups that get queues later, too.

@@ -37,8 +37,8 @@ impl AdminWorker {
         }
     }
 
-    /// The host has enabled the controller. Its admin queues must be in memory that is mapped, with a file. Memory that is not mapped
-    /// is waited for: a VMM that rearranges its memory takes regions away for a moment.
+    /// The host has enabled the controller. Its admin queues must be in memory that is mapped, with a file. Memory that
+    /// is not mapped is waited for: a VMM that rearranges its memory takes regions away for a moment.
     fn enable(&mut self, enable: Enable, now: Duration) {
         if matches!(self.state, WorkerState::Enabled) {
             // Whoever enables a controller anew has disabled it before.
@@ -80,8 +80,8 @@ impl AdminWorker {
         }
     }
 
-    /// The power is to go: what the namespaces have in volatile caches is written back first, within a time that the host has
-    /// patience for.
+    /// The power is to go: what the namespaces have in volatile caches is written back first, within a time that the
+    /// host has patience for.
     fn shut_down(&mut self, now: Duration) {
         self.shutdown.get_or_insert(now);
         if self.flush.is_none() {

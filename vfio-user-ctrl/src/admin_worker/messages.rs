@@ -11,7 +11,8 @@ use nvme_spec::{Sqe, Status};
 use super::poll_group::GroupRequest;
 use super::requests::Request;
 
-/// What an [`Answer`] is the answer to. No two questions have the same one, so that an answer that comes too late is known as such.
+/// What an [`Answer`] is the answer to. No two questions have the same one, so that an answer that comes too late is
+/// known as such.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
@@ -22,7 +23,8 @@ pub enum Input {
     Attached,
     /// The client is gone: nothing that it left is waited for.
     Detached,
-    /// The next of the [`Requests`](super::Requests), while [`AdminWorker::wants_request`](super::AdminWorker::wants_request).
+    /// The next of the [`Requests`](super::Requests), while
+    /// [`AdminWorker::wants_request`](super::AdminWorker::wants_request).
     Request(Request),
     /// A command from the admin submission queue, for which a completion entry is reserved, while
     /// [`AdminWorker::wants_command`](super::AdminWorker::wants_command).
@@ -60,7 +62,8 @@ pub struct AdminCommand {
     pub sqe: Sqe,
     /// CC.IOSQES and CC.IOCQES as they are now.
     pub entry_sizes: EntrySizes,
-    /// What the controller has carried, if [`Controller::wants_io_totals`](crate::model::admin::Controller::wants_io_totals).
+    /// What the controller has carried, if
+    /// [`Controller::wants_io_totals`](crate::model::admin::Controller::wants_io_totals).
     pub io_totals: Option<IoTotals>,
 }
 
@@ -151,7 +154,8 @@ pub enum Output {
     },
     /// A command is kept without a completion entry.
     Hold,
-    /// Complete, as far as there are completion entries, what [`AdminWorker::prepare_event`](super::AdminWorker::prepare_event) has.
+    /// Complete, as far as there are completion entries, what
+    /// [`AdminWorker::prepare_event`](super::AdminWorker::prepare_event) has.
     CompleteEvents,
     /// Give the host `data` where the command's data pointer says: [`Answer::Written`].
     WriteData {
@@ -186,7 +190,8 @@ pub enum Output {
     StoreSettings(Settings),
     /// The same, and the poll groups that have queues are told.
     PublishSettings(Settings),
-    /// The host has not been heard of for longer than it promised: CSTS.CFS = 1, and [`Request::Fail`] after what has been requested.
+    /// The host has not been heard of for longer than it promised: CSTS.CFS = 1, and [`Request::Fail`] after what has
+    /// been requested.
     KeepAliveExpired,
     /// The namespace can be used from now on.
     AddChannels {

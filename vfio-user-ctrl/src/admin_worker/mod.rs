@@ -1,8 +1,8 @@
-//! The admin worker: what a controller does as a whole, and with its admin commands. A state machine without a clock, a thread, guest
-//! memory or SPDK in it.
+//! The admin worker: what a controller does as a whole, and with its admin commands. A state machine without a clock, a
+//! thread, guest memory or SPDK in it.
 //!
-//! [`Input`]s go in, with the time; [`Output`]s come out, and are carried out in their order. What takes a moment, or is done
-//! elsewhere, has a [`Ticket`], and its end is an input again: [`Answer`]. Poll groups get [`GroupRequest`]s.
+//! [`Input`]s go in, with the time; [`Output`]s come out, and are carried out in their order. What takes a moment, or
+//! is done elsewhere, has a [`Ticket`], and its end is an input again: [`Answer`]. Poll groups get [`GroupRequest`]s.
 //!
 //! | state | it ends by |
 //! |---|---|
@@ -12,9 +12,10 @@
 //! | enabled: admin commands are taken | [`Request::Disable`], [`Request::Fail`], [`Request::Reset`] |
 //! | stopping: the poll groups delete all queues. Requests wait | all have answered (CSTS.RDY = 0, or CSTS.CFS stays) |
 //!
-//! Beside them goes a shutdown: a flush of all namespaces, that ends when the flush does, or after [`FLUSH_TIME`], or with the enable
-//! cycle. What is in flight is bounded: an admin command keeps a completion entry until it is completed, of Asynchronous Event Requests
-//! the model keeps a few, of flushes and transfers of data there is one at a time.
+//! Beside them goes a shutdown: a flush of all namespaces, that ends when the flush does, or after [`FLUSH_TIME`], or
+//! with the enable cycle. What is in flight is bounded: an admin command keeps a completion entry until it is
+//! completed, of Asynchronous Event Requests the model keeps a few, of flushes and transfers of data there is one at a
+//! time.
 #![forbid(unsafe_code)]
 
 mod commands;
@@ -114,7 +115,7 @@ pub struct AdminWorker {
 }
 
 impl AdminWorker {
-    /// An admin worker without a client.
+    /// Returns an admin worker without a client.
     #[must_use]
     pub fn new(model: Controller, placement: Placement) -> Self {
         Self {

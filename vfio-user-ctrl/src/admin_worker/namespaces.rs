@@ -32,7 +32,8 @@ impl AdminWorker {
         self.put(output);
     }
 
-    /// Adds the namespaces of which the guest knows by now that they are others than those before, or has had time to learn it.
+    /// Adds the namespaces of which the guest knows by now that they are others than those before, or has had time to
+    /// learn it.
     pub(super) fn add_delayed(&mut self, now: Duration) {
         for (nsid, delayed) in std::mem::take(&mut self.delayed) {
             if now.saturating_sub(delayed.since) >= LEARNING_TIME {

@@ -89,8 +89,8 @@ impl GroupRequest {
         }
     }
 
-    /// Does it. `answer` hears of the end, unless it is given back: then it is [`Answer::Done`] once the condition that comes with
-    /// it holds.
+    /// Does it. `answer` hears of the end, unless it is given back: then it is [`Answer::Done`] once the condition that
+    /// comes with it holds.
     pub fn carry_out<B: Backend, A: FnOnce(Answer) + 'static>(
         self,
         queues: &Queues<B>,

@@ -32,8 +32,8 @@ impl From<RegEffect> for Request {
     }
 }
 
-/// Requests that the admin worker has not begun yet. However fast a client writes registers, few are kept: what is asked of an enable
-/// cycle that is to end is forgotten, but for device resets, each of which is answered.
+/// Requests that the admin worker has not begun yet. However fast a client writes registers, few are kept: what is
+/// asked of an enable cycle that is to end is forgotten, but for device resets, each of which is answered.
 #[derive(Debug, Default)]
 pub struct Requests(VecDeque<Request>);
 

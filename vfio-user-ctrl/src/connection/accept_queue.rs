@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 const MAX_WAITING: usize = 4;
 /// How long nobody is let in after a client that held a reactor up.
 const BAN_TIME: Duration = Duration::from_secs(10);
-/// Sessions of a controller that are over, but of which something is still in flight. Each has memory, files and I/O: a client that
-/// goes and comes again and again must not have ever more of them.
+/// Sessions of a controller that are over, but of which something is still in flight. Each has memory, files and I/O: a
+/// client that goes and comes again and again must not have ever more of them.
 const MAX_ENDED: usize = 8;
 
 /// The client that a controller serves.

@@ -1,6 +1,6 @@
-//! A client's connection, as far as something is decided about it: when requests are answered, when memory that it unmaps is let go,
-//! who is let in. Without a socket, a clock, a thread or SPDK: the control thread carries out what is decided here, and says what time
-//! it is.
+//! A client's connection, as far as something is decided about it: when requests are answered, when memory that it
+//! unmaps is let go, who is let in. Without a socket, a clock, a thread or SPDK: the control thread carries out what is
+//! decided here, and says what time it is.
 #![forbid(unsafe_code)]
 
 mod accept_queue;

@@ -1,9 +1,11 @@
-//! What a client is answered when what it asked for is over: resets, and writes to configuration space that end accesses to memory.
+//! What a client is answered when what it asked for is over: resets, and writes to configuration space that end
+//! accesses to memory.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// How long a client waits for its function-level reset at most: QEMU gives a device up after 5 s. Then the function is not ready.
+/// How long a client waits for its function-level reset at most: QEMU gives a device up after 5 s. Then the function is
+/// not ready.
 const RESET_TIME: Duration = Duration::from_secs(2);
 /// How long it waits for I/O that accesses memory which it forbids to access: a guest's processor stands meanwhile.
 const REST_TIME: Duration = Duration::from_millis(200);
@@ -49,7 +51,8 @@ impl<T> Replies<T> {
         number
     }
 
-    /// Begins a function-level reset. Returns its number, unless so many are in progress that this one is told with the last.
+    /// Begins a function-level reset. Returns its number, unless so many are in progress that this one is told with the
+    /// last.
     pub fn function_reset(&mut self) -> Option<u64> {
         if self.resets.len() >= MAX_RESETS {
             self.written = self.resets.last().copied();
@@ -67,8 +70,8 @@ impl<T> Replies<T> {
         number
     }
 
-    /// A write to configuration space is to be answered when what it began is over: a function-level reset, and, if it forbids the
-    /// function to access memory, that poll groups are at rest in the state `rest` of the bus.
+    /// A write to configuration space is to be answered when what it began is over: a function-level reset, and, if it
+    /// forbids the function to access memory, that poll groups are at rest in the state `rest` of the bus.
     pub fn config_written(&mut self, token: T, rest: Option<u64>, now: Instant) {
         let begun = self.written.take();
         let limit = if begun.is_some() { RESET_TIME } else { REST_TIME };

@@ -1,4 +1,5 @@
-//! Data of a client's memory that came without a file, asked for in parts: what belongs to which transfer, and when that is over.
+//! Data of a client's memory that came without a file, asked for in parts: what belongs to which transfer, and when
+//! that is over.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -118,8 +119,8 @@ impl<G> Transfers<G> {
         asks
     }
 
-    /// A part has ended: returns the transfer if that was its last one. A part of a transfer that was given up, or that has ended
-    /// before, is ignored.
+    /// A part has ended: returns the transfer if that was its last one. A part of a transfer that was given up, or that
+    /// has ended before, is ignored.
     pub fn part_ended(&mut self, part: u64, result: Result<Vec<u8>, i32>) -> Option<Ended<G>> {
         let (&first, job) = self.jobs.range_mut(..=part).next_back()?;
         let place = job.parts.get_mut(usize::try_from(part.checked_sub(first)?).ok()?)?;
@@ -136,8 +137,8 @@ impl<G> Transfers<G> {
         self.jobs.remove(&first).map(Job::end)
     }
 
-    /// Nobody waits for a transfer any more. It ends when what the client was asked for is answered, or soon without. Returns the parts
-    /// that the client is not to be asked for any more.
+    /// Nobody waits for a transfer any more. It ends when what the client was asked for is answered, or soon without.
+    /// Returns the parts that the client is not to be asked for any more.
     pub fn abandon(&mut self, id: u64, now: Instant) -> Range<u64> {
         let Some((first, job)) = self.jobs.iter_mut().find(|(_, job)| job.id == id) else { return 0..0 };
         job.abandoned.get_or_insert(now);

@@ -1,9 +1,9 @@
 //! Pages of ours that stand in for a client's memory that came without a file, for as long as one command lasts.
 //!
-//! What is made is a table of guest memory like any other, with the regions that the command's data touches and no more: where a
-//! region has no file, pages of ours are at the same guest addresses. So the command is carried out as every other is. Its data is
-//! brought to the pages before, or fetched from them afterwards, by messages to the client. Who holds the table holds the
-//! client's regions too: memory is not unmapped while a command is in flight in it.
+//! What is made is a table of guest memory like any other, with the regions that the command's data touches and no
+//! more: where a region has no file, pages of ours are at the same guest addresses. So the command is carried out as
+//! every other is. Its data is brought to the pages before, or fetched from them afterwards, by messages to the client.
+//! Who holds the table holds the client's regions too: memory is not unmapped while a command is in flight in it.
 
 use std::fmt;
 use std::ops::Range;
@@ -35,8 +35,8 @@ pub struct Bounce {
 }
 
 impl Bounce {
-    /// For the `pieces` of a command's data in `memory`, which are guest addresses and lengths in bytes; `to_guest` says that the
-    /// guest's memory is to be written.
+    /// For the `pieces` of a command's data in `memory`, which are guest addresses and lengths in bytes; `to_guest`
+    /// says that the guest's memory is to be written.
     ///
     /// # Errors
     /// See [`BounceError`].
@@ -53,7 +53,7 @@ impl Bounce {
         plan.carry_out(budget)
     }
 
-    /// The memory to carry the command out with.
+    /// Returns the memory to carry the command out with.
     #[must_use]
     pub const fn view(&self) -> &Rc<MemView> {
         &self.view
@@ -65,13 +65,14 @@ impl Bounce {
         Arc::clone(self.view.memory())
     }
 
-    /// The pieces that are in memory without a file, in the order of the data. Those that are neighbours are one.
+    /// Returns the pieces that are in memory without a file, in the order of the data. Those that are neighbours are
+    /// one.
     #[must_use]
     pub fn remote(&self) -> &[(u64, u32)] {
         &self.remote
     }
 
-    /// How many bytes they have.
+    /// Returns how many bytes they have.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.remote.iter().fold(0, |sum, (_, len)| sum.saturating_add(u64::from(*len)))
@@ -94,7 +95,7 @@ impl Bounce {
         Ok(())
     }
 
-    /// The contents of the remote pieces, each with its guest address, after the command.
+    /// Returns the contents of the remote pieces, each with its guest address, after the command.
     ///
     /// # Errors
     /// Data Transfer Error, which does not happen.

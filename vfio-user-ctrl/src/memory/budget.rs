@@ -5,8 +5,8 @@ use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// A limit that all clients share. Each may have as much as is left when it has it: one alone half of all, two a third each, and so
-/// on. So there is something for whoever comes, without anybody knowing who will.
+/// A limit that all clients share. Each may have as much as is left when it has it: one alone half of all, two a third
+/// each, and so on. So there is something for whoever comes, without anybody knowing who will.
 #[derive(Debug)]
 pub struct SharedLimit {
     limit: u64,
@@ -14,13 +14,13 @@ pub struct SharedLimit {
 }
 
 impl SharedLimit {
-    /// A budget of so many.
+    /// Returns a budget of so many.
     #[must_use]
     pub const fn new(limit: u64) -> Self {
         Self { limit, used: AtomicU64::new(0) }
     }
 
-    /// The mappings of clients' files that this process may have, each of which may hold its file open.
+    /// Returns the mappings of clients' files that this process may have, each of which may hold its file open.
     fn of_mappings() -> &'static Self {
         static MAPPINGS: OnceLock<SharedLimit> = OnceLock::new();
         MAPPINGS.get_or_init(|| {
@@ -31,7 +31,7 @@ impl SharedLimit {
     }
 }
 
-/// How many open files this process may have.
+/// Returns how many open files this process may have.
 fn open_files() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` has room for what is told.
@@ -50,13 +50,13 @@ pub struct LimitShare {
 }
 
 impl LimitShare {
-    /// A share of a budget, of which the client has nothing yet.
+    /// Returns a share of a budget, of which the client has nothing yet.
     #[must_use]
     pub fn of(budget: &'static SharedLimit) -> Self {
         Self { budget: Some(budget), used: Arc::default() }
     }
 
-    /// A client's share of the mappings.
+    /// Returns a client's share of the mappings.
     #[must_use]
     pub fn of_mappings() -> Self {
         Self::of(SharedLimit::of_mappings())

@@ -47,7 +47,7 @@ pub struct DoorbellPage {
 }
 
 impl DoorbellPage {
-    /// A page of zeros.
+    /// Returns a page of zeros.
     ///
     /// # Errors
     /// When the operating system has no memory, descriptor or mapping left.
@@ -66,8 +66,8 @@ impl DoorbellPage {
         Arc::clone(&self.file)
     }
 
-    /// The doorbell's value: any value that the client likes. What was written before it is seen after this. 0 for an
-    /// index that is not in the page.
+    /// Returns the doorbell's value: any value that the client likes. What was written before it is seen after this. 0
+    /// for an index that is not in the page.
     #[must_use]
     #[inline]
     pub fn load(&self, index: usize) -> u32 {
@@ -133,7 +133,7 @@ pub struct ShadowDoorbells {
 }
 
 impl ShadowDoorbells {
-    /// The page at guest address `gpa`.
+    /// Returns the page at guest address `gpa`.
     ///
     /// # Errors
     /// When it is not the guest's memory, must not be written, or is unaligned.
@@ -146,8 +146,8 @@ impl ShadowDoorbells {
         Ok(Self { start: HostPtr(piece.ptr()), gpa, _region: Arc::clone(region) })
     }
 
-    /// The value at the index of a doorbell: any value that the guest likes. What was written before it is seen after
-    /// this. 0 for an index that is not in the page.
+    /// Returns the value at the index of a doorbell: any value that the guest likes. What was written before it is seen
+    /// after this. 0 for an index that is not in the page.
     #[must_use]
     #[inline]
     pub fn load(&self, index: usize) -> u32 {
@@ -160,14 +160,14 @@ impl ShadowDoorbells {
         store(self.page(), index, value);
     }
 
-    /// Whether any byte of it is in `range` of guest addresses.
+    /// Returns whether any byte of it is in `range` of guest addresses.
     #[must_use]
     pub const fn intersects(&self, range: &Range<u64>) -> bool {
         // Within a region, which ends below 2^64.
         self.gpa < range.end && range.start < self.gpa + PAGE
     }
 
-    /// Whether its page cannot be had: what was read and written is not the guest's.
+    /// Returns whether its page cannot be had: what was read and written is not the guest's.
     #[must_use]
     #[inline]
     pub fn is_poisoned(&self) -> bool {

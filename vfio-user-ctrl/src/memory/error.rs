@@ -72,7 +72,7 @@ pub enum MapError {
 }
 
 impl MapError {
-    /// The error number to answer the client with.
+    /// Returns the error number to answer the client with.
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
@@ -102,7 +102,7 @@ pub enum UnmapError {
 }
 
 impl UnmapError {
-    /// The error number to answer the client with.
+    /// Returns the error number to answer the client with.
     #[must_use]
     pub const fn errno(&self) -> i32 {
         libc::EINVAL
@@ -124,7 +124,8 @@ pub enum Fault {
     /// Its region came without a file: only messages to the client reach it.
     #[error("the region came without a file")]
     NoFile,
-    /// Its page cannot be had: the region's file was shrunk under us, or the memory is broken. What is mapped is not the guest's.
+    /// Its page cannot be had: the region's file was shrunk under us, or the memory is broken. What is mapped is not
+    /// the guest's.
     #[error("the page cannot be had: the region's file was shrunk, or the memory is broken")]
     Poisoned,
     /// It does not begin at a page.

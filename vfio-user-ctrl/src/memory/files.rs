@@ -1,8 +1,8 @@
 //! The files of one client, of which its regions are parts.
 //!
-//! A VM without an IOMMU has few regions, and each is mapped by itself. With one, regions come and go by the thousand, each a page or a
-//! few of the same file: then a window of the file is mapped once, and the regions in it cost no mapping, no descriptor and no
-//! registration with devices.
+//! A VM without an IOMMU has few regions, and each is mapped by itself. With one, regions come and go by the thousand,
+//! each a page or a few of the same file: then a window of the file is mapped once, and the regions in it cost no
+//! mapping, no descriptor and no registration with devices.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -40,7 +40,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Nothing yet. `share` is the client's of mappings.
+    /// Returns nothing yet. `share` is the client's of mappings.
     #[must_use]
     pub fn new(share: LimitShare) -> Self {
         Self { share, maps: 0, windows: BTreeMap::new(), all: Vec::new(), most: 64 }
@@ -65,7 +65,7 @@ impl Files {
         Region::within(&mapped, of, on_drop)
     }
 
-    /// The window of that key, mapped if it is not, or not far enough.
+    /// Returns the window of that key, mapped if it is not, or not far enough.
     fn window(&mut self, file: OwnedFd, key: Key, size: u64, of: Extent) -> Result<Arc<MappedFile>, MapError> {
         if let Some((window, used)) = self.windows.get_mut(&key)
             && window.has(of.offset, of.len)
@@ -110,8 +110,8 @@ impl Files {
     }
 }
 
-/// The window of `file` with `len` bytes at `offset`, if one has them all, and the file's size. What is wrong with the file is told by who
-/// maps it.
+/// Returns the window of `file` with `len` bytes at `offset`, if one has them all, and the file's size. What is wrong
+/// with the file is told by who maps it.
 fn window_of(file: &OwnedFd, of: Extent) -> Option<(Key, u64)> {
     let (device, number, size) = file_identity(file).ok()?;
     let end = of.offset.checked_add(of.len)?;

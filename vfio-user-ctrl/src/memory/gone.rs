@@ -18,7 +18,7 @@ pub struct Gone {
 }
 
 impl Gone {
-    /// What `newer` does not have any more of what `older` had.
+    /// Returns what `newer` does not have any more of what `older` had.
     #[must_use]
     pub fn between(older: &GuestMemory, newer: &GuestMemory) -> Self {
         let regions = older.gone_in(newer);
@@ -33,18 +33,18 @@ impl Gone {
         Self { regions, host, longest }
     }
 
-    /// Whether nothing went: regions may have come.
+    /// Returns whether nothing went: regions may have come.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.regions.is_empty()
     }
 
-    /// Whether `intersects` holds for the guest addresses of any region that went.
+    /// Returns whether `intersects` holds for the guest addresses of any region that went.
     pub fn any(&self, mut intersects: impl FnMut(&Range<u64>) -> bool) -> bool {
         self.regions.iter().any(|region| intersects(&(region.gpa()..region.end())))
     }
 
-    /// The regions that a piece of host memory may lie in.
+    /// Returns the regions that a piece of host memory may lie in.
     pub(super) fn touched_by(&self, piece: &libc::iovec) -> impl Iterator<Item = &Arc<Region>> {
         let start = piece.iov_base.addr();
         let end = start.saturating_add(piece.iov_len);

@@ -1,10 +1,11 @@
-//! Keeps the process alive when a page of a mapped file cannot be had: the client has shrunk the file, or the memory is broken.
+//! Keeps the process alive when a page of a mapped file cannot be had: the client has shrunk the file, or the memory is
+//! broken.
 //!
-//! An access to such a page raises SIGBUS, in whatever thread and code makes it: ours, SPDK's, libc's. The handler looks the
-//! address up, notes the page as poisoned, and puts anonymous zeroed memory in its place; then the access succeeds. What it
-//! read is not the guest's data. So whoever has accessed guest memory asks afterwards whether a poisoned page was among it
-//! (`is_poisoned`), and fails if so; and no address of a poisoned page is translated any more. SIGBUS for other addresses
-//! goes to the handler that was there before.
+//! An access to such a page raises SIGBUS, in whatever thread and code makes it: ours, SPDK's, libc's. The handler
+//! looks the address up, notes the page as poisoned, and puts anonymous zeroed memory in its place; then the access
+//! succeeds. What it read is not the guest's data. So whoever has accessed guest memory asks afterwards whether a
+//! poisoned page was among it (`is_poisoned`), and fails if so; and no address of a poisoned page is translated any
+//! more. SIGBUS for other addresses goes to the handler that was there before.
 //!
 //! Only the page is replaced, or all that a shrunk file does not have any more. A region that goes on losing pages is
 //! replaced as a whole: a mapping per page would let a client use up the mappings that a process may have.
@@ -34,7 +35,8 @@ const PAGES: u32 = 4;
 /// Poisoned ranges that can be told from one another at once.
 const SPOTS: usize = 1024;
 
-/// One guarded range of host addresses, of length 0 while the entry is free. Written by who owns it; read by the handler.
+/// One guarded range of host addresses, of length 0 while the entry is free. Written by who owns it; read by the
+/// handler.
 struct Entry {
     span: Span,
     /// The file whose end may move, or -1, and where the range begins in it.
@@ -57,23 +59,23 @@ impl Entry {
         }
     }
 
-    /// The guarded range, if `address` is in it. An entry that is changing is another region's: that of `address` is held by
-    /// the thread that faulted.
+    /// Returns the guarded range, if `address` is in it. An entry that is changing is another region's: that of
+    /// `address` is held by the thread that faulted.
     fn range_with(&self, address: usize) -> Option<Guarded> {
         let (start, len, page) = self.span.get()?;
         let offset = address.wrapping_sub(start);
         (offset < len).then(|| Guarded { start, len, page, first: offset & !page.wrapping_sub(1) })
     }
 
-    /// Whether the file has shrunk so far that it has no byte at `offset` of the range any more.
+    /// Returns whether the file has shrunk so far that it has no byte at `offset` of the range any more.
     fn is_cut_off_at(&self, offset: usize) -> bool {
         let file = self.file.load(Ordering::Relaxed);
         if file < 0 {
             return false;
         }
         let mut stat = MaybeUninit::<libc::stat>::zeroed();
-        // SAFETY: `stat` has room; fstat(2) may be called in a signal handler. The thread that faulted holds the region, and
-        // with it the file.
+        // SAFETY: `stat` has room; fstat(2) may be called in a signal handler. The thread that faulted holds the
+        // region, and with it the file.
         if unsafe { libc::fstat(file, stat.as_mut_ptr()) } != 0 {
             return false;
         }
@@ -100,7 +102,8 @@ struct Guarded {
     first: usize,
 }
 
-/// A poisoned range. The thread that has taken the spot sets it; it is given back with the entry whose range it lies in.
+/// A poisoned range. The thread that has taken the spot sets it; it is given back with the entry whose range it lies
+/// in.
 struct Spot {
     is_taken: AtomicBool,
     span: Span,
@@ -117,14 +120,15 @@ static UNNOTED: AtomicU32 = AtomicU32::new(0);
 /// How often anything was replaced since the process began.
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
-/// Whether any of the `len` bytes at host address `start` may have been replaced. To be asked after they were accessed, while
-/// their region is held: it then tells of whatever kept the access from being one to the guest's memory.
+/// Returns whether any of the `len` bytes at host address `start` may have been replaced. To be asked after they were
+/// accessed, while their region is held: it then tells of whatever kept the access from being one to the guest's
+/// memory.
 #[inline]
 pub(super) fn is_poisoned(start: usize, len: usize) -> bool {
     any() && touches(start, len)
 }
 
-/// Whether anything is poisoned.
+/// Returns whether anything is poisoned.
 #[inline]
 #[must_use]
 pub fn any() -> bool {
@@ -133,7 +137,7 @@ pub fn any() -> bool {
     POISONED.load(Ordering::Relaxed) != 0
 }
 
-/// Whether any of the `len` bytes at `start` is poisoned.
+/// Returns whether any of the `len` bytes at `start` is poisoned.
 #[cold]
 pub(super) fn touches(start: usize, len: usize) -> bool {
     let end = start.saturating_add(len);
@@ -145,7 +149,7 @@ pub(super) fn touches(start: usize, len: usize) -> bool {
             && entries().any(|entry| entry.unnoted.load(Ordering::Acquire) && entry.span.get().is_some_and(is_in)))
 }
 
-/// How often anything was replaced. Who has seen this count need not look for poisoned regions before it moves.
+/// Returns how often anything was replaced. Who has seen this count need not look for poisoned regions before it moves.
 pub fn faults() -> u64 {
     FAULTS.load(Ordering::Acquire)
 }
@@ -193,8 +197,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Guards the `len` bytes mapped at `start`, of a file with pages of `page` bytes, a power of two. `file` is that file if
-    /// its end may move, open as long as this lives, and where the range begins in it.
+    /// Guards the `len` bytes mapped at `start`, of a file with pages of `page` bytes, a power of two. `file` is that
+    /// file if its end may move, open as long as this lives, and where the range begins in it.
     pub(super) fn new(start: usize, len: usize, page: usize, file: Option<(RawFd, u64)>) -> Self {
         let entry = take_entry(&mut guards());
         let (file, offset) = file.unwrap_or((-1, 0));
@@ -204,12 +208,12 @@ impl Watch {
         Self { entry }
     }
 
-    /// How often a part of the range was replaced.
+    /// Returns how often a part of the range was replaced.
     pub(super) fn faults(&self) -> u32 {
         self.entry.faults.load(Ordering::Acquire)
     }
 
-    /// Whether all of the range was replaced, since it went on losing pages.
+    /// Returns whether all of the range was replaced, since it went on losing pages.
     pub(super) fn is_lost(&self) -> bool {
         self.faults() > PAGES
     }

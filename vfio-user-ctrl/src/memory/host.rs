@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 /// What the addresses and lengths of regions are multiples of, in bytes.
 pub(super) const PAGE: u64 = 4096;
 
-/// A length or an offset in memory: addresses have 64 bits where this crate is built.
+/// Returns a length or an offset in memory: addresses have 64 bits where this crate is built.
 #[expect(clippy::cast_possible_truncation, reason = "asserted")]
 #[inline]
 pub(super) const fn to_usize(value: u64) -> usize {

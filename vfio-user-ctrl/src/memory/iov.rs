@@ -10,8 +10,9 @@ use nvme_spec::Status;
 /// An I/O vector of nothing: what an array of them is filled with to begin with.
 pub const EMPTY: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
 
-/// Translates pieces into the caller's I/O vectors. Pieces of one region that are neighbours in host memory become one. Those of two
-/// regions do not: a device knows each by a key of its own, and SPDK looks the key up for the first byte of a vector only.
+/// Translates pieces into the caller's I/O vectors. Pieces of one region that are neighbours in host memory become one.
+/// Those of two regions do not: a device knows each by a key of its own, and SPDK looks the key up for the first byte
+/// of a vector only.
 #[derive(Debug)]
 pub struct IovSink<'a> {
     view: &'a MemView,
@@ -34,14 +35,14 @@ impl<'a> IovSink<'a> {
         Self { view, iovs, count: 0, region: 0, bytes: 0, write }
     }
 
-    /// How many I/O vectors are filled.
+    /// Returns how many I/O vectors are filled.
     #[must_use]
     #[inline]
     pub const fn count(&self) -> usize {
         self.count
     }
 
-    /// How many bytes they describe.
+    /// Returns how many bytes they describe.
     #[must_use]
     #[inline]
     pub const fn bytes(&self) -> u32 {

@@ -36,8 +36,8 @@ pub enum Access {
 
 /// A part of a file where it is mapped.
 ///
-/// The order of the fields is that of their drops: the guard must forget the addresses before they can be another mapping's, and the
-/// file's descriptor is the guard's.
+/// The order of the fields is that of their drops: the guard must forget the addresses before they can be another
+/// mapping's, and the file's descriptor is the guard's.
 struct MappedRange {
     watch: Watch,
     _mapping: Mapping,
@@ -48,8 +48,8 @@ struct MappedRange {
     len: u64,
 }
 
-// SAFETY: the `len` bytes from `host` are a part of the mapping, which stays in place until it is dropped with this. It is reached by
-// atomics only. One that may not be written to is given to nobody: see `MappedFile::register`.
+// SAFETY: the `len` bytes from `host` are a part of the mapping, which stays in place until it is dropped with this. It
+// is reached by atomics only. One that may not be written to is given to nobody: see `MappedFile::register`.
 unsafe impl HostMemory for MappedRange {
     fn start(&self) -> NonNull<u8> {
         self.host.0
@@ -121,7 +121,7 @@ impl MappedFile {
         }))
     }
 
-    /// Where `len` bytes at `offset` of the file are, if all of them are in the part.
+    /// Returns where `len` bytes at `offset` of the file are, if all of them are in the part.
     pub(super) fn at(&self, offset: u64, len: u64) -> Option<HostPtr> {
         let within = offset.checked_sub(self.offset)?;
         within.checked_add(len).filter(|end| *end <= self.range.len)?;
@@ -139,8 +139,9 @@ impl MappedFile {
         self.needed.fetch_max(end, Ordering::Relaxed);
     }
 
-    /// Has `register` tell devices of the part, if they do not know it. One that may only be read is left out: a device asks for the
-    /// right to write, and one that cannot have it for one range would take no others either, when it comes later.
+    /// Has `register` tell devices of the part, if they do not know it. One that may only be read is left out: a device
+    /// asks for the right to write, and one that cannot have it for one range would take no others either, when it
+    /// comes later.
     pub(super) fn register<E>(
         &self,
         register: impl FnOnce(Arc<dyn HostMemory>) -> Result<Registration, E>,
@@ -173,7 +174,7 @@ impl fmt::Debug for MappedFile {
     }
 }
 
-/// The size of a regular file, in bytes.
+/// Returns the size of a regular file, in bytes.
 fn file_size(file: &OwnedFd) -> Result<u64, MapError> {
     file_status(file).map(|stat| u64::try_from(stat.st_size).unwrap_or(0))
 }
@@ -203,15 +204,16 @@ fn file_status(file: &OwnedFd) -> Result<libc::stat, MapError> {
     Err(MapError::NotAFile { what })
 }
 
-/// Whether the file's length is sealed against shrinking, as QEMU's memfds are. A file that knows no seals has none.
+/// Returns whether the file's length is sealed against shrinking, as QEMU's memfds are. A file that knows no seals has
+/// none.
 fn is_sealed(file: &OwnedFd) -> bool {
     // SAFETY: the descriptor is open; no memory is given.
     let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
     seals >= 0 && seals & libc::F_SEAL_SHRINK != 0
 }
 
-/// The size of the pages of a file of memory, in bytes. A file that another process or a disk serves is refused: who
-/// touches its pages would wait, and a client that serves them itself could let a reactor wait for ever.
+/// Returns the size of the pages of a file of memory, in bytes. A file that another process or a disk serves is
+/// refused: who touches its pages would wait, and a client that serves them itself could let a reactor wait for ever.
 fn page_size(file: &OwnedFd) -> Result<u64, MapError> {
     let mut stat = MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: the descriptor is open and `stat` has room.
@@ -236,8 +238,8 @@ struct AddressRange {
 }
 
 impl AddressRange {
-    /// A place for `len` bytes at `offset` of a file with pages of `page` bytes, a power of two. Where ordinary memory is in large
-    /// pages, they have room in it as such: processors and devices then need one entry for 2 MiB.
+    /// Returns a place for `len` bytes at `offset` of a file with pages of `page` bytes, a power of two. Where ordinary
+    /// memory is in large pages, they have room in it as such: processors and devices then need one entry for 2 MiB.
     fn new(len: usize, offset: libc::off_t, page: usize) -> io::Result<Self> {
         const LARGE: usize = 2 << 20;
         let multiple = if len < LARGE { page } else { LARGE.max(page) };

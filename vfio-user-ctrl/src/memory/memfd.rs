@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// A new memfd of `len` bytes of zeros. `flags` are those of `memfd_create(2)`, beside `MFD_CLOEXEC`.
+/// Returns a new memfd of `len` bytes of zeros. `flags` are those of `memfd_create(2)`, beside `MFD_CLOEXEC`.
 pub(super) fn create(name: &CStr, len: u64, flags: libc::c_uint) -> io::Result<File> {
     // SAFETY: `name` is a string with its end.
     let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | flags) };

@@ -1,12 +1,12 @@
-//! The orders of access that two sides rely on who share memory: queues and doorbells with the guest, the rest between our
-//! own threads.
+//! The orders of access that two sides rely on who share memory: queues and doorbells with the guest, the rest between
+//! our own threads.
 //!
-//! All of them stand here, and nothing else does, so that they can be checked: `tests/orders.rs` compiles this file with a
-//! model checker's atomics and runs both sides in every order that the memory model allows.
+//! All of them stand here, and nothing else does, so that they can be checked: `tests/orders.rs` compiles this file
+//! with a model checker's atomics and runs both sides in every order that the memory model allows.
 
 use super::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, fence};
 
-/// The value of a doorbell. What its writer wrote before it is seen by what is read after this.
+/// Returns the value of a doorbell. What its writer wrote before it is seen by what is read after this.
 #[inline]
 pub fn load_doorbell(doorbell: &AtomicU32) -> u32 {
     doorbell.load(Ordering::Acquire)
@@ -18,14 +18,14 @@ pub fn store_doorbell(doorbell: &AtomicU32, value: u32) {
     doorbell.store(value, Ordering::Release);
 }
 
-/// A copy of a submission queue entry, each word of which is read once. The doorbell was read before.
+/// Returns a copy of a submission queue entry, each word of which is read once. The doorbell was read before.
 #[inline]
 pub fn read_entry<const WORDS: usize>(words: &[AtomicU64; WORDS]) -> [u64; WORDS] {
     words.each_ref().map(|word| word.load(Ordering::Relaxed))
 }
 
-/// Posts a completion queue entry. The word with the phase tag is written last and released: who sees the new phase sees
-/// the whole entry, and the data of the command.
+/// Posts a completion queue entry. The word with the phase tag is written last and released: who sees the new phase
+/// sees the whole entry, and the data of the command.
 #[inline]
 pub fn post_entry([first, last]: &[AtomicU64; 2], [low, high]: [u64; 2]) {
     first.store(low, Ordering::Relaxed);
@@ -93,7 +93,7 @@ impl<T: Default> Published<T> {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// The newest value.
+    /// Returns the newest value.
     #[must_use]
     pub fn newest(&self) -> Arc<T> {
         self.newest.lock().map(|newest| Arc::clone(&newest)).unwrap_or_default()
@@ -111,7 +111,7 @@ impl Default for PendingFlag {
 }
 
 impl PendingFlag {
-    /// There is something new to look at. Whether the other thread is to be told of it.
+    /// There is something new to look at. Returns whether the other thread is to be told of it.
     #[must_use]
     pub fn set(&self) -> bool {
         !self.0.swap(true, Ordering::AcqRel)

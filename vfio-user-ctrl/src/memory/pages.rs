@@ -26,7 +26,7 @@ pub struct BouncePool {
 }
 
 impl BouncePool {
-    /// A pool of `limit` bytes.
+    /// Returns a pool of `limit` bytes.
     #[must_use]
     pub const fn new(limit: u64, allocate: Allocate) -> Self {
         Self { limit, allocate, used: AtomicU64::new(0), releases: AtomicU64::new(0) }
@@ -44,13 +44,13 @@ pub struct BounceBudget {
 }
 
 impl BounceBudget {
-    /// Room for `limit` bytes of the process' own memory.
+    /// Returns room for `limit` bytes of the process' own memory.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
         Self::with(limit, None)
     }
 
-    /// Room for `limit` bytes of a pool's, where devices move the data.
+    /// Returns room for `limit` bytes of a pool's, where devices move the data.
     #[must_use]
     pub fn of(pool: &'static BouncePool, limit: u64) -> Arc<Self> {
         Self::with(limit, Some(pool))
@@ -60,7 +60,7 @@ impl BounceBudget {
         Arc::new(Self { limit, pool, used: AtomicU64::new(0), releases: AtomicU64::new(0) })
     }
 
-    /// How many bytes are taken.
+    /// Returns how many bytes are taken.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
@@ -155,7 +155,7 @@ impl Pages {
         is_right.then(|| Arc::new(Self { memory, _permit: permit }))
     }
 
-    /// Where `len` bytes from `offset` on are.
+    /// Returns where `len` bytes from `offset` on are.
     pub(super) fn at(&self, offset: u64, len: u64) -> Option<HostPtr> {
         let all = self.memory.len() as u64;
         offset.checked_add(len).filter(|end| *end <= all)?;
@@ -179,7 +179,8 @@ impl SystemPages {
     }
 }
 
-// SAFETY: the allocator's memory is mapped, readable and writable, until it is given back with this value; no reference is made into it.
+// SAFETY: the allocator's memory is mapped, readable and writable, until it is given back with this value; no reference
+// is made into it.
 unsafe impl HostMemory for SystemPages {
     fn start(&self) -> NonNull<u8> {
         self.start.0
@@ -192,7 +193,8 @@ unsafe impl HostMemory for SystemPages {
 
 impl Drop for SystemPages {
     fn drop(&mut self) {
-        // SAFETY: they came from the same allocator with this layout, and whoever had an address in them also held this value.
+        // SAFETY: they came from the same allocator with this layout, and whoever had an address in them also held this
+        // value.
         unsafe { alloc::dealloc(self.start.0.as_ptr(), self.layout) };
     }
 }

@@ -31,7 +31,8 @@ impl RegionId {
 
 type Notifier = Box<dyn FnOnce(RegionId) + Send>;
 
-/// The part of a file that a region is of, and where the guest has it: not empty, of whole pages, and neither end is beyond 2^64.
+/// The part of a file that a region is of, and where the guest has it: not empty, of whole pages, and neither end is
+/// beyond 2^64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     pub(super) offset: u64,
@@ -76,8 +77,8 @@ enum Backing {
 }
 
 impl Region {
-    /// Maps a part of `file` for a region. `on_drop` is called on the thread that drops the region last, and must neither block nor
-    /// panic; it is not called when this fails.
+    /// Maps a part of `file` for a region. `on_drop` is called on the thread that drops the region last, and must
+    /// neither block nor panic; it is not called when this fails.
     ///
     /// # Errors
     /// See [`MapError`]: the file, or the operating system.
@@ -86,7 +87,7 @@ impl Region {
         Self::within(&file, of, on_drop)
     }
 
-    /// The same of a file of which a part is mapped already.
+    /// Returns the same of a file of which a part is mapped already.
     ///
     /// # Errors
     /// When it is not in that part.
@@ -102,8 +103,8 @@ impl Region {
         Ok(Self::new(gpa, len, access, backing, Some(Box::new(on_drop))))
     }
 
-    /// A region that came without a file: it is reached by messages to the client only, and never translated but to pages that
-    /// [stand in](super::bounce) for it.
+    /// Returns a region that came without a file: it is reached by messages to the client only, and never translated
+    /// but to pages that [stand in](super::bounce) for it.
     ///
     /// # Errors
     /// When the range is empty, unaligned, or reaches 2^64.
@@ -117,8 +118,8 @@ impl Region {
         Ok(Self::new(gpa, len, access, Backing::None, Some(Box::new(on_drop))))
     }
 
-    /// The pages from `offset` bytes into `pages` on, which stand in for `len` bytes at `gpa` of the region `of`; it is held. `None`
-    /// if there are not as many.
+    /// Returns the pages from `offset` bytes into `pages` on, which stand in for `len` bytes at `gpa` of the region
+    /// `of`; it is held. `None` if there are not as many.
     pub(super) fn standing_in(of: &Arc<Self>, gpa: u64, len: u64, pages: &Arc<Pages>, offset: u64) -> Option<Self> {
         let host = pages.at(offset, len)?;
         gpa.checked_add(len)?;
@@ -130,46 +131,47 @@ impl Region {
         Self { id: RegionId::next(), gpa, len, access, backing, on_drop: Mutex::new(on_drop) }
     }
 
-    /// What `on_drop` will be told.
+    /// Returns what `on_drop` will be told.
     #[must_use]
     pub const fn id(&self) -> RegionId {
         self.id
     }
 
-    /// The first guest address.
+    /// Returns the first guest address.
     #[must_use]
     pub const fn gpa(&self) -> u64 {
         self.gpa
     }
 
-    /// The length in bytes: not 0.
+    /// Returns the length in bytes: not 0.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a region is never empty")]
     pub const fn len(&self) -> u64 {
         self.len
     }
 
-    /// The guest address behind the last: below 2^64.
+    /// Returns the guest address behind the last: below 2^64.
     #[must_use]
     pub const fn end(&self) -> u64 {
         self.gpa + self.len
     }
 
-    /// What the client lets us do.
+    /// Returns what the client lets us do.
     #[must_use]
     pub const fn access(&self) -> Access {
         self.access
     }
 
-    /// Whether it came with a file.
+    /// Returns whether it came with a file.
     #[must_use]
     pub const fn has_file(&self) -> bool {
         matches!(self.backing, Backing::File { .. })
     }
 
-    /// Has `register` tell devices of the region's memory, so that they move data of I/Os themselves: until the region is unmapped, which
-    /// drops what `register` returns. Regions of one part of a file are told of together, and once. Without it, and for a region that
-    /// may only be read, devices that need it (RDMA) refuse I/O there; all else goes on as before.
+    /// Has `register` tell devices of the region's memory, so that they move data of I/Os themselves: until the region
+    /// is unmapped, which drops what `register` returns. Regions of one part of a file are told of together, and once.
+    /// Without it, and for a region that may only be read, devices that need it (RDMA) refuse I/O there; all else goes
+    /// on as before.
     ///
     /// # Errors
     /// What `register` says.
@@ -177,8 +179,8 @@ impl Region {
         if let Backing::File { file, .. } = &self.backing { file.register(register) } else { Ok(()) }
     }
 
-    /// Has the system provide the region's pages now, which takes long, instead of when they are first used. Ends early when nobody
-    /// else holds the region. A page that is not to be had is left to whoever uses it.
+    /// Has the system provide the region's pages now, which takes long, instead of when they are first used. Ends early
+    /// when nobody else holds the region. A page that is not to be had is left to whoever uses it.
     pub fn populate(self: &Arc<Self>) {
         let Some(HostPtr(start)) = self.host().filter(|_| self.has_file()) else { return };
         let len = to_usize(self.len);
@@ -192,27 +194,28 @@ impl Region {
         }
     }
 
-    /// The region without a file that pages of ours stand in for here.
+    /// Returns the region without a file that pages of ours stand in for here.
     #[must_use]
     pub const fn stands_in_for(&self) -> Option<&Arc<Self>> {
         if let Backing::Own { of, .. } = &self.backing { Some(of) } else { None }
     }
 
-    /// Whether the file still holds the region, but for single pages at most. A region without a file is intact.
+    /// Returns whether the file still holds the region, but for single pages at most. A region without a file is
+    /// intact.
     #[must_use]
     pub fn is_intact(&self) -> bool {
         if let Backing::File { file, .. } = &self.backing { file.is_intact() } else { true }
     }
 
-    /// Whether an access found that a page of the region cannot be had: the file does not hold it any more, or the memory is
-    /// broken. It stays so.
+    /// Returns whether an access found that a page of the region cannot be had: the file does not hold it any more, or
+    /// the memory is broken. It stays so.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         let len = to_usize(self.len);
         self.has_file() && self.host().is_some_and(|HostPtr(start)| guard::is_poisoned(start.addr().get(), len))
     }
 
-    /// Where the region begins in memory.
+    /// Returns where the region begins in memory.
     pub(super) fn host(&self) -> Option<HostPtr> {
         match &self.backing {
             Backing::None => None,

@@ -53,8 +53,8 @@ impl<const SIZE: usize> Ring<SIZE> {
         Ok(Self { base, entries, place })
     }
 
-    /// The address of an entry: aligned to 8, valid for `SIZE` bytes while the ring lives, and for writes if the ring
-    /// was resolved so and `write` says it again.
+    /// Returns the address of an entry: aligned to 8, valid for `SIZE` bytes while the ring lives, and for writes if
+    /// the ring was resolved so and `write` says it again.
     #[inline]
     fn entry(&self, index: u16, write: bool) -> Result<NonNull<u8>, Fault> {
         if index >= self.entries {
@@ -117,7 +117,8 @@ fn prefetch<const WRITE: bool>(_address: *const u8) {}
 pub struct SubmissionRing(Ring<{ size_of::<Sqe>() }>);
 
 impl SubmissionRing {
-    /// The queue of `entries` entries at guest address `base`, which CAP.MPSMIN and CAP.CQR make a multiple of 4096.
+    /// Returns the queue of `entries` entries at guest address `base`, which CAP.MPSMIN and CAP.CQR make a multiple of
+    /// 4096.
     ///
     /// # Errors
     /// When a part of it is not the guest's memory, or `base` is unaligned.
@@ -125,22 +126,22 @@ impl SubmissionRing {
         Ring::resolve(view, base, entries, false).map(Self)
     }
 
-    /// A copy of an entry, each byte of which is read once.
+    /// Returns a copy of an entry, each byte of which is read once.
     ///
     /// # Errors
     /// [`Fault::NoSuchEntry`]; and, in a queue that lies in more than one region, [`Fault::Poisoned`].
     #[inline]
     pub fn read(&self, index: u16) -> Result<Sqe, Fault> {
         let at = self.0.entry(index, false)?;
-        // SAFETY: the entry is aligned to 8 and valid for reads of its 64 bytes while the ring lives; others access it as
-        // they like, which atomics bear.
+        // SAFETY: the entry is aligned to 8 and valid for reads of its 64 bytes while the ring lives; others access it
+        // as they like, which atomics bear.
         let words =
             order::read_entry(unsafe { at.cast::<[AtomicU64; size_of::<Sqe>() / size_of::<u64>()]>().as_ref() });
         Ok(zerocopy::transmute!(words))
     }
 
-    /// Whether an entry that was read is not the guest's, since its page could not be had. It was read as zeros, and is a command of
-    /// no namespace.
+    /// Returns whether an entry that was read is not the guest's, since its page could not be had. It was read as
+    /// zeros, and is a command of no namespace.
     #[must_use]
     pub fn is_poisoned(&self, index: u16) -> bool {
         guard::any() && self.0.entry(index, false).is_ok_and(|at| guard::touches(at.addr().get(), size_of::<Sqe>()))
@@ -152,14 +153,14 @@ impl SubmissionRing {
         self.0.prefetch::<false>(index);
     }
 
-    /// How many entries there are.
+    /// Returns how many entries there are.
     #[must_use]
     #[inline]
     pub const fn entries(&self) -> u16 {
         self.0.entries
     }
 
-    /// Whether any byte of it is in `range` of guest addresses.
+    /// Returns whether any byte of it is in `range` of guest addresses.
     #[must_use]
     pub fn intersects(&self, range: &Range<u64>) -> bool {
         self.0.intersects(range)
@@ -170,7 +171,8 @@ impl SubmissionRing {
 pub struct CompletionRing(Ring<{ size_of::<Cqe>() }>);
 
 impl CompletionRing {
-    /// The queue of `entries` entries at guest address `base`, which CAP.MPSMIN and CAP.CQR make a multiple of 4096.
+    /// Returns the queue of `entries` entries at guest address `base`, which CAP.MPSMIN and CAP.CQR make a multiple of
+    /// 4096.
     ///
     /// # Errors
     /// When a part of it is not the guest's memory or must not be written, or `base` is unaligned.
@@ -186,8 +188,8 @@ impl CompletionRing {
     #[inline]
     pub fn post(&self, index: u16, cqe: Cqe) -> Result<(), Fault> {
         let at = self.0.entry(index, true)?;
-        // SAFETY: the entry is aligned to 8 and valid for writes of its 16 bytes while the ring lives; others access it as
-        // they like, which atomics bear.
+        // SAFETY: the entry is aligned to 8 and valid for writes of its 16 bytes while the ring lives; others access it
+        // as they like, which atomics bear.
         order::post_entry(unsafe { at.cast().as_ref() }, zerocopy::transmute!(cqe));
         Ok(())
     }
@@ -198,14 +200,14 @@ impl CompletionRing {
         self.0.prefetch::<true>(index);
     }
 
-    /// How many entries there are.
+    /// Returns how many entries there are.
     #[must_use]
     #[inline]
     pub const fn entries(&self) -> u16 {
         self.0.entries
     }
 
-    /// Whether any byte of it is in `range` of guest addresses.
+    /// Returns whether any byte of it is in `range` of guest addresses.
     #[must_use]
     pub fn intersects(&self, range: &Range<u64>) -> bool {
         self.0.intersects(range)

@@ -1,7 +1,8 @@
 //! Places for the I/Os of a submission queue that are in flight, made once with the queue.
 //!
-//! An [`Io`] is one such place while it is taken. It travels through a backend as a raw pointer, holds its queue, and holds the view
-//! of guest memory that its pieces lie in: what an I/O may still write to stays mapped, whatever the guest does meanwhile.
+//! An [`Io`] is one such place while it is taken. It travels through a backend as a raw pointer, holds its queue, and
+//! holds the view of guest memory that its pieces lie in: what an I/O may still write to stays mapped, whatever the
+//! guest does meanwhile.
 #![expect(unsafe_code, reason = "an I/O travels through foreign code as a pointer, with pieces of guest memory")]
 
 use std::cell::Cell;
@@ -15,7 +16,8 @@ use libc::iovec;
 use super::{Gone, IovSink, MemView, bytes, guard};
 use crate::model::dptr::DptrError;
 
-/// The most pieces that the data of one I/O may have in its place. One that has more gets [room](Io::make_room) of its own.
+/// The most pieces that the data of one I/O may have in its place. One that has more gets [room](Io::make_room) of its
+/// own.
 pub const MAX_PIECES: usize = 129;
 
 /// The most pieces that the data of any I/O may have: as many as the operating system takes at once.
@@ -57,8 +59,8 @@ struct Slot<Q: 'static, T: 'static> {
     state: T,
 }
 
-/// Room for pieces: of a queue, `MAX_PIECES` for each place. Where the C library has a mapping of its own for such a block, as `courier_tgt` makes it have, only what is
-/// used is ever resident.
+/// Room for pieces: of a queue, `MAX_PIECES` for each place. Where the C library has a mapping of its own for such a
+/// block, as `courier_tgt` makes it have, only what is used is ever resident.
 struct Pieces(NonNull<[u128]>);
 
 const _: () = assert!(size_of::<iovec>() == size_of::<u128>() && align_of::<iovec>() <= align_of::<u128>());
@@ -81,7 +83,7 @@ impl Drop for Pieces {
 }
 
 impl<Q, T> Slots<Q, T> {
-    /// A queue with `count` places; `state` makes the state of each.
+    /// Returns a queue with `count` places; `state` makes the state of each.
     pub fn new(count: u16, queue: Q, mut state: impl FnMut() -> T) -> Rc<Self> {
         let count = count.min(NONE - 1);
         let pieces = Pieces::new(usize::from(count) * MAX_PIECES);
@@ -111,19 +113,19 @@ impl<Q, T> Slots<Q, T> {
         })
     }
 
-    /// The queue.
+    /// Returns the queue.
     #[inline]
     pub fn queue(&self) -> &Q {
         &self.queue
     }
 
-    /// How many places are taken.
+    /// Returns how many places are taken.
     #[inline]
     pub fn in_use(&self) -> u16 {
         self.in_use.get()
     }
 
-    /// How many places are free.
+    /// Returns how many places are free.
     #[inline]
     pub fn free(&self) -> usize {
         self.places.len() - usize::from(self.in_use.get())
@@ -153,15 +155,15 @@ impl<Q, T> Slots<Q, T> {
         }
     }
 
-    /// Calls `f` with the I/Os that are in flight in the places from `first` on, until it returns false. Returns the place where that
-    /// was, or none if all have been looked at.
+    /// Calls `f` with the I/Os that are in flight in the places from `first` on, until it returns false. Returns the
+    /// place where that was, or none if all have been looked at.
     pub fn visit_from(&self, first: u16, mut f: impl FnMut(InFlight<'_, T>) -> bool) -> Option<u16> {
         let places = self.places.get(usize::from(first)..)?;
         places.iter().find(|slot| slot.taken.get() && !f(slot.in_flight())).map(|slot| slot.index)
     }
 
-    /// Makes every I/O hold `view` instead of the view that it began with, and of the regions that are `gone` from that one those that its
-    /// pieces may lie in. How many I/Os hold such regions: these touch memory that is to go.
+    /// Makes every I/O hold `view` instead of the view that it began with, and of the regions that are `gone` from that
+    /// one those that its pieces may lie in. Returns how many I/Os hold such regions: these touch memory that is to go.
     pub fn rebase(&self, view: &Rc<MemView>, gone: &Gone) -> usize {
         if self.in_use() == 0 {
             return 0;
@@ -169,7 +171,7 @@ impl<Q, T> Slots<Q, T> {
         self.places.iter().filter(|slot| slot.taken.get()).filter(|slot| Self::rebase_one(slot, view, gone)).count()
     }
 
-    /// The same for one I/O. Whether it holds memory that is to go.
+    /// Returns the same for one I/O. Returns whether it holds memory that is to go.
     fn rebase_one(slot: &Slot<Q, T>, view: &Rc<MemView>, gone: &Gone) -> bool {
         let Some(held) = slot.view.take() else { return false };
         // Pages that stand in for the client's memory are in no view but that of their I/O.
@@ -245,7 +247,7 @@ impl<Q, T> std::fmt::Debug for Slots<Q, T> {
 pub struct IoToken(NonNull<c_void>);
 
 impl IoToken {
-    /// The pointer by which foreign code knows it.
+    /// Returns the pointer by which foreign code knows it.
     #[must_use]
     pub fn as_ptr(self) -> NonNull<c_void> {
         self.0
@@ -268,21 +270,21 @@ impl<Q, T> Io<Q, T> {
         unsafe { &*self.slot().owner.as_ptr() }
     }
 
-    /// Its queue.
+    /// Returns its queue.
     #[inline]
     #[must_use]
     pub fn queue(&self) -> &Q {
         &self.slots().queue
     }
 
-    /// Its state.
+    /// Returns its state.
     #[inline]
     #[must_use]
     pub fn state(&self) -> &T {
         &self.slot().state
     }
 
-    /// Its queue with the places of its I/Os.
+    /// Returns its queue with the places of its I/Os.
     #[must_use]
     pub fn owner(&self) -> Rc<Slots<Q, T>> {
         let slots = self.slot().owner.as_ptr();
@@ -293,34 +295,34 @@ impl<Q, T> Io<Q, T> {
         }
     }
 
-    /// What a backend knows it by.
+    /// Returns what a backend knows it by.
     #[must_use]
     pub fn name(&self) -> IoToken {
         self.slot().name()
     }
 
-    /// The I/O, to look at.
+    /// Returns the I/O, to look at.
     #[must_use]
     pub fn in_flight(&self) -> InFlight<'_, T> {
         self.slot().in_flight()
     }
 
-    /// Bytes of its data.
+    /// Returns bytes of its data.
     #[inline]
     #[must_use]
     pub fn bytes(&self) -> u32 {
         self.slot().bytes.get()
     }
 
-    /// How many pieces its data has.
+    /// Returns how many pieces its data has.
     #[inline]
     #[must_use]
     pub fn piece_count(&self) -> u16 {
         self.slot().count.get()
     }
 
-    /// Adds pieces of guest memory to its data: `f` pushes them to a sink that takes only what `view` maps, and that the device may
-    /// write to if `to_guest`. All pieces of an I/O are added with the same view.
+    /// Adds pieces of guest memory to its data: `f` pushes them to a sink that takes only what `view` maps, and that
+    /// the device may write to if `to_guest`. All pieces of an I/O are added with the same view.
     ///
     /// # Errors
     /// What `f` says; the data is then as before.
@@ -358,7 +360,8 @@ impl<Q, T> Io<Q, T> {
         }
     }
 
-    /// Copies its data into `into`, from the piece with index `first` on and as far as both go. How many bytes those are.
+    /// Copies its data into `into`, from the piece with index `first` on and as far as both go. Returns how many bytes
+    /// those are.
     pub fn read_data(&self, first: u16, into: &mut [u8]) -> usize {
         let (len, mut rest) = (into.len(), into);
         for (host, piece_len) in self.host_pieces().skip(usize::from(first)) {
@@ -370,7 +373,8 @@ impl<Q, T> Io<Q, T> {
         len - rest.len()
     }
 
-    /// Copies `data` to where its data goes, as far as both go. How many bytes those are: none if its data comes from the guest.
+    /// Copies `data` to where its data goes, as far as both go. Returns how many bytes those are: none if its data
+    /// comes from the guest.
     #[must_use]
     pub fn write_data(&self, data: &[u8]) -> usize {
         let mut rest = data;
@@ -383,15 +387,15 @@ impl<Q, T> Io<Q, T> {
         data.len() - rest.len()
     }
 
-    /// Whether a page of its data could not be had: what was read or written there is not the guest's. To be asked when it has
-    /// ended, while this holds the regions.
+    /// Returns whether a page of its data could not be had: what was read or written there is not the guest's. To be
+    /// asked when it has ended, while this holds the regions.
     #[cold]
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         guard::any() && self.host_pieces().any(|(host, len)| guard::touches(host.addr().get(), len))
     }
 
-    /// The guest address of such a page.
+    /// Returns the guest address of such a page.
     #[cold]
     pub(crate) fn poisoned_at(&self) -> Option<u64> {
         let (host, _) = self.host_pieces().find(|(host, len)| guard::touches(host.addr().get(), *len))?;
@@ -430,10 +434,10 @@ impl<Q, T> std::fmt::Debug for Io<Q, T> {
     }
 }
 
-// SAFETY: the pointer is that of the place, which `from_raw` makes an owner again. The pieces lie in the queue, which the owner
-// holds, and are changed by nobody but an owner; the memory that they describe is mapped while the view is held, which the place
-// does until it is put back; `rebase` puts another view in, and keeps the regions that this one does not have. The carrier's word is
-// reached by an owner only.
+// SAFETY: the pointer is that of the place, which `from_raw` makes an owner again. The pieces lie in the queue, which
+// the owner holds, and are changed by nobody but an owner; the memory that they describe is mapped while the view is
+// held, which the place does until it is put back; `rebase` puts another view in, and keeps the regions that this one
+// does not have. The carrier's word is reached by an owner only.
 unsafe impl<Q: 'static, T: 'static> RawIo for Io<Q, T> {
     #[inline]
     fn into_raw(self) -> NonNull<c_void> {

@@ -13,7 +13,8 @@ use super::host::{HostPtr, to_usize};
 use super::mapping::Access;
 use super::region::Region;
 
-/// Regions in a part of the table, at most: a table that differs in one region shares all other parts with the one before.
+/// Regions in a part of the table, at most: a table that differs in one region shares all other parts with the one
+/// before.
 const PART: usize = if cfg!(test) { 4 } else { 512 };
 
 /// A contiguous range of host memory that is the guest's.
@@ -24,15 +25,15 @@ pub struct HostPiece {
 }
 
 impl HostPiece {
-    /// The first address. It may be followed, as memory that others write at any time, while a [`GuestMemory`] with the
-    /// region is held; beyond reading only if the piece was translated for writing.
+    /// Returns the first address. It may be followed, as memory that others write at any time, while a [`GuestMemory`]
+    /// with the region is held; beyond reading only if the piece was translated for writing.
     #[must_use]
     #[inline]
     pub const fn ptr(self) -> NonNull<u8> {
         self.ptr
     }
 
-    /// The length in bytes: at least 1, unless none was asked for.
+    /// Returns the length in bytes: at least 1, unless none was asked for.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "nobody asks for an empty piece")]
     #[inline]
@@ -40,7 +41,7 @@ impl HostPiece {
         self.len
     }
 
-    /// Whether a byte of it is not the guest's memory. To be asked after it was accessed.
+    /// Returns whether a byte of it is not the guest's memory. To be asked after it was accessed.
     #[inline]
     fn is_poisoned(self) -> bool {
         guard::is_poisoned(self.ptr.addr().get(), self.len)
@@ -66,7 +67,7 @@ impl RegionRange {
         gpa.wrapping_sub(self.gpa) < self.len
     }
 
-    /// The part of `len` bytes at `gpa`, which the region has.
+    /// Returns the part of `len` bytes at `gpa`, which the region has.
     #[inline]
     fn piece(&self, gpa: u64, len: u64, write: bool) -> Result<HostPiece, Fault> {
         let HostPtr(host) = self.host.ok_or(Fault::NoFile)?;
@@ -84,8 +85,8 @@ impl RegionRange {
     }
 }
 
-/// Where the last address was found in one table: the next look-up in the same region does not depend on how many there are. It may
-/// be used with that table only.
+/// Where the last address was found in one table: the next look-up in the same region does not depend on how many there
+/// are. It may be used with that table only.
 #[derive(Clone)]
 pub(super) struct Hint(Cell<RegionRange>);
 
@@ -96,7 +97,7 @@ impl Default for Hint {
 }
 
 impl Hint {
-    /// The guest address of the region where the last address was found.
+    /// Returns the guest address of the region where the last address was found.
     #[inline]
     pub(super) const fn region(&self) -> u64 {
         self.0.get().gpa
@@ -130,8 +131,8 @@ struct Part {
     slots: Arc<[TableEntry]>,
 }
 
-/// The memory of one guest at one moment: regions sorted by address, none over another. A change makes a new table, which shares most of
-/// itself with the old one; who still uses an old one holds its regions.
+/// The memory of one guest at one moment: regions sorted by address, none over another. A change makes a new table,
+/// which shares most of itself with the old one; who still uses an old one holds its regions.
 #[derive(Clone, Default)]
 pub struct GuestMemory {
     parts: Vec<Part>,
@@ -142,15 +143,15 @@ pub struct GuestMemory {
 }
 
 impl GuestMemory {
-    /// The most regions that a client may have: what the protocol has a client take for granted. With an IOMMU in the guest, a region
-    /// may be a page.
+    /// The most regions that a client may have: what the protocol has a client take for granted. With an IOMMU in the
+    /// guest, a region may be a page.
     pub const MAX_REGIONS: usize = 65535;
 
     /// The most bytes that a client's regions may have together: 16 TiB of the 128 TiB of a process, so that a client
     /// with sparse files does not use up the addresses of all.
     pub const MAX_BYTES: u64 = 1 << 44;
 
-    /// A guest without memory.
+    /// Returns a guest without memory.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -177,13 +178,13 @@ impl GuestMemory {
         }
     }
 
-    /// The index of the last part that begins at or below `gpa`, or of the first one.
+    /// Returns the index of the last part that begins at or below `gpa`, or of the first one.
     fn part_of(&self, gpa: u64) -> usize {
         self.parts.partition_point(|part| part.first <= gpa).saturating_sub(1)
     }
 
-    /// The same memory with one region more. A refused region is dropped, and its notifier called, if nobody else holds
-    /// it.
+    /// Returns the same memory with one region more. A refused region is dropped, and its notifier called, if nobody
+    /// else holds it.
     ///
     /// # Errors
     /// When the region overlaps one that there is (be it the same), or there are too many or too large ones.
@@ -213,7 +214,7 @@ impl GuestMemory {
         Ok(memory)
     }
 
-    /// The same memory without the regions in the `len` bytes at `gpa`, and those regions: there may be none.
+    /// Returns the same memory without the regions in the `len` bytes at `gpa`, and those regions: there may be none.
     ///
     /// # Errors
     /// When the range reaches 2^64, or cuts a region.
@@ -255,13 +256,13 @@ impl GuestMemory {
         Ok((left, taken))
     }
 
-    /// A guest without memory, and the regions that this one had.
+    /// Returns a guest without memory, and the regions that this one had.
     #[must_use]
     pub fn without_all(&self) -> (Self, Vec<Arc<Region>>) {
         (Self::default(), self.regions().cloned().collect())
     }
 
-    /// The regions of this memory that are not in `newer` any more, by address. What both share costs nothing.
+    /// Returns the regions of this memory that are not in `newer` any more, by address. What both share costs nothing.
     pub(super) fn gone_in(&self, newer: &Self) -> Vec<Arc<Region>> {
         let (mut old, mut new) = (Walk::over(&self.parts), Walk::over(&newer.parts));
         let mut gone = Vec::new();
@@ -283,36 +284,36 @@ impl GuestMemory {
         }
     }
 
-    /// The regions, by address.
+    /// Returns the regions, by address.
     pub fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
         self.parts.iter().flat_map(|part| &*part.slots).map(|slot| &slot.region)
     }
 
-    /// How many regions there are.
+    /// Returns how many regions there are.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no region.
+    /// Returns whether there is no region.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many bytes the regions have together.
+    /// Returns how many bytes the regions have together.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The region that has `gpa`.
+    /// Returns the region that has `gpa`.
     #[must_use]
     pub fn region_at(&self, gpa: u64) -> Option<&Arc<Region>> {
         self.slot(gpa).map(|slot| &slot.region)
     }
 
-    /// Whether pages of ours stand in for some of the regions.
+    /// Returns whether pages of ours stand in for some of the regions.
     pub(super) const fn stands_in(&self) -> bool {
         self.stands_in
     }
@@ -342,8 +343,8 @@ impl GuestMemory {
         Ok(Self::of(regions))
     }
 
-    /// The host memory of the longest part of the `len` bytes at `gpa` that begins there and is in one region. `hint` was used with
-    /// this memory only.
+    /// The host memory of the longest part of the `len` bytes at `gpa` that begins there and is in one region. `hint`
+    /// was used with this memory only.
     ///
     /// # Errors
     /// When the first byte is in no region, or in one that cannot be used so.

@@ -9,12 +9,12 @@ use super::{Access, Extent, GuestMemory, MemView, Region, memfd};
 
 pub(super) const PAGE: u64 = super::host::PAGE;
 
-/// A memfd of `len` bytes of zeros.
+/// Returns a memfd of `len` bytes of zeros.
 pub(super) fn file(len: u64) -> File {
     memfd::create(c"courier-test", len, 0).expect("a memfd")
 }
 
-/// A memfd of `pages` pages, in which each 8-byte word tells its own offset.
+/// Returns a memfd of `pages` pages, in which each 8-byte word tells its own offset.
 pub(super) fn patterned(pages: u64) -> File {
     let file = file(pages * PAGE);
     let words: Vec<u8> = (0..pages * PAGE / 8).flat_map(|word| (word * 8).to_le_bytes()).collect();
@@ -22,7 +22,7 @@ pub(super) fn patterned(pages: u64) -> File {
     file
 }
 
-/// A region of `file` that nobody waits for.
+/// Returns a region of `file` that nobody waits for.
 pub(super) fn region_of(file: &File, offset: u64, gpa: u64, len: u64) -> Arc<Region> {
     let file = file.try_clone().expect("a descriptor").into();
     Arc::new(
@@ -32,14 +32,14 @@ pub(super) fn region_of(file: &File, offset: u64, gpa: u64, len: u64) -> Arc<Reg
     )
 }
 
-/// A view of these regions.
+/// Returns a view of these regions.
 pub(super) fn view_of(regions: impl IntoIterator<Item = Arc<Region>>) -> MemView {
     let memory =
         regions.into_iter().fold(GuestMemory::new(), |memory, region| memory.with(region).expect("no overlap"));
     MemView::new(Arc::new(memory))
 }
 
-/// The bytes that I/O vectors of `_view` name.
+/// Returns the bytes that I/O vectors of `_view` name.
 pub(super) fn gather(_view: &MemView, iovs: &[libc::iovec]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for iov in iovs {

@@ -85,7 +85,7 @@ fn what_ends_in_a_hole_is_neither_read_nor_written() {
     assert_eq!(view.read(0x7777_0000, &mut []), Ok(()));
 }
 
-/// Where a range in the model cuts a region.
+/// Returns where a range in the model cuts a region.
 fn cuts(model: &BTreeMap<u64, u64>, gpa: u64, end: u64) -> bool {
     model.iter().any(|(&from, &len)| from < end && gpa < from + len && (from < gpa || end < from + len))
 }
@@ -206,7 +206,8 @@ fn neighbours_become_one_iov_and_others_do_not() {
 #[test]
 fn pieces_of_two_regions_stay_apart_even_where_their_memory_touches() {
     let file = patterned(1);
-    // The system puts each new mapping right below the last one, where there is room: in the guest's order most of them touch.
+    // The system puts each new mapping right below the last one, where there is room: in the guest's order most of them
+    // touch.
     let view = view_of((0..64).rev().map(|index| region_of(&file, 0, index * PAGE, PAGE)));
     let mut iovs = [EMPTY; 64];
     let mut sink = IovSink::new(&view, &mut iovs, true);

@@ -21,19 +21,19 @@ pub struct MemView {
 }
 
 impl MemView {
-    /// A view of `memory`.
+    /// Returns a view of `memory`.
     #[must_use]
     pub fn new(memory: Arc<GuestMemory>) -> Self {
         Self { memory, hint: Hint::default(), kept: Vec::new(), fault: Cell::new(None) }
     }
 
-    /// What it is a view of.
+    /// Returns what it is a view of.
     #[must_use]
     pub const fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
 
-    /// A view of the same memory that holds these regions besides.
+    /// Returns a view of the same memory that holds these regions besides.
     pub(super) fn keeping(&self, kept: Vec<Arc<Region>>) -> Self {
         Self { kept, ..Self::new(Arc::clone(&self.memory)) }
     }
@@ -43,7 +43,7 @@ impl MemView {
         &self.kept
     }
 
-    /// The region that has `gpa`.
+    /// Returns the region that has `gpa`.
     #[must_use]
     pub fn region_at(&self, gpa: u64) -> Option<&Arc<Region>> {
         self.memory.region_at(gpa)
@@ -69,8 +69,8 @@ impl MemView {
         self.fault.take()
     }
 
-    /// The first of the `len` bytes at `gpa` that cannot be used, if there is one, is what [`take_fault`](Self::take_fault) tells.
-    /// Returns whether there is. Memory without a file can be used here.
+    /// The first of the `len` bytes at `gpa` that cannot be used, if there is one, is what
+    /// [`take_fault`](Self::take_fault) tells. Returns whether there is. Memory without a file can be used here.
     #[cold]
     pub(crate) fn note_first(&self, gpa: u64, len: u64, write: bool) -> bool {
         let (mut at, mut left) = (gpa, len);
@@ -89,7 +89,7 @@ impl MemView {
         false
     }
 
-    /// The guest address of the region where the last address was found.
+    /// Returns the guest address of the region where the last address was found.
     #[inline]
     pub(super) const fn last_found(&self) -> u64 {
         self.hint.region()

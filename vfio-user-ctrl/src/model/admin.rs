@@ -179,7 +179,7 @@ impl Outcome {
     }
 }
 
-/// A structure as the bytes that the host gets.
+/// Returns a structure as the bytes that the host gets.
 fn page<T: IntoBytes + Immutable>(structure: &T) -> Vec<u8> {
     structure.as_bytes().to_vec()
 }
@@ -263,7 +263,7 @@ impl Controller {
         &self.identity
     }
 
-    /// How large the controller may get.
+    /// Returns how large the controller may get.
     #[must_use]
     pub const fn limits(&self) -> Limits {
         self.limits

@@ -15,8 +15,8 @@ use nvme_spec::{Psdt, SglDescriptor, Sqe, Status};
 /// The memory page size in bytes: CAP.MPSMIN = CAP.MPSMAX = 0.
 pub const PAGE: u32 = 4096;
 
-/// The most SGL descriptors, of all segments together, that are read for one command: as many as the data of any I/O may have pieces,
-/// and some that lead from segment to segment.
+/// The most SGL descriptors, of all segments together, that are read for one command: as many as the data of any I/O
+/// may have pieces, and some that lead from segment to segment.
 pub const MAX_SGL_DESCRIPTORS: u32 = 1100;
 
 /// What [`walk`] takes, as Identify Controller's SGLS has it: SGLs without any requirement on alignment (bits 1:0 =

@@ -1,7 +1,7 @@
 //! I/O commands of the NVM Command Set (specification 1.0, section 3.2), checked against their namespace.
 //!
-//! [`decode`] works on the copy of the entry that was taken from the queue, so what it has checked stays as it is. What it
-//! returns lies within the namespace and within the transfer limits. Namespaces have neither metadata nor protection
+//! [`decode`] works on the copy of the entry that was taken from the queue, so what it has checked stays as it is. What
+//! it returns lies within the namespace and within the transfer limits. Namespaces have neither metadata nor protection
 //! information: the metadata pointer, PRINFO and the tags are ignored, as the specification has it for such formats.
 
 pub mod dsm;
@@ -41,7 +41,7 @@ impl IoSupport {
     /// Vendor specific commands, likewise.
     pub const VENDOR_SPECIFIC: Self = Self(1 << 8);
 
-    /// Whether all of `other` are in the set.
+    /// Returns whether all of `other` are in the set.
     #[must_use]
     #[inline]
     pub const fn contains(self, other: Self) -> bool {
@@ -59,8 +59,8 @@ impl BitOr for IoSupport {
 
 /// Where what is written goes.
 ///
-/// A write must be durable before it is completed if its FUA bit, as it stands in its dword, is no less than the value here: one
-/// comparison does for all three.
+/// A write must be durable before it is completed if its FUA bit, as it stands in its dword, is no less than the value
+/// here: one comparison does for all three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum WriteCache {
@@ -106,7 +106,8 @@ pub struct NsGeometry {
 }
 
 impl NsGeometry {
-    /// A namespace of `blocks` blocks of 2^`block_shift` bytes that takes Read and Write and has no limit but MDTS.
+    /// Returns a namespace of `blocks` blocks of 2^`block_shift` bytes that takes Read and Write and has no limit but
+    /// MDTS.
     ///
     /// # Errors
     /// When blocks have another size than 512 bytes to 64 KiB, or all of them are more than 2^64 bytes.
@@ -128,7 +129,7 @@ impl NsGeometry {
         })
     }
 
-    /// The same namespace with another number of blocks.
+    /// Returns the same namespace with another number of blocks.
     ///
     /// # Errors
     /// When all of them are more than 2^64 bytes.
@@ -136,7 +137,7 @@ impl NsGeometry {
         Self::new(blocks, self.block_shift).map(|sized| Self { blocks: sized.blocks, ..self })
     }
 
-    /// The same namespace with its volatile write cache, if it has one, turned on or off.
+    /// Returns the same namespace with its volatile write cache, if it has one, turned on or off.
     #[must_use]
     pub fn with_write_cache(self, on: bool) -> Self {
         let write_cache = match self.write_cache {
@@ -147,13 +148,13 @@ impl NsGeometry {
         Self { write_cache, ..self }
     }
 
-    /// How many blocks it has.
+    /// Returns how many blocks it has.
     #[must_use]
     pub const fn blocks(&self) -> u64 {
         self.blocks
     }
 
-    /// The size of a block, as a power of two of bytes.
+    /// Returns the size of a block, as a power of two of bytes.
     #[must_use]
     pub const fn block_shift(&self) -> u8 {
         self.block_shift
@@ -232,7 +233,8 @@ impl IoCommand {
         Self { kind, fuse: Fuse::Alone, durable: false, deallocate: false, slba: 0, blocks: 0, bytes }
     }
 
-    /// Whether the data goes to the guest: its memory is written. For what is passed see [`PassthruCommand::to_guest`].
+    /// Returns whether the data goes to the guest: its memory is written. For what is passed see
+    /// [`PassthruCommand::to_guest`].
     #[must_use]
     #[inline]
     pub const fn to_guest(&self) -> bool {
@@ -292,7 +294,7 @@ fn decode_other(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand
     }
 }
 
-/// A command that transfers as many bytes as its blocks have.
+/// Returns a command that transfers as many bytes as its blocks have.
 #[inline]
 fn transfer(kind: IoKind, sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
     let fuse = fuse(sqe, ns)?;
@@ -320,7 +322,7 @@ fn write_zeroes(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
     Ok(IoCommand { kind: IoKind::WriteZeroes, fuse, durable, deallocate, slba, blocks, bytes: 0 })
 }
 
-/// Whether what the command writes must be made durable.
+/// Returns whether what the command writes must be made durable.
 #[inline]
 fn durable(sqe: &Sqe, ns: &NsGeometry) -> bool {
     sqe.cdw12 & WriteCache::On as u32 >= ns.write_cache as u32
@@ -331,7 +333,7 @@ fn blocks(sqe: &Sqe) -> u32 {
     u32::from(BlockDw12::from_bits(sqe.cdw12).nlb()) + 1
 }
 
-/// The flags of a command: a data pointer of a reserved kind, and fused operations that are none, are invalid.
+/// Returns the flags of a command: a data pointer of a reserved kind, and fused operations that are none, are invalid.
 #[inline]
 fn fuse(sqe: &Sqe, ns: &NsGeometry) -> Result<Fuse, Status> {
     if !matches!(sqe.psdt(), Psdt::PRP | Psdt::SGL_MPTR_BUFFER | Psdt::SGL_MPTR_SGL) {

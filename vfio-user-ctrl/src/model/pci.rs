@@ -1,4 +1,5 @@
-//! The PCI function that the controller is: its identity, its configuration space, the layout of BAR0 and the MSI-X table.
+//! The PCI function that the controller is: its identity, its configuration space, the layout of BAR0 and the MSI-X
+//! table.
 
 mod config;
 mod msix;

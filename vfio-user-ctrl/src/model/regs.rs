@@ -1,7 +1,7 @@
 //! The controller's registers (NVM Express Base Specification 2.0, section 3.1.3): the first page of BAR0.
 //!
-//! Two threads share them. The *control thread* answers the client: it alone reads and writes on the host's behalf.
-//! The controller's *admin worker* owns the queues: it alone says how far the controller is. Neither waits for the other.
+//! Two threads share them. The *control thread* answers the client: it alone reads and writes on the host's behalf. The
+//! controller's *admin worker* owns the queues: it alone says how far the controller is. Neither waits for the other.
 //!
 //! | the host writes | the control thread | the admin worker |
 //! |---|---|---|
@@ -15,9 +15,9 @@
 //! CSTS.RDY is 0 then gets both: the end of the old life and the new one. CSTS.RDY falls only by
 //! [`Registers::reset_done`]: a host takes its memory back when it reads 0, so no I/O may touch that memory any more.
 //!
-//! CSTS has two parts for that reason, one of each thread: a status that the admin worker gives late, for a life that is
-//! over, goes with `reset_done`, and does not overwrite what the control thread said of the next life. Only of a life that never got
-//! ready the control thread takes it away.
+//! CSTS has two parts for that reason, one of each thread: a status that the admin worker gives late, for a life that
+//! is over, goes with `reset_done`, and does not overwrite what the control thread said of the next life. Only of a
+//! life that never got ready the control thread takes it away.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -40,7 +40,8 @@ const ACQ: usize = Register::ACQ.offset();
 const ACQ_HIGH: usize = ACQ + 4;
 const CRTO: usize = Register::CRTO.offset();
 
-/// A version of the specification that a controller says it follows. What came with a later one is not told, nor answered.
+/// A version of the specification that a controller says it follows. What came with a later one is not told, nor
+/// answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Version {
     /// NVM Express 1.4.0.
@@ -147,14 +148,15 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// The registers after power-on.
+    /// Returns the registers after power-on.
     #[must_use]
     pub fn new(limits: &CtrlLimits) -> Self {
         let mqes = limits.max_queue_entries.max(2) - 1;
         let timeout = limits.timeout_500ms.max(1);
         // Ready modes came with 2.0.
         let (crwms, crto) = if limits.version == Version::V1_4 { (false, 0) } else { (true, timeout) };
-        // Queues are physically contiguous. There are neither other command sets nor a controller of admin commands alone.
+        // Queues are physically contiguous. There are neither other command sets nor a controller of admin commands
+        // alone.
         let cap = Cap::new().with_mqes(mqes).with_cqr(true).with_to(timeout).with_css_nvm(true).with_crwms(crwms);
         Self {
             cap: cap.into_bits(),
@@ -227,8 +229,8 @@ impl Registers {
         self.csts_admin_worker.store(0, Ordering::SeqCst);
     }
 
-    /// Admin worker, after [`reset_done`](Self::reset_done): whether the host asked for a shutdown with the reset. It waits for
-    /// [`set_shutdown_complete`](Self::set_shutdown_complete).
+    /// Admin worker, after [`reset_done`](Self::reset_done): whether the host asked for a shutdown with the reset. It
+    /// waits for [`set_shutdown_complete`](Self::set_shutdown_complete).
     #[must_use]
     pub fn shutdown_is_occurring(&self) -> bool {
         self.csts_control.load(Ordering::SeqCst) & CSTS_SHST == CSTS_SHST_OCCURRING
@@ -264,13 +266,13 @@ impl Registers {
         self.cc() & CC_EN != 0
     }
 
-    /// Controller Configuration.
+    /// Returns controller Configuration.
     #[must_use]
     pub fn cc(&self) -> u32 {
         self.cc.load(Ordering::Acquire)
     }
 
-    /// Controller Status.
+    /// Returns controller Status.
     #[must_use]
     pub fn csts(&self) -> u32 {
         let (control, admin_worker) =
@@ -279,20 +281,20 @@ impl Registers {
         (control | admin_worker) & !CSTS_SHST | (control & CSTS_SHST).max(admin_worker & CSTS_SHST)
     }
 
-    /// Controller Capabilities.
+    /// Returns controller Capabilities.
     #[must_use]
     pub fn cap(&self) -> u64 {
         self.cap
     }
 
-    /// The sizes of I/O queue entries as they are now: a host may set them when the controller already runs.
+    /// Returns the sizes of I/O queue entries as they are now: a host may set them when the controller already runs.
     #[must_use]
     pub fn entry_sizes(&self) -> EntrySizes {
         let cc = Cc::from_bits(self.cc());
         EntrySizes { iosqes: cc.iosqes(), iocqes: cc.iocqes() }
     }
 
-    /// Whether the host masks the interrupt pin (bit 0 of INTMS).
+    /// Returns whether the host masks the interrupt pin (bit 0 of INTMS).
     #[must_use]
     pub fn pin_is_masked(&self) -> bool {
         self.intm.load(Ordering::Acquire) & 1 != 0
@@ -356,16 +358,16 @@ impl Registers {
         }
     }
 
-    /// A host that waits for CSTS.RDY = 0 does not wait for a controller that never got ready. What the admin worker said of that life is
-    /// forgotten now: the host could take it for the next one's.
+    /// A host that waits for CSTS.RDY = 0 does not wait for a controller that never got ready. What the admin worker
+    /// said of that life is forgotten now: the host could take it for the next one's.
     fn forget_failure(&self) {
         let not_ready = |admin_worker| (admin_worker & CSTS_RDY == 0).then_some(0);
         // One that is ready goes by `reset_done`.
         let _ = self.csts_admin_worker.fetch_update(Ordering::AcqRel, Ordering::Acquire, not_ready);
     }
 
-    /// CC for a controller that is disabled. One that has come to rest holds nothing that a shutdown could lose, so that is complete
-    /// at once.
+    /// CC for a controller that is disabled. One that has come to rest holds nothing that a shutdown could lose, so
+    /// that is complete at once.
     fn rest(&self, cc: u32) {
         if asks_for_shutdown(cc) && self.csts() & CSTS_SHST == 0 {
             // In this order: the admin worker says that it is at rest, and then looks whether a shutdown is asked for.

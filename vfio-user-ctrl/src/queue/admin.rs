@@ -23,7 +23,7 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// What the queue holds.
+    /// Returns what the queue holds.
     pub(super) fn state(&self) -> SubmissionState {
         SubmissionState {
             qid: 0,
@@ -76,7 +76,7 @@ impl AdminQueue {
         self.0.completion.unreserve(1);
     }
 
-    /// Reserves an entry for a command that was held. Whether there was one.
+    /// Reserves an entry for a command that was held. Returns whether there was one.
     #[must_use]
     pub fn resume(&self) -> bool {
         self.0.completion.reserve(1) == 1

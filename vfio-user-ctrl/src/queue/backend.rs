@@ -44,13 +44,14 @@ pub struct Refused<B: Backend> {
     pub io: CommandIo<B>,
 }
 
-/// What carries out the commands of namespaces on one thread. Each I/O that it takes must be given to [`complete`](super::complete),
-/// once, on the same thread; that may happen within [`submit`](Self::submit).
+/// What carries out the commands of namespaces on one thread. Each I/O that it takes must be given to
+/// [`complete`](super::complete), once, on the same thread; that may happen within [`submit`](Self::submit).
 pub trait Backend: Sized + 'static {
     /// A thread's way to one namespace.
     type Channel: 'static;
 
-    /// Takes an I/O on `blocks` blocks from `slba`, which lie within the namespace as it was when the command was decoded.
+    /// Takes an I/O on `blocks` blocks from `slba`, which lie within the namespace as it was when the command was
+    /// decoded.
     ///
     /// # Errors
     /// [`Refused`] with the I/O.
@@ -79,7 +80,8 @@ pub trait Backend: Sized + 'static {
     #[inline]
     fn trace(_step: TraceStep, _what: impl FnOnce() -> Traced) {}
 
-    /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. `token` is dropped when the abort itself has
-    /// ended, or told if it had no effect: no other one of the same I/O comes before. Whether it may be expected to end.
+    /// Ends an I/O soon, if that can be done. It is given to `complete` as any other. `token` is dropped when the abort
+    /// itself has ended, or told if it had no effect: no other one of the same I/O comes before. Returns whether it may
+    /// be expected to end.
     fn abort(channel: &Self::Channel, io: IoToken, token: AbortToken) -> bool;
 }

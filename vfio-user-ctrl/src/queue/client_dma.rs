@@ -1,7 +1,8 @@
 //! Data in guest memory that came without a file: it is asked for, and sent, by messages to the client.
 //!
-//! The queues say what they want of a [`ClientDma`], and hear of the end by a number. Data from the guest is fetched before the
-//! backend gets the command; data to the guest is sent when the backend is done with it, and the command completes after that.
+//! The queues say what they want of a [`ClientDma`], and hear of the end by a number. Data from the guest is fetched
+//! before the backend gets the command; data to the guest is sent when the backend is done with it, and the command
+//! completes after that.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -14,8 +15,8 @@ use crate::memory::{Bounce, BounceBudget, BounceError, GuestMemory, MemView};
 use crate::model::dptr::{self, DptrError};
 use nvme_spec::{Sqe, Status};
 
-/// How many bytes may stand in for the data of admin commands, of which only one is in flight at a time: another may just have been
-/// given up.
+/// How many bytes may stand in for the data of admin commands, of which only one is in flight at a time: another may
+/// just have been given up.
 const ADMIN_BUDGET: u64 = 1 << 20;
 
 /// What to do with memory of the client's: pieces, each with its guest address.
@@ -40,14 +41,15 @@ pub struct Transfer {
 
 /// The way to a client's memory that came without a file.
 pub trait ClientDma {
-    /// How much may stand in for it.
+    /// Returns how much may stand in for it.
     fn budget(&self) -> &Arc<BounceBudget>;
 
-    /// Begins a transfer. Its end is told by [`Queues::transferred`], on the same thread, later; or never, if the client goes
-    /// before.
+    /// Begins a transfer. Its end is told by [`Queues::transferred`], on the same thread, later; or never, if the
+    /// client goes before.
     fn begin(&self, transfer: Transfer);
 
-    /// Ends a transfer soon, since nobody waits for what it reads, or is to wait long for what it writes. It may have ended already.
+    /// Ends a transfer soon, since nobody waits for what it reads, or is to wait long for what it writes. It may have
+    /// ended already.
     fn abandon(&self, id: u64);
 }
 
@@ -83,12 +85,13 @@ impl ClientTransfers {
         let _ = self.memory.set(memory);
     }
 
-    /// How much may stand in. Without a way to the client nothing is asked for that is in memory without a file.
+    /// Returns how much may stand in. Without a way to the client nothing is asked for that is in memory without a
+    /// file.
     pub(super) fn budget(&self) -> &Arc<BounceBudget> {
         self.memory.get().map_or(&self.admin_budget, |memory| memory.budget())
     }
 
-    /// A number for a transfer.
+    /// Returns a number for a transfer.
     pub(super) fn next_id() -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         NEXT.fetch_add(1, Ordering::Relaxed)
@@ -128,8 +131,8 @@ impl ClientTransfers {
         (waiter.then)(result.map_err(|_| waiter.cancelled.unwrap_or(Status::DATA_TRANSFER_ERROR)));
     }
 
-    /// Ends a transfer soon. Nobody waits for what is read; what is being written may still reach the guest's memory, and so its end
-    /// is awaited: the guest must not get its buffer back before.
+    /// Ends a transfer soon. Nobody waits for what is read; what is being written may still reach the guest's memory,
+    /// and so its end is awaited: the guest must not get its buffer back before.
     pub(super) fn cancel(&self, id: u64, status: Status) {
         let mut waiters = self.waiters.borrow_mut();
         let Some(waiter) = waiters.get_mut(&id) else { return };
@@ -175,7 +178,7 @@ impl fmt::Debug for ClientTransfers {
     }
 }
 
-/// A command's data that was fetched, pieces of all kinds together. `len` is what the pieces have.
+/// Returns a command's data that was fetched, pieces of all kinds together. `len` is what the pieces have.
 pub(super) fn gather(view: &MemView, pieces: &[(u64, u32)]) -> Result<Vec<u8>, Status> {
     let mut data = Vec::new();
     for &(gpa, len) in pieces {
@@ -205,8 +208,8 @@ impl<B: Backend> Queues<B> {
         self.context().client_transfers().set_memory(memory);
     }
 
-    /// A transfer that was asked of the [`ClientDma`] has ended: with what was read, a buffer for each piece (none for a write),
-    /// or with an errno.
+    /// A transfer that was asked of the [`ClientDma`] has ended: with what was read, a buffer for each piece (none for
+    /// a write), or with an errno.
     pub fn transferred(&self, id: u64, result: Result<Vec<Vec<u8>>, i32>) {
         self.context().client_transfers().ended(id, result);
     }
@@ -216,14 +219,14 @@ impl<B: Backend> Queues<B> {
         self.context().client_transfers().forget_all(Status::DATA_TRANSFER_ERROR);
     }
 
-    /// How many bytes have been moved by messages since the last call.
+    /// Returns how many bytes have been moved by messages since the last call.
     #[must_use]
     pub fn take_bounced(&self) -> u64 {
         self.context().client_transfers().take_bytes()
     }
 
-    /// Fetches `len` bytes of an admin command's data, of which a part is in memory without a file. One such command may be in
-    /// flight at a time.
+    /// Fetches `len` bytes of an admin command's data, of which a part is in memory without a file. One such command
+    /// may be in flight at a time.
     pub fn fetch_data(&self, sqe: &Sqe, len: usize, then: impl FnOnce(Result<Vec<u8>, Status>) + 'static) {
         let (bounce, pieces) = match self.bounce(sqe, len, false) {
             Ok(bounced) => bounced,

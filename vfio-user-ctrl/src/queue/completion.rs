@@ -10,7 +10,8 @@ use super::state::CompletionState;
 use crate::memory::{CompletionRing, Gone};
 use nvme_spec::{Cqe, Status};
 
-/// The device side of a completion queue. An entry is reserved before a command is taken, so that a completion always finds room.
+/// The device side of a completion queue. An entry is reserved before a command is taken, so that a completion always
+/// finds room.
 #[derive(Debug)]
 pub struct CompletionQueue {
     qid: u16,
@@ -36,7 +37,8 @@ pub struct CompletionQueue {
 }
 
 impl CompletionQueue {
-    /// A queue of `entries` entries at guest address `base`, with an interrupt vector if the guest wants interrupts.
+    /// Returns a queue of `entries` entries at guest address `base`, with an interrupt vector if the guest wants
+    /// interrupts.
     #[must_use]
     pub(super) fn new(context: &Rc<Context>, qid: u16, base: u64, entries: u16, vector: Option<Vector>) -> Rc<Self> {
         Rc::new(Self {
@@ -59,7 +61,7 @@ impl CompletionQueue {
         })
     }
 
-    /// The queue's identifier.
+    /// Returns the queue's identifier.
     #[must_use]
     pub fn qid(&self) -> u16 {
         self.qid
@@ -84,19 +86,21 @@ impl CompletionQueue {
         self.reserved.set(self.reserved.get().saturating_sub(count));
     }
 
-    /// Entries that are neither filled nor reserved, if the guest has taken those before `head`. One entry of a queue is never used.
+    /// Entries that are neither filled nor reserved, if the guest has taken those before `head`. One entry of a queue
+    /// is never used.
     fn free_by(&self, head: u16) -> u16 {
         let tail = self.tail.get();
         let filled = if tail >= head { tail - head } else { self.entries - head + tail };
         (self.entries - 1).saturating_sub(filled).saturating_sub(self.reserved.get())
     }
 
-    /// The guest's head as it was last read.
+    /// Returns the guest's head as it was last read.
     pub(super) fn head(&self) -> u16 {
         self.head.get()
     }
 
-    /// Reads the guest's head. It must lie between the last one and the tail, or else it is reported and left out of account.
+    /// Reads the guest's head. It must lie between the last one and the tail, or else it is reported and left out of
+    /// account.
     pub(super) fn read_head(&self) {
         let Some(raw) = self.context.completion_head(self.qid) else { return };
         let (last, tail) = (self.head.get(), self.tail.get());
@@ -148,7 +152,7 @@ impl CompletionQueue {
         }
     }
 
-    /// Writes an entry. Whether the queue's memory is there.
+    /// Writes an entry. Returns whether the queue's memory is there.
     #[inline]
     fn write(&self, mut cqe: Cqe) -> bool {
         let mut ring = self.ring.borrow_mut();
@@ -179,7 +183,7 @@ impl CompletionQueue {
         parked.push_back(cqe);
     }
 
-    /// Tries to post what waits for the queue's memory. Whether nothing waits any more.
+    /// Tries to post what waits for the queue's memory. Returns whether nothing waits any more.
     pub(super) fn post_parked(&self) -> bool {
         loop {
             let Some(cqe) = self.parked.borrow().front().copied() else { return true };
@@ -191,7 +195,7 @@ impl CompletionQueue {
         }
     }
 
-    /// Raises the interrupt unless it is to wait for more completions. Whether it need not be looked at again.
+    /// Raises the interrupt unless it is to wait for more completions. Returns whether it need not be looked at again.
     #[inline]
     pub(super) fn signal(&self, mut raised: impl FnMut(u16, u16, u32)) -> bool {
         let Some(vector) = self.vector.as_ref() else { return true };
@@ -217,7 +221,7 @@ impl CompletionQueue {
         self.coalesced.set(self.coalesced.get().wrapping_add(u64::from(completions.saturating_sub(1))));
     }
 
-    /// What it holds.
+    /// Returns what it holds.
     pub(super) fn state(&self) -> CompletionState {
         if !self.context.is_suspended() {
             self.read_head();
@@ -259,7 +263,8 @@ impl CompletionQueue {
         }
     }
 
-    /// Tells the pin, if that stands for the queue's vector, whether there is a reason to raise it. Returns whether there is.
+    /// Tells the pin, if that stands for the queue's vector, whether there is a reason to raise it. Returns whether
+    /// there is.
     #[cold]
     fn look_at_pin(&self, vector: &Vector) -> bool {
         let Some(pin) = vector.pin() else { return false };

@@ -88,14 +88,15 @@ pub(super) struct Context {
     aborts: Aborts,
 }
 
-/// Shadow doorbells (Doorbell Buffer Config, section 5.8): the buffers' guest addresses, and where they are while they are mapped.
+/// Shadow doorbells (Doorbell Buffer Config, section 5.8): the buffers' guest addresses, and where they are while they
+/// are mapped.
 #[derive(Debug)]
 struct Shadow {
     values: u64,
     event_index: u64,
     mapped: Option<(ShadowDoorbells, ShadowDoorbells)>,
-    /// By index of a doorbell what its shadow held when the buffers came, or [`WRITTEN`]. While it holds that still, the doorbell
-    /// counts: until Doorbell Buffer Config is completed the host rings doorbells.
+    /// By index of a doorbell what its shadow held when the buffers came, or [`WRITTEN`]. While it holds that still,
+    /// the doorbell counts: until Doorbell Buffer Config is completed the host rings doorbells.
     begun_with: Vec<u32>,
 }
 
@@ -107,7 +108,7 @@ impl Shadow {
         Self { values, event_index, mapped: None, begun_with: Vec::new() }
     }
 
-    /// The shadows and their event indexes, if they are mapped.
+    /// Returns the shadows and their event indexes, if they are mapped.
     fn map(&mut self, view: &RefCell<Rc<MemView>>) -> Option<&(ShadowDoorbells, ShadowDoorbells)> {
         if self.mapped.is_none() {
             let view = view.borrow();
@@ -165,13 +166,13 @@ impl Context {
         })
     }
 
-    /// The newest view of guest memory that this thread has.
+    /// Returns the newest view of guest memory that this thread has.
     #[inline]
     pub(super) fn view(&self) -> Rc<MemView> {
         Rc::clone(&self.view.borrow())
     }
 
-    /// Whether the function may not access guest memory.
+    /// Returns whether the function may not access guest memory.
     #[inline]
     pub(super) fn is_suspended(&self) -> bool {
         self.suspended.get()
@@ -198,23 +199,23 @@ impl Context {
         &self.client_transfers
     }
 
-    /// The aborts that are in progress.
+    /// Returns the aborts that are in progress.
     pub(super) fn aborts(&self) -> &Aborts {
         &self.aborts
     }
 
-    /// The clock's count, or 0 if nobody needs it.
+    /// Returns the clock's count, or 0 if nobody needs it.
     pub(super) fn ticks(&self) -> u64 {
         if self.coalescing.get().ticks == 0 { 0 } else { (self.clock)() }
     }
 
-    /// The clock's count as it was when it was last set.
+    /// Returns the clock's count as it was when it was last set.
     #[inline]
     pub(super) fn now(&self) -> u64 {
         self.now.get()
     }
 
-    /// What records of these queues belong to.
+    /// Returns what records of these queues belong to.
     pub(super) fn trace_owner(&self) -> u16 {
         self.trace_owner.get()
     }
@@ -237,18 +238,20 @@ impl Context {
         if coalescing.ticks > 0 && self.at_once.borrow().contains(&vector) { Coalescing::default() } else { coalescing }
     }
 
-    /// The tail of a submission queue, as the guest has it. Anything may be in it. `None` while it is not to be had.
+    /// Returns the tail of a submission queue, as the guest has it. Anything may be in it. `None` while it is not to be
+    /// had.
     #[inline]
     pub(super) fn submission_tail(&self, qid: u16) -> Option<u32> {
         self.doorbell(qid, tail_index(qid))
     }
 
-    /// The head of a completion queue, likewise.
+    /// Returns the head of a completion queue, likewise.
     pub(super) fn completion_head(&self, qid: u16) -> Option<u32> {
         self.doorbell(qid, head_index(qid))
     }
 
-    /// The tail of a submission queue for those who only look: none where that would need guest memory which must not be accessed.
+    /// Returns the tail of a submission queue for those who only look: none where that would need guest memory which
+    /// must not be accessed.
     pub(super) fn submission_tail_to_tell(&self, qid: u16) -> Option<u32> {
         if self.is_suspended() && self.has_shadow.get() && qid > 0 { None } else { self.submission_tail(qid) }
     }
@@ -259,11 +262,11 @@ impl Context {
         if self.has_shadow.get() && qid > 0 { self.shadow_value(index) } else { Some(self.doorbells.load(index)) }
     }
 
-    /// A shadow doorbell. Its event index is set to what is behind it: the host never needs to write the doorbell itself, since the
-    /// shadow is looked at in each round.
+    /// Returns a shadow doorbell. Its event index is set to what is behind it: the host never needs to write the
+    /// doorbell itself, since the shadow is looked at in each round.
     ///
-    /// While the shadow's memory is not mapped there is no value: that of the doorbell itself is an old one, and entries that were
-    /// carried out long ago would be taken for new ones.
+    /// While the shadow's memory is not mapped there is no value: that of the doorbell itself is an old one, and
+    /// entries that were carried out long ago would be taken for new ones.
     fn shadow_value(&self, index: usize) -> Option<u32> {
         let mut shadow = self.shadow.borrow_mut();
         let shadow = shadow.as_mut()?;
@@ -277,9 +280,9 @@ impl Context {
         Some(if shadow.observe_shadow(index, value) { self.doorbells.load(index) } else { value })
     }
 
-    /// The shadow of a doorbell begins with `value`. To be called only while the host may not write it: before the completion of the
-    /// command that gave the buffers, or of the one that made the queue. Until the host writes it, the doorbell counts if
-    /// `doorbell_counts`.
+    /// The shadow of a doorbell begins with `value`. To be called only while the host may not write it: before the
+    /// completion of the command that gave the buffers, or of the one that made the queue. Until the host writes it,
+    /// the doorbell counts if `doorbell_counts`.
     pub(super) fn begin_shadow(&self, index: usize, value: u32, doorbell_counts: bool) {
         let mut shadow = self.shadow.borrow_mut();
         let Some(shadow) = shadow.as_mut() else { return };
@@ -296,7 +299,7 @@ impl Context {
         }
     }
 
-    /// Where the shadow doorbells are.
+    /// Returns where the shadow doorbells are.
     pub(super) fn shadow_buffers(&self) -> Option<(u64, u64)> {
         self.shadow.borrow().as_ref().map(|shadow| (shadow.values, shadow.event_index))
     }
@@ -385,7 +388,7 @@ impl Context {
         self.media_errors.take()
     }
 
-    /// Whether queues have interrupts to raise.
+    /// Returns whether queues have interrupts to raise.
     #[inline]
     pub(super) fn has_marked(&self) -> bool {
         !self.marked.borrow().is_empty()
@@ -402,7 +405,7 @@ impl Context {
         self.marked.take()
     }
 
-    /// The same for queues with completions that wait for their memory.
+    /// Returns the same for queues with completions that wait for their memory.
     #[inline]
     pub(super) fn look_at_parked(&self, mut is_over: impl FnMut(u16) -> bool) {
         if self.parked.borrow().is_empty() {

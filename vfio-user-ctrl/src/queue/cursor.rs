@@ -22,7 +22,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// A queue of `entries` entries at guest address `base`.
+    /// Returns a queue of `entries` entries at guest address `base`.
     #[must_use]
     pub fn new(qid: u16, base: u64, entries: u16) -> Self {
         Self {
@@ -36,26 +36,26 @@ impl Cursor {
         }
     }
 
-    /// The queue's identifier.
+    /// Returns the queue's identifier.
     #[must_use]
     pub fn qid(&self) -> u16 {
         self.qid
     }
 
-    /// How many entries it has.
+    /// Returns how many entries it has.
     #[must_use]
     pub fn entries(&self) -> u16 {
         self.entries
     }
 
-    /// The index of the next entry to be taken (SQHD).
+    /// Returns the index of the next entry to be taken (SQHD).
     #[must_use]
     #[inline]
     pub fn head(&self) -> u16 {
         self.head.get()
     }
 
-    /// How many entries wait. An invalid doorbell counts as none and is reported to `context`.
+    /// Returns how many entries wait. An invalid doorbell counts as none and is reported to `context`.
     #[inline]
     pub(super) fn waiting(&self, context: &Context) -> u16 {
         let Some(tail) = context.submission_tail(self.qid) else { return 0 };
@@ -82,8 +82,8 @@ impl Cursor {
         }
     }
 
-    /// Copies the next entry and steps over it, and asks for the one behind it if there is `another`. `None` while the queue's
-    /// memory is not mapped.
+    /// Copies the next entry and steps over it, and asks for the one behind it if there is `another`. `None` while the
+    /// queue's memory is not mapped.
     #[inline]
     pub(super) fn take(&self, view: &Rc<MemView>, another: bool) -> Option<Sqe> {
         let mut ring = self.ring.borrow_mut();
@@ -101,8 +101,8 @@ impl Cursor {
         Some(sqe)
     }
 
-    /// Returns whether the entry that was taken last is none of the host's, since its page could not be had. If so, it is as if it had
-    /// not been taken, and none is taken any more.
+    /// Returns whether the entry that was taken last is none of the host's, since its page could not be had. If so, it
+    /// is as if it had not been taken, and none is taken any more.
     #[cold]
     pub(super) fn rewind_if_broken(&self) -> bool {
         let head = self.head.get();

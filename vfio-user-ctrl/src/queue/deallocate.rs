@@ -27,7 +27,7 @@ impl Deallocate {
         Ok(Self { ranges: dsm::block_ranges(data, geometry)?.collect(), next: 0 })
     }
 
-    /// The range to deallocate now.
+    /// Returns the range to deallocate now.
     pub(super) fn current(&self) -> Option<BlockRange> {
         self.ranges.get(self.next).copied()
     }

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use super::pin::Pin;
 
-/// The eventfds of a session's interrupt vectors. The control thread sets them; reactors look here only when the epoch has moved.
+/// The eventfds of a session's interrupt vectors. The control thread sets them; reactors look here only when the epoch
+/// has moved.
 #[derive(Debug, Default)]
 pub struct Interrupts {
     vectors: Mutex<Vec<Option<Arc<OwnedFd>>>>,
@@ -44,7 +45,7 @@ impl Interrupts {
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
-    /// The eventfd of a vector.
+    /// Returns the eventfd of a vector.
     #[must_use]
     pub fn get(&self, vector: u16) -> Option<Arc<OwnedFd>> {
         self.vectors.lock().ok()?.get(usize::from(vector))?.clone()
@@ -67,13 +68,14 @@ impl Interrupts {
         self.asked.lock().map(|mut asked| std::mem::take(&mut *asked)).unwrap_or_default()
     }
 
-    /// The pin (INTA#), which stands for the vectors that have no eventfd.
+    /// Returns the pin (INTA#), which stands for the vectors that have no eventfd.
     #[must_use]
     pub fn pin(&self) -> &Pin {
         &self.pin
     }
 
-    /// Whether an eventfd has made who wrote to it wait. Its flag was set so that it does not, but the client has the flag too.
+    /// Returns whether an eventfd has made who wrote to it wait. Its flag was set so that it does not, but the client
+    /// has the flag too.
     #[must_use]
     pub fn has_blocked(&self) -> bool {
         self.blocked.load(Ordering::Acquire)
@@ -96,8 +98,9 @@ impl Interrupts {
 
     /// Writes to an eventfd of the client's.
     ///
-    /// It was made not to block: one whose count is full is raised already. But a client can undo that and fill the count. Who runs
-    /// this has to be interrupted then; the write tells it by `EINTR`, which no write gives that does not wait.
+    /// It was made not to block: one whose count is full is raised already. But a client can undo that and fill the
+    /// count. Who runs this has to be interrupted then; the write tells it by `EINTR`, which no write gives that does
+    /// not wait.
     #[inline]
     fn write(&self, file: &OwnedFd) {
         if rustix::io::write(file, &1_u64.to_ne_bytes()) == Err(rustix::io::Errno::INTR) {
@@ -122,20 +125,20 @@ pub struct Vector {
 }
 
 impl Vector {
-    /// The vector of that number.
+    /// Returns the vector of that number.
     #[must_use]
     pub fn new(number: u16, interrupts: Arc<Interrupts>) -> Self {
         Self { number, interrupts, seen: Cell::new(u64::MAX), file: RefCell::new(None), missed: Cell::new(false) }
     }
 
-    /// Its number.
+    /// Returns its number.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.number
     }
 
-    /// Raises an interrupt that could not be raised before. The client may take the eventfd of a vector away and set it again while
-    /// the guest waits for the vector.
+    /// Raises an interrupt that could not be raised before. The client may take the eventfd of a vector away and set it
+    /// again while the guest waits for the vector.
     pub fn catch_up(&self) {
         if self.missed.take() {
             self.raise();
@@ -166,12 +169,12 @@ impl Vector {
         is_pin
     }
 
-    /// The interrupts of which it is one.
+    /// Returns the interrupts of which it is one.
     pub(super) fn interrupts(&self) -> &Interrupts {
         &self.interrupts
     }
 
-    /// The pin, if it stands for this vector.
+    /// Returns the pin, if it stands for this vector.
     pub(super) fn pin(&self) -> Option<&Pin> {
         self.look();
         (self.file.borrow().is_none() && self.interrupts.pin.is_used()).then_some(&self.interrupts.pin)

@@ -1,4 +1,5 @@
-//! The queues of a controller on one reactor: from the doorbell to the backend, and from the backend to the completion entry.
+//! The queues of a controller on one reactor: from the doorbell to the backend, and from the backend to the completion
+//! entry.
 //!
 //! The way of a command, all of it on one thread:
 //!

@@ -30,7 +30,7 @@ pub struct NamespaceChannel<B: Backend> {
 pub(super) type NamespaceChannels<B> = RefCell<Vec<Option<Rc<NamespaceChannel<B>>>>>;
 
 impl<B: Backend> NamespaceChannel<B> {
-    /// A way to the namespace `nsid` by `channel`.
+    /// Returns a way to the namespace `nsid` by `channel`.
     pub fn new(nsid: u32, geometry: NsGeometry, channel: B::Channel) -> Self {
         Self {
             nsid,
@@ -43,7 +43,7 @@ impl<B: Backend> NamespaceChannel<B> {
         }
     }
 
-    /// The same, whose commands wait while `fence` is up now.
+    /// Returns the same, whose commands wait while `fence` is up now.
     #[must_use]
     pub fn behind(mut self, fence: &Arc<Fence>) -> Self {
         self.fenced.set(fence.is_up());

@@ -1,8 +1,9 @@
 //! The interrupt pin (INTA#), for hosts that do not use MSI-X.
 //!
-//! A pin is raised for as long as a completion queue has entries that the host has not taken, but here it has no level: the client is
-//! told by an eventfd when it rises, and has to look after it from then on. It is masked by that, until the client unmasks it (as VFIO
-//! has it, "automasked"); then every poll group looks whether its queues still have a reason to raise it.
+//! A pin is raised for as long as a completion queue has entries that the host has not taken, but here it has no level:
+//! the client is told by an eventfd when it rises, and has to look after it from then on. It is masked by that, until
+//! the client unmasks it (as VFIO has it, "automasked"); then every poll group looks whether its queues still have a
+//! reason to raise it.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -56,13 +57,14 @@ impl Pin {
         self.asked.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether there is an eventfd.
+    /// Returns whether there is an eventfd.
     #[must_use]
     pub fn is_used(&self) -> bool {
         self.used.load(Ordering::Acquire)
     }
 
-    /// Masks the pin or unmasks it. Returns whether something is to be looked at again: nothing masks it now, and something did.
+    /// Masks the pin or unmasks it. Returns whether something is to be looked at again: nothing masks it now, and
+    /// something did.
     pub fn set_mask(&self, mask: PinMask, masked: bool) -> bool {
         let bit = mask as u32;
         if masked {
@@ -89,8 +91,8 @@ impl Pin {
         }
     }
 
-    /// Whether there is a reason to raise it, masked or not (Interrupt Status of the PCI status register). `doorbells` tell what the
-    /// host has taken since; of queues with shadow doorbells it is seen a little later.
+    /// Returns whether there is a reason to raise it, masked or not (Interrupt Status of the PCI status register).
+    /// `doorbells` tell what the host has taken since; of queues with shadow doorbells it is seen a little later.
     #[must_use]
     pub fn has_reason(&self, doorbells: &DoorbellPage) -> bool {
         let taken = |(cqid, tail): (&u16, &u16)| doorbells.load(head_index(*cqid)) == u32::from(*tail);

@@ -44,14 +44,16 @@ pub struct Queues<B: Backend> {
     room: Cell<usize>,
 }
 
-/// The most commands of a session that one poll takes, or a few more: a guest with many queues must not keep other guests waiting.
+/// The most commands of a session that one poll takes, or a few more: a guest with many queues must not keep other
+/// guests waiting.
 const BURST: usize = 256;
 
 /// I/Os that are in flight hold no more old views than that.
 const MAX_ADDITIONS: u32 = 32;
 
 impl<B: Backend> Queues<B> {
-    /// No queues yet. `max_transfer` are the most bytes of a command's data (MDTS); `clock` counts the ticks of [`Coalescing`].
+    /// Returns no queues yet. `max_transfer` are the most bytes of a command's data (MDTS); `clock` counts the ticks of
+    /// [`Coalescing`].
     #[must_use]
     pub fn new(
         doorbells: Arc<DoorbellPage>,
@@ -83,14 +85,14 @@ impl<B: Backend> Queues<B> {
         &self.context
     }
 
-    /// The view of guest memory.
+    /// Returns the view of guest memory.
     #[must_use]
     pub fn view(&self) -> Rc<MemView> {
         self.context.view()
     }
 
-    /// Guest memory has changed. Queues in memory that is gone are looked for anew; what is in flight is moved to the new view. How
-    /// many I/Os touch memory that is gone. Where nothing is, there is next to nothing to do.
+    /// Guest memory has changed. Queues in memory that is gone are looked for anew; what is in flight is moved to the
+    /// new view. How many I/Os touch memory that is gone. Where nothing is, there is next to nothing to do.
     pub fn set_view(&self, view: &Rc<MemView>) -> usize {
         let gone = Gone::between(self.view().memory(), view.memory());
         self.context.set_view(view, &gone);
@@ -148,7 +150,8 @@ impl<B: Backend> Queues<B> {
         }
     }
 
-    /// Sends what was held back for namespaces that took no more, as far as they take it now. To be called when they may.
+    /// Sends what was held back for namespaces that took no more, as far as they take it now. To be called when they
+    /// may.
     #[inline]
     pub fn send_held(&self) {
         if self.context.has_held() && !self.context.is_suspended() {
@@ -199,8 +202,8 @@ impl<B: Backend> Queues<B> {
         }
     }
 
-    /// Turns volatile write caches on, as they are at first, or off (feature 06h): what is written from now on is then durable when
-    /// its command is completed.
+    /// Turns volatile write caches on, as they are at first, or off (feature 06h): what is written from now on is then
+    /// durable when its command is completed.
     pub fn set_write_cache(&self, on: bool) {
         self.write_cache.set(on);
         for namespace in self.namespaces.borrow().iter().flatten() {
@@ -213,9 +216,9 @@ impl<B: Backend> Queues<B> {
         self.context.set_coalescing(coalescing, at_once);
     }
 
-    /// Uses shadow doorbells at these guest addresses: the shadows, and their event indexes. To be called before Doorbell Buffer
-    /// Config is completed: this writes to the shadows, so that queues that are there already go on from where they stand, and
-    /// afterwards only the host may.
+    /// Uses shadow doorbells at these guest addresses: the shadows, and their event indexes. To be called before
+    /// Doorbell Buffer Config is completed: this writes to the shadows, so that queues that are there already go on
+    /// from where they stand, and afterwards only the host may.
     pub fn set_shadow_doorbells(&self, buffers: Option<(u64, u64)>) {
         let before = self.context.shadow_buffers();
         if before == buffers {
@@ -237,7 +240,7 @@ impl<B: Backend> Queues<B> {
         }
     }
 
-    /// Whether shadow doorbells, or their event indexes, can be at guest address `gpa`.
+    /// Returns whether shadow doorbells, or their event indexes, can be at guest address `gpa`.
     ///
     /// # Errors
     /// Why they cannot.
@@ -245,7 +248,7 @@ impl<B: Backend> Queues<B> {
         ShadowDoorbells::resolve(&self.view(), gpa).map(drop)
     }
 
-    /// Whether a submission queue can be at guest address `base`.
+    /// Returns whether a submission queue can be at guest address `base`.
     ///
     /// # Errors
     /// Why it cannot.
@@ -253,7 +256,7 @@ impl<B: Backend> Queues<B> {
         SubmissionRing::resolve(&self.view(), base, entries).map(drop)
     }
 
-    /// Whether a completion queue can be at guest address `base`.
+    /// Returns whether a completion queue can be at guest address `base`.
     ///
     /// # Errors
     /// Why it cannot.
@@ -261,7 +264,8 @@ impl<B: Backend> Queues<B> {
         CompletionRing::resolve(&self.view(), base, entries).map(drop)
     }
 
-    /// Makes a completion queue of `entries` entries (2 or more) at guest address `base`. With a `vector` the guest wants interrupts.
+    /// Makes a completion queue of `entries` entries (2 or more) at guest address `base`. With a `vector` the guest
+    /// wants interrupts.
     pub fn create_completion(&self, qid: u16, base: u64, entries: u16, vector: Option<u16>) -> Rc<CompletionQueue> {
         let vector = vector.map(|number| Vector::new(number, Arc::clone(&self.interrupts)));
         let queue = CompletionQueue::new(&self.context, qid, base, entries, vector);
@@ -273,8 +277,8 @@ impl<B: Backend> Queues<B> {
         queue
     }
 
-    /// Makes a submission queue of `entries` entries (2 or more) at guest address `base`, whose completions go to `cqid`. Whether
-    /// there is that completion queue.
+    /// Makes a submission queue of `entries` entries (2 or more) at guest address `base`, whose completions go to
+    /// `cqid`. Returns whether there is that completion queue.
     pub fn create_submission(&self, qid: u16, base: u64, entries: u16, cqid: u16) -> bool {
         let completion = find(&self.completion.borrow(), cqid).cloned();
         let Some(completion) = completion else { return false };
@@ -285,8 +289,8 @@ impl<B: Backend> Queues<B> {
         true
     }
 
-    /// Takes no more commands from a submission queue, and aborts what is in flight; its completions are still posted. Whether there
-    /// was such a queue.
+    /// Takes no more commands from a submission queue, and aborts what is in flight; its completions are still posted.
+    /// Returns whether there was such a queue.
     pub fn delete_submission(&self, qid: u16) -> bool {
         let mut queues = self.submission.borrow_mut();
         let Some(at) = queues.iter().position(|queue| queue.queue().qid() == qid) else { return false };
@@ -297,14 +301,14 @@ impl<B: Backend> Queues<B> {
         true
     }
 
-    /// Whether nothing of a deleted submission queue is in flight any more.
+    /// Returns whether nothing of a deleted submission queue is in flight any more.
     #[must_use]
     pub fn is_ended(&self, qid: u16) -> bool {
         !self.deleted.borrow().iter().any(|queue| queue.queue().qid() == qid && queue.in_use() > 0)
     }
 
-    /// Deletes a completion queue, which no submission queue uses any more. What could not be posted to it is lost. Whether there
-    /// was such a queue.
+    /// Deletes a completion queue, which no submission queue uses any more. What could not be posted to it is lost.
+    /// Returns whether there was such a queue.
     pub fn delete_completion(&self, qid: u16) -> bool {
         let mut queues = self.completion.borrow_mut();
         let before = queues.len();
@@ -360,14 +364,14 @@ impl<B: Backend> Queues<B> {
         self.set_write_cache(true);
     }
 
-    /// Whether nothing is in flight in queues that were deleted.
+    /// Returns whether nothing is in flight in queues that were deleted.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.deleted.borrow().iter().all(|queue| queue.in_use() == 0) && self.context.client_transfers().is_empty()
     }
 
-    /// Frees one deleted queue in which nothing is in flight any more: that takes a moment, and there may be many. Whether nothing is
-    /// left of deleted queues.
+    /// Frees one deleted queue in which nothing is in flight any more: that takes a moment, and there may be many.
+    /// Returns whether nothing is left of deleted queues.
     pub fn reap(&self) -> bool {
         let mut deleted = self.deleted.borrow_mut();
         if let Some(at) = deleted.iter().position(|queue| queue.in_use() == 0) {
@@ -408,9 +412,9 @@ impl<B: Backend> Queues<B> {
         self.pending_aborts.unmapped.get()
     }
 
-    /// Has the backend abort I/Os of queues that are deleted and of namespaces that are gone, and those that touch memory that is to
-    /// go: as many as `more` allows, and a few at a time. Whether each of them has had its turn; the next call begins anew then, since
-    /// an abort may come too late, or before the backend can take it.
+    /// Has the backend abort I/Os of queues that are deleted and of namespaces that are gone, and those that touch
+    /// memory that is to go: as many as `more` allows, and a few at a time. Returns whether each of them has had its
+    /// turn; the next call begins anew then, since an abort may come too late, or before the backend can take it.
     pub fn abort_some(&self, mut more: impl FnMut() -> bool) -> bool {
         let pending_aborts = &self.pending_aborts;
         if !pending_aborts.in_round.replace(true) {
@@ -439,7 +443,7 @@ impl<B: Backend> Queues<B> {
         is_over
     }
 
-    /// Takes the commands that wait and posts what can be posted. How much was done.
+    /// Takes the commands that wait and posts what can be posted. Returns how much was done.
     #[inline]
     pub fn poll(&self) -> usize {
         if self.context.is_suspended() {
@@ -463,8 +467,8 @@ impl<B: Backend> Queues<B> {
         done
     }
 
-    /// The function may not access guest memory any more (Bus Master Enable is 0, or it is in D3hot): no commands are taken, and
-    /// completions wait. What the backend does already goes on; see [`is_at_rest`](Self::is_at_rest).
+    /// The function may not access guest memory any more (Bus Master Enable is 0, or it is in D3hot): no commands are
+    /// taken, and completions wait. What the backend does already goes on; see [`is_at_rest`](Self::is_at_rest).
     pub fn suspend(&self) {
         self.context.set_suspended(true);
         // An interrupt is a write to memory, too.
@@ -474,8 +478,8 @@ impl<B: Backend> Queues<B> {
         }
     }
 
-    /// The function may access guest memory again: posts the completions that wait. All interrupts are raised whose completions the
-    /// host has not taken, also of those before: the host may not have got them.
+    /// The function may access guest memory again: posts the completions that wait. All interrupts are raised whose
+    /// completions the host has not taken, also of those before: the host may not have got them.
     pub fn resume(&self) {
         self.context.set_suspended(false);
         self.post_parked();
@@ -483,13 +487,13 @@ impl<B: Backend> Queues<B> {
         self.remind();
     }
 
-    /// Whether the function may not access guest memory.
+    /// Returns whether the function may not access guest memory.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.context.is_suspended()
     }
 
-    /// Whether the backend does nothing that could access guest memory: all I/Os that have not ended wait here.
+    /// Returns whether the backend does nothing that could access guest memory: all I/Os that have not ended wait here.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
         self.all_submissions().iter().all(|queue| queue.is_at_rest())
@@ -504,14 +508,15 @@ impl<B: Backend> Queues<B> {
         }
     }
 
-    /// Whether there are interrupts to raise.
+    /// Returns whether there are interrupts to raise.
     #[must_use]
     #[inline]
     pub fn has_signals(&self) -> bool {
         self.context.has_marked()
     }
 
-    /// The client's eventfds have changed, or it asks for interrupts: raises these, and those that could not be raised before.
+    /// The client's eventfds have changed, or it asks for interrupts: raises these, and those that could not be raised
+    /// before.
     pub fn catch_up(&self) {
         for queue in self.completion.borrow().iter() {
             queue.catch_up();
@@ -554,8 +559,8 @@ impl<B: Backend> Queues<B> {
         self.context.look_at_parked(|cqid| find(&queues, cqid).is_none_or(|queue| queue.post_parked()));
     }
 
-    /// Looks at the doorbells of completion queues, which are else read only where room is wanted: one that is wrong is to be told.
-    /// To be called from time to time.
+    /// Looks at the doorbells of completion queues, which are else read only where room is wanted: one that is wrong is
+    /// to be told. To be called from time to time.
     pub fn look_at_heads(&self) {
         if !self.context.is_suspended() {
             for queue in self.completion.borrow().iter() {
@@ -582,7 +587,7 @@ impl<B: Backend> Queues<B> {
         self.context.take_faults()
     }
 
-    /// Whether no I/O is in flight.
+    /// Returns whether no I/O is in flight.
     #[must_use]
     pub fn is_empty_handed(&self) -> bool {
         self.deleted.borrow().is_empty() && self.submission.borrow().iter().all(|queue| queue.in_use() == 0)
@@ -594,13 +599,14 @@ impl<B: Backend> Queues<B> {
         self.room.set(room);
     }
 
-    /// How many I/Os are in flight.
+    /// Returns how many I/Os are in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.all_submissions().iter().map(|queue| usize::from(queue.in_use())).sum()
     }
 
-    /// Sets the time at which commands are taken from now on, in ticks. To be called from time to time, before [`poll`](Self::poll).
+    /// Sets the time at which commands are taken from now on, in ticks. To be called from time to time, before
+    /// [`poll`](Self::poll).
     #[inline]
     pub fn set_now(&self, now: u64) {
         self.context.set_now(now);
@@ -611,7 +617,7 @@ impl<B: Backend> Queues<B> {
         self.context.set_trace_owner(owner);
     }
 
-    /// What the submission queues hold, the admin queue first.
+    /// Returns what the submission queues hold, the admin queue first.
     #[must_use]
     pub fn submission_states(&self) -> Vec<SubmissionState> {
         let admin = self.admin.borrow().upgrade();
@@ -619,13 +625,13 @@ impl<B: Backend> Queues<B> {
         admin.iter().map(|queue| queue.state()).chain(queues.iter().map(|queue| queue.state())).collect()
     }
 
-    /// What the completion queues hold.
+    /// Returns what the completion queues hold.
     #[must_use]
     pub fn completion_states(&self) -> Vec<CompletionState> {
         self.completion.borrow().iter().map(|queue| queue.state()).collect()
     }
 
-    /// What is left of submission queues that were deleted.
+    /// Returns what is left of submission queues that were deleted.
     #[must_use]
     pub fn left_state(&self) -> LeftState {
         let deleted = self.deleted.borrow();
@@ -636,7 +642,8 @@ impl<B: Backend> Queues<B> {
         deleted.iter().map(state).fold(LeftState::default(), LeftState::plus)
     }
 
-    /// Tells `count` of every submission queue that has carried something since the last call: its identifier, and what.
+    /// Tells `count` of every submission queue that has carried something since the last call: its identifier, and
+    /// what.
     pub fn take_totals(&self, mut count: impl FnMut(u16, Totals)) {
         for queue in self.all_submissions() {
             let totals = queue.queue().take_totals();
@@ -651,8 +658,8 @@ impl<B: Backend> Queues<B> {
         self.submission.borrow().iter().chain(self.deleted.borrow().iter()).chain(flushing.iter()).cloned().collect()
     }
 
-    /// Makes the admin queues: the submission queue of `asqs` entries at guest address `asq`, and the completion queue. Its
-    /// interrupt vector is 0.
+    /// Makes the admin queues: the submission queue of `asqs` entries at guest address `asq`, and the completion queue.
+    /// Its interrupt vector is 0.
     #[expect(clippy::similar_names, reason = "the names are the specification's")]
     pub fn create_admin(&self, asq: u64, asqs: u16, acq: u64, acqs: u16) -> AdminQueue {
         let completion = self.create_completion(0, acq, acqs, Some(0));
@@ -721,7 +728,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// The sums of both.
+    /// Returns the sums of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -733,7 +740,7 @@ impl Totals {
     }
 }
 
-/// The completion queue of that identifier.
+/// Returns the completion queue of that identifier.
 #[inline]
 fn find(queues: &[Rc<CompletionQueue>], cqid: u16) -> Option<&Rc<CompletionQueue>> {
     queues.binary_search_by_key(&cqid, |queue| queue.qid()).ok().and_then(|place| queues.get(place))

@@ -59,7 +59,7 @@ pub struct LeftState {
 }
 
 impl LeftState {
-    /// The sum of both.
+    /// Returns the sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {

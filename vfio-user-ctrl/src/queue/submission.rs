@@ -94,8 +94,8 @@ pub struct IoState<B: Backend> {
     first_cid: Cell<Option<u16>>,
     /// What commands have that are seldom.
     extra: Cell<Option<Box<CommandExtra>>>,
-    /// What is to be done about data in memory without a file, and the transfer of it that is in flight, or 0. Who sets them takes
-    /// them back before the command finishes.
+    /// What is to be done about data in memory without a file, and the transfer of it that is in flight, or 0. Who sets
+    /// them takes them back before the command finishes.
     client_dma: Cell<Option<Box<ClientDmaStep>>>,
     transfer: Cell<u64>,
     /// Abort commands that wait for its end.
@@ -152,12 +152,12 @@ impl<B: Backend> IoState<B> {
         }
     }
 
-    /// The namespace of the command.
+    /// Returns the namespace of the command.
     pub(super) fn nsid(&self) -> u32 {
         self.nsid.get()
     }
 
-    /// Whether an Abort command waits for its end.
+    /// Returns whether an Abort command waits for its end.
     fn is_asked_to_abort(&self) -> bool {
         let askers = self.askers.take();
         let is_asked = askers.as_ref().is_some_and(|askers| askers.is_waiting());
@@ -181,7 +181,7 @@ impl<B: Backend> IoState<B> {
         self.namespace.set(namespace);
     }
 
-    /// The namespace's channel, while the command is in flight.
+    /// Returns the namespace's channel, while the command is in flight.
     fn namespace(&self) -> Option<Rc<NamespaceChannel<B>>> {
         let namespace = self.namespace.take();
         self.namespace.set(namespace.clone());
@@ -228,7 +228,7 @@ impl<B: Backend> SubmissionQueue<B> {
         self.discard_completions.set(true);
     }
 
-    /// Whether the namespace of an I/O is still the one that it began with.
+    /// Returns whether the namespace of an I/O is still the one that it began with.
     pub(super) fn has_namespace_of(&self, io: &IoState<B>) -> bool {
         io.namespace()
             .is_none_or(|namespace| self.namespace(namespace.nsid).is_some_and(|now| Rc::ptr_eq(&now, &namespace)))
@@ -299,7 +299,7 @@ impl<B: Backend> SubmissionQueue<B> {
 }
 
 impl<B: Backend> Submissions<B> {
-    /// Takes the commands that wait, `most` at most. How much was done.
+    /// Takes the commands that wait, `most` at most. Returns how much was done.
     #[inline]
     pub(super) fn poll(self: &Rc<Self>, most: usize) -> usize {
         let queue = self.queue();
@@ -352,7 +352,8 @@ impl<B: Backend> Submissions<B> {
                 self.queue().note_fault(first.unwrap_or(sqe), status);
                 self.queue().refuse_first(sqe, first, status);
             }
-            // The data of an I/O has more pieces than have room in its place, or an SGL has too many: that is seen there.
+            // The data of an I/O has more pieces than have room in its place, or an SGL has too many: that is seen
+            // there.
             Err(Unfit::Command(DptrError::NoFile | DptrError::Invalid(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS))) => {
                 self.begin_client_dma(sqe, first);
             }
@@ -437,7 +438,7 @@ impl<B: Backend> Submissions<B> {
         }
     }
 
-    /// What the queue holds.
+    /// Returns what the queue holds.
     pub(super) fn state(&self) -> SubmissionState {
         let queue = self.queue();
         SubmissionState {
@@ -466,12 +467,12 @@ impl<B: Backend> Submissions<B> {
         oldest
     }
 
-    /// Whether all I/Os that have not ended wait here for the backend.
+    /// Returns whether all I/Os that have not ended wait here for the backend.
     pub(super) fn is_at_rest(&self) -> bool {
         usize::from(self.in_use()) == self.queue().deferred.borrow().len() + self.queue().held.borrow().len()
     }
 
-    /// Sends what the backend could not take before. Whether nothing of it is left.
+    /// Sends what the backend could not take before. Returns whether nothing of it is left.
     #[cold]
     fn send_deferred(&self) -> bool {
         let count = self.queue().deferred.borrow().len();
@@ -485,7 +486,7 @@ impl<B: Backend> Submissions<B> {
     }
 }
 
-/// What a command asks of the backend; nothing if it has no effect.
+/// Returns what a command asks of the backend; nothing if it has no effect.
 #[inline]
 const fn block_op(command: &IoCommand) -> Option<BlockOp> {
     match command.kind {
@@ -584,13 +585,14 @@ fn refuse_or_keep<B: Backend>(refused: Refused<B>) {
     submissions.queue().deferred.borrow_mut().push_back(io);
 }
 
-/// What a record of an I/O's step has; `last` is its last argument.
+/// Returns what a record of an I/O's step has; `last` is its last argument.
 #[inline]
 fn traced<B: Backend>(io: &CommandIo<B>, last: u64) -> Traced {
     trace_of(io.queue(), io.state(), (io.name(), io.bytes()), last)
 }
 
-/// The same of what the I/O is made of: where nothing is recorded, the compiler need not keep the I/O in memory for it.
+/// Returns the same of what the I/O is made of: where nothing is recorded, the compiler need not keep the I/O in memory
+/// for it.
 #[cold]
 #[inline(never)]
 fn trace_of<B: Backend>(queue: &SubmissionQueue<B>, state: &IoState<B>, io: (IoToken, u32), last: u64) -> Traced {
@@ -612,8 +614,8 @@ pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     complete_unchecked(io, result);
 }
 
-/// The same where some memory of some guest is poisoned: what the backend took for the guest's data, or wrote where the guest will
-/// look for it, may not have been the guest's memory.
+/// The same where some memory of some guest is poisoned: what the backend took for the guest's data, or wrote where the
+/// guest will look for it, may not have been the guest's memory.
 #[cold]
 fn complete_checked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     let is_miscompare = |status: Status| status.code() == StatusCode::COMPARE_FAILURE;
@@ -707,15 +709,16 @@ fn is_abort(status: Status) -> bool {
     matches!(status.code(), StatusCode::ABORT_REQUESTED | StatusCode::ABORTED_SQ_DELETION)
 }
 
-/// Returns whether data could not be had or kept: a media or data integrity error, but for a comparison that failed, and an access that
-/// was denied.
+/// Returns whether data could not be had or kept: a media or data integrity error, but for a comparison that failed,
+/// and an access that was denied.
 fn is_media_error(status: Status) -> bool {
     status.sct() == StatusCodeType::MEDIA
         && !matches!(status.code(), StatusCode::COMPARE_FAILURE | StatusCode::ACCESS_DENIED)
 }
 
-/// The first command of a fused pair ends with the second, whose status is returned. A pair that was not carried out has failed in
-/// one of its halves, and the other ends with Command Aborted due to Failed Fused Command (base specification 3.4.2).
+/// The first command of a fused pair ends with the second, whose status is returned. A pair that was not carried out
+/// has failed in one of its halves, and the other ends with Command Aborted due to Failed Fused Command (base
+/// specification 3.4.2).
 #[cold]
 fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, first: u16, status: Status) -> Status {
     let (first_status, second_status) = if status == Status::SUCCESS {
@@ -738,8 +741,8 @@ fn is_of_a_write(status: Status) -> bool {
 }
 
 impl<B: Backend> SubmissionQueue<B> {
-    /// The status that a command failed with, as the host is told: one that was aborted because its namespace was taken away has lost
-    /// its namespace.
+    /// Returns the status that a command failed with, as the host is told: one that was aborted because its namespace
+    /// was taken away has lost its namespace.
     fn status_told(&self, state: &IoState<B>, status: Status) -> Status {
         let lost =
             is_abort(status) && !self.closed.get() && !state.is_asked_to_abort() && !self.has_namespace_of(state);

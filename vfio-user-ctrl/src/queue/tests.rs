@@ -80,7 +80,7 @@ fn end(result: Result<(), Status>) {
     complete(taken.io, result);
 }
 
-/// How many aborts there were since the last call. They end with it.
+/// Returns how many aborts there were since the last call. They end with it.
 fn aborts() -> usize {
     ABORTED.take().len()
 }
@@ -95,7 +95,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// A guest with two regions of memory, a namespace, and a pair of queues.
+    /// Returns a guest with two regions of memory, a namespace, and a pair of queues.
     fn new() -> Self {
         let file = || {
             let file = File::from(memfd_create("courier-test", MemfdFlags::CLOEXEC).expect("a memfd"));
@@ -154,7 +154,7 @@ impl Guest {
         self.ring();
     }
 
-    /// The completions since the last call, by command identifier.
+    /// Returns the completions since the last call, by command identifier.
     fn completions(&self) -> Vec<(u16, Status)> {
         let mut found = Vec::new();
         loop {
@@ -172,7 +172,7 @@ impl Guest {
         }
     }
 
-    /// The guest's memory has changed. How many I/Os touch what is gone.
+    /// The guest's memory has changed. Returns how many I/Os touch what is gone.
     fn set_memory(&self, memory: GuestMemory) -> usize {
         self.queues.set_view(&Rc::new(MemView::new(Arc::new(memory))))
     }
@@ -384,7 +384,7 @@ fn no_more_than_a_few_aborts_are_in_flight_whatever_is_to_end() {
     assert!(guest.queues.is_quiet());
 }
 
-/// A guest whose namespace is that of `fence`'s disk.
+/// Returns a guest whose namespace is that of `fence`'s disk.
 fn guest_at(fence: &Arc<Fence>) -> Guest {
     let guest = Guest::new();
     let geometry = NsGeometry::new(1000, 12).expect("a geometry");

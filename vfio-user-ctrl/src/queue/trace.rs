@@ -1,7 +1,7 @@
 //! Steps of a command's way, for a backend that records them.
 //!
-//! A command that the backend takes at once has two records of its own, when it is taken and when its completion is posted; what the
-//! backend does in between is the backend's to record.
+//! A command that the backend takes at once has two records of its own, when it is taken and when its completion is
+//! posted; what the backend does in between is the backend's to record.
 
 /// A step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub enum TraceStep {
 pub enum Reason {
     /// The backend is out of something.
     Backend = 1,
-    /// Its namespace takes no commands for now: older I/O of its disk has not ended, or the controllers have their share of the bdev
-    /// layer's I/Os there.
+    /// Its namespace takes no commands for now: older I/O of its disk has not ended, or the controllers have their
+    /// share of the bdev layer's I/Os there.
     Namespace = 2,
     /// There is no room for data that goes by messages, or guest memory may not be accessed.
     Memory = 3,

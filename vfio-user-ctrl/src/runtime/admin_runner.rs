@@ -1,7 +1,7 @@
 //! Runs a controller's admin worker on one poll group.
 //!
-//! What is decided is decided by the [`AdminWorker`], which knows no thread and no clock. Here it gets its inputs; what it
-//! puts out is carried out by the module `outputs`.
+//! What is decided is decided by the [`AdminWorker`], which knows no thread and no clock. Here it gets its inputs; what
+//! it puts out is carried out by the module `outputs`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -48,7 +48,7 @@ pub struct AdminRunner {
 }
 
 impl AdminRunner {
-    /// A controller without a client.
+    /// Returns a controller without a client.
     #[must_use]
     pub fn new(ctrl: Arc<Ctrl>, model: Controller) -> Rc<Self> {
         let own = ctrl.groups.iter().position(|group| Arc::ptr_eq(group, &ctrl.admin_group)).unwrap_or(0);
@@ -63,7 +63,7 @@ impl AdminRunner {
         })
     }
 
-    /// The controller.
+    /// Returns the controller.
     #[must_use]
     pub fn ctrl(&self) -> &Arc<Ctrl> {
         &self.ctrl
@@ -105,7 +105,8 @@ impl AdminRunner {
         // The next session may be on one group before this one is over on another.
         let guards: Arc<Vec<FenceGuard>> =
             Arc::new(self.namespaces.borrow().values().map(|spec| spec.fence.raise()).collect());
-        // By a message to this group too: one that makes a queue may be on its way to it, and would begin the session anew.
+        // By a message to this group too: one that makes a queue may be on its way to it, and would begin the session
+        // anew.
         for group in &self.ctrl.groups {
             group.send_queues(session, QueueMessage::End { guards: Arc::clone(&guards) });
         }

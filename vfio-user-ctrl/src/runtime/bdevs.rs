@@ -27,7 +27,7 @@ pub struct Metered {
 }
 
 impl Metered {
-    /// A channel to an open bdev for a session that has these meters.
+    /// Returns a channel to an open bdev for a session that has these meters.
     ///
     /// # Errors
     /// See [`BdevDesc::channel`].
@@ -120,7 +120,7 @@ impl Backend for Bdevs {
     }
 }
 
-/// An I/O that the bdev layer did not take: for good, then with that status, or for want of an I/O of its own.
+/// Returns an I/O that the bdev layer did not take: for good, then with that status, or for want of an I/O of its own.
 #[cold]
 fn refused(rejected: Rejected<CommandIo<Bdevs>>, status: Status) -> Refused<Bdevs> {
     let why = if rejected.errno == Errno::NOMEM { Refusal::Short } else { Refusal::Failed(status) };

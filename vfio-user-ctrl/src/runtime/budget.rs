@@ -11,9 +11,9 @@
 //! has half of what is left, or what is guaranteed.
 //!
 //! A source has no more than half of the share for all of its sessions together, and an equal part of the other half:
-//! so the others always find something free, however many sessions a pool has that hangs. If several of them hang, there
-//! is an eighth of the share and more that is guaranteed: a quarter of it is set aside for the sources, in equal parts,
-//! and another one for the sessions. With both a group has one and a half times its share at most.
+//! so the others always find something free, however many sessions a pool has that hangs. If several of them hang,
+//! there is an eighth of the share and more that is guaranteed: a quarter of it is set aside for the sources, in equal
+//! parts, and another one for the sessions. With both a group has one and a half times its share at most.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -72,7 +72,7 @@ impl Budget {
         total / 2 / groups.max(1)
     }
 
-    /// A budget of `share` I/Os.
+    /// Returns a budget of `share` I/Os.
     pub(super) fn new(share: usize) -> Rc<Self> {
         Rc::new(Self {
             share,
@@ -179,7 +179,7 @@ impl Drop for Meter {
 }
 
 impl Meters {
-    /// The session's meter for a source.
+    /// Returns the session's meter for a source.
     pub(super) fn of(&self, budget: &Rc<Budget>, source: usize) -> Rc<Meter> {
         let mut meters = self.0.borrow_mut();
         if let Some(meter) = meters.iter().find(|meter| meter.source.id == source) {
@@ -224,8 +224,8 @@ mod tests {
         (0..count).map(|_| Meters::default().of(budget, source)).collect()
     }
 
-    /// Sessions that take what they may, round after round, in which one of so many of their I/Os ends. Returns what they
-    /// have.
+    /// Sessions that take what they may, round after round, in which one of so many of their I/Os ends. Returns what
+    /// they have.
     fn greedy(sessions: &[Rc<Meter>], one_of: usize) -> Vec<usize> {
         for _ in 0..1000 {
             for meter in sessions {

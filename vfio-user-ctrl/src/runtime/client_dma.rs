@@ -13,8 +13,8 @@ use crate::queue::{ClientDma, Transfer};
 /// How many bytes may stand in for a client's memory at once.
 pub(super) const BUDGET: u64 = 8 << 20;
 
-/// How many bytes of SPDK's memory, which every device reaches, may stand in for the memory of all clients. SPDK must run as long as any
-/// of it is taken.
+/// How many bytes of SPDK's memory, which every device reaches, may stand in for the memory of all clients. SPDK must
+/// run as long as any of it is taken.
 pub(super) static BOUNCE_POOL: BouncePool = BouncePool::new(64 << 20, |len| {
     let pages: Box<dyn HostMemory> = Box::new(DmaPages::zeroed(len).ok()?);
     Some(pages)

@@ -72,18 +72,18 @@ pub struct Endpoint {
     deleting: Cell<bool>,
 }
 
-/// The controller of that name.
+/// Returns the controller of that name.
 #[must_use]
 pub fn find(name: &str) -> Option<Rc<Endpoint>> {
     ENDPOINTS.with(|endpoints| endpoints.borrow().get(name).cloned())
 }
 
-/// The controller of that UUID.
+/// Returns the controller of that UUID.
 fn with_uuid(uuid: Uuid) -> Option<Rc<Endpoint>> {
     all().into_iter().find(|endpoint| endpoint.params.uuid == Some(uuid))
 }
 
-/// All controllers, by name.
+/// Returns all controllers, by name.
 #[must_use]
 pub fn all() -> Vec<Rc<Endpoint>> {
     ENDPOINTS.with(|endpoints| endpoints.borrow().values().cloned().collect())
@@ -98,7 +98,8 @@ struct Ending {
 
 static ENDING: AppCell<Option<Ending>> = AppCell::new(|| None);
 
-/// Ends the control thread and all poll groups, then calls `done`: the application's threads must take messages until then.
+/// Ends the control thread and all poll groups, then calls `done`: the application's threads must take messages until
+/// then.
 fn end_threads(done: Box<dyn FnOnce()>) {
     let Some(runtime) = RUNTIME.with(RefCell::take) else { return done() };
     ENDING.with(|ending| ending.replace(Some(Ending { groups: runtime.groups.len(), done })));
@@ -161,7 +162,7 @@ fn with_runtime<R>(f: impl FnOnce(&mut Runtime) -> R) -> Result<R, RpcError> {
     })
 }
 
-/// What records of a controller's tracepoints belong to.
+/// Returns what records of a controller's tracepoints belong to.
 fn trace_owner(name: &str) -> TraceOwner {
     TraceOwner::new(&CString::new(format!("controller {name}")).unwrap_or_default())
 }
@@ -261,18 +262,18 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.params.name
     }
 
-    /// What tells it from others, also from those that had the same name.
+    /// Returns what tells it from others, also from those that had the same name.
     pub(super) fn id(&self) -> u64 {
         self.ctrl.id
     }
 
-    /// The cores that may serve its queues.
+    /// Returns the cores that may serve its queues.
     pub(super) fn cores(&self) -> impl Iterator<Item = u32> {
         self.ctrl.groups.iter().map(|group| group.core)
     }
@@ -284,13 +285,13 @@ impl Endpoint {
         }
     }
 
-    /// What it was made with.
+    /// Returns what it was made with.
     #[must_use]
     pub(super) fn params(&self) -> &ControllerParams {
         &self.params
     }
 
-    /// Its namespaces.
+    /// Returns its namespaces.
     #[must_use]
     pub fn namespaces(&self) -> Vec<NamespaceInfo> {
         let namespaces = self.namespaces.borrow();
@@ -300,14 +301,14 @@ impl Endpoint {
             .collect()
     }
 
-    /// Its namespaces that come when their bdev does.
+    /// Returns its namespaces that come when their bdev does.
     #[must_use]
     pub fn pending_namespaces(&self) -> Vec<NamespaceInfo> {
         let pending = self.pending.borrow();
         pending.iter().map(|(nsid, entry)| NamespaceInfo { nsid: *nsid, bdev_name: entry.bdev_name.clone() }).collect()
     }
 
-    /// What there is to tell of it without asking its queues.
+    /// Returns what there is to tell of it without asking its queues.
     #[must_use]
     pub fn describe(&self) -> Value {
         let mut value = serde_json::to_value(&self.params).unwrap_or_default();
@@ -340,7 +341,7 @@ impl Endpoint {
         value
     }
 
-    /// What `courier_get_stats` tells of it.
+    /// Returns what `courier_get_stats` tells of it.
     #[must_use]
     pub fn stats(&self) -> Value {
         let queues: Vec<Value> = self
@@ -363,8 +364,8 @@ impl Endpoint {
         io
     }
 
-    /// Adds a bdev as a namespace, with the first identifier that is free if none is given. The identifier. If the bdev is not
-    /// there and `wait` is false, the namespace comes when it is.
+    /// Adds a bdev as a namespace, with the first identifier that is free if none is given. The identifier. If the bdev
+    /// is not there and `wait` is false, the namespace comes when it is.
     ///
     /// # Errors
     /// An identifier that cannot be had, or a bdev that cannot be a namespace.
@@ -505,7 +506,7 @@ fn totals_value(totals: Totals) -> Value {
     })
 }
 
-/// The fence of a bdev, the same one for all controllers.
+/// Returns the fence of a bdev, the same one for all controllers.
 fn fence_of(bdev_name: &str) -> Arc<Fence> {
     static FENCES: AppCell<BTreeMap<String, Weak<Fence>>> = AppCell::new(BTreeMap::new);
     FENCES.with(|fences| {
@@ -550,7 +551,7 @@ fn group_is_clear(ctrl: u64) {
     }
 }
 
-/// What the checks of commands need to know of a bdev.
+/// Returns what the checks of commands need to know of a bdev.
 fn geometry(info: &BdevInfo, vendor_specific: bool) -> Result<NsGeometry, RpcError> {
     let refuse = |why: &str| Err(failed(Errno::INVAL, format!("bdev '{}' cannot be a namespace: {why}", info.name)));
     if info.metadata_size > 0 {
@@ -592,7 +593,7 @@ fn geometry(info: &BdevInfo, vendor_specific: bool) -> Result<NsGeometry, RpcErr
     Ok(geometry)
 }
 
-/// A bdev as the guest sees it.
+/// Returns a bdev as the guest sees it.
 fn namespace(nsid: u32, info: &BdevInfo, geometry: &NsGeometry) -> Namespace {
     Namespace {
         nsid,

@@ -26,12 +26,12 @@ const ADMIN_TURNS: usize = 16;
 const RARELY: u32 = 4096;
 
 thread_local! {
-    /// The poll groups of this reactor. A group's SPDK thread is bound, so that it stays with its reactor; but that may serve several
-    /// groups, since SPDK begins a thread elsewhere whose core does not poll just then.
+    /// The poll groups of this reactor. A group's SPDK thread is bound, so that it stays with its reactor; but that may
+    /// serve several groups, since SPDK begins a thread elsewhere whose core does not poll just then.
     static GROUPS: RefCell<Vec<Rc<Group>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The poll group of a core, if it is this reactor's.
+/// Returns the poll group of a core, if it is this reactor's.
 pub(super) fn on_core(core: u32) -> Option<Rc<Group>> {
     GROUPS.with_borrow(|groups| groups.iter().find(|group| group.handle.core == core).cloned())
 }
@@ -39,7 +39,8 @@ pub(super) fn on_core(core: u32) -> Option<Rc<Group>> {
 /// What is looked at until it is so.
 #[derive(Debug)]
 pub(super) enum Waiting {
-    /// The queues of a session access no guest memory, where they must not; `index` is which poll group of the controller this is.
+    /// The queues of a session access no guest memory, where they must not; `index` is which poll group of the
+    /// controller this is.
     AtRest { session_queues: Rc<SessionQueues>, index: usize },
     /// What the admin worker has asked for is done; it is answered then.
     Request { session_queues: Rc<SessionQueues>, until: Until, answer: AnswerTo },
@@ -52,7 +53,8 @@ pub(super) enum Waiting {
 pub struct Group {
     handle: Arc<GroupHandle>,
     sessions: RefCell<Vec<Rc<SessionQueues>>>,
-    /// Those of them that are not idle, with room for all: a round that serves one guest does not touch the memory of a hundred others.
+    /// Those of them that are not idle, with room for all: a round that serves one guest does not touch the memory of a
+    /// hundred others.
     awake: RefCell<Vec<Rc<SessionQueues>>>,
     /// Sessions that are over, but whose I/Os have not all ended.
     ended: RefCell<Vec<Rc<SessionQueues>>>,
@@ -96,13 +98,13 @@ impl Group {
         }
     }
 
-    /// The group's handle.
+    /// Returns the group's handle.
     #[must_use]
     pub fn handle(&self) -> &Arc<GroupHandle> {
         &self.handle
     }
 
-    /// What aborts I/Os here.
+    /// Returns what aborts I/Os here.
     pub(super) fn aborter(&self) -> &Aborter {
         &self.aborter
     }
@@ -132,8 +134,8 @@ impl Group {
         }
     }
 
-    /// The session on this group, if it is there. What is asked of it may leave something to be looked after (queues that are
-    /// deleted, I/Os that are to be aborted), so that it is awake from now on.
+    /// Returns the session on this group, if it is there. What is asked of it may leave something to be looked after
+    /// (queues that are deleted, I/Os that are to be aborted), so that it is awake from now on.
     #[must_use]
     pub fn find(&self, session: u64) -> Option<Rc<SessionQueues>> {
         let session_queues =
@@ -152,7 +154,8 @@ impl Group {
         }
     }
 
-    /// A session is over: its queues go at once, its I/Os when they end. `guards` are of the fences of its namespaces' disks.
+    /// A session is over: its queues go at once, its I/Os when they end. `guards` are of the fences of its namespaces'
+    /// disks.
     pub fn end_session(self: &Rc<Self>, session: u64, guards: Arc<Vec<FenceGuard>>) {
         let mut sessions = self.sessions.borrow_mut();
         let Some(at) = sessions.iter().position(|session_queues| session_queues.session().id == session) else {
@@ -177,7 +180,8 @@ impl Group {
         }
     }
 
-    /// The session's guest memory or its eventfds have changed: what is no longer mapped is let go as soon as no I/O touches it.
+    /// The session's guest memory or its eventfds have changed: what is no longer mapped is let go as soon as no I/O
+    /// touches it.
     pub fn refresh(&self, session: u64) {
         if let Some(session_queues) = self.find(session) {
             session_queues.refresh_in_time();
@@ -210,8 +214,8 @@ impl Group {
         }
     }
 
-    /// Tells the session, whose poll group of that index this is, when nothing here accesses guest memory that must not be accessed
-    /// any more, and the control thread, which looks at that then.
+    /// Tells the session, whose poll group of that index this is, when nothing here accesses guest memory that must not
+    /// be accessed any more, and the control thread, which looks at that then.
     pub(super) fn rest(self: &Rc<Self>, session: &Session, index: usize) {
         let Some(session_queues) = self.find(session.id) else {
             session.bus.rested(index, session.bus.state());
@@ -258,7 +262,8 @@ impl Group {
                 session_queues.set_resting(false);
                 let session = session_queues.session();
                 let state = session.bus.state();
-                // What has been allowed, or forbidden again, since: a message tells this group of it, and it comes back here.
+                // What has been allowed, or forbidden again, since: a message tells this group of it, and it comes back
+                // here.
                 if (state & 1 == 0) == session_queues.queues().is_suspended() {
                     session.bus.rested(index, state);
                 }
@@ -321,8 +326,8 @@ impl Group {
         }
     }
 
-    /// Makes the poller the first of its thread: SPDK calls the one that was registered last first. What it takes from the guests
-    /// is then sent, or done, by the bdevs' pollers within the same round.
+    /// Makes the poller the first of its thread: SPDK calls the one that was registered last first. What it takes from
+    /// the guests is then sent, or done, by the bdevs' pollers within the same round.
     fn lead_pollers(self: &Rc<Self>) {
         self.poller.take();
         self.need_poller();
@@ -409,7 +414,8 @@ impl Group {
         admin_runners.get(at).cloned()
     }
 
-    /// Has the backends abort I/Os that are to end and have had their time, as many as `more` allows. Whether there are any.
+    /// Has the backends abort I/Os that are to end and have had their time, as many as `more` allows. Returns whether
+    /// there are any.
     pub(super) fn abort_some(&self, mut more: impl FnMut() -> bool) -> bool {
         let now = Instant::now();
         let mut any = false;

@@ -1,10 +1,11 @@
 //! Which of the sessions that are idle a poll group looks at in a round.
 //!
-//! To look at one costs little, but there may be hundreds, each with many queues; and an idle guest's first command waits until its
-//! turn comes. So it is rounds that count: where the group has found nothing for some time there is nobody to take time from, and
-//! sixteen have their turn in each round. A group that is busy gives one in sixteen of them a turn in every fourth round. Either way
-//! the work of a round is bounded, and so is the wait: with 128 sessions 8 rounds in a quiet group, which are short, and 64 in a busy one;
-//! with 16 or fewer 1 round, and 64; with one only 1, and 4.
+//! To look at one costs little, but there may be hundreds, each with many queues; and an idle guest's first command
+//! waits until its turn comes. So it is rounds that count: where the group has found nothing for some time there is
+//! nobody to take time from, and sixteen have their turn in each round. A group that is busy gives one in sixteen of
+//! them a turn in every fourth round. Either way the work of a round is bounded, and so is the wait: with 128 sessions
+//! 8 rounds in a quiet group, which are short, and 64 in a busy one; with 16 or fewer 1 round, and 64; with one only 1,
+//! and 4.
 
 use std::cell::Cell;
 
@@ -27,7 +28,8 @@ pub(super) struct IdlePolls {
 }
 
 impl IdlePolls {
-    /// Begins a round, in which these of `count` sessions have their turn if they are idle. Each has it before one has it again.
+    /// Begins a round, in which these of `count` sessions have their turn if they are idle. Each has it before one has
+    /// it again.
     #[inline]
     pub(super) fn turns(&self, count: usize) -> impl Iterator<Item = usize> + use<> {
         let round = self.round.get().wrapping_add(1);
@@ -57,7 +59,7 @@ impl IdlePolls {
 mod tests {
     use super::*;
 
-    /// The longest that any of `count` sessions waits for its turn, in rounds, and the most turns of a round.
+    /// Returns the longest that any of `count` sessions waits for its turn, in rounds, and the most turns of a round.
     fn longest_wait(count: usize, busy: bool) -> (u32, usize) {
         let idle_polls = IdlePolls::default();
         for _ in 0..QUIET_AFTER {

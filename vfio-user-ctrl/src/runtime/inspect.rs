@@ -1,5 +1,5 @@
-//! What the queues of controllers hold, for `courier_controller_get`: the poll groups are asked by messages, one controller after
-//! another. One that does not answer in time keeps nobody waiting: the answer names its core.
+//! What the queues of controllers hold, for `courier_controller_get`: the poll groups are asked by messages, one
+//! controller after another. One that does not answer in time keeps nobody waiting: the answer names its core.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -269,7 +269,7 @@ fn answered(id: u64, ctrl: u64, told: GroupQueues) {
 }
 
 impl Group {
-    /// What the queues of a controller hold here.
+    /// Returns what the queues of a controller hold here.
     fn tell_queues_of(&self, ctrl: u64) -> GroupQueues {
         let (mut submission, mut completion, mut left) = (Vec::new(), Vec::new(), LeftState::default());
         self.for_each_session_of(ctrl, |session_queues, poll_over| {
@@ -285,7 +285,7 @@ impl Group {
 }
 
 impl Endpoint {
-    /// What there is to tell of it, with what its queues hold.
+    /// Returns what there is to tell of it, with what its queues hold.
     pub(super) fn describe_with(&self, queues: &ControllerQueues) -> Value {
         let mut value = self.describe();
         if let (Some(all), Value::Object(more)) = (value.as_object_mut(), json!(queues)) {

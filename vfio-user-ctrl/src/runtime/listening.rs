@@ -111,7 +111,7 @@ fn make_room(path: &Path) -> Result<(), RpcError> {
     Ok(())
 }
 
-/// Whether somebody listens on a socket. This does not wait for one who does not accept.
+/// Returns whether somebody listens on a socket. This does not wait for one who does not accept.
 fn has_listener(path: &Path) -> bool {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;

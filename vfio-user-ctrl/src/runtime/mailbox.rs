@@ -1,7 +1,7 @@
 //! Messages to a thread, of which none is lost.
 //!
-//! SPDK's messages come out of a pool that may be empty. So ours wait in a list of their own, and SPDK carries only the word that there
-//! are some: one such word at a time, which is tried again if SPDK cannot take it.
+//! SPDK's messages come out of a pool that may be empty. So ours wait in a list of their own, and SPDK carries only the
+//! word that there are some: one such word at a time, which is tried again if SPDK cannot take it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,7 +69,7 @@ impl<M: Send + 'static> Mailbox<M> {
         }
     }
 
-    /// Whether there is nothing more to try.
+    /// Returns whether there is nothing more to try.
     fn try_to_tell(self: &Arc<Self>) -> bool {
         let me = Arc::clone(self);
         match (self.way)(Box::new(move || me.deliver())) {
@@ -96,7 +96,7 @@ impl<M: Send + 'static> Mailbox<M> {
         self.tell();
     }
 
-    /// The next message. When there is none, the next sender has to tell.
+    /// Returns the next message. When there is none, the next sender has to tell.
     fn next(&self) -> Option<M> {
         let mut waiting = self.lock();
         let message = waiting.messages.pop_front();
@@ -136,7 +136,7 @@ mod tests {
         heard.send(number).expect("the test listens");
     }
 
-    /// A thread that is out of room the first `failures` times; its calls come out at the other end.
+    /// Returns a thread that is out of room the first `failures` times; its calls come out at the other end.
     fn thread(failures: usize, errno: Errno) -> (Arc<Mailbox<Told>>, Receiver<Call>, Arc<AtomicUsize>) {
         let (calls, at_thread) = mpsc::channel();
         let tried = Arc::new(AtomicUsize::new(0));
@@ -150,7 +150,7 @@ mod tests {
         (mailbox, at_thread, tried)
     }
 
-    /// Does what comes to the thread, until it has been quiet for a while. How many calls that were.
+    /// Does what comes to the thread, until it has been quiet for a while. Returns how many calls that were.
     fn run(at_thread: &Receiver<Call>) -> usize {
         let mut count = 0;
         while let Ok(call) = at_thread.recv_timeout(Duration::from_millis(100)) {

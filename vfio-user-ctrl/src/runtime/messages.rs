@@ -1,9 +1,9 @@
 //! The messages between the threads, and the ways to these. Who sends which, when, and what is answered, is told in
 //! `docs/messages.md`.
 //!
-//! Each receiver has a type of messages of its own. Those of one sender to one receiver come in the order in which they were
-//! sent. A message is moved into the receiver's list as a value: neither to send nor to take one allocates, but for what it
-//! holds.
+//! Each receiver has a type of messages of its own. Those of one sender to one receiver come in the order in which they
+//! were sent. A message is moved into the receiver's list as a value: neither to send nor to take one allocates, but
+//! for what it holds.
 
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,8 +35,8 @@ pub(super) enum GroupMessage {
         /// What it is to the host at first.
         model: Box<Controller>,
     },
-    /// A controller goes, whose client is gone: let its admin worker go, and have every poll group tell when nothing of it is
-    /// left there.
+    /// A controller goes, whose client is gone: let its admin worker go, and have every poll group tell when nothing of
+    /// it is left there.
     RemoveController {
         /// The controller.
         ctrl: Arc<Ctrl>,
@@ -87,8 +87,8 @@ pub(super) enum GroupMessage {
         /// Which poll group of the controller this is.
         index: usize,
     },
-    /// The guest's memory, whether it may be accessed, or the interrupts have changed: look at them, let go of what is gone,
-    /// and tell the control thread when memory that must not be accessed is not.
+    /// The guest's memory, whether it may be accessed, or the interrupts have changed: look at them, let go of what is
+    /// gone, and tell the control thread when memory that must not be accessed is not.
     Refresh {
         /// The session.
         session: Arc<Session>,
@@ -261,7 +261,7 @@ pub struct GroupHandle {
 }
 
 impl GroupHandle {
-    /// A poll group on that core, whose messages come by `mailbox` to `thread`.
+    /// Returns a poll group on that core, whose messages come by `mailbox` to `thread`.
     pub(super) fn new(core: u32, mailbox: Arc<Mailbox<(u32, GroupMessage)>>, thread: Arc<OwnedThread>) -> Self {
         Self { core, mailbox, thread, reactor: OnceLock::new(), raising: AtomicU64::new(0), seen: AtomicU64::new(0) }
     }
@@ -300,8 +300,8 @@ impl GroupHandle {
         self.raising.store(count, Ordering::Relaxed);
     }
 
-    /// Gets the reactor out of raising interrupts if it has been at that since the last call: a client has made an eventfd of its
-    /// block. To be called by one thread, every few milliseconds.
+    /// Gets the reactor out of raising interrupts if it has been at that since the last call: a client has made an
+    /// eventfd of its block. To be called by one thread, every few milliseconds.
     pub(super) fn watch(&self) {
         let raising = self.raising.load(Ordering::Relaxed);
         if raising != 0
@@ -350,7 +350,7 @@ pub(super) struct AnswerTo {
 }
 
 impl AnswerTo {
-    /// The answer to what has that ticket, for a client's session.
+    /// Returns the answer to what has that ticket, for a client's session.
     pub(super) fn new(session: &Session, ticket: Ticket) -> Self {
         Self { admin_group: Arc::clone(&session.ctrl.admin_group), ctrl: session.ctrl.id, session: session.id, ticket }
     }

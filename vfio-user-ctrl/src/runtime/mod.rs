@@ -7,8 +7,9 @@
 //! | a [poll group](group) per core, an SPDK thread | the queues that were placed on it |
 //! | the poll group that [runs](admin_runner) a controller's admin worker | its admin queue and admin model |
 //!
-//! They talk by messages (`messages`, and `inbox` for what a poll group does with them). What they share of a session is in [`session`]: registers and doorbells are atomics; the table of guest
-//! memory and the eventfds are behind an epoch, so that a reactor locks only when they have changed.
+//! They talk by messages (`messages`, and `inbox` for what a poll group does with them). What they share of a session
+//! is in [`session`]: registers and doorbells are atomics; the table of guest memory and the eventfds are behind an
+//! epoch, so that a reactor locks only when they have changed.
 
 mod aborter;
 pub mod admin_runner;

@@ -14,7 +14,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// No work yet.
+    /// Returns no work yet.
     pub(super) const fn new(longest: u64) -> Self {
         Self { longest, next: Cell::new(0) }
     }

@@ -151,12 +151,12 @@ impl ControllerParams {
             .map_err(RpcError::invalid)
     }
 
-    /// The path of its socket.
+    /// Returns the path of its socket.
     pub(super) fn socket_path(&self) -> PathBuf {
         Path::new(&self.traddr).join(SOCKET)
     }
 
-    /// What the guest sees of it.
+    /// Returns what the guest sees of it.
     ///
     /// # Errors
     /// A text that does not fit.
@@ -178,7 +178,7 @@ impl ControllerParams {
         })
     }
 
-    /// How large it is.
+    /// Returns how large it is.
     pub(super) fn limits(&self) -> Limits {
         Limits {
             max_queues: self.max_queues,
@@ -189,7 +189,7 @@ impl ControllerParams {
         }
     }
 
-    /// The cores of `cpumask` that are among the application's `cores`; all of these if there is no mask.
+    /// Returns the cores of `cpumask` that are among the application's `cores`; all of these if there is no mask.
     ///
     /// # Errors
     /// A mask that cannot be read, or that names cores that the application does not have.
@@ -216,7 +216,7 @@ fn check_range(name: &str, value: u16, least: u16, most: u16) -> Result<(), RpcE
     Err(RpcError::invalid(format!("parameter `{name}`: {value} is out of range; it has to be {least} to {most}")))
 }
 
-/// The cores in a mask as SPDK writes them: `0x5`, `5` or `[0,2]`, `[0-2]`. None if it is not one, or empty.
+/// Returns the cores in a mask as SPDK writes them: `0x5`, `5` or `[0,2]`, `[0-2]`. None if it is not one, or empty.
 fn parse_cpumask(mask: &str) -> Option<Vec<u32>> {
     let mask = mask.trim();
     let mut cores = Vec::new();
@@ -280,7 +280,7 @@ pub(super) struct RemoveNsParams {
     pub(super) nsid: u32,
 }
 
-/// An error of a known number, with a sentence.
+/// Returns an error of a known number, with a sentence.
 pub(super) fn failed(errno: Errno, message: impl Into<String>) -> RpcError {
     RpcError::failed(errno, message)
 }

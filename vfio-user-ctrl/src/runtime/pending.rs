@@ -11,7 +11,8 @@ use spdk::thread::AppCell;
 use super::endpoint;
 use super::params::failed;
 
-/// How often it is looked for bdevs that are waited for. The bdev layer tells nobody of a new bdev who is not a bdev module.
+/// How often it is looked for bdevs that are waited for. The bdev layer tells nobody of a new bdev who is not a bdev
+/// module.
 const PERIOD: Duration = Duration::from_millis(50);
 
 /// A namespace that is waited for.

@@ -87,13 +87,14 @@ impl Counters {
         self.media_errors.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// How many these are.
+    /// Returns how many these are.
     #[must_use]
     pub fn media_errors(&self) -> u64 {
         self.media_errors.load(Ordering::Relaxed)
     }
 
-    /// Adds the time from `since` to `now`, in which commands were in flight on a poll group. What others have added of it counts once.
+    /// Adds the time from `since` to `now`, in which commands were in flight on a poll group. What others have added of
+    /// it counts once.
     pub fn add_busy(&self, since: Instant, now: Instant) {
         if let Ok(mut busy) = self.busy.lock() {
             let since = busy.counted.map_or(since, |counted| counted.max(since));
@@ -102,7 +103,7 @@ impl Counters {
         }
     }
 
-    /// The time in which any command was in flight.
+    /// Returns the time in which any command was in flight.
     #[must_use]
     pub fn busy(&self) -> Duration {
         self.busy.lock().map(|busy| busy.total).unwrap_or_default()
@@ -113,13 +114,13 @@ impl Counters {
         self.bytes_bounced.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// How many bytes these are.
+    /// Returns how many bytes these are.
     #[must_use]
     pub fn bytes_bounced(&self) -> u64 {
         self.bytes_bounced.load(Ordering::Relaxed)
     }
 
-    /// What each submission queue that was used has carried.
+    /// Returns what each submission queue that was used has carried.
     #[must_use]
     pub fn queues(&self) -> Vec<(u16, Totals)> {
         self.queues
@@ -128,7 +129,7 @@ impl Counters {
             .unwrap_or_default()
     }
 
-    /// The sums.
+    /// Returns the sums.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.queues().into_iter().fold(Totals::default(), |sum, (_, totals)| sum.plus(totals))
@@ -158,16 +159,16 @@ pub struct Session {
     requests: Mutex<Requests>,
     /// What holds for all its queues.
     settings: Mutex<Settings>,
-    /// The poll groups of the controller that have been told to look at the session, and those that have been told of settings, and
-    /// have not done so.
+    /// The poll groups of the controller that have been told to look at the session, and those that have been told of
+    /// settings, and have not done so.
     pending: PendingFlags,
     settings_pending: PendingFlags,
     /// Whether the function may access the client's memory.
     pub bus: Bus,
 }
 
-/// Whether the function may access guest memory (Bus Master Enable, and the power state), and which poll groups have come to rest
-/// since it may not. The control thread says so; the poll groups take it.
+/// Whether the function may access guest memory (Bus Master Enable, and the power state), and which poll groups have
+/// come to rest since it may not. The control thread says so; the poll groups take it.
 #[derive(Debug)]
 pub struct Bus {
     /// Twice how often it has changed; odd while access is allowed. It begins as forbidden.
@@ -191,13 +192,13 @@ impl Bus {
         true
     }
 
-    /// Whether access is allowed.
+    /// Returns whether access is allowed.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.state() & 1 != 0
     }
 
-    /// What [`rested`](Self::rested) and [`are_at_rest`](Self::are_at_rest) are told.
+    /// Returns what [`rested`](Self::rested) and [`are_at_rest`](Self::are_at_rest) are told.
     #[must_use]
     pub fn state(&self) -> u64 {
         self.state.load(Ordering::Acquire)
@@ -210,7 +211,7 @@ impl Bus {
         }
     }
 
-    /// Whether all poll groups are at rest in `state`, or know of a later one.
+    /// Returns whether all poll groups are at rest in `state`, or know of a later one.
     #[must_use]
     pub fn are_at_rest(&self, state: u64) -> bool {
         self.rested.iter().all(|rested| rested.load(Ordering::Acquire) >= state)
@@ -226,7 +227,7 @@ impl PendingFlags {
         Self((0..groups).map(|_| PendingFlag::default()).collect())
     }
 
-    /// A message is to be sent to this group. Whether none is on its way.
+    /// A message is to be sent to this group. Returns whether none is on its way.
     fn set(&self, group: usize) -> bool {
         self.0.get(group).is_some_and(PendingFlag::set)
     }
@@ -240,7 +241,7 @@ impl PendingFlags {
 }
 
 impl Session {
-    /// A client's session of that number.
+    /// Returns a client's session of that number.
     ///
     /// # Errors
     /// What the operating system says of the doorbells' page.
@@ -262,7 +263,8 @@ impl Session {
         })
     }
 
-    /// Asks the admin worker for something. Whether it must be told: if it has not begun what was asked before, it finds this too.
+    /// Asks the admin worker for something. Returns whether it must be told: if it has not begun what was asked before,
+    /// it finds this too.
     #[must_use]
     pub fn ask(&self, request: Request) -> bool {
         self.requests.lock().is_ok_and(|mut requests| requests.push(request))
@@ -274,8 +276,8 @@ impl Session {
         self.requests.lock().ok()?.pop()
     }
 
-    /// Notes that the poll group of that index is told to look at the session. Whether that is to be done: if it was told and has
-    /// not looked yet, it will see what there is now.
+    /// Notes that the poll group of that index is told to look at the session. Returns whether that is to be done: if
+    /// it was told and has not looked yet, it will see what there is now.
     #[must_use]
     pub fn set_pending(&self, group: usize) -> bool {
         self.pending.set(group)
@@ -286,7 +288,7 @@ impl Session {
         self.pending.clear(group);
     }
 
-    /// What holds for all queues now.
+    /// Returns what holds for all queues now.
     #[must_use]
     pub fn settings(&self) -> Settings {
         self.settings.lock().map(|settings| settings.clone()).unwrap_or_default()
@@ -299,8 +301,8 @@ impl Session {
         }
     }
 
-    /// Notes that the poll group of that index is told of new settings. Whether that is to be done: however often a host sets
-    /// something, no more than one message is on its way.
+    /// Notes that the poll group of that index is told of new settings. Returns whether that is to be done: however
+    /// often a host sets something, no more than one message is on its way.
     #[must_use]
     pub fn set_settings_pending(&self, group: usize) -> bool {
         self.settings_pending.set(group)

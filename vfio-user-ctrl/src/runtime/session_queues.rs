@@ -67,7 +67,7 @@ pub struct SessionQueues {
 }
 
 impl SessionQueues {
-    /// What there is of a session on a poll group.
+    /// Returns what there is of a session on a poll group.
     pub(super) fn new(session: &Arc<Session>, specs: &[NamespaceSpec], group: &Group) -> Rc<Self> {
         // The epoch before the table: a table that is newer than its epoch is looked at twice, never missed.
         let epoch = session.memory.epoch();
@@ -103,14 +103,14 @@ impl SessionQueues {
         Rc::new(session_queues)
     }
 
-    /// The queues.
+    /// Returns the queues.
     #[must_use]
     #[inline]
     pub fn queues(&self) -> &Queues<Bdevs> {
         &self.queues
     }
 
-    /// Its session.
+    /// Returns its session.
     #[inline]
     pub(super) fn session(&self) -> &Arc<Session> {
         &self.session
@@ -182,8 +182,8 @@ impl SessionQueues {
         }
     }
 
-    /// The same, unless that has taken more than its part of this thread's time lately. Returns whether the newest table is there: no
-    /// command may be taken before.
+    /// Returns the same, unless that has taken more than its part of this thread's time lately. Returns whether the
+    /// newest table is there: no command may be taken before.
     #[inline]
     pub(super) fn refresh_in_time(&self) -> bool {
         let epoch = self.session.memory.epoch();
@@ -220,8 +220,8 @@ impl SessionQueues {
         }
     }
 
-    /// Reminds the host of its completions a few times after it has let the function access memory again. A VMM may let go of the
-    /// interrupts that are raised before it has done its own part of that.
+    /// Reminds the host of its completions a few times after it has let the function access memory again. A VMM may let
+    /// go of the interrupts that are raised before it has done its own part of that.
     pub(super) fn remind(&self) {
         let Some((since, count)) = self.resumed.get() else { return };
         match REMINDERS.get(count) {
@@ -234,7 +234,7 @@ impl SessionQueues {
         }
     }
 
-    /// Polls the queues. Whether there was anything to do.
+    /// Polls the queues. Returns whether there was anything to do.
     #[inline]
     pub(super) fn poll(&self, group: &Group) -> bool {
         self.queues.set_now(group.now.get());

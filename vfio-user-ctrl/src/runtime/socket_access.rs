@@ -60,7 +60,7 @@ impl SocketAccess {
     }
 }
 
-/// The number of a user or a group, which is given by its number or by its name in `file`.
+/// Returns the number of a user or a group, which is given by its number or by its name in `file`.
 fn id_of(parameter: &str, value: &str, kind: &str, file: &str) -> Result<u32, String> {
     if let Ok(id) = value.parse::<u32>() {
         // The greatest number stands for no change.
@@ -76,7 +76,7 @@ fn id_of(parameter: &str, value: &str, kind: &str, file: &str) -> Result<u32, St
     })
 }
 
-/// The number of a name in a file of lines such as `name:x:number:`.
+/// Returns the number of a name in a file of lines such as `name:x:number:`.
 fn find(lines: &str, name: &str) -> Option<u32> {
     lines.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -23,8 +23,8 @@ pub(crate) const MAX_TRANSFER: u32 = 128 << 10;
 /// The guest's memory: what is mapped at an address lies in the file at the same offset.
 pub(crate) const RAM: u64 = 8 << 20;
 
-/// The regions that are mapped to begin with, as addresses and lengths: for completion queues, for submission queues, for lists,
-/// for data.
+/// The regions that are mapped to begin with, as addresses and lengths: for completion queues, for submission queues,
+/// for lists, for data.
 pub(crate) const CQS: (u64, u64) = (0, 0x10_0000);
 pub(crate) const SQS: (u64, u64) = (0x10_0000, 0x10_0000);
 pub(crate) const LISTS: (u64, u64) = (0x20_0000, 0x10_0000);
@@ -46,7 +46,7 @@ pub(crate) fn region(file: &File, offset: u64, gpa: u64, len: u64, access: Acces
     Arc::new(Extent::new(offset, gpa, len, access).and_then(|of| Region::map(file, of, |_| {})).expect("a region"))
 }
 
-/// A namespace of all commands.
+/// Returns a namespace of all commands.
 pub(crate) fn geometry(blocks: u64, block_shift: u8) -> NsGeometry {
     let mut geometry = NsGeometry::new(blocks, block_shift).expect("a geometry");
     geometry.supports = IoSupport::COMPARE
@@ -86,7 +86,7 @@ impl Rig {
         Self { file, memory, doorbells, interrupts, queues }
     }
 
-    /// The same with namespace 1 on `disk`.
+    /// Returns the same with namespace 1 on `disk`.
     pub(crate) fn with(disk: &Rc<Disk>) -> Self {
         let rig = Self::new();
         rig.add(1, disk);
@@ -152,7 +152,7 @@ impl Rig {
         self.queues.poll();
     }
 
-    /// The next completion, without taking it.
+    /// Returns the next completion, without taking it.
     pub(crate) fn peek(&self, queue: &HostCq) -> Option<Cqe> {
         let bytes = self.get(queue.base + u64::from(queue.head) * 16, 16);
         let cqe = Cqe::read_from_bytes(&bytes).expect("16 bytes");
@@ -182,7 +182,7 @@ impl Rig {
         cqes
     }
 
-    /// The same as identifiers and status codes.
+    /// Returns the same as identifiers and status codes.
     pub(crate) fn statuses(&self, queue: &mut HostCq) -> Vec<(u16, u16)> {
         self.reap(queue).iter().map(|cqe| (cqe.cid, cqe.status.with_phase(false).into_bits())).collect()
     }
@@ -231,7 +231,7 @@ pub(crate) struct HostCq {
     pub(crate) phase: bool,
 }
 
-/// A command on blocks of namespace 1, its data in pages from `prp1` on: two pages at most.
+/// Returns a command on blocks of namespace 1, its data in pages from `prp1` on: two pages at most.
 pub(crate) fn block_command(op: u8, cid: u16, slba: u64, blocks: u32, prp1: u64) -> Sqe {
     Sqe {
         opcode: op,

@@ -79,14 +79,14 @@ impl Disk {
         })
     }
 
-    /// A disk whose I/Os end within their submission.
+    /// Returns a disk whose I/Os end within their submission.
     pub(crate) fn instant(blocks: usize, block_shift: u8) -> Rc<Self> {
         let disk = Self::new(blocks, block_shift);
         disk.at_once.set(true);
         disk
     }
 
-    /// How many I/Os have not ended.
+    /// Returns how many I/Os have not ended.
     pub(crate) fn held(&self) -> usize {
         self.held.borrow().len()
     }
@@ -96,12 +96,12 @@ impl Disk {
         self.held.borrow().iter().map(|held| (held.op, held.slba, held.blocks)).collect()
     }
 
-    /// The data of the I/O at `index` of those that have not ended: bytes and pieces.
+    /// Returns the data of the I/O at `index` of those that have not ended: bytes and pieces.
     pub(crate) fn data_of(&self, index: usize) -> (u32, u16) {
         self.held.borrow().get(index).map_or((0, 0), |held| (held.io.bytes(), held.io.piece_count()))
     }
 
-    /// Carries out the I/O at `index` of those that have not ended. Whether there was one.
+    /// Carries out the I/O at `index` of those that have not ended. Returns whether there was one.
     pub(crate) fn finish(&self, index: usize) -> bool {
         let Some(Held { op, slba, blocks, io, aborted, .. }) = self.take(index) else { return false };
         let result = if aborted.is_some() { Err(Status::ABORT_REQUESTED) } else { self.perform(op, slba, blocks, &io) };
@@ -109,7 +109,7 @@ impl Disk {
         true
     }
 
-    /// Ends the I/O at `index` with an error. Whether there was one.
+    /// Ends the I/O at `index` with an error. Returns whether there was one.
     pub(crate) fn fail(&self, index: usize, status: Status) -> bool {
         let Some(held) = self.take(index) else { return false };
         queue::complete(held.io, Err(status));

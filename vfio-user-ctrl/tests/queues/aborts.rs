@@ -110,7 +110,7 @@ fn what_waits_for_the_backend_ends_with_its_queue() {
     assert_eq!(rig.statuses(&mut cq), [(1, DELETED)]);
 }
 
-/// A deallocation of 3 ranges.
+/// Returns a deallocation of 3 ranges.
 fn deallocate(rig: &Rig, cid: u16) -> Sqe {
     for i in 0..3 {
         rig.put(LISTS.0 + i * 16, &(1_u64 << 32).to_le_bytes());

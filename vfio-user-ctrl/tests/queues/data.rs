@@ -10,7 +10,7 @@ use super::common::ram::{Disk, MISCOMPARE};
 
 const BLOCKS: usize = 512;
 
-/// A list of PRPs for pages, at a place where it does not cross a page.
+/// Returns a list of PRPs for pages, at a place where it does not cross a page.
 fn prps(rig: &Rig, sqe: Sqe, pages: &[u64], offset: u64) -> Sqe {
     for (i, page) in pages.iter().skip(1).enumerate() {
         rig.put(LISTS.0 + i as u64 * 8, &page.to_le_bytes());
@@ -19,7 +19,7 @@ fn prps(rig: &Rig, sqe: Sqe, pages: &[u64], offset: u64) -> Sqe {
     Sqe { prp1: pages[0] + offset, prp2, ..sqe }
 }
 
-/// An SGL of data blocks in one last segment.
+/// Returns an SGL of data blocks in one last segment.
 fn sgl(rig: &Rig, sqe: Sqe, pieces: &[(u64, u32)]) -> Sqe {
     for (i, (gpa, len)) in pieces.iter().enumerate() {
         let at = LISTS.0 + 0x8000 + i as u64 * 16;
@@ -30,12 +30,12 @@ fn sgl(rig: &Rig, sqe: Sqe, pieces: &[(u64, u32)]) -> Sqe {
     Sqe { flags: CommandFlags::SGL, prp1: LISTS.0 + 0x8000, prp2: 0x30 << 56 | len, ..sqe }
 }
 
-/// The bytes of pieces, one after another.
+/// Returns the bytes of pieces, one after another.
 fn gather(rig: &Rig, pieces: &[(u64, u32)]) -> Vec<u8> {
     pieces.iter().flat_map(|(gpa, len)| rig.get(*gpa, *len as usize)).collect()
 }
 
-/// The pieces of `len` bytes in pages, the first of which begins at an offset.
+/// Returns the pieces of `len` bytes in pages, the first of which begins at an offset.
 fn pieces_of_pages(pages: &[u64], offset: u64, len: u32) -> Vec<(u64, u32)> {
     let mut left = len;
     let mut begin = offset;

@@ -10,7 +10,7 @@ use super::common::ram::{Disk, OnAbort};
 const BLOCKS: usize = 512;
 const FUA: u32 = 1 << 30;
 
-/// A vendor specific command with `ndt` dwords of data.
+/// Returns a vendor specific command with `ndt` dwords of data.
 fn vendor(opcode: u8, cid: u16, ndt: u32) -> Sqe {
     Sqe { opcode, cid, nsid: 1, prp1: DATA.0, prp2: DATA.0 + 4096, cdw10: ndt, ..Sqe::default() }
 }

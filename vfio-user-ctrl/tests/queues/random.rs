@@ -1,4 +1,5 @@
-//! Anything in any order: every command is completed exactly once, and no entry is overwritten that the host has not taken.
+//! Anything in any order: every command is completed exactly once, and no entry is overwritten that the host has not
+//! taken.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -267,7 +268,7 @@ impl World {
         self.create();
     }
 
-    /// What the host has not taken, which nobody may change.
+    /// Returns what the host has not taken, which nobody may change.
     fn untaken(&self) -> Vec<(u16, u16, Vec<u8>)> {
         let mut all = Vec::new();
         for cq in self.cqs.values() {

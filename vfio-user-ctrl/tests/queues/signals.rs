@@ -11,14 +11,14 @@ use vfio_user_ctrl::queue::Coalescing;
 use super::common::guest::{NOW, Rig, flush};
 use super::common::ram::Disk;
 
-/// An eventfd as the vector of that number; what counts its interrupts.
+/// Returns an eventfd as the vector of that number; what counts its interrupts.
 fn vector(rig: &Rig, number: usize) -> File {
     let file = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
     rig.interrupts.set(number, vec![Some(file.try_clone().expect("a descriptor"))], 16);
     File::from(file)
 }
 
-/// The interrupts since the last call.
+/// Returns the interrupts since the last call.
 fn count(mut vector: &File) -> u64 {
     let mut bytes = [0; 8];
     vector.read_exact(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))

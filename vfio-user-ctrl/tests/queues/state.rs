@@ -98,7 +98,7 @@ fn what_a_deleted_queue_has_in_flight_is_told() {
     assert_eq!(rig.queues.left_state().commands_in_flight, 0);
 }
 
-/// The only fault that is told, if the command `sqe` fails with Data Transfer Error.
+/// Returns the only fault that is told, if the command `sqe` fails with Data Transfer Error.
 fn fault_of(sqe: Sqe) -> Option<(u64, Fault)> {
     let rig = Rig::with(&Disk::instant(512, 9));
     let (mut sq, mut cq) = rig.create(1, 16);

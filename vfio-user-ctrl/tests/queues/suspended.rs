@@ -15,13 +15,13 @@ fn event() -> (File, OwnedFd) {
     (file.try_clone().expect("a descriptor").into(), file)
 }
 
-/// The interrupts since the last call.
+/// Returns the interrupts since the last call.
 fn count(mut file: &File) -> u64 {
     let mut bytes = [0; 8];
     file.read_exact(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
 }
 
-/// A pair of queues with vector 1, and the eventfd of that.
+/// Returns a pair of queues with vector 1, and the eventfd of that.
 fn queues(rig: &Rig) -> (HostSq, HostCq, File) {
     let (ours, theirs) = event();
     rig.interrupts.set(1, vec![Some(theirs)], 16);
@@ -29,7 +29,7 @@ fn queues(rig: &Rig) -> (HostSq, HostCq, File) {
     (rig.create_sq(1, 16, 1), cq, ours)
 }
 
-/// The same with the pin.
+/// Returns the same with the pin.
 fn queues_with_pin(rig: &Rig) -> (HostSq, HostCq, File) {
     let (ours, theirs) = event();
     rig.interrupts.pin().set_file(Some(theirs));

@@ -83,12 +83,12 @@ pub(super) fn pair() -> (UnixStream, UnixStream) {
     (probe, file)
 }
 
-/// Whether the other end is open nowhere any more.
+/// Returns whether the other end is open nowhere any more.
 pub(super) fn is_closed(mut probe: &UnixStream) -> bool {
     matches!(probe.read(&mut [0]), Ok(0))
 }
 
-/// What tells a file from another.
+/// Returns what tells a file from another.
 pub(super) fn inode(fd: impl Into<OwnedFd>) -> u64 {
     File::from(fd.into()).metadata().expect("the file is open").ino()
 }
@@ -100,12 +100,12 @@ pub(super) struct Harness {
 }
 
 impl Harness {
-    /// A session that has not begun.
+    /// Returns a session that has not begun.
     pub(super) fn fresh(limits: Limits) -> Self {
         Self { session: Session::with_limits(shape(), limits), device: Recorder::new() }
     }
 
-    /// A session whose version is negotiated.
+    /// Returns a session whose version is negotiated.
     pub(super) fn new() -> Self {
         Self::negotiated(CAPABILITIES)
     }
@@ -124,12 +124,12 @@ impl Harness {
         self.session.next(&mut self.device)
     }
 
-    /// The next event, which there must be.
+    /// Returns the next event, which there must be.
     pub(super) fn event(&mut self) -> Event {
         self.next().expect("the session goes on").expect("there is an event")
     }
 
-    /// All messages that wait to be sent.
+    /// Returns all messages that wait to be sent.
     pub(super) fn drain(&mut self) -> Vec<Received> {
         let mut messages = Vec::new();
         while let Some(chunk) = self.session.output() {

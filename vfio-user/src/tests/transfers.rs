@@ -8,7 +8,7 @@ fn small() -> Harness {
     Harness::negotiated(r#"{"capabilities":{"max_data_xfer_size":100}}"#)
 }
 
-/// The only message that waits to be sent, which is a command.
+/// Returns the only message that waits to be sent, which is a command.
 fn sent(harness: &mut Harness) -> Received {
     let mut messages = harness.drain();
     assert_eq!(messages.len(), 1);

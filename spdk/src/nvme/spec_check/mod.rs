@@ -14,8 +14,8 @@ use spdk_sys as sys;
 fn raw<T: Copy>(value: T) -> u64 {
     let mut bytes = [0; 8];
     assert!(size_of::<T>() <= bytes.len(), "{} is larger than a quad word", std::any::type_name::<T>());
-    // SAFETY: the value is as long as what is copied, and bindgen's structures of bit fields are arrays of bytes without
-    // padding.
+    // SAFETY: the value is as long as what is copied, and bindgen's structures of bit fields are arrays of bytes
+    // without padding.
     unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast(), bytes.as_mut_ptr(), size_of::<T>()) };
     u64::from_le_bytes(bytes)
 }

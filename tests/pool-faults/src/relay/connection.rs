@@ -37,7 +37,7 @@ impl Connection {
         &mut self.sides[usize::from(way == Way::ToHost)]
     }
 
-    /// Whether something can still arrive at an end.
+    /// Returns whether something can still arrive at an end.
     pub(super) fn is_open(&self) -> bool {
         self.sides.iter().any(|side| !side.outbox.is_broken())
     }

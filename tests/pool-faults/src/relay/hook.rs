@@ -18,7 +18,7 @@ pub struct Pdu<'a> {
 }
 
 impl Pdu<'_> {
-    /// The opcode of a command capsule.
+    /// Returns the opcode of a command capsule.
     #[must_use]
     pub fn opcode(&self) -> Option<u8> {
         (self.kind == Kind::CAPSULE_CMD).then(|| self.bytes.get(8).copied()).flatten()

@@ -146,13 +146,13 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay, at a free port of 127.0.0.1, to `target`, which need not listen yet.
+    /// Returns a relay, at a free port of 127.0.0.1, to `target`, which need not listen yet.
     #[must_use]
     pub fn to(target: SocketAddr) -> Self {
         Self::between(0, target)
     }
 
-    /// A relay from one port of 127.0.0.1 to another.
+    /// Returns a relay from one port of 127.0.0.1 to another.
     #[must_use]
     pub fn at(port: u16, target: u16) -> Self {
         Self::between(port, SocketAddr::from((Ipv4Addr::LOCALHOST, target)))
@@ -184,19 +184,19 @@ impl Relay {
         Self { shared, listener, address, acceptor: Some(acceptor) }
     }
 
-    /// A relay, at a free port of 127.0.0.1, to another port there.
+    /// Returns a relay, at a free port of 127.0.0.1, to another port there.
     #[must_use]
     pub fn to_port(port: u16) -> Self {
         Self::at(0, port)
     }
 
-    /// Where it listens.
+    /// Returns where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The port that it listens on, at 127.0.0.1.
+    /// Returns the port that it listens on, at 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
@@ -224,13 +224,13 @@ impl Relay {
         self.shared.lock().to_refuse = count;
     }
 
-    /// How many of these have not come yet.
+    /// Returns how many of these have not come yet.
     #[must_use]
     pub fn left_to_refuse(&self) -> u32 {
         self.shared.lock().to_refuse
     }
 
-    /// How many connections were closed at once.
+    /// Returns how many connections were closed at once.
     #[must_use]
     pub fn refused(&self) -> u32 {
         self.shared.lock().refused
@@ -290,7 +290,7 @@ impl Relay {
         self.shared.lock().changes.push(Change::pdu(which, way, kind, offset));
     }
 
-    /// How many of the changes asked for have not been made yet.
+    /// Returns how many of the changes asked for have not been made yet.
     #[must_use]
     pub fn left_to_corrupt(&self) -> usize {
         self.shared.lock().changes.len()
@@ -314,25 +314,25 @@ impl Relay {
         }
     }
 
-    /// How many connections were passed on.
+    /// Returns how many connections were passed on.
     #[must_use]
     pub fn connections(&self) -> u32 {
         u32::try_from(self.shared.lock().connections.len()).expect("they are few")
     }
 
-    /// How many connections came, of which nothing ever came.
+    /// Returns how many connections came, of which nothing ever came.
     #[must_use]
     pub fn silent(&self) -> usize {
         self.shared.lock().silent.len()
     }
 
-    /// Whether the host's side of a connection, or the target's, is still open.
+    /// Returns whether the host's side of a connection, or the target's, is still open.
     #[must_use]
     pub fn is_open(&self, number: u32) -> bool {
         self.shared.lock().connections.get(number as usize).is_some_and(Connection::is_open)
     }
 
-    /// What came on a connection in a direction.
+    /// Returns what came on a connection in a direction.
     #[must_use]
     pub fn counts(&self, number: u32, way: Way) -> Counts {
         let state = self.shared.lock();

@@ -83,7 +83,7 @@ impl Command {
         Self { connection, qid, opcode, fctype, cid, nsid: dword(1), cdw, at: Instant::now(), sqe: *sqe }
     }
 
-    /// Whether it is a Fabrics command.
+    /// Returns whether it is a Fabrics command.
     #[must_use]
     pub fn is_fabrics(&self) -> bool {
         self.opcode == opcode::FABRICS
@@ -101,19 +101,19 @@ impl Command {
         (self.cdw[2] & 0xffff) + 1
     }
 
-    /// What an Identify asks for.
+    /// Returns what an Identify asks for.
     #[must_use]
     pub fn cns(&self) -> u8 {
         self.cdw[0].to_le_bytes()[0]
     }
 
-    /// What a Get Log Page asks for.
+    /// Returns what a Get Log Page asks for.
     #[must_use]
     pub fn lid(&self) -> u8 {
         self.cdw[0].to_le_bytes()[0]
     }
 
-    /// The feature of a Set or Get Features.
+    /// Returns the feature of a Set or Get Features.
     #[must_use]
     pub fn fid(&self) -> u8 {
         self.cdw[0].to_le_bytes()[0]

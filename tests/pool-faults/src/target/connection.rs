@@ -51,7 +51,7 @@ impl Line {
         self.open = false;
     }
 
-    /// The PDUs of an answer.
+    /// Returns the PDUs of an answer.
     pub(super) fn pdus(&self, command: &Command, answer: &Answer, max: usize, success: bool) -> Vec<Vec<u8>> {
         let mut pdus = self.data_pdus(command.cid, &answer.data, max);
         if let Some(last) = pdus.last_mut().filter(|_| success && answer.result == 0) {
@@ -78,7 +78,7 @@ impl Line {
         pieces.map(build).collect()
     }
 
-    /// A response capsule.
+    /// Returns a response capsule.
     pub(super) fn completion(&self, cid: u16, answer: &Answer) -> Vec<u8> {
         let mut capsule = Header { kind: Kind::CAPSULE_RESP, flags: 0, hlen: 24, pdo: 0, plen: 24 }.bytes().to_vec();
         capsule.extend_from_slice(&answer.result.to_le_bytes());
@@ -97,7 +97,7 @@ fn redigest(pdu: &mut [u8]) {
     pdu[hlen..hlen + 4].copy_from_slice(&value);
 }
 
-/// The header of a data or an R2T PDU.
+/// Returns the header of a data or an R2T PDU.
 fn data_header(kind: Kind, cid: u16, tag: u16, offset: usize, length: usize) -> Vec<u8> {
     let mut header = Header { kind, flags: 0, hlen: 24, pdo: 0, plen: 24 }.bytes().to_vec();
     header.extend_from_slice(&cid.to_le_bytes());
@@ -279,7 +279,7 @@ fn send(line: &mut Line, pdus: Vec<Vec<u8>>, instead: Option<&Do>) {
     }
 }
 
-/// Whether a command's data comes from the host.
+/// Returns whether a command's data comes from the host.
 fn brings_data(command: &Command) -> bool {
     if command.is_fabrics() {
         return command.fctype & 1 != 0;

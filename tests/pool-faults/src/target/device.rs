@@ -107,7 +107,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A namespace of zeroes, whose UUID is all `id`.
+    /// Returns a namespace of zeroes, whose UUID is all `id`.
     #[must_use]
     pub fn new(block_size: u32, blocks: u64, id: u8) -> Self {
         let bytes = blocks.checked_mul(block_size.into()).filter(|&bytes| bytes <= MAX_NAMESPACE);
@@ -116,20 +116,20 @@ impl Namespace {
         Self { block_size, uuid: [id; 16], nguid: [0; 16], ana_group: 1, data: vec![0; bytes] }
     }
 
-    /// Its blocks.
+    /// Returns its blocks.
     #[must_use]
     pub fn blocks(&self) -> u64 {
         self.data.len() as u64 / u64::from(self.block_size)
     }
 
-    /// Where blocks are in its data.
+    /// Returns where blocks are in its data.
     pub(super) fn range(&self, slba: u64, blocks: u64) -> Option<std::ops::Range<usize>> {
         let end = slba.checked_add(blocks).filter(|&end| end <= self.blocks())?;
         let byte = |block: u64| usize::try_from(block * u64::from(self.block_size)).ok();
         Some(byte(slba)?..byte(end)?)
     }
 
-    /// Its Identify Namespace structure.
+    /// Returns its Identify Namespace structure.
     #[must_use]
     pub fn identify(&self) -> Vec<u8> {
         let mut page = vec![0; IDENTIFY_SIZE];
@@ -144,7 +144,7 @@ impl Namespace {
         page
     }
 
-    /// Its Namespace Identification Descriptor list.
+    /// Returns its Namespace Identification Descriptor list.
     #[must_use]
     pub fn descriptors(&self) -> Vec<u8> {
         let mut list = Vec::new();
@@ -172,7 +172,7 @@ fn put_string(page: &mut [u8], offset: usize, length: usize, string: &[u8]) {
     field[..length].copy_from_slice(&string[..length]);
 }
 
-/// The Identify Controller structure.
+/// Returns the Identify Controller structure.
 pub(super) fn identify_controller(options: &Options, cntlid: u16, nn: u32, groups: u32) -> Vec<u8> {
     let mut page = vec![0; IDENTIFY_SIZE];
     put_string(&mut page, 4, 20, &options.serial);
@@ -218,14 +218,14 @@ pub(super) fn identify_controller(options: &Options, cntlid: u16, nn: u32, group
     page
 }
 
-/// The CAP property.
+/// Returns the CAP property.
 pub(super) fn capabilities(options: &Options) -> u64 {
     let entries = u64::from(options.queue_size.saturating_sub(1));
     // CQR: queues are contiguous. CSS: the NVM command set.
     entries | 1 << 16 | u64::from(options.ready_timeout) << 24 | 1 << 37
 }
 
-/// The Asymmetric Namespace Access log.
+/// Returns the Asymmetric Namespace Access log.
 #[must_use]
 pub fn ana_log(changes: u64, groups: &BTreeMap<u32, (u8, Vec<u32>)>) -> Vec<u8> {
     let mut log = changes.to_le_bytes().to_vec();

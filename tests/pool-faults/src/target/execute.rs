@@ -204,7 +204,7 @@ impl Device {
         list
     }
 
-    /// The groups of namespaces, with their states.
+    /// Returns the groups of namespaces, with their states.
     fn ana_groups(&self) -> BTreeMap<u32, (u8, Vec<u32>)> {
         let mut groups = BTreeMap::<u32, (u8, Vec<u32>)>::new();
         for (&nsid, namespace) in &self.namespaces {
@@ -328,7 +328,7 @@ fn deallocate(namespace: &mut Namespace, command: &Command, data: &[u8]) -> Answ
     Answer::default()
 }
 
-/// The Commands Supported and Effects log.
+/// Returns the Commands Supported and Effects log.
 fn commands_supported() -> Vec<u8> {
     const ADMIN: [u8; 7] = [
         opcode::GET_LOG_PAGE,

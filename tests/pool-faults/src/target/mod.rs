@@ -44,7 +44,7 @@ struct State {
 }
 
 impl State {
-    /// What the script says about a command, or about an `ICReq`. The newest that is for it counts.
+    /// Returns what the script says about a command, or about an `ICReq`. The newest that is for it counts.
     fn instead(&mut self, command: Option<&Command>, number: u32) -> Option<Do> {
         let said = self.script.iter_mut().rev().find_map(|(on, what)| on.takes(command, number).then(|| what.clone()));
         said.filter(|what| !matches!(what, Do::Right))
@@ -141,13 +141,13 @@ pub struct ScriptedTarget {
 }
 
 impl ScriptedTarget {
-    /// A target, at a free port of 127.0.0.1, with a namespace 1 of 2,048 blocks of 512 bytes.
+    /// Returns a target, at a free port of 127.0.0.1, with a namespace 1 of 2,048 blocks of 512 bytes.
     #[must_use]
     pub fn new() -> Self {
         Self::with(Options::default(), [(1, Namespace::new(512, 2048, 0x11))])
     }
 
-    /// A target, at a free port of 127.0.0.1.
+    /// Returns a target, at a free port of 127.0.0.1.
     #[must_use]
     pub fn with(options: Options, namespaces: impl IntoIterator<Item = (u32, Namespace)>) -> Self {
         let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -171,19 +171,19 @@ impl ScriptedTarget {
         Self { shared, address, acceptor: Some(acceptor) }
     }
 
-    /// Where it listens.
+    /// Returns where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The port that it listens on, at 127.0.0.1.
+    /// Returns the port that it listens on, at 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// The name of its subsystem.
+    /// Returns the name of its subsystem.
     #[must_use]
     pub fn nqn(&self) -> String {
         self.shared.lock().device.options.nqn.clone()
@@ -216,14 +216,14 @@ impl ScriptedTarget {
         }
     }
 
-    /// How many commands and answers are held.
+    /// Returns how many commands and answers are held.
     #[must_use]
     pub fn held(&self) -> usize {
         let state = self.shared.lock();
         state.held.len() + state.held_answers.len()
     }
 
-    /// The commands that came, in their order.
+    /// Returns the commands that came, in their order.
     #[must_use]
     pub fn commands(&self) -> Vec<Command> {
         self.shared.lock().log.clone()
@@ -234,7 +234,7 @@ impl ScriptedTarget {
         self.shared.lock().log.clear();
     }
 
-    /// How many commands came of some kind. How often `on` is to be taken does not matter here.
+    /// Returns how many commands came of some kind. Returns how often `on` is to be taken does not matter here.
     #[must_use]
     pub fn count(&self, on: &On) -> usize {
         self.shared.lock().log.iter().filter(|command| on.is_for(Some(command), command.connection)).count()
@@ -261,13 +261,13 @@ impl ScriptedTarget {
         true
     }
 
-    /// How many connections came.
+    /// Returns how many connections came.
     #[must_use]
     pub fn connections(&self) -> u32 {
         u32::try_from(self.shared.lock().lines.len()).expect("they are few")
     }
 
-    /// The connections that are open: their numbers and queues.
+    /// Returns the connections that are open: their numbers and queues.
     #[must_use]
     pub fn open_connections(&self) -> Vec<(u32, u16)> {
         let state = self.shared.lock();
@@ -326,13 +326,13 @@ impl ScriptedTarget {
         device.namespaces.remove(&nsid);
     }
 
-    /// A namespace as it is now.
+    /// Returns a namespace as it is now.
     #[must_use]
     pub fn namespace(&self, nsid: u32) -> Option<Namespace> {
         self.shared.lock().device.namespaces.get(&nsid).cloned()
     }
 
-    /// The data of blocks.
+    /// Returns the data of blocks.
     #[must_use]
     pub fn read(&self, nsid: u32, slba: u64, blocks: u64) -> Vec<u8> {
         let state = self.shared.lock();

@@ -52,7 +52,7 @@ impl On {
         Self { kind, nsid: None, qid: None, connection: None, test: None, skip: 0, times: None }
     }
 
-    /// All that a host asks, its `ICReq` too.
+    /// Returns all that a host asks, its `ICReq` too.
     #[must_use]
     pub fn any() -> Self {
         Self::new(Asked::Any)
@@ -70,13 +70,13 @@ impl On {
         Self::new(Asked::Admin(opcode))
     }
 
-    /// Commands of an opcode on I/O queues.
+    /// Returns commands of an opcode on I/O queues.
     #[must_use]
     pub fn io(opcode: u8) -> Self {
         Self::new(Asked::Io(opcode))
     }
 
-    /// All commands on I/O queues but Connect.
+    /// Returns all commands on I/O queues but Connect.
     #[must_use]
     pub fn any_io() -> Self {
         Self::new(Asked::AnyIo)
@@ -160,7 +160,7 @@ impl On {
         self.times(1)
     }
 
-    /// Whether this is for a command, or for an `ICReq`. Counts it if it is.
+    /// Returns whether this is for a command, or for an `ICReq`. Counts it if it is.
     pub(super) fn takes(&mut self, command: Option<&Command>, connection: u32) -> bool {
         if !self.is_for(command, connection) || self.times == Some(0) {
             return false;
@@ -173,7 +173,7 @@ impl On {
         true
     }
 
-    /// Whether this is for a command, however often.
+    /// Returns whether this is for a command, however often.
     pub(super) fn is_for(&self, command: Option<&Command>, connection: u32) -> bool {
         if self.connection.is_some_and(|number| number != connection) {
             return false;

@@ -41,7 +41,7 @@ const READ_ONLY: usize = 2;
 /// How many parts there are.
 pub(super) const COUNT: usize = PARTS.len();
 
-/// One page of canary before and behind each part's own pages.
+/// Returns one page of canary before and behind each part's own pages.
 fn memfd(pages: u64) -> File {
     let file = File::from(rustix::fs::memfd_create("courier-fuzz", MemfdFlags::CLOEXEC).expect("a memfd"));
     file.set_len((pages + 2) * PAGE).expect("room");
@@ -121,7 +121,7 @@ impl Memory {
         is_added
     }
 
-    /// Maps a part. Whether there was room.
+    /// Maps a part. Returns whether there was room.
     pub(super) fn map_part(&mut self, index: usize) -> bool {
         let (part, file) = (&PARTS[index], &self.files[index]);
         let len = part.pages * PAGE;
@@ -134,7 +134,7 @@ impl Memory {
         self.add(region)
     }
 
-    /// Maps what the client says. Whether that could be.
+    /// Maps what the client says. Returns whether that could be.
     pub(super) fn map_any(&mut self, gpa: u64, len: u64, offset: u64) -> bool {
         let file = self.scrap.try_clone().expect("a descriptor").into();
         let region =
@@ -142,7 +142,7 @@ impl Memory {
         self.add(region)
     }
 
-    /// Takes a range away. Whether there was anything in it.
+    /// Takes a range away. Returns whether there was anything in it.
     pub(super) fn unmap(&mut self, gpa: u64, len: u64) -> bool {
         let Ok((table, mut regions)) = self.table.without(gpa, len) else { return false };
         self.table = table;
@@ -161,8 +161,8 @@ impl Memory {
         self.releasing.append(&mut regions);
     }
 
-    /// The client makes the file behind a part shorter, and as long as it was unless it is to `stay` so. The pages that go lose
-    /// what is in them.
+    /// The client makes the file behind a part shorter, and as long as it was unless it is to `stay` so. The pages that
+    /// go lose what is in them.
     pub(super) fn truncate(&mut self, index: usize, pages: u64, stay: bool) {
         let all = PARTS[index].pages + 2;
         let pages = pages % all + 1;

@@ -1,5 +1,5 @@
-//! A controller with all that comes at it: registers, configuration space, commands, doorbells, memory that comes and goes, a
-//! backend that ends its I/Os when it likes, namespaces that come and go.
+//! A controller with all that comes at it: registers, configuration space, commands, doorbells, memory that comes and
+//! goes, a backend that ends its I/Os when it likes, namespaces that come and go.
 
 mod memory;
 mod session;
@@ -456,7 +456,7 @@ fn namespace(index: usize, disk: &Rc<Disk>) -> NamespaceChannel<Ram> {
     NamespaceChannel::new(index as u32 + 1, geometry(blocks as u64, shift), Rc::clone(disk))
 }
 
-/// An address: a byte that says where, and two for the offset; or any.
+/// Returns an address: a byte that says where, and two for the offset; or any.
 fn address(script: &mut Script<'_>) -> u64 {
     let kind = script.u8();
     if kind == 0xff {

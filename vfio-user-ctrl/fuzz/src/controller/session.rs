@@ -1,6 +1,7 @@
 //! A client's session: the admin worker that ships, with one poll group, on one thread and without SPDK.
 //!
-//! What the runtime does by messages waits in lists here, so that other things may come before it. Nothing is decided here.
+//! What the runtime does by messages waits in lists here, so that other things may come before it. Nothing is decided
+//! here.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
@@ -111,12 +112,12 @@ impl Session {
         session
     }
 
-    /// Whether the admin queue is there.
+    /// Returns whether the admin queue is there.
     pub(super) fn is_enabled(&self) -> bool {
         self.admin.is_some()
     }
 
-    /// How many device resets are not over.
+    /// Returns how many device resets are not over.
     pub(super) fn resets(&self) -> usize {
         self.resets.len()
     }

@@ -1,4 +1,5 @@
-//! What the tests have around the admin worker: registers, an admin queue, poll groups that answer when they are told to.
+//! What the tests have around the admin worker: registers, an admin queue, poll groups that answer when they are told
+//! to.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -63,7 +64,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// A controller without a client.
+    /// Returns a controller without a client.
     pub(super) fn detached() -> Self {
         let limits = CtrlLimits { max_queue_entries: 256, timeout_500ms: 20, version: Version::V2_0 };
         Self {
@@ -91,14 +92,14 @@ impl Bench {
         }
     }
 
-    /// A controller with a client.
+    /// Returns a controller with a client.
     pub(super) fn attached() -> Self {
         let mut bench = Self::detached();
         bench.drive(Input::Attached);
         bench
     }
 
-    /// A controller that is enabled.
+    /// Returns a controller that is enabled.
     pub(super) fn enabled() -> Self {
         let mut bench = Self::attached();
         bench.enable();
@@ -266,7 +267,7 @@ impl Bench {
         }
     }
 
-    /// Whether no poll group has commands in flight, or is to have queues.
+    /// Returns whether no poll group has commands in flight, or is to have queues.
     fn is_at_rest(&self) -> bool {
         self.worker.in_flight() == 0
             && !self.sent.iter().any(|(.., request)| *request == GroupRequest::DeleteAll)
@@ -326,7 +327,7 @@ impl Bench {
         Some(cid)
     }
 
-    /// The same, of a command that there is room for.
+    /// Returns the same, of a command that there is room for.
     pub(super) fn command(&mut self, sqe: Sqe) -> u16 {
         self.try_command(sqe).expect("a command can be taken")
     }
@@ -358,12 +359,12 @@ impl Bench {
         }
     }
 
-    /// What was sent, without tickets.
+    /// Returns what was sent, without tickets.
     pub(super) fn requests_sent(&self) -> Vec<(usize, GroupRequest)> {
         self.sent.iter().map(|(group, _, request)| (*group, *request)).collect()
     }
 
-    /// Status and dword 0 of a command that was completed.
+    /// Returns status and dword 0 of a command that was completed.
     pub(super) fn completion(&self, cid: u16) -> Option<(u32, Status)> {
         self.completed.iter().find(|(completed, ..)| *completed == cid).map(|(_, dw0, status)| (*dw0, *status))
     }

@@ -6,7 +6,7 @@ fn add(bench: &mut Bench, nsid: u32, uuid: u8) {
     bench.drive(Input::AddNamespace(namespace(nsid, uuid)));
 }
 
-/// A controller whose host had a namespace 1, which is gone without its knowing.
+/// Returns a controller whose host had a namespace 1, which is gone without its knowing.
 fn robbed() -> Bench {
     let mut bench = Bench::enabled();
     add(&mut bench, 1, 0x11);

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Something that happens. The bench asserts, at each step, that no command is completed twice, that CSTS.RDY falls only when
-/// nothing is in flight, and that a shutdown is complete only after its flush.
+/// Something that happens. The bench asserts, at each step, that no command is completed twice, that CSTS.RDY falls
+/// only when nothing is in flight, and that a shutdown is complete only after its flush.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Enable,

@@ -88,7 +88,8 @@ fn faults_on_many_threads_beside_mappings_that_come_and_go_are_survived() {
 
 /// Raises SIGBUS on this thread, as the kernel does for broken memory at `address`.
 fn raise(code: c_int, address: usize) {
-    // SAFETY: all zeros is a value of `siginfo_t`; a thread may send any to itself, and the handler takes it for the kernel's.
+    // SAFETY: all zeros is a value of `siginfo_t`; a thread may send any to itself, and the handler takes it for the
+    // kernel's.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         (info.si_signo, info.si_code) = (libc::SIGBUS, code);

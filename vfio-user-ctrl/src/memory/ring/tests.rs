@@ -7,7 +7,7 @@ use nvme_spec::Status;
 
 const BASE: u64 = 0x20_0000;
 
-/// Two regions that touch, of one file: together pages 0 to 7 from `BASE`, split after `split` pages.
+/// Returns two regions that touch, of one file: together pages 0 to 7 from `BASE`, split after `split` pages.
 fn split_view(split: u64) -> (std::fs::File, MemView) {
     let file = patterned(8);
     let first = region_of(&file, 0, BASE, split * PAGE);

@@ -1,8 +1,8 @@
 //! Asymmetric Namespace Access (section 8.1): all namespaces are in one group, whose state is always optimized.
 //!
-//! The state is that of the host's path to the namespace through this controller, and there is no better one. A backend that is away, or
-//! has such states of its own, does not change it: its commands wait. A host that was told otherwise would have no other path to take,
-//! and may give up after ANATT what would have had its end.
+//! The state is that of the host's path to the namespace through this controller, and there is no better one. A backend
+//! that is away, or has such states of its own, does not change it: its commands wait. A host that was told otherwise
+//! would have no other path to take, and may give up after ANATT what would have had its end.
 
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -12,8 +12,8 @@ use nvme_spec::admin::GetLogPageDw10;
 use nvme_spec::identify::{AnaCapabilities, Multipath};
 use nvme_spec::log::{AnaGroup, AnaHeader, AnaLogParameter, AnaState};
 
-/// The controller reports asymmetric access. Neither a second port nor a second controller is told of: a host looks for more paths then,
-/// and Linux gives the drive another name (CMIC).
+/// The controller reports asymmetric access. Neither a second port nor a second controller is told of: a host looks for
+/// more paths then, and Linux gives the drive another name (CMIC).
 pub(super) const CMIC: Multipath = Multipath::new().with_anars(true);
 
 /// The optimized state is reported, and the group of a namespace stays the same (ANACAP).
@@ -29,7 +29,7 @@ pub(super) const GROUP: u32 = 1;
 pub(super) const GROUPS: u32 = 1;
 
 impl Controller {
-    /// The Asymmetric Namespace Access log page. A group without namespaces is not in it.
+    /// Returns the Asymmetric Namespace Access log page. A group without namespaces is not in it.
     pub(super) fn asymmetric_access(&self, sqe: &Sqe) -> Vec<u8> {
         let groups_only = AnaLogParameter::from_bits(GetLogPageDw10::from_bits(sqe.cdw10).lsp()).rgo();
         let change_count = self.namespaces.attachments();

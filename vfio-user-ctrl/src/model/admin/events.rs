@@ -145,8 +145,8 @@ impl Events {
 }
 
 impl Controller {
-    /// An Asynchronous Event Request that is to be completed now. Ask until there is none: after every admin command,
-    /// *before* its outcome is posted (an aborted request completes before the Abort command does), and after
+    /// Returns an Asynchronous Event Request that is to be completed now. Ask until there is none: after every admin
+    /// command, *before* its outcome is posted (an aborted request completes before the Abort command does), and after
     /// everything else that may have raised an event.
     pub fn next_event(&mut self) -> Option<EventCompletion> {
         self.events.next()
@@ -161,7 +161,8 @@ impl Controller {
         });
     }
 
-    /// Tells the host of what it has just asked to be told, where that is so already (Asynchronous Event Configuration, section 5.27.1).
+    /// Tells the host of what it has just asked to be told, where that is so already (Asynchronous Event Configuration,
+    /// section 5.27.1).
     pub(super) fn raise_conditions(&mut self) {
         if !self.features.notifies_temperature() {
             self.events.cancel(Event::TemperatureThreshold);

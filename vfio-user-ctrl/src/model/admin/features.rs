@@ -28,8 +28,9 @@ pub(super) const KAS: u16 = 10;
 /// The same in milliseconds.
 pub(super) const KEEP_ALIVE_MS: u32 = KAS as u32 * 100;
 
-/// The notices that the host is told of (OAES). Of Asymmetric Namespace Access Change Notices there never is one: the state does not
-/// change, and that a namespace comes or goes is told by a namespace notice alone (section 5.2.1, event 03h).
+/// The notices that the host is told of (OAES). Of Asymmetric Namespace Access Change Notices there never is one: the
+/// state does not change, and that a namespace comes or goes is told by a namespace notice alone (section 5.2.1, event
+/// 03h).
 pub(super) const NOTICES: AsyncEventConfiguration = AsyncEventConfiguration::new().with_nan(true).with_anacn(true);
 
 /// What the host can choose in Asynchronous Event Configuration: five critical warnings and the notices.
@@ -78,12 +79,12 @@ impl Feature {
         })
     }
 
-    /// Whether each namespace has a value of its own.
+    /// Returns whether each namespace has a value of its own.
     pub(super) const fn is_of_namespace(self) -> bool {
         matches!(self, Self::ErrorRecovery)
     }
 
-    /// The bytes that Set Features carries.
+    /// Returns the bytes that Set Features carries.
     const fn data_len(self) -> usize {
         match self {
             Self::Timestamp => 8,
@@ -142,7 +143,7 @@ pub(super) struct Features {
 }
 
 impl Features {
-    /// The defaults, from the time `now`.
+    /// Returns the defaults, from the time `now`.
     pub(super) fn new(limits: Limits, now: Duration) -> Self {
         let queues = limits.max_queues.saturating_sub(1);
         let mut coalescing_disable = vec![false; limits.vectors.into()];
@@ -180,7 +181,7 @@ impl Features {
         AsyncEventConfiguration::from_bits(self.events).smart().ttc()
     }
 
-    /// The Critical Warning field of the SMART / Health Information log.
+    /// Returns the Critical Warning field of the SMART / Health Information log.
     pub(super) const fn critical_warning(&self) -> CriticalWarning {
         let is_outside = TEMPERATURE >= self.over_temperature || TEMPERATURE <= self.under_temperature;
         CriticalWarning::new().with_ttc(is_outside)
@@ -261,12 +262,12 @@ impl Features {
     }
 }
 
-/// The threshold that a command is about.
+/// Returns the threshold that a command is about.
 const fn threshold(sqe: &Sqe) -> TemperatureThreshold {
     TemperatureThreshold::from_bits(sqe.cdw11)
 }
 
-/// The value of Interrupt Coalescing without its reserved bits.
+/// Returns the value of Interrupt Coalescing without its reserved bits.
 const fn reported(value: InterruptCoalescing) -> u32 {
     InterruptCoalescing::new().with_thr(value.thr()).with_time(value.time()).into_bits()
 }
@@ -354,7 +355,7 @@ impl Controller {
         Ok(Outcome::done(0))
     }
 
-    /// The data that a command with [`Outcome::Need`] carries.
+    /// Returns the data that a command with [`Outcome::Need`] carries.
     #[expect(clippy::needless_pass_by_value, reason = "a command is carried out once")]
     pub fn supply(&mut self, pending: PendingFeature, data: &[u8], now: Duration) -> Outcome {
         self.set_from_data(pending.feature, data, now).unwrap_or_else(Outcome::failed)
@@ -385,19 +386,20 @@ impl Controller {
         }
     }
 
-    /// Whether interrupts of this vector are put together (feature 09h).
+    /// Returns whether interrupts of this vector are put together (feature 09h).
     #[must_use]
     pub fn coalesces(&self, vector: u16) -> bool {
         self.features.coalescing_disable.get(usize::from(vector)).is_some_and(|disable| !disable)
     }
 
-    /// Whether volatile write caches are on (feature 06h): without, a write is complete only when it is durable.
+    /// Returns whether volatile write caches are on (feature 06h): without, a write is complete only when it is
+    /// durable.
     #[must_use]
     pub fn volatile_write_cache(&self) -> bool {
         self.features.write_cache
     }
 
-    /// Whether the host has been silent for longer than it promised (section 3.9): the controller then fails
+    /// Returns whether the host has been silent for longer than it promised (section 3.9): the controller then fails
     /// (CSTS.CFS).
     #[must_use]
     pub fn keep_alive_expired(&self, now: Duration) -> bool {

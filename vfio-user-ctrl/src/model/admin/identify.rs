@@ -227,7 +227,7 @@ fn identify_independent(namespace: &Namespace) -> IndependentNamespace {
     }
 }
 
-/// The active NSIDs above `nsid`.
+/// Returns the active NSIDs above `nsid`.
 fn active(namespaces: &Namespaces, nsid: u32) -> Result<Vec<u8>, Status> {
     if nsid > MAX_NSID {
         return Err(Status::INVALID_NAMESPACE);
@@ -265,7 +265,7 @@ fn descriptor(data: &mut Vec<u8>, kind: NamespaceIdType, identifier: &[u8]) {
     data.extend_from_slice(identifier);
 }
 
-/// The controllers from `from` on: this one, or none.
+/// Returns the controllers from `from` on: this one, or none.
 fn controllers(cntlid: u16, from: u16) -> Vec<u8> {
     let mut data = Vec::with_capacity(PAGE);
     if from <= cntlid {
@@ -276,7 +276,7 @@ fn controllers(cntlid: u16, from: u16) -> Vec<u8> {
     data
 }
 
-/// The combinations of I/O command sets (CNS 1Ch): the NVM command set alone.
+/// Returns the combinations of I/O command sets (CNS 1Ch): the NVM command set alone.
 fn command_sets() -> Vec<u8> {
     let mut data = vec![1];
     data.resize(PAGE, 0);

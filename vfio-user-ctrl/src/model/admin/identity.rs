@@ -78,7 +78,7 @@ impl<const N: usize> Text<N> {
         Ok(Self(padded(text, b' ')))
     }
 
-    /// The field as a host sees it.
+    /// Returns the field as a host sees it.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; N] {
         &self.0
@@ -96,7 +96,7 @@ impl<const N: usize> fmt::Debug for Text<N> {
 pub struct Nqn([u8; 256]);
 
 impl Nqn {
-    /// The name `text`.
+    /// Returns the name `text`.
     ///
     /// # Errors
     /// The text is longer than 223 bytes, not printable ASCII, or does not begin with `nqn.`.
@@ -108,7 +108,7 @@ impl Nqn {
         Ok(Self(padded(text, 0)))
     }
 
-    /// The field as a host sees it.
+    /// Returns the field as a host sees it.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 256] {
         &self.0
@@ -185,7 +185,7 @@ impl Limits {
         within("the number of interrupt vectors", self.vectors, 1, MAX_VECTORS)
     }
 
-    /// The largest transfer of a command in bytes.
+    /// Returns the largest transfer of a command in bytes.
     pub(super) const fn mdts_bytes(self) -> u64 {
         4096 << self.mdts
     }

@@ -129,13 +129,14 @@ pub struct IoTotals {
 /// A command that is supported.
 const SUPPORTED: CommandEffects = CommandEffects::new().with_csupp(true);
 
-/// A table with an entry for each opcode or identifier.
+/// Returns a table with an entry for each opcode or identifier.
 fn table<T: IntoBytes + Immutable>(entry: impl Fn(u8) -> T) -> Vec<u8> {
     (0..=u8::MAX).flat_map(|index| page(&entry(index))).collect()
 }
 
 impl Controller {
-    /// Whether this command is answered with [`IoTotals`]: they are then to be counted before it is carried out.
+    /// Returns whether this command is answered with [`IoTotals`]: they are then to be counted before it is carried
+    /// out.
     #[must_use]
     pub fn wants_io_totals(sqe: &Sqe) -> bool {
         let lid = GetLogPageDw10::from_bits(sqe.cdw10).lid();
@@ -177,13 +178,14 @@ impl Controller {
         Ok(Outcome::data(data))
     }
 
-    /// The logs that tell of logs, features and scopes came with 2.0.
+    /// Returns the logs that tell of logs, features and scopes came with 2.0.
     fn has_log(&self, log: Log) -> bool {
         let later = matches!(log, Log::SupportedLogPages | Log::FeatureEffects | Log::MiCommandEffects);
         !later || self.identity.version != Version::V1_4
     }
 
-    /// The host has read the Changed Namespace List up to a byte. What is behind that it does not know yet, and is told of again.
+    /// The host has read the Changed Namespace List up to a byte. What is behind that it does not know yet, and is told
+    /// of again.
     fn changes_were_read(&mut self, end: usize) {
         if end >= self.namespaces.changed().len() * size_of::<u32>() {
             self.namespaces.forget_changes();
@@ -252,8 +254,8 @@ impl Controller {
         })
     }
 
-    /// Commands Supported and Effects: admin commands, then those of the NVM command set. Without their scopes, which may be
-    /// left out: Linux warns of I/O commands that have one.
+    /// Returns commands Supported and Effects: admin commands, then those of the NVM command set. Without their scopes,
+    /// which may be left out: Linux warns of I/O commands that have one.
     fn command_effects(&self) -> Vec<u8> {
         let supports = self.namespaces.supports();
         let changes = SUPPORTED.with_lbcc(true);

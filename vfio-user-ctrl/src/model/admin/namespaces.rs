@@ -90,7 +90,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Whether a controller can have it, but for its NSID.
+    /// Returns whether a controller can have it, but for its NSID.
     ///
     /// # Errors
     /// What is wrong with its shape.
@@ -123,18 +123,18 @@ pub(super) struct Namespaces {
 }
 
 impl Namespaces {
-    /// The namespace with that NSID, or `None` for an NSID that is valid but inactive (section 3.2.1).
+    /// Returns the namespace with that NSID, or `None` for an NSID that is valid but inactive (section 3.2.1).
     pub(super) fn lookup(&self, nsid: u32) -> Result<Option<&Namespace>, Status> {
         if (1..=self.nn()).contains(&nsid) { Ok(self.active.get(&nsid)) } else { Err(Status::INVALID_NAMESPACE) }
     }
 
-    /// None yet. Whether NN follows the last one: hosts that know no lists ask for each NSID up to it, others read it once and
-    /// take no namespace beyond.
+    /// None yet. Returns whether NN follows the last one: hosts that know no lists ask for each NSID up to it, others
+    /// read it once and take no namespace beyond.
     pub(super) fn new(nn_follows: bool) -> Self {
         Self { nn_follows, ..Self::default() }
     }
 
-    /// The largest NSID that is valid (NN).
+    /// Returns the largest NSID that is valid (NN).
     pub(super) fn nn(&self) -> u32 {
         let last = || self.active.last_key_value().map_or(1, |(nsid, _)| *nsid);
         if self.nn_follows { last() } else { MAX_NAMESPACES }
@@ -154,12 +154,12 @@ impl Namespaces {
         self.active.values()
     }
 
-    /// The active NSIDs above `nsid`.
+    /// Returns the active NSIDs above `nsid`.
     pub(super) fn above(&self, nsid: u32) -> impl Iterator<Item = u32> {
         self.active.range((Bound::Excluded(nsid), Bound::Unbounded)).map(|(nsid, _)| *nsid)
     }
 
-    /// What any of them can do.
+    /// Returns what any of them can do.
     pub(super) fn supports(&self) -> Supports {
         self.iter().fold(Supports::default(), |any, namespace| {
             let one = namespace.supports;
@@ -185,7 +185,7 @@ impl Namespaces {
         self.changed.clear();
     }
 
-    /// How often namespaces came or went since the controller was reset.
+    /// Returns how often namespaces came or went since the controller was reset.
     pub(super) const fn attachments(&self) -> u64 {
         self.attachments
     }
@@ -234,8 +234,8 @@ impl Controller {
         was_there
     }
 
-    /// Whether the host may take this namespace for another, which was at its NSID until a moment ago: it has not yet been told what
-    /// namespaces there are since. Linux takes a namespace for broken that has become another.
+    /// Returns whether the host may take this namespace for another, which was at its NSID until a moment ago: it has
+    /// not yet been told what namespaces there are since. Linux takes a namespace for broken that has become another.
     #[must_use]
     pub fn would_be_mistaken(&self, namespace: &Namespace) -> bool {
         let identity =
@@ -262,13 +262,13 @@ impl Controller {
         Ok(())
     }
 
-    /// The namespace with that NSID.
+    /// Returns the namespace with that NSID.
     #[must_use]
     pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
         self.namespaces.active.get(&nsid)
     }
 
-    /// The namespaces in ascending order of their NSIDs.
+    /// Returns the namespaces in ascending order of their NSIDs.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.iter()
     }

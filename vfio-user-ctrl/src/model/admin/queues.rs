@@ -174,7 +174,7 @@ impl QueueTable {
         Ok(())
     }
 
-    /// Whether every submission queue has the completion queue that it uses.
+    /// Returns whether every submission queue has the completion queue that it uses.
     #[cfg(test)]
     pub(super) fn is_consistent(&self) -> bool {
         self.all.iter().all(|(id, queue)| match id {
@@ -184,7 +184,7 @@ impl QueueTable {
     }
 }
 
-/// The entries and the address of a queue that is to be created.
+/// Returns the entries and the address of a queue that is to be created.
 fn check_memory(sqe: &Sqe, limits: Limits, entry_size: u8, supported: u8) -> Result<(u32, u64), Status> {
     let qsize = QueueDw10::from_bits(sqe.cdw10).qsize();
     // CC.IOSQES and CC.IOCQES that were not set, or not to the size that Identify tells, have no status of their own:

@@ -14,7 +14,7 @@ use nvme_spec::ALL_NAMESPACES;
 
 const NOW: Duration = Duration::from_secs(100);
 
-/// A controller's identity, for all tests.
+/// Returns a controller's identity, for all tests.
 pub(crate) fn identity() -> Identity {
     Identity {
         subnqn: Nqn::new("nqn.2014-08.org.nvmexpress:uuid:0").expect("a name"),
@@ -48,7 +48,7 @@ fn namespace(nsid: u32) -> Namespace {
     }
 }
 
-/// A controller with namespaces 1 and 3, enabled and told its entry sizes.
+/// Returns a controller with namespaces 1 and 3, enabled and told its entry sizes.
 fn controller() -> Controller {
     let mut controller = Controller::new(identity(), LIMITS).expect("valid limits");
     controller.add_namespace(namespace(1)).expect("free");
@@ -83,7 +83,7 @@ fn data(outcome: Outcome) -> Vec<u8> {
     }
 }
 
-/// The `N` bytes at `at`.
+/// Returns the `N` bytes at `at`.
 fn bytes<const N: usize>(data: &[u8], at: usize) -> [u8; N] {
     data[at..at + N].try_into().expect("as many bytes")
 }

@@ -61,7 +61,7 @@ fn prps(memory: &Endless, prp1: u64, prp2: u64, len: u32) -> Found {
     pieces(memory, &Sqe { prp1, prp2, ..Sqe::default() }, len)
 }
 
-/// An SGL descriptor of this type: its two words.
+/// Returns an SGL descriptor of this type: its two words.
 fn descriptor(identifier: u8, address: u64, length: u32) -> [u64; 2] {
     [address, u64::from(identifier) << 56 | u64::from(length)]
 }
@@ -70,7 +70,7 @@ fn sgl(memory: &Endless, [prp1, prp2]: [u64; 2], len: u32) -> Found {
     pieces(memory, &Sqe { flags: CommandFlags::SGL, prp1, prp2, ..Sqe::default() }, len)
 }
 
-/// A segment of these descriptors at an address.
+/// Returns a segment of these descriptors at an address.
 fn segment(gpa: u64, descriptors: &[[u64; 2]]) -> Vec<(u64, u64)> {
     descriptors.iter().flatten().enumerate().map(|(i, &word)| (gpa + 8 * i as u64, word)).collect()
 }
@@ -215,7 +215,7 @@ fn a_segment_that_reaches_the_end_of_the_addresses_is_a_transfer_error() {
     assert_eq!(sgl(&memory, root, 512), Err(Status::DATA_TRANSFER_ERROR));
 }
 
-/// The pages of a PRP pointer, one entry at a time.
+/// Returns the pages of a PRP pointer, one entry at a time.
 fn naive_prps(memory: &Endless, prp1: u64, prp2: u64, len: u32) -> Found {
     let check =
         |gpa: u64, align: u64| if gpa.is_multiple_of(align) { Ok(gpa) } else { Err(Status::INVALID_PRP_OFFSET) };
@@ -241,7 +241,7 @@ fn naive_prps(memory: &Endless, prp1: u64, prp2: u64, len: u32) -> Found {
     Ok(found)
 }
 
-/// The blocks of an SGL, one descriptor at a time.
+/// Returns the blocks of an SGL, one descriptor at a time.
 fn naive_sgl(memory: &Endless, root: [u64; 2], len: u32) -> Found {
     let mut found = Vec::new();
     let (mut descriptor, mut following, mut in_last, mut budget, mut left) = (root, (0, 0), false, 512, len);

@@ -14,14 +14,14 @@ pub struct BlockRange {
     pub blocks: u32,
 }
 
-/// The number of ranges that the command names: 1..=256.
+/// Returns the number of ranges that the command names: 1..=256.
 #[must_use]
 pub fn ranges(sqe: &Sqe) -> u16 {
     u16::from(DsmDw10::from_bits(sqe.cdw10).nr()) + 1
 }
 
-/// The command without its ranges, whose size is in [`IoCommand::bytes`]. The integral attributes are hints about
-/// later I/O: without Deallocate there is nothing to do.
+/// Returns the command without its ranges, whose size is in [`IoCommand::bytes`]. The integral attributes are hints
+/// about later I/O: without Deallocate there is nothing to do.
 pub(super) fn decode(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
     if !DsmDw11::from_bits(sqe.cdw11).ad() {
         return Ok(IoCommand::without_blocks(IoKind::Nothing, 0));
@@ -34,7 +34,8 @@ pub(super) fn decode(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
     Ok(IoCommand::without_blocks(IoKind::Deallocate, bytes))
 }
 
-/// The ranges in `data`, which is a copy of what the guest has, as blocks of the namespace. Empty ranges are left out.
+/// Returns the ranges in `data`, which is a copy of what the guest has, as blocks of the namespace. Empty ranges are
+/// left out.
 ///
 /// # Errors
 /// [`Status::LBA_OUT_OF_RANGE`] when any range is not within the namespace: all are checked before the first is used,

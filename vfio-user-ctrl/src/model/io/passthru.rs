@@ -1,13 +1,14 @@
-//! Commands that only the backend can carry out: Verify and Write Uncorrectable (NVM Command Set specification 1.0, sections 3.2.5 and
-//! 3.2.7) and vendor specific ones. They are checked here, and then given to the backend as they are, without anything that is the
-//! guest's own: identifiers, pointers, flags, reserved bits.
+//! Commands that only the backend can carry out: Verify and Write Uncorrectable (NVM Command Set specification 1.0,
+//! sections 3.2.5 and 3.2.7) and vendor specific ones. They are checked here, and then given to the backend as they
+//! are, without anything that is the guest's own: identifiers, pointers, flags, reserved bits.
 
 use super::{IoCommand, IoKind, IoSupport, NsGeometry, blocks, fuse};
 use nvme_spec::nvm::BlockDw12;
 use nvme_spec::opcode::DataTransfer;
 use nvme_spec::{IoOpcode, Sqe, Status};
 
-/// What Verify and Write Uncorrectable have in Command Dword 12, beside protection information, which namespaces have not.
+/// What Verify and Write Uncorrectable have in Command Dword 12, beside protection information, which namespaces have
+/// not.
 const VERIFY: u32 = WRITE_UNCORRECTABLE | BlockDw12::new().with_fua(true).with_lr(true).into_bits();
 const WRITE_UNCORRECTABLE: u32 = BlockDw12::new().with_nlb(u16::MAX).into_bits();
 
@@ -59,7 +60,7 @@ pub(super) fn decode(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCo
     }
 }
 
-/// A command on blocks that transfers nothing.
+/// Returns a command on blocks that transfers nothing.
 fn on_blocks(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
     fuse(sqe, ns)?;
     let (slba, blocks) = (sqe.slba(), blocks(sqe));
@@ -67,8 +68,8 @@ fn on_blocks(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
     Ok(IoCommand { slba, blocks, ..IoCommand::without_blocks(IoKind::Passthru, 0) })
 }
 
-/// A command in the common format of vendor specific commands (base specification 2.0, section 3.3.3.1): CDW10 counts the dwords of
-/// its data, CDW11 those of its metadata.
+/// Returns a command in the common format of vendor specific commands (base specification 2.0, section 3.3.3.1): CDW10
+/// counts the dwords of its data, CDW11 those of its metadata.
 fn vendor_specific(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
     let direction = DataTransfer::of(sqe.opcode);
     // Data that goes both ways at once: no backend can do that.

@@ -1,8 +1,8 @@
 //! Configuration space of the function (PCI Express Base Specification, sections 7.5 to 7.7).
 //!
-//! A type 0 header with one 64-bit memory BAR and an interrupt pin, and the capabilities power management, MSI-X and PCI Express. There are
-//! no extended capabilities. No error is ever recorded, so the status bits that software clears by writing 1 always
-//! read 0.
+//! A type 0 header with one 64-bit memory BAR and an interrupt pin, and the capabilities power management, MSI-X and
+//! PCI Express. There are no extended capabilities. No error is ever recorded, so the status bits that software clears
+//! by writing 1 always read 0.
 
 use super::{BAR0_SIZE, CONFIG_SIZE, MAX_VECTORS, MSIX_PBA, MSIX_TABLE, PciIdentity};
 
@@ -149,7 +149,7 @@ pub struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// A function as it is after power-on, with `vectors` MSI-X vectors, held to 1..=[`MAX_VECTORS`].
+    /// Returns a function as it is after power-on, with `vectors` MSI-X vectors, held to 1..=[`MAX_VECTORS`].
     #[must_use]
     pub fn new(identity: &PciIdentity, vectors: u16) -> Self {
         let mut space =
@@ -196,26 +196,26 @@ impl ConfigSpace {
         self.put(LINK_CONTROL, link_control.to_le_bytes());
     }
 
-    /// The MSI-X enable and mask bits.
+    /// Returns the MSI-X enable and mask bits.
     #[must_use]
     pub fn msix(&self) -> MsixControl {
         let control = self.word(MSIX_CONTROL);
         MsixControl { enabled: control & MSIX_ENABLE != 0, function_masked: control & MSIX_FUNCTION_MASK != 0 }
     }
 
-    /// Whether the host lets the function access memory and send interrupts (Bus Master Enable).
+    /// Returns whether the host lets the function access memory and send interrupts (Bus Master Enable).
     #[must_use]
     pub fn bus_master(&self) -> bool {
         self.word(COMMAND) & COMMAND_BUS_MASTER != 0
     }
 
-    /// Whether the function may access memory: Bus Master Enable is set, and the power state is D0.
+    /// Returns whether the function may access memory: Bus Master Enable is set, and the power state is D0.
     #[must_use]
     pub fn may_access_memory(&self) -> bool {
         self.bus_master() && power_state(self.pmcsr()) == Some(PowerState::D0)
     }
 
-    /// Whether the host forbids the function to raise its interrupt pin (Interrupt Disable).
+    /// Returns whether the host forbids the function to raise its interrupt pin (Interrupt Disable).
     #[must_use]
     pub fn pin_disabled(&self) -> bool {
         self.word(COMMAND) & COMMAND_INTERRUPT_DISABLE != 0
@@ -227,7 +227,7 @@ impl ConfigSpace {
         self.put(STATUS, status.to_le_bytes());
     }
 
-    /// How many MSI-X vectors the function has.
+    /// Returns how many MSI-X vectors the function has.
     #[must_use]
     pub fn vectors(&self) -> u16 {
         self.vectors
@@ -287,7 +287,7 @@ impl ConfigSpace {
     }
 }
 
-/// The bits of the byte at this offset that software can change.
+/// Returns the bits of the byte at this offset that software can change.
 fn writable(at: usize) -> u8 {
     let mask = WRITABLE.iter().find(|(dword, _)| *dword == at & !3).map_or(0, |(_, mask)| *mask);
     mask.to_le_bytes()[at & 3]

@@ -17,7 +17,7 @@ pub struct MsixTable {
 }
 
 impl MsixTable {
-    /// A table of `vectors` entries, held to 1..=[`MAX_VECTORS`], all masked.
+    /// Returns a table of `vectors` entries, held to 1..=[`MAX_VECTORS`], all masked.
     #[must_use]
     pub fn new(vectors: u16) -> Self {
         let mut table = Self { entries: vec![0; usize::from(vectors.clamp(1, MAX_VECTORS)) * MSIX_ENTRY_SIZE] };
@@ -54,7 +54,7 @@ impl MsixTable {
         }
     }
 
-    /// Whether the vector's mask bit is set. A vector that the table does not have counts as masked.
+    /// Returns whether the vector's mask bit is set. A vector that the table does not have counts as masked.
     #[must_use]
     pub fn masked(&self, vector: u16) -> bool {
         let control = self.entries.get(usize::from(vector) * MSIX_ENTRY_SIZE + VECTOR_CONTROL);

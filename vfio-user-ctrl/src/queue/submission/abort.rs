@@ -21,8 +21,8 @@ impl<B: Backend> Submissions<B> {
         self.end_waiting(|_| true);
     }
 
-    /// Ends the commands for which `which` holds and which the backend does not have: those that wait for it, and those whose data is
-    /// on its way.
+    /// Ends the commands for which `which` holds and which the backend does not have: those that wait for it, and those
+    /// whose data is on its way.
     pub(in crate::queue) fn end_waiting(self: &Rc<Self>, which: impl Fn(&InFlight<'_, IoState<B>>) -> bool) {
         let queue = self.queue();
         for io in queue.deferred.take() {
@@ -50,8 +50,9 @@ impl<B: Backend> Submissions<B> {
         }
     }
 
-    /// Has the backend abort the commands for which `which` holds, as many as `more` allows, from where the last call stopped. Whether
-    /// all of them have had their turn; none has another one before [`restart_aborts`](Self::restart_aborts).
+    /// Has the backend abort the commands for which `which` holds, as many as `more` allows, from where the last call
+    /// stopped. Returns whether all of them have had their turn; none has another one before
+    /// [`restart_aborts`](Self::restart_aborts).
     pub(in crate::queue) fn abort_some(
         self: &Rc<Self>,
         which: impl Fn(&InFlight<'_, IoState<B>>) -> bool,
@@ -112,7 +113,8 @@ impl<B: Backend> Submissions<B> {
 type Target<B> = (IoToken, Rc<NamespaceChannel<B>>, Option<u64>);
 
 impl<B: Backend> Submissions<B> {
-    /// Ends an I/O soon for `asker`. Returns whether that will be answered: when the I/O has ended, or its abort has without effect.
+    /// Ends an I/O soon for `asker`. Returns whether that will be answered: when the I/O has ended, or its abort has
+    /// without effect.
     fn end_soon(&self, (name, namespace, transfer): &Target<B>, asker: &Asker) -> bool {
         let context = &self.queue().context;
         if let Some(id) = transfer {

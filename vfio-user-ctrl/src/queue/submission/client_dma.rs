@@ -1,4 +1,5 @@
-//! Commands with data in memory that came without a file, and those whose data has more pieces than there is room for in a place.
+//! Commands with data in memory that came without a file, and those whose data has more pieces than there is room for
+//! in a place.
 //!
 //! What is walked here is the data pointer anew, from the start: nothing of the first attempt is used.
 
@@ -20,13 +21,13 @@ use nvme_spec::{Sqe, Status};
 
 /// What is kept of such a command, besides what is kept of every one.
 pub(super) enum ClientDmaStep {
-    /// It waits for room for its data, and begins anew when this many parts of the budget were given back: the command, and the
-    /// first of the fused pair that it may be the second of.
+    /// It waits for room for its data, and begins anew when this many parts of the budget were given back: the command,
+    /// and the first of the fused pair that it may be the second of.
     Waiting(Sqe, Option<Sqe>, u64),
     /// Its data is sent to the guest when the backend is done.
     ToGuest(Bounce),
-    /// The backend is done, and its data is sent to the guest when guest memory may be accessed again; what dword 0 of the completion
-    /// is then.
+    /// The backend is done, and its data is sent to the guest when guest memory may be accessed again; what dword 0 of
+    /// the completion is then.
     Done(Bounce, u32),
 }
 
@@ -236,7 +237,7 @@ impl<B: Backend> SubmissionQueue<B> {
 }
 
 impl<B: Backend> IoState<B> {
-    /// The transfer that it waits for.
+    /// Returns the transfer that it waits for.
     pub(super) fn transfer(&self) -> Option<u64> {
         Some(self.transfer.get()).filter(|id| *id != 0)
     }

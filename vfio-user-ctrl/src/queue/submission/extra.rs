@@ -71,7 +71,7 @@ pub(super) fn send<B: Backend>(io: CommandIo<B>, namespace: &NamespaceChannel<B>
     }
 }
 
-/// The opcode of a command that is in flight.
+/// Returns the opcode of a command that is in flight.
 pub(super) fn opcode_of<B: Backend>(state: &IoState<B>) -> u8 {
     let extra = state.extra.take();
     let passthru = match extra.as_deref() {
@@ -108,7 +108,8 @@ pub(super) fn next_range<B: Backend>(io: CommandIo<B>) {
     }
 }
 
-/// An I/O that was [passed through](Backend::passthru) has ended; `dw0` is what the backend's own completion has in dword 0.
+/// An I/O that was [passed through](Backend::passthru) has ended; `dw0` is what the backend's own completion has in
+/// dword 0.
 pub fn complete_passthru<B: Backend>(io: CommandIo<B>, dw0: u32, result: Result<(), Status>) {
     match result {
         Ok(()) if guard::any() && io.is_poisoned() => {

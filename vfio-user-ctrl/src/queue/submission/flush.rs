@@ -10,8 +10,8 @@ use crate::queue::namespace::{NamespaceChannel, NamespaceChannels};
 use crate::queue::{Backend, Cursor};
 
 impl<B: Backend> Submissions<B> {
-    /// A queue that the guest does not know of, with a flush of every namespace that has a volatile cache in flight in it. Nothing is
-    /// posted of these.
+    /// Returns a queue that the guest does not know of, with a flush of every namespace that has a volatile cache in
+    /// flight in it. Nothing is posted of these.
     pub(in crate::queue) fn with_flushes(context: &Rc<Context>, namespaces: &Rc<NamespaceChannels<B>>) -> Rc<Self> {
         let has_cache = |namespace: &&Rc<NamespaceChannel<B>>| namespace.geometry.get().write_cache != WriteCache::None;
         let caches: Vec<Rc<NamespaceChannel<B>>> =

@@ -1,4 +1,5 @@
-//! Transfers between poll groups and memory of a client's that came without a file: what is decided about them is carried out.
+//! Transfers between poll groups and memory of a client's that came without a file: what is decided about them is
+//! carried out.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,7 +48,7 @@ impl WireTransfers {
         }
     }
 
-    /// Whether there are transfers to be given up if they do not end.
+    /// Returns whether there are transfers to be given up if they do not end.
     pub(super) fn has_abandoned(&self) -> bool {
         self.transfers.has_abandoned()
     }

@@ -27,7 +27,8 @@ use crate::queue::{PinMask, Transfer};
 use crate::runtime::messages::{AdminMessage, ControlHandle, GroupHandle, GroupMessage, QueueMessage};
 use crate::runtime::session::{Ctrl, Session};
 
-/// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is in flight.
+/// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is in
+/// flight.
 const TIMEOUT_500MS: u8 = 60;
 /// The most messages that are read in a row, so that one client cannot keep the others waiting.
 const BURST: usize = 64;
@@ -39,7 +40,8 @@ pub(super) enum ConnectionState {
     Closed,
 }
 
-/// A client that has mapped memory, of which devices are being told. What it asks next waits: the memory is to be there.
+/// A client that has mapped memory, of which devices are being told. What it asks next waits: the memory is to be
+/// there.
 struct PendingMapping {
     token: Token,
     /// With that region.
@@ -119,12 +121,12 @@ impl Connection {
         &self.session
     }
 
-    /// Whether the client can be heard. If not, its end would not be noticed either.
+    /// Returns whether the client can be heard. If not, its end would not be noticed either.
     pub(super) fn wants_input(&self) -> bool {
         !self.waits && self.wire.wants_input()
     }
 
-    /// Whether the client waits for others to have their share of this thread's time.
+    /// Returns whether the client waits for others to have their share of this thread's time.
     pub(super) const fn waits_for_others(&self) -> bool {
         self.waits
     }
@@ -140,12 +142,12 @@ impl Connection {
         self.share.charge(now, now.saturating_duration_since(began));
     }
 
-    /// What the client has had of this thread's time.
+    /// Returns what the client has had of this thread's time.
     pub(super) const fn share(&self) -> TimeShare {
         self.share
     }
 
-    /// Whether the client has said nothing of use for so long.
+    /// Returns whether the client has said nothing of use for so long.
     pub(super) fn is_silent(&self, time: Duration) -> bool {
         !self.wire.is_negotiated() && self.began.elapsed() >= time
     }
@@ -155,8 +157,8 @@ impl Connection {
         self.send_admin(AdminMessage::Attach { session: Arc::clone(&self.session) });
     }
 
-    /// Tells the admin worker that the client has gone. What it had mapped is given back, and the tables of that, to be dropped when nobody else
-    /// holds it.
+    /// Tells the admin worker that the client has gone. What it had mapped is given back, and the tables of that, to be
+    /// dropped when nobody else holds it.
     pub(super) fn end(mut self, unmap_worker: &UnmapWorker) -> (Vec<Arc<Region>>, OldTables) {
         unmap_worker.unmap_files(self.files.take_all());
         self.session.interrupts.clear();
@@ -218,7 +220,7 @@ impl Connection {
         }
     }
 
-    /// Writes what waits. Whether the client does not take it.
+    /// Writes what waits. Returns whether the client does not take it.
     fn write(&mut self) -> io::Result<bool> {
         while let Some(chunk) = self.wire.output() {
             let count = socket::send(&self.stream, &chunk)?;
@@ -317,7 +319,8 @@ impl Connection {
         }
     }
 
-    /// Devices were told of the memory that was mapped last. If they cannot be, they refuse I/O there; others do not need it.
+    /// Devices were told of the memory that was mapped last. If they cannot be, they refuse I/O there; others do not
+    /// need it.
     pub(super) fn registered(&mut self, result: Result<(), spdk::Errno>) {
         let Some(PendingMapping { token, memory, gpa }) = self.mapping.take() else { return };
         if let Err(error) = result {
@@ -375,8 +378,8 @@ impl Connection {
         }
     }
 
-    /// Whether the client waits for memory to be let go, or for something else that is to be looked at, or somebody for a transfer
-    /// to be given up.
+    /// Returns whether the client waits for memory to be let go, or for something else that is to be looked at, or
+    /// somebody for a transfer to be given up.
     pub(super) fn is_releasing(&self) -> bool {
         !self.unmaps.is_empty() || self.replies.is_waiting() || self.transfers.has_abandoned()
     }
@@ -391,7 +394,7 @@ impl Connection {
         self.transfers.abandon(&mut self.wire, id);
     }
 
-    /// Answers for what nobody holds any more. Whether anything was answered.
+    /// Answers for what nobody holds any more. Returns whether anything was answered.
     pub(super) fn release(&mut self, unmap_worker: &UnmapWorker) -> bool {
         self.transfers.give_up_abandoned(&mut self.wire);
         let answered = self.answer_late();
@@ -409,7 +412,7 @@ impl Connection {
         answered || released_any
     }
 
-    /// Answers what is over, or has been waited for long enough. Whether anything was answered.
+    /// Answers what is over, or has been waited for long enough. Returns whether anything was answered.
     fn answer_late(&mut self) -> bool {
         let bus = &self.session.bus;
         let due = self.replies.take_due(|state| bus.are_at_rest(state), Instant::now());
@@ -535,7 +538,7 @@ impl Connection {
         self.answer_late();
     }
 
-    /// Whether the client's files are still as long as what it mapped of them.
+    /// Returns whether the client's files are still as long as what it mapped of them.
     pub(super) fn memory_is_intact(&mut self) -> bool {
         if !self.files.are_intact() {
             warn_ratelimited!(
@@ -588,7 +591,8 @@ fn region_of(files: &mut Files, request: MapRequest) -> Result<Region, MapError>
     }
 }
 
-/// An interrupt must be raised by an eventfd, which is made not to block: a write to anything else could hold a reactor up.
+/// An interrupt must be raised by an eventfd, which is made not to block: a write to anything else could hold a reactor
+/// up.
 fn check_eventfd(file: &OwnedFd, ctrl: &Ctrl) -> Result<(), i32> {
     use std::os::fd::AsRawFd;
     let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| libc::EBADF)?;

@@ -53,7 +53,7 @@ impl ControllerSocket {
         self.share.charge(now, now.saturating_duration_since(began));
     }
 
-    /// Whether clients may be let in: those before them have not had more than their share of time.
+    /// Returns whether clients may be let in: those before them have not had more than their share of time.
     pub(super) fn may_be_served(&self) -> bool {
         self.share.may_be_served(Instant::now())
     }
@@ -68,7 +68,7 @@ impl ControllerSocket {
         self.share.take_over(Instant::now(), share);
     }
 
-    /// Whether anybody may wait who is to be looked after when it is time.
+    /// Returns whether anybody may wait who is to be looked after when it is time.
     pub(super) fn waits(&self) -> bool {
         self.accept_queue.has_waiting() || !self.is_accepting
     }

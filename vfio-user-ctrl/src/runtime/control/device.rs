@@ -45,7 +45,7 @@ impl Device {
         }
     }
 
-    /// Its shape.
+    /// Returns its shape.
     pub(super) fn info(&self) -> DeviceInfo {
         DeviceInfo {
             bar0_size: pci::BAR0_SIZE as u64,
@@ -91,7 +91,7 @@ impl Device {
     }
 }
 
-/// A vector for the admin queue and each I/O queue.
+/// Returns a vector for the admin queue and each I/O queue.
 fn vectors(session: &Session) -> u16 {
     session.ctrl.max_queues.saturating_add(1)
 }

@@ -1,5 +1,5 @@
-//! Lines in the log that clients cause: a hostile one must not fill a disk with them, nor keep a thread busy writing, nor use up the
-//! lines of others.
+//! Lines in the log that clients cause: a hostile one must not fill a disk with them, nor keep a thread busy writing,
+//! nor use up the lines of others.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +17,8 @@ struct Lines {
 }
 
 impl Lines {
-    /// Counts a line. Returns whether to write it, and how many were left out in the period before if this is the first one after it.
+    /// Counts a line. Returns whether to write it, and how many were left out in the period before if this is the first
+    /// one after it.
     fn count(&mut self, now: Instant, limit: u32) -> (bool, u32) {
         let mut left_out = 0;
         if now.saturating_duration_since(self.since) >= PERIOD {
@@ -39,7 +40,7 @@ pub(in crate::runtime) struct LineBudget {
 static OF_ALL: LineBudget = LineBudget::new(LIMIT_OF_ALL);
 
 impl LineBudget {
-    /// The budget of the clients of one controller.
+    /// Returns the budget of the clients of one controller.
     pub(in crate::runtime) const fn of_one() -> Self {
         Self::new(LIMIT)
     }
@@ -48,7 +49,8 @@ impl LineBudget {
         Self { limit, lines: Mutex::new(None) }
     }
 
-    /// Returns whether a line may be written now; `name` is that of the controller, for the line that tells how many were left out.
+    /// Returns whether a line may be written now; `name` is that of the controller, for the line that tells how many
+    /// were left out.
     pub(in crate::runtime) fn take(&self, name: &str) -> bool {
         let now = Instant::now();
         // The client's own first: who has used up its own takes none of the others'.

@@ -1,7 +1,7 @@
 //! The control thread: all sockets and all that clients ask for by messages.
 //!
-//! It is an operating-system thread of its own, not a reactor's: a client is answered at once whatever the reactors do. QEMU gives a
-//! device up that does not answer for five seconds.
+//! It is an operating-system thread of its own, not a reactor's: a client is answered at once whatever the reactors do.
+//! QEMU gives a device up that does not answer for five seconds.
 
 mod client_dma;
 mod connection;
@@ -182,13 +182,13 @@ impl Server {
         }
     }
 
-    /// The sessions with clients, and those that are over but still somewhere.
+    /// Returns the sessions with clients, and those that are over but still somewhere.
     fn sessions(&self) -> impl Iterator<Item = Arc<Session>> {
         let ended = self.ended.iter().map(Arc::clone);
         self.connections.values().map(|connection| Arc::clone(connection.session())).chain(ended)
     }
 
-    /// Does what other threads ask. Whether to go on.
+    /// Does what other threads ask. Returns whether to go on.
     fn obey(&mut self) -> bool {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.wake, &mut count);

@@ -13,8 +13,9 @@ use crate::runtime::session::{Ctrl, Session};
 /// So many clients have threads of their own at a time, beside the one whose turn it is on the common thread.
 const MOST: usize = 16;
 
-/// Threads that register memory, and populate it where that is wanted. With RDMA, every page is allocated and pinned, which for a large
-/// guest takes seconds: other clients are not to wait for that. A client has one region registered at a time.
+/// Threads that register memory, and populate it where that is wanted. With RDMA, every page is allocated and pinned,
+/// which for a large guest takes seconds: other clients are not to wait for that. A client has one region registered at
+/// a time.
 #[derive(Debug)]
 pub(super) struct Registrar {
     common: Worker<Order>,

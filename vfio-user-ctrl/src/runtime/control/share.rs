@@ -1,5 +1,5 @@
-//! A client's share of the control thread's time, and of the threads that map and unmap for it: they may run on a core that polls for
-//! others. It goes with the socket: who connects anew has not more of it.
+//! A client's share of the control thread's time, and of the threads that map and unmap for it: they may run on a core
+//! that polls for others. It goes with the socket: who connects anew has not more of it.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub(super) struct TimeShare {
 }
 
 impl TimeShare {
-    /// Nothing yet.
+    /// Returns nothing yet.
     pub(super) const fn new(now: Instant) -> Self {
         Self { debt: Duration::ZERO, since: now }
     }

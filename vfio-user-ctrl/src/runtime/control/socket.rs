@@ -54,7 +54,7 @@ pub(super) fn receive(socket: &UnixStream, into: &mut [u8]) -> io::Result<Receiv
     if received.bytes == 0 { Ok(Received::End) } else { Ok(Received::Some(received.bytes, fds)) }
 }
 
-/// Writes once. How many bytes went, 0 when the client does not read.
+/// Writes once. Returns how many bytes went, 0 when the client does not read.
 ///
 /// # Errors
 /// What the operating system says.

@@ -7,8 +7,9 @@ use crate::memory::GuestMemory;
 /// So many are held before it is looked whether they are free.
 const LEAST: usize = 16;
 
-/// Tables that poll groups may still have. Each is dropped here, not where it was used last: what this thread has allocated is freed
-/// under a lock that it takes, too, and a reactor would wait for it, for as long as the system runs somebody else in its place.
+/// Tables that poll groups may still have. Each is dropped here, not where it was used last: what this thread has
+/// allocated is freed under a lock that it takes, too, and a reactor would wait for it, for as long as the system runs
+/// somebody else in its place.
 #[derive(Debug, Default)]
 pub(super) struct OldTables {
     tables: Vec<Arc<GuestMemory>>,

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 
-/// A thread that does one thing after another, in the order in which they were asked for. It ends, having done all, when this is
-/// dropped, which waits for it.
+/// A thread that does one thing after another, in the order in which they were asked for. It ends, having done all,
+/// when this is dropped, which waits for it.
 #[derive(Debug)]
 pub(super) struct Worker<T> {
     /// Taken only at the end.

@@ -58,7 +58,7 @@ fn sqe() -> impl Strategy<Value = Sqe> {
     })
 }
 
-/// Commands on few queues, most of which can be carried out.
+/// Returns commands on few queues, most of which can be carried out.
 fn queue_command() -> impl Strategy<Value = Sqe> {
     (proptest::sample::select(vec![0x00, 0x01, 0x04, 0x05]), 1_u32..3, 0_u32..4).prop_map(|(opcode, qid, cqid)| Sqe {
         opcode,

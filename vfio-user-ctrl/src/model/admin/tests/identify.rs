@@ -7,7 +7,7 @@ fn identify(cns: u32, nsid: u32) -> Sqe {
     Sqe { cdw10: cns, nsid, ..command(Opcode::Identify) }
 }
 
-/// The page for that CNS and NSID.
+/// Returns the page for that CNS and NSID.
 fn page_of(controller: &mut Controller, cns: u32, nsid: u32) -> Vec<u8> {
     let page = data(controller.admin(&identify(cns, nsid), NOW));
     assert_eq!(page.len(), 4096);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The log page `lid`, all of it.
+/// Returns the log page `lid`, all of it.
 fn log(controller: &mut Controller, lid: u32, len: u32) -> Vec<u8> {
     data(controller.admin(&get_log(lid, len), NOW))
 }

@@ -18,7 +18,7 @@ fn image(space: &ConfigSpace) -> Vec<u8> {
     image
 }
 
-/// The capabilities as Linux finds them: at most 48 steps, and the low two bits of a pointer do not count.
+/// Returns the capabilities as Linux finds them: at most 48 steps, and the low two bits of a pointer do not count.
 fn capabilities(space: &ConfigSpace) -> Vec<(u8, usize)> {
     let mut found = Vec::new();
     let mut at = (dword(space, CAPABILITIES) & 0xfc) as usize;

@@ -30,7 +30,7 @@ pub(super) const FAR: u64 = 1 << 32;
 pub(super) const FAR_LEN: u64 = 64 * PAGE;
 pub(super) const READ_ONLY: u64 = FAR + 128 * PAGE;
 
-/// Bytes that tell their place.
+/// Returns bytes that tell their place.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..251).cycle().take(len).collect()
 }
@@ -54,7 +54,7 @@ impl Client {
         self.bytes.borrow()[at..at + len].to_vec()
     }
 
-    /// What it is being asked for; of what it is to write, the bytes are left out.
+    /// Returns what it is being asked for; of what it is to write, the bytes are left out.
     pub(super) fn works(&self) -> Vec<Work> {
         let work = |transfer: &Transfer| match &transfer.work {
             Work::Read(pieces) => Work::Read(pieces.clone()),
@@ -79,7 +79,7 @@ impl Client {
         }
     }
 
-    /// How many transfers were abandoned since the last call.
+    /// Returns how many transfers were abandoned since the last call.
     pub(super) fn abandoned(&self) -> usize {
         self.abandoned.take()
     }
@@ -286,7 +286,7 @@ impl ClientGuest {
         bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
     }
 
-    /// The completions since the last call, without Do Not Retry.
+    /// Returns the completions since the last call, without Do Not Retry.
     pub(super) fn completions(&self) -> Vec<(u16, Status)> {
         let mut found = Vec::new();
         loop {
@@ -325,12 +325,12 @@ impl ClientGuest {
         heard.pop()
     }
 
-    /// What Abort commands have heard later.
+    /// Returns what Abort commands have heard later.
     pub(super) fn aborted(&self) -> Vec<bool> {
         self.aborted.take()
     }
 
-    /// The client takes the region at an address away. How many commands touch it.
+    /// The client takes the region at an address away. Returns how many commands touch it.
     pub(super) fn unmap(&mut self, gpa: u64) -> usize {
         let len = self.memory.region_at(gpa).expect("a region").len();
         self.memory = self.memory.without(gpa, len).expect("a region").0;
@@ -348,7 +348,7 @@ impl ClientGuest {
         self.queues.set_view(&Rc::new(MemView::new(Arc::new(self.memory.clone()))));
     }
 
-    /// A command with an SGL of these data blocks in one segment.
+    /// Returns a command with an SGL of these data blocks in one segment.
     pub(super) fn sgl(&self, sqe: Sqe, pieces: &[(u64, u32)]) -> Sqe {
         let list = pieces.iter().flat_map(|(gpa, len)| [gpa.to_le_bytes(), u64::from(*len).to_le_bytes()].concat());
         self.put(LISTS, &list.collect::<Vec<u8>>());
@@ -382,17 +382,17 @@ fn geometry() -> NsGeometry {
     geometry
 }
 
-/// A status as completions have it: without Do Not Retry.
+/// Returns a status as completions have it: without Do Not Retry.
 pub(super) fn code(status: Status) -> Status {
     Status::of(status.code())
 }
 
-/// The same command with an SGL of one segment.
+/// Returns the same command with an SGL of one segment.
 pub(super) fn sgl_at(list: u64, sqe: Sqe, descriptors: u64) -> Sqe {
     Sqe { flags: CommandFlags::SGL, prp1: list, prp2: 0x30 << 56 | (descriptors * 16), ..sqe }
 }
 
-/// A command on blocks of the namespace.
+/// Returns a command on blocks of the namespace.
 pub(super) fn command(opcode: u8, cid: u16, slba: u32, blocks: u32, prp1: u64, prp2: u64) -> Sqe {
     Sqe { opcode, cid, nsid: 1, prp1, prp2, cdw10: slba, cdw12: blocks - 1, ..Sqe::default() }
 }
