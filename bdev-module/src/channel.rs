@@ -24,6 +24,7 @@ use crate::params::PoolParams;
 use crate::pool::fence::Risk;
 use crate::registry;
 use crate::tracepoints::{self, Reason};
+use ages::Period;
 use link::Link;
 use overflows::Overflows;
 
@@ -231,16 +232,18 @@ impl PoolChannel {
         self.0.qpair.borrow().as_ref().map(f)
     }
 
-    /// A command is sent. Returns what [`ended`](Self::ended) is to be told.
+    /// A command is sent: it counts until it has [`ended`](Self::ended).
     #[inline]
-    pub(crate) fn sends(&self) -> u8 {
-        self.0.ages.begin()
+    pub(crate) fn sends(&self, io: &BdevIo<Disk>) {
+        io.set_mark(self.0.ages.begin().into_mark());
     }
 
     /// A command that was sent has ended.
     #[inline]
-    pub(crate) fn ended(&self, mark: u8) {
-        self.0.ages.end(mark);
+    pub(crate) fn ended(&self, io: &BdevIo<Disk>) {
+        if let Some(mark) = io.take_mark() {
+            self.0.ages.end(Period::from_mark(mark));
+        }
     }
 
     /// An I/O found no connection: it is held until there is one, or fails if the pool has been given up.

@@ -185,7 +185,7 @@ impl Disk {
         let mut io = Some(io);
         let sent = channel.with_qpair(|qpair| {
             let Some(io) = io.take() else { return Ok(()) };
-            io.set_mark(channel.sends());
+            channel.sends(&io);
             if spdk::trace::is_on() {
                 let arguments = [self.nsid.into(), io.offset_blocks(), io.losses().into()];
                 tracepoints::record(&tracepoints::SEND, &io, arguments);
@@ -201,7 +201,7 @@ impl Disk {
         });
         match (sent, io) {
             (Some(Err(rejected)), _) => {
-                channel.ended(rejected.command.mark());
+                channel.ended(&rejected.command);
                 Self::rejected(channel, rejected)
             }
             (None, Some(io)) => {
@@ -404,7 +404,7 @@ impl Device for Disk {
         } else {
             (io, completion)
         };
-        io.channel().ended(io.mark());
+        io.channel().ended(&io);
         if spdk::trace::is_on() {
             let (sct, sc) = (completion.status.sct().0, completion.status.sc());
             tracepoints::record(&tracepoints::DONE, &io, [io.device().nsid.into(), sct.into(), sc.into()]);

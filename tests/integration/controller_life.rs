@@ -11,7 +11,7 @@ use serial_test::serial;
 
 use crate::rounds::rounds;
 use crate::support::app::{App, Program};
-use crate::support::controller::{Controller, Front};
+use crate::support::controller::{Controller, Front, FrontEnd};
 use crate::support::load::Work;
 use crate::support::nvme::{BASE, Command, DATA, Driver, READ, SIZE};
 use crate::support::vfio_user::{self, BAR0, Client, DMA_UNMAP, REGION_READ, REPLY_LIMIT, dma_unmap, region_access};
@@ -32,6 +32,21 @@ fn usable(controller: &Controller<'_>) {
     let load = controller.load(&[]);
     load.run(VERIFY);
     assert_eq!(load.shut_down(secs(20)).code(), Some(0), "{}", load.process.tail());
+}
+
+#[test]
+#[serial]
+fn the_folders_that_were_made_for_controllers_go_with_them() {
+    if FrontEnd::chosen() == FrontEnd::Stock {
+        return;
+    }
+    let front = front();
+    let dir = paths::new_dir("folders");
+    let controllers = ["one", "two"].map(|name| Controller::create(&front, name, &dir.join("made").join(name)));
+    controllers[0].delete();
+    assert!(!controllers[0].dir().exists() && controllers[1].dir().join("cntrl").exists());
+    assert_eq!(front.shut_down(secs(8)).code(), Some(0), "{}", front.process.tail());
+    assert!(dir.exists() && !dir.join("made").exists(), "what was there before stays, and nothing else");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::thread::sleep;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::app::{App, Program};
@@ -35,6 +35,30 @@ fn a_namespace_that_is_added_or_removed_is_so_at_the_client() {
         wait_for("the client to see it go", secs(10), || client.bdevs() == ["nn1"]);
     }
     front.assert_alive();
+}
+
+#[test]
+#[serial]
+fn a_bdev_is_in_a_controller_once_and_may_be_in_several() {
+    if FrontEnd::chosen() == FrontEnd::Stock {
+        return;
+    }
+    let front = front();
+    let controller = front.controller("c", &["disk"]);
+    let again = |params: Value, words: &[&str]| front.rpc.fails("courier_controller_add_ns", &params, words);
+    again(json!({ "name": "c", "bdev_name": "disk" }), &["'disk'", "namespace 1", "'c'", "once"]);
+    let uuid = front.bdev("disk")["uuid"].clone();
+    again(json!({ "name": "c", "bdev_name": uuid, "nsid": 7 }), &["'disk'", "namespace 1"]);
+    front.rpc.ok("courier_controller_add_ns", &json!({ "name": "c", "bdev_name": "later", "wait": false }));
+    again(json!({ "name": "c", "bdev_name": "later", "wait": false }), &["'later'", "namespace 2"]);
+    front.controller("other", &["disk"]);
+    // It can be had again when it was removed, and one that is waited for comes.
+    controller.remove(1);
+    assert_eq!(controller.add("disk"), 1);
+    front.null("later", 1);
+    wait_for("the bdev to be a namespace", secs(10), || {
+        front.rpc.ok("courier_controller_get", &json!({ "name": "c" }))[0]["namespaces"][1]["bdev_name"] == "later"
+    });
 }
 
 #[test]
@@ -113,8 +137,8 @@ fn a_namespace_comes_grows_and_goes_beside_one_under_load() {
 }
 
 /// Returns the result of one bdev among those of some work.
-fn failed(result: &serde_json::Value, bdev: &str) -> Option<u64> {
-    let of = |one: &&serde_json::Value| one["job"].as_str().is_some_and(|job| job.contains(bdev));
+fn failed(result: &Value, bdev: &str) -> Option<u64> {
+    let of = |one: &&Value| one["job"].as_str().is_some_and(|job| job.contains(bdev));
     result["results"].as_array()?.iter().find(of)?["io_failed"].as_u64()
 }
 

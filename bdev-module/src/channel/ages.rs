@@ -4,13 +4,30 @@
 //! which one is left tells the age, to within its length.
 
 use std::cell::Cell;
+use std::num::NonZeroU8;
 use std::time::{Duration, Instant};
 
 /// So many periods are told from one another. If commands are left in more, the last one lasts longer.
 const PERIODS: usize = 16;
 
-/// The period in which a command was sent.
-pub(crate) type Period = u8;
+/// The period in which a command was sent, and counts until [`Ages::end`] is given this.
+#[derive(Debug)]
+#[must_use = "the command counts until this is given back"]
+pub(super) struct Period(u8);
+
+impl Period {
+    /// What a command is marked with.
+    #[inline]
+    pub(super) fn into_mark(self) -> NonZeroU8 {
+        NonZeroU8::MIN.saturating_add(self.0)
+    }
+
+    /// The period of a command whose mark was taken from it.
+    #[inline]
+    pub(super) fn from_mark(mark: NonZeroU8) -> Self {
+        Self(mark.get() - 1)
+    }
+}
 
 #[derive(Debug)]
 struct Count {
@@ -21,7 +38,7 @@ struct Count {
 /// The commands of a queue pair, by when they were sent.
 #[derive(Debug)]
 pub(super) struct Ages {
-    now: Cell<Period>,
+    now: Cell<u8>,
     periods: [Count; PERIODS],
 }
 
@@ -37,16 +54,17 @@ impl Ages {
     pub(super) fn begin(&self) -> Period {
         let period = self.now.get();
         if let Some(count) = self.periods.get(usize::from(period)) {
-            count.commands.set(count.commands.get().wrapping_add(1));
+            count.commands.set(count.commands.get() + 1);
         }
-        period
+        Period(period)
     }
 
     /// A command that was sent in that period has ended.
     #[inline]
-    pub(super) fn end(&self, period: Period) {
+    pub(super) fn end(&self, Period(period): Period) {
         if let Some(count) = self.periods.get(usize::from(period)) {
-            count.commands.set(count.commands.get().saturating_sub(1));
+            // The period was made when a command was counted, and given back by that one.
+            count.commands.set(count.commands.get() - 1);
         }
     }
 
@@ -58,7 +76,7 @@ impl Ages {
         let Some(next) = next else { return };
         next.since.set(now);
         let at = self.periods.iter().position(|count| std::ptr::eq(count, next));
-        self.now.set(at.and_then(|at| Period::try_from(at).ok()).unwrap_or(0));
+        self.now.set(at.and_then(|at| u8::try_from(at).ok()).unwrap_or(0));
     }
 
     /// Returns how old the oldest command is, or a little less old than that.
@@ -112,5 +130,12 @@ mod tests {
             ages.end(period);
         }
         assert_eq!(ages.oldest(now), None);
+    }
+
+    #[test]
+    fn a_period_comes_back_whole_from_its_mark() {
+        for period in [0, 1, u8::try_from(PERIODS).expect("a few") - 1] {
+            assert_eq!(Period::from_mark(Period(period).into_mark()).0, period);
+        }
     }
 }

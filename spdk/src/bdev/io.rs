@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::num::NonZeroU8;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ pub(super) struct Context {
     pair: Pair,
     fate: Fate,
     /// Whatever the module notes.
-    mark: u8,
+    mark: Option<NonZeroU8>,
     /// How often it was sent in vain.
     failures: u32,
     /// When it was for the first time, if it ever was.
@@ -94,7 +95,7 @@ impl<D: Device> BdevIo<D> {
             let io = Self::from_raw(raw);
             (&raw mut (*io.context()).fate).write(Fate { aborted: false, lost: false, last: false, losses: 0 });
             (&raw mut (*io.context()).failures).write(0);
-            (&raw mut (*io.context()).mark).write(0);
+            (&raw mut (*io.context()).mark).write(None);
             (&raw mut (*io.context()).pair).write(Pair { outstanding: 0, failure: None });
             io
         }
@@ -487,19 +488,19 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
-    /// Returns what was noted last by [`set_mark`](Self::set_mark), or 0.
+    /// Takes what was noted last by [`set_mark`](Self::set_mark), which is gone then.
     #[must_use]
     #[inline]
-    pub fn mark(&self) -> u8 {
+    pub fn take_mark(&self) -> Option<NonZeroU8> {
         // SAFETY: it is initialised when the I/O arrives, and used on the I/O's thread only.
-        unsafe { (*self.context()).mark }
+        unsafe { (*self.context()).mark.take() }
     }
 
     /// Notes something for the module's own use.
     #[inline]
-    pub fn set_mark(&self, mark: u8) {
-        // SAFETY: as for `mark`.
-        unsafe { (*self.context()).mark = mark };
+    pub fn set_mark(&self, mark: NonZeroU8) {
+        // SAFETY: as for `take_mark`.
+        unsafe { (*self.context()).mark = Some(mark) };
     }
 
     /// Returns what SPDK's tracepoints know it by.

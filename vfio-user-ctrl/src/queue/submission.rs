@@ -302,10 +302,25 @@ impl<B: Backend> Submissions<B> {
     /// Takes the commands that wait, `most` at most. Returns how much was done.
     #[inline]
     pub(super) fn poll(self: &Rc<Self>, most: usize) -> usize {
-        let queue = self.queue();
-        if !queue.deferred.borrow().is_empty() && !self.send_deferred() {
-            return 0;
+        if !self.queue().deferred.borrow().is_empty() {
+            return self.poll_deferred(most);
         }
+        self.poll_new(most)
+    }
+
+    /// The same where commands wait for the backend: no new one is taken before these.
+    #[cold]
+    fn poll_deferred(self: &Rc<Self>, most: usize) -> usize {
+        let before = self.queue().deferred.borrow().len();
+        self.send_deferred();
+        let left = self.queue().deferred.borrow().len();
+        let sent = before.saturating_sub(left);
+        if left > 0 { sent } else { sent + self.poll_new(most.saturating_sub(sent)) }
+    }
+
+    #[inline]
+    fn poll_new(self: &Rc<Self>, most: usize) -> usize {
+        let queue = self.queue();
         let waiting = queue.cursor.waiting(&queue.context);
         if waiting == 0 {
             return 0;
@@ -472,9 +487,8 @@ impl<B: Backend> Submissions<B> {
         usize::from(self.in_use()) == self.queue().deferred.borrow().len() + self.queue().held.borrow().len()
     }
 
-    /// Sends what the backend could not take before. Returns whether nothing of it is left.
-    #[cold]
-    fn send_deferred(&self) -> bool {
+    /// Sends what the backend could not take before; what it still cannot take waits on.
+    fn send_deferred(&self) {
         let count = self.queue().deferred.borrow().len();
         for _ in 0..count {
             let next = self.queue().deferred.borrow_mut().pop_front();
@@ -482,7 +496,6 @@ impl<B: Backend> Submissions<B> {
             B::trace(TraceStep::GoOn, || traced(&io, io.state().nsid.get().into()));
             client_dma::resume(io);
         }
-        self.queue().deferred.borrow().is_empty()
     }
 }
 

@@ -20,7 +20,7 @@ use super::control::Control;
 use super::control::log_budget::LineBudget;
 use super::inbox;
 use super::inspect;
-use super::listening::Listening;
+use super::listening::{Listening, MadeDirectories};
 use super::messages::{AdminMessage, ControlMessage, GroupHandle, GroupMessage};
 use super::params::{ControllerParams, failed};
 use super::pending::{self, PendingNamespace};
@@ -38,6 +38,7 @@ struct Runtime {
 }
 
 static RUNTIME: AppCell<Option<Runtime>> = AppCell::new(|| None);
+static MADE_DIRECTORIES: AppCell<MadeDirectories> = AppCell::new(MadeDirectories::default);
 static ENDPOINTS: AppCell<BTreeMap<String, Rc<Endpoint>>> = AppCell::new(BTreeMap::new);
 
 /// A namespace of a controller.
@@ -248,7 +249,8 @@ impl Endpoint {
         })?
         .ok_or_else(|| failed(Errno::NODEV, "there is no poll group on the cores of `cpumask`"))?;
         ctrl.admin_group.send(GroupMessage::AddController { ctrl: Arc::clone(&ctrl), model: Box::new(model) });
-        let served = ControlMessage::AddController { ctrl: Arc::clone(&ctrl), listener: listening.keep() };
+        let listener = MADE_DIRECTORIES.with(|made| listening.keep(&mut made.borrow_mut()));
+        let served = ControlMessage::AddController { ctrl: Arc::clone(&ctrl), listener };
         with_runtime(|runtime| runtime.control.send(served))?;
         let endpoint = Rc::new(Self {
             params,
@@ -371,6 +373,9 @@ impl Endpoint {
     /// An identifier that cannot be had, or a bdev that cannot be a namespace.
     pub fn add_namespace(self: &Rc<Self>, nsid: Option<u32>, bdev_name: &str, wait: bool) -> Result<u32, RpcError> {
         let nsid = self.choose_nsid(nsid)?;
+        if let Some((other, _)) = self.pending.borrow().iter().find(|(_, entry)| entry.bdev_name == bdev_name) {
+            return Err(self.has_it_already(bdev_name, *other));
+        }
         if !wait && !bdev_client::exists(bdev_name) {
             pending::watch()?;
             self.pending.borrow_mut().insert(nsid, PendingNamespace::new(bdev_name));
@@ -399,6 +404,10 @@ impl Endpoint {
             failed(errno, format!("parameter `bdev_name`: '{bdev_name}' cannot be opened: {why}"))
         })?;
         let info = desc.describe();
+        // The bdev may have been opened by an alias.
+        if let Some((other, _)) = self.namespaces.borrow().iter().find(|(_, bdev)| bdev.info.name == info.name) {
+            return Err(self.has_it_already(&info.name, *other));
+        }
         let geometry = geometry(&info, self.params.vendor_specific_commands)?;
         let namespace = namespace(nsid, &info, &geometry);
         namespace
@@ -410,6 +419,18 @@ impl Endpoint {
         self.namespaces.borrow_mut().insert(nsid, NamespaceBdev { number, desc, info, fence });
         self.send_admin(AdminMessage::AddNamespace { namespace, spec });
         Ok(())
+    }
+
+    /// A guest takes two namespaces with one UUID for two ways to one disk.
+    fn has_it_already(&self, bdev_name: &str, nsid: u32) -> RpcError {
+        failed(
+            Errno::EXIST,
+            format!(
+                "parameter `bdev_name`: bdev '{bdev_name}' is namespace {nsid} of controller '{}' already; a controller can have \
+                 a bdev once",
+                self.name()
+            ),
+        )
     }
 
     fn choose_nsid(&self, nsid: Option<u32>) -> Result<u32, RpcError> {
@@ -487,7 +508,9 @@ impl Endpoint {
         }
         ENDPOINTS.with(|endpoints| endpoints.borrow_mut().remove(self.name()));
         // Before a new controller can have the same directory.
-        let _ = std::fs::remove_file(self.params.socket_path());
+        let socket = self.params.socket_path();
+        let _ = std::fs::remove_file(&socket);
+        MADE_DIRECTORIES.with(|made| made.borrow_mut().remove_unused(&socket));
         let entry = Deleted { ctrl: self.ctrl.id, groups: self.ctrl.groups.len(), done: vec![Box::new(done)] };
         DELETED.with(|deleted| deleted.borrow_mut().push(entry));
         let guards = self.namespaces.take().values().map(|attached| attached.fence.raise()).collect();

@@ -1,8 +1,10 @@
-//! A controller's socket and its directory, before the controller is there.
+//! A controller's socket and its directory, before the controller is there; and the directories that were made for
+//! controllers, after they are gone.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -52,10 +54,46 @@ impl Listening {
         Ok(Self { listener, traces })
     }
 
-    /// The socket is a controller's from now on.
-    pub(super) fn keep(mut self) -> UnixListener {
-        std::mem::take(&mut self.traces).forget();
+    /// The socket is a controller's from now on. `made` is told of the directories that were made for it.
+    pub(super) fn keep(mut self, made: &mut MadeDirectories) -> UnixListener {
+        let mut traces = std::mem::take(&mut self.traces);
+        traces.socket = None;
+        for directory in traces.made.drain(..) {
+            made.add(directory);
+        }
         self.listener
+    }
+}
+
+/// The directories that were made for controllers and are there still.
+#[derive(Debug, Default)]
+pub(super) struct MadeDirectories(BTreeMap<PathBuf, Identity>);
+
+/// What tells a directory from one of the same name that somebody has put in its place: its file system, and its inode.
+type Identity = (u64, u64);
+
+fn identity(directory: &Path) -> Option<Identity> {
+    directory.symlink_metadata().ok().map(|found| (found.dev(), found.ino()))
+}
+
+impl MadeDirectories {
+    fn add(&mut self, directory: PathBuf) {
+        if let Some(identity) = identity(&directory) {
+            self.0.insert(directory, identity);
+        }
+    }
+
+    /// The controller with this socket, which is gone, needs its directories no more: removes those that were made for a
+    /// controller and are empty.
+    pub(super) fn remove_unused(&mut self, socket: &Path) {
+        for directory in socket.ancestors().skip(1) {
+            let Some(made) = self.0.get(directory) else { continue };
+            if identity(directory) == Some(*made) && std::fs::remove_dir(directory).is_err() {
+                // Something is in it, and then in those that it is in.
+                return;
+            }
+            self.0.remove(directory);
+        }
     }
 }
 
@@ -75,12 +113,6 @@ impl Traces {
             Err(error) => return Err(error),
         }
         Ok(())
-    }
-
-    /// All of it stays.
-    fn forget(mut self) {
-        self.socket = None;
-        self.made.clear();
     }
 }
 
@@ -168,7 +200,8 @@ mod tests {
     fn a_socket_that_is_kept_stays_and_so_does_what_was_there_before() {
         let folder = Folder::new("kept");
         let path = folder.0.join("cntrl");
-        let listener = Listening::begin(&path, SocketAccess::default()).expect("nothing is in the way").keep();
+        let listener = Listening::begin(&path, SocketAccess::default()).expect("nothing is in the way");
+        let listener = listener.keep(&mut MadeDirectories::default());
         assert!(path.exists());
         let busy = Listening::begin(&path, SocketAccess::default()).expect_err("somebody listens");
         assert!(busy.to_string().contains("somebody listens"), "{busy}");
@@ -176,5 +209,40 @@ mod tests {
         drop(listener);
         drop(Listening::begin(&path, SocketAccess::default()).expect("nobody listens any more"));
         assert!(folder.is_empty() && folder.0.exists(), "the folder was there before");
+    }
+
+    #[test]
+    fn the_folders_of_a_controller_that_is_gone_go_with_it_as_far_as_they_were_made_for_controllers_and_are_empty() {
+        let folder = Folder::new("gone");
+        let mut made = MadeDirectories::default();
+        let [one, two] = ["outer/one/cntrl", "outer/two/cntrl"].map(|name| folder.0.join(name));
+        for path in [&one, &two] {
+            Listening::begin(path, SocketAccess::default()).expect("nothing is in the way").keep(&mut made);
+        }
+        let delete = |made: &mut MadeDirectories, path: &Path| {
+            std::fs::remove_file(path).expect("it is there");
+            made.remove_unused(path);
+        };
+        delete(&mut made, &one);
+        assert!(!folder.0.join("outer/one").exists() && two.exists());
+        // Somebody uses the folder for something else, too.
+        std::fs::write(folder.0.join("outer/two/file"), "").expect("a file can be written");
+        delete(&mut made, &two);
+        assert!(folder.0.join("outer/two/file").exists());
+        std::fs::remove_file(folder.0.join("outer/two/file")).expect("it is there");
+        made.remove_unused(&two);
+        assert!(folder.is_empty() && made.0.is_empty(), "{made:?}");
+    }
+
+    #[test]
+    fn a_folder_that_somebody_else_has_made_stays_also_where_one_of_a_controllers_was() {
+        let folder = Folder::new("others");
+        let mut made = MadeDirectories::default();
+        let path = folder.0.join("outer/cntrl");
+        Listening::begin(&path, SocketAccess::default()).expect("nothing is in the way").keep(&mut made);
+        std::fs::rename(folder.0.join("outer"), folder.0.join("away")).expect("it is there");
+        std::fs::create_dir(folder.0.join("outer")).expect("there is none");
+        made.remove_unused(&path);
+        assert!(folder.0.join("outer").exists() && made.0.is_empty(), "{made:?}");
     }
 }

@@ -256,6 +256,18 @@ fn a_backend_that_is_out_of_something_is_asked_again_in_order() {
 }
 
 #[test]
+fn commands_that_are_sent_again_are_work_that_a_poll_has_done() {
+    let disk = Disk::new(BLOCKS, 9);
+    let rig = Rig::with(&disk);
+    let (mut sq, _) = rig.create(1, 8);
+    disk.refuse_later.set(2);
+    rig.run(&mut sq, &[read(1, 1, 1)]);
+    assert_eq!(rig.queues.poll(), 0, "the backend still takes none");
+    assert_eq!(rig.queues.poll(), 1, "it takes the one that waited");
+    assert_eq!((disk.held(), rig.queues.poll()), (1, 0));
+}
+
+#[test]
 fn a_backend_that_refuses_fails_the_command() {
     let disk = Disk::new(BLOCKS, 9);
     let rig = Rig::with(&disk);
