@@ -6,13 +6,11 @@
 //! no more than a part of the reactor's time.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use spdk::poller::{Poll, Poller};
 
 use super::bdevs::Bdevs;
-use super::group::Group;
 use crate::queue::Queues;
 
 /// How long an I/O may take to end by itself.
@@ -52,27 +50,27 @@ pub(super) struct Aborter {
 }
 
 impl Aborter {
-    /// Looks whether there is something to abort; it is then looked after in every round.
-    pub(super) fn look(&self, group: &Rc<Group>) {
-        if self.poller.borrow().is_some() || !group.abort_some(|| false) {
-            return;
-        }
-        let me = Rc::downgrade(group);
-        let poll = move || me.upgrade().map_or(Poll::Idle, |group| group.aborter().poll(&group));
+    /// Returns whether it is looked after what there is to abort.
+    pub(super) fn is_looking(&self) -> bool {
+        self.poller.borrow().is_some()
+    }
+
+    /// There is something to abort on that core: `poll` is called in every round from now on.
+    pub(super) fn begin(&self, core: u32, poll: impl FnMut() -> Poll + 'static) {
         match Poller::register("courier_aborts", Duration::ZERO, poll) {
             Ok(poller) => drop(self.poller.replace(Some(poller))),
-            Err(error) => {
-                log::error!("nothing is aborted on core {}: there is no poller: {error}", group.handle().core);
-            }
+            Err(error) => log::error!("nothing is aborted on core {core}: there is no poller: {error}"),
         }
     }
 
-    fn poll(&self, group: &Rc<Group>) -> Poll {
+    /// Has I/Os aborted if it is time. `abort_some` aborts as many as its argument allows, and returns whether there
+    /// are any.
+    pub(super) fn poll(&self, abort_some: impl FnOnce(&mut dyn FnMut() -> bool) -> bool) -> Poll {
         let began = Instant::now();
         if self.next.get().is_some_and(|next| began < next) {
             return Poll::Idle;
         }
-        if !group.abort_some(|| began.elapsed() < PORTION) {
+        if !abort_some(&mut || began.elapsed() < PORTION) {
             self.end();
             return Poll::Idle;
         }

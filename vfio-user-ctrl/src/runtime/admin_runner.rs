@@ -9,19 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::group::Group;
-use super::messages::{ControlMessage, QueueMessage};
+use super::messages::{ControlMessage, NamespaceSpec, QueueMessage, Routes};
 use super::session::{Ctrl, Session};
-use super::session_queues::{NamespaceSpec, SessionQueues};
+use super::session_queues::SessionQueues;
 use crate::admin_worker::{AdminCommand, AdminWorker, Input, Placement, Request};
 use crate::model::admin::{Controller, IoTotals, Namespace};
 use crate::queue::{AdminQueue, FenceGuard, QueueErrorEvent};
-
-/// The most bytes of one command's data: MDTS as the admin model tells it.
-pub const MAX_TRANSFER: u32 = 4096 << MDTS;
-
-/// The same as the admin model has it: a power of two of pages.
-pub const MDTS: u8 = 5;
 
 /// The most admin commands that are taken in a row: to make a queue takes a while, in which other guests wait.
 const BURST: usize = 4;
@@ -38,6 +31,7 @@ pub(super) struct AttachedSession {
 #[derive(Debug)]
 pub struct AdminRunner {
     pub(super) ctrl: Arc<Ctrl>,
+    pub(super) routes: Arc<Routes>,
     pub(super) worker: RefCell<AdminWorker>,
     /// The namespaces that can be used.
     pub(super) namespaces: RefCell<BTreeMap<u32, NamespaceSpec>>,
@@ -50,11 +44,13 @@ pub struct AdminRunner {
 impl AdminRunner {
     /// Returns a controller without a client.
     #[must_use]
-    pub fn new(ctrl: Arc<Ctrl>, model: Controller) -> Rc<Self> {
-        let own = ctrl.groups.iter().position(|group| Arc::ptr_eq(group, &ctrl.admin_group)).unwrap_or(0);
-        let placement = Placement { groups: ctrl.groups.len(), own, ticks_per_us: spdk::time::ticks_hz() / 1_000_000 };
+    pub(super) fn new(routes: Arc<Routes>, model: Controller) -> Rc<Self> {
+        let own = routes.groups.iter().position(|group| Arc::ptr_eq(group, &routes.admin_group)).unwrap_or(0);
+        let placement =
+            Placement { groups: routes.groups.len(), own, ticks_per_us: spdk::time::ticks_hz() / 1_000_000 };
         Rc::new(Self {
-            ctrl,
+            ctrl: Arc::clone(&routes.ctrl),
+            routes,
             worker: RefCell::new(AdminWorker::new(model, placement)),
             namespaces: RefCell::default(),
             coming: RefCell::default(),
@@ -81,12 +77,16 @@ impl AdminRunner {
         self.namespaces.borrow().values().cloned().collect()
     }
 
-    /// A client has come.
-    pub fn attach(&self, group: &Rc<Group>, session: &Arc<Session>) {
+    /// A client has come, for which `begin` makes queues on this group when those of the client before it are told to
+    /// go: the fences of its bdevs have to be up by then.
+    pub(super) fn attach<F>(&self, session: Arc<Session>, begin: F)
+    where
+        F: FnOnce(&Arc<Routes>, &Arc<Session>, &[NamespaceSpec]) -> Rc<SessionQueues>,
+    {
         self.detach();
         self.drive(None, Input::Attached);
-        let session_queues = group.find_or_begin(session, &self.namespace_specs());
-        let (session, admin) = (Arc::clone(session), RefCell::default());
+        let session_queues = begin(&self.routes, &session, &self.namespace_specs());
+        let admin = RefCell::default();
         self.attached.replace(Some(Rc::new(AttachedSession { session, session_queues, admin })));
     }
 
@@ -107,12 +107,10 @@ impl AdminRunner {
             Arc::new(self.namespaces.borrow().values().map(|spec| spec.fence.raise()).collect());
         // By a message to this group too: one that makes a queue may be on its way to it, and would begin the session
         // anew.
-        for group in &self.ctrl.groups {
-            group.send_queues(session, QueueMessage::End { guards: Arc::clone(&guards) });
-        }
+        self.routes.send_queues(session, || QueueMessage::End { guards: Arc::clone(&guards) });
         while let Some(request) = attached.session.next_request() {
             if let Request::Reset { number } = request {
-                attached.session.control.send(ControlMessage::ResetDone { session, number });
+                self.routes.control.send(ControlMessage::ResetDone { session, number });
             }
         }
     }

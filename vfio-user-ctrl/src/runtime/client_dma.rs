@@ -2,23 +2,10 @@
 
 use std::sync::{Arc, Weak};
 
-use host_memory::HostMemory;
-use spdk::dma::DmaPages;
-
 use super::messages::{ControlHandle, ControlMessage, GroupHandle};
 use super::session::Session;
-use crate::memory::{BounceBudget, BouncePool};
+use crate::memory::BounceBudget;
 use crate::queue::{ClientDma, Transfer};
-
-/// How many bytes may stand in for a client's memory at once.
-pub(super) const BUDGET: u64 = 8 << 20;
-
-/// How many bytes of SPDK's memory, which every device reaches, may stand in for the memory of all clients. SPDK must
-/// run as long as any of it is taken.
-pub(super) static BOUNCE_POOL: BouncePool = BouncePool::new(64 << 20, |len| {
-    let pages: Box<dyn HostMemory> = Box::new(DmaPages::zeroed(len).ok()?);
-    Some(pages)
-});
 
 /// The way of a poll group's queues to their client's memory: by messages of the control thread.
 #[derive(Debug)]
@@ -31,8 +18,8 @@ pub(super) struct ClientMemory {
 }
 
 impl ClientMemory {
-    pub(super) fn new(session: &Session, group: &Arc<GroupHandle>) -> Self {
-        let (budget, control) = (Arc::clone(&session.bounce), session.control.clone());
+    pub(super) fn new(session: &Session, control: &ControlHandle, group: &Arc<GroupHandle>) -> Self {
+        let (budget, control) = (Arc::clone(&session.bounce), control.clone());
         Self { session: session.id, budget, control, group: Arc::downgrade(group) }
     }
 }

@@ -17,15 +17,13 @@ use uuid::Uuid;
 
 use super::budget::Budget;
 use super::control::Control;
-use super::control::log_budget::LineBudget;
 use super::inbox;
-use super::inspect;
 use super::listening::{Listening, MadeDirectories};
-use super::messages::{AdminMessage, ControlMessage, GroupHandle, GroupMessage};
+use super::log_budget::LineBudget;
+use super::mailbox::Mailbox;
+use super::messages::{AdminMessage, AppMessage, ControlMessage, GroupHandle, GroupMessage, NamespaceSpec, Routes};
 use super::params::{ControllerParams, failed};
-use super::pending::{self, PendingNamespace};
 use super::session::{Counters, Ctrl};
-use super::session_queues::NamespaceSpec;
 use crate::model::admin::{Controller, Namespace, Supports};
 use crate::model::io::{IoSupport, NsGeometry, WriteCache};
 use crate::queue::{Fence, MAX_NAMESPACES, Totals};
@@ -51,6 +49,20 @@ struct NamespaceBdev {
     fence: Arc<Fence>,
 }
 
+/// A namespace that is waited for.
+#[derive(Debug)]
+pub(super) struct PendingNamespace {
+    pub(super) bdev_name: String,
+    /// The bdev is there and cannot be a namespace, as the log says already.
+    pub(super) is_refused: bool,
+}
+
+impl PendingNamespace {
+    pub(super) fn new(bdev_name: &str) -> Self {
+        Self { bdev_name: bdev_name.to_owned(), is_refused: false }
+    }
+}
+
 /// A namespace of a controller, for those who ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespaceInfo {
@@ -65,6 +77,7 @@ pub struct NamespaceInfo {
 pub struct Endpoint {
     params: ControllerParams,
     ctrl: Arc<Ctrl>,
+    routes: Arc<Routes>,
     namespaces: RefCell<BTreeMap<u32, NamespaceBdev>>,
     /// Namespaces that come when their bdev does.
     pub(super) pending: RefCell<BTreeMap<u32, PendingNamespace>>,
@@ -108,7 +121,7 @@ fn end_threads(done: Box<dyn FnOnce()>) {
 }
 
 /// A poll group has ended, and its thread has been told to exit.
-fn group_has_ended() {
+pub(super) fn group_has_ended() {
     let ending = ENDING.with(|ending| {
         let mut ending = ending.borrow_mut();
         let left = ending.as_mut()?;
@@ -118,11 +131,6 @@ fn group_has_ended() {
     if let Some(ending) = ending {
         (ending.done)();
     }
-}
-
-/// Tells the application's thread that a poll group has ended.
-pub(super) fn tell_group_has_ended() -> Result<(), Errno> {
-    send_to_app(group_has_ended)
 }
 
 /// Deletes every controller and ends all threads, then calls `done`.
@@ -136,8 +144,6 @@ pub fn end_all(done: impl FnOnce() + 'static) {
             }
         }
     }
-    pending::end();
-    inspect::end();
     let last = Rc::new(Last(Some(Box::new(done))));
     for endpoint in all() {
         let last = Rc::clone(&last);
@@ -152,14 +158,21 @@ pub fn end_all(done: impl FnOnce() + 'static) {
     });
 }
 
-/// Calls `f` with what all controllers share, which is started if need be.
-fn with_runtime<R>(f: impl FnOnce(&mut Runtime) -> R) -> Result<R, RpcError> {
+/// Starts what all controllers share, if that has not been done; `act` is what messages to this thread have done.
+fn start_runtime(act: fn(AppMessage)) -> Result<(), RpcError> {
     RUNTIME.with(|runtime| {
         let mut runtime = runtime.borrow_mut();
         if runtime.is_none() {
-            *runtime = Some(Runtime::start()?);
+            *runtime = Some(Runtime::start(act)?);
         }
-        runtime.as_mut().map(f).ok_or_else(|| failed(Errno::NXIO, "the controllers are not running"))
+        Ok(())
+    })
+}
+
+/// Calls `f` with what all controllers share.
+fn with_runtime<R>(f: impl FnOnce(&mut Runtime) -> R) -> Result<R, RpcError> {
+    RUNTIME.with(|runtime| {
+        runtime.borrow_mut().as_mut().map(f).ok_or_else(|| failed(Errno::NXIO, "the controllers are not running"))
     })
 }
 
@@ -169,14 +182,15 @@ fn trace_owner(name: &str) -> TraceOwner {
 }
 
 impl Runtime {
-    fn start() -> Result<Self, RpcError> {
+    fn start(act: fn(AppMessage)) -> Result<Self, RpcError> {
+        let app = Mailbox::new(act, send_to_app);
         let control = Control::start()
             .map_err(|error| failed(Errno::NOMEM, format!("the control thread could not be started: {error}")))?;
         let cores = cores();
         let share = Budget::share(bdev_client::io_pool_size(), cores.len());
         let mut runtime = Self { control, groups: Vec::new(), next_ctrl: 1 };
         for core in cores {
-            match inbox::start(core, share) {
+            match inbox::start(core, share, &app) {
                 Ok(group) => runtime.groups.push(group),
                 Err(errno) => {
                     runtime.end();
@@ -197,11 +211,11 @@ impl Runtime {
 }
 
 impl Endpoint {
-    /// Makes a controller and serves it.
+    /// Makes a controller and serves it. Messages to this thread are acted on by `act`.
     ///
     /// # Errors
     /// What keeps it from being made; nothing is left of it then.
-    pub(super) fn create(params: ControllerParams) -> Result<Rc<Self>, RpcError> {
+    pub(super) fn create(params: ControllerParams, act: fn(AppMessage)) -> Result<Rc<Self>, RpcError> {
         let name = &params.name;
         if find(name).is_some() {
             return Err(failed(
@@ -223,38 +237,38 @@ impl Endpoint {
             .map_err(|error| RpcError::invalid(error.to_string()))?;
         // Whatever fails below, the socket and its directory go with this.
         let listening = Listening::begin(&params.socket_path(), params.access()?)?;
-        let ctrl = with_runtime(|runtime| {
+        start_runtime(act)?;
+        let routes = with_runtime(|runtime| {
             let groups: Vec<_> = runtime.groups.iter().filter(|group| wanted.contains(&group.core)).cloned().collect();
             let id = runtime.next_ctrl;
             runtime.next_ctrl += 1;
             // One controller after another has its admin worker on another core.
             let at = usize::try_from(id).unwrap_or(0) % groups.len().max(1);
             let admin_group = groups.get(at).cloned()?;
-            Some(Arc::new(Ctrl {
+            let ctrl = Arc::new(Ctrl {
                 id,
                 name: name.clone(),
                 max_queues: params.max_queues,
                 max_queue_depth: params.max_queue_depth,
                 prefault: params.prefault,
                 version: params.nvme_version.into(),
-                groups,
-                admin_group,
                 connected: AtomicBool::new(false),
                 regions: AtomicU64::new(0),
                 memory: AtomicU64::new(0),
                 counters: Counters::default(),
                 trace_owner: trace_owner(name),
                 lines: LineBudget::of_one(),
-            }))
+            });
+            Some(Arc::new(Routes { ctrl, groups, admin_group, control: runtime.control.handle() }))
         })?
         .ok_or_else(|| failed(Errno::NODEV, "there is no poll group on the cores of `cpumask`"))?;
-        ctrl.admin_group.send(GroupMessage::AddController { ctrl: Arc::clone(&ctrl), model: Box::new(model) });
+        routes.admin_group.send(GroupMessage::AddController { routes: Arc::clone(&routes), model: Box::new(model) });
         let listener = MADE_DIRECTORIES.with(|made| listening.keep(&mut made.borrow_mut()));
-        let served = ControlMessage::AddController { ctrl: Arc::clone(&ctrl), listener };
-        with_runtime(|runtime| runtime.control.send(served))?;
+        routes.control.send(ControlMessage::AddController { routes: Arc::clone(&routes), listener });
         let endpoint = Rc::new(Self {
             params,
-            ctrl,
+            ctrl: Arc::clone(&routes.ctrl),
+            routes,
             namespaces: RefCell::default(),
             pending: RefCell::default(),
             attached: Cell::new(0),
@@ -277,12 +291,12 @@ impl Endpoint {
 
     /// Returns the cores that may serve its queues.
     pub(super) fn cores(&self) -> impl Iterator<Item = u32> {
-        self.ctrl.groups.iter().map(|group| group.core)
+        self.routes.groups.iter().map(|group| group.core)
     }
 
     /// Sends what `message` makes to those of its poll groups that are on `cores`.
     pub(super) fn send_to(&self, cores: &[u32], message: impl Fn() -> GroupMessage) {
-        for group in self.ctrl.groups.iter().filter(|group| cores.contains(&group.core)) {
+        for group in self.routes.groups.iter().filter(|group| cores.contains(&group.core)) {
             group.send(message());
         }
     }
@@ -334,7 +348,7 @@ impl Endpoint {
             "regions": self.ctrl.regions.load(Ordering::Relaxed), "bytes": self.ctrl.memory.load(Ordering::Relaxed),
         });
         value["cores"] = json!(cores);
-        value["admin_core"] = json!(self.ctrl.admin_group.core);
+        value["admin_core"] = json!(self.routes.admin_group.core);
         value["namespaces"] = json!(namespaces);
         let pending = self.pending_namespaces();
         let pending = pending.iter().map(|entry| json!({ "nsid": entry.nsid, "bdev_name": entry.bdev_name }));
@@ -364,25 +378,6 @@ impl Endpoint {
         let mut io = totals_value(self.ctrl.counters.totals());
         io["bytes_bounced"] = json!(self.ctrl.counters.bytes_bounced());
         io
-    }
-
-    /// Adds a bdev as a namespace, with the first identifier that is free if none is given. The identifier. If the bdev
-    /// is not there and `wait` is false, the namespace comes when it is.
-    ///
-    /// # Errors
-    /// An identifier that cannot be had, or a bdev that cannot be a namespace.
-    pub fn add_namespace(self: &Rc<Self>, nsid: Option<u32>, bdev_name: &str, wait: bool) -> Result<u32, RpcError> {
-        let nsid = self.choose_nsid(nsid)?;
-        if let Some((other, _)) = self.pending.borrow().iter().find(|(_, entry)| entry.bdev_name == bdev_name) {
-            return Err(self.has_it_already(bdev_name, *other));
-        }
-        if !wait && !bdev_client::exists(bdev_name) {
-            pending::watch()?;
-            self.pending.borrow_mut().insert(nsid, PendingNamespace::new(bdev_name));
-            return Ok(nsid);
-        }
-        self.attach(nsid, bdev_name)?;
-        Ok(nsid)
     }
 
     /// Makes a bdev namespace `nsid`, which is free.
@@ -422,7 +417,7 @@ impl Endpoint {
     }
 
     /// A guest takes two namespaces with one UUID for two ways to one disk.
-    fn has_it_already(&self, bdev_name: &str, nsid: u32) -> RpcError {
+    pub(super) fn has_it_already(&self, bdev_name: &str, nsid: u32) -> RpcError {
         failed(
             Errno::EXIST,
             format!(
@@ -433,7 +428,11 @@ impl Endpoint {
         )
     }
 
-    fn choose_nsid(&self, nsid: Option<u32>) -> Result<u32, RpcError> {
+    /// Returns the identifier that a namespace is to have: the one that is wanted, or the first that is free.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub(super) fn choose_nsid(&self, nsid: Option<u32>) -> Result<u32, RpcError> {
         let most = u32::try_from(MAX_NAMESPACES).unwrap_or(u32::MAX);
         let bdev = |nsid: &u32| {
             let attached = self.namespaces.borrow().get(nsid).map(|attached| attached.info.name.clone());
@@ -479,7 +478,7 @@ impl Endpoint {
 
     /// Tells its admin worker something.
     fn send_admin(&self, message: AdminMessage) {
-        self.ctrl.admin_group.send_admin(self.ctrl.id, message);
+        self.routes.send_admin(message);
     }
 
     fn bdev_event(&self, nsid: u32, number: u64, event: BdevEvent) {
@@ -511,14 +510,10 @@ impl Endpoint {
         let socket = self.params.socket_path();
         let _ = std::fs::remove_file(&socket);
         MADE_DIRECTORIES.with(|made| made.borrow_mut().remove_unused(&socket));
-        let entry = Deleted { ctrl: self.ctrl.id, groups: self.ctrl.groups.len(), done: vec![Box::new(done)] };
+        let entry = Deleted { ctrl: self.ctrl.id, groups: self.routes.groups.len(), done: vec![Box::new(done)] };
         DELETED.with(|deleted| deleted.borrow_mut().push(entry));
         let guards = self.namespaces.take().values().map(|attached| attached.fence.raise()).collect();
-        let removed = ControlMessage::RemoveController { ctrl: Arc::clone(&self.ctrl), guards };
-        let removed = with_runtime(move |runtime| runtime.control.send(removed));
-        if let Err(error) = removed {
-            log::error!("controller '{}': {error}", self.name());
-        }
+        self.routes.control.send(ControlMessage::RemoveController { routes: Arc::clone(&self.routes), guards });
     }
 }
 
@@ -555,13 +550,8 @@ struct Deleted {
 
 static DELETED: AppCell<Vec<Deleted>> = AppCell::new(Vec::new);
 
-/// On a poll group: tells that nothing of the controller is left there. Returns whether that need not be tried again.
-pub(super) fn tell_clear(ctrl: u64) -> bool {
-    send_to_app(move || group_is_clear(ctrl)) != Err(Errno::NOMEM)
-}
-
 /// Nothing of the controller is left on one poll group.
-fn group_is_clear(ctrl: u64) {
+pub(super) fn group_is_clear(ctrl: u64) {
     let done = DELETED.with(|deleted| {
         let mut deleted = deleted.borrow_mut();
         let at = deleted.iter().position(|entry| entry.ctrl == ctrl)?;

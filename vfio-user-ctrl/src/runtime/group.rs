@@ -10,13 +10,13 @@ use spdk::poller::{Poll, Poller};
 use super::aborter::Aborter;
 use super::admin_runner::AdminRunner;
 use super::budget::Budget;
-use super::endpoint;
 use super::idle_polls::IdlePolls;
-use super::messages::{AnswerTo, ControlMessage, GroupHandle};
+use super::messages::{AnswerTo, AppMessage, ControlMessage, GroupHandle, NamespaceSpec, QueueStates, Routes};
+use super::raising::Raising;
 use super::session::Session;
-use super::session_queues::{NamespaceSpec, SessionQueues};
+use super::session_queues::SessionQueues;
 use crate::admin_worker::{Answer, Until};
-use crate::queue::FenceGuard;
+use crate::queue::{FenceGuard, LeftState};
 
 /// Every so many rounds, a power of two, come the admin queues.
 const SELDOM: u32 = 64;
@@ -63,11 +63,11 @@ pub struct Group {
     waiting: RefCell<Vec<Waiting>>,
     round: Cell<u32>,
     /// The clock's count, as it was some rounds ago.
-    pub(super) now: Cell<u64>,
+    now: Cell<u64>,
     idle_polls: IdlePolls,
-    raised: Cell<u64>,
+    raising: Raising,
     aborter: Aborter,
-    pub(super) budget: Rc<Budget>,
+    budget: Rc<Budget>,
     poller: RefCell<Option<Poller>>,
 }
 
@@ -80,6 +80,7 @@ impl Group {
     }
 
     fn new(handle: Arc<GroupHandle>, share: usize) -> Self {
+        let raising = Raising::new(&handle);
         Self {
             handle,
             sessions: RefCell::default(),
@@ -91,7 +92,7 @@ impl Group {
             round: Cell::new(0),
             now: Cell::new(spdk::time::ticks()),
             idle_polls: IdlePolls::default(),
-            raised: Cell::new(0),
+            raising,
             aborter: Aborter::default(),
             budget: Budget::new(share),
             poller: RefCell::default(),
@@ -104,17 +105,17 @@ impl Group {
         &self.handle
     }
 
-    /// Returns what aborts I/Os here.
-    pub(super) fn aborter(&self) -> &Aborter {
-        &self.aborter
-    }
-
     /// The session on this group, made if it is not there.
-    pub fn find_or_begin(self: &Rc<Self>, session: &Arc<Session>, specs: &[NamespaceSpec]) -> Rc<SessionQueues> {
+    pub(super) fn find_or_begin(
+        self: &Rc<Self>,
+        routes: &Arc<Routes>,
+        session: &Arc<Session>,
+        specs: &[NamespaceSpec],
+    ) -> Rc<SessionQueues> {
         if let Some(session_queues) = self.find(session.id) {
             return session_queues;
         }
-        let session_queues = SessionQueues::new(session, specs, self);
+        let session_queues = SessionQueues::new(session, routes, specs, &self.handle, &self.budget);
         let mut sessions = self.sessions.borrow_mut();
         sessions.push(Rc::clone(&session_queues));
         let mut awake = self.awake.borrow_mut();
@@ -185,7 +186,7 @@ impl Group {
     pub fn refresh(&self, session: u64) {
         if let Some(session_queues) = self.find(session) {
             session_queues.refresh_in_time();
-            self.raise(|| {
+            self.raising.raise(|| {
                 session_queues.take_bus();
                 session_queues.queues().catch_up();
             });
@@ -198,14 +199,14 @@ impl Group {
     }
 
     /// The session's admin queue is looked for anew.
-    pub(super) fn forget_rings(&self, session: u64) {
+    fn forget_rings(&self, session: u64) {
         for runner in self.admin_runners.borrow().iter() {
             runner.forget_rings(session);
         }
     }
 
     /// Calls `f` with what is here of a controller's sessions; the second argument tells whether a session is over.
-    pub(super) fn for_each_session_of(&self, ctrl: u64, mut f: impl FnMut(&SessionQueues, bool)) {
+    fn for_each_session_of(&self, ctrl: u64, mut f: impl FnMut(&SessionQueues, bool)) {
         for (list, is_over) in [(&self.sessions, false), (&self.ended, true)] {
             for session_queues in list.borrow().iter().filter(|session_queues| session_queues.session().ctrl.id == ctrl)
             {
@@ -214,12 +215,26 @@ impl Group {
         }
     }
 
+    /// Returns what the queues of a controller hold here.
+    pub(super) fn queue_states_of(&self, ctrl: u64) -> QueueStates {
+        let (mut submission, mut completion, mut left) = (Vec::new(), Vec::new(), LeftState::default());
+        self.for_each_session_of(ctrl, |session_queues, is_over| {
+            let queues = session_queues.queues();
+            if !is_over {
+                submission.append(&mut queues.submission_states());
+                completion.append(&mut queues.completion_states());
+            }
+            left = left.plus(queues.left_state());
+        });
+        QueueStates { ctrl, core: self.handle.core, now: spdk::time::ticks(), submission, completion, left }
+    }
+
     /// Tells the session, whose poll group of that index this is, when nothing here accesses guest memory that must not
     /// be accessed any more, and the control thread, which looks at that then.
-    pub(super) fn rest(self: &Rc<Self>, session: &Session, index: usize) {
+    pub(super) fn rest(self: &Rc<Self>, routes: &Routes, session: &Session, index: usize) {
         let Some(session_queues) = self.find(session.id) else {
             session.bus.rested(index, session.bus.state());
-            return session.control.send(ControlMessage::Released);
+            return routes.control.send(ControlMessage::Released);
         };
         // Who waits already tells of the newest state.
         if !session_queues.set_resting(true) {
@@ -267,7 +282,7 @@ impl Group {
                 if (state & 1 == 0) == session_queues.queues().is_suspended() {
                     session.bus.rested(index, state);
                 }
-                session.control.send(ControlMessage::Released);
+                session_queues.routes().control.send(ControlMessage::Released);
             }
             Waiting::Request { session_queues, until, answer } => {
                 if !until.holds(session_queues.queues()) {
@@ -276,10 +291,10 @@ impl Group {
                 answer.send(Answer::Done);
             }
             Waiting::Clear { ctrl } => {
-                // Who deletes it waits: what SPDK has no message for now is told in a later round.
-                if !self.reap_all_of(ctrl) || !endpoint::tell_clear(ctrl) {
+                if !self.reap_all_of(ctrl) {
                     return Some(Waiting::Clear { ctrl });
                 }
+                self.handle.send_app(AppMessage::Clear { ctrl });
             }
         }
         None
@@ -291,16 +306,6 @@ impl Group {
         self.reap();
         let of_ctrl = |session_queues: &Rc<SessionQueues>| session_queues.session().ctrl.id == ctrl;
         !self.sessions.borrow().iter().any(of_ctrl) && !self.ended.borrow().iter().any(of_ctrl)
-    }
-
-    /// Raises interrupts, by `f`, so that [`GroupHandle::watch`] knows.
-    #[inline]
-    pub(super) fn raise(&self, f: impl FnOnce()) {
-        let count = self.raised.get().wrapping_add(1).max(1);
-        self.raised.set(count);
-        self.handle.set_raising(count);
-        f();
-        self.handle.set_raising(0);
     }
 
     fn reap(&self) {
@@ -341,7 +346,7 @@ impl Group {
         let mut dozed = false;
         let awake = self.awake.borrow();
         for session_queues in awake.iter() {
-            busy |= session_queues.poll(self);
+            busy |= self.poll_session(session_queues);
             dozed |= session_queues.is_idle();
         }
         drop(awake);
@@ -351,7 +356,7 @@ impl Group {
         let sessions = self.sessions.borrow();
         for at in self.idle_polls.turns(sessions.len()) {
             if let Some(session_queues) = sessions.get(at).filter(|session_queues| session_queues.is_idle())
-                && session_queues.poll(self)
+                && self.poll_session(session_queues)
             {
                 busy = true;
                 self.awake.borrow_mut().push(Rc::clone(session_queues));
@@ -363,6 +368,15 @@ impl Group {
             busy |= self.poll_seldom(round);
         }
         if busy { Poll::Busy } else { Poll::Idle }
+    }
+
+    #[inline]
+    fn poll_session(&self, session_queues: &SessionQueues) -> bool {
+        let is_busy = session_queues.poll(self.now.get(), &self.raising);
+        if session_queues.take_changed_memory() {
+            self.forget_rings(session_queues.session().id);
+        }
+        is_busy
     }
 
     fn poll_seldom(self: &Rc<Self>, round: u32) -> bool {
@@ -388,11 +402,11 @@ impl Group {
         if self.awake.borrow().len() > 1 {
             self.awake.borrow_mut().rotate_left(1);
         }
-        self.aborter.look(self);
+        self.look_for_aborts();
         if rarely {
             for session_queues in self.sessions.borrow().iter() {
                 session_queues.report();
-                self.raise(|| session_queues.remind());
+                self.raising.raise(|| session_queues.remind());
             }
         }
         let over = self.admin_runners.borrow().is_empty()
@@ -414,9 +428,20 @@ impl Group {
         admin_runners.get(at).cloned()
     }
 
+    /// Looks whether there is something to abort; it is then looked after in every round.
+    fn look_for_aborts(self: &Rc<Self>) {
+        if self.aborter.is_looking() || !self.abort_some(|| false) {
+            return;
+        }
+        let me = Rc::downgrade(self);
+        self.aborter.begin(self.handle.core, move || {
+            me.upgrade().map_or(Poll::Idle, |group| group.aborter.poll(|more| group.abort_some(more)))
+        });
+    }
+
     /// Has the backends abort I/Os that are to end and have had their time, as many as `more` allows. Returns whether
     /// there are any.
-    pub(super) fn abort_some(&self, mut more: impl FnMut() -> bool) -> bool {
+    fn abort_some(&self, mut more: impl FnMut() -> bool) -> bool {
         let now = Instant::now();
         let mut any = false;
         for session_queues in self.awake.borrow().iter().chain(self.ended.borrow().iter()) {

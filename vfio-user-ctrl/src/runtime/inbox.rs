@@ -9,10 +9,10 @@ use spdk::thread::OwnedThread;
 use super::admin_runner::AdminRunner;
 use super::group::{Group, Waiting, on_core};
 use super::mailbox::Mailbox;
-use super::messages::{AdminMessage, AnswerTo, GroupHandle, GroupMessage, QueueMessage};
+use super::messages::{
+    AdminMessage, AnswerTo, AppMessage, GroupHandle, GroupMessage, NamespaceSpec, QueueMessage, Routes,
+};
 use super::session::Session;
-use super::session_queues::NamespaceSpec;
-use super::{endpoint, inspect};
 use crate::admin_worker::{GroupRequest, Ticket};
 use crate::queue::FenceGuard;
 
@@ -20,11 +20,11 @@ use crate::queue::FenceGuard;
 ///
 /// # Errors
 /// `NOMEM` when SPDK cannot make its thread.
-pub(super) fn start(core: u32, share: usize) -> Result<Arc<GroupHandle>, Errno> {
+pub(super) fn start(core: u32, share: usize, app: &Arc<Mailbox<AppMessage>>) -> Result<Arc<GroupHandle>, Errno> {
     let thread = Arc::new(OwnedThread::on_core(&format!("courier_{core}"), core)?);
     let way = Arc::clone(&thread);
     let mailbox = Mailbox::new(act, move |call| way.send(call));
-    let handle = Arc::new(GroupHandle::new(core, mailbox, Arc::clone(&thread)));
+    let handle = Arc::new(GroupHandle::new(core, mailbox, Arc::clone(app), Arc::clone(&thread)));
     let me = Arc::clone(&handle);
     thread.send(move || Group::begin(me, share))?;
     Ok(handle)
@@ -40,18 +40,21 @@ fn act((core, message): (u32, GroupMessage)) {
 impl Group {
     fn take(self: &Rc<Self>, message: GroupMessage) {
         match message {
-            GroupMessage::AddController { ctrl, model } => self.add_admin_runner(AdminRunner::new(ctrl, *model)),
-            GroupMessage::RemoveController { ctrl, guards } => self.remove_controller(ctrl.id, &ctrl.groups, guards),
+            GroupMessage::AddController { routes, model } => self.add_admin_runner(AdminRunner::new(routes, *model)),
+            GroupMessage::RemoveController { routes, guards } => self.remove_controller(&routes, guards),
             GroupMessage::TellWhenClear { ctrl } => self.wait_for(Waiting::Clear { ctrl }),
-            GroupMessage::DescribeQueues { ctrl, inspection } => inspect::answer_from(self, ctrl, inspection),
+            GroupMessage::DescribeQueues { ctrl, inspection } => {
+                let states = self.queue_states_of(ctrl);
+                self.handle().send_app(AppMessage::QueueStates { inspection, states });
+            }
             GroupMessage::Admin { ctrl, message } => {
                 if let Some(runner) = self.admin_runner(ctrl) {
                     runner.take(self, message);
                 }
             }
             GroupMessage::Queues { session, message } => self.take_for_queues(session, message),
-            GroupMessage::Request { session, specs, ticket, request } => {
-                self.carry_out(&session, &specs, ticket, request);
+            GroupMessage::Request { routes, session, specs, ticket, request } => {
+                self.carry_out(&routes, &session, &specs, ticket, request);
             }
             GroupMessage::TakeSettings { session, index } => {
                 session.clear_settings_pending(index);
@@ -59,10 +62,10 @@ impl Group {
                     session_queues.queues().set(session.settings());
                 }
             }
-            GroupMessage::Refresh { session, index } => {
+            GroupMessage::Refresh { routes, session, index } => {
                 session.clear_pending(index);
                 self.refresh(session.id);
-                self.rest(&session, index);
+                self.rest(&routes, &session, index);
             }
             GroupMessage::Stop => self.stop(),
         }
@@ -71,19 +74,21 @@ impl Group {
     /// The application ends, and waits for this.
     fn stop(self: &Rc<Self>) {
         self.end();
-        if let Err(error) = self.handle().exit().and_then(|()| endpoint::tell_group_has_ended()) {
-            log::error!("the poll group on core {} has ended too late: {error}", self.handle().core);
+        match self.handle().exit() {
+            Ok(()) => self.handle().send_app(AppMessage::GroupEnded),
+            Err(error) => log::error!("the poll group on core {} has ended too late: {error}", self.handle().core),
         }
     }
 
     /// The client is gone: the admin worker goes, and each poll group tells when nothing is left on it.
-    fn remove_controller(&self, ctrl: u64, groups: &[Arc<GroupHandle>], guards: Vec<FenceGuard>) {
+    fn remove_controller(&self, routes: &Routes, guards: Vec<FenceGuard>) {
+        let ctrl = routes.ctrl.id;
         if let Some(runner) = self.admin_runner(ctrl) {
             runner.detach();
         }
         drop(guards);
         self.remove_admin_runner(ctrl);
-        for group in groups {
+        for group in &routes.groups {
             group.send(GroupMessage::TellWhenClear { ctrl });
         }
     }
@@ -91,14 +96,18 @@ impl Group {
     /// Does what the admin worker asks for, and answers it, now or later.
     fn carry_out(
         self: &Rc<Self>,
+        routes: &Arc<Routes>,
         session: &Arc<Session>,
         specs: &[NamespaceSpec],
         ticket: Ticket,
         request: GroupRequest,
     ) {
-        let answer = AnswerTo::new(session, ticket);
-        let session_queues =
-            if request.begins_session() { Some(self.find_or_begin(session, specs)) } else { self.find(session.id) };
+        let answer = AnswerTo::new(routes, session.id, ticket);
+        let session_queues = if request.begins_session() {
+            Some(self.find_or_begin(routes, session, specs))
+        } else {
+            self.find(session.id)
+        };
         let Some(session_queues) = session_queues else { return answer.send(request.answer_without_queues()) };
         let now = answer.clone();
         if let Some((until, _)) = session_queues.carry_out(request, move |result| now.send(result)) {
@@ -135,7 +144,9 @@ impl Group {
 impl AdminRunner {
     fn take(&self, group: &Rc<Group>, message: AdminMessage) {
         match message {
-            AdminMessage::Attach { session } => self.attach(group, &session),
+            AdminMessage::Attach { session } => {
+                self.attach(session, |routes, session, specs| group.find_or_begin(routes, session, specs));
+            }
             AdminMessage::Detach { session } => self.detach_session(session),
             AdminMessage::Requested { session } => self.asked(session),
             AdminMessage::Answer { session, ticket, answer } => self.answered(session, ticket, answer),

@@ -11,11 +11,10 @@ use serde_json::{Value, json};
 use spdk::Errno;
 use spdk::poller::{Poll, Poller};
 use spdk::rpc::{Request, RpcError};
-use spdk::thread::{AppCell, send_to_app};
+use spdk::thread::AppCell;
 
 use super::endpoint::Endpoint;
-use super::group::Group;
-use super::messages::GroupMessage;
+use super::messages::{GroupMessage, QueueStates};
 use super::params::failed;
 use crate::queue::{CompletionState, LeftState, SubmissionState};
 
@@ -64,24 +63,14 @@ pub(super) struct ControllerQueues {
     unanswered_cores: BTreeSet<u32>,
 }
 
-/// What one poll group tells of a controller.
-#[derive(Debug)]
-struct GroupQueues {
-    core: u32,
-    now: u64,
-    submission: Vec<SubmissionState>,
-    completion: Vec<CompletionState>,
-    left: LeftState,
-}
-
 impl ControllerQueues {
     fn count(&self) -> usize {
         self.submission_queues.len() + self.completion_queues.len()
     }
 
     /// Adds what a poll group tells, of no more than `room` queues.
-    fn add(&mut self, told: GroupQueues, room: usize) {
-        let GroupQueues { core, now, submission, completion, left } = told;
+    fn add(&mut self, states: QueueStates, room: usize) {
+        let QueueStates { ctrl: _, core, now, submission, completion, left } = states;
         let queues = submission.len() + completion.len();
         let age = |oldest: Option<u64>| oldest.map(|oldest| millis(now.saturating_sub(oldest), spdk::time::ticks_hz()));
         let before = self.count();
@@ -243,45 +232,21 @@ fn go_on(id: u64) {
     }
 }
 
-/// On a poll group: answers what was asked.
-pub(super) fn answer_from(group: &Group, ctrl: u64, inspection: u64) {
-    let told = group.tell_queues_of(ctrl);
-    if let Err(error) = send_to_app(move || answered(inspection, ctrl, told)) {
-        log::debug!("what queues hold could not be told: {error}");
-    }
-}
-
 /// A poll group has answered.
-fn answered(id: u64, ctrl: u64, told: GroupQueues) {
+pub(super) fn answered(id: u64, states: QueueStates) {
     INSPECTIONS.with(|inspections| {
         let inspections = &mut *inspections.borrow_mut();
-        inspections.late.remove(&told.core);
+        inspections.late.remove(&states.core);
         let Some(inspection) = inspections.open.get_mut(&id) else { return };
         if let Some((endpoint, queues)) = inspection.current.as_mut()
-            && endpoint.id() == ctrl
-            && inspection.awaited.answer(told.core)
+            && endpoint.id() == states.ctrl
+            && inspection.awaited.answer(states.core)
         {
             let room = inspection.room.saturating_sub(queues.count());
-            queues.add(told, room);
+            queues.add(states, room);
         }
     });
     go_on(id);
-}
-
-impl Group {
-    /// Returns what the queues of a controller hold here.
-    fn tell_queues_of(&self, ctrl: u64) -> GroupQueues {
-        let (mut submission, mut completion, mut left) = (Vec::new(), Vec::new(), LeftState::default());
-        self.for_each_session_of(ctrl, |session_queues, poll_over| {
-            let queues = session_queues.queues();
-            if !poll_over {
-                submission.append(&mut queues.submission_states());
-                completion.append(&mut queues.completion_states());
-            }
-            left = left.plus(queues.left_state());
-        });
-        GroupQueues { core: self.handle().core, now: spdk::time::ticks(), submission, completion, left }
-    }
 }
 
 impl Endpoint {
@@ -298,6 +263,7 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::LeftState;
 
     fn submission(qid: u16, oldest: Option<u64>) -> SubmissionState {
         SubmissionState {
@@ -313,9 +279,9 @@ mod tests {
         }
     }
 
-    fn told(core: u32, count: u16) -> GroupQueues {
+    fn told(core: u32, count: u16) -> QueueStates {
         let submission = (1..=count).rev().map(|qid| submission(qid, None)).collect();
-        GroupQueues { core, now: 0, submission, completion: Vec::new(), left: LeftState::default() }
+        QueueStates { ctrl: 1, core, now: 0, submission, completion: Vec::new(), left: LeftState::default() }
     }
 
     #[test]

@@ -19,11 +19,23 @@ use spdk::thread::OwnedThread;
 
 use super::mailbox::Mailbox;
 use super::session::{Ctrl, Session};
-use super::session_queues::NamespaceSpec;
 use crate::admin_worker::{Answer, GroupRequest, Ticket};
 use crate::model::admin::{Controller, Namespace};
 use crate::model::io::NsGeometry;
-use crate::queue::{FenceGuard, QueueErrorEvent, Transfer};
+use crate::queue::{CompletionState, Fence, FenceGuard, LeftState, QueueErrorEvent, SubmissionState, Transfer};
+
+/// What a namespace is on a poll group, before it has a channel.
+#[derive(Debug, Clone)]
+pub struct NamespaceSpec {
+    /// The namespace.
+    pub nsid: u32,
+    /// Its bdev.
+    pub desc: Arc<BdevDesc>,
+    /// Its size and abilities.
+    pub geometry: NsGeometry,
+    /// The fence of its disk.
+    pub fence: Arc<Fence>,
+}
 
 /// What a poll group is told.
 #[derive(Debug)]
@@ -31,7 +43,7 @@ pub(super) enum GroupMessage {
     /// Have the admin worker of a new controller.
     AddController {
         /// The controller.
-        ctrl: Arc<Ctrl>,
+        routes: Arc<Routes>,
         /// What it is to the host at first.
         model: Box<Controller>,
     },
@@ -39,7 +51,7 @@ pub(super) enum GroupMessage {
     /// it is left there.
     RemoveController {
         /// The controller.
-        ctrl: Arc<Ctrl>,
+        routes: Arc<Routes>,
         /// Of the fences of its namespaces' bdevs, which others may have by now.
         guards: Vec<FenceGuard>,
     },
@@ -71,6 +83,8 @@ pub(super) enum GroupMessage {
     },
     /// Do what the admin worker asks for, and answer it.
     Request {
+        /// The controller.
+        routes: Arc<Routes>,
         /// The session.
         session: Arc<Session>,
         /// What its queues are to reach, where it has none here yet and is to get some.
@@ -90,6 +104,8 @@ pub(super) enum GroupMessage {
     /// The guest's memory, whether it may be accessed, or the interrupts have changed: look at them, let go of what is
     /// gone, and tell the control thread when memory that must not be accessed is not.
     Refresh {
+        /// The controller.
+        routes: Arc<Routes>,
         /// The session.
         session: Arc<Session>,
         /// Which poll group of the controller this is.
@@ -199,14 +215,14 @@ pub(super) enum ControlMessage {
     /// Serve a controller on a socket.
     AddController {
         /// The controller.
-        ctrl: Arc<Ctrl>,
+        routes: Arc<Routes>,
         /// Where its clients connect.
         listener: UnixListener,
     },
     /// Serve it no more, and have its admin worker go.
     RemoveController {
         /// The controller.
-        ctrl: Arc<Ctrl>,
+        routes: Arc<Routes>,
         /// Of the fences of its namespaces' bdevs, which others may have by now.
         guards: Vec<FenceGuard>,
     },
@@ -246,6 +262,42 @@ pub(super) enum ControlMessage {
     Stop,
 }
 
+/// What the application's thread is told.
+#[derive(Debug)]
+pub(super) enum AppMessage {
+    /// Nothing of a controller is left on one poll group.
+    Clear {
+        /// The controller.
+        ctrl: u64,
+    },
+    /// What the queues of a controller hold on one poll group.
+    QueueStates {
+        /// By which the receiver knows what it asked for.
+        inspection: u64,
+        /// The answer.
+        states: QueueStates,
+    },
+    /// A poll group has ended, and its thread has been told to exit.
+    GroupEnded,
+}
+
+/// What one poll group tells of a controller.
+#[derive(Debug)]
+pub(super) struct QueueStates {
+    /// The controller.
+    pub(super) ctrl: u64,
+    /// Where this is.
+    pub(super) core: u32,
+    /// The clock's count.
+    pub(super) now: u64,
+    /// The submission queues there.
+    pub(super) submission: Vec<SubmissionState>,
+    /// The completion queues there.
+    pub(super) completion: Vec<CompletionState>,
+    /// Commands of queues and sessions that are gone.
+    pub(super) left: LeftState,
+}
+
 /// A poll group, for other threads.
 #[derive(Debug)]
 pub struct GroupHandle {
@@ -253,6 +305,7 @@ pub struct GroupHandle {
     pub core: u32,
     mailbox: Arc<Mailbox<(u32, GroupMessage)>>,
     thread: Arc<OwnedThread>,
+    app: Arc<Mailbox<AppMessage>>,
     reactor: OnceLock<OsThread>,
     /// While interrupts are raised, which time that is; else 0.
     raising: AtomicU64,
@@ -261,9 +314,16 @@ pub struct GroupHandle {
 }
 
 impl GroupHandle {
-    /// Returns a poll group on that core, whose messages come by `mailbox` to `thread`.
-    pub(super) fn new(core: u32, mailbox: Arc<Mailbox<(u32, GroupMessage)>>, thread: Arc<OwnedThread>) -> Self {
-        Self { core, mailbox, thread, reactor: OnceLock::new(), raising: AtomicU64::new(0), seen: AtomicU64::new(0) }
+    /// Returns a poll group on that core, whose messages come by `mailbox` to `thread`, and which tells the
+    /// application's thread something by `app`.
+    pub(super) fn new(
+        core: u32,
+        mailbox: Arc<Mailbox<(u32, GroupMessage)>>,
+        app: Arc<Mailbox<AppMessage>>,
+        thread: Arc<OwnedThread>,
+    ) -> Self {
+        let (reactor, raising, seen) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(0));
+        Self { core, mailbox, thread, app, reactor, raising, seen }
     }
 
     /// Has the group's thread exit, on that thread. What is sent from now on is dropped.
@@ -279,14 +339,14 @@ impl GroupHandle {
         self.mailbox.send((self.core, message));
     }
 
-    /// Tells the admin worker of a controller, which is there, something.
-    pub(super) fn send_admin(&self, ctrl: u64, message: AdminMessage) {
-        self.send(GroupMessage::Admin { ctrl, message });
-    }
-
     /// Tells the queues of a session there something.
     pub(super) fn send_queues(&self, session: u64, message: QueueMessage) {
         self.send(GroupMessage::Queues { session, message });
+    }
+
+    /// Tells the application's thread something.
+    pub(super) fn send_app(&self, message: AppMessage) {
+        self.app.send(message);
     }
 
     /// The calling thread is the group's reactor.
@@ -315,7 +375,7 @@ impl GroupHandle {
 
 /// The way to the control thread.
 #[derive(Debug, Clone)]
-pub struct ControlHandle {
+pub(super) struct ControlHandle {
     messages: Sender<ControlMessage>,
     wake: Arc<OwnedFd>,
 }
@@ -340,25 +400,51 @@ impl ControlHandle {
     }
 }
 
+/// A controller with the ways to its threads.
+#[derive(Debug)]
+pub(super) struct Routes {
+    /// The controller.
+    pub(super) ctrl: Arc<Ctrl>,
+    /// The poll groups that its queues are spread over.
+    pub(super) groups: Vec<Arc<GroupHandle>>,
+    /// The one of them that its admin worker is on.
+    pub(super) admin_group: Arc<GroupHandle>,
+    /// Who has its socket and its client's connection.
+    pub(super) control: ControlHandle,
+}
+
+impl Routes {
+    /// Tells its admin worker something.
+    pub(super) fn send_admin(&self, message: AdminMessage) {
+        self.admin_group.send(GroupMessage::Admin { ctrl: self.ctrl.id, message });
+    }
+
+    /// Tells the queues of a session something, on every poll group that has some.
+    pub(super) fn send_queues(&self, session: u64, message: impl Fn() -> QueueMessage) {
+        for group in &self.groups {
+            group.send_queues(session, message());
+        }
+    }
+}
+
 /// Whom to tell when something is done that an admin worker has asked for, from any thread.
 #[derive(Debug, Clone)]
 pub(super) struct AnswerTo {
-    admin_group: Arc<GroupHandle>,
-    ctrl: u64,
+    routes: Arc<Routes>,
     session: u64,
     ticket: Ticket,
 }
 
 impl AnswerTo {
     /// Returns the answer to what has that ticket, for a client's session.
-    pub(super) fn new(session: &Session, ticket: Ticket) -> Self {
-        Self { admin_group: Arc::clone(&session.ctrl.admin_group), ctrl: session.ctrl.id, session: session.id, ticket }
+    pub(super) fn new(routes: &Arc<Routes>, session: u64, ticket: Ticket) -> Self {
+        Self { routes: Arc::clone(routes), session, ticket }
     }
 
     /// Sends the answer.
     pub(super) fn send(self, answer: Answer) {
-        let Self { admin_group, ctrl, session, ticket } = self;
-        admin_group.send_admin(ctrl, AdminMessage::Answer { session, ticket, answer });
+        let Self { routes, session, ticket } = self;
+        routes.send_admin(AdminMessage::Answer { session, ticket, answer });
     }
 }
 

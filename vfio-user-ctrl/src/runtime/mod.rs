@@ -13,6 +13,7 @@
 
 mod aborter;
 pub mod admin_runner;
+mod app;
 mod bdevs;
 mod budget;
 mod client_dma;
@@ -24,12 +25,14 @@ mod idle_polls;
 mod inbox;
 mod inspect;
 mod listening;
+mod log_budget;
 mod mailbox;
 mod messages;
 mod outputs;
 mod pace;
 mod params;
 mod pending;
+mod raising;
 mod rpc;
 pub mod session;
 pub mod session_queues;

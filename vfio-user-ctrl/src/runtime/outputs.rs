@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::admin_runner::{AdminRunner, AttachedSession};
-use super::control::log_budget::warn_ratelimited;
+use super::log_budget::warn_ratelimited;
 use super::messages::{AnswerTo, ControlMessage, GroupMessage, QueueMessage};
 use super::session_queues::SessionQueues;
 use crate::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, QueuePlace, Report, Request, Ticket};
@@ -59,7 +59,7 @@ impl AdminRunner {
             }
             Output::ResetOver { number } => {
                 let session = attached.session.id;
-                attached.session.control.send(ControlMessage::ResetDone { session, number });
+                self.routes.control.send(ControlMessage::ResetDone { session, number });
             }
             Output::KeepAliveExpired => {
                 log::warn!("controller '{}': the host sent no keep-alive in time", self.ctrl.name);
@@ -133,7 +133,7 @@ impl AdminRunner {
             Ok(()) => Ok(()),
             Err(DptrError::Invalid(status)) => Err(self.misplaced_data(attached, sqe, status)),
             Err(DptrError::NoFile) => {
-                let answer = AnswerTo::new(&attached.session, ticket);
+                let answer = AnswerTo::new(&self.routes, attached.session.id, ticket);
                 let sent = move |result: Result<(), Status>| answer.send(Answer::Written(result));
                 attached.session_queues.queues().send_data(sqe, data, sent);
                 return None;
@@ -148,7 +148,7 @@ impl AdminRunner {
             Ok(()) => Ok(data),
             Err(DptrError::Invalid(status)) => Err(self.misplaced_data(attached, sqe, status)),
             Err(DptrError::NoFile) => {
-                let answer = AnswerTo::new(&attached.session, ticket);
+                let answer = AnswerTo::new(&self.routes, attached.session.id, ticket);
                 let fetched = move |result: Result<Vec<u8>, Status>| answer.send(Answer::Read(result));
                 attached.session_queues.queues().fetch_data(sqe, len, fetched);
                 return None;
@@ -184,19 +184,19 @@ impl AdminRunner {
         ticket: Ticket,
         request: GroupRequest,
     ) -> Option<Input> {
-        let Some(group) = self.ctrl.groups.get(group) else {
+        let Some(group) = self.routes.groups.get(group) else {
             return Some(Input::Answer(ticket, request.answer_without_queues()));
         };
-        let session = Arc::clone(&attached.session);
+        let (routes, session) = (Arc::clone(&self.routes), Arc::clone(&attached.session));
         let specs = if request.begins_session() { self.namespace_specs() } else { Vec::new() };
-        group.send(GroupMessage::Request { session, specs, ticket, request });
+        group.send(GroupMessage::Request { routes, session, specs, ticket, request });
         None
     }
 
     /// Has the poll groups take what the host has set.
     fn publish(&self, attached: &Rc<AttachedSession>, settings: Settings) {
         attached.session.set(settings);
-        for (index, group) in self.ctrl.groups.iter().enumerate() {
+        for (index, group) in self.routes.groups.iter().enumerate() {
             if attached.session.set_settings_pending(index) {
                 group.send(GroupMessage::TakeSettings { session: Arc::clone(&attached.session), index });
             }
@@ -242,9 +242,8 @@ impl AdminRunner {
 
     /// Sends what `message` makes to every poll group, for the queues that the client has there.
     fn tell_queues(&self, message: impl Fn() -> QueueMessage) {
-        let Some(attached) = self.attached() else { return };
-        for group in &self.ctrl.groups {
-            group.send_queues(attached.session.id, message());
+        if let Some(attached) = self.attached() {
+            self.routes.send_queues(attached.session.id, message);
         }
     }
 }

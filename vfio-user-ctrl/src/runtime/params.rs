@@ -183,7 +183,7 @@ impl ControllerParams {
         Limits {
             max_queues: self.max_queues,
             max_queue_entries: self.max_queue_depth,
-            mdts: super::admin_runner::MDTS,
+            mdts: super::session::MDTS,
             vectors: self.max_queues + 1,
             wzsl: 0,
         }

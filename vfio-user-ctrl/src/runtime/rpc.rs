@@ -7,8 +7,8 @@ use spdk::Errno;
 use spdk::rpc::{Method, Request, RpcError};
 
 use super::endpoint::{self, Endpoint};
-use super::inspect;
 use super::params::{AddNsParams, ControllerParams, DeleteParams, GetParams, RemoveNsParams, failed};
+use super::{app, inspect, pending};
 use std::rc::Rc;
 
 /// Makes the methods known to SPDK.
@@ -36,7 +36,7 @@ impl Method for Create {
     type Params = ControllerParams;
 
     fn call(params: ControllerParams, request: Request) {
-        let made = params.resolve().and_then(Endpoint::create);
+        let made = params.resolve().and_then(|params| Endpoint::create(params, app::act));
         // No client has come yet that could have queues.
         request.answer(made.map(|endpoint| endpoint.describe_with(&inspect::ControllerQueues::default())));
     }
@@ -81,8 +81,8 @@ impl Method for AddNs {
     type Params = AddNsParams;
 
     fn call(params: AddNsParams, request: Request) {
-        let added =
-            find(&params.name).and_then(|endpoint| endpoint.add_namespace(params.nsid, &params.bdev_name, params.wait));
+        let added = find(&params.name)
+            .and_then(|endpoint| pending::add_namespace(&endpoint, params.nsid, &params.bdev_name, params.wait));
         request.answer(added.map(|nsid| json!(nsid)));
     }
 }

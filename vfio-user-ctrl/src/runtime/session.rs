@@ -6,15 +6,32 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use host_memory::HostMemory;
+use spdk::dma::DmaPages;
+
 use crate::admin_worker::{Request, Requests};
 use crate::memory::order::{PendingFlag, Published};
-use crate::memory::{BounceBudget, DoorbellPage, GuestMemory};
+use crate::memory::{BounceBudget, BouncePool, DoorbellPage, GuestMemory};
 use crate::model::regs::{CtrlLimits, Registers, Version};
 use crate::queue::{Interrupts, Settings, Totals};
 
-use super::client_dma::{BOUNCE_POOL, BUDGET};
-use super::control::log_budget::LineBudget;
-use super::messages::{ControlHandle, GroupHandle};
+use super::log_budget::LineBudget;
+
+/// The most bytes of one command's data: MDTS as the admin model tells it.
+pub const MAX_TRANSFER: u32 = 4096 << MDTS;
+
+/// The same as the admin model has it: a power of two of pages.
+pub const MDTS: u8 = 5;
+
+/// How many bytes may stand in for a client's memory at once.
+const BOUNCE_BUDGET: u64 = 8 << 20;
+
+/// How many bytes of SPDK's memory, which every device reaches, may stand in for the memory of all clients. SPDK must
+/// run as long as any of it is taken.
+static BOUNCE_POOL: BouncePool = BouncePool::new(64 << 20, |len| {
+    let pages: Box<dyn HostMemory> = Box::new(DmaPages::zeroed(len).ok()?);
+    Some(pages)
+});
 
 /// A controller, for as long as the RPCs know it.
 #[derive(Debug)]
@@ -31,10 +48,6 @@ pub struct Ctrl {
     pub prefault: bool,
     /// The version of the specification that it says it follows.
     pub version: Version,
-    /// The poll groups that its queues are spread over.
-    pub groups: Vec<Arc<GroupHandle>>,
-    /// The one of them that its admin queue is on.
-    pub admin_group: Arc<GroupHandle>,
     /// Whether a client is there.
     pub connected: AtomicBool,
     /// How many regions of memory the client has mapped, and of how many bytes.
@@ -153,8 +166,6 @@ pub struct Session {
     pub memory: Published<GuestMemory>,
     /// How much may stand in for memory of its that came without a file.
     pub bounce: Arc<BounceBudget>,
-    /// The way to who has its connection.
-    pub control: ControlHandle,
     /// What the admin worker has not begun yet.
     requests: Mutex<Requests>,
     /// What holds for all its queues.
@@ -241,11 +252,11 @@ impl PendingFlags {
 }
 
 impl Session {
-    /// Returns a client's session of that number.
+    /// Returns a client's session of that number, with a controller that has so many poll groups.
     ///
     /// # Errors
     /// What the operating system says of the doorbells' page.
-    pub fn new(id: u64, ctrl: &Arc<Ctrl>, limits: &CtrlLimits, control: &ControlHandle) -> io::Result<Self> {
+    pub fn new(id: u64, ctrl: &Arc<Ctrl>, groups: usize, limits: &CtrlLimits) -> io::Result<Self> {
         Ok(Self {
             id,
             ctrl: Arc::clone(ctrl),
@@ -253,13 +264,12 @@ impl Session {
             doorbells: Arc::new(DoorbellPage::new()?),
             interrupts: Arc::default(),
             memory: Published::default(),
-            bounce: BounceBudget::of(&BOUNCE_POOL, BUDGET),
-            control: control.clone(),
+            bounce: BounceBudget::of(&BOUNCE_POOL, BOUNCE_BUDGET),
             requests: Mutex::default(),
             settings: Mutex::default(),
-            pending: PendingFlags::new(ctrl.groups.len()),
-            settings_pending: PendingFlags::new(ctrl.groups.len()),
-            bus: Bus::new(ctrl.groups.len()),
+            pending: PendingFlags::new(groups),
+            settings_pending: PendingFlags::new(groups),
+            bus: Bus::new(groups),
         })
     }
 

@@ -5,21 +5,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use spdk::bdev_client::BdevDesc;
-
 use super::aborter::Patience;
 use super::bdevs::{Bdevs, Metered};
 use super::budget::{Budget, Meters};
 use super::client_dma::ClientMemory;
-use super::control::log_budget::warn_ratelimited;
-use super::group::Group;
-use super::messages::AdminMessage;
+use super::log_budget::warn_ratelimited;
+use super::messages::{AdminMessage, GroupHandle, NamespaceSpec, Routes};
 use super::pace::Pace;
+use super::raising::Raising;
 use super::session::Session;
 use crate::admin_worker::{Answer, GroupRequest, Until};
 use crate::memory::MemView;
-use crate::model::io::NsGeometry;
-use crate::queue::{Fence, NamespaceChannel, Queues};
+use crate::queue::{NamespaceChannel, Queues};
 
 /// A session that has had no command for so many rounds is looked at when its turn comes.
 const IDLE_AFTER: u32 = 4096;
@@ -29,23 +26,11 @@ const REMINDERS: [Duration; 3] = [Duration::from_millis(1), Duration::from_milli
 /// Changes of a client's memory keep its queues from being polled for no longer than one second in so many.
 const LONGEST_PAUSE: u64 = 200;
 
-/// What a namespace is on a poll group, before it has a channel.
-#[derive(Debug, Clone)]
-pub struct NamespaceSpec {
-    /// The namespace.
-    pub nsid: u32,
-    /// Its bdev.
-    pub desc: Arc<BdevDesc>,
-    /// Its size and abilities.
-    pub geometry: NsGeometry,
-    /// The fence of its disk.
-    pub fence: Arc<Fence>,
-}
-
 /// A session on one poll group.
 #[derive(Debug)]
 pub struct SessionQueues {
     session: Arc<Session>,
+    routes: Arc<Routes>,
     queues: Queues<Bdevs>,
     epoch: Cell<u64>,
     /// Of changes of the client's memory.
@@ -68,7 +53,13 @@ pub struct SessionQueues {
 
 impl SessionQueues {
     /// Returns what there is of a session on a poll group.
-    pub(super) fn new(session: &Arc<Session>, specs: &[NamespaceSpec], group: &Group) -> Rc<Self> {
+    pub(super) fn new(
+        session: &Arc<Session>,
+        routes: &Arc<Routes>,
+        specs: &[NamespaceSpec],
+        group: &Arc<GroupHandle>,
+        budget: &Rc<Budget>,
+    ) -> Rc<Self> {
         // The epoch before the table: a table that is newer than its epoch is looked at twice, never missed.
         let epoch = session.memory.epoch();
         let view = MemView::new(session.memory.newest());
@@ -76,14 +67,15 @@ impl SessionQueues {
             Arc::clone(&session.doorbells),
             Arc::clone(&session.interrupts),
             Rc::new(view),
-            super::admin_runner::MAX_TRANSFER,
+            super::session::MAX_TRANSFER,
             spdk::time::ticks,
         );
         queues.set_trace_owner(session.ctrl.trace_owner.id());
-        queues.set_client_dma(Box::new(ClientMemory::new(session, group.handle())));
-        let (session, epoch) = (Arc::clone(session), Cell::new(epoch));
+        queues.set_client_dma(Box::new(ClientMemory::new(session, &routes.control, group)));
+        let (session, routes, epoch) = (Arc::clone(session), Arc::clone(routes), Cell::new(epoch));
         let session_queues = Self {
             session,
+            routes,
             queues,
             epoch,
             pace: Pace::new(spdk::time::ticks_hz() / LONGEST_PAUSE),
@@ -98,7 +90,7 @@ impl SessionQueues {
         };
         session_queues.take_bus();
         for spec in specs {
-            session_queues.add_namespace(spec, &group.budget);
+            session_queues.add_namespace(spec, budget);
         }
         Rc::new(session_queues)
     }
@@ -114,6 +106,11 @@ impl SessionQueues {
     #[inline]
     pub(super) fn session(&self) -> &Arc<Session> {
         &self.session
+    }
+
+    /// Returns the ways to its controller's threads.
+    pub(super) fn routes(&self) -> &Routes {
+        &self.routes
     }
 
     /// Returns whether it has had nothing to do for long, and has nothing in flight.
@@ -234,22 +231,26 @@ impl SessionQueues {
         }
     }
 
+    /// Returns whether the memory has changed since this was asked last, so that the admin queue may not be where it
+    /// was.
+    #[inline]
+    pub(super) fn take_changed_memory(&self) -> bool {
+        self.took_memory.take()
+    }
+
     /// Polls the queues. Returns whether there was anything to do.
     #[inline]
-    pub(super) fn poll(&self, group: &Group) -> bool {
-        self.queues.set_now(group.now.get());
+    pub(super) fn poll(&self, now: u64, raising: &Raising) -> bool {
+        self.queues.set_now(now);
         self.queues.set_room(self.meters.refresh());
         self.queues.send_held();
         // No command is taken before the table is there that it may rely on.
         let done = self.refresh_in_time() && self.queues.poll() > 0;
-        if self.took_memory.take() {
-            group.forget_rings(self.session.id);
-        }
         if done {
             self.meters.note();
         }
         if self.queues.has_signals() {
-            group.raise(|| self.queues.signal());
+            raising.raise(|| self.queues.signal());
         }
         if done {
             self.idle_rounds.set(0);
@@ -290,7 +291,6 @@ impl SessionQueues {
         if error_events.is_empty() {
             return;
         }
-        let ctrl = &self.session.ctrl;
-        ctrl.admin_group.send_admin(ctrl.id, AdminMessage::ErrorEvents { session: self.session.id, error_events });
+        self.routes.send_admin(AdminMessage::ErrorEvents { session: self.session.id, error_events });
     }
 }

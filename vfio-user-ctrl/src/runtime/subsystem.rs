@@ -7,7 +7,7 @@ use spdk::Errno;
 use spdk::json::JsonWriter;
 use spdk::subsystem::{FiniDone, Subsystem};
 
-use super::{endpoint, rpc};
+use super::{endpoint, inspect, pending, rpc};
 
 /// Makes the controllers and their RPC methods known to SPDK. To be called before SPDK starts, once.
 pub fn register() {
@@ -26,6 +26,8 @@ impl Subsystem for Controllers {
     }
 
     fn fini(done: FiniDone) {
+        pending::end();
+        inspect::end();
         endpoint::end_all(move || drop(done));
     }
 

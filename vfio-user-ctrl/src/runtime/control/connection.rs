@@ -12,7 +12,6 @@ use vfio_user::{Event, IrqAction, IrqData, IrqKind, IrqRequest, MAX_READ, MapReq
 
 use super::client_dma::WireTransfers;
 use super::device::{Device, Effect};
-use super::log_budget::warn_ratelimited;
 use super::registrar::Registrar;
 use super::share::TimeShare;
 use super::socket::{self, Received};
@@ -24,7 +23,8 @@ use crate::connection::{Replies, Unmaps};
 use crate::memory::{Access, Extent, Files, GuestMemory, MapError, Region, guard};
 use crate::model::regs::CtrlLimits;
 use crate::queue::{PinMask, Transfer};
-use crate::runtime::messages::{AdminMessage, ControlHandle, GroupHandle, GroupMessage, QueueMessage};
+use crate::runtime::log_budget::warn_ratelimited;
+use crate::runtime::messages::{AdminMessage, GroupHandle, GroupMessage, QueueMessage, Routes};
 use crate::runtime::session::{Ctrl, Session};
 
 /// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is in
@@ -55,6 +55,7 @@ pub(super) struct Connection {
     wire: vfio_user::Session,
     device: Device,
     session: Arc<Session>,
+    routes: Arc<Routes>,
     registrar: Arc<Registrar>,
     memory: GuestMemory,
     /// What was published before it.
@@ -79,23 +80,24 @@ impl Connection {
     /// Begins a session of that number with the client at the other end of `stream`.
     pub(super) fn begin(
         number: u64,
-        ctrl: &Arc<Ctrl>,
+        routes: &Arc<Routes>,
         stream: UnixStream,
-        handle: &ControlHandle,
         registrar: &Arc<Registrar>,
         unmask: Unmask,
         share: TimeShare,
     ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
+        let ctrl = &routes.ctrl;
         let limits =
             CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS, version: ctrl.version };
-        let session = Arc::new(Session::new(number, ctrl, &limits, handle)?);
+        let session = Arc::new(Session::new(number, ctrl, routes.groups.len(), &limits)?);
         let device = Device::new(Arc::clone(&session));
         Ok(Self {
             stream,
             wire: vfio_user::Session::new(device.info()),
             device,
             session,
+            routes: Arc::clone(routes),
             registrar: Arc::clone(registrar),
             memory: GuestMemory::new(),
             old: OldTables::default(),
@@ -119,6 +121,10 @@ impl Connection {
 
     pub(super) fn session(&self) -> &Arc<Session> {
         &self.session
+    }
+
+    pub(super) fn routes(&self) -> &Arc<Routes> {
+        &self.routes
     }
 
     /// Returns whether the client can be heard. If not, its end would not be noticed either.
@@ -154,7 +160,7 @@ impl Connection {
 
     /// Tells the controller's admin worker that there is a client.
     pub(super) fn attach(&self) {
-        self.send_admin(AdminMessage::Attach { session: Arc::clone(&self.session) });
+        self.routes.send_admin(AdminMessage::Attach { session: Arc::clone(&self.session) });
     }
 
     /// Tells the admin worker that the client has gone. What it had mapped is given back, and the tables of that, to be
@@ -165,7 +171,7 @@ impl Connection {
         self.old.push(self.session.memory.publish(GuestMemory::new()));
         self.session.ctrl.regions.store(0, Ordering::Relaxed);
         self.session.ctrl.memory.store(0, Ordering::Relaxed);
-        self.send_admin(AdminMessage::Detach { session: self.session.id });
+        self.routes.send_admin(AdminMessage::Detach { session: self.session.id });
         let memory = self.mapping.map_or(self.memory, |mapping| mapping.memory);
         let mut regions: Vec<Arc<Region>> = memory.regions().cloned().collect();
         regions.extend(self.unmaps.into_regions());
@@ -277,14 +283,8 @@ impl Connection {
 
     fn ask(&self, request: Request) {
         if self.session.ask(request) {
-            self.send_admin(AdminMessage::Requested { session: self.session.id });
+            self.routes.send_admin(AdminMessage::Requested { session: self.session.id });
         }
-    }
-
-    /// Tells the controller's admin worker something.
-    fn send_admin(&self, message: AdminMessage) {
-        let ctrl = &self.session.ctrl;
-        ctrl.admin_group.send_admin(ctrl.id, message);
     }
 
     fn map(&mut self, token: Token, request: MapRequest) {
@@ -371,9 +371,10 @@ impl Connection {
 
     /// Has the poll groups look at the memory, at whether they may access it, and at the eventfds now.
     fn set_pending(&self) {
-        for (index, group) in self.session.ctrl.groups.iter().enumerate() {
+        for (index, group) in self.routes.groups.iter().enumerate() {
             if self.session.set_pending(index) {
-                group.send(GroupMessage::Refresh { session: Arc::clone(&self.session), index });
+                let (routes, session) = (Arc::clone(&self.routes), Arc::clone(&self.session));
+                group.send(GroupMessage::Refresh { routes, session, index });
             }
         }
     }
@@ -433,9 +434,7 @@ impl Connection {
         );
         // A client may wait for the memory before it answers anything else.
         self.transfers.give_up_unmapped(&mut self.wire, &self.memory);
-        for group in &self.session.ctrl.groups {
-            group.send_queues(self.session.id, QueueMessage::AbortUnmapped);
-        }
+        self.routes.send_queues(self.session.id, || QueueMessage::AbortUnmapped);
     }
 
     fn set_irqs(&mut self, request: IrqRequest) -> Result<(), i32> {

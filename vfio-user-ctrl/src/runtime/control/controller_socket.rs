@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::log_budget::warn_ratelimited;
 use super::share::TimeShare;
 use crate::connection::AcceptQueue;
+use crate::runtime::log_budget::warn_ratelimited;
+use crate::runtime::messages::Routes;
 use crate::runtime::session::Ctrl;
 
 /// Connections that are accepted in a row, so that who connects again and again does not keep the others waiting.
@@ -17,6 +18,7 @@ const BURST: usize = 16;
 #[derive(Debug)]
 pub(super) struct ControllerSocket {
     pub(super) ctrl: Arc<Ctrl>,
+    pub(super) routes: Arc<Routes>,
     pub(super) listener: UnixListener,
     /// The session of the client that is there.
     pub(super) active: Option<u64>,
@@ -28,9 +30,17 @@ pub(super) struct ControllerSocket {
 }
 
 impl ControllerSocket {
-    pub(super) fn new(ctrl: Arc<Ctrl>, listener: UnixListener) -> Self {
+    pub(super) fn new(routes: Arc<Routes>, listener: UnixListener) -> Self {
         let share = TimeShare::new(Instant::now());
-        Self { ctrl, listener, active: None, is_accepting: true, accept_queue: AcceptQueue::default(), share }
+        Self {
+            ctrl: Arc::clone(&routes.ctrl),
+            routes,
+            listener,
+            active: None,
+            is_accepting: true,
+            accept_queue: AcceptQueue::default(),
+            share,
+        }
     }
 
     /// Takes connections that came.

@@ -7,7 +7,6 @@ mod client_dma;
 mod connection;
 mod controller_socket;
 mod device;
-pub(super) mod log_budget;
 mod registrar;
 mod share;
 mod socket;
@@ -28,13 +27,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
-use super::messages::{ControlHandle, ControlMessage, GroupHandle, GroupMessage};
-use super::session::{Ctrl, Session};
+use super::log_budget::warn_ratelimited;
+use super::messages::{ControlHandle, ControlMessage, GroupHandle, GroupMessage, Routes};
+use super::session::Session;
 use crate::connection::{Occupant, Situation, Verdict};
 use crate::memory::Region;
 use connection::{Connection, ConnectionState};
 use controller_socket::ControllerSocket;
-use log_budget::warn_ratelimited;
 use registrar::Registrar;
 use share::TimeShare;
 use tables::OldTables;
@@ -74,9 +73,9 @@ impl Control {
         Ok(Self { handle, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Sends the thread a message.
-    pub(super) fn send(&self, message: ControlMessage) {
-        self.handle.send(message);
+    /// Returns the way to the thread.
+    pub(super) fn handle(&self) -> ControlHandle {
+        self.handle.clone()
     }
 
     /// Ends the thread, and with it all connections.
@@ -112,7 +111,7 @@ struct Server {
     /// Tables of them, which are dropped before them.
     old: OldTables,
     /// Sessions that are over, but may still be somewhere. What they are made of is freed here, when that is over, too.
-    ended: Vec<Arc<Session>>,
+    ended: Vec<(Arc<Routes>, Arc<Session>)>,
     unmap_worker: UnmapWorker,
     registrar: Arc<Registrar>,
     next_session: u64,
@@ -175,17 +174,17 @@ impl Server {
         let waits = |connection: &Connection| connection.is_releasing() || connection.waits_for_others();
         if !self.dying.is_empty() || self.connections.values().any(waits) {
             Some(RELEASE_PERIOD)
-        } else if self.sessions().next().is_none() && !self.endpoints.values().any(ControllerSocket::waits) {
+        } else if self.routes().next().is_none() && !self.endpoints.values().any(ControllerSocket::waits) {
             None
         } else {
             Some(WATCH_PERIOD)
         }
     }
 
-    /// Returns the sessions with clients, and those that are over but still somewhere.
-    fn sessions(&self) -> impl Iterator<Item = Arc<Session>> {
-        let ended = self.ended.iter().map(Arc::clone);
-        self.connections.values().map(|connection| Arc::clone(connection.session())).chain(ended)
+    /// Returns the controllers of the sessions with clients, and of those that are over but still somewhere.
+    fn routes(&self) -> impl Iterator<Item = &Arc<Routes>> {
+        let ended = self.ended.iter().map(|(routes, _)| routes);
+        self.connections.values().map(Connection::routes).chain(ended)
     }
 
     /// Does what other threads ask. Returns whether to go on.
@@ -195,11 +194,11 @@ impl Server {
         for _ in 0..BURST {
             let Ok(message) = self.messages.try_recv() else { return true };
             match message {
-                ControlMessage::AddController { ctrl, listener } => self.add(ctrl, listener),
-                ControlMessage::RemoveController { ctrl, guards } => {
-                    self.remove(ctrl.id);
-                    let admin_group = Arc::clone(&ctrl.admin_group);
-                    admin_group.send(GroupMessage::RemoveController { ctrl, guards });
+                ControlMessage::AddController { routes, listener } => self.add(routes, listener),
+                ControlMessage::RemoveController { routes, guards } => {
+                    self.remove(routes.ctrl.id);
+                    let admin_group = Arc::clone(&routes.admin_group);
+                    admin_group.send(GroupMessage::RemoveController { routes, guards });
                 }
                 ControlMessage::ResetDone { session, number } => {
                     if let Some(connection) = self.connections.get_mut(&session) {
@@ -240,12 +239,13 @@ impl Server {
         true
     }
 
-    fn add(&mut self, ctrl: Arc<Ctrl>, listener: UnixListener) {
+    fn add(&mut self, routes: Arc<Routes>, listener: UnixListener) {
+        let ctrl = &routes.ctrl;
         let key = epoll::EventData::new_u64(listener_key(ctrl.id));
         if let Err(error) = epoll::add(&self.epoll, &listener, key, epoll::EventFlags::IN) {
             return log::error!("controller '{}' cannot be served: {error}", ctrl.name);
         }
-        self.endpoints.insert(ctrl.id, ControllerSocket::new(ctrl, listener));
+        self.endpoints.insert(ctrl.id, ControllerSocket::new(routes, listener));
     }
 
     fn remove(&mut self, ctrl: u64) {
@@ -280,7 +280,8 @@ impl Server {
 
     /// Lets the next client in if there is none, or if the one there has said nothing.
     fn admit_next(&mut self, ctrl: u64) {
-        let is_somewhere = |session: &&Arc<Session>| session.ctrl.id == ctrl && Arc::strong_count(session) > 1;
+        let is_somewhere =
+            |(_, session): &&(Arc<Routes>, Arc<Session>)| session.ctrl.id == ctrl && Arc::strong_count(session) > 1;
         let ended = self.ended.iter().filter(is_somewhere).count();
         loop {
             let Some(endpoint) = self.endpoints.get_mut(&ctrl) else { return };
@@ -301,10 +302,12 @@ impl Server {
                     return active.into_iter().for_each(|session| self.close(session));
                 }
                 Verdict::LetIn(stream) => {
-                    let (ctrl, share) = (Arc::clone(&endpoint.ctrl), endpoint.take_share());
-                    match self.begin(&ctrl, stream, share) {
+                    let (routes, share) = (Arc::clone(&endpoint.routes), endpoint.take_share());
+                    match self.begin(&routes, stream, share) {
                         Ok(session) => return self.serve(session),
-                        Err(error) => log::error!("controller '{}': a client cannot be served: {error}", ctrl.name),
+                        Err(error) => {
+                            log::error!("controller '{}': a client cannot be served: {error}", routes.ctrl.name);
+                        }
                     }
                 }
             }
@@ -312,18 +315,18 @@ impl Server {
     }
 
     /// Begins a session with a client that was let in. Returns its number.
-    fn begin(&mut self, ctrl: &Arc<Ctrl>, stream: UnixStream, share: TimeShare) -> io::Result<u64> {
+    fn begin(&mut self, routes: &Arc<Routes>, stream: UnixStream, share: TimeShare) -> io::Result<u64> {
         let start = Instant::now();
         let session = self.next_session;
         self.next_session += 1;
         let unmask = Unmask::new(&self.epoll, connection_key(session) | UNMASK);
-        let mut connection = Connection::begin(session, ctrl, stream, &self.handle, &self.registrar, unmask, share)?;
+        let mut connection = Connection::begin(session, routes, stream, &self.registrar, unmask, share)?;
         let key = epoll::EventData::new_u64(connection_key(session));
         epoll::add(&self.epoll, connection.socket(), key, epoll::EventFlags::IN)?;
-        if let Some(endpoint) = self.endpoints.get_mut(&ctrl.id) {
+        if let Some(endpoint) = self.endpoints.get_mut(&routes.ctrl.id) {
             endpoint.active = Some(session);
         }
-        ctrl.connected.store(true, Ordering::Release);
+        routes.ctrl.connected.store(true, Ordering::Release);
         connection.attach();
         connection.charge(start);
         self.connections.insert(session, connection);
@@ -357,7 +360,7 @@ impl Server {
         let Some(connection) = self.connections.remove(&session) else { return };
         let _ = epoll::delete(&self.epoll, connection.socket());
         let (ctrl, share) = (connection.session().ctrl.id, connection.share());
-        self.ended.push(Arc::clone(connection.session()));
+        self.ended.push((Arc::clone(connection.routes()), Arc::clone(connection.session())));
         let (regions, tables) = connection.end(&self.unmap_worker);
         self.dying.extend(regions);
         self.old.extend(tables);
@@ -408,10 +411,10 @@ impl Server {
 
     /// Clients that hold reactors up, and clients that wait.
     fn watch(&mut self) {
-        self.ended.retain(|session| Arc::strong_count(session) > 1);
+        self.ended.retain(|(_, session)| Arc::strong_count(session) > 1);
         let mut groups: BTreeMap<u32, Arc<GroupHandle>> = BTreeMap::new();
-        for session in self.sessions() {
-            groups.extend(session.ctrl.groups.iter().map(|group| (group.core, Arc::clone(group))));
+        for routes in self.routes() {
+            groups.extend(routes.groups.iter().map(|group| (group.core, Arc::clone(group))));
         }
         for group in groups.values() {
             group.watch();

@@ -32,7 +32,7 @@ impl Lines {
 
 /// How many lines may be written for the sake of some client or clients.
 #[derive(Debug)]
-pub(in crate::runtime) struct LineBudget {
+pub(super) struct LineBudget {
     limit: u32,
     lines: Mutex<Option<Lines>>,
 }
@@ -41,7 +41,7 @@ static OF_ALL: LineBudget = LineBudget::new(LIMIT_OF_ALL);
 
 impl LineBudget {
     /// Returns the budget of the clients of one controller.
-    pub(in crate::runtime) const fn of_one() -> Self {
+    pub(super) const fn of_one() -> Self {
         Self::new(LIMIT)
     }
 
@@ -51,7 +51,7 @@ impl LineBudget {
 
     /// Returns whether a line may be written now; `name` is that of the controller, for the line that tells how many
     /// were left out.
-    pub(in crate::runtime) fn take(&self, name: &str) -> bool {
+    pub(super) fn take(&self, name: &str) -> bool {
         let now = Instant::now();
         // The client's own first: who has used up its own takes none of the others'.
         let (may_write, left_out) = self.count(now);
@@ -81,7 +81,7 @@ macro_rules! warn_ratelimited {
         }
     };
 }
-pub(in crate::runtime) use warn_ratelimited;
+pub(super) use warn_ratelimited;
 
 #[cfg(test)]
 mod tests {
