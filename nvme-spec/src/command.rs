@@ -111,6 +111,9 @@ layouts! {
 }
 
 impl Sqe {
+    /// Bytes of an entry, as the power of two that CC.IOSQES and SQES tell.
+    pub const SIZE_LOG2: u8 = 6;
+
     /// Returns the Fused Operation.
     #[must_use]
     #[inline]
@@ -155,6 +158,13 @@ impl Sqe {
     }
 }
 
+impl Cqe {
+    /// Bytes of an entry, as the power of two that CC.IOCQES and CQES tell.
+    pub const SIZE_LOG2: u8 = 4;
+}
+
+const _: () = assert!(size_of::<Sqe>() == 1 << Sqe::SIZE_LOG2 && size_of::<Cqe>() == 1 << Cqe::SIZE_LOG2);
+
 named_values! {
     /// SGL Descriptor Type (section 4.1.2.1).
     SglType(u8) {
@@ -187,6 +197,11 @@ bit_fields! {
         #[bits(4)]
         pub kind: SglType,
     }
+}
+
+impl SglId {
+    /// A data block whose address is an offset into the capsule.
+    pub const IN_CAPSULE: Self = Self::new().with_kind(SglType::DATA_BLOCK).with_subtype(SglSubtype::OFFSET);
 }
 
 impl SglDescriptor {

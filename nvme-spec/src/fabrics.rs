@@ -1,6 +1,8 @@
 //! Commands of NVMe over Fabrics (base specification, section 6).
 
-use crate::command::{CommandFlags, SglDescriptor};
+use zerocopy::transmute;
+
+use crate::command::{CommandFlags, SglDescriptor, Sqe};
 
 named_values! {
     /// Fabrics Command Type (FCTYPE), whose low bits are a [`DataTransfer`](crate::opcode::DataTransfer).
@@ -16,6 +18,9 @@ named_values! {
 
 /// The CNTLID of Connect that asks a controller of the dynamic model for any controller.
 pub const ANY_CONTROLLER: u16 = 0xffff;
+
+/// The unit of the sizes of capsules in Identify Controller, in bytes.
+pub const CAPSULE_UNIT: u32 = 16;
 
 /// The greatest identifier that a controller has; those above are reserved.
 pub const MAX_CNTLID: u16 = 0xffef;
@@ -110,6 +115,27 @@ layouts! {
         pub value: u64,
         /// Reserved.
         pub reserved_56: [u8; 8],
+    }
+}
+
+/// The entry that a command of NVMe over Fabrics is, whose own fields lie where other commands have theirs.
+impl Sqe {
+    /// Returns the Fabrics Command Type.
+    #[must_use]
+    pub const fn fctype(self) -> FabricsType {
+        self.as_property().fctype
+    }
+
+    /// Returns the entry as that of a Connect.
+    #[must_use]
+    pub const fn as_connect(self) -> ConnectCommand {
+        transmute!(self)
+    }
+
+    /// Returns the entry as that of a Property Get or Property Set.
+    #[must_use]
+    pub const fn as_property(self) -> PropertyCommand {
+        transmute!(self)
     }
 }
 

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use pool_faults::{Do, On, Relay, ScriptedTarget, opcode};
+use nvme_spec::identify::Cns;
+use nvme_spec::{AdminOpcode, IoOpcode};
+use pool_faults::{Do, On, Relay, ScriptedTarget};
 use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::controller::Front;
-use crate::support::nvme::{ABORT, BASE, Command, DATA, Driver, PAGE, Queue, READ, WRITE};
+use crate::support::nvme::{BASE, Command, DATA, Driver, PAGE, Queue, READ, WRITE};
 use crate::support::{secs, wait_for};
 
 /// A front end on two cores with bdev `d` on a pool that does what its script says.
@@ -32,7 +34,7 @@ const BLOCK: u32 = 5;
 
 /// A client writes to the block, which the pool keeps for itself, and goes.
 fn leave_a_write_behind(target: &ScriptedTarget, dir: &Path) {
-    target.on(On::io(opcode::WRITE).once(), Do::Hold);
+    target.on(On::io(IoOpcode::WRITE).once(), Do::Hold);
     let mut driver = Driver::start(dir);
     let mut queue = driver.create_queue(1, 16, None);
     write_block(&mut driver, &mut queue, 0xaa);
@@ -238,8 +240,8 @@ fn a_client_whose_commands_hang_takes_no_more_of_the_bdev_layer_when_it_goes() {
     add_small_pool(&front, target.port(), &target.nqn());
     let controller = front.controller("c", &["d"]);
     // Neither the commands nor their aborts are ever answered.
-    target.on(On::io(opcode::READ), Do::Nothing);
-    target.on(On::admin(ABORT), Do::Nothing);
+    target.on(On::io(IoOpcode::READ), Do::Nothing);
+    target.on(On::admin(AdminOpcode::ABORT), Do::Nothing);
     let before = bdev_ios_in_use(&front);
     let driver = start_many(controller.dir());
     wait_for("the commands to be in flight", secs(10), || bdev_ios_in_use(&front) + KEPT >= before + COMMANDS);
@@ -292,7 +294,7 @@ fn clients_of_a_pool_that_hangs_leave_the_others_what_they_need_though_their_com
     let (target, front) = (ScriptedTarget::new(), Front::start_with_bdev_ios(4_096));
     let relay = Relay::to(target.address());
     // A boundary behind each block: a read of eight of them takes nine of the bdev layer's I/Os.
-    target.on(On::identify(0), Do::edit(|data| data[46] = 1));
+    target.on(On::identify(Cns::NAMESPACE), Do::edit_namespace(|identity| identity.noiob = 1));
     add_small_pool(&front, relay.port(), &target.nqn());
     front.malloc("disk", 16, 512);
     let names: Vec<_> = (0..CLIENTS).map(|client| format!("c{client}")).collect();

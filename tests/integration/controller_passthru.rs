@@ -1,6 +1,8 @@
 //! Commands that only the pool can carry out, and those that a stock target has not.
 
-use pool_faults::{Namespace, On, Options, ScriptedTarget, ana, opcode};
+use nvme_spec::IoOpcode;
+use nvme_spec::log::AnaState;
+use pool_faults::{Namespace, On, Options, ScriptedTarget};
 use serde_json::json;
 use serial_test::serial;
 
@@ -150,15 +152,15 @@ fn while_a_pool_is_inaccessible_its_drive_stays_optimized_and_the_guests_io_wait
         driver.memory.read_vec(DATA + 32, 1)[0]
     };
     assert_eq!(state(&mut driver), OPTIMIZED);
-    target.set_ana(1, ana::INACCESSIBLE);
+    target.set_ana(1, AnaState::INACCESSIBLE);
     target.ana_changed();
     let told = || front.rpc.ok("courier_pool_get", &json!({ "name": "p" }))[0]["namespaces"][0]["ana_state"].clone();
     wait_for("the pool's state to be known", secs(10), || told() == json!("inaccessible"));
     driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 1, BASE + DATA)]);
-    assert!(target.wait_for(&On::io(opcode::WRITE), 3, secs(10)), "it is tried again");
+    assert!(target.wait_for(&On::io(IoOpcode::WRITE), 3, secs(10)), "it is tried again");
     assert_eq!(state(&mut driver), OPTIMIZED);
     assert!(driver.peek(&queue).is_none(), "the guest is told of a failure");
-    target.set_ana(1, ana::OPTIMIZED);
+    target.set_ana(1, AnaState::OPTIMIZED);
     target.ana_changed();
     assert!(driver.complete(&mut queue).succeeded());
     front.assert_alive();

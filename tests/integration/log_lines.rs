@@ -1,6 +1,7 @@
 //! How many lines the log takes of what happens again and again.
 
-use pool_faults::{Do, On, ScriptedTarget, opcode};
+use nvme_spec::IoOpcode;
+use pool_faults::{Do, On, ScriptedTarget};
 use serde_json::json;
 use serial_test::serial;
 
@@ -29,7 +30,7 @@ fn a_client_that_resets_with_hundreds_of_commands_on_a_pool_that_hangs_causes_fe
     front.rpc.ok("courier_pool_create", &pool);
     front.rpc.ok("bdev_courier_create", &json!({ "name": "d", "pool": "p", "nsid": 1 }));
     let controller = front.controller("c", &["d"]);
-    target.on(On::io(opcode::READ), Do::Hold);
+    target.on(On::io(IoOpcode::READ), Do::Hold);
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, ENTRIES, None);
     let before = front.process.output().lines().count();

@@ -3,7 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use pool_faults::{Arrival, Cut, Do, Namespace, On, Options, Relay, ScriptedTarget, Which, opcode};
+use nvme_spec::IoOpcode;
+use pool_faults::{Arrival, Cut, Do, Namespace, On, Options, Relay, ScriptedTarget, Which};
 use serde_json::{Value, json};
 use serial_test::serial;
 
@@ -195,7 +196,7 @@ fn front_whose_reads_are_held(target: &ScriptedTarget) -> Front {
     });
     front.rpc.ok("courier_pool_create", &pool);
     front.rpc.ok("bdev_courier_create", &json!({ "name": "disk", "pool": "p", "nsid": 1 }));
-    target.on(On::io(opcode::READ), Do::Hold);
+    target.on(On::io(IoOpcode::READ), Do::Hold);
     front
 }
 

@@ -2,11 +2,16 @@
 
 use std::time::Instant;
 
-use nvme_spec::Status;
-use pool_faults::pdu::Kind;
-use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget, ana, fctype, opcode};
+use nvme_spec::fabrics::FabricsType;
+use nvme_spec::identify::{Cns, IdentifyController};
+use nvme_spec::log::{AnaGroup, AnaHeader, AnaState, LogId};
+use nvme_spec::register::Version;
+use nvme_spec::tcp::{C2hData, PduHeader, PduType};
+use nvme_spec::{IoOpcode, Status};
+use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget};
 use serde_json::{Value, json};
 use serial_test::serial;
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::support::app::{App, Program};
 use crate::support::load::{Load, Work};
@@ -74,24 +79,42 @@ fn a_controller_and_namespaces_that_cannot_be_are_survived() {
     let app = courier();
     // What is in Identify: NN, LBADS, sizes, MDTS, what capsules hold, lists.
     let lies: [(&str, On, Do); 18] = [
-        ("NN is 2^32 - 1", On::identify(1), Do::patch(516, [0xff; 4])),
-        ("NN is 0", On::identify(1), Do::patch(516, [0; 4])),
-        ("MDTS is 255", On::identify(1), Do::patch(77, [0xff])),
-        ("MDTS is 32", On::identify(1), Do::patch(77, [32])),
-        ("MDTS is 20, which is 4 GiB", On::identify(1), Do::patch(77, [20])),
-        ("MDTS is 1", On::identify(1), Do::patch(77, [1])),
-        ("IOCCSZ is 2^32 - 1", On::identify(1), Do::patch(1792, [0xff; 4])),
-        ("IOCCSZ is 0", On::identify(1), Do::patch(1792, [0; 4])),
-        ("ICDOFF is 65535", On::identify(1), Do::patch(1800, [0xff; 2])),
-        ("all of Identify Controller is 0", On::identify(1), Do::Data(vec![0; 4096])),
-        ("all of Identify Controller is FFh", On::identify(1), Do::Data(vec![0xff; 4096])),
-        ("LBADS is 0", On::identify(0), Do::patch(130, [0])),
-        ("LBADS is 8", On::identify(0), Do::patch(130, [8])),
-        ("LBADS is 255", On::identify(0), Do::patch(130, [0xff])),
-        ("NSZE is 2^64 - 1", On::identify(0), Do::patch(0, [0xff; 24])),
-        ("the formatted LBA size is none of those", On::identify(0), Do::patch(26, [0x0f])),
-        ("descriptors without an end", On::identify(3), Do::Data(vec![1; 4096])),
-        ("descriptors of FFh", On::identify(3), Do::Data(vec![0xff; 4096])),
+        ("NN is 2^32 - 1", On::identify(Cns::CONTROLLER), Do::edit_controller(|identity| identity.nn = u32::MAX)),
+        ("NN is 0", On::identify(Cns::CONTROLLER), Do::edit_controller(|identity| identity.nn = 0)),
+        ("MDTS is 255", On::identify(Cns::CONTROLLER), Do::edit_controller(|identity| identity.mdts = 255)),
+        ("MDTS is 32", On::identify(Cns::CONTROLLER), Do::edit_controller(|identity| identity.mdts = 32)),
+        (
+            "MDTS is 20, which is 4 GiB",
+            On::identify(Cns::CONTROLLER),
+            Do::edit_controller(|identity| identity.mdts = 20),
+        ),
+        ("MDTS is 1", On::identify(Cns::CONTROLLER), Do::edit_controller(|identity| identity.mdts = 1)),
+        (
+            "IOCCSZ is 2^32 - 1",
+            On::identify(Cns::CONTROLLER),
+            Do::edit_controller(|identity| identity.ioccsz = u32::MAX),
+        ),
+        ("IOCCSZ is 0", On::identify(Cns::CONTROLLER), Do::edit_controller(|identity| identity.ioccsz = 0)),
+        ("ICDOFF is 65535", On::identify(Cns::CONTROLLER), Do::edit_controller(|identity| identity.icdoff = u16::MAX)),
+        ("all of Identify Controller is 0", On::identify(Cns::CONTROLLER), Do::Data(vec![0; 4096])),
+        ("all of Identify Controller is FFh", On::identify(Cns::CONTROLLER), Do::Data(vec![0xff; 4096])),
+        ("LBADS is 0", On::identify(Cns::NAMESPACE), Do::edit_namespace(|identity| identity.lbaf[0].set_lbads(0))),
+        ("LBADS is 8", On::identify(Cns::NAMESPACE), Do::edit_namespace(|identity| identity.lbaf[0].set_lbads(8))),
+        ("LBADS is 255", On::identify(Cns::NAMESPACE), Do::edit_namespace(|identity| identity.lbaf[0].set_lbads(255))),
+        (
+            "NSZE is 2^64 - 1",
+            On::identify(Cns::NAMESPACE),
+            Do::edit_namespace(|identity| {
+                (identity.nsze, identity.ncap, identity.nuse) = (u64::MAX, u64::MAX, u64::MAX);
+            }),
+        ),
+        (
+            "the formatted LBA size is none of those",
+            On::identify(Cns::NAMESPACE),
+            Do::edit_namespace(|identity| identity.flbas.set_fidxl(15)),
+        ),
+        ("descriptors without an end", On::identify(Cns::NAMESPACE_DESCRIPTORS), Do::Data(vec![1; 4096])),
+        ("descriptors of FFh", On::identify(Cns::NAMESPACE_DESCRIPTORS), Do::Data(vec![0xff; 4096])),
     ];
     for (lie, on, what) in lies {
         let target = ScriptedTarget::new();
@@ -118,8 +141,8 @@ fn lists_of_namespaces_without_order_or_end_are_survived() {
     ];
     for (lie, ids) in lies {
         let target = ScriptedTarget::new();
-        target.change(|options| options.version = 0x0001_0400);
-        target.on(On::identify(2), Do::Data(ids));
+        target.change(|options| options.version = Version::V1_4);
+        target.on(On::identify(Cns::ACTIVE_NAMESPACES), Do::Data(ids));
         survives(&app, lie, &target);
     }
     works_with_another(&app);
@@ -129,12 +152,13 @@ fn lists_of_namespaces_without_order_or_end_are_survived() {
 #[serial]
 fn logs_of_ana_that_lie_are_survived() {
     let app = courier();
-    let head = |groups: u16| [&[0; 8][..], &groups.to_le_bytes(), &[0; 6]].concat();
-    let group = |nsids: u32, state: u8| [&[1, 0, 0, 0][..], &nsids.to_le_bytes(), &[0; 8], &[state], &[0; 15]].concat();
+    let head = |descriptors| AnaHeader { descriptors, ..AnaHeader::new_zeroed() }.as_bytes().to_vec();
+    let group =
+        |namespaces, state| AnaGroup { group: 1, namespaces, state, ..AnaGroup::new_zeroed() }.as_bytes().to_vec();
     let lies = [
         ("65535 groups that are not there", head(u16::MAX)),
-        ("a group of 2^32 - 1 namespaces", [head(1), group(u32::MAX, ana::OPTIMIZED)].concat()),
-        ("a group in no state", [head(1), group(1, 0xff), vec![1, 0, 0, 0]].concat()),
+        ("a group of 2^32 - 1 namespaces", [head(1), group(u32::MAX, AnaState::OPTIMIZED)].concat()),
+        ("a group in no state", [head(1), group(1, AnaState(u8::MAX)), vec![1, 0, 0, 0]].concat()),
         ("no group", head(0)),
         ("nothing", Vec::new()),
     ];
@@ -142,7 +166,7 @@ fn logs_of_ana_that_lie_are_survived() {
         let target =
             ScriptedTarget::with(Options { ana: true, ..Options::default() }, [(1, Namespace::new(512, 2048, 1))]);
         target.on(
-            On::log_page(0x0c),
+            On::log_page(LogId::ANA),
             Do::edit(move |data| {
                 let length = data.len();
                 data.clone_from(&log);
@@ -152,8 +176,8 @@ fn logs_of_ana_that_lie_are_survived() {
         survives(&app, lie, &target);
     }
     let target = ScriptedTarget::with(Options { ana: true, ..Options::default() }, [(1, Namespace::new(512, 2048, 1))]);
-    // NANAGRPID and ANAGRPMAX.
-    target.on(On::identify(1), Do::patch(344, [0xff; 8]));
+    let billions = |identity: &mut IdentifyController| (identity.anagrpmax, identity.nanagrpid) = (u32::MAX, u32::MAX);
+    target.on(On::identify(Cns::CONTROLLER), Do::edit_controller(billions));
     survives(&app, "2^32 - 1 groups", &target);
     works_with_another(&app);
 }
@@ -161,16 +185,16 @@ fn logs_of_ana_that_lie_are_survived() {
 /// The answers of a connection, and what can be wrong about their PDUs.
 fn broken_pdus() -> Vec<(&'static str, Do)> {
     vec![
-        ("another type", Do::wrong_kind(Kind::IC_RESP)),
-        ("a type that is not there", Do::wrong_kind(Kind(0x42))),
-        ("a type that only hosts send", Do::wrong_kind(Kind::CAPSULE_CMD)),
-        ("the controller's error", Do::wrong_kind(Kind::C2H_TERM_REQ)),
+        ("another type", Do::wrong_kind(PduType::IC_RESP)),
+        ("a type that is not there", Do::wrong_kind(PduType(0x42))),
+        ("a type that only hosts send", Do::wrong_kind(PduType::CAPSULE_CMD)),
+        ("the controller's error", Do::wrong_kind(PduType::C2H_TERM_REQ)),
         ("a length of 0", Do::wrong_length(0)),
         ("a length of 2^32 - 1", Do::wrong_length(u32::MAX)),
         ("a length that is one too many", Do::wrong_length(129)),
-        ("a header of 0 bytes", Do::patch_pdu(2, [0])),
-        ("a header of 255 bytes", Do::patch_pdu(2, [0xff])),
-        ("data at offset 255", Do::patch_pdu(3, [0xff])),
+        ("a header of 0 bytes", Do::edit_pdu(|header: &mut PduHeader| header.hlen = 0)),
+        ("a header of 255 bytes", Do::edit_pdu(|header: &mut PduHeader| header.hlen = 255)),
+        ("data at offset 255", Do::edit_pdu(|header: &mut PduHeader| header.pdo = 255)),
         ("nothing but noise", Do::Raw((0..=255).cycle().take(5000).collect())),
         ("an answer to another command", Do::WrongCid(0x7fff)),
         ("two answers", Do::Twice),
@@ -187,8 +211,8 @@ fn broken_pdus_while_a_pool_is_connected_end_the_attempt_in_time() {
     let steps = [
         ("ICReq", On::ic_req()),
         ("Connect", On::connect(0)),
-        ("Property Get", On::fabrics(fctype::PROPERTY_GET)),
-        ("Identify Controller", On::identify(1)),
+        ("Property Get", On::fabrics(FabricsType::PROPERTY_GET)),
+        ("Identify Controller", On::identify(Cns::CONTROLLER)),
     ];
     for (step, on) in steps {
         for (what, lie) in broken_pdus() {
@@ -205,10 +229,10 @@ fn broken_pdus_while_a_pool_is_connected_end_the_attempt_in_time() {
 fn io_goes_on_after_any_broken_pdu() {
     const IO: Work<'_> = Work { kind: "verify", io_size: 4_096, depth: 4, seconds: 1 };
     let lies = [
-        ("a type that is not there", Do::wrong_kind(Kind(0x42))),
+        ("a type that is not there", Do::wrong_kind(PduType(0x42))),
         ("a length of 2^32 - 1", Do::wrong_length(u32::MAX)),
-        ("a header of 255 bytes", Do::patch_pdu(2, [0xff])),
-        ("data at another offset", Do::patch_pdu(12, [0xff; 4])),
+        ("a header of 255 bytes", Do::edit_pdu(|header: &mut PduHeader| header.hlen = 255)),
+        ("data at another offset", Do::edit_pdu(|header: &mut C2hData| header.datao = u32::MAX)),
         ("an answer to another command", Do::WrongCid(0x7fff)),
         ("a reset", Do::Close(Cut::Reset)),
         ("never", Do::Silence),
@@ -218,7 +242,7 @@ fn io_goes_on_after_any_broken_pdu() {
     load.rpc.ok("courier_pool_create", &params(&target, &json!({ "connect_timeout_ms": 5_000 })));
     load.create_bdevs("p", &[1]);
     for (what, lie) in lies {
-        target.on(On::io(opcode::READ).after(20).once(), lie);
+        target.on(On::io(IoOpcode::READ).after(20).once(), lie);
         log::debug!("{what}");
         load.run(IO);
         target.behave();

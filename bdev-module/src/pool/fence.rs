@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     /// What a host leaves in CC when it disables a controller.
-    const DISABLED: Cc = Cc::new().with_iosqes(6).with_iocqes(4);
+    const DISABLED: Cc = Cc::new().with_iosqes(Sqe::SIZE_LOG2).with_iocqes(Cqe::SIZE_LOG2);
 
     #[test]
     fn a_controller_is_fenced_when_it_was_disabled_and_is_not_ready_any_more() {

@@ -1,6 +1,6 @@
 //! Data that is spoilt on its way, with digests that tell.
 
-use pool_faults::pdu::Kind;
+use nvme_spec::tcp::PduType;
 use pool_faults::{Relay, ScriptedTarget, Way, Which};
 use serde_json::json;
 use serial_test::serial;
@@ -27,7 +27,7 @@ fn never_success(c2h_success: bool, lengths: &[usize]) {
         let block = u64::try_from(place * 64).expect("it is small");
         assert_eq!(disk.write(block, &layout, &data), Ok(()));
         assert_eq!(disk.read(block, &layout), Ok(data.clone()));
-        relay.corrupt_pdu(Which::From(1), Way::ToHost, Kind::C2H_DATA, IN_DATA);
+        relay.corrupt_pdu(Which::From(1), Way::ToHost, PduType::C2H_DATA, IN_DATA);
         let spoilt = disk.read(block, &layout);
         assert_eq!(relay.left_to_corrupt(), 0, "a byte was spoilt");
         assert!(spoilt.is_err() || spoilt.as_ref() == Ok(&data), "{len} bytes: spoilt data is a success");

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use nvme_spec::Status;
-use pool_faults::{Arrival, Cut, Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Way, Which, fctype, opcode};
+use nvme_spec::fabrics::FabricsType;
+use nvme_spec::identify::Cns;
+use nvme_spec::register::Cc;
+use nvme_spec::{IoOpcode, Status};
+use pool_faults::{Arrival, Cut, Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Way, Which};
 use serde_json::{Value, json};
 use serial_test::serial;
 use spdk::bdev_client::Op;
@@ -137,10 +140,10 @@ fn a_hung_queue_is_dropped_and_what_it_held_is_sent_again_only_when_its_controll
     wait_until("the old connection is over", || !line.relay.is_open(1));
     assert_eq!(line.disk.read(5, &Layout::whole(BLOCK)), Ok(vec![0xbb; BLOCK]));
     let commands = line.target.commands();
-    let disabled = commands[before..].iter().position(|command| {
-        command.opcode == opcode::FABRICS && command.fctype == fctype::PROPERTY_SET && command.cdw[2] & 1 == 0
-    });
-    let written = commands[before..].iter().position(|command| command.qid > 0 && command.opcode == opcode::WRITE);
+    let disabled = commands[before..]
+        .iter()
+        .position(|command| command.is_fabrics(FabricsType::PROPERTY_SET) && !Cc::from_bits(command.sqe.cdw12).en());
+    let written = commands[before..].iter().position(|command| command.is_io(IoOpcode::WRITE));
     assert!(disabled.is_some() && disabled < written, "{disabled:?}, {written:?}");
 }
 
@@ -163,9 +166,9 @@ fn a_write_is_not_sent_again_before_a_silent_controllers_keep_alive_timer_has_ru
 #[serial]
 fn a_pool_whose_process_ends_is_used_again_as_soon_as_it_is_back() {
     let line = line(json!({ "keep_alive_timeout_ms": 60_000 }));
-    line.target.on(On::io(opcode::WRITE).once(), Do::NoAnswer);
+    line.target.on(On::io(IoOpcode::WRITE).once(), Do::NoAnswer);
     let write = line.write(5, 1);
-    assert!(line.target.wait_for(&On::io(opcode::WRITE), 1, PATIENCE));
+    assert!(line.target.wait_for(&On::io(IoOpcode::WRITE), 1, PATIENCE));
     line.target.cut_all(Cut::Reset);
     assert_eq!(write.wait().result, Ok(()), "and not when the keep-alive time is over, which nobody waits for here");
     assert_eq!(line.target.read(1, 5, 1), [1; BLOCK]);
@@ -216,16 +219,16 @@ fn an_error_that_may_pass_is_tried_again_three_times_and_then_told() {
     let line = line(short_times());
     // The second of them by a pool whose connection stands.
     for status in [Status::INTERNAL_ERROR, Status::ABORTED_SQ_DELETION, Status::UNRECOVERED_READ_ERROR] {
-        let answer = |times| line.target.on(On::io(opcode::READ).times(times), Do::Status(status));
-        let before = line.target.count(&On::io(opcode::READ));
+        let answer = |times| line.target.on(On::io(IoOpcode::READ).times(times), Do::Status(status));
+        let before = line.target.count(&On::io(IoOpcode::READ));
         answer(3);
         assert_eq!(line.read().wait().result, Ok(()), "{status}");
         answer(4);
         let told = line.read().wait().result.expect_err("the fourth failure is told");
         assert_eq!(told.code(), status.code());
-        assert_eq!(line.target.count(&On::io(opcode::READ)) - before, 8);
+        assert_eq!(line.target.count(&On::io(IoOpcode::READ)) - before, 8);
     }
-    line.target.on(On::io(opcode::READ).once(), Do::Status(Status::INTERNAL_ERROR.with_dnr(true)));
+    line.target.on(On::io(IoOpcode::READ).once(), Do::Status(Status::INTERNAL_ERROR.with_dnr(true)));
     assert!(line.read().wait().result.is_err(), "with Do Not Retry it is told at once");
     assert_eq!(line.pool.losses(), 0);
 }
@@ -234,11 +237,11 @@ fn an_error_that_may_pass_is_tried_again_three_times_and_then_told() {
 #[serial]
 fn a_command_that_takes_long_does_not_make_its_pool_hung() {
     let line = line(short_times());
-    line.target.on(On::io(opcode::READ).once(), Do::Hold);
+    line.target.on(On::io(IoOpcode::READ).once(), Do::Hold);
     let read = line.read();
     assert!(line.target.wait(PATIENCE, |target| target.held() == 1));
     // The pool is asked whether it lives, twice.
-    assert!(line.target.wait_for(&On::io(opcode::FLUSH).nsid(0), 2, PATIENCE));
+    assert!(line.target.wait_for(&On::io(IoOpcode::FLUSH).nsid(0), 2, PATIENCE));
     line.target.release();
     assert_eq!(read.wait().result, Ok(()));
     assert_eq!(line.pool.losses(), 0);
@@ -284,7 +287,8 @@ fn the_death_of_the_admin_queue_ends_the_wait_for_io_queues() {
 fn a_first_connection_that_gets_no_answer_fails_in_time_and_leaves_no_connection() {
     let rig = rig();
     let target = target();
-    for silent in [On::ic_req(), On::connect(0), On::fabrics(fctype::PROPERTY_GET), On::identify(1)] {
+    for silent in [On::ic_req(), On::connect(0), On::fabrics(FabricsType::PROPERTY_GET), On::identify(Cns::CONTROLLER)]
+    {
         target.behave();
         target.on(silent.clone(), Do::Nothing);
         let since = Instant::now();
@@ -323,7 +327,7 @@ fn a_protocol_error_costs_its_connection_and_nothing_else() {
     // On the I/O queue, then on the admin queue of the connection after that.
     for losses in [1, 2] {
         let number = if losses == 1 { 1 } else { line.relay.connections() - 2 };
-        line.target.on(On::io(opcode::READ).once(), Do::Hold);
+        line.target.on(On::io(IoOpcode::READ).once(), Do::Hold);
         let read = line.read();
         assert!(line.target.wait(PATIENCE, |target| target.held() == 1));
         line.relay.inject(number, Way::ToHost, NONSENSE.to_vec());
@@ -369,7 +373,7 @@ fn a_reset_while_the_pool_is_away_aborts_what_is_held_and_ends() {
     assert!(write.wait().result.is_err());
     line.relay.arrivals(Arrival::Pass);
     assert_eq!(line.write(2, 2).wait().result, Ok(()));
-    assert_eq!(line.target.count(&On::io(opcode::WRITE)), 1, "the one before the reset was not sent after it");
+    assert_eq!(line.target.count(&On::io(IoOpcode::WRITE)), 1, "the one before the reset was not sent after it");
 }
 
 #[test]
@@ -431,7 +435,7 @@ fn what_is_held_for_a_bdev_that_is_deleted_while_the_queues_are_opened_ends_unse
         gone.join().expect("the bdev is deleted");
     });
     assert!(since.elapsed() < HURRY, "{:?}", since.elapsed());
-    assert_eq!(target.count(&On::io(opcode::WRITE)), 0);
+    assert_eq!(target.count(&On::io(IoOpcode::WRITE)), 0);
 }
 
 #[test]
@@ -480,7 +484,7 @@ fn a_hung_pool_without_io_is_deleted_in_time_though_it_does_not_say_good_bye() {
     let rig = rig();
     let target = target();
     let pool = rig.scripted_pool(&target, target.port(), json!({}));
-    target.on(On::fabrics(fctype::PROPERTY_GET), Do::Nothing);
+    target.on(On::fabrics(FabricsType::PROPERTY_GET), Do::Nothing);
     let since = Instant::now();
     assert_eq!(pool.delete(), Ok(json!(true)));
     assert!(since.elapsed() < DELETION, "{:?}", since.elapsed());
@@ -542,29 +546,29 @@ fn of_more_io_than_a_hung_queue_has_requests_each_can_be_aborted_in_time() {
 #[serial]
 fn a_queue_that_is_full_of_commands_that_take_long_is_asked_whether_it_lives_and_stays() {
     let line = line(with_sizes(short_times()));
-    line.target.on(On::io(opcode::WRITE), Do::Hold);
+    line.target.on(On::io(IoOpcode::WRITE), Do::Hold);
     let writes: Vec<_> = (0..64).map(|slba| line.write(slba, 7)).collect();
     assert!(line.target.wait(PATIENCE, |target| target.held() == 14), "the queue is full");
     // The pool declines, and what it is asked next is due sooner.
     let _ = line.disk.abort(&writes[0]);
-    assert!(line.target.wait_for(&On::io(opcode::FLUSH).nsid(0), 3, PATIENCE));
+    assert!(line.target.wait_for(&On::io(IoOpcode::FLUSH).nsid(0), 3, PATIENCE));
     assert_eq!(line.pool.losses(), 0);
     line.target.behave();
     line.target.release();
     assert!(writes[1..].iter().all(|write| write.wait().result.is_ok()));
-    assert_eq!((line.pool.losses(), line.target.count(&On::io(opcode::WRITE))), (0, 64));
+    assert_eq!((line.pool.losses(), line.target.count(&On::io(IoOpcode::WRITE))), (0, 64));
 }
 
 #[test]
 #[serial]
 fn an_io_that_is_sent_alone_and_takes_long_does_not_make_its_pool_hung() {
     let line = line(short_times());
-    line.target.on(On::io(opcode::WRITE), Do::Hold);
-    line.target.on(On::io(opcode::WRITE).times(2), Do::Close(Cut::Reset));
+    line.target.on(On::io(IoOpcode::WRITE), Do::Hold);
+    line.target.on(On::io(IoOpcode::WRITE).times(2), Do::Close(Cut::Reset));
     let write = line.write(5, 1);
     assert!(line.target.wait(PATIENCE, |target| target.held() == 1), "it is sent for the third time");
-    let before = line.target.count(&On::io(opcode::FLUSH).nsid(0));
-    assert!(line.target.wait_for(&On::io(opcode::FLUSH).nsid(0), before + 2, PATIENCE));
+    let before = line.target.count(&On::io(IoOpcode::FLUSH).nsid(0));
+    assert!(line.target.wait_for(&On::io(IoOpcode::FLUSH).nsid(0), before + 2, PATIENCE));
     line.target.behave();
     line.target.release();
     assert_eq!(write.wait().result, Ok(()));
@@ -605,7 +609,7 @@ fn what_found_no_request_ends_with_its_pool() {
 #[serial]
 fn an_io_that_costs_its_connection_each_time_fails_and_those_beside_it_do_not() {
     let line = line(json!({}));
-    line.target.on(On::io(opcode::WRITE).when(|command| command.cdw[0] == 66), Do::Close(Cut::Reset));
+    line.target.on(On::io(IoOpcode::WRITE).when(|command| command.slba() == 66), Do::Close(Cut::Reset));
     let good: Vec<_> = (0..8).map(|slba| line.write(slba, 1)).collect();
     let poisoned = line.write(66, 1);
     assert!(poisoned.wait().result.is_err());
@@ -620,7 +624,7 @@ fn an_io_that_costs_its_connection_each_time_fails_and_those_beside_it_do_not() 
 fn connections_that_die_at_once_are_failed_attempts() {
     let line = line(json!({ "ctrlr_loss_timeout_sec": 3 }));
     // Each connection is cut when its I/O queue is there.
-    line.target.on(On::io(opcode::READ), Do::Close(Cut::Reset));
+    line.target.on(On::io(IoOpcode::READ), Do::Close(Cut::Reset));
     let read = line.read();
     let other = line.read();
     assert!(read.wait().result.is_err() && other.wait().result.is_err());

@@ -4,11 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nvme_spec::{Status, StatusCode};
-use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget, ana, opcode};
+use nvme_spec::identify::{Cns, IdentifyNamespace};
+use nvme_spec::log::{AnaGroup, AnaHeader, AnaState, LogId};
+use nvme_spec::register::Version;
+use nvme_spec::{AdminOpcode, IoOpcode, Status, StatusCode};
+use pool_faults::{Cut, Do, Namespace, On, Options, ScriptedTarget};
 use serde_json::{Value, json};
 use serial_test::serial;
 use spdk::bdev_client::Op;
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::common::disk::{Disk, Layout, Pending};
 use crate::common::harness::{PATIENCE, wait_until};
@@ -78,8 +82,8 @@ impl Scene {
 
     /// Waits until the target has answered `count` more lists of namespaces.
     fn wait_for_looks(&self, count: usize) {
-        let lists = self.target.count(&On::identify(2)) + count;
-        assert!(self.target.wait_for(&On::identify(2), lists, PATIENCE), "it looks again");
+        let lists = self.target.count(&On::identify(Cns::ACTIVE_NAMESPACES)) + count;
+        assert!(self.target.wait_for(&On::identify(Cns::ACTIVE_NAMESPACES), lists, PATIENCE), "it looks again");
     }
 }
 
@@ -87,7 +91,7 @@ impl Drop for Scene {
     fn drop(&mut self) {
         // Whoever uses a thing goes before it.
         self.target.behave();
-        self.target.set_ana(1, ana::OPTIMIZED);
+        self.target.set_ana(1, AnaState::OPTIMIZED);
         self.target.listen_again();
         drop((self.disk.take(), self.bdev.take()));
         drop(self.pool.take());
@@ -98,9 +102,9 @@ impl Drop for Scene {
 #[serial]
 fn what_was_held_while_its_namespace_became_another_fails_and_is_never_sent_to_the_stranger() {
     let mut scene = Scene::new();
-    scene.target.on(On::io(opcode::WRITE), Do::Nothing);
+    scene.target.on(On::io(IoOpcode::WRITE), Do::Nothing);
     let sent = scene.start(Op::Write, 1);
-    assert!(scene.target.wait_for(&On::io(opcode::WRITE), 1, PATIENCE));
+    assert!(scene.target.wait_for(&On::io(IoOpcode::WRITE), 1, PATIENCE));
     scene.go_away();
     let (held, read) = (scene.start(Op::Write, 2), scene.start(Op::Read, 0));
     scene.target.set_namespace(1, namespace(OTHER));
@@ -187,13 +191,13 @@ fn a_failed_or_lying_list_or_identify_removes_nothing_and_is_not_repeated_at_onc
     let scene = Scene::with(Options::default(), json!({ "ns_loss_timeout_sec": 0 }));
     let unordered: Vec<u8> = [5_u32, 4].iter().flat_map(|nsid| nsid.to_le_bytes()).chain([0; 4088]).collect();
     for (on, lie) in [
-        (On::identify(2), Do::Status(Status::INTERNAL_ERROR)),
-        (On::identify(2), Do::Data(unordered)),
-        (On::identify(2), Do::Data(vec![0xff; 4096])),
-        (On::identify(0), Do::Status(Status::INTERNAL_ERROR)),
-        (On::identify(0), Do::Data(vec![0; 4096])),
-        (On::identify(3), Do::Status(Status::INTERNAL_ERROR)),
-        (On::identify(3), Do::Data(vec![0xff; 4096])),
+        (On::identify(Cns::ACTIVE_NAMESPACES), Do::Status(Status::INTERNAL_ERROR)),
+        (On::identify(Cns::ACTIVE_NAMESPACES), Do::Data(unordered)),
+        (On::identify(Cns::ACTIVE_NAMESPACES), Do::Data(vec![0xff; 4096])),
+        (On::identify(Cns::NAMESPACE), Do::Status(Status::INTERNAL_ERROR)),
+        (On::identify(Cns::NAMESPACE), Do::Data(vec![0; 4096])),
+        (On::identify(Cns::NAMESPACE_DESCRIPTORS), Do::Status(Status::INTERNAL_ERROR)),
+        (On::identify(Cns::NAMESPACE_DESCRIPTORS), Do::Data(vec![0xff; 4096])),
     ] {
         scene.target.on(on.clone(), lie);
         let before = scene.target.count(&on);
@@ -211,13 +215,13 @@ fn a_failed_or_lying_list_or_identify_removes_nothing_and_is_not_repeated_at_onc
 #[serial]
 fn after_a_loss_io_waits_until_the_namespace_could_be_identified() {
     let scene = Scene::new();
-    scene.target.on(On::identify(3), Do::Status(Status::INTERNAL_ERROR));
+    scene.target.on(On::identify(Cns::NAMESPACE_DESCRIPTORS), Do::Status(Status::INTERNAL_ERROR));
     scene.target.forget_commands();
     scene.target.cut_all(Cut::Close);
     let write = scene.start(Op::Write, 8);
-    assert!(scene.target.wait_for(&On::identify(3), 2, PATIENCE));
+    assert!(scene.target.wait_for(&On::identify(Cns::NAMESPACE_DESCRIPTORS), 2, PATIENCE));
     assert!(write.is_pending());
-    assert_eq!(scene.target.count(&On::io(opcode::WRITE)), 0);
+    assert_eq!(scene.target.count(&On::io(IoOpcode::WRITE)), 0);
     scene.target.behave();
     assert_eq!(write.wait().result, Ok(()));
 }
@@ -225,15 +229,15 @@ fn after_a_loss_io_waits_until_the_namespace_could_be_identified() {
 #[test]
 #[serial]
 fn ana_inaccessible_for_a_while_is_ridden_through() {
-    for state in [ana::INACCESSIBLE, ana::PERSISTENT_LOSS, ana::CHANGE] {
+    for state in [AnaState::INACCESSIBLE, AnaState::PERSISTENT_LOSS, AnaState::CHANGE] {
         let scene = Scene::with(Options { ana: true, ..Options::default() }, json!({}));
         scene.target.set_ana(1, state);
         scene.target.ana_changed();
         let ios = [scene.start(Op::Write, 9), scene.start(Op::Read, 0)];
-        assert!(scene.target.wait_for(&On::io(opcode::WRITE), 3, PATIENCE), "it is tried again");
+        assert!(scene.target.wait_for(&On::io(IoOpcode::WRITE), 3, PATIENCE), "it is tried again");
         wait_until("the state is told", || scene.pool().told()["namespaces"][0]["ana_state"] != json!("optimized"));
         assert!(ios.iter().all(Pending::is_pending));
-        scene.target.set_ana(1, ana::NON_OPTIMIZED);
+        scene.target.set_ana(1, AnaState::NON_OPTIMIZED);
         scene.target.ana_changed();
         for io in ios {
             assert_eq!(io.wait().result, Ok(()));
@@ -287,21 +291,21 @@ fn a_change_of_ana_state_may_take_anatt_and_then_the_pools_limit_holds() {
     const LIMIT: Duration = Duration::from_secs(1);
     let options = Options { ana: true, anatt: 2, ..Options::default() };
     let scene = Scene::with(options, json!({ "fast_io_fail_timeout_sec": LIMIT.as_secs() }));
-    let failed_after = |state: u8| {
+    let failed_after = |state: AnaState| {
         scene.target.set_ana(1, state);
         scene.target.ana_changed();
         let since = Instant::now();
         assert!(scene.start(Op::Write, 9).wait().result.is_err());
         since.elapsed()
     };
-    let inaccessible = failed_after(ana::INACCESSIBLE);
+    let inaccessible = failed_after(AnaState::INACCESSIBLE);
     assert!(inaccessible >= LIMIT, "after {inaccessible:?}");
-    let change = failed_after(ana::CHANGE);
+    let change = failed_after(AnaState::CHANGE);
     assert!(change >= ANATT, "after {change:?}");
     let write = scene.start(Op::Write, 9);
     thread::sleep(LIMIT + LIMIT / 2);
     assert!(write.is_pending(), "the change may take longer");
-    scene.target.set_ana(1, ana::OPTIMIZED);
+    scene.target.set_ana(1, AnaState::OPTIMIZED);
     scene.target.ana_changed();
     assert_eq!(write.wait().result, Ok(()));
 }
@@ -310,9 +314,9 @@ fn a_change_of_ana_state_may_take_anatt_and_then_the_pools_limit_holds() {
 #[serial]
 fn an_io_that_is_tried_again_can_be_aborted() {
     let scene = Scene::new();
-    scene.target.on(On::io(opcode::READ), Do::Status(Status::NAMESPACE_NOT_READY));
+    scene.target.on(On::io(IoOpcode::READ), Do::Status(Status::NAMESPACE_NOT_READY));
     let read = scene.start(Op::Read, 0);
-    assert!(scene.target.wait_for(&On::io(opcode::READ), 5, PATIENCE), "it is tried again");
+    assert!(scene.target.wait_for(&On::io(IoOpcode::READ), 5, PATIENCE), "it is tried again");
     while read.is_pending() {
         let _ = scene.disk().abort(&read);
     }
@@ -329,14 +333,14 @@ fn statuses_that_pass_are_tried_again_and_those_that_do_not_are_told() {
         Status::INTERNAL_PATH_ERROR,
         Status::CONTROLLER_PATHING_ERROR,
     ] {
-        scene.target.on(On::io(opcode::WRITE).times(2), Do::Status(answer));
+        scene.target.on(On::io(IoOpcode::WRITE).times(2), Do::Status(answer));
         assert_eq!(scene.start(Op::Write, 1).wait().result, Ok(()), "{answer:?}");
         scene.target.behave();
-        scene.target.on(On::io(opcode::WRITE).once(), Do::Status(answer.with_dnr(true)));
+        scene.target.on(On::io(IoOpcode::WRITE).once(), Do::Status(answer.with_dnr(true)));
         let told = scene.start(Op::Write, 1).wait().result.map_err(|status| status.code());
         assert_eq!(told, Err(answer.code()));
     }
-    scene.target.on(On::io(opcode::WRITE).once(), Do::Status(Status::LBA_OUT_OF_RANGE.with_dnr(false)));
+    scene.target.on(On::io(IoOpcode::WRITE).once(), Do::Status(Status::LBA_OUT_OF_RANGE.with_dnr(false)));
     assert_eq!(
         scene.start(Op::Write, 1).wait().result.map_err(|status| status.code()),
         Err(StatusCode::LBA_OUT_OF_RANGE)
@@ -348,7 +352,7 @@ fn statuses_that_pass_are_tried_again_and_those_that_do_not_are_told() {
 fn the_retry_delay_that_a_pool_asks_for_is_kept() {
     let scene = Scene::with(Options { crdt: [1, 5, 0], ..Options::default() }, json!({}));
     let interrupted = Status::COMMAND_INTERRUPTED.with_crd(2);
-    scene.target.on(On::io(opcode::WRITE).once(), Do::Status(interrupted));
+    scene.target.on(On::io(IoOpcode::WRITE).once(), Do::Status(interrupted));
     let since = Instant::now();
     assert_eq!(scene.start(Op::Write, 1).wait().result, Ok(()));
     assert!(since.elapsed() >= Duration::from_millis(500));
@@ -358,28 +362,32 @@ fn the_retry_delay_that_a_pool_asks_for_is_kept() {
 #[serial]
 fn io_is_tried_again_no_longer_than_the_pools_limit() {
     let scene = Scene::with(Options::default(), json!({ "fast_io_fail_timeout_sec": 1 }));
-    scene.target.on(On::io(opcode::WRITE), Do::Status(Status::ANA_INACCESSIBLE));
+    scene.target.on(On::io(IoOpcode::WRITE), Do::Status(Status::ANA_INACCESSIBLE));
     let since = Instant::now();
     let failed = scene.start(Op::Write, 1).wait().result;
     assert_eq!(failed.map_err(|status| status.code()), Err(StatusCode::ANA_INACCESSIBLE));
     assert!(since.elapsed() >= Duration::from_secs(1));
-    let times = scene.target.count(&On::io(opcode::WRITE));
+    let times = scene.target.count(&On::io(IoOpcode::WRITE));
     assert!((3..=12).contains(&times), "{times} times: each delay is longer than the one before");
 }
+
+/// What a pool says wrongly of a namespace.
+type Lie = fn(&mut IdentifyNamespace);
 
 #[test]
 #[serial]
 fn a_namespace_that_cannot_be_served_is_refused_with_a_sentence() {
     let (rig, target) = (rig(), target_with(Options::default()));
     let pool = rig.scripted_pool(&target, target.port(), json!({}));
-    for (offset, bytes, said) in [
-        (130, vec![3], "2^3 bytes"),
-        (130, vec![40], "2^40 bytes"),
-        (128, vec![8, 0], "8 bytes of metadata"),
-        (26, vec![7], "format 7"),
-        (0, vec![0xff; 8], "18446744073709551615"),
-    ] {
-        target.on(On::identify(0), Do::patch(offset, bytes));
+    let lies: [(Lie, &str); 5] = [
+        (|identity| identity.lbaf[0].set_lbads(3), "2^3 bytes"),
+        (|identity| identity.lbaf[0].set_lbads(40), "2^40 bytes"),
+        (|identity| identity.lbaf[0].set_ms(8), "8 bytes of metadata"),
+        (|identity| identity.flbas.set_fidxl(7), "format 7"),
+        (|identity| identity.nsze = u64::MAX, "18446744073709551615"),
+    ];
+    for (lie, said) in lies {
+        target.on(On::identify(Cns::NAMESPACE), Do::edit_namespace(lie));
         let params = json!({ "name": "unfit", "pool": pool.name, "nsid": 1 });
         let refused = rig.app.rpc("bdev_courier_create", params).expect_err(said);
         assert!(refused.message.contains(said), "{refused:?}");
@@ -394,17 +402,18 @@ fn a_namespace_that_cannot_be_served_is_refused_with_a_sentence() {
 #[serial]
 fn a_pool_that_counts_its_namespaces_in_billions_or_lists_them_without_end_is_used_like_any_other() {
     let page = |first: u32| Do::Data((first..first + 1024).flat_map(u32::to_le_bytes).collect());
-    let same = |target: &ScriptedTarget| target.on(On::identify(2), page(1));
+    let same = |target: &ScriptedTarget| target.on(On::identify(Cns::ACTIVE_NAMESPACES), page(1));
     let endless = |target: &ScriptedTarget| {
         for after in (0..100 * 1024).step_by(1024) {
-            target.on(On::identify(2).nsid(after), page(after + 1));
+            target.on(On::identify(Cns::ACTIVE_NAMESPACES).nsid(after), page(after + 1));
         }
     };
     let right = |_: &ScriptedTarget| {};
     let lists: [&dyn Fn(&ScriptedTarget); 3] = [&right, &same, &endless];
-    for (version, lie) in [0x0001_0000, 0x0001_0400, 0x0001_0400].into_iter().zip(lists) {
+    let v1_0 = Version::new().with_mjr(1);
+    for (version, lie) in [v1_0, Version::V1_4, Version::V1_4].into_iter().zip(lists) {
         let target = target_with(Options { version, ..Options::default() });
-        target.on(On::identify(1), Do::patch(516, u32::MAX.to_le_bytes()));
+        target.on(On::identify(Cns::CONTROLLER), Do::edit_controller(|identity| identity.nn = u32::MAX));
         lie(&target);
         let rig = rig();
         let pool = rig.scripted_pool(&target, target.port(), json!({}));
@@ -425,14 +434,15 @@ fn a_pool_that_counts_its_namespaces_in_billions_or_lists_them_without_end_is_us
 #[serial]
 fn an_ana_log_that_lies_ends_nothing() {
     let scene = Scene::with(Options { ana: true, ..Options::default() }, json!({}));
-    let mut counts = vec![0; 8192];
-    counts[8..10].copy_from_slice(&u16::MAX.to_le_bytes());
-    counts[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+    let head = AnaHeader { descriptors: u16::MAX, ..AnaHeader::new_zeroed() };
+    let group = AnaGroup { namespaces: u32::MAX, ..AnaGroup::new_zeroed() };
+    let mut counts = [head.as_bytes(), group.as_bytes()].concat();
+    counts.resize(8192, 0);
     for log in [counts, vec![0xff; 8192], Vec::new()] {
-        let before = scene.target.count(&On::log_page(0x0c));
-        scene.target.on(On::log_page(0x0c), Do::Data(log));
+        let before = scene.target.count(&On::log_page(LogId::ANA));
+        scene.target.on(On::log_page(LogId::ANA), Do::Data(log));
         scene.target.ana_changed();
-        assert!(scene.target.wait_for(&On::log_page(0x0c), before + 1, PATIENCE));
+        assert!(scene.target.wait_for(&On::log_page(LogId::ANA), before + 1, PATIENCE));
         scene.wait_for_looks(0);
         assert_eq!(scene.start(Op::Write, 1).wait().result, Ok(()));
         scene.target.behave();
@@ -445,11 +455,11 @@ fn a_pool_that_does_not_answer_about_its_namespaces_delays_no_io_of_its_own_or_o
     let scene = Scene::new();
     let other = scene.rig.bdev(POOL, NS_512);
     let other = Disk::open(&other.name);
-    scene.target.on(On::admin(opcode::IDENTIFY), Do::Nothing);
-    scene.target.on(On::admin(opcode::GET_LOG_PAGE), Do::Nothing);
-    let before = scene.target.count(&On::log_page(4));
+    scene.target.on(On::admin(AdminOpcode::IDENTIFY), Do::Nothing);
+    scene.target.on(On::admin(AdminOpcode::GET_LOG_PAGE), Do::Nothing);
+    let before = scene.target.count(&On::log_page(LogId::CHANGED_NAMESPACE_LIST));
     scene.target.namespaces_changed();
-    assert!(scene.target.wait_for(&On::log_page(4), before + 1, PATIENCE));
+    assert!(scene.target.wait_for(&On::log_page(LogId::CHANGED_NAMESPACE_LIST), before + 1, PATIENCE));
     let since = Instant::now();
     for _ in 0..50 {
         assert!(other.read(0, &Layout::whole(BLOCK)).is_ok());
@@ -480,7 +490,7 @@ fn a_storm_of_events_makes_a_few_looks_a_second() {
         stop.store(true, Ordering::Relaxed);
     });
     let tenths = usize::try_from(since.elapsed().as_millis() / 100).expect("few");
-    for on in [On::admin(opcode::ASYNC_EVENT), On::identify(2)] {
+    for on in [On::admin(AdminOpcode::ASYNC_EVENT_REQUEST), On::identify(Cns::ACTIVE_NAMESPACES)] {
         let count = scene.target.count(&on);
         assert!(count >= 2 && count <= tenths + 2, "{count} in {tenths} tenths of a second: {on:?}");
     }

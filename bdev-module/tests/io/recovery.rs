@@ -3,8 +3,8 @@
 use std::thread::{self, sleep};
 use std::time::Instant;
 
-use nvme_spec::Status;
-use pool_faults::{Cut, Do, On, Relay, ScriptedTarget, Which, opcode};
+use nvme_spec::{IoOpcode, Status};
+use pool_faults::{Cut, Do, On, Relay, ScriptedTarget, Which};
 use serde_json::json;
 use serial_test::serial;
 use spdk::bdev_client::Op;
@@ -235,8 +235,8 @@ fn a_compare_and_write_whose_answer_was_lost_is_not_sent_again() {
     let bdev = rig.bdev(&pool.name, 1);
     let disk = Disk::open(&bdev.name);
     connect(&disk);
-    target.on(On::io(opcode::COMPARE), Do::HoldAnswer);
-    target.on(On::io(opcode::WRITE), Do::HoldAnswer);
+    target.on(On::io(IoOpcode::COMPARE), Do::HoldAnswer);
+    target.on(On::io(IoOpcode::WRITE), Do::HoldAnswer);
     let mut data = vec![0; BLOCK];
     data.resize(2 * BLOCK, 7);
     let pair = disk.start(Op::CompareAndWrite, 5, 1, &Layout::pieces(2, 2 * BLOCK, 0), &data).expect("it is taken");
@@ -245,6 +245,6 @@ fn a_compare_and_write_whose_answer_was_lost_is_not_sent_again() {
     relay.cut(Which::From(1), Cut::Reset);
     assert_eq!(pair.wait().result, Err(Status::ABORTED_BY_HOST));
     assert_eq!(disk.read(5, &Layout::whole(BLOCK)), Ok(vec![7; BLOCK]));
-    assert_eq!(target.count(&On::io(opcode::COMPARE)), 1);
+    assert_eq!(target.count(&On::io(IoOpcode::COMPARE)), 1);
     assert!(disk.write(5, &Layout::whole(BLOCK), &[8; BLOCK]).is_ok());
 }

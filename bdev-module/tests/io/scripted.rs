@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use nvme_spec::{Status, StatusCode};
-use pool_faults::{Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Way, Which, opcode};
+use nvme_spec::{IoOpcode, Status, StatusCode};
+use pool_faults::{Do, Mode, Namespace, On, Options, Relay, ScriptedTarget, Way, Which};
 use serde_json::{Value, json};
 use serial_test::serial;
 use spdk::bdev_client::Op;
@@ -65,12 +65,13 @@ fn what_a_script_says_is_done_as_often_as_it_says_and_to_nothing_else() {
     let bdev = rig.bdev(&pool.name, 1);
     let disk = Disk::open(&bdev.name);
     let block = Layout::whole(BLOCK);
-    target.on(On::io(opcode::READ).nsid(1).after(1).once(), Do::Status(Status::UNRECOVERED_READ_ERROR.with_dnr(true)));
+    target
+        .on(On::io(IoOpcode::READ).nsid(1).after(1).once(), Do::Status(Status::UNRECOVERED_READ_ERROR.with_dnr(true)));
     assert!(disk.read(0, &block).is_ok());
     let error = disk.read(0, &block).expect_err("it is told to fail");
     assert_eq!(error.code(), StatusCode::UNRECOVERED_READ_ERROR);
     assert!(disk.read(0, &block).is_ok());
-    assert_eq!(target.count(&On::io(opcode::READ)), 3);
+    assert_eq!(target.count(&On::io(IoOpcode::READ)), 3);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn a_write_that_is_held_comes_to_the_medium_when_it_is_released() {
     let pool = rig.scripted_pool(&target, target.port(), json!({}));
     let bdev = rig.bdev(&pool.name, 1);
     let disk = Disk::open(&bdev.name);
-    target.on(On::io(opcode::WRITE).once(), Do::Hold);
+    target.on(On::io(IoOpcode::WRITE).once(), Do::Hold);
     let write = disk.start(Op::Write, 3, 1, &Layout::whole(BLOCK), &[7; BLOCK]).expect("the write is taken");
     assert!(target.wait(PATIENCE, |target| target.held() == 1));
     assert!(write.is_pending());

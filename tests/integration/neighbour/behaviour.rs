@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{sleep, yield_now};
 use std::time::Duration;
 
-use pool_faults::{Do, Namespace, On, Options, ScriptedTarget, opcode};
+use nvme_spec::{AdminOpcode, IoOpcode};
+use pool_faults::{Do, Namespace, On, Options, ScriptedTarget};
 use serde_json::json;
 
 use super::reader::Reader;
 use crate::support::controller::{Controller, Front};
-use crate::support::nvme::{ABORT, BASE, Command, DATA, Driver, PAGE, READ, READY};
+use crate::support::nvme::{BASE, Command, DATA, Driver, PAGE, READ, READY};
 use crate::support::paths;
 use crate::support::vfio_user::{BAR0, CONFIG, Client, DMA_MAP, Failure, Memory, dma_map};
 
@@ -164,8 +165,8 @@ fn hung_pool(front: &Front, disk: &str, number: usize) -> ScriptedTarget {
     });
     front.rpc.ok("courier_pool_create", &params);
     front.rpc.ok("bdev_courier_create", &json!({ "name": disk, "pool": pool, "nsid": 1 }));
-    target.on(On::io(opcode::READ), Do::Nothing);
-    target.on(On::admin(ABORT), Do::Nothing);
+    target.on(On::io(IoOpcode::READ), Do::Nothing);
+    target.on(On::admin(AdminOpcode::ABORT), Do::Nothing);
     target
 }
 

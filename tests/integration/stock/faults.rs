@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use nvme_spec::{Status, StatusCodeType};
-use pool_faults::{Arrival, Cut, Do, Namespace, On, Options, Relay, ScriptedTarget, Which, ana, opcode};
+use nvme_spec::log::AnaState;
+use nvme_spec::tcp::PduType;
+use nvme_spec::{IoOpcode, Status, StatusCodeType};
+use pool_faults::{Arrival, Cut, Do, Namespace, On, Options, Relay, ScriptedTarget, Which};
 
 use crate::support::pool::{Backing, Pool};
 use crate::support::secs;
@@ -277,7 +279,7 @@ fn of_silence() -> Vec<Fault> {
         silence("silence for 10 s, keep-alive time 2 s", secs(10), secs(6)),
         Fault {
             name: "one read is never answered, others are",
-            begin: |scene| scene.target().on(On::io(opcode::READ).once(), Do::Nothing),
+            begin: |scene| scene.target().on(On::io(IoOpcode::READ).once(), Do::Nothing),
             lasts: SOON,
             ..USUAL
         },
@@ -350,12 +352,12 @@ fn ana_inaccessible(name: &'static str, lasts: Duration, short: bool) -> Fault {
         name,
         scene: Scene::with_ana,
         begin: |scene| {
-            scene.target().set_ana(1, ana::INACCESSIBLE);
+            scene.target().set_ana(1, AnaState::INACCESSIBLE);
             scene.target().ana_changed();
         },
         lasts,
         end: |scene| {
-            scene.target().set_ana(1, ana::OPTIMIZED);
+            scene.target().set_ana(1, AnaState::OPTIMIZED);
             scene.target().ana_changed();
         },
         short,
@@ -369,21 +371,21 @@ fn of_pdus() -> Vec<Fault> {
     vec![
         Fault {
             name: "a wrong data digest",
-            begin: |scene| scene.target().on(On::io(opcode::READ).once(), Do::corrupt(IN_DATA)),
+            begin: |scene| scene.target().on(On::io(IoOpcode::READ).once(), Do::corrupt(IN_DATA)),
             lasts: SOON,
             digests: true,
             ..USUAL
         },
         Fault {
             name: "a wrong header digest",
-            begin: |scene| scene.target().on(On::io(opcode::READ).once(), Do::corrupt(10)),
+            begin: |scene| scene.target().on(On::io(IoOpcode::READ).once(), Do::corrupt(10)),
             lasts: SOON,
             digests: true,
             ..USUAL
         },
         Fault {
             name: "a data PDU beyond the end of the I/O",
-            begin: |scene| scene.target().on(On::io(opcode::READ).once(), Do::wrong_data_length(1 << 20)),
+            begin: |scene| scene.target().on(On::io(IoOpcode::READ).once(), Do::wrong_data_length(1 << 20)),
             lasts: SOON,
             later: secs(4),
             ..USUAL
@@ -391,7 +393,7 @@ fn of_pdus() -> Vec<Fault> {
         Fault {
             name: "a PDU of a type that is not there",
             begin: |scene| {
-                scene.target().on(On::io(opcode::WRITE).once(), Do::wrong_kind(pool_faults::pdu::Kind(0x42)));
+                scene.target().on(On::io(IoOpcode::WRITE).once(), Do::wrong_kind(PduType(0x42)));
             },
             lasts: SOON,
             later: secs(4),
@@ -399,7 +401,7 @@ fn of_pdus() -> Vec<Fault> {
         },
         Fault {
             name: "an answer to a command that was not sent",
-            begin: |scene| scene.target().on(On::io(opcode::READ).once(), Do::WrongCid(0x7fff)),
+            begin: |scene| scene.target().on(On::io(IoOpcode::READ).once(), Do::WrongCid(0x7fff)),
             lasts: SOON,
             later: secs(4),
             ..USUAL
@@ -449,13 +451,13 @@ fn of_answers() -> Vec<Fault> {
         },
         Fault {
             name: "Unrecovered Read Error without Do Not Retry, once",
-            begin: |scene| scene.answer(On::io(opcode::READ), Status::UNRECOVERED_READ_ERROR, Some(1)),
+            begin: |scene| scene.answer(On::io(IoOpcode::READ), Status::UNRECOVERED_READ_ERROR, Some(1)),
             lasts: SOON,
             ..USUAL
         },
         Fault {
             name: "Write Fault without Do Not Retry, once",
-            begin: |scene| scene.answer(On::io(opcode::WRITE), Status::WRITE_FAULT, Some(1)),
+            begin: |scene| scene.answer(On::io(IoOpcode::WRITE), Status::WRITE_FAULT, Some(1)),
             lasts: SOON,
             ..USUAL
         },

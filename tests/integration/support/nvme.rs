@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nvme_spec::register::{Cc, Csts, Register};
-use nvme_spec::{AdminOpcode, IoOpcode};
+use nvme_spec::{AdminOpcode, Cqe, IoOpcode, Sqe};
 
 use super::vfio_user::{BAR0, CONFIG, Client, Failure, Memory};
 use super::{secs, wait_for};
@@ -27,7 +27,8 @@ const ACQ: u64 = Register::ACQ.0 as u64;
 const DOORBELLS: u64 = Register::SQ0TDBL.0 as u64;
 
 /// CC with EN, and with the sizes of queue entries that every driver sets.
-pub(crate) const CC_ENABLE: u32 = Cc::new().with_en(true).with_iosqes(6).with_iocqes(4).into_bits();
+pub(crate) const CC_ENABLE: u32 =
+    Cc::new().with_en(true).with_iosqes(Sqe::SIZE_LOG2).with_iocqes(Cqe::SIZE_LOG2).into_bits();
 /// CSTS.RDY.
 pub(crate) const READY: u32 = Csts::new().with_rdy(true).into_bits();
 /// CSTS.CFS.

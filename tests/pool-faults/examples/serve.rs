@@ -4,18 +4,20 @@
 
 use std::io::Read as _;
 
-use pool_faults::{Relay, ScriptedTarget};
+use nvme_spec::AdminOpcode;
+use pool_faults::{Command, Relay, ScriptedTarget};
 
 fn main() {
     let target = ScriptedTarget::new();
     let relay = Relay::to(target.address());
     println!("subsystem {} at {}, relayed at {}", target.nqn(), target.address(), relay.address());
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    for command in target.commands().iter().filter(|command| command.qid == 0 || command.is_fabrics()) {
-        let on = if command.is_fabrics() { command.fctype } else { command.cdw[0].to_le_bytes()[0] };
-        println!(
-            "{} q{} opcode {:#04x} {on:#04x} nsid {:#x}",
-            command.connection, command.qid, command.opcode, command.nsid
-        );
+    for command in target.commands().iter().filter(|command| !command.is_any_io()) {
+        let Command { connection, qid, sqe, .. } = command;
+        let opcode = AdminOpcode(sqe.opcode);
+        match command.fctype() {
+            Some(fctype) => println!("{connection} q{qid} {opcode:?} {fctype:?}"),
+            None => println!("{connection} q{qid} {opcode:?} dword 10 {:#010x} nsid {:#x}", sqe.cdw10, sqe.nsid),
+        }
     }
 }

@@ -14,18 +14,18 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use nvme_spec::Status;
-//! use pool_faults::{Arrival, Do, Mode, On, Relay, ScriptedTarget, Way, Which, opcode};
+//! use nvme_spec::{IoOpcode, Status};
+//! use pool_faults::{Arrival, Do, Mode, On, Relay, ScriptedTarget, Way, Which};
 //!
 //! let target = ScriptedTarget::new();
 //! let relay = Relay::to(target.address());
 //! // A host connects to 127.0.0.1, port `relay.port()`, subsystem `target.nqn()`.
 //!
 //! // The next two reads of namespace 1 are answered with Namespace Not Ready, others rightly.
-//! target.on(On::io(opcode::READ).nsid(1).times(2), Do::Status(Status::NAMESPACE_NOT_READY));
+//! target.on(On::io(IoOpcode::READ).nsid(1).times(2), Do::Status(Status::NAMESPACE_NOT_READY));
 //! // Connect of an I/O queue is never answered; writes are carried out when the test says `target.release()`.
 //! target.on(On::connect_io(), Do::Nothing);
-//! target.on(On::io(opcode::WRITE), Do::Hold);
+//! target.on(On::io(IoOpcode::WRITE), Do::Hold);
 //! // The third thing that is asked on connection 0, its ICReq being the first, and all after it meet silence.
 //! target.on(On::any().connection(0).after(2), Do::Silence);
 //! // All is well again, for what comes from now on.
@@ -36,7 +36,7 @@
 //! // SYNs are lost: a listener whose backlog is full.
 //! relay.arrivals(Arrival::Drop);
 //!
-//! let came = target.wait_for(&On::io(opcode::READ), 1, Duration::from_millis(1));
+//! let came = target.wait_for(&On::io(IoOpcode::READ), 1, Duration::from_millis(1));
 //! assert!(!came, "no host has connected here");
 //! ```
 //!
@@ -51,6 +51,4 @@ mod target;
 
 pub use relay::{Arrival, Counts, Mode, Pdu, Relay, Verdict, Way, Which};
 pub use socket::Cut;
-pub use target::{
-    Command, Do, Edit, EditPdus, IDENTIFY_SIZE, Namespace, On, Options, ScriptedTarget, ana, ana_log, fctype, opcode,
-};
+pub use target::{Command, Do, Edit, EditPdus, Namespace, On, Options, ScriptedTarget, ana_log};

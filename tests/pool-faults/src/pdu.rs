@@ -1,102 +1,25 @@
-//! PDUs of NVMe/TCP: their common header, how a stream is cut into them, and their digests.
-
-use std::fmt;
+//! PDUs of NVMe/TCP: how a stream is cut into them, and their digests. What they look like is in [`nvme_spec::tcp`].
 
 use crc::{CRC_32_ISCSI, Crc};
-use nvme_spec::tcp::{self, PduFlags, PduType};
+use nvme_spec::tcp::{DIGEST, PduFlags, PduHeader};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The bytes of the header that all PDUs share.
-pub const COMMON_HEADER: usize = size_of::<tcp::PduHeader>();
+const COMMON_HEADER: usize = size_of::<PduHeader>();
 /// The longest PDU that is taken for one.
-pub const MAX_PDU: usize = 4 << 20;
-/// The bytes of an `ICReq` and of an `ICResp`.
-pub const IC_LENGTH: usize = size_of::<tcp::IcReq>();
-/// The bytes of a command capsule's header: the common header and the submission queue entry.
-pub const CAPSULE_CMD: usize = size_of::<tcp::CapsuleCmd>();
-/// The bytes of a response capsule, and of the headers of data and R2T PDUs.
-pub const CAPSULE_RESP: usize = size_of::<tcp::CapsuleResp>();
+const MAX_PDU: usize = 4 << 20;
 
-/// The PDU carries a header digest.
-pub const HAS_HEADER_DIGEST: u8 = PduFlags::new().with_hdgstf(true).into_bits();
-/// The PDU carries a data digest.
-pub const HAS_DATA_DIGEST: u8 = PduFlags::new().with_ddgstf(true).into_bits();
-/// The PDU is the last of its command's data.
-pub const LAST_DATA: u8 = PduFlags::new().with_last_pdu(true).into_bits();
-/// The command succeeded, and no response capsule follows.
-pub const DATA_SUCCESS: u8 = PduFlags::new().with_success(true).into_bits();
-
-/// What a PDU is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Kind(pub u8);
-
-impl Kind {
-    /// Initialize Connection Request.
-    pub const IC_REQ: Self = Self(PduType::IC_REQ.0);
-    /// Initialize Connection Response.
-    pub const IC_RESP: Self = Self(PduType::IC_RESP.0);
-    /// The host ends the connection for an error.
-    pub const H2C_TERM_REQ: Self = Self(PduType::H2C_TERM_REQ.0);
-    /// The controller ends the connection for an error.
-    pub const C2H_TERM_REQ: Self = Self(PduType::C2H_TERM_REQ.0);
-    /// A command.
-    pub const CAPSULE_CMD: Self = Self(PduType::CAPSULE_CMD.0);
-    /// A completion.
-    pub const CAPSULE_RESP: Self = Self(PduType::CAPSULE_RESP.0);
-    /// Data from the host.
-    pub const H2C_DATA: Self = Self(PduType::H2C_DATA.0);
-    /// Data from the controller.
-    pub const C2H_DATA: Self = Self(PduType::C2H_DATA.0);
-    /// Ready to Transfer: the controller asks for data.
-    pub const R2T: Self = Self(PduType::R2T.0);
+/// Returns the structure at the beginning of `bytes`, or nothing if these are too few.
+#[must_use]
+pub fn read<T: FromBytes>(bytes: &[u8]) -> Option<T> {
+    T::read_from_prefix(bytes).ok().map(|(value, _)| value)
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match *self {
-            Self::IC_REQ => "ICReq",
-            Self::IC_RESP => "ICResp",
-            Self::H2C_TERM_REQ => "H2CTermReq",
-            Self::C2H_TERM_REQ => "C2HTermReq",
-            Self::CAPSULE_CMD => "CapsuleCmd",
-            Self::CAPSULE_RESP => "CapsuleResp",
-            Self::H2C_DATA => "H2CData",
-            Self::C2H_DATA => "C2HData",
-            Self::R2T => "R2T",
-            Self(other) => return write!(f, "PDU type {other:#04x}"),
-        };
-        f.write_str(name)
-    }
-}
-
-/// The common header of a PDU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
-    /// What it is.
-    pub kind: Kind,
-    /// Its flags, such as [`HAS_DATA_DIGEST`].
-    pub flags: u8,
-    /// The bytes of its header.
-    pub hlen: u8,
-    /// Where its data begins.
-    pub pdo: u8,
-    /// The bytes of the whole.
-    pub plen: u32,
-}
-
-impl Header {
-    /// Returns the header at the beginning of `bytes`, or nothing if these are too few.
-    #[must_use]
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let head = bytes.first_chunk::<COMMON_HEADER>()?;
-        let [kind, flags, hlen, pdo, a, b, c, d] = *head;
-        Some(Self { kind: Kind(kind), flags, hlen, pdo, plen: u32::from_le_bytes([a, b, c, d]) })
-    }
-
-    /// Returns the bytes of the header.
-    #[must_use]
-    pub fn bytes(&self) -> [u8; COMMON_HEADER] {
-        let [a, b, c, d] = self.plen.to_le_bytes();
-        [self.kind.0, self.flags, self.hlen, self.pdo, a, b, c, d]
+/// Changes the structure at the beginning of `bytes`, if these are enough for one.
+pub(crate) fn edit<T: FromBytes + IntoBytes + Immutable>(bytes: &mut [u8], edit: impl FnOnce(&mut T)) {
+    if let Some(mut value) = read::<T>(bytes) {
+        edit(&mut value);
+        value.write_to_prefix(bytes).expect("it was read from there");
     }
 }
 
@@ -116,7 +39,7 @@ impl Splitter {
     /// Returns the next PDU. A stream that is none of NVMe/TCP is given on as it comes.
     pub fn next_pdu(&mut self) -> Option<Vec<u8>> {
         if !self.raw {
-            let length = usize::try_from(Header::parse(&self.bytes)?.plen).unwrap_or(usize::MAX);
+            let length = usize::try_from(read::<PduHeader>(&self.bytes)?.plen).unwrap_or(usize::MAX);
             self.raw = !(COMMON_HEADER..=MAX_PDU).contains(&length);
             if !self.raw {
                 if self.bytes.len() < length {
@@ -157,24 +80,28 @@ pub struct Digests {
     pub data: bool,
 }
 
-/// Returns a PDU of a header, which is whole but for `pdo`, `plen` and the flags of digests, and of data. The data
-/// begins at a multiple of `align` bytes.
+/// Returns a PDU of a header, in whose common part only the kind and the flags matter that are none of a digest, and of
+/// data. The data begins at a multiple of `align` bytes.
 ///
 /// # Panics
 ///
-/// If it is longer than [`MAX_PDU`].
+/// If it is longer than 4 MiB, or the header is longer than headers are.
 #[must_use]
-pub fn build(header: &[u8], data: &[u8], digests: Digests, align: usize) -> Vec<u8> {
-    let mut pdu = header.to_vec();
-    let header_digest = usize::from(digests.header) * 4;
+pub fn build<T: IntoBytes + Immutable>(header: &T, data: &[u8], digests: Digests, align: usize) -> Vec<u8> {
+    let mut pdu = header.as_bytes().to_vec();
+    let hlen = pdu.len();
+    let header_end = hlen + usize::from(digests.header) * DIGEST;
     let has_data = !data.is_empty();
-    let offset = if has_data { (header.len() + header_digest).next_multiple_of(align.max(1)) } else { 0 };
-    let end = if has_data { offset + data.len() } else { header.len() + header_digest };
-    let length = end + usize::from(has_data && digests.data) * 4;
+    let offset = if has_data { header_end.next_multiple_of(align.max(1)) } else { 0 };
+    let end = if has_data { offset + data.len() } else { header_end };
+    let length = end + usize::from(has_data && digests.data) * DIGEST;
     assert!(length <= MAX_PDU, "a PDU of {length} bytes is too long");
-    pdu[1] |= u8::from(digests.header) * HAS_HEADER_DIGEST + u8::from(has_data && digests.data) * HAS_DATA_DIGEST;
-    pdu[3] = u8::try_from(offset).expect("a header is short");
-    pdu[4..8].copy_from_slice(&u32::try_from(length).expect("checked above").to_le_bytes());
+    edit(&mut pdu, |header: &mut PduHeader| {
+        header.flags = header.flags.with_hdgstf(digests.header).with_ddgstf(has_data && digests.data);
+        header.hlen = u8::try_from(hlen).expect("a header is short");
+        header.pdo = u8::try_from(offset).expect("a header is short");
+        header.plen = u32::try_from(length).expect("checked above");
+    });
     if digests.header {
         let value = digest(&pdu);
         pdu.extend_from_slice(&value.to_le_bytes());
@@ -187,6 +114,22 @@ pub fn build(header: &[u8], data: &[u8], digests: Digests, align: usize) -> Vec<
         }
     }
     pdu
+}
+
+/// Marks a PDU of data as the last, which tells success, and makes its header digest right again.
+pub(crate) fn mark_success(pdu: &mut [u8]) {
+    edit(pdu, |header: &mut PduHeader| header.flags.set_success(true));
+    let header: PduHeader = read(pdu).expect("a PDU has a header");
+    if header.flags.hdgstf() {
+        let (head, rest) = pdu.split_at_mut(header.hlen.into());
+        rest[..DIGEST].copy_from_slice(&digest(head).to_le_bytes());
+    }
+}
+
+/// Returns a common header of that kind, for [`build`].
+#[must_use]
+pub fn header(kind: nvme_spec::tcp::PduType) -> PduHeader {
+    PduHeader { kind, flags: PduFlags::new(), ..PduHeader::default() }
 }
 
 /// Why a PDU is not right.
@@ -206,10 +149,10 @@ pub enum Wrong {
 ///
 /// If they are wrong.
 pub fn data_of(pdu: &[u8], digests: Digests) -> Result<&[u8], Wrong> {
-    let header = Header::parse(pdu).ok_or(Wrong::Length)?;
+    let header: PduHeader = read(pdu).ok_or(Wrong::Length)?;
     let hlen = usize::from(header.hlen);
     if digests.header {
-        let value = pdu.get(hlen..hlen + 4).ok_or(Wrong::Length)?;
+        let value = pdu.get(hlen..hlen + DIGEST).ok_or(Wrong::Length)?;
         if digest(&pdu[..hlen]).to_le_bytes() != value {
             return Err(Wrong::HeaderDigest);
         }
@@ -221,18 +164,18 @@ pub fn data_of(pdu: &[u8], digests: Digests) -> Result<&[u8], Wrong> {
     if !digests.data {
         return Ok(data);
     }
-    let (data, value) = data.split_last_chunk::<4>().ok_or(Wrong::Length)?;
+    let (data, value) = data.split_last_chunk::<DIGEST>().ok_or(Wrong::Length)?;
     if digest(data).to_le_bytes() == *value { Ok(data) } else { Err(Wrong::DataDigest) }
 }
 
 #[cfg(test)]
 mod tests {
+    use nvme_spec::tcp::{C2hData, PduType};
+
     use super::*;
 
-    fn response(kind: Kind) -> Vec<u8> {
-        let mut header = Header { kind, flags: 0, hlen: 24, pdo: 0, plen: 0 }.bytes().to_vec();
-        header.resize(CAPSULE_RESP, 7);
-        header
+    fn data_header() -> C2hData {
+        C2hData { header: header(PduType::C2H_DATA), cccid: 7, ..C2hData::default() }
     }
 
     #[test]
@@ -245,8 +188,8 @@ mod tests {
     #[test]
     fn a_stream_is_cut_into_pdus_wherever_it_is_torn() {
         let pdus = [
-            build(&response(Kind::CAPSULE_RESP), &[], Digests::default(), 4),
-            build(&response(Kind::C2H_DATA), &[1; 512], Digests { header: true, data: true }, 4),
+            build(&data_header(), &[], Digests::default(), 4),
+            build(&data_header(), &[1; 512], Digests { header: true, data: true }, 4),
         ];
         let stream = pdus.concat();
         for step in 1..stream.len() {
@@ -273,8 +216,8 @@ mod tests {
     fn data_is_found_where_it_was_put_and_a_changed_byte_is_noticed() {
         let digests = Digests { header: true, data: true };
         for align in [4, 16, 128] {
-            let pdu = build(&response(Kind::C2H_DATA), &[9; 100], digests, align);
-            let header = Header::parse(&pdu).expect("a header");
+            let pdu = build(&data_header(), &[9; 100], digests, align);
+            let header: PduHeader = read(&pdu).expect("a header");
             assert_eq!(usize::from(header.pdo) % align, 0);
             assert_eq!(data_of(&pdu, digests), Ok([9; 100].as_slice()));
             for (at, wrong) in [(10, Wrong::HeaderDigest), (usize::from(header.pdo) + 5, Wrong::DataDigest)] {

@@ -6,7 +6,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pool_faults::pdu::{self, CAPSULE_RESP, Digests, Header, Kind};
+use nvme_spec::tcp::{H2cData, PduType};
+use pool_faults::pdu::{self, Digests};
 use pool_faults::{Arrival, Cut, Mode, Relay, Verdict, Way, Which};
 
 /// How long anything may take.
@@ -63,8 +64,7 @@ fn is_silent(mut stream: &TcpStream) -> bool {
 
 /// Returns a PDU with some data.
 fn pdu_with(data: &[u8]) -> Vec<u8> {
-    let mut header = Header { kind: Kind::H2C_DATA, flags: 0, hlen: 24, pdo: 0, plen: 0 }.bytes().to_vec();
-    header.resize(CAPSULE_RESP, 0);
+    let header = H2cData { header: pdu::header(PduType::H2C_DATA), ..H2cData::default() };
     pdu::build(&header, data, Digests::default(), 4)
 }
 
@@ -77,7 +77,7 @@ fn connections_are_passed_on_and_numbered_as_they_come() {
         round_trip(stream, b"\xff\xff no PDU at all, which is passed on all the same");
     }
     assert_eq!(relay.connections(), 2);
-    assert_eq!(relay.counts(1, Way::ToTarget).pdus_of(Kind::H2C_DATA), 1);
+    assert_eq!(relay.counts(1, Way::ToTarget).pdus_of(PduType::H2C_DATA), 1);
     drop(streams);
     assert!(relay.wait(PATIENCE, |relay| !relay.is_open(0) && !relay.is_open(1)), "the ends were passed on");
 }
@@ -92,10 +92,10 @@ fn a_stalled_connection_stays_up_and_what_came_arrives_on_release_even_if_its_ho
     assert!(is_silent(&stalled));
     round_trip(&other, &pdu_with(b"not stalled"));
     drop(stalled);
-    assert_eq!(relay.counts(0, Way::ToHost).pdus_of(Kind::H2C_DATA), 1);
+    assert_eq!(relay.counts(0, Way::ToHost).pdus_of(PduType::H2C_DATA), 1);
     relay.release();
     // The target got what was kept: it has sent it back.
-    assert!(relay.wait(PATIENCE, |relay| relay.counts(0, Way::ToHost).pdus_of(Kind::H2C_DATA) == 2));
+    assert!(relay.wait(PATIENCE, |relay| relay.counts(0, Way::ToHost).pdus_of(PduType::H2C_DATA) == 2));
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn new_connections_are_refused_ignored_or_lost_as_it_was_said() {
 fn a_byte_is_changed_where_it_was_asked_for_and_only_once() {
     let relay = Relay::to_port(echo());
     let stream = connect(&relay);
-    relay.corrupt_pdu(Which::All, Way::ToTarget, Kind::H2C_DATA, 25);
+    relay.corrupt_pdu(Which::All, Way::ToTarget, PduType::H2C_DATA, 25);
     let pdu = pdu_with(&[1; 8]);
     (&stream).write_all(&pdu).expect("it is taken");
     let mut changed = pdu.clone();
@@ -174,7 +174,7 @@ fn a_hook_holds_one_pdu_while_others_go_on_and_cuts_inside_another() {
     (&stream).write_all(&cut).expect("it is taken");
     let mut rest = Vec::new();
     (&stream).read_to_end(&mut rest).expect("the stream ends");
-    assert_eq!(relay.counts(0, Way::ToTarget).pdus_of(Kind::H2C_DATA), 4);
+    assert_eq!(relay.counts(0, Way::ToTarget).pdus_of(PduType::H2C_DATA), 4);
 }
 
 #[test]

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nvme_spec::tcp::{PduHeader, PduType};
+
 use super::hook::{Pdu, Verdict};
 use super::{Counts, Mode, RelayShared, Way};
 use crate::outbox::Outbox;
-use crate::pdu::{Header, Kind, Splitter};
+use crate::pdu::{self, Splitter};
 use crate::socket::{self, Cut, lock};
 
 /// A direction of a connection.
@@ -127,7 +129,7 @@ impl Pump {
     }
 
     fn pdu(&self, mut bytes: Vec<u8>, raw: bool) {
-        let kind = Header::parse(&bytes).filter(|_| !raw).map(|header| header.kind);
+        let kind = pdu::read::<PduHeader>(&bytes).filter(|_| !raw).map(|header| header.kind);
         let verdict = kind.map_or(Verdict::Pass, |kind| self.ask(kind, &bytes));
         let mut state = self.shared.lock();
         let Some(connection) = state.connections.get_mut(self.number as usize) else { return };
@@ -161,7 +163,7 @@ impl Pump {
         self.shared.changed.notify_all();
     }
 
-    fn ask(&self, kind: Kind, bytes: &[u8]) -> Verdict {
+    fn ask(&self, kind: PduType, bytes: &[u8]) -> Verdict {
         let pdu = Pdu { connection: self.number, way: self.way, kind, bytes };
         lock(&self.shared.hook).as_mut().map_or(Verdict::Pass, |hook| hook(&pdu))
     }

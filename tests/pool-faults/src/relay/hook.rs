@@ -1,7 +1,9 @@
 //! What changes single PDUs and bytes.
 
+use nvme_spec::tcp::{CapsuleCmd, PduHeader, PduType};
+
 use super::{Way, Which};
-use crate::pdu::{Header, Kind};
+use crate::pdu;
 use crate::socket::Cut;
 
 /// A PDU that came.
@@ -12,7 +14,7 @@ pub struct Pdu<'a> {
     /// Where it goes.
     pub way: Way,
     /// What it is.
-    pub kind: Kind,
+    pub kind: PduType,
     /// All of it.
     pub bytes: &'a [u8],
 }
@@ -21,7 +23,8 @@ impl Pdu<'_> {
     /// Returns the opcode of a command capsule.
     #[must_use]
     pub fn opcode(&self) -> Option<u8> {
-        (self.kind == Kind::CAPSULE_CMD).then(|| self.bytes.get(8).copied()).flatten()
+        let capsule = (self.kind == PduType::CAPSULE_CMD).then(|| pdu::read::<CapsuleCmd>(self.bytes)).flatten();
+        capsule.map(|capsule| capsule.sqe.opcode)
     }
 }
 
@@ -48,7 +51,7 @@ pub(super) type Hook = Box<dyn FnMut(&Pdu<'_>) -> Verdict + Send>;
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Stream(u64),
-    Pdu(Kind, usize),
+    Pdu(PduType, usize),
 }
 
 /// A byte that is to be changed, once.
@@ -64,7 +67,7 @@ impl Change {
         Self { which, way, place: Place::Stream(offset) }
     }
 
-    pub(super) fn pdu(which: Which, way: Way, kind: Kind, offset: usize) -> Self {
+    pub(super) fn pdu(which: Which, way: Way, kind: PduType, offset: usize) -> Self {
         Self { which, way, place: Place::Pdu(kind, offset) }
     }
 
@@ -76,7 +79,7 @@ impl Change {
         let index = match self.place {
             Place::Stream(offset) => offset.checked_sub(before).and_then(|index| usize::try_from(index).ok()),
             Place::Pdu(kind, offset) => {
-                Header::parse(bytes).is_some_and(|header| header.kind == kind).then_some(offset)
+                pdu::read::<PduHeader>(bytes).is_some_and(|header| header.kind == kind).then_some(offset)
             }
         };
         let Some(byte) = index.and_then(|index| bytes.get_mut(index)) else { return false };

@@ -10,10 +10,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nvme_spec::tcp::PduType;
+
 use self::connection::Connection;
 use self::hook::{Change, Hook};
 pub use self::hook::{Pdu, Verdict};
-use crate::pdu::Kind;
 use crate::socket::{self, Cut, LOOK, lock};
 
 /// How long a relay waits for its target to accept.
@@ -89,13 +90,13 @@ pub struct Counts {
     /// Bytes that came.
     pub bytes: u64,
     /// PDUs that came, by type.
-    pub pdus: std::collections::BTreeMap<Kind, u64>,
+    pub pdus: std::collections::BTreeMap<PduType, u64>,
 }
 
 impl Counts {
     /// PDUs of a type that came.
     #[must_use]
-    pub fn pdus_of(&self, kind: Kind) -> u64 {
+    pub fn pdus_of(&self, kind: PduType) -> u64 {
         self.pdus.get(&kind).copied().unwrap_or(0)
     }
 }
@@ -286,7 +287,7 @@ impl Relay {
     }
 
     /// Changes the byte at `offset` of the next PDU of a type. Digests stay as they came.
-    pub fn corrupt_pdu(&self, which: Which, way: Way, kind: Kind, offset: usize) {
+    pub fn corrupt_pdu(&self, which: Which, way: Way, kind: PduType, offset: usize) {
         self.shared.lock().changes.push(Change::pdu(which, way, kind, offset));
     }
 

@@ -5,12 +5,18 @@ use std::net::TcpStream;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::command::{Command, opcode};
+use nvme_spec::Cqe;
+use nvme_spec::tcp::{
+    C2hData, CapsuleCmd, CapsuleResp, DATA_ALIGNMENT_UNIT, H2cData, IcReq, IcResp, PduDigests, PduHeader, PduType, R2t,
+};
+use zerocopy::{Immutable, IntoBytes, transmute};
+
+use super::command::Command;
 use super::execute::{Answer, Queue};
 use super::script::Do;
 use super::{Held, Shared, State};
 use crate::outbox::Outbox;
-use crate::pdu::{self, CAPSULE_CMD, CAPSULE_RESP, Digests, Header, IC_LENGTH, Kind, LAST_DATA, Splitter};
+use crate::pdu::{self, Digests, Splitter};
 use crate::socket::{self, Cut};
 
 /// The bytes of data that a command may bring.
@@ -38,7 +44,7 @@ impl Line {
             outbox,
             queue: Queue::default(),
             digests: Digests::default(),
-            align: 4,
+            align: DATA_ALIGNMENT_UNIT,
             taken: 0,
             silent: false,
             open: true,
@@ -53,60 +59,44 @@ impl Line {
 
     /// Returns the PDUs of an answer.
     pub(super) fn pdus(&self, command: &Command, answer: &Answer, max: usize, success: bool) -> Vec<Vec<u8>> {
-        let mut pdus = self.data_pdus(command.cid, &answer.data, max);
+        let mut pdus = self.data_pdus(command.sqe.cid, &answer.data, max);
         if let Some(last) = pdus.last_mut().filter(|_| success && answer.result == 0) {
-            last[1] |= pdu::DATA_SUCCESS;
-            if self.digests.header {
-                redigest(last);
-            }
+            pdu::mark_success(last);
         } else {
-            pdus.push(self.completion(command.cid, answer));
+            pdus.push(self.completion(command.sqe.cid, answer));
         }
         pdus
     }
 
     fn data_pdus(&self, cid: u16, data: &[u8], max: usize) -> Vec<Vec<u8>> {
-        let pieces = data.chunks(max.max(4)).scan(0, |offset, piece| {
-            let header = data_header(Kind::C2H_DATA, cid, 0, *offset, piece.len());
-            *offset += piece.len();
-            Some((header, piece, *offset == data.len()))
-        });
-        let build = |(mut header, piece, last): (Vec<u8>, &[u8], bool)| {
-            header[1] |= u8::from(last) * LAST_DATA;
+        let mut offset = 0;
+        let build = |piece: &[u8]| {
+            let mut header = pdu::header(PduType::C2H_DATA);
+            header.flags.set_last_pdu(offset + piece.len() == data.len());
+            let (datao, length) = (number(offset), number(piece.len()));
+            offset += piece.len();
+            let header = C2hData { header, cccid: cid, datao, datal: length, ..C2hData::default() };
             pdu::build(&header, piece, self.digests, self.align)
         };
-        pieces.map(build).collect()
+        data.chunks(max.max(DATA_ALIGNMENT_UNIT)).map(build).collect()
     }
 
     /// Returns a response capsule.
     pub(super) fn completion(&self, cid: u16, answer: &Answer) -> Vec<u8> {
-        let mut capsule = Header { kind: Kind::CAPSULE_RESP, flags: 0, hlen: 24, pdo: 0, plen: 24 }.bytes().to_vec();
-        capsule.extend_from_slice(&answer.result.to_le_bytes());
-        capsule.extend_from_slice(&self.taken.to_le_bytes());
-        capsule.extend_from_slice(&[0; 2]);
-        capsule.extend_from_slice(&cid.to_le_bytes());
-        capsule.extend_from_slice(&answer.status.into_bits().to_le_bytes());
-        pdu::build(&capsule, &[], self.digests, 4)
+        let [dw0, dw1]: [u32; 2] = transmute!(answer.result);
+        let cqe = Cqe { dw0, dw1, sqhd: self.taken, sqid: 0, cid, status: answer.status };
+        self.build(&CapsuleResp { header: pdu::header(PduType::CAPSULE_RESP), cqe })
+    }
+
+    /// Returns a PDU without data.
+    fn build<T: IntoBytes + Immutable>(&self, pdu: &T) -> Vec<u8> {
+        pdu::build(pdu, &[], self.digests, self.align)
     }
 }
 
-/// Makes a header's digest right again.
-fn redigest(pdu: &mut [u8]) {
-    let hlen = usize::from(pdu[2]);
-    let value = pdu::digest(&pdu[..hlen]).to_le_bytes();
-    pdu[hlen..hlen + 4].copy_from_slice(&value);
-}
-
-/// Returns the header of a data or an R2T PDU.
-fn data_header(kind: Kind, cid: u16, tag: u16, offset: usize, length: usize) -> Vec<u8> {
-    let mut header = Header { kind, flags: 0, hlen: 24, pdo: 0, plen: 24 }.bytes().to_vec();
-    header.extend_from_slice(&cid.to_le_bytes());
-    header.extend_from_slice(&tag.to_le_bytes());
-    for value in [offset, length] {
-        header.extend_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
-    }
-    header.resize(CAPSULE_RESP, 0);
-    header
+/// Returns a length or an offset as PDUs have it.
+fn number(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// A command whose data is on its way.
@@ -159,9 +149,9 @@ struct Server<'a> {
 impl Server<'_> {
     /// Does what a PDU asks for. Nothing, if the connection is to end.
     fn pdu(&mut self, pdu: &[u8]) -> Option<()> {
-        let header = Header::parse(pdu)?;
+        let header: PduHeader = pdu::read(pdu)?;
         let mut state = self.shared.lock();
-        if header.kind == Kind::IC_REQ {
+        if header.kind == PduType::IC_REQ {
             return self.initialize(&mut state, pdu);
         }
         let line = &state.lines[self.number as usize];
@@ -170,40 +160,45 @@ impl Server<'_> {
         }
         let data = pdu::data_of(pdu, line.digests).ok()?;
         match header.kind {
-            Kind::CAPSULE_CMD => self.capsule(state, pdu, data),
-            Kind::H2C_DATA => self.data(state, pdu, data),
+            PduType::CAPSULE_CMD => self.capsule(state, pdu, data),
+            PduType::H2C_DATA => self.data(state, pdu, data),
             _ => None,
         }
     }
 
     fn initialize(&self, state: &mut State, pdu: &[u8]) -> Option<()> {
-        let request = pdu.get(..IC_LENGTH)?;
+        let IcReq { hpda, dgst, .. } = pdu::read(pdu)?;
         let instead = state.instead(None, self.number);
-        let (options, asked) = (&state.device.options, request[11]);
+        let options = &state.device.options;
         let digests =
-            Digests { header: options.digests.header && asked & 1 != 0, data: options.digests.data && asked & 2 != 0 };
-        let mut response = Header { kind: Kind::IC_RESP, flags: 0, hlen: 128, pdo: 0, plen: 128 }.bytes().to_vec();
-        response.extend_from_slice(&[0, 0, 0, u8::from(digests.header) | u8::from(digests.data) << 1]);
-        response.extend_from_slice(&options.max_h2c.to_le_bytes());
-        response.resize(IC_LENGTH, 0);
+            Digests { header: options.digests.header && dgst.hdgst(), data: options.digests.data && dgst.ddgst() };
+        let response = IcResp {
+            header: pdu::header(PduType::IC_RESP),
+            pfv: 0,
+            cpda: 0,
+            dgst: PduDigests::new().with_hdgst(digests.header).with_ddgst(digests.data),
+            maxh2cdata: options.max_h2c,
+            reserved_16: [0; 112],
+        };
         let line = &mut state.lines[self.number as usize];
+        line.align = (usize::from(hpda) + 1) * DATA_ALIGNMENT_UNIT;
         line.digests = digests;
-        line.align = (usize::from(request[10]) + 1) * 4;
+        let response = pdu::build(&response, &[], Digests::default(), DATA_ALIGNMENT_UNIT);
         send(line, vec![response], instead.as_ref());
         self.shared.changed.notify_all();
         Some(())
     }
 
     fn capsule(&mut self, mut state: MutexGuard<'_, State>, pdu: &[u8], data: &[u8]) -> Option<()> {
-        let sqe: &[u8; 64] = pdu.get(8..CAPSULE_CMD)?.first_chunk()?;
+        let CapsuleCmd { sqe, .. } = pdu::read(pdu)?;
         let line = &mut state.lines[self.number as usize];
         line.taken = line.taken.wrapping_add(1);
-        let command = Command::parse(sqe, self.number, line.queue.qid);
+        let command = Command::new(sqe, self.number, line.queue.qid);
         state.note(command);
         self.shared.changed.notify_all();
         let instead = state.instead(Some(&command), self.number);
-        let (length, in_capsule) = command.sgl();
-        if !brings_data(&command) || in_capsule || length == 0 {
+        let (length, in_capsule) = command.data();
+        if !command.brings_data() || in_capsule || length == 0 {
             let data = data.get(..length.min(data.len())).unwrap_or_default().to_vec();
             self.finish(&mut state, &command, data, instead);
             return Some(());
@@ -218,7 +213,9 @@ impl Server<'_> {
         let tag = self.next_tag;
         self.next_tag = self.next_tag.wrapping_add(1);
         let line = &mut state.lines[self.number as usize];
-        let mut request = pdu::build(&data_header(Kind::R2T, command.cid, tag, 0, length), &[], line.digests, 4);
+        let header = pdu::header(PduType::R2T);
+        let request = R2t { header, cccid: command.sqe.cid, ttag: tag, r2tl: number(length), ..R2t::default() };
+        let mut request = line.build(&request);
         if let Some(Do::EditR2t(edit)) = &instead {
             edit(&mut request);
         }
@@ -228,12 +225,8 @@ impl Server<'_> {
     }
 
     fn data(&mut self, mut state: MutexGuard<'_, State>, pdu: &[u8], data: &[u8]) -> Option<()> {
-        let header = pdu.get(..CAPSULE_RESP)?;
-        let tag = u16::from_le_bytes([header[10], header[11]]);
-        let [offset, length] = [12, 16].map(|at| {
-            let bytes = [header[at], header[at + 1], header[at + 2], header[at + 3]];
-            u32::from_le_bytes(bytes) as usize
-        });
+        let H2cData { ttag: tag, datao, datal, .. } = pdu::read(pdu)?;
+        let [offset, length] = [datao, datal].map(|bytes| bytes as usize);
         let waiting = self.waiting.get_mut(&tag)?;
         let place = waiting.data.get_mut(offset..offset.checked_add(length)?)?;
         place.copy_from_slice(data.get(..length)?);
@@ -277,14 +270,6 @@ fn send(line: &mut Line, pdus: Vec<Vec<u8>>, instead: Option<&Do>) {
         Some(Do::Raw(bytes)) => line.outbox.push(bytes.clone(), Duration::ZERO),
         other => deliver(line, pdus, other),
     }
-}
-
-/// Returns whether a command's data comes from the host.
-fn brings_data(command: &Command) -> bool {
-    if command.is_fabrics() {
-        return command.fctype & 1 != 0;
-    }
-    command.opcode & 1 != 0 && command.opcode != opcode::KEEP_ALIVE
 }
 
 /// Gives the PDUs of an answer to the connection, as the script says.

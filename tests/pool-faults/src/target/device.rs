@@ -2,28 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use nvme_spec::fabrics::CAPSULE_UNIT;
+use nvme_spec::feature::AsyncEventConfiguration;
+use nvme_spec::identify::{
+    AnaCapabilities, CompletionEntrySizes, ControllerType, FusedOperations, IdentifyController, IdentifyNamespace,
+    LogPageAttributes, Multipath, NamespaceDescriptor, NamespaceIdType, NamespaceSharing, OptionalNvmCommands,
+    SglSupport, SubmissionEntrySizes, WriteCacheAttributes,
+};
+use nvme_spec::log::{AnaGroup, AnaHeader, AnaState};
+use nvme_spec::register::{Cap, Version};
+use nvme_spec::{Cqe, MAX_NQN, PAGE, Sqe};
+use zerocopy::{FromZeros, IntoBytes};
+
 use crate::pdu::Digests;
 
-/// The bytes of an Identify structure.
-pub const IDENTIFY_SIZE: usize = 4096;
 /// The most bytes of a namespace's memory.
 const MAX_NAMESPACE: u64 = 64 << 20;
-
-/// ANA states.
-pub mod ana {
-    use nvme_spec::log::AnaState;
-
-    /// Optimized.
-    pub const OPTIMIZED: u8 = AnaState::OPTIMIZED.0;
-    /// Non-optimized.
-    pub const NON_OPTIMIZED: u8 = AnaState::NON_OPTIMIZED.0;
-    /// Inaccessible.
-    pub const INACCESSIBLE: u8 = AnaState::INACCESSIBLE.0;
-    /// Persistent loss.
-    pub const PERSISTENT_LOSS: u8 = AnaState::PERSISTENT_LOSS.0;
-    /// Change.
-    pub const CHANGE: u8 = AnaState::CHANGE.0;
-}
 
 /// What a target is. All of it can be left as it is.
 #[derive(Debug, Clone)]
@@ -55,7 +49,7 @@ pub struct Options {
     /// CAP.TO: the time that it may take to become ready, in units of 500 ms.
     pub ready_timeout: u8,
     /// VS: its version of NVMe.
-    pub version: u32,
+    pub version: Version,
     /// Whether it reports ANA.
     pub ana: bool,
     /// ANATT, in seconds.
@@ -82,7 +76,7 @@ impl Default for Options {
             io_queues: 16,
             queue_size: 128,
             ready_timeout: 20,
-            version: 0x0001_0400,
+            version: Version::V1_4,
             ana: false,
             anatt: 10,
             crdt: [0; 3],
@@ -131,115 +125,111 @@ impl Namespace {
 
     /// Returns its Identify Namespace structure.
     #[must_use]
-    pub fn identify(&self) -> Vec<u8> {
-        let mut page = vec![0; IDENTIFY_SIZE];
-        for offset in [0, 8, 16] {
-            put(&mut page, offset, &self.blocks().to_le_bytes());
-        }
-        // NMIC: more than one controller may have it.
-        page[30] = 1;
-        put(&mut page, 92, &self.ana_group.to_le_bytes());
-        put(&mut page, 104, &self.nguid);
-        page[130] = u8::try_from(self.block_size.trailing_zeros()).expect("a small number");
-        page
+    pub fn identify(&self) -> IdentifyNamespace {
+        let blocks = self.blocks();
+        let mut identity = IdentifyNamespace {
+            nsze: blocks,
+            ncap: blocks,
+            nuse: blocks,
+            nmic: NamespaceSharing::new().with_shrns(true),
+            anagrpid: self.ana_group,
+            nguid: self.nguid,
+            ..IdentifyNamespace::new_zeroed()
+        };
+        identity.lbaf[0].set_lbads(u8::try_from(self.block_size.trailing_zeros()).expect("a small number"));
+        identity
     }
 
     /// Returns its Namespace Identification Descriptor list.
     #[must_use]
     pub fn descriptors(&self) -> Vec<u8> {
         let mut list = Vec::new();
-        for (kind, id) in [(2, &self.nguid), (3, &self.uuid)] {
+        for (nidt, id) in [(NamespaceIdType::NGUID, &self.nguid), (NamespaceIdType::UUID, &self.uuid)] {
             if id.iter().any(|&byte| byte != 0) {
-                list.extend_from_slice(&[kind, 16, 0, 0]);
+                let nidl = nidt.id_len().expect("its length is known");
+                list.extend_from_slice(NamespaceDescriptor { nidt, nidl, reserved_2: [0; 2] }.as_bytes());
                 list.extend_from_slice(id);
             }
         }
-        list.resize(IDENTIFY_SIZE, 0);
+        list.resize(PAGE, 0);
         list
     }
 }
 
-/// Puts bytes at an offset.
-pub(super) fn put(page: &mut [u8], offset: usize, bytes: &[u8]) {
-    page[offset..offset + bytes.len()].copy_from_slice(bytes);
-}
-
-/// Puts a string at an offset, filled up with blanks or cut off.
-fn put_string(page: &mut [u8], offset: usize, length: usize, string: &[u8]) {
-    let field = &mut page[offset..offset + length];
-    field.fill(b' ');
-    let length = length.min(string.len());
-    field[..length].copy_from_slice(&string[..length]);
-}
-
-/// Returns the Identify Controller structure.
-pub(super) fn identify_controller(options: &Options, cntlid: u16, nn: u32, groups: u32) -> Vec<u8> {
-    let mut page = vec![0; IDENTIFY_SIZE];
-    put_string(&mut page, 4, 20, &options.serial);
-    put_string(&mut page, 24, 40, &options.model);
-    put_string(&mut page, 64, 8, &options.firmware);
-    // CMIC: several controllers, and whether ANA is reported.
-    page[76] = 0b0010 | u8::from(options.ana) << 3;
-    page[77] = options.mdts;
-    put(&mut page, 78, &cntlid.to_le_bytes());
-    put(&mut page, 80, &options.version.to_le_bytes());
-    // OAES: namespace attribute notices and, with ANA, its changes.
-    let events = 1_u32 << 8 | u32::from(options.ana) << 11;
-    put(&mut page, 92, &events.to_le_bytes());
-    // CNTRLTYPE: an I/O controller.
-    page[111] = 1;
-    for (offset, crdt) in [128, 130, 132].into_iter().zip(options.crdt) {
-        put(&mut page, offset, &crdt.to_le_bytes());
+/// Returns a string as it stands in a field: filled up with `fill`, or cut off.
+fn field<const N: usize>(string: &[u8], fill: u8) -> [u8; N] {
+    let mut field = [fill; N];
+    for (to, from) in field.iter_mut().zip(string) {
+        *to = *from;
     }
-    // ACL, AERL: four each. LPA: commands supported, and offsets in logs. KAS: 100 ms.
-    (page[258], page[259], page[261]) = (3, 3, 0b0110);
-    put(&mut page, 320, &1_u16.to_le_bytes());
-    if options.ana {
-        // ANACAP: all states are reported, and a namespace's group does not change.
-        (page[342], page[343]) = (options.anatt, 0b0101_1111);
-        put(&mut page, 344, &groups.to_le_bytes());
-        // MNAN, of which a host makes out how long the log may be.
-        put(&mut page, 540, &nn.to_le_bytes());
-        put(&mut page, 348, &groups.to_le_bytes());
-    }
-    (page[512], page[513]) = (0x66, 0x44);
-    put(&mut page, 514, &options.queue_size.to_le_bytes());
-    put(&mut page, 516, &nn.to_le_bytes());
-    // ONCS: Compare, DSM, Write Zeroes. FUSES: Compare and Write. VWC: there is a cache; Flush takes all namespaces.
-    put(&mut page, 520, &0b1101_u16.to_le_bytes());
-    (page[522], page[525]) = (1, 0b111);
-    // SGLS: SGLs, offsets in the capsule, and the transport's data block.
-    put(&mut page, 536, &(1_u32 | 1 << 20).to_le_bytes());
-    let nqn = options.nqn.as_bytes();
-    put(&mut page, 768, &nqn[..nqn.len().min(255)]);
-    put(&mut page, 1792, &((64 + options.in_capsule) / 16).to_le_bytes());
-    put(&mut page, 1796, &1_u32.to_le_bytes());
-    page[1803] = 1;
-    page
+    field
 }
 
-/// Returns the CAP property.
-pub(super) fn capabilities(options: &Options) -> u64 {
-    let entries = u64::from(options.queue_size.saturating_sub(1));
-    // CQR: queues are contiguous. CSS: the NVM command set.
-    entries | 1 << 16 | u64::from(options.ready_timeout) << 24 | 1 << 37
+/// The Identify Controller structure.
+pub(super) fn identify_controller(options: &Options, cntlid: u16, nn: u32, groups: u32) -> IdentifyController {
+    let identity = IdentifyController {
+        sn: field(&options.serial, b' '),
+        mn: field(&options.model, b' '),
+        fr: field(&options.firmware, b' '),
+        cmic: Multipath::new().with_mctrs(true).with_anars(options.ana),
+        mdts: options.mdts,
+        cntlid,
+        ver: options.version,
+        oaes: AsyncEventConfiguration::new().with_nan(true).with_anacn(options.ana),
+        cntrltype: ControllerType::IO,
+        crdt: options.crdt,
+        // Four of each.
+        acl: 3,
+        aerl: 3,
+        lpa: LogPageAttributes::new().with_cses(true).with_lpeds(true),
+        kas: 1,
+        sqes: SubmissionEntrySizes::new().with_min(Sqe::SIZE_LOG2).with_max(Sqe::SIZE_LOG2),
+        cqes: CompletionEntrySizes::new().with_min(Cqe::SIZE_LOG2).with_max(Cqe::SIZE_LOG2),
+        maxcmd: options.queue_size,
+        nn,
+        oncs: OptionalNvmCommands::new().with_nvmcmps(true).with_nvmdsmsv(true).with_nvmwzsv(true),
+        fuses: FusedOperations::new().with_fcws(true),
+        // There is a cache, and Flush takes all namespaces.
+        vwc: WriteCacheAttributes::new().with_vwcp(true).with_fb(3),
+        sgls: SglSupport::new().with_sgls(1).with_offset(true),
+        subnqn: field(&options.nqn.as_bytes()[..options.nqn.len().min(MAX_NQN)], 0),
+        ioccsz: ((1 << Sqe::SIZE_LOG2) + options.in_capsule) / CAPSULE_UNIT,
+        iorcsz: (1 << Cqe::SIZE_LOG2) / CAPSULE_UNIT,
+        msdbd: 1,
+        ..IdentifyController::new_zeroed()
+    };
+    if !options.ana {
+        return identity;
+    }
+    let all_states =
+        AnaCapabilities::new().with_aosr(true).with_anosr(true).with_aisr(true).with_aplsr(true).with_acsr(true);
+    IdentifyController {
+        anatt: options.anatt,
+        anacap: all_states.with_agidns(true),
+        anagrpmax: groups,
+        nanagrpid: groups,
+        // A host makes out by it how long the log may be.
+        mnan: nn,
+        ..identity
+    }
+}
+
+/// The CAP property.
+pub(super) fn capabilities(options: &Options) -> Cap {
+    let mqes = options.queue_size.saturating_sub(1);
+    Cap::new().with_mqes(mqes).with_cqr(true).with_to(options.ready_timeout).with_css_nvm(true)
 }
 
 /// Returns the Asymmetric Namespace Access log.
 #[must_use]
-pub fn ana_log(changes: u64, groups: &BTreeMap<u32, (u8, Vec<u32>)>) -> Vec<u8> {
-    let mut log = changes.to_le_bytes().to_vec();
-    log.extend_from_slice(&u16::try_from(groups.len()).unwrap_or(u16::MAX).to_le_bytes());
-    log.resize(16, 0);
-    for (group, (state, namespaces)) in groups {
-        log.extend_from_slice(&group.to_le_bytes());
-        log.extend_from_slice(&u32::try_from(namespaces.len()).unwrap_or(u32::MAX).to_le_bytes());
-        log.extend_from_slice(&changes.to_le_bytes());
-        log.push(*state);
-        log.extend_from_slice(&[0; 15]);
-        for nsid in namespaces {
-            log.extend_from_slice(&nsid.to_le_bytes());
-        }
+pub fn ana_log(changes: u64, groups: &BTreeMap<u32, (AnaState, Vec<u32>)>) -> Vec<u8> {
+    let descriptors = u16::try_from(groups.len()).unwrap_or(u16::MAX);
+    let mut log = AnaHeader { change_count: changes, descriptors, reserved_10: [0; 6] }.as_bytes().to_vec();
+    for (&group, (state, nsids)) in groups {
+        let namespaces = u32::try_from(nsids.len()).unwrap_or(u32::MAX);
+        let group = AnaGroup { group, namespaces, change_count: changes, state: *state, reserved_17: [0; 15] };
+        log.extend_from_slice(group.as_bytes());
+        log.extend_from_slice(nsids.as_bytes());
     }
     log
 }

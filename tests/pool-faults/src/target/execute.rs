@@ -2,24 +2,29 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use nvme_spec::feature::FeatureId;
-use nvme_spec::register::Register;
-use nvme_spec::{Status, StatusCode};
+use std::mem::offset_of;
 
-use super::command::{Command, fctype, opcode};
-use super::device::{self, IDENTIFY_SIZE, Namespace, Options, ana, put};
+use nvme_spec::admin::{
+    AbortResult, AsyncEvent, GetFeaturesDw10, GetLogPageDw10, GetLogPageDw11, IdentifyDw10, IdentifyDw11,
+    log_page_dwords_of,
+};
+use nvme_spec::fabrics::{ConnectData, ConnectFailure, FabricsType, MAX_CNTLID, PropertyCommand};
+use nvme_spec::feature::{FeatureId, NumberOfQueues};
+use nvme_spec::identify::{Cns, CommandSet, IdentifyControllerNvm, NSID_LIST_ENTRIES};
+use nvme_spec::log::{
+    AnaState, CommandEffects, CommandEffectsLog, ErrorInformation, FirmwareSlots, LogId, MAX_CHANGED_NAMESPACES, Smart,
+};
+use nvme_spec::nvm::{DsmDw10, DsmDw11, DsmRange};
+use nvme_spec::register::{Cc, Csts, Register, ShutdownNotification, ShutdownStatus};
+use nvme_spec::{AdminOpcode, FusedOperation, IoOpcode, PAGE, Status, StatusCode};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-/// The parameters of a Connect are wrong.
-const CONNECT_INVALID: Status = Status::of(StatusCode::CONNECT_INVALID_PARAMETERS).with_dnr(true);
-/// The feature of that name.
-const KEEP_ALIVE_TIMER: u8 = FeatureId::KEEP_ALIVE_TIMER.0;
+use super::command::Command;
+use super::device::{self, Namespace, Options};
+use crate::pdu;
+
+/// The most requests for events of a controller.
 const MAX_EVENT_REQUESTS: usize = 4;
-
-/// Properties.
-const CAP: u32 = Register::CAP.0;
-const VS: u32 = Register::VS.0;
-const CC: u32 = Register::CC.0;
-const CSTS: u32 = Register::CSTS.0;
 
 /// The answer to a command.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +39,11 @@ impl Answer {
         Self { data, ..Self::default() }
     }
 
-    fn result(result: impl Into<u64>) -> Self {
+    fn structure<T: IntoBytes + Immutable>(data: &T) -> Self {
+        Self::data(data.as_bytes().to_vec())
+    }
+
+    pub(super) fn result(result: impl Into<u64>) -> Self {
         Self { result: result.into(), ..Self::default() }
     }
 
@@ -46,12 +55,12 @@ impl Answer {
 /// What a host has connected to: an association.
 #[derive(Debug, Default)]
 pub(super) struct Controller {
-    cc: u32,
-    features: BTreeMap<u8, u32>,
+    cc: Cc,
+    features: BTreeMap<FeatureId, u32>,
     /// Identifiers of requests that wait for an event.
     pub(super) event_requests: VecDeque<u16>,
     /// Events that wait for a request.
-    pub(super) events: VecDeque<u32>,
+    pub(super) events: VecDeque<AsyncEvent>,
 }
 
 /// What a connection is for.
@@ -69,7 +78,7 @@ pub(super) struct Queue {
 pub(super) struct Device {
     pub(super) options: Options,
     pub(super) namespaces: BTreeMap<u32, Namespace>,
-    pub(super) ana_states: BTreeMap<u32, u8>,
+    pub(super) ana_states: BTreeMap<u32, AnaState>,
     pub(super) ana_changes: u64,
     pub(super) changed: Vec<u32>,
     pub(super) controllers: BTreeMap<u16, Controller>,
@@ -91,33 +100,32 @@ impl Device {
 
     /// Carries a command out. Nothing, if its answer comes later.
     pub(super) fn execute(&mut self, queue: &mut Queue, command: &Command, data: &[u8]) -> Option<Answer> {
-        if command.is_fabrics() {
+        if command.fctype().is_some() {
             return Some(self.fabrics(queue, command, data));
         }
         let Some(cntlid) = queue.cntlid else { return Some(Answer::status(Status::COMMAND_SEQUENCE_ERROR)) };
         if queue.qid > 0 {
             return Some(self.io(queue, command, data));
         }
-        if command.opcode == opcode::ASYNC_EVENT {
+        if command.is_admin(AdminOpcode::ASYNC_EVENT_REQUEST) {
             let requests = &mut self.controllers.get_mut(&cntlid)?.event_requests;
             if requests.len() >= MAX_EVENT_REQUESTS {
                 return Some(Answer::status(Status::ASYNC_EVENT_LIMIT_EXCEEDED));
             }
-            requests.push_back(command.cid);
+            requests.push_back(command.sqe.cid);
             return None;
         }
         Some(self.admin(cntlid, command))
     }
 
     fn fabrics(&mut self, queue: &mut Queue, command: &Command, data: &[u8]) -> Answer {
-        let sqe = &command.sqe;
-        let offset = u32::from_le_bytes([sqe[44], sqe[45], sqe[46], sqe[47]]);
-        match (command.fctype, queue.cntlid) {
-            (fctype::CONNECT, None) => self.connect(queue, command, data),
-            (fctype::PROPERTY_GET, Some(cntlid)) => self.property(cntlid, offset),
-            (fctype::PROPERTY_SET, Some(cntlid)) => {
-                if let Some(controller) = self.controllers.get_mut(&cntlid).filter(|_| offset == CC) {
-                    controller.cc = u32::from_le_bytes([sqe[48], sqe[49], sqe[50], sqe[51]]);
+        let PropertyCommand { fctype, offset, value, .. } = command.sqe.as_property();
+        match (fctype, queue.cntlid) {
+            (FabricsType::CONNECT, None) => self.connect(queue, command, data),
+            (FabricsType::PROPERTY_GET, Some(cntlid)) => self.property(cntlid, Register(offset)),
+            (FabricsType::PROPERTY_SET, Some(cntlid)) => {
+                if let Some(controller) = self.controllers.get_mut(&cntlid).filter(|_| offset == Register::CC.0) {
+                    controller.cc = Cc::from_bits(u32::try_from(value).unwrap_or(0));
                 }
                 Answer::default()
             }
@@ -126,87 +134,91 @@ impl Device {
     }
 
     fn connect(&mut self, queue: &mut Queue, command: &Command, data: &[u8]) -> Answer {
-        let (Some(nqn), Some(&[low, high])) = (data.get(256..512), data.get(16..18).and_then(|id| id.first_chunk()))
-        else {
+        let Some(data) = pdu::read::<ConnectData>(data) else {
             return Answer::status(Status::INVALID_FIELD);
         };
-        let nqn = nqn.split(|&byte| byte == 0).next().unwrap_or_default();
+        let nqn = data.subnqn.split(|&byte| byte == 0).next().unwrap_or_default();
         if nqn != self.options.nqn.as_bytes() {
-            // The place of what is wrong: the subsystem's name, in the data.
-            return Answer { status: CONNECT_INVALID, result: 256 | 1 << 16, data: Vec::new() };
+            return bad_connect(offset_of!(ConnectData, subnqn));
         }
         let cntlid = if command.qid == 0 {
             let cntlid = self.next_cntlid;
-            self.next_cntlid = self.next_cntlid % 0xffef + 1;
+            self.next_cntlid = self.next_cntlid % MAX_CNTLID + 1;
             let mut controller = Controller::default();
-            // It is asked for in Connect, in milliseconds.
-            controller.features.insert(KEEP_ALIVE_TIMER, command.cdw[2]);
+            controller.features.insert(FeatureId::KEEP_ALIVE_TIMER, command.sqe.as_connect().kato);
             self.controllers.insert(cntlid, controller);
             cntlid
         } else {
-            u16::from_le_bytes([low, high])
+            data.cntlid
         };
         if !self.controllers.contains_key(&cntlid) || command.qid > self.options.io_queues {
-            return Answer { status: CONNECT_INVALID, result: 16 | 1 << 16, data: Vec::new() };
+            return bad_connect(offset_of!(ConnectData, cntlid));
         }
         *queue = Queue { qid: command.qid, cntlid: Some(cntlid), fused_failed: false };
         Answer::result(cntlid)
     }
 
-    fn property(&self, cntlid: u16, offset: u32) -> Answer {
-        let cc = self.controllers.get(&cntlid).map_or(0, |controller| controller.cc);
-        Answer::result(match offset {
-            CAP => device::capabilities(&self.options),
-            VS => self.options.version.into(),
-            CC => cc.into(),
+    fn property(&self, cntlid: u16, property: Register) -> Answer {
+        let cc = self.controllers.get(&cntlid).map_or_else(Cc::new, |controller| controller.cc);
+        match property {
+            Register::CAP => Answer::result(device::capabilities(&self.options).into_bits()),
+            Register::VS => Answer::result(self.options.version.into_bits()),
+            Register::CC => Answer::result(cc.into_bits()),
             // Ready as soon as enabled, shut down as soon as asked.
-            CSTS => u64::from(cc & 1) | u64::from(cc >> 14 & 3 != 0) << 3,
-            _ => 0,
-        })
+            Register::CSTS => {
+                let is_shut_down = cc.shn() != ShutdownNotification::NONE;
+                let shst = if is_shut_down { ShutdownStatus::COMPLETE } else { ShutdownStatus::NORMAL };
+                Answer::result(Csts::new().with_rdy(cc.en()).with_shst(shst).into_bits())
+            }
+            _ => Answer::default(),
+        }
     }
 
     fn admin(&mut self, cntlid: u16, command: &Command) -> Answer {
-        match command.opcode {
-            opcode::IDENTIFY => self.identify(cntlid, command),
-            opcode::GET_LOG_PAGE => self.log_page(command),
-            opcode::SET_FEATURES | opcode::GET_FEATURES => self.features(cntlid, command),
-            opcode::KEEP_ALIVE => Answer::default(),
-            // Not aborted.
-            opcode::ABORT => Answer::result(1_u64),
+        match AdminOpcode(command.sqe.opcode) {
+            AdminOpcode::IDENTIFY => self.identify(cntlid, command),
+            AdminOpcode::GET_LOG_PAGE => self.log_page(command),
+            AdminOpcode::SET_FEATURES | AdminOpcode::GET_FEATURES => self.features(cntlid, command),
+            AdminOpcode::KEEP_ALIVE => Answer::default(),
+            AdminOpcode::ABORT => Answer::result(AbortResult::new().with_not_aborted(true).into_bits()),
             _ => Answer::status(Status::INVALID_OPCODE),
         }
     }
 
     fn identify(&self, cntlid: u16, command: &Command) -> Answer {
-        let namespace = self.namespaces.get(&command.nsid);
-        match command.cns() {
-            0x00 => Answer::data(namespace.map_or_else(|| vec![0; IDENTIFY_SIZE], Namespace::identify)),
-            0x01 => {
+        let sqe = &command.sqe;
+        let namespace = self.namespaces.get(&sqe.nsid);
+        match IdentifyDw10::from_bits(sqe.cdw10).cns() {
+            Cns::NAMESPACE => namespace
+                .map_or_else(|| Answer::data(vec![0; PAGE]), |namespace| Answer::structure(&namespace.identify())),
+            Cns::CONTROLLER => {
                 let last = self.namespaces.keys().next_back().copied().unwrap_or(1);
                 let groups = self.ana_groups().len().try_into().unwrap_or(u32::MAX);
-                Answer::data(device::identify_controller(&self.options, cntlid, last.max(32), groups.max(1)))
+                Answer::structure(&device::identify_controller(&self.options, cntlid, last.max(32), groups.max(1)))
             }
-            0x02 => Answer::data(self.active_namespaces(command.nsid)),
-            0x03 => namespace.map_or_else(
+            Cns::ACTIVE_NAMESPACES => Answer::data(self.active_namespaces(sqe.nsid)),
+            Cns::NAMESPACE_DESCRIPTORS => namespace.map_or_else(
                 || Answer::status(Status::INVALID_NAMESPACE),
                 |namespace| Answer::data(namespace.descriptors()),
             ),
-            // I/O Command Set specific: of the NVM command set, nothing is limited.
-            0x06 if command.cdw[1] >> 24 == 0 => Answer::data(vec![0; IDENTIFY_SIZE]),
+            // Nothing is limited.
+            Cns::COMMAND_SET_CONTROLLER if IdentifyDw11::from_bits(sqe.cdw11).csi() == CommandSet::NVM => {
+                Answer::structure(&IdentifyControllerNvm::new_zeroed())
+            }
             _ => Answer::status(Status::INVALID_FIELD),
         }
     }
 
     fn active_namespaces(&self, after: u32) -> Vec<u8> {
-        let ids = self.namespaces.keys().filter(|&&nsid| nsid > after).take(IDENTIFY_SIZE / 4);
+        let ids = self.namespaces.keys().filter(|&&nsid| nsid > after).take(NSID_LIST_ENTRIES);
         let mut list: Vec<u8> = ids.flat_map(|nsid| nsid.to_le_bytes()).collect();
-        list.resize(IDENTIFY_SIZE, 0);
+        list.resize(PAGE, 0);
         list
     }
 
-    /// Returns the groups of namespaces, with their states.
-    fn ana_groups(&self) -> BTreeMap<u32, (u8, Vec<u32>)> {
-        let mut groups = BTreeMap::<u32, (u8, Vec<u32>)>::new();
+    /// The groups of namespaces, with their states.
+    fn ana_groups(&self) -> BTreeMap<u32, (AnaState, Vec<u32>)> {
+        let mut groups = BTreeMap::<u32, (AnaState, Vec<u32>)>::new();
         for (&nsid, namespace) in &self.namespaces {
             let group = namespace.ana_group;
             groups.entry(group).or_insert_with(|| (self.ana_state(group), Vec::new())).1.push(nsid);
@@ -214,29 +226,29 @@ impl Device {
         groups
     }
 
-    fn ana_state(&self, group: u32) -> u8 {
-        self.ana_states.get(&group).copied().unwrap_or(ana::OPTIMIZED)
+    fn ana_state(&self, group: u32) -> AnaState {
+        self.ana_states.get(&group).copied().unwrap_or(AnaState::OPTIMIZED)
     }
 
     fn log_page(&mut self, command: &Command) -> Answer {
-        let log = match command.lid() {
-            // Errors, and what is supported: one Identify's worth of nothing.
-            0x01 => vec![0; 64],
-            0x02 | 0x03 => vec![0; 512],
-            0x04 => {
-                let mut log: Vec<u8> =
-                    std::mem::take(&mut self.changed).into_iter().flat_map(u32::to_le_bytes).collect();
-                log.resize(IDENTIFY_SIZE, 0);
-                log
+        let sqe = &command.sqe;
+        let (dw10, dw11) = (GetLogPageDw10::from_bits(sqe.cdw10), GetLogPageDw11::from_bits(sqe.cdw11));
+        let log = match dw10.lid() {
+            LogId::ERROR_INFORMATION => ErrorInformation::new_zeroed().as_bytes().to_vec(),
+            LogId::SMART => Smart::new_zeroed().as_bytes().to_vec(),
+            LogId::FIRMWARE_SLOT => FirmwareSlots::new_zeroed().as_bytes().to_vec(),
+            LogId::CHANGED_NAMESPACE_LIST => {
+                let mut log = std::mem::take(&mut self.changed);
+                log.resize(MAX_CHANGED_NAMESPACES, 0);
+                log.as_bytes().to_vec()
             }
-            0x05 => commands_supported(),
-            0x0c if self.options.ana => device::ana_log(self.ana_changes, &self.ana_groups()),
+            LogId::COMMAND_EFFECTS => commands_supported().as_bytes().to_vec(),
+            LogId::ANA if self.options.ana => device::ana_log(self.ana_changes, &self.ana_groups()),
             _ => return Answer::status(Status::INVALID_LOG_PAGE),
         };
-        let dwords = u64::from(command.cdw[0] >> 16) | u64::from(command.cdw[1] & 0xffff) << 16;
-        let offset = u64::from(command.cdw[2]) | u64::from(command.cdw[3]) << 32;
-        let (asked, _) = command.sgl();
-        let wanted = usize::try_from((dwords + 1) * 4).unwrap_or(usize::MAX).min(asked);
+        let offset = u64::from(sqe.cdw12) | u64::from(sqe.cdw13) << 32;
+        let (asked, _) = command.data();
+        let wanted = usize::try_from(log_page_dwords_of(dw10, dw11) * 4).unwrap_or(usize::MAX).min(asked);
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(log.len());
         let mut data = log[start..].to_vec();
         // Behind a log's end there is nothing.
@@ -246,81 +258,86 @@ impl Device {
 
     /// Features that are kept are as they were set, or as Connect said.
     fn features(&mut self, cntlid: u16, command: &Command) -> Answer {
-        const NUMBER_OF_QUEUES: u8 = FeatureId::NUMBER_OF_QUEUES.0;
         let Some(controller) = self.controllers.get_mut(&cntlid) else { return Answer::status(Status::INVALID_FIELD) };
-        let fid = command.fid();
-        if fid == NUMBER_OF_QUEUES {
-            let queues = u64::from(self.options.io_queues.saturating_sub(1));
-            return Answer::result(queues | queues << 16);
+        // Both commands have it at the same place.
+        let fid = GetFeaturesDw10::from_bits(command.sqe.cdw10).fid();
+        if fid == FeatureId::NUMBER_OF_QUEUES {
+            let queues = self.options.io_queues.saturating_sub(1);
+            return Answer::result(NumberOfQueues::new().with_nsq(queues).with_ncq(queues).into_bits());
         }
-        if command.opcode == opcode::SET_FEATURES {
-            controller.features.insert(fid, command.cdw[1]);
+        if command.is_admin(AdminOpcode::SET_FEATURES) {
+            controller.features.insert(fid, command.sqe.cdw11);
             return Answer::default();
         }
         Answer::result(controller.features.get(&fid).copied().unwrap_or(0))
     }
 
     fn io(&mut self, queue: &mut Queue, command: &Command, data: &[u8]) -> Answer {
-        const FIRST: u8 = 1;
-        const SECOND: u8 = 2;
-        if command.fuse() == SECOND && std::mem::take(&mut queue.fused_failed) {
+        if command.sqe.fuse() == FusedOperation::SECOND && std::mem::take(&mut queue.fused_failed) {
             return Answer::status(Status::ABORTED_FAILED_FUSED);
         }
         let answer = self.block_io(command, data);
-        if command.fuse() == FIRST {
-            queue.fused_failed = answer.status != Status::SUCCESS;
+        if command.sqe.fuse() == FusedOperation::FIRST {
+            queue.fused_failed = !answer.status.is_success();
         }
         answer
     }
 
     fn block_io(&mut self, command: &Command, data: &[u8]) -> Answer {
-        if command.opcode == opcode::FLUSH {
+        let opcode = IoOpcode(command.sqe.opcode);
+        if opcode == IoOpcode::FLUSH {
             return Answer::default();
         }
-        let Some(namespace) = self.namespaces.get_mut(&command.nsid) else {
+        let Some(namespace) = self.namespaces.get_mut(&command.sqe.nsid) else {
             return Answer::status(Status::INVALID_NAMESPACE);
         };
-        let state = self.ana_states.get(&namespace.ana_group).copied().unwrap_or(ana::OPTIMIZED);
+        let state = self.ana_states.get(&namespace.ana_group).copied().unwrap_or(AnaState::OPTIMIZED);
         match state {
-            ana::PERSISTENT_LOSS => return Answer::status(Status::ANA_PERSISTENT_LOSS),
-            ana::INACCESSIBLE => return Answer::status(Status::ANA_INACCESSIBLE),
-            ana::CHANGE => return Answer::status(Status::ANA_TRANSITION),
+            AnaState::PERSISTENT_LOSS => return Answer::status(Status::ANA_PERSISTENT_LOSS),
+            AnaState::INACCESSIBLE => return Answer::status(Status::ANA_INACCESSIBLE),
+            AnaState::CHANGE => return Answer::status(Status::ANA_TRANSITION),
             _ => {}
         }
-        if command.opcode == opcode::DSM {
+        if opcode == IoOpcode::DATASET_MANAGEMENT {
             return deallocate(namespace, command, data);
         }
         let Some(range) = namespace.range(command.slba(), command.blocks().into()) else {
             return Answer::status(Status::LBA_OUT_OF_RANGE);
         };
         let medium = &mut namespace.data[range];
-        match command.opcode {
-            opcode::READ => return Answer::data(medium.to_vec()),
-            opcode::WRITE if data.len() == medium.len() => medium.copy_from_slice(data),
-            opcode::COMPARE if data.len() == medium.len() => {
+        match opcode {
+            IoOpcode::READ => return Answer::data(medium.to_vec()),
+            IoOpcode::WRITE if data.len() == medium.len() => medium.copy_from_slice(data),
+            IoOpcode::COMPARE if data.len() == medium.len() => {
                 if medium != data {
                     return Answer::status(Status::COMPARE_FAILURE);
                 }
             }
-            opcode::WRITE_ZEROES => medium.fill(0),
-            opcode::WRITE | opcode::COMPARE => return Answer::status(Status::INVALID_FIELD),
+            IoOpcode::WRITE_ZEROES => medium.fill(0),
+            IoOpcode::WRITE | IoOpcode::COMPARE => return Answer::status(Status::INVALID_FIELD),
             _ => return Answer::status(Status::INVALID_OPCODE),
         }
         Answer::default()
     }
 }
 
+/// The answer to a Connect whose data is wrong at an offset.
+fn bad_connect(offset: usize) -> Answer {
+    let place = ConnectFailure::new().with_ipo(u16::try_from(offset).unwrap_or(u16::MAX)).with_in_data(true);
+    let status = Status::of(StatusCode::CONNECT_INVALID_PARAMETERS).with_dnr(true);
+    Answer { status, ..Answer::result(place.into_bits()) }
+}
+
 /// Dataset Management: what is deallocated reads as zeroes.
 fn deallocate(namespace: &mut Namespace, command: &Command, data: &[u8]) -> Answer {
-    let ranges = (command.cdw[0] & 0xff) as usize + 1;
-    let deallocates = command.cdw[1] & 1 << 2 != 0;
-    let (descriptors, _) = data.as_chunks::<16>();
-    let Some(descriptors) = descriptors.get(..ranges) else { return Answer::status(Status::INVALID_FIELD) };
-    for descriptor in descriptors {
-        let (dwords, _) = descriptor.as_chunks::<4>();
-        let [_, blocks, low, high] = [0, 1, 2, 3].map(|index| u32::from_le_bytes(dwords[index]));
-        let slba = u64::from(low) | u64::from(high) << 32;
-        let Some(range) = namespace.range(slba, blocks.into()) else { return Answer::status(Status::LBA_OUT_OF_RANGE) };
+    let ranges = usize::from(DsmDw10::from_bits(command.sqe.cdw10).nr()) + 1;
+    let deallocates = DsmDw11::from_bits(command.sqe.cdw11).ad();
+    let found: Vec<DsmRange> = data.chunks_exact(size_of::<DsmRange>()).take(ranges).filter_map(pdu::read).collect();
+    if found.len() < ranges {
+        return Answer::status(Status::INVALID_FIELD);
+    }
+    for DsmRange { slba, nlb, .. } in found {
+        let Some(range) = namespace.range(slba, nlb.into()) else { return Answer::status(Status::LBA_OUT_OF_RANGE) };
         if deallocates {
             namespace.data[range].fill(0);
         }
@@ -328,27 +345,29 @@ fn deallocate(namespace: &mut Namespace, command: &Command, data: &[u8]) -> Answ
     Answer::default()
 }
 
-/// Returns the Commands Supported and Effects log.
-fn commands_supported() -> Vec<u8> {
-    const ADMIN: [u8; 7] = [
-        opcode::GET_LOG_PAGE,
-        opcode::IDENTIFY,
-        opcode::ABORT,
-        opcode::SET_FEATURES,
-        opcode::GET_FEATURES,
-        opcode::ASYNC_EVENT,
-        opcode::KEEP_ALIVE,
+/// The Commands Supported and Effects log.
+fn commands_supported() -> CommandEffectsLog {
+    const ADMIN: [AdminOpcode; 7] = [
+        AdminOpcode::GET_LOG_PAGE,
+        AdminOpcode::IDENTIFY,
+        AdminOpcode::ABORT,
+        AdminOpcode::SET_FEATURES,
+        AdminOpcode::GET_FEATURES,
+        AdminOpcode::ASYNC_EVENT_REQUEST,
+        AdminOpcode::KEEP_ALIVE,
     ];
-    const IO: [u8; 6] =
-        [opcode::FLUSH, opcode::WRITE, opcode::READ, opcode::COMPARE, opcode::WRITE_ZEROES, opcode::DSM];
-    // CSUPP, and LBCC for those that change data.
-    let mut log = vec![0; IDENTIFY_SIZE];
+    const READS: [IoOpcode; 3] = [IoOpcode::FLUSH, IoOpcode::READ, IoOpcode::COMPARE];
+    const WRITES: [IoOpcode; 3] = [IoOpcode::WRITE, IoOpcode::WRITE_ZEROES, IoOpcode::DATASET_MANAGEMENT];
+    let supported = CommandEffects::new().with_csupp(true);
+    let mut log = CommandEffectsLog::new_zeroed();
     for opcode in ADMIN {
-        put(&mut log, usize::from(opcode) * 4, &[1]);
+        log.acs[usize::from(opcode.0)] = supported;
     }
-    for opcode in IO {
-        let changes = matches!(opcode, opcode::WRITE | opcode::WRITE_ZEROES | opcode::DSM);
-        put(&mut log, 1024 + usize::from(opcode) * 4, &[1 | u8::from(changes) << 1]);
+    for opcode in READS {
+        log.iocs[usize::from(opcode.0)] = supported;
+    }
+    for opcode in WRITES {
+        log.iocs[usize::from(opcode.0)] = supported.with_lbcc(true);
     }
     log
 }

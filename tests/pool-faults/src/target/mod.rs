@@ -11,9 +11,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub use self::command::{Command, fctype, opcode};
+use nvme_spec::AdminOpcode;
+use nvme_spec::admin::{AsyncEvent, EventType, NoticeEvent};
+use nvme_spec::log::{AnaState, LogId, MAX_CHANGED_NAMESPACES};
+
+pub use self::command::Command;
 use self::connection::Line;
-pub use self::device::{IDENTIFY_SIZE, Namespace, Options, ana, ana_log};
+pub use self::device::{Namespace, Options, ana_log};
 use self::execute::{Answer, Device};
 pub use self::script::{Do, Edit, EditPdus, On};
 use crate::socket::{self, Cut, LOOK, lock};
@@ -59,7 +63,7 @@ impl State {
     fn execute(&mut self, held: &Held) -> Option<Answer> {
         let line = &mut self.lines[held.number as usize];
         let answer = self.device.execute(&mut line.queue, &held.command, &held.data);
-        if held.command.opcode == opcode::ASYNC_EVENT && answer.is_none() {
+        if held.command.is_admin(AdminOpcode::ASYNC_EVENT_REQUEST) && answer.is_none() {
             self.deliver_events();
         }
         answer
@@ -78,7 +82,7 @@ impl State {
         let mut command = held.command;
         match &held.instead {
             Some(Do::NoAnswer) => return,
-            Some(Do::WrongCid(cid)) => command.cid = *cid,
+            Some(Do::WrongCid(cid)) => command.sqe.cid = *cid,
             Some(Do::ShortData(length)) => answer.data.truncate(*length),
             Some(Do::Data(data)) => answer.data.clone_from(data),
             Some(Do::Edit(edit)) => edit(&mut answer.data),
@@ -100,8 +104,7 @@ impl State {
             let Some(controller) = self.device.controllers.get_mut(&cntlid) else { continue };
             while !controller.events.is_empty() {
                 let Some(cid) = controller.event_requests.pop_front() else { break };
-                let result = controller.events.pop_front().unwrap_or_default().into();
-                let answer = Answer { result, ..Answer::default() };
+                let answer = Answer::result(controller.events.pop_front().unwrap_or_default().into_bits());
                 line.outbox.push(line.completion(cid, &answer), Duration::ZERO);
             }
         }
@@ -349,8 +352,8 @@ impl ScriptedTarget {
         namespace.data[range].copy_from_slice(data);
     }
 
-    /// Sets the state of an ANA group, which counts for I/O as well, without an event. See [`ana`].
-    pub fn set_ana(&self, group: u32, state: u8) {
+    /// Sets the state of an ANA group, which counts for I/O as well, without an event.
+    pub fn set_ana(&self, group: u32, state: AnaState) {
         let device = &mut self.shared.lock().device;
         device.ana_states.insert(group, state);
         device.ana_changes += 1;
@@ -358,20 +361,21 @@ impl ScriptedTarget {
 
     /// Tells all hosts that namespaces have changed.
     pub fn namespaces_changed(&self) {
-        self.event(0x02 | 0x04 << 16);
+        self.notice(NoticeEvent::NAMESPACE_ATTRIBUTE_CHANGED, LogId::CHANGED_NAMESPACE_LIST);
     }
 
     /// Tells all hosts that ANA states have changed.
     pub fn ana_changed(&self) {
-        self.event(0x02 | 0x03 << 8 | 0x0c << 16);
+        self.notice(NoticeEvent::ANA_CHANGE, LogId::ANA);
     }
 
-    /// Tells all hosts of an event: dword 0 of the completion. It waits for a request, if there is none.
-    pub fn event(&self, dword: u32) {
+    /// Tells all hosts of an event. It waits for a request, if there is none.
+    fn notice(&self, notice: NoticeEvent, lid: LogId) {
+        let event = AsyncEvent::new().with_kind(EventType::NOTICE).with_information(notice.0).with_lid(lid);
         let mut state = self.shared.lock();
         for controller in state.device.controllers.values_mut() {
             if controller.events.len() < MAX_EVENTS {
-                controller.events.push_back(dword);
+                controller.events.push_back(event);
             }
         }
         state.deliver_events();
@@ -401,7 +405,7 @@ impl Drop for ScriptedTarget {
 }
 
 fn note_change(changed: &mut Vec<u32>, nsid: u32) {
-    if !changed.contains(&nsid) && changed.len() < 1024 {
+    if !changed.contains(&nsid) && changed.len() < MAX_CHANGED_NAMESPACES {
         changed.push(nsid);
     }
 }

@@ -4,10 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nvme_spec::Status;
+use nvme_spec::admin::{GetLogPageDw10, IdentifyDw10};
+use nvme_spec::fabrics::FabricsType;
+use nvme_spec::identify::{Cns, IdentifyController, IdentifyNamespace};
+use nvme_spec::log::LogId;
+use nvme_spec::tcp::{C2hData, PduHeader, PduType};
+use nvme_spec::{AdminOpcode, IoOpcode, Status};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::command::Command;
-use crate::pdu::Kind;
+use crate::pdu;
 use crate::socket::Cut;
 
 /// Says whether a command is meant.
@@ -34,10 +40,10 @@ pub struct On {
 enum Asked {
     Any,
     InitializeConnection,
-    Admin(u8),
-    Io(u8),
+    Admin(AdminOpcode),
+    Io(IoOpcode),
     AnyIo,
-    Fabrics(u8),
+    Fabrics(FabricsType),
 }
 
 impl fmt::Debug for On {
@@ -64,15 +70,15 @@ impl On {
         Self::new(Asked::InitializeConnection)
     }
 
-    /// Admin commands of an opcode; see [`super::opcode`].
+    /// Admin commands of an opcode.
     #[must_use]
-    pub fn admin(opcode: u8) -> Self {
+    pub fn admin(opcode: AdminOpcode) -> Self {
         Self::new(Asked::Admin(opcode))
     }
 
     /// Returns commands of an opcode on I/O queues.
     #[must_use]
-    pub fn io(opcode: u8) -> Self {
+    pub fn io(opcode: IoOpcode) -> Self {
         Self::new(Asked::Io(opcode))
     }
 
@@ -82,34 +88,35 @@ impl On {
         Self::new(Asked::AnyIo)
     }
 
-    /// Fabrics commands of a type; see [`super::fctype`].
+    /// Fabrics commands of a type.
     #[must_use]
-    pub fn fabrics(fctype: u8) -> Self {
+    pub fn fabrics(fctype: FabricsType) -> Self {
         Self::new(Asked::Fabrics(fctype))
     }
 
     /// Connect, for the admin queue (0) or an I/O queue.
     #[must_use]
     pub fn connect(qid: u16) -> Self {
-        Self::fabrics(super::fctype::CONNECT).qid(qid)
+        Self::fabrics(FabricsType::CONNECT).qid(qid)
     }
 
     /// Connect for any I/O queue.
     #[must_use]
     pub fn connect_io() -> Self {
-        Self::fabrics(super::fctype::CONNECT).when(|command| command.qid > 0)
+        Self::fabrics(FabricsType::CONNECT).when(|command| command.qid > 0)
     }
 
     /// Identify with a CNS.
     #[must_use]
-    pub fn identify(cns: u8) -> Self {
-        Self::admin(super::opcode::IDENTIFY).when(move |command| command.cns() == cns)
+    pub fn identify(cns: Cns) -> Self {
+        Self::admin(AdminOpcode::IDENTIFY).when(move |command| IdentifyDw10::from_bits(command.sqe.cdw10).cns() == cns)
     }
 
     /// Get Log Page of a log.
     #[must_use]
-    pub fn log_page(lid: u8) -> Self {
-        Self::admin(super::opcode::GET_LOG_PAGE).when(move |command| command.lid() == lid)
+    pub fn log_page(lid: LogId) -> Self {
+        Self::admin(AdminOpcode::GET_LOG_PAGE)
+            .when(move |command| GetLogPageDw10::from_bits(command.sqe.cdw10).lid() == lid)
     }
 
     /// Only for a namespace.
@@ -184,12 +191,12 @@ impl On {
         let kind = match self.kind {
             Asked::Any => true,
             Asked::InitializeConnection => false,
-            Asked::Admin(opcode) => command.qid == 0 && command.opcode == opcode && !command.is_fabrics(),
-            Asked::Io(opcode) => command.qid > 0 && command.opcode == opcode && !command.is_fabrics(),
-            Asked::AnyIo => command.qid > 0 && !command.is_fabrics(),
-            Asked::Fabrics(fctype) => command.is_fabrics() && command.fctype == fctype,
+            Asked::Admin(opcode) => command.is_admin(opcode),
+            Asked::Io(opcode) => command.is_io(opcode),
+            Asked::AnyIo => command.is_any_io(),
+            Asked::Fabrics(fctype) => command.is_fabrics(fctype),
         };
-        kind && self.nsid.is_none_or(|nsid| nsid == command.nsid)
+        kind && self.nsid.is_none_or(|nsid| nsid == command.sqe.nsid)
             && self.qid.is_none_or(|qid| qid == command.qid)
             && self.test.as_ref().is_none_or(|test| test(command))
     }
@@ -247,33 +254,31 @@ impl Do {
         Self::EditR2t(Arc::new(edit))
     }
 
-    /// The first PDU of the answer has `bytes` at an offset, and its digests as before.
-    #[must_use]
-    pub fn patch_pdu(offset: usize, bytes: impl Into<Vec<u8>>) -> Self {
-        let bytes = bytes.into();
+    /// The structure at the beginning of the answer's first PDU is changed by this. Its digests stay as they are.
+    pub fn edit_pdu<T: FromBytes + IntoBytes + Immutable>(edit: impl Fn(&mut T) + Send + Sync + 'static) -> Self {
         Self::pdus(move |pdus| {
-            if let Some(place) = pdus.first_mut().and_then(|pdu| pdu.get_mut(offset..offset + bytes.len())) {
-                place.copy_from_slice(&bytes);
+            if let Some(pdu) = pdus.first_mut() {
+                pdu::edit(pdu, &edit);
             }
         })
     }
 
     /// The first PDU of the answer says that it is this.
     #[must_use]
-    pub fn wrong_kind(kind: Kind) -> Self {
-        Self::patch_pdu(0, [kind.0])
+    pub fn wrong_kind(kind: PduType) -> Self {
+        Self::edit_pdu(move |header: &mut PduHeader| header.kind = kind)
     }
 
     /// The first PDU of the answer says that it has so many bytes.
     #[must_use]
     pub fn wrong_length(length: u32) -> Self {
-        Self::patch_pdu(4, length.to_le_bytes())
+        Self::edit_pdu(move |header: &mut PduHeader| header.plen = length)
     }
 
     /// The first PDU of the answer, which is one of data, says that its data has so many bytes.
     #[must_use]
     pub fn wrong_data_length(length: u32) -> Self {
-        Self::patch_pdu(16, length.to_le_bytes())
+        Self::edit_pdu(move |header: &mut C2hData| header.datal = length)
     }
 
     /// The byte at an offset of the first PDU of the answer is inverted, after its digests were made.
@@ -291,14 +296,18 @@ impl Do {
         Self::Edit(Arc::new(edit))
     }
 
-    /// The data of the answer has `bytes` at an offset.
-    #[must_use]
-    pub fn patch(offset: usize, bytes: impl Into<Vec<u8>>) -> Self {
-        let bytes = bytes.into();
-        Self::edit(move |data| {
-            if let Some(place) = data.get_mut(offset..offset + bytes.len()) {
-                place.copy_from_slice(&bytes);
-            }
-        })
+    /// The structure at the beginning of the answer's data is changed by this.
+    fn edit_data<T: FromBytes + IntoBytes + Immutable>(edit: impl Fn(&mut T) + Send + Sync + 'static) -> Self {
+        Self::edit(move |data| pdu::edit(data, &edit))
+    }
+
+    /// The identity of the controller in the answer is changed by this.
+    pub fn edit_controller(edit: impl Fn(&mut IdentifyController) + Send + Sync + 'static) -> Self {
+        Self::edit_data(edit)
+    }
+
+    /// The identity of the namespace in the answer is changed by this.
+    pub fn edit_namespace(edit: impl Fn(&mut IdentifyNamespace) + Send + Sync + 'static) -> Self {
+        Self::edit_data(edit)
     }
 }
