@@ -4,12 +4,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use nvme_spec::identify::{Cns, IdentifyController};
+use nvme_spec::register::Version;
 use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::app::{App, Program};
 use crate::support::controller::Front;
-use crate::support::nvme::Driver;
+use crate::support::nvme::{DATA, Driver};
 use crate::support::{paths, secs, wait_for};
 
 /// The controller that is there.
@@ -204,17 +206,17 @@ fn a_folder_is_made_and_what_was_left_of_a_killed_process_is_no_hindrance() {
     let dir = paths::new_dir("left").join("a").join("b");
     let front = Front::start();
     front.rpc.ok("courier_controller_create", &json!({ "name": "c", "traddr": dir }));
-    Driver::start(&dir).identify(1, 0);
+    Driver::start(&dir).identify(Cns::CONTROLLER, 0);
     front.process.kill();
     assert!(dir.join("cntrl").exists(), "a killed process cannot have tidied up");
     let again = Front::start();
     again.rpc.ok("courier_controller_create", &json!({ "name": "c", "traddr": dir }));
-    Driver::start(&dir).identify(1, 0);
+    Driver::start(&dir).identify(Cns::CONTROLLER, 0);
     // But not what is somebody's.
     let other = App::start(Program::Courier, "0x2", &[]);
     let text = dir.display().to_string();
     other.rpc.fails("courier_controller_create", &json!({ "name": "c", "traddr": dir }), &["traddr", &text]);
-    Driver::start_within(&dir, secs(5)).identify(1, 0);
+    Driver::start_within(&dir, secs(5)).identify(Cns::CONTROLLER, 0);
     fs::write(dir.join("precious"), "data").expect("a file can be written");
     again.rpc.ok("courier_controller_delete", &json!({ "name": "c" }));
     assert_eq!(fs::read_to_string(dir.join("precious")).expect("it is there"), "data");
@@ -251,13 +253,14 @@ fn what_save_config_writes_of_controllers_load_config_restores() {
     assert_eq!(second.rpc.ok("courier_controller_get", &Value::Null), told);
     assert_eq!(save_config(&second), whole);
     let mut driver = Driver::start(&dir.join("all"));
-    let identity = driver.identify(1, 0);
-    assert_eq!(identity[80..84], 0x0001_0400_u32.to_le_bytes(), "NVMe 1.4");
+    driver.identify(Cns::CONTROLLER, 0);
+    let identity: IdentifyController = driver.structure(DATA);
+    assert_eq!(identity.ver, Version::V1_4);
     let socket = fs::metadata(dir.join("all/cntrl")).expect("it is there");
     assert_eq!((socket.mode() & 0o7777, socket.uid(), socket.gid()), (0o640, 0, 0));
-    assert_eq!(&identity[4..24], b"SERIAL-1            ");
-    assert_eq!(&identity[24..64], format!("{:40}", "A model of its own").as_bytes());
-    let list = driver.identify(2, 0);
+    assert_eq!(&identity.sn, b"SERIAL-1            ");
+    assert_eq!(&identity.mn[..], format!("{:40}", "A model of its own").as_bytes());
+    let list = driver.identify(Cns::ACTIVE_NAMESPACES, 0);
     assert_eq!(&list[..12], [3, 17, 0].map(u32::to_le_bytes).concat());
 }
 

@@ -4,21 +4,17 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nvme_spec::{CommandFlags, IoOpcode, Sqe, Status, StatusCode};
 use serde_json::json;
 use serial_test::serial;
 
 use crate::support::bytes::{pattern, sha256};
 use crate::support::controller::{Front, FrontEnd};
 use crate::support::load::{Load, Work};
-use crate::support::nvme::{BASE, COMPARE, Command, DATA, Driver, PAGE, READ, WRITE};
+use crate::support::nvme::{BASE, DATA, Driver, PAGE, block_io, was_aborted};
 use crate::support::pool::Backing;
 use crate::support::process::{Libraries, Process};
 use crate::support::{paths, secs};
-
-/// Statuses: Status Code Type and Status Code, and Do Not Retry.
-const COMPARE_FAILURE: u16 = 0x285;
-const ABORTED_FAILED_FUSED: u16 = 0x09;
-const DNR: u16 = 1 << 14;
 
 /// Runs one of SPDK's tools without hugepages, on the core that the front end leaves free.
 fn tool(name: &str, args: &[&str]) -> String {
@@ -126,17 +122,17 @@ fn a_command_that_takes_long_is_aborted_at_the_bdev() {
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 16, None);
     let start = Instant::now();
-    let cid = driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, BASE + DATA)]);
+    let cid = driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, BASE + DATA)]);
     sleep(Duration::from_millis(100));
-    let abort = |cid| Command::abort(1, cid);
+    let abort = |cid| Sqe::abort(1, cid);
     let aborted = driver.admin(abort(cid));
-    assert!(aborted.succeeded() && aborted.dw0 & 1 == 0, "it was not aborted: {aborted:?}");
+    assert!(was_aborted(aborted), "it was not aborted: {aborted:?}");
     let done = driver.complete(&mut queue);
     let took = start.elapsed();
-    assert!(!done.succeeded() && took < Duration::from_micros(LATENCY / 2), "{done:?} after {took:?}");
+    assert!(!done.status.is_success() && took < Duration::from_micros(LATENCY / 2), "{done:?} after {took:?}");
     for unknown in [cid, 999] {
         let aborted = driver.admin(abort(unknown));
-        assert!(aborted.succeeded() && aborted.dw0 & 1 == 1, "what is not there was aborted: {aborted:?}");
+        assert!(aborted.status.is_success() && !was_aborted(aborted), "what is not there was aborted: {aborted:?}");
     }
     front.assert_alive();
 }
@@ -145,8 +141,6 @@ fn a_command_that_takes_long_is_aborted_at_the_bdev() {
 #[test]
 #[serial]
 fn compare_and_its_fused_pair_with_write_tell_a_difference_and_write_nothing_then() {
-    const FIRST: u8 = 1;
-    const SECOND: u8 = 2;
     let front = front();
     let controller = front.controller("c", &["small"]);
     let mut driver = Driver::start(controller.dir());
@@ -155,17 +149,23 @@ fn compare_and_its_fused_pair_with_write_tell_a_difference_and_write_nothing_the
     for (place, byte) in [(old, 1), (new, 2), (other, 3)] {
         driver.memory.write(place, &[byte; 512]);
     }
-    let io = |opcode, place| Command::io(opcode, 1, 5, 1, BASE + place);
-    assert!(driver.run(&mut queue, io(WRITE, old)).succeeded());
-    assert!(driver.run(&mut queue, io(COMPARE, old)).succeeded());
-    assert_eq!(driver.run(&mut queue, io(COMPARE, other)).status, DNR | COMPARE_FAILURE);
-    let pair =
-        |from, to| [(FIRST, io(COMPARE, from)), (SECOND, io(WRITE, to))].map(|(flags, io)| Command { flags, ..io });
-    for (from, codes, holds) in [(other, [COMPARE_FAILURE, ABORTED_FAILED_FUSED], 1), (old, [0, 0], 2)] {
+    let io = |opcode, place| block_io(opcode, 1, 5, 1, BASE + place);
+    assert!(driver.run(&mut queue, io(IoOpcode::WRITE, old)).status.is_success());
+    assert!(driver.run(&mut queue, io(IoOpcode::COMPARE, old)).status.is_success());
+    let unequal = driver.run(&mut queue, io(IoOpcode::COMPARE, other)).status;
+    assert_eq!(unequal.with_phase(false), Status::COMPARE_FAILURE);
+    let pair = |from, to| {
+        [
+            io(IoOpcode::COMPARE, from).with_flags(CommandFlags::FUSED_FIRST),
+            io(IoOpcode::WRITE, to).with_flags(CommandFlags::FUSED_SECOND),
+        ]
+    };
+    let failed = [StatusCode::COMPARE_FAILURE, StatusCode::ABORTED_FAILED_FUSED];
+    for (from, codes, holds) in [(other, failed, 1), (old, [StatusCode::SUCCESS; 2], 2)] {
         let done = driver.run_all(&mut queue, &pair(from, new));
-        assert_eq!([done[0].code(), done[1].code()], codes, "{done:?}");
-        assert!(driver.run(&mut queue, io(READ, read)).succeeded());
-        assert_eq!(driver.memory.read::<512>(read), [holds; 512], "after {codes:x?}");
+        assert_eq!([done[0].status.code(), done[1].status.code()], codes, "{done:?}");
+        assert!(driver.run(&mut queue, io(IoOpcode::READ, read)).status.is_success());
+        assert_eq!(driver.memory.read::<512>(read), [holds; 512], "after {codes:?}");
     }
     front.assert_alive();
 }

@@ -5,11 +5,13 @@ use std::os::fd::AsFd as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nvme_spec::identify::Cns;
+use nvme_spec::{AdminOpcode, IoOpcode, Sqe};
 use serial_test::serial;
 
 use crate::support::arena::{SLOW, attack};
 use crate::support::controller::FrontEnd;
-use crate::support::nvme::{BASE, CC_ENABLE, Command, DATA, Driver, FATAL, IDENTIFY, PAGE, READ, READY, SIZE, WRITE};
+use crate::support::nvme::{BASE, CC_ENABLE, DATA, Driver, FATAL, PAGE, READY, SIZE, block_io};
 use crate::support::vfio_user::{Client, DMA_MAP, DMA_UNMAP, Memory, dma_map, dma_unmap};
 use crate::support::{secs, wait_for};
 
@@ -25,7 +27,7 @@ fn a_memory_file_that_shrinks_under_live_queues_harms_nobody_else() {
         let mut driver = Driver::start(dir);
         let mut queue = driver.create_queue(1, 64, None);
         driver.check(&mut queue, 1);
-        driver.submit(&mut queue, &[Command::io(READ, 2, 0, 8, BASE + DATA); 4]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::READ, 2, 0, 8, BASE + DATA); 4]);
         driver.memory.file.set_len(0).expect("a memfd can shrink");
         for index in [0, 1, 2, 3].into_iter().cycle().take(40) {
             // The server may close the connection.
@@ -49,12 +51,12 @@ fn a_memory_file_that_shrinks_while_data_go_to_it_harms_nobody_else() {
             // A list of PRPs for 128 KiB, and as many commands as fit into the queue, on it.
             let list: Vec<u8> = (1..32).flat_map(|page| (OTHER + page * PAGE).to_le_bytes()).collect();
             driver.memory.write(DATA, &list);
-            let read = Command { prp2: BASE + DATA, ..Command::io(READ, 1, 0, MOST, OTHER) };
+            let read = Sqe { prp2: BASE + DATA, ..block_io(IoOpcode::READ, 1, 0, MOST, OTHER) };
             driver.submit(&mut queue, &[read; 48]);
             memory.file.set_len(if round % 2 == 0 { 0 } else { PAGE }).expect("a memfd can shrink");
             // The server closes the connection when it finds out.
             wait_for("the commands to be answered, or the connection to be closed", secs(5), || {
-                (0..48).all(|slot| driver.phase_in(&queue, slot) == 1) || driver.client.device_info().is_err()
+                (0..48).all(|slot| driver.phase_in(&queue, slot)) || driver.client.device_info().is_err()
             });
         }
         arena.front.assert_alive();
@@ -91,16 +93,16 @@ fn an_unmap_with_io_in_flight_is_answered_when_that_io_has_ended() {
         driver.client.map(OTHER, 1 << 20, &memory.file, 0).expect("a memory file can be mapped");
         // Alone, the I/O would take longer than the client is let wait: it is aborted.
         let start = Instant::now();
-        driver.submit(&mut queue, &[Command::io(READ, 2, 0, 8, OTHER)]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::READ, 2, 0, 8, OTHER)]);
         sleep(Duration::from_millis(100));
         driver.client.unmap(OTHER, 1 << 20).expect("memory can be unmapped");
         let took = start.elapsed();
         assert!(took < Duration::from_micros(SLOW * 9 / 10), "it was answered after {took:?} only");
         assert!(driver.peek(&queue).is_some(), "it was answered before the I/O had ended");
         let done = driver.complete(&mut queue);
-        assert!(!done.succeeded(), "the I/O ended by itself after {took:?}: {done:?}");
-        let gone = driver.run(&mut queue, Command::io(READ, 1, 0, 8, OTHER));
-        assert!(!gone.succeeded(), "memory that was unmapped is used");
+        assert!(!done.status.is_success(), "the I/O ended by itself after {took:?}: {done:?}");
+        let gone = driver.run(&mut queue, block_io(IoOpcode::READ, 1, 0, 8, OTHER));
+        assert!(!gone.status.is_success(), "memory that was unmapped is used");
         driver.check(&mut queue, 3);
     });
 }
@@ -112,7 +114,7 @@ fn a_client_that_goes_with_io_in_flight_harms_nobody_else() {
         for _ in 0..3 {
             let mut driver = Driver::start_within(dir, secs(10));
             let mut queue = driver.create_queue(1, 64, None);
-            driver.submit(&mut queue, &[Command::io(READ, 2, 0, 8, BASE + DATA); 32]);
+            driver.submit(&mut queue, &[block_io(IoOpcode::READ, 2, 0, 8, BASE + DATA); 32]);
             sleep(Duration::from_millis(50));
         }
         arena.front.assert_alive();
@@ -147,7 +149,7 @@ fn regions_that_cannot_be_are_refused() {
             let fds: &[_] = if *command == DMA_MAP { &fds } else { &[] };
             let failure = driver.client.call(*command, payload, fds).expect_err(what);
             assert!(failure.errno().is_some_and(|errno| errno != 0), "{what}: {failure}");
-            driver.identify(1, 0);
+            driver.identify(Cns::CONTROLLER, 0);
         }
         let mut driver = Driver::start_within(dir, secs(10));
         let nothing = driver.client.call(DMA_UNMAP, &dma_unmap(OTHER, whole), &[]);
@@ -168,11 +170,11 @@ fn data_pointers_outside_of_the_memory_are_refused_by_a_status() {
         // A list that is nowhere, one that goes on in itself, and one with an entry that is nowhere.
         driver.memory.write(DATA + PAGE, &(data + PAGE).to_le_bytes().repeat(512));
         driver.memory.write(DATA + 2 * PAGE, &[data.to_le_bytes(), end.to_le_bytes()].concat());
-        let read = |blocks, prp1, prp2| Command { prp2, ..Command::io(READ, 1, 0, blocks, prp1) };
+        let read = |blocks, prp1, prp2| Sqe { prp2, ..block_io(IoOpcode::READ, 1, 0, blocks, prp1) };
         let list: Vec<u8> = (16..48).flat_map(|page| (data + page * PAGE).to_le_bytes()).collect();
         driver.memory.write(DATA + 3 * PAGE, &list);
         let good = driver.run(&mut queue, read(MOST, data + 8 * PAGE, data + 3 * PAGE));
-        assert!(good.succeeded(), "a good list is refused: {good:?}");
+        assert!(good.status.is_success(), "a good list is refused: {good:?}");
         let outside = [
             read(8, end, 0),
             read(8, OTHER, 0),
@@ -188,9 +190,9 @@ fn data_pointers_outside_of_the_memory_are_refused_by_a_status() {
             read(8, data + 3, 0),
             read(16, data, data + 8),
         ];
-        for command in outside.into_iter().chain(outside.map(|read| Command { opcode: WRITE, ..read })) {
+        for command in outside.into_iter().chain(outside.map(|read| Sqe { opcode: IoOpcode::WRITE.0, ..read })) {
             let done = driver.run(&mut queue, command);
-            assert!(!done.succeeded(), "{command:?} worked");
+            assert!(!done.status.is_success(), "{command:?} worked");
         }
         // Pages that are one and the same are a strange wish, but no error.
         driver.run(&mut queue, read(MOST, data, data + PAGE));
@@ -198,9 +200,15 @@ fn data_pointers_outside_of_the_memory_are_refused_by_a_status() {
         driver.memory.write(DATA + 2 * PAGE - 8, &(data + 2 * PAGE - 8).to_le_bytes());
         driver.run(&mut queue, read(MOST, data, data + 2 * PAGE - 8));
         for cns in [0, 1, 2] {
-            let identify =
-                Command { opcode: IDENTIFY, nsid: 1, prp1: end - 512, prp2: end, cdw10: cns, ..Command::default() };
-            assert!(!driver.admin(identify).succeeded(), "Identify {cns} wrote to where there is no memory");
+            let identify = Sqe {
+                opcode: AdminOpcode::IDENTIFY.0,
+                nsid: 1,
+                prp1: end - 512,
+                prp2: end,
+                cdw10: cns,
+                ..Sqe::default()
+            };
+            assert!(!driver.admin(identify).status.is_success(), "Identify {cns} wrote to where there is no memory");
         }
         driver.check(&mut queue, 4);
     });
@@ -225,9 +233,9 @@ fn three_hundred_regions_are_mapped_and_used() {
             let byte = u8::try_from(index % 251).expect("small");
             memory.write(index * REGION, &[byte; 512]);
             let slba = u32::try_from(index).expect("small");
-            let written = driver.run(&mut queue, Command::io(WRITE, 1, slba, 1, place(index)));
-            let read = driver.run(&mut queue, Command::io(READ, 1, slba, 1, place(index) + PAGE));
-            assert!(written.succeeded() && read.succeeded(), "region {index}: {written:?}, {read:?}");
+            let written = driver.run(&mut queue, block_io(IoOpcode::WRITE, 1, slba, 1, place(index)));
+            let read = driver.run(&mut queue, block_io(IoOpcode::READ, 1, slba, 1, place(index) + PAGE));
+            assert!(written.status.is_success() && read.status.is_success(), "region {index}: {written:?}, {read:?}");
             assert_eq!(memory.read::<512>(index * REGION + PAGE), [byte; 512], "region {index}");
         }
         for index in 0..COUNT {
@@ -251,24 +259,24 @@ fn memory_without_a_file_is_read_and_written_by_messages_or_refused_by_a_status(
         let mut queue = driver.create_queue(1, 16, None);
         driver.check(&mut queue, 6);
         map_without_file(&mut driver.client, OTHER, Memory::new(1 << 20));
-        let identify = Command { opcode: IDENTIFY, prp1: OTHER, cdw10: 1, ..Command::default() };
+        let identify = Sqe { opcode: AdminOpcode::IDENTIFY.0, prp1: OTHER, cdw10: 1, ..Sqe::default() };
         let cid = {
             let mut admin = std::mem::replace(&mut driver.admin, Driver::queue(0, 32));
             let cid = driver.submit(&mut admin, &[identify]);
             let done = driver.complete_serving(&mut admin);
             driver.admin = admin;
-            if done.succeeded() {
+            if done.status.is_success() {
                 let written = driver.client.served().read_vec(0, 4096);
-                assert_eq!(written, driver.identify(1, 0), "what came by messages is not the same");
+                assert_eq!(written, driver.identify(Cns::CONTROLLER, 0), "what came by messages is not the same");
             }
             (cid, done.cid)
         };
         assert_eq!(cid.0, cid.1, "the completion is another command's");
         driver.client.served().write(0, &[7; 512]);
-        for (opcode, place) in [(WRITE, OTHER), (READ, OTHER + PAGE)] {
-            driver.submit(&mut queue, &[Command::io(opcode, 1, 6, 1, place)]);
+        for (opcode, place) in [(IoOpcode::WRITE, OTHER), (IoOpcode::READ, OTHER + PAGE)] {
+            driver.submit(&mut queue, &[block_io(opcode, 1, 6, 1, place)]);
             let done = driver.complete_serving(&mut queue);
-            if done.succeeded() && opcode == READ {
+            if done.status.is_success() && opcode == IoOpcode::READ {
                 let read: [u8; 512] = driver.client.served().read(PAGE);
                 assert!(read == [7; 512] || read != [0; 512], "a read that worked brought nothing");
             }
@@ -295,7 +303,7 @@ fn admin_queues_where_there_is_no_memory_fail_the_controller_and_harm_nobody() {
             arena.front.assert_alive();
             assert_eq!(driver.memory.read_vec(0, 4096), [0; 4096], "what came of queues at {sq:#x} and {cq:#x}");
             driver.enable();
-            driver.identify(1, 0);
+            driver.identify(Cns::CONTROLLER, 0);
         }
     });
 }

@@ -8,34 +8,40 @@ use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::Duration;
 
+use nvme_spec::admin::{CreateCqDw11, CreateSqDw11};
+use nvme_spec::identify::Cns;
+use nvme_spec::nvm::BlockDw12;
+use nvme_spec::register::{Cc, Register};
+use nvme_spec::{Cqe, Sqe};
 use rustix::event::{EventfdFlags, eventfd};
 use serial_test::serial;
 
 use crate::support::arena::attack;
 use crate::support::bytes::Numbers;
-use crate::support::nvme::{
-    BASE, CREATE_IO_CQ, CREATE_IO_SQ, Command, DATA, DELETE_IO_CQ, DELETE_IO_SQ, Driver, FATAL, PAGE, READ, READY, SIZE,
-};
+use crate::support::nvme::{BASE, DATA, Driver, FATAL, PAGE, READY, SIZE};
 use crate::support::secs;
 use crate::support::vfio_user::{BAR0, Failure, MSIX, REPLY_LIMIT};
 
-const READ_ONE: Command =
-    Command { opcode: READ, flags: 0, nsid: 1, prp1: BASE + DATA, prp2: 0, cdw10: 0, cdw11: 0, cdw12: 0 };
+const READ_ONE: Sqe = Sqe::read(1, 0, BlockDw12::of(0)).with_prps(BASE + DATA, 0);
 
 #[test]
 #[serial]
 fn entry_sizes_that_cc_sets_wrongly_make_no_queue() {
     attack(|arena, dir| {
         let mut driver = Driver::connect(dir);
-        for (iosqes, iocqes) in [(0, 0), (6, 0), (0, 4), (15, 15), (6, 15), (15, 4), (5, 4), (6, 3), (7, 5)] {
-            let csts = driver.enable_with(1 | iosqes << 16 | iocqes << 20);
+        let (sq, cq) = (Sqe::SIZE_LOG2, Cqe::SIZE_LOG2);
+        let wrong =
+            [(0, 0), (sq, 0), (0, cq), (15, 15), (sq, 15), (15, cq), (sq - 1, cq), (sq, cq - 1), (sq + 1, cq + 1)];
+        for (iosqes, iocqes) in wrong {
+            let cc = Cc::new().with_en(true).with_iosqes(iosqes).with_iocqes(iocqes);
+            let csts = driver.enable_with(cc.into_bits());
             if csts & READY == 0 {
                 assert_eq!(csts & FATAL, FATAL, "it is neither ready nor failed: CSTS is {csts:#x}");
                 continue;
             }
             let queue = Driver::queue(1, 16);
             let made = driver.try_create(&queue, None);
-            assert!(!made.succeeded(), "sizes {iosqes} and {iocqes} make a queue");
+            assert!(!made.status.is_success(), "sizes {iosqes} and {iocqes} make a queue");
             arena.front.assert_alive();
         }
         driver.enable();
@@ -43,6 +49,20 @@ fn entry_sizes_that_cc_sets_wrongly_make_no_queue() {
         driver.check(&mut queue, 1);
     });
 }
+
+/// Registers that are written to, CC most often.
+const SCRIBBLED: [Register; 10] = [
+    Register::CC,
+    Register::CC,
+    Register::AQA,
+    Register::ASQ,
+    Register::ACQ,
+    Register::INTMS,
+    Register::INTMC,
+    Register::NSSR,
+    Register::CAP,
+    Register::CSTS,
+];
 
 /// Changing them while queues are there is not for queues that are there.
 #[test]
@@ -54,7 +74,7 @@ fn a_cc_that_is_scribbled_on_while_queues_live_harms_nobody_else() {
         driver.check(&mut queue, 1);
         let mut numbers = Numbers::new(3);
         for _ in 0..300 {
-            let offset = [0x14, 0x14, 0x24, 0x28, 0x30, 0x0c, 0x10, 0x20, 0x00, 0x1c][draw(&mut numbers, 10)];
+            let offset = u64::from(SCRIBBLED[draw(&mut numbers, 10)].0);
             let value = numbers.draw().to_le_bytes();
             let len = [1, 2, 4, 8][draw(&mut numbers, 4)];
             let written = driver.client.write(BAR0, offset, &value[..len]);
@@ -63,7 +83,7 @@ fn a_cc_that_is_scribbled_on_while_queues_live_harms_nobody_else() {
         }
         arena.front.assert_alive();
         driver.enable();
-        driver.identify(1, 0);
+        driver.identify(Cns::CONTROLLER, 0);
     });
 }
 
@@ -116,7 +136,7 @@ fn the_doorbell_page_scribbled_over_harms_nobody_else() {
         sleep(Duration::from_millis(50));
         arena.front.assert_alive();
         driver.enable();
-        driver.identify(1, 0);
+        driver.identify(Cns::CONTROLLER, 0);
     });
 }
 
@@ -162,7 +182,7 @@ fn an_interrupt_that_blocks_who_raises_it_harms_nobody() {
             let mut queue = driver.create_queue(1, 64, Some(1));
             for _ in 0..4 {
                 let done = driver.run_any(&mut queue, READ_ONE, 32);
-                assert!(done.iter().all(|done| done.succeeded()), "{what}: {done:?}");
+                assert!(done.iter().all(|done| done.status.is_success()), "{what}: {done:?}");
             }
             driver.check(&mut queue, 9);
             arena.front.assert_alive();
@@ -181,10 +201,10 @@ fn a_completion_queue_that_nobody_empties_holds_its_commands_back() {
         sleep(Duration::from_millis(100));
         driver.submit(&mut queue, &[READ_ONE; 15]);
         sleep(Duration::from_millis(100));
-        let slots: Vec<u16> = (0..16).map(|slot| driver.phase_in(&queue, slot)).collect();
-        assert_eq!(slots, [&[1; 15][..], &[0]].concat(), "the phase tags of the queue");
+        let slots: Vec<bool> = (0..16).map(|slot| driver.phase_in(&queue, slot)).collect();
+        assert_eq!(slots, [&[true; 15][..], &[false]].concat(), "the phase tags of the queue");
         for index in 0..30 {
-            assert!(driver.complete(&mut queue).succeeded(), "command {index}");
+            assert!(driver.complete(&mut queue).status.is_success(), "command {index}");
         }
         driver.check(&mut queue, 3);
     });
@@ -196,38 +216,42 @@ fn queues_that_cannot_be_are_refused_by_a_status() {
     attack(|_, dir| {
         let mut driver = Driver::start(dir);
         let queue = driver.create_queue(1, 16, None);
-        let cq = |qid: u32, entries: u32, prp1: u64, cdw11: u32| Command {
-            opcode: CREATE_IO_CQ,
-            prp1,
-            cdw10: (entries - 1) << 16 | qid,
-            cdw11,
-            ..Command::default()
+        let contiguous = CreateCqDw11::new().with_pc(true);
+        let cq = |qid, entries: u32, prp1| {
+            Sqe::create_io_cq(qid, u16::try_from(entries - 1).expect("they are few"), prp1, contiguous)
         };
-        let sq = |qid, entries, prp1, cdw11| Command { opcode: CREATE_IO_SQ, ..cq(qid, entries, prp1, cdw11) };
+        let with = |dw11: CreateCqDw11| Sqe::create_io_cq(2, 15, BASE + DATA, dw11);
+        let sq = |qid, cqid| Sqe::create_io_sq(qid, 15, BASE + DATA, CreateSqDw11::new().with_pc(true).with_cqid(cqid));
         let at = BASE + DATA;
         let refused = [
-            ("no number", cq(0, 16, at, 1)),
-            ("a number that is taken", cq(1, 16, at, 1)),
-            ("a number that is too large", cq(0xffff, 16, at, 1)),
-            ("one entry", cq(2, 1, at, 1)),
-            ("too many entries", cq(2, 0x1_0000, at, 1)),
-            ("an address within a page", cq(2, 16, at + 8, 1)),
-            ("pages that do not follow each other", cq(2, 16, at, 0)),
-            ("a vector that there is not", cq(2, 16, at, 0xffff_0003)),
-            ("no completion queue of that number", sq(2, 16, at, 2 << 16 | 1)),
-            ("the admin completion queue", sq(2, 16, at, 1)),
-            ("a submission queue's number that is taken", sq(1, 16, at, 1 << 16 | 1)),
-            ("a completion queue in use", Command { opcode: DELETE_IO_CQ, cdw10: 1, ..Command::default() }),
-            ("a submission queue that there is not", Command { opcode: DELETE_IO_SQ, cdw10: 9, ..Command::default() }),
-            ("the admin submission queue", Command { opcode: DELETE_IO_SQ, ..Command::default() }),
+            ("no number", cq(0, 16, at)),
+            ("a number that is taken", cq(1, 16, at)),
+            ("a number that is too large", cq(u16::MAX, 16, at)),
+            ("one entry", cq(2, 1, at)),
+            ("too many entries", cq(2, 0x1_0000, at)),
+            ("an address within a page", cq(2, 16, at + 8)),
+            ("pages that do not follow each other", with(CreateCqDw11::new())),
+            ("a vector that there is not", with(contiguous.with_ien(true).with_iv(u16::MAX))),
+            ("no completion queue of that number", sq(2, 2)),
+            ("the admin completion queue", sq(2, 0)),
+            ("a submission queue's number that is taken", sq(1, 1)),
+            ("a completion queue in use", Sqe::delete_io_cq(1)),
+            ("a submission queue that there is not", Sqe::delete_io_sq(9)),
+            ("the admin submission queue", Sqe::delete_io_sq(0)),
         ];
         for (what, command) in refused {
             let done = driver.admin(command);
-            assert!(!done.succeeded(), "{what}: {command:?}");
+            assert!(!done.status.is_success(), "{what}: {command:?}");
         }
         let mut queue = queue;
         driver.check(&mut queue, 4);
     });
+}
+
+/// Returns the commands that make a pair of queues which both lie at `at`.
+fn create_pair(qid: u16, entries: u16, at: u64) -> [Sqe; 2] {
+    let (cq, sq) = (CreateCqDw11::new().with_pc(true), CreateSqDw11::new().with_pc(true).with_cqid(qid));
+    [Sqe::create_io_cq(qid, entries - 1, at, cq), Sqe::create_io_sq(qid, entries - 1, at, sq)]
 }
 
 /// Memory may come later, so that such queues may be made: they wait for it.
@@ -238,13 +262,12 @@ fn queues_where_there_is_no_memory_are_not_served_and_harm_no_other_queue() {
         let mut driver = Driver::start(dir);
         let mut queue = driver.create_queue(1, 16, None);
         let places = [(BASE + SIZE, 16), (u64::MAX - 0xfff, 16), (u64::MAX - 0xfff, 256), (BASE + SIZE - PAGE, 256)];
-        for (qid, (at, entries)) in (2_u32..).zip(places) {
-            let cdw10 = (entries - 1) << 16 | qid;
-            let create = |opcode, cdw11| Command { opcode, prp1: at, cdw10, cdw11, ..Command::default() };
+        for (qid, (at, entries)) in (2..).zip(places) {
             // They may be refused as well.
-            driver.admin(create(CREATE_IO_CQ, 1));
-            driver.admin(create(CREATE_IO_SQ, qid << 16 | 1));
-            for value in [entries - 1, 3] {
+            for create in create_pair(qid, entries, at) {
+                driver.admin(create);
+            }
+            for value in [u32::from(entries) - 1, 3] {
                 driver.doorbell(u64::from(qid) * 2, value).expect("a doorbell can be rung");
                 driver.doorbell(u64::from(qid) * 2 + 1, value).expect("a doorbell can be rung");
             }
@@ -264,12 +287,10 @@ fn queues_that_lie_upon_each_other_harm_nobody_else() {
         let mut driver = Driver::start(dir);
         // Completions are written to where commands are read from, the admin queue's among them.
         for (qid, at) in [(1, BASE), (2, driver.admin.cq_addr()), (3, BASE + DATA), (4, BASE + DATA)] {
-            let cdw10 = 63 << 16 | qid;
-            driver.submit_admin(Command { opcode: CREATE_IO_CQ, prp1: at, cdw10, cdw11: 1, ..Command::default() });
-            sleep(Duration::from_millis(20));
-            let cdw11 = qid << 16 | 1;
-            driver.submit_admin(Command { opcode: CREATE_IO_SQ, prp1: at, cdw10, cdw11, ..Command::default() });
-            sleep(Duration::from_millis(20));
+            for create in create_pair(qid, 64, at) {
+                driver.submit_admin(create);
+                sleep(Duration::from_millis(20));
+            }
             for value in [63, 5, 62] {
                 driver.doorbell(u64::from(qid) * 2, value).expect("a doorbell can be rung");
                 driver.doorbell(u64::from(qid) * 2 + 1, value).expect("a doorbell can be rung");
@@ -278,7 +299,7 @@ fn queues_that_lie_upon_each_other_harm_nobody_else() {
         }
         arena.front.assert_alive();
         driver.enable();
-        driver.identify(1, 0);
+        driver.identify(Cns::CONTROLLER, 0);
     });
 }
 
@@ -289,14 +310,13 @@ fn queues_deleted_with_io_in_flight_answer_it_and_can_be_made_again() {
         let mut driver = Driver::start(dir);
         for round in 0..3 {
             let mut queue = driver.create_queue(1, 64, None);
-            driver.submit(&mut queue, &[Command { nsid: 2, ..READ_ONE }; 16]);
+            driver.submit(&mut queue, &[Sqe { nsid: 2, ..READ_ONE }; 16]);
             sleep(Duration::from_millis(20));
-            let delete = |opcode| Command { opcode, cdw10: 1, ..Command::default() };
-            assert!(driver.admin(delete(DELETE_IO_SQ)).succeeded(), "round {round}");
+            assert!(driver.admin(Sqe::delete_io_sq(1)).status.is_success(), "round {round}");
             for _ in 0..16 {
                 driver.complete(&mut queue);
             }
-            assert!(driver.admin(delete(DELETE_IO_CQ)).succeeded(), "round {round}");
+            assert!(driver.admin(Sqe::delete_io_cq(1)).status.is_success(), "round {round}");
         }
     });
 }
@@ -310,7 +330,7 @@ fn a_device_reset_with_io_in_flight_is_answered_in_time_and_the_controller_works
         for round in 0..3 {
             let mut queue = driver.create_queue(1, 64, None);
             driver.submit(&mut queue, &[READ_ONE; 32]);
-            driver.submit(&mut queue, &[Command { nsid: 2, ..READ_ONE }; 8]);
+            driver.submit(&mut queue, &[Sqe { nsid: 2, ..READ_ONE }; 8]);
             let id = driver.client.send(crate::support::vfio_user::DEVICE_RESET, &[], &[]).expect("it can be sent");
             driver.client.reply(id, REPLY_LIMIT).unwrap_or_else(|failure| panic!("round {round}: {failure}"));
             assert_eq!(driver.csts() & READY, 0, "round {round}: it is ready after a reset");

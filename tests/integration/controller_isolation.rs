@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::controller::Front;
-use crate::support::nvme::{BASE, Command, DATA, Driver, PAGE, Queue, READ, WRITE};
+use crate::support::nvme::{BASE, DATA, Driver, PAGE, Queue, block_io};
 use crate::support::{secs, wait_for};
 
 /// A front end on two cores with bdev `d` on a pool that does what its script says.
@@ -43,7 +43,7 @@ fn leave_a_write_behind(target: &ScriptedTarget, dir: &Path) {
 
 fn write_block(driver: &mut Driver, queue: &mut Queue, byte: u8) {
     driver.memory.write(DATA, &[byte; 512]);
-    driver.submit(queue, &[Command::io(WRITE, 1, BLOCK, 1, BASE + DATA)]);
+    driver.submit(queue, &[block_io(IoOpcode::WRITE, 1, BLOCK, 1, BASE + DATA)]);
 }
 
 /// The next client writes to the block from queues on each core, while the old write is still there. Whoever writes
@@ -59,7 +59,7 @@ fn write_after(target: &ScriptedTarget, dir: &Path) {
     target.release();
     for queue in &mut queues {
         let done = driver.complete(queue);
-        assert!(done.succeeded(), "{done:?}");
+        assert!(done.status.is_success(), "{done:?}");
     }
     let block = target.read(1, BLOCK.into(), 1);
     assert!(block.iter().all(|&byte| byte == 0xbb), "the old write came last: {:#x}", block[0]);
@@ -119,7 +119,7 @@ fn hog_with(front: &Front, dir: &Path, commands: u64) -> Driver {
     let before = taken();
     let mut driver = Driver::start(dir);
     let mut queues: Vec<Queue> = (1..=QUEUES).map(|qid| driver.create_queue(qid, ENTRIES, None)).collect();
-    let read = Command::io(READ, 1, 0, 1, BASE + DATA);
+    let read = block_io(IoOpcode::READ, 1, 0, 1, BASE + DATA);
     for queue in &mut queues {
         driver.submit(queue, &vec![read; usize::from(ENTRIES) - 1]);
     }
@@ -139,7 +139,7 @@ fn slowest_while(driver: &mut Driver, queue: &mut Queue, f: impl FnOnce() + Send
         });
         while !done.load(Ordering::Acquire) {
             let start = Instant::now();
-            driver.submit(queue, &[Command::io(READ, 1, 0, 1, BASE + DATA + PAGE)]);
+            driver.submit(queue, &[block_io(IoOpcode::READ, 1, 0, 1, BASE + DATA + PAGE)]);
             while driver.poll(queue).is_none() {
                 assert!(start.elapsed() < secs(10), "the neighbour's read does not end");
                 thread::yield_now();
@@ -221,7 +221,7 @@ const MANY: u16 = 8;
 fn start_many(dir: &Path) -> Driver {
     let mut driver = Driver::start(dir);
     let mut queues: Vec<Queue> = (1..=MANY).map(|qid| driver.create_queue(qid, ENTRIES, None)).collect();
-    let read = Command::io(READ, 1, 0, 1, BASE + DATA);
+    let read = block_io(IoOpcode::READ, 1, 0, 1, BASE + DATA);
     for queue in &mut queues {
         driver.submit(queue, &vec![read; usize::from(ENTRIES) - 1]);
     }
@@ -305,8 +305,9 @@ fn clients_of_a_pool_that_hangs_leave_the_others_what_they_need_though_their_com
     let rounds = |neighbour: &mut Driver, queue: &mut Queue| {
         let start = Instant::now();
         for _ in 0..8 {
-            let done = neighbour.run_any(queue, Command::io(READ, 1, 0, 1, BASE + DATA), usize::from(ENTRIES) - 1);
-            assert!(done.iter().all(|done| done.succeeded()), "{done:?}");
+            let done =
+                neighbour.run_any(queue, block_io(IoOpcode::READ, 1, 0, 1, BASE + DATA), usize::from(ENTRIES) - 1);
+            assert!(done.iter().all(|done| done.status.is_success()), "{done:?}");
         }
         start.elapsed()
     };
@@ -316,13 +317,13 @@ fn clients_of_a_pool_that_hangs_leave_the_others_what_they_need_though_their_com
     for hog in &hogs {
         let mut driver = Driver::start(hog.dir());
         let mut queues: Vec<_> = (1..=THEIR_QUEUES).map(|qid| driver.create_queue(qid, ENTRIES, None)).collect();
-        let read = Command::io(READ, 1, 0, 8, BASE + DATA);
+        let read = block_io(IoOpcode::READ, 1, 0, 8, BASE + DATA);
         for queue in &mut queues {
             driver.submit(queue, &vec![read; usize::from(ENTRIES) / 2]);
         }
         // What another disk is asked in the same queue goes on, too.
-        let done = driver.run(&mut queues[0], Command::io(READ, 2, 0, 1, BASE + DATA + PAGE));
-        assert!(done.succeeded(), "{done:?}");
+        let done = driver.run(&mut queues[0], block_io(IoOpcode::READ, 2, 0, 1, BASE + DATA + PAGE));
+        assert!(done.status.is_success(), "{done:?}");
         clients.push(driver);
     }
     let during = rounds(&mut neighbour, &mut queue);
@@ -351,10 +352,10 @@ fn clients_of_a_slow_disk_leave_the_others_what_they_need() {
     let mut neighbour = Driver::start(other.dir());
     let mut queue = neighbour.create_queue(1, ENTRIES, None);
     for round in 0..4 {
-        let read = Command::io(READ, 1, 0, 1, BASE + DATA);
+        let read = block_io(IoOpcode::READ, 1, 0, 1, BASE + DATA);
         let start = Instant::now();
         let done = neighbour.run_any(&mut queue, read, usize::from(ENTRIES) - 1);
-        assert!(done.iter().all(|done| done.succeeded()), "{done:?}");
+        assert!(done.iter().all(|done| done.status.is_success()), "{done:?}");
         assert!(start.elapsed() < secs(2), "round {round}: {:?}", start.elapsed());
     }
     neighbour.disable();

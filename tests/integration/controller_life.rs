@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use nvme_spec::IoOpcode;
+use nvme_spec::identify::Cns;
 use serde_json::{Value, json};
 use serial_test::serial;
 
@@ -13,7 +15,7 @@ use crate::rounds::rounds;
 use crate::support::app::{App, Program};
 use crate::support::controller::{Controller, Front, FrontEnd};
 use crate::support::load::Work;
-use crate::support::nvme::{BASE, Command, DATA, Driver, READ, SIZE};
+use crate::support::nvme::{BASE, DATA, Driver, SIZE, block_io};
 use crate::support::vfio_user::{self, BAR0, Client, DMA_UNMAP, REGION_READ, REPLY_LIMIT, dma_unmap, region_access};
 use crate::support::{paths, secs, wait_for};
 
@@ -116,7 +118,7 @@ fn a_client_that_goes_while_an_io_hangs_makes_way_for_another_at_once() {
     let controller = front.controller("c", &["disk", "EE_null"]);
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 16, None);
-    driver.submit(&mut queue, &[Command::io(READ, 2, 0, 8, BASE + DATA)]);
+    driver.submit(&mut queue, &[block_io(IoOpcode::READ, 2, 0, 8, BASE + DATA)]);
     // Nothing tells that a command was taken. One that was not when its queue's memory goes is no I/O.
     sleep(Duration::from_millis(200));
     let unmap = driver.client.send(DMA_UNMAP, &dma_unmap(BASE, SIZE), &[]).expect("bytes can be sent");
@@ -173,7 +175,7 @@ fn a_message_that_comes_in_pieces_is_answered_and_half_of_one_holds_up_nobody() 
     client.stream.write_all(half).expect("bytes can be sent");
     let start = Instant::now();
     let mut driver = Driver::start(other.dir());
-    driver.identify(1, 0);
+    driver.identify(Cns::CONTROLLER, 0);
     front.assert_alive();
     assert!(start.elapsed() < secs(2), "half a message held up others for {:?}", start.elapsed());
     for byte in rest {
@@ -245,7 +247,7 @@ fn sixty_four_handshakes_at_once_are_each_done_in_time() {
                     let shaken = start.elapsed();
                     let mut driver = Driver::over(client);
                     driver.enable();
-                    driver.identify(1, 0);
+                    driver.identify(Cns::CONTROLLER, 0);
                     shaken
                 })
             })

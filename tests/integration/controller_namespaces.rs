@@ -2,14 +2,15 @@
 
 use std::thread::sleep;
 
-use serde_json::{Value, json};
+use nvme_spec::identify::Cns;
+use nvme_spec::{IoOpcode, StatusCode};
+use serde_json::json;
 use serial_test::serial;
 
 use crate::support::app::{App, Program};
 use crate::support::controller::{Front, FrontEnd};
 use crate::support::load::Work;
-use crate::support::nvme::{BASE, DATA};
-use crate::support::nvme::{Command, Driver, READ};
+use crate::support::nvme::{BASE, DATA, Driver, block_io};
 use crate::support::{secs, wait_for};
 
 fn front() -> Front {
@@ -73,9 +74,11 @@ fn a_namespace_that_takes_the_place_of_another_at_once_is_there_when_that_was_se
     for (bdev, blocks) in [("null", 100_u64 << 11), ("disk", 64 << 11), ("null", 100 << 11)] {
         controller.remove(1);
         assert_eq!(controller.add(bdev), 1);
-        wait_for("the list of namespaces to be empty", secs(4), || driver.identify(2, 0)[..4] == [0; 4]);
-        wait_for("the new namespace", secs(4), || driver.identify(2, 0)[..4] == [1, 0, 0, 0]);
-        assert_eq!(driver.identify(0, 1)[..8], blocks.to_le_bytes());
+        wait_for("the list of namespaces to be empty", secs(4), || {
+            driver.identify(Cns::ACTIVE_NAMESPACES, 0)[..4] == [0; 4]
+        });
+        wait_for("the new namespace", secs(4), || driver.identify(Cns::ACTIVE_NAMESPACES, 0)[..4] == [1, 0, 0, 0]);
+        assert_eq!(driver.identify(Cns::NAMESPACE, 1)[..8], blocks.to_le_bytes());
     }
     drop(driver);
     // A host that does not ask sees it, too.
@@ -83,8 +86,8 @@ fn a_namespace_that_takes_the_place_of_another_at_once_is_there_when_that_was_se
     controller.remove(1);
     assert_eq!(controller.add("disk"), 1);
     let mut queue = driver.create_queue(1, 16, None);
-    let read = Command::io(READ, 1, 0, 1, BASE + DATA);
-    wait_for("the new namespace", secs(8), || driver.run(&mut queue, read).succeeded());
+    let read = block_io(IoOpcode::READ, 1, 0, 1, BASE + DATA);
+    wait_for("the new namespace", secs(8), || driver.run(&mut queue, read).status.is_success());
     drop(driver);
     controller.delete();
     front.assert_alive();
@@ -185,14 +188,14 @@ fn a_command_to_a_namespace_that_is_gone_is_refused_and_io_in_flight_is_answered
     let controller = front.controller("c", &["disk", "slow"]);
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 16, None);
-    driver.submit(&mut queue, &[Command::io(READ, 2, 0, 8, BASE + DATA); 4]);
+    driver.submit(&mut queue, &[block_io(IoOpcode::READ, 2, 0, 8, BASE + DATA); 4]);
     sleep(std::time::Duration::from_millis(200));
     controller.remove(2);
     for _ in 0..4 {
         driver.complete(&mut queue);
     }
-    let refused = driver.run(&mut queue, Command::io(READ, 2, 0, 8, BASE + DATA));
-    assert_eq!(refused.code(), 0x0b, "Invalid Namespace or Format is due: {refused:?}");
+    let refused = driver.run(&mut queue, block_io(IoOpcode::READ, 2, 0, 8, BASE + DATA));
+    assert_eq!(refused.status.code(), StatusCode::INVALID_NAMESPACE, "{refused:?}");
     driver.check(&mut queue, 5);
     front.assert_alive();
 }

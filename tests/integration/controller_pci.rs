@@ -7,16 +7,18 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nvme_spec::Sqe;
+use nvme_spec::nvm::BlockDw12;
+use nvme_spec::register::Register;
 use rustix::event::{EventfdFlags, eventfd};
 use serial_test::serial;
 
 use crate::support::controller::{Front, FrontEnd};
-use crate::support::nvme::{BASE, Command, DATA, Driver, Queue, READ, READY};
+use crate::support::nvme::{BASE, DATA, Driver, Queue, READY};
 use crate::support::vfio_user::{BAR0, CONFIG, DEVICE_SET_IRQS};
 use crate::support::{secs, wait_for};
 
-const READ_ONE: Command =
-    Command { opcode: READ, flags: 0, nsid: 1, prp1: BASE + DATA, prp2: 0, cdw10: 0, cdw11: 0, cdw12: 0 };
+const READ_ONE: Sqe = Sqe::read(1, 0, BlockDw12::of(0)).with_prps(BASE + DATA, 0);
 
 /// The command and the status register.
 const COMMAND: u64 = 0x04;
@@ -30,9 +32,9 @@ const PMCSR: u64 = 0x44;
 const DEVICE_CONTROL: u64 = 0x68;
 const FUNCTION_RESET: u16 = 1 << 15;
 
-const CC: u64 = 0x14;
-const INTMS: u64 = 0x0c;
-const INTMC: u64 = 0x10;
+const CC: u64 = Register::CC.0 as u64;
+const INTMS: u64 = Register::INTMS.0 as u64;
+const INTMC: u64 = Register::INTMC.0 as u64;
 
 /// The interrupt index of the pin, and the flags of `DEVICE_SET_IRQS`.
 const PIN: u32 = 0;
@@ -108,7 +110,7 @@ fn no_memory_is_accessed_without_bus_mastering_or_in_d3hot_and_no_interrupt_is_l
         forbid(&mut driver, false);
         wait_for_interrupt(&interrupt);
         for _ in taken..12 {
-            assert!(driver.complete(&mut queue).succeeded());
+            assert!(driver.complete(&mut queue).status.is_success());
         }
         assert!(start.elapsed() < secs(5), "it took {:?}", start.elapsed());
         count(&interrupt);

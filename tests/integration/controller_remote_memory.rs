@@ -5,12 +5,15 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nvme_spec::admin::CreateCqDw11;
+use nvme_spec::identify::Cns;
+use nvme_spec::{Cqe, IoOpcode, Sqe, StatusCode};
 use serde_json::json;
 use serial_test::serial;
 
 use crate::support::arena::{Arena, attack};
 use crate::support::controller::FrontEnd;
-use crate::support::nvme::{BASE, Command, Completion, DATA, Driver, IDENTIFY, PAGE, Queue, READ, WRITE};
+use crate::support::nvme::{BASE, DATA, Driver, PAGE, Queue, block_io, was_aborted};
 use crate::support::vfio_user::{DMA_MAP, DMA_UNMAP, Memory, Message, dma_map, dma_unmap, message};
 use crate::support::{secs, wait_for};
 
@@ -33,7 +36,7 @@ fn start(dir: &Path) -> Driver {
 }
 
 #[track_caller]
-fn run(driver: &mut Driver, queue: &mut Queue, command: Command) -> Completion {
+fn run(driver: &mut Driver, queue: &mut Queue, command: Sqe) -> Cqe {
     let cid = driver.submit(queue, &[command]);
     let done = driver.complete_serving(queue);
     assert_eq!(done.cid, cid, "{command:?}: the completion is another command's");
@@ -41,7 +44,7 @@ fn run(driver: &mut Driver, queue: &mut Queue, command: Command) -> Completion {
 }
 
 #[track_caller]
-fn admin(driver: &mut Driver, command: Command) -> Completion {
+fn admin(driver: &mut Driver, command: Sqe) -> Cqe {
     let mut queue = std::mem::replace(&mut driver.admin, Driver::queue(0, 32));
     let done = run(driver, &mut queue, command);
     driver.admin = queue;
@@ -71,11 +74,11 @@ fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..=250_u8).cycle().map(|byte| byte ^ seed).take(len).collect()
 }
 
-/// Returns a command with the data of 128 KiB at `at`, named by a list in the memory with a file.
-fn large(driver: &Driver, opcode: u8, at: u64) -> Command {
+/// A command with the data of 128 KiB at `at`, named by a list in the memory with a file.
+fn large(driver: &Driver, opcode: IoOpcode, at: u64) -> Sqe {
     let list: Vec<u8> = (1..=32).flat_map(|page| (at - at % PAGE + page * PAGE).to_le_bytes()).collect();
     driver.memory.write(DATA, &list);
-    Command { prp2: BASE + DATA, ..Command::io(opcode, 1, 64, MOST, at) }
+    Sqe { prp2: BASE + DATA, ..block_io(opcode, 1, 64, MOST, at) }
 }
 
 #[test]
@@ -92,22 +95,22 @@ fn data_in_memory_without_a_file_go_both_ways_and_are_counted() {
 
         let small = pattern(512, 1);
         driver.client.served().write(512, &small);
-        assert!(run(&mut driver, &mut queue, Command::io(WRITE, 1, 3, 1, REMOTE + 512)).succeeded());
-        assert!(run(&mut driver, &mut queue, Command::io(READ, 1, 3, 1, REMOTE + PAGE)).succeeded());
+        assert!(run(&mut driver, &mut queue, block_io(IoOpcode::WRITE, 1, 3, 1, REMOTE + 512)).status.is_success());
+        assert!(run(&mut driver, &mut queue, block_io(IoOpcode::READ, 1, 3, 1, REMOTE + PAGE)).status.is_success());
         assert_eq!(driver.client.served().read_vec(PAGE, 512), small);
 
         let data = pattern(MOST_BYTES, 2);
         driver.client.served().write((1 << 20) + 512, &data);
-        let write = large(&driver, WRITE, REMOTE + (1 << 20) + 512);
-        assert!(run(&mut driver, &mut queue, write).succeeded());
-        let read = large(&driver, READ, REMOTE + (2 << 20) + 2048);
-        assert!(run(&mut driver, &mut queue, read).succeeded());
+        let write = large(&driver, IoOpcode::WRITE, REMOTE + (1 << 20) + 512);
+        assert!(run(&mut driver, &mut queue, write).status.is_success());
+        let read = large(&driver, IoOpcode::READ, REMOTE + (2 << 20) + 2048);
+        assert!(run(&mut driver, &mut queue, read).status.is_success());
         assert_eq!(driver.client.served().read_vec((2 << 20) + 2048, MOST_BYTES), data);
 
-        let identify = Command { opcode: IDENTIFY, prp1: REMOTE, cdw10: 1, ..Command::default() };
-        assert!(admin(&mut driver, identify).succeeded());
+        let identify = Sqe::identify(Cns::CONTROLLER, 0).with_prps(REMOTE, 0);
+        assert!(admin(&mut driver, identify).status.is_success());
         let by_messages = driver.client.served().read_vec(0, 4096);
-        assert_eq!(by_messages, driver.identify(1, 0));
+        assert_eq!(by_messages, driver.identify(Cns::CONTROLLER, 0));
 
         let moved = 2 * 512 + 2 * MOST_BYTES + 4096;
         assert_eq!(bounced(arena), u64::try_from(moved).expect("64-bit"));
@@ -123,13 +126,13 @@ fn many_commands_at_once_are_all_carried_out() {
         let data = pattern(64 * 4096, 3);
         driver.client.served().write(0, &data);
         // More than may be asked for at once.
-        for (opcode, base) in [(WRITE, REMOTE), (READ, REMOTE + (1 << 20))] {
-            let commands: Vec<Command> =
-                (0..64_u32).map(|i| Command::io(opcode, 1, i * 8, 8, base + u64::from(i) * PAGE)).collect();
+        for (opcode, base) in [(IoOpcode::WRITE, REMOTE), (IoOpcode::READ, REMOTE + (1 << 20))] {
+            let commands: Vec<Sqe> =
+                (0..64_u32).map(|i| block_io(opcode, 1, i * 8, 8, base + u64::from(i) * PAGE)).collect();
             driver.submit(&mut queue, &commands);
             for _ in 0..64 {
                 let done = driver.complete_serving(&mut queue);
-                assert!(done.succeeded(), "{done:?}");
+                assert!(done.status.is_success(), "{done:?}");
             }
         }
         assert_eq!(driver.client.served().read_vec(1 << 20, data.len()), data);
@@ -142,8 +145,8 @@ fn lists_without_a_file_are_refused_by_a_status() {
     attack(|_, dir| {
         let mut driver = start(dir);
         let mut queue = driver.create_queue(1, 16, None);
-        let list = Command { prp2: REMOTE, ..Command::io(READ, 1, 0, 24, BASE + DATA) };
-        assert_eq!(run(&mut driver, &mut queue, list).code(), 4, "it is no Data Transfer Error");
+        let list = Sqe { prp2: REMOTE, ..block_io(IoOpcode::READ, 1, 0, 24, BASE + DATA) };
+        assert_eq!(run(&mut driver, &mut queue, list).status.code(), StatusCode::DATA_TRANSFER_ERROR);
         driver.check(&mut queue, 7);
     });
 }
@@ -155,26 +158,26 @@ fn a_client_that_answers_nothing_holds_up_nobody_but_itself() {
         let mut driver = start(dir);
         let mut queue = driver.create_queue(1, 64, None);
         driver.client.set_mute(true);
-        driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 8, REMOTE); 8]);
-        driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, REMOTE + PAGE); 8]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::WRITE, 1, 0, 8, REMOTE); 8]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, REMOTE + PAGE); 8]);
         sleep(Duration::from_millis(100));
         // A command that waits for its data is aborted at once.
-        let abort = Command::abort(1, 1);
+        let abort = Sqe::abort(1, 1);
         let done = driver.admin(abort);
-        assert!(done.succeeded() && done.dw0 & 1 == 0, "{done:?}");
+        assert!(was_aborted(done), "{done:?}");
         assert_eq!(driver.complete(&mut queue).cid, 1);
         // So is a reset carried out, with commands that are being fetched and sent.
         let begin = Instant::now();
         driver.enable();
         assert!(begin.elapsed() < secs(3), "a reset took {:?}", begin.elapsed());
-        driver.identify(1, 0);
-        driver.submit_admin(Command { opcode: IDENTIFY, prp1: REMOTE, cdw10: 1, ..Command::default() });
+        driver.identify(Cns::CONTROLLER, 0);
+        driver.submit_admin(Sqe::identify(Cns::CONTROLLER, 0).with_prps(REMOTE, 0));
         sleep(Duration::from_millis(100));
         let begin = Instant::now();
         driver.enable();
         assert!(begin.elapsed() < secs(3), "a reset took {:?}", begin.elapsed());
         let mut queue = driver.create_queue(1, 64, None);
-        driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, REMOTE + PAGE); 32]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, REMOTE + PAGE); 32]);
         sleep(Duration::from_millis(50));
         drop(driver);
         arena.front.assert_alive();
@@ -223,18 +226,22 @@ fn wrong_answers_fail_their_command_and_a_second_answer_ends_the_session() {
             (0, part(REMOTE, 1 << 40, &[7; 4096])),
             (0, part(REMOTE + PAGE, 4096, &[7; 4096])),
         ];
-        for opcode in [WRITE, READ] {
+        for opcode in [IoOpcode::WRITE, IoOpcode::READ] {
             for (error, payload) in &wrong {
-                driver.submit(&mut queue, &[Command::io(opcode, 1, 0, 8, REMOTE)]);
-                let data = if opcode == READ { payload.len().min(16) } else { payload.len() };
+                driver.submit(&mut queue, &[block_io(opcode, 1, 0, 8, REMOTE)]);
+                let data = if opcode == IoOpcode::READ { payload.len().min(16) } else { payload.len() };
                 let asked = asked(&mut driver);
                 let sent = answer(&mut driver, &asked, *error, &payload[..data]);
                 let done = driver.complete(&mut queue);
-                let right = opcode == READ && sent.len() > 16 && sent[16..32] == part(REMOTE, 4096, &[7; 0]);
-                assert_eq!(done.code(), if right { 0 } else { 4 }, "opcode {opcode} with {sent:?}");
+                let right = opcode == IoOpcode::READ && sent.len() > 16 && sent[16..32] == part(REMOTE, 4096, &[7; 0]);
+                let due = if right { StatusCode::SUCCESS } else { StatusCode::DATA_TRANSFER_ERROR };
+                assert_eq!(done.status.code(), due, "{opcode:?} with {sent:?}");
             }
         }
-        driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 8, REMOTE), Command::io(WRITE, 1, 8, 8, REMOTE)]);
+        driver.submit(
+            &mut queue,
+            &[block_io(IoOpcode::WRITE, 1, 0, 8, REMOTE), block_io(IoOpcode::WRITE, 1, 8, 8, REMOTE)],
+        );
         let asked_first = asked(&mut driver);
         let first = answer(&mut driver, &asked_first, 0, &part(REMOTE, 4096, &[7; 4096]));
         driver.client.send_bytes(&first, &[]).expect("an answer can be sent");
@@ -244,13 +251,16 @@ fn wrong_answers_fail_their_command_and_a_second_answer_ends_the_session() {
         // One that goes while it is asked, for what is to be fetched and for what is to be sent.
         let mut driver = start(dir);
         let mut queue = driver.create_queue(1, 16, None);
-        driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 8, REMOTE), Command::io(READ, 1, 8, 8, REMOTE)]);
+        driver.submit(
+            &mut queue,
+            &[block_io(IoOpcode::WRITE, 1, 0, 8, REMOTE), block_io(IoOpcode::READ, 1, 8, 8, REMOTE)],
+        );
         asked(&mut driver);
         drop(driver);
         let mut driver = start(dir);
         let mut queue = driver.create_queue(1, 16, None);
         driver.check(&mut queue, 10);
-        assert!(run(&mut driver, &mut queue, Command::io(READ, 1, 8, 8, REMOTE)).succeeded());
+        assert!(run(&mut driver, &mut queue, block_io(IoOpcode::READ, 1, 8, 8, REMOTE)).status.is_success());
     });
 }
 
@@ -267,26 +277,29 @@ fn an_unmap_is_answered_when_the_transfers_are_over_or_given_up() {
         let mut queue = driver.create_queue(1, 64, None);
         let data = pattern(4096, 4);
         driver.client.served().write(0, &data);
-        driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 8, REMOTE)]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::WRITE, 1, 0, 8, REMOTE)]);
         let asked = asked(&mut driver);
         let unmap = driver.client.send(DMA_UNMAP, &dma_unmap(REMOTE, LEN), &[]).expect("a message can be sent");
         sleep(Duration::from_millis(50));
         answer(&mut driver, &asked, 0, &part(REMOTE, 4096, &data));
         driver.client.reply(unmap, secs(10)).expect("memory can be unmapped");
-        assert!(driver.complete_serving(&mut queue).succeeded());
-        let gone = run(&mut driver, &mut queue, Command::io(READ, 1, 0, 8, REMOTE));
-        assert!(!gone.succeeded(), "memory that was unmapped is used");
+        assert!(driver.complete_serving(&mut queue).status.is_success());
+        let gone = run(&mut driver, &mut queue, block_io(IoOpcode::READ, 1, 0, 8, REMOTE));
+        assert!(!gone.status.is_success(), "memory that was unmapped is used");
 
         driver.client.call(DMA_MAP, &dma_map(REMOTE, LEN, 0), &[]).expect("it can be mapped again");
         driver.client.set_mute(true);
-        driver.submit(&mut queue, &[Command::io(WRITE, 1, 0, 8, REMOTE), Command::io(READ, 1, 0, 8, REMOTE + PAGE)]);
+        driver.submit(
+            &mut queue,
+            &[block_io(IoOpcode::WRITE, 1, 0, 8, REMOTE), block_io(IoOpcode::READ, 1, 0, 8, REMOTE + PAGE)],
+        );
         sleep(Duration::from_millis(100));
         let begin = Instant::now();
         driver.client.unmap(REMOTE, LEN).expect("memory can be unmapped");
         let took = begin.elapsed();
         assert!(took > Duration::from_millis(200) && took < secs(3), "it was answered after {took:?}");
         for _ in 0..2 {
-            assert!(!driver.complete(&mut queue).succeeded(), "a command whose memory has gone worked");
+            assert!(!driver.complete(&mut queue).status.is_success(), "a command whose memory has gone worked");
         }
         driver.client.set_mute(false);
         driver.check(&mut queue, 8);
@@ -298,8 +311,8 @@ fn an_unmap_is_answered_when_the_transfers_are_over_or_given_up() {
 fn io_queues_where_no_file_is_are_refused() {
     attack(|_, dir| {
         let mut driver = start(dir);
-        let create = |opcode| Command { opcode, prp1: REMOTE, cdw10: 15 << 16 | 1, cdw11: 1, ..Command::default() };
-        assert!(!driver.admin(create(crate::support::nvme::CREATE_IO_CQ)).succeeded());
+        let create = Sqe::create_io_cq(1, 15, REMOTE, CreateCqDw11::new().with_pc(true));
+        assert!(!driver.admin(create).status.is_success());
         let mut queue = driver.create_queue(1, 16, None);
         driver.check(&mut queue, 9);
     });

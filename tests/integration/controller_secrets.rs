@@ -1,22 +1,24 @@
 //! The guest learns nothing of the pool behind its drive: neither its address, nor its names, nor ours to it (S8, S9).
 
+use nvme_spec::admin::GetFeaturesDw10;
+use nvme_spec::feature::{FeatureId, FeatureSelect};
+use nvme_spec::identify::Cns;
+use nvme_spec::log::{LogId, Smart};
+use nvme_spec::{IoOpcode, PAGE, Sqe};
 use serde_json::{Value, json};
 use serial_test::serial;
+use zerocopy::IntoBytes;
 
 use crate::support::app::{App, Program};
 use crate::support::controller::Front;
-use crate::support::nvme::{BASE, Command, DATA, Driver};
+use crate::support::nvme::{BASE, DATA, Driver, block_io};
 use crate::support::pool::NQN;
 use crate::support::shared;
 
 /// The name that we give the pool.
 const HOSTNQN: &str = "nqn.2024-01.com.example:our-secret-name";
 
-const IDENTIFY: u8 = 0x06;
-const GET_LOG_PAGE: u8 = 0x02;
-const GET_FEATURES: u8 = 0x0a;
-
-/// Returns what must not be found, as text and as bytes.
+/// What must not be found, as text and as bytes.
 fn secrets(port: u16) -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("the pool's NQN", NQN.as_bytes().to_vec()),
@@ -48,24 +50,25 @@ fn front(port: &mut u16) -> Front {
     front
 }
 
-/// Returns every admin command that reads something, with every number that it takes.
-fn commands() -> Vec<Command> {
-    let at = |opcode, nsid, cdw10| Command { opcode, nsid, prp1: BASE + DATA, cdw10, ..Command::default() };
+/// Every admin command that reads something, with every number that it takes.
+fn commands() -> Vec<Sqe> {
+    let at = |nsid, command: Sqe| Sqe { nsid, ..command }.with_prps(BASE + DATA, 0);
     let mut commands = Vec::new();
-    for cns in 0..=0xff {
+    for cns in (0..=u8::MAX).map(Cns) {
         for nsid in [0, 1, u32::MAX] {
-            commands.push(at(IDENTIFY, nsid, cns));
+            commands.push(at(nsid, Sqe::identify(cns, nsid)));
         }
     }
     // 4 KiB of every log, and of the first ones what follows, too.
-    for log in 0..=0xff {
+    for lid in (0..=u8::MAX).map(LogId) {
         for nsid in [0, 1, u32::MAX] {
-            commands.push(at(GET_LOG_PAGE, nsid, 1_023 << 16 | log));
+            commands.push(at(nsid, Sqe::get_log_page(lid, 0, 4_096)));
         }
     }
-    for feature in 0..=0xff {
-        for select in 0..4 {
-            commands.push(at(GET_FEATURES, 1, select << 8 | feature));
+    for fid in (0..=u8::MAX).map(FeatureId) {
+        for sel in FeatureSelect::NAMED {
+            let dw10 = GetFeaturesDw10::new().with_fid(fid).with_sel(*sel);
+            commands.push(at(1, Sqe { cdw10: dw10.into_bits(), ..Sqe::get_features(fid) }));
         }
     }
     commands
@@ -80,17 +83,17 @@ fn no_admin_command_of_a_guest_tells_of_the_pool() {
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 16, None);
     // A failed command, for the error log.
-    driver.run(&mut queue, Command::io(0x7f, 1, 0, 1, BASE + DATA));
+    driver.run(&mut queue, block_io(IoOpcode::FABRICS, 1, 0, 1, BASE + DATA));
     let mut answered = 0;
     for command in commands() {
         driver.memory.write(DATA, &[0; 4_096]);
         let done = driver.admin(command);
-        answered += u32::from(done.succeeded());
+        answered += u32::from(done.status.is_success());
         assert_none_in(&done.dw0.to_le_bytes(), &format!("the result of {command:?}"), port);
         assert_none_in(&driver.memory.read_vec(DATA, 4_096), &format!("the data of {command:?}"), port);
     }
     assert!(answered > 10, "only {answered} commands were answered");
-    let identity = driver.identify(1, 0);
+    let identity = driver.identify(Cns::CONTROLLER, 0);
     assert!(identity.windows(4).any(|window| window == b"nqn."), "Identify tells no NQN of the subsystem");
     for (region, len) in [(crate::support::vfio_user::CONFIG, 4_096), (crate::support::vfio_user::BAR0, 4_096)] {
         let bytes = driver.client.read(region, 0, len).expect("a region can be read");
@@ -112,21 +115,22 @@ fn a_stock_client_finds_nothing_of_the_pool_in_identify_and_logs() {
         assert!(!told.contains(secret), "{secret} is in {told}");
     }
     let mut answers = 0;
-    let cases = [(IDENTIFY, 0, 1), (IDENTIFY, 1, 0), (IDENTIFY, 0, 2), (IDENTIFY, 1, 3), (GET_LOG_PAGE, u32::MAX, 2)];
-    for (opcode, nsid, cdw10) in cases {
-        let dwords = if opcode == GET_LOG_PAGE { 127 << 16 } else { 0 };
-        let mut command = [0_u8; 64];
-        command[0] = opcode;
-        command[4..8].copy_from_slice(&u32::to_le_bytes(nsid));
-        command[40..44].copy_from_slice(&u32::to_le_bytes(cdw10 | dwords));
-        let len = if opcode == GET_LOG_PAGE { 512 } else { 4_096 };
+    let cases = [
+        (Sqe::identify(Cns::CONTROLLER, 0), PAGE),
+        (Sqe::identify(Cns::NAMESPACE, 1), PAGE),
+        (Sqe::identify(Cns::ACTIVE_NAMESPACES, 0), PAGE),
+        (Sqe::identify(Cns::NAMESPACE_DESCRIPTORS, 1), PAGE),
+        (Sqe::get_log_page(LogId::SMART, 0, 512), size_of::<Smart>()),
+    ];
+    for (command, len) in cases {
+        let bytes = encode(command.as_bytes());
         let params = json!({
-            "name": "n", "cmd_type": "admin", "data_direction": "c2h", "cmdbuf": encode(&command), "data_len": len,
+            "name": "n", "cmd_type": "admin", "data_direction": "c2h", "cmdbuf": bytes, "data_len": len,
         });
         let answer = client.rpc.ok("bdev_nvme_send_cmd", &params);
         let data = decode(answer["data"].as_str().unwrap_or_default());
         assert_eq!(data.len(), len, "{answer}");
-        assert_none_in(&data, &format!("the data of opcode {opcode}, {cdw10}"), port);
+        assert_none_in(&data, &format!("the data of {command:?}"), port);
         answers += u32::from(data.iter().any(|byte| *byte != 0));
     }
     assert_eq!(answers, 5, "an answer was empty");

@@ -3,29 +3,28 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nvme_spec::Sqe;
+use nvme_spec::feature::FeatureId;
+use nvme_spec::identify::Cns;
+use nvme_spec::register::{Cc, Csts, ShutdownNotification, ShutdownStatus};
 use serde_json::json;
 use serial_test::serial;
 
 use crate::support::controller::{Controller, Front, FrontEnd};
-use crate::support::nvme::{BASE, CC_ENABLE, Command, DELETE_IO_SQ, Driver, FATAL, PAGE, READY, SIZE};
+use crate::support::nvme::{BASE, CC, CC_ENABLE, Driver, FATAL, PAGE, READY, SIZE};
 use crate::support::vfio_user::{BAR0, DMA_MAP, Memory, dma_map};
 use crate::support::{secs, wait_for};
 
-const CC: u64 = 0x14;
 /// CC.SHN: a normal shutdown.
-const SHN_NORMAL: u32 = 1 << 14;
+const SHN_NORMAL: u32 = Cc::new().with_shn(ShutdownNotification::NORMAL).into_bits();
 /// CSTS.SHST.
-const SHST: u32 = 3 << 2;
-const OCCURRING: u32 = 1 << 2;
-const COMPLETE: u32 = 2 << 2;
+const SHST: u32 = Csts::new().with_shst(ShutdownStatus(0b11)).into_bits();
+const OCCURRING: u32 = Csts::new().with_shst(ShutdownStatus::OCCURRING).into_bits();
+const COMPLETE: u32 = Csts::new().with_shst(ShutdownStatus::COMPLETE).into_bits();
 
 /// Where no memory is at first.
 const OTHER: u64 = 1 << 34;
 const LEN: u64 = 1 << 20;
-
-const SET_FEATURES: u8 = 0x09;
-const GET_FEATURES: u8 = 0x0a;
-const COALESCING: u32 = 0x08;
 
 #[test]
 #[serial]
@@ -50,7 +49,7 @@ fn admin_queues_where_they_cannot_be_are_told_by_csts_and_the_log_until_a_reset(
         let sentence = format!("its admin queue cannot be at {bad:#x}");
         assert!(front.process.output().contains(&sentence), "the log does not say: {sentence}");
         driver.enable();
-        driver.identify(1, 0);
+        driver.identify(Cns::CONTROLLER, 0);
     }
     drop(driver);
     controller.delete();
@@ -77,7 +76,7 @@ fn admin_queues_whose_memory_comes_a_moment_later_are_served() {
     driver.client.map(BASE, SIZE, &file, 0).expect("memory can be mapped");
     wait_for("CSTS.RDY", secs(2), || driver.csts() & READY != 0);
     driver.admin = Driver::queue(0, 32);
-    driver.identify(1, 0);
+    driver.identify(Cns::CONTROLLER, 0);
 
     // A reset while it is waited for is over at once.
     driver.disable();
@@ -108,7 +107,7 @@ fn front_with_cache() -> Front {
 fn drive_with_cache(front: &Front) -> (Controller<'_>, Driver) {
     let controller = front.controller("flushed", &["EE_cache"]);
     let mut driver = Driver::start(controller.dir());
-    driver.identify(1, 0);
+    driver.identify(Cns::CONTROLLER, 0);
     (controller, driver)
 }
 
@@ -175,7 +174,7 @@ fn a_shutdown_in_the_write_that_resets_is_not_complete_before_the_caches_are_wri
     wait_for("a shutdown", secs(5), || driver.csts() & SHST == COMPLETE);
     driver.enable();
     assert_eq!(driver.csts() & SHST, 0, "the next life is not shut down");
-    driver.identify(1, 0);
+    driver.identify(Cns::CONTROLLER, 0);
     drop(driver);
     controller.delete();
     front.assert_alive();
@@ -190,16 +189,15 @@ fn aborts_of_commands_whose_queue_goes_leave_room_for_others() {
     let mut driver = Driver::start(controller.dir());
     for round in 0..8 {
         driver.create_queue(1, 16, None);
-        let abort = Command::abort(1, round);
-        let delete = Command { opcode: DELETE_IO_SQ, cdw10: 1, ..Command::default() };
+        let abort = Sqe::abort(1, round);
+        let delete = Sqe::delete_io_sq(1);
         let mut queue = std::mem::replace(&mut driver.admin, Driver::queue(0, 32));
         let commands = [abort, delete, abort, abort, abort, abort];
         for done in driver.run_all(&mut queue, &commands) {
-            assert!(done.succeeded(), "round {round}: {done:?}");
+            assert!(done.status.is_success(), "round {round}: {done:?}");
         }
         driver.admin = queue;
-        let delete = Command { opcode: crate::support::nvme::DELETE_IO_CQ, cdw10: 1, ..Command::default() };
-        assert!(driver.admin(delete).succeeded());
+        assert!(driver.admin(Sqe::delete_io_cq(1)).status.is_success());
     }
     drop(driver);
     controller.delete();
@@ -213,18 +211,18 @@ fn interrupt_coalescing_that_is_set_without_end_ends_with_what_was_set_last() {
     front.malloc("disk", 16, 512);
     let controller = front.controller("flood", &["disk"]);
     let mut driver = Driver::start(controller.dir());
-    let set = |value: u32| Command { opcode: SET_FEATURES, cdw10: COALESCING, cdw11: value, ..Command::default() };
+    let set = |value| Sqe::set_features(FeatureId::INTERRUPT_COALESCING, value);
     let mut queue = std::mem::replace(&mut driver.admin, Driver::queue(0, 32));
     for round in 0..300_u32 {
-        let commands: Vec<Command> = (0..30).map(|at| set((round * 30 + at) & 0xffff)).collect();
+        let commands: Vec<Sqe> = (0..30).map(|at| set((round * 30 + at) & 0xffff)).collect();
         for done in driver.run_all(&mut queue, &commands) {
-            assert!(done.succeeded(), "{done:?}");
+            assert!(done.status.is_success(), "{done:?}");
         }
     }
     driver.admin = queue;
-    let get = Command { opcode: GET_FEATURES, cdw10: COALESCING, ..Command::default() };
+    let get = Sqe::get_features(FeatureId::INTERRUPT_COALESCING);
     assert_eq!(driver.admin(get).dw0, 300 * 30 - 1);
-    assert!(driver.admin(set(0)).succeeded());
+    assert!(driver.admin(set(0)).status.is_success());
     let mut queue = driver.create_queue(1, 16, None);
     driver.check(&mut queue, 1);
     drop(driver);

@@ -1,10 +1,11 @@
 //! What is told of queues and commands to who looks for a slow or a failing I/O.
 
+use nvme_spec::{AdminOpcode, IoOpcode, Sqe};
 use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::controller::{Front, FrontEnd};
-use crate::support::nvme::{BASE, Command, DATA, Driver, IDENTIFY, READ};
+use crate::support::nvme::{BASE, DATA, Driver, block_io};
 use crate::support::pool::Pool;
 use crate::support::process::{Libraries, Process};
 use crate::support::{paths, secs, shared, wait_for};
@@ -47,7 +48,7 @@ fn a_queue_whose_commands_hang_is_seen_with_their_count_and_the_age_of_the_oldes
 
     let mut driver = Driver::start(controller.dir());
     let mut queues = [driver.create_queue(1, 16, Some(1)), driver.create_queue(2, 32, None)];
-    driver.submit(&mut queues[0], &[Command::io(READ, 1, 0, 8, BASE + DATA); 3]);
+    driver.submit(&mut queues[0], &[block_io(IoOpcode::READ, 1, 0, 8, BASE + DATA); 3]);
     wait_for("the age of the oldest command to be told", secs(5), || {
         let told = told(&front);
         queue(&told, "submission_queues", 1)["oldest_age_ms"].as_u64().is_some_and(|age| age >= 200)
@@ -72,7 +73,7 @@ fn a_queue_whose_commands_hang_is_seen_with_their_count_and_the_age_of_the_oldes
     assert_eq!((&admin["head"], &admin["commands_in_flight"]), (&json!(4), &json!(0)), "{told}");
     assert_eq!((&told["unanswered_cores"], &told["queues_left_out"]), (&json!([]), &json!(0)));
     for _ in 0..3 {
-        assert!(driver.complete(&mut queues[0]).succeeded());
+        assert!(driver.complete(&mut queues[0]).status.is_success());
     }
     wait_for("the interrupts to be counted", secs(5), || {
         let over = self::told(&front);
@@ -95,11 +96,11 @@ fn a_guest_address_that_cannot_be_used_is_in_the_log_with_the_command_and_the_re
     let controller = front.controller("c", &["disk"]);
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 256, None);
-    let cid = driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, NOWHERE)]);
-    assert!(!driver.complete(&mut queue).succeeded());
-    let identify = Command { opcode: IDENTIFY, prp1: NOWHERE, cdw10: 1, ..Command::default() };
+    let cid = driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, NOWHERE)]);
+    assert!(!driver.complete(&mut queue).status.is_success());
+    let identify = Sqe { opcode: AdminOpcode::IDENTIFY.0, prp1: NOWHERE, cdw10: 1, ..Sqe::default() };
     let refused = driver.admin(identify);
-    assert!(!refused.succeeded());
+    assert!(!refused.status.is_success());
     let line = |cid: u16, queue: u16, what: &str| {
         format!(
             "controller 'c': command {cid} of queue {queue} ({what}) cannot use guest address {NOWHERE:#x}: \
@@ -112,9 +113,9 @@ fn a_guest_address_that_cannot_be_used_is_in_the_log_with_the_command_and_the_re
         lines.iter().all(|line| log.matches(line.as_str()).count() == 1)
     });
     for _ in 0..20 {
-        driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, NOWHERE); 200]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, NOWHERE); 200]);
         for _ in 0..200 {
-            assert!(!driver.complete(&mut queue).succeeded());
+            assert!(!driver.complete(&mut queue).status.is_success());
         }
     }
     driver.check(&mut queue, 1);
@@ -144,7 +145,7 @@ fn a_pool_that_answers_nothing_is_seen_in_its_queue_pair_and_in_the_guests_queue
     });
 
     pool.app.process.suspend();
-    driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, BASE + DATA); 3]);
+    driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, BASE + DATA); 3]);
     wait_for("the age of its oldest command to be told", secs(5), || {
         let pair = pair();
         let age = |member: &str| pair[member].as_u64().unwrap_or(0);
@@ -156,7 +157,7 @@ fn a_pool_that_answers_nothing_is_seen_in_its_queue_pair_and_in_the_guests_queue
     assert!(hanging["oldest_age_ms"].as_u64().is_some_and(|age| age >= 250), "{told}");
     pool.app.process.resume();
     for _ in 0..3 {
-        assert!(driver.complete(&mut queue).succeeded());
+        assert!(driver.complete(&mut queue).status.is_success());
     }
     wait_for("nothing to be outstanding", secs(5), || {
         let pair = pair();
@@ -247,8 +248,8 @@ fn the_steps_of_an_io_are_recorded_in_their_order_while_that_is_asked_for() {
         front.rpc.ok("trace_enable_tpoint_group", &json!({ "name": group }));
     }
     let mut read = || {
-        let cid = driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, BASE + DATA)]);
-        assert!(driver.complete(&mut queue).succeeded());
+        let cid = driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, BASE + DATA)]);
+        assert!(driver.complete(&mut queue).status.is_success());
         cid
     };
     let mut found = (Vec::new(), false);

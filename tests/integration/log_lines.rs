@@ -7,7 +7,7 @@ use serial_test::serial;
 
 use crate::support::app::{App, Program};
 use crate::support::controller::Front;
-use crate::support::nvme::{BASE, Command, DATA, Driver, READ};
+use crate::support::nvme::{BASE, DATA, Driver, block_io};
 use crate::support::{secs, shared, wait_for};
 
 /// Returns how many lines there are with those words.
@@ -34,7 +34,7 @@ fn a_client_that_resets_with_hundreds_of_commands_on_a_pool_that_hangs_causes_fe
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, ENTRIES, None);
     let before = front.process.output().lines().count();
-    let commands = vec![Command::io(READ, 1, 0, 1, BASE + DATA); usize::from(ENTRIES) - 1];
+    let commands = vec![block_io(IoOpcode::READ, 1, 0, 1, BASE + DATA); usize::from(ENTRIES) - 1];
     driver.submit(&mut queue, &commands);
     assert!(target.wait(secs(10), |target| target.held() > 0), "no read comes");
     // All of them are aborted, and then lost with the pool's queue.

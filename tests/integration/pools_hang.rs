@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use nvme_spec::IoOpcode;
+use nvme_spec::{IoOpcode, Sqe};
 use pool_faults::{Arrival, Cut, Do, Namespace, On, Options, Relay, ScriptedTarget, Which};
 use serde_json::{Value, json};
 use serial_test::serial;
@@ -11,7 +11,7 @@ use serial_test::serial;
 use crate::support::app::{App, Program, configuration};
 use crate::support::controller::Front;
 use crate::support::load::{Load, Work};
-use crate::support::nvme::{BASE, Command, DATA, Driver, READ, WRITE};
+use crate::support::nvme::{BASE, DATA, Driver, block_io, was_aborted};
 use crate::support::pool::{NQN, Pool, free_port};
 use crate::support::process::RunClock;
 use crate::support::{paths, secs, shared, wait_for};
@@ -211,14 +211,14 @@ fn aborts_are_answered_whatever_the_recovery_of_a_hung_pool_is_doing_when_they_c
     let controller = front.controller("c", &["disk"]);
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, READS + 1, None);
-    let last = driver.submit(&mut queue, &vec![Command::io(READ, 1, 0, 1, BASE + DATA); usize::from(READS)]);
+    let last = driver.submit(&mut queue, &vec![block_io(IoOpcode::READ, 1, 0, 1, BASE + DATA); usize::from(READS)]);
     assert!(target.wait(secs(10), |target| target.held() > 0), "no read comes");
     let began = Instant::now();
     let mut aborts = 0;
     while aborts < READS && began.elapsed() < TIME {
         let asked = Instant::now();
-        let answer = driver.admin(Command::abort(1, last.wrapping_sub(aborts)));
-        assert!(answer.succeeded() && asked.elapsed() < LIMIT, "{answer:?} after {:?}", asked.elapsed());
+        let answer = driver.admin(Sqe::abort(1, last.wrapping_sub(aborts)));
+        assert!(answer.status.is_success() && asked.elapsed() < LIMIT, "{answer:?} after {:?}", asked.elapsed());
         aborts += 1;
     }
     assert!(aborts > 1, "one abort alone took {:?}", began.elapsed());
@@ -233,17 +233,17 @@ fn an_abort_that_a_live_pool_does_not_carry_out_is_answered_and_the_command_stay
     let controller = front.controller("c", &["disk"]);
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 16, None);
-    let cid = driver.submit(&mut queue, &[Command::io(READ, 1, 0, 1, BASE + DATA)]);
+    let cid = driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 1, BASE + DATA)]);
     assert!(target.wait(secs(10), |target| target.held() > 0), "no read comes");
     for _ in 0..2 {
         let asked = Instant::now();
-        let answer = driver.admin(Command::abort(1, cid));
-        assert!(answer.succeeded() && asked.elapsed() < LIMIT, "{answer:?} after {:?}", asked.elapsed());
-        assert_eq!(answer.dw0 & 1, 1, "the command was not aborted");
+        let answer = driver.admin(Sqe::abort(1, cid));
+        assert!(answer.status.is_success() && asked.elapsed() < LIMIT, "{answer:?} after {:?}", asked.elapsed());
+        assert!(!was_aborted(answer), "the command was not aborted");
     }
-    driver.submit(&mut queue, &[Command::io(WRITE, 1, 8, 1, BASE + DATA)]);
+    driver.submit(&mut queue, &[block_io(IoOpcode::WRITE, 1, 8, 1, BASE + DATA)]);
     let done = driver.complete(&mut queue);
-    assert!(done.succeeded() && done.cid != cid, "{done:?}");
+    assert!(done.status.is_success() && done.cid != cid, "{done:?}");
     front.assert_alive();
 }
 
@@ -256,7 +256,7 @@ fn a_disk_that_took_the_place_of_one_of_a_hung_pool_stays_when_that_is_deleted()
     let controller = front.controller("c", &["disk"]);
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, 16, None);
-    driver.submit(&mut queue, &[Command::io(READ, 1, 0, 1, BASE + DATA)]);
+    driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 1, BASE + DATA)]);
     assert!(target.wait(secs(10), |target| target.held() > 0), "no read comes");
     front.rpc.ok("courier_controller_remove_ns", &json!({ "name": "c", "nsid": 1 }));
     front.rpc.ok("courier_controller_add_ns", &json!({ "name": "c", "bdev_name": "other", "nsid": 1 }));

@@ -1,10 +1,11 @@
 //! `courier_get_stats` tells the counters of pools and controllers.
 
+use nvme_spec::IoOpcode;
 use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::controller::{Front, FrontEnd};
-use crate::support::nvme::{Command, Driver, WRITE};
+use crate::support::nvme::{Driver, block_io};
 use crate::support::vfio_user::{DMA_MAP, Memory, dma_map};
 use crate::support::{secs, shared, wait_for};
 
@@ -39,7 +40,7 @@ fn io_from_memory_with_a_file_is_counted_as_not_bounced_and_without_one_as_bounc
 
     driver.client.call(DMA_MAP, &dma_map(REMOTE, 4_096, 0), &[]).expect("memory without a file can be mapped");
     driver.client.serve(REMOTE, Memory::new(4_096));
-    assert!(driver.run_by_messages(&mut queue, Command::io(WRITE, 1, 0, 2, REMOTE)).succeeded());
+    assert!(driver.run_by_messages(&mut queue, block_io(IoOpcode::WRITE, 1, 0, 2, REMOTE)).status.is_success());
     wait_for("the bytes to be counted", secs(5), || stats(&front)["controllers"][0]["io"]["bytes_bounced"] == 1_024);
 
     let told = stats(&front);

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{sleep, yield_now};
 use std::time::Duration;
 
-use nvme_spec::{AdminOpcode, IoOpcode};
+use nvme_spec::{AdminOpcode, IoOpcode, Sqe};
 use pool_faults::{Do, Namespace, On, Options, ScriptedTarget};
 use serde_json::json;
 
 use super::reader::Reader;
 use crate::support::controller::{Controller, Front};
-use crate::support::nvme::{BASE, Command, DATA, Driver, PAGE, READ, READY};
+use crate::support::nvme::{BASE, CC, DATA, Driver, PAGE, READY, block_io};
 use crate::support::paths;
 use crate::support::vfio_user::{BAR0, CONFIG, Client, DMA_MAP, Failure, Memory, dma_map};
 
@@ -180,14 +180,13 @@ fn read(stage: &Stage<'_>) {
 fn begin_reads(driver: &mut Driver, queues: u16, nsid: u32) {
     for qid in 1..=queues {
         let mut queue = driver.create_queue(qid, 256, None);
-        driver.submit(&mut queue, &[Command::io(READ, nsid, 0, 1, BASE + DATA); 255]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::READ, nsid, 0, 1, BASE + DATA); 255]);
     }
     // For the reactor to take them.
     sleep(Duration::from_millis(2));
 }
 
 fn reset(stage: &Stage<'_>, queues: u16) {
-    const CC: u64 = 0x14;
     let Some(mut driver) = stage.driver() else { return };
     while !stage.is_over() {
         begin_reads(&mut driver, queues, 1);
@@ -251,7 +250,7 @@ fn map_read_unmap(stage: &Stage<'_>) {
     let memory = Memory::new(1 << 20);
     while !stage.is_over() {
         driver.client.map(OTHER, 1 << 20, &memory.file, 0).expect("memory can be mapped");
-        driver.submit(&mut queue, &[Command::io(READ, 1, 0, 8, OTHER); 8]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, OTHER); 8]);
         for _ in 0..8 {
             while driver.poll(&mut queue).is_none() && !stage.is_over() {
                 yield_now();
@@ -290,7 +289,7 @@ fn bounce(stage: &Stage<'_>) {
     driver.client.call(DMA_MAP, &dma_map(OTHER, 1 << 20, 0), &[]).expect("memory without a file can be mapped");
     driver.client.serve(OTHER, Memory::new(1 << 20));
     while !stage.is_over() {
-        driver.run_by_messages(&mut queue, Command::io(READ, 1, 0, 8, OTHER));
+        driver.run_by_messages(&mut queue, block_io(IoOpcode::READ, 1, 0, 8, OTHER));
         stage.round();
     }
 }
@@ -320,8 +319,8 @@ fn touch(stage: &Stage<'_>) {
         driver.memory.write(list(piece), &pages);
     }
     let read =
-        |piece: u64| Command { prp2: BASE + list(piece), ..Command::io(READ, 1, 0, MOST, OTHER + PIECE * piece) };
-    let reads: Vec<Command> = (0..PIECES).map(read).collect();
+        |piece: u64| Sqe { prp2: BASE + list(piece), ..block_io(IoOpcode::READ, 1, 0, MOST, OTHER + PIECE * piece) };
+    let reads: Vec<Sqe> = (0..PIECES).map(read).collect();
     while !stage.is_over() {
         let memory = Memory::new(PIECES * PIECE);
         driver.client.map(OTHER, PIECES * PIECE, &memory.file, 0).expect("memory can be mapped");

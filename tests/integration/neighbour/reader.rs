@@ -9,13 +9,16 @@ use std::process::{Command as Program, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::support::nvme::{BASE, Command, DATA, Driver, PAGE, Queue, READ};
+use crate::support::nvme::{BASE, DATA, Driver, PAGE, Queue, block_io};
 use crate::support::secs;
+use nvme_spec::{AdminOpcode, Cqe, IoOpcode, Sqe};
+use zerocopy::{FromBytes, IntoBytes};
 
-const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
 /// Where the shadow doorbells and their event indexes are in the driver's memory.
 const SHADOWS: (u64, u64) = (DATA - 2 * PAGE, DATA - PAGE);
 const ENTRIES: u16 = 256;
+/// Bytes of a completion queue entry.
+const ENTRY: usize = size_of::<Cqe>();
 /// Queues that together keep a reactor busy while the guest sleeps: 4,080 commands.
 const QUEUES: u16 = 16;
 /// How long it sleeps between two looks at its queues.
@@ -59,7 +62,7 @@ struct Ring {
     cq: u64,
     tail: u16,
     head: u16,
-    phase: u8,
+    phase: bool,
     in_flight: u16,
 }
 
@@ -72,19 +75,20 @@ impl Reader {
         for queue in &queues {
             for slot in 0..ENTRIES {
                 let data = BASE + DATA + u64::from(slot) * PAGE;
-                let read = Command::io(READ, 1, u32::from(slot) * 8, 8, data);
-                driver.memory.write(queue.sq_addr() - BASE + 64 * u64::from(slot), &read.bytes(slot));
+                let read = block_io(IoOpcode::READ, 1, u32::from(slot) * 8, 8, data);
+                let place = queue.sq_addr() - BASE + size_of::<Sqe>() as u64 * u64::from(slot);
+                driver.memory.write(place, Sqe { cid: slot, ..read }.as_bytes());
             }
         }
         let (prp1, prp2) = (BASE + SHADOWS.0, BASE + SHADOWS.1);
-        let done = driver.admin(Command { opcode: DOORBELL_BUFFER_CONFIG, prp1, prp2, ..Command::default() });
-        assert!(done.succeeded(), "Doorbell Buffer Config: {done:?}");
+        let done = driver.admin(Sqe::admin(AdminOpcode::DOORBELL_BUFFER_CONFIG).with_prps(prp1, prp2));
+        assert!(done.status.is_success(), "Doorbell Buffer Config: {done:?}");
         let ring = |(qid, queue): (u64, &Queue)| Ring {
             qid,
             cq: queue.cq_addr() - BASE,
             tail: 0,
             head: 0,
-            phase: 1,
+            phase: true,
             in_flight: 0,
         };
         let rings = (1..).zip(&queues).map(ring).collect();
@@ -155,15 +159,16 @@ impl Reader {
     fn reap(&mut self, ring: usize) -> u16 {
         let ring = &mut self.rings[ring];
         let most = ring.in_flight.min(ENTRIES - ring.head);
-        let entries = self.driver.memory.read_vec(ring.cq + 16 * u64::from(ring.head), 16 * usize::from(most));
-        let is_new = |entry: &&[u8]| entry[14] & 1 == ring.phase;
-        let ended = entries.chunks(16).take_while(is_new).inspect(|entry| {
-            assert!(u16::from_le_bytes([entry[14], entry[15]]) >> 1 == 0, "the neighbour's read fails: {entry:x?}");
+        let (first, len) = (ring.cq + ENTRY as u64 * u64::from(ring.head), ENTRY * usize::from(most));
+        let bytes = self.driver.memory.read_vec(first, len);
+        let entries = bytes.chunks_exact(ENTRY).filter_map(|bytes| Cqe::read_from_bytes(bytes).ok());
+        let ended = entries.take_while(|entry| entry.status.phase() == ring.phase).inspect(|entry| {
+            assert!(entry.status.is_success(), "the neighbour's read fails: {entry:?}");
         });
         let count = u16::try_from(ended.count()).expect("no more than there are entries");
         if count > 0 {
             ring.head = (ring.head + count) % ENTRIES;
-            ring.phase ^= u8::from(ring.head == 0);
+            ring.phase ^= ring.head == 0;
             ring.in_flight -= count;
             write_doorbell(&self.driver, 2 * ring.qid + 1, ring.head);
         }

@@ -1,12 +1,13 @@
 //! Memory of a client becomes known to RDMA devices and is forgotten again, whatever it is made of.
 
+use nvme_spec::{IoOpcode, Sqe};
 use serde_json::{Value, json};
 use serial_test::serial;
 
 use super::target::Network;
 use super::{Fabric, Target, TargetKind};
 use crate::support::controller::Front;
-use crate::support::nvme::{BASE, Command, DATA, Driver, PAGE, Queue, READ, WRITE};
+use crate::support::nvme::{BASE, DATA, Driver, PAGE, Queue, block_io};
 use crate::support::vfio_user::{DMA_MAP, Memory, dma_map};
 use crate::support::{secs, wait_for};
 
@@ -31,10 +32,10 @@ fn losses(front: &Front) -> u64 {
 /// Moves two pages from `from` to the disk and back to `to`.
 #[track_caller]
 fn move_pages(driver: &mut Driver, queue: &mut Queue, from: u64, to: u64) {
-    for (opcode, at) in [(WRITE, from), (READ, to)] {
-        let command = Command { prp2: at + PAGE, ..Command::io(opcode, 1, 64, 2, at) };
+    for (opcode, at) in [(IoOpcode::WRITE, from), (IoOpcode::READ, to)] {
+        let command = Sqe { prp2: at + PAGE, ..block_io(opcode, 1, 64, 2, at) };
         let done = driver.run(queue, command);
-        assert!(done.succeeded(), "opcode {opcode} at {at:#x}: {done:?}");
+        assert!(done.status.is_success(), "{opcode:?} at {at:#x}: {done:?}");
     }
 }
 
@@ -70,8 +71,8 @@ fn hundreds_of_regions_and_memory_mapped_twice_are_all_reached_and_forgotten_aga
     for index in 0..REGIONS {
         driver.client.unmap(FIRST + index * REGION, REGION).expect("a region can be unmapped");
     }
-    let gone = driver.run(&mut queue, Command::io(READ, 1, 0, 1, FIRST));
-    assert!(!gone.succeeded(), "memory that was unmapped is used");
+    let gone = driver.run(&mut queue, block_io(IoOpcode::READ, 1, 0, 1, FIRST));
+    assert!(!gone.status.is_success(), "memory that was unmapped is used");
     driver.client.map(AGAIN, REGIONS * REGION, &memory.file, 0).expect("it can be mapped again");
     move_pages(&mut driver, &mut queue, AGAIN, BASE + DATA);
     assert_eq!(driver.memory.read::<4096>(DATA), memory.read::<4096>(0));
@@ -92,10 +93,10 @@ fn data_in_memory_without_a_file_go_to_a_pool_over_rdma_and_are_counted() {
     driver.client.call(DMA_MAP, &dma_map(FIRST, REGION, 0), &[]).expect("memory without a file can be mapped");
     driver.client.serve(FIRST, Memory::new(REGION));
     driver.client.served().write(0, &[0xa5; 8192]);
-    for (opcode, at) in [(WRITE, FIRST), (READ, FIRST + 4 * PAGE)] {
-        let command = Command { prp2: at + PAGE, ..Command::io(opcode, 1, 8, 2, at) };
+    for (opcode, at) in [(IoOpcode::WRITE, FIRST), (IoOpcode::READ, FIRST + 4 * PAGE)] {
+        let command = Sqe { prp2: at + PAGE, ..block_io(opcode, 1, 8, 2, at) };
         let done = driver.run_by_messages(&mut queue, command);
-        assert!(done.succeeded(), "opcode {opcode}: {done:?}");
+        assert!(done.status.is_success(), "{opcode:?}: {done:?}");
     }
     assert_eq!(driver.client.served().read_vec(4 * PAGE, 8192), [0xa5; 8192]);
     wait_for("the bytes to be counted", secs(5), || {
@@ -127,14 +128,14 @@ fn memory_that_a_device_refuses(mapped_first: bool) {
     assert_eq!(controller.add("disk"), json!(2));
 
     let mut queue = driver.create_queue(1, 16, None);
-    for opcode in [WRITE, READ] {
-        let done = driver.run(&mut queue, Command::io(opcode, 2, 0, 1, FIRST));
-        assert!(!done.succeeded(), "a device reached memory that it refused: {done:?}");
-        let done = driver.run(&mut queue, Command::io(opcode, 1, 0, 8, FIRST));
-        assert!(done.succeeded(), "who needs no device cannot use the memory: {done:?}");
+    for opcode in [IoOpcode::WRITE, IoOpcode::READ] {
+        let done = driver.run(&mut queue, block_io(opcode, 2, 0, 1, FIRST));
+        assert!(!done.status.is_success(), "a device reached memory that it refused: {done:?}");
+        let done = driver.run(&mut queue, block_io(opcode, 1, 0, 8, FIRST));
+        assert!(done.status.is_success(), "who needs no device cannot use the memory: {done:?}");
     }
-    let done = driver.run(&mut queue, Command::io(WRITE, 2, 0, 1, BASE + DATA));
-    assert!(done.succeeded(), "other memory cannot be used: {done:?}");
+    let done = driver.run(&mut queue, block_io(IoOpcode::WRITE, 2, 0, 1, BASE + DATA));
+    assert!(done.status.is_success(), "other memory cannot be used: {done:?}");
     assert_eq!(losses(&front), 0, "the connection was lost\n{}", front.process.tail());
     let log = front.process.output();
     assert!(log.contains("I/O there fails"), "nobody is told of it\n{log}");

@@ -15,6 +15,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
+use nvme_spec::StatusCode;
 use serial_test::serial;
 
 use self::faults::{Fault, Scene, When};
@@ -63,7 +64,7 @@ struct Result {
     outcome: Outcome,
     well_after: Option<Duration>,
     longest_gap: Duration,
-    errors: BTreeMap<u16, u32>,
+    errors: BTreeMap<StatusCode, u32>,
     /// Whether the process runs after the fault.
     alive: bool,
     deletion: Option<Duration>,
@@ -110,7 +111,7 @@ impl Result {
         };
         let errors: u32 = self.errors.values().sum();
         let kinds: Vec<String> =
-            self.errors.keys().map(|code| format!("{:x}h/{:02x}h", code >> 8, code & 0xff)).collect();
+            self.errors.keys().map(|code| format!("{:x}h/{:02x}h", code.sct().0, code.sc())).collect();
         let mut outcome = self.outcome.as_str().to_owned();
         if !self.alive {
             outcome.push_str(", **process died**");

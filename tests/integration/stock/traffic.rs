@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use crate::support::nvme::{BASE, Command, Completion, DATA, Driver, PAGE, Queue, READ, WRITE};
+use crate::support::nvme::{BASE, DATA, Driver, PAGE, Queue, block_io};
+use nvme_spec::{Cqe, IoOpcode, StatusCode};
 
 /// I/Os in flight at a time, each on blocks of its own.
 const SLOTS: u16 = 4;
@@ -23,7 +24,7 @@ const LOOK: Duration = Duration::from_micros(500);
 #[derive(Debug, Clone)]
 pub(super) struct Met {
     /// Failures, by status code type and status code.
-    pub(super) errors: BTreeMap<u16, u32>,
+    pub(super) errors: BTreeMap<StatusCode, u32>,
     /// What was read that had not been written there.
     pub(super) wrong_data: Option<String>,
     last_success: Instant,
@@ -60,7 +61,7 @@ impl Met {
         }
     }
 
-    fn failed(&mut self, code: u16) {
+    fn failed(&mut self, code: StatusCode) {
         if !self.over {
             *self.errors.entry(code).or_default() += 1;
         }
@@ -99,17 +100,17 @@ impl Slot {
             driver.memory.write(place, &[0xee; BYTES]);
         }
         let blocks = u16::try_from(BYTES).expect("it is small") / BLOCK;
-        let opcode = if writes { WRITE } else { READ };
+        let opcode = if writes { IoOpcode::WRITE } else { IoOpcode::READ };
         let slba = u32::from(self.number) * u32::from(blocks);
-        let cid = driver.submit(queue, &[Command::io(opcode, 1, slba, blocks, BASE + place)]);
+        let cid = driver.submit(queue, &[block_io(opcode, 1, slba, blocks, BASE + place)]);
         self.in_flight = Some((cid, writes));
     }
 
-    fn end(&mut self, driver: &Driver, completion: Completion, writes: bool, met: &mut Met, now: Instant) {
+    fn end(&mut self, driver: &Driver, completion: Cqe, writes: bool, met: &mut Met, now: Instant) {
         self.in_flight = None;
         self.ready = now + REST;
-        if !completion.succeeded() {
-            met.failed(completion.code());
+        if !completion.status.is_success() {
+            met.failed(completion.status.code());
             // Its number may come to the blocks yet.
             self.next += u64::from(writes);
             return;

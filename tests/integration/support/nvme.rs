@@ -1,11 +1,16 @@
 //! An NVMe driver by hand, over the raw vfio-user client: it can make queues and commands that no driver makes.
 
+use std::mem::offset_of;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nvme_spec::register::{Cc, Csts, Register};
-use nvme_spec::{AdminOpcode, Cqe, IoOpcode, Sqe};
+use nvme_spec::admin::{AbortResult, CreateCqDw11, CreateSqDw11};
+use nvme_spec::identify::Cns;
+use nvme_spec::nvm::BlockDw12;
+use nvme_spec::register::{Aqa, Cap, Cc, Csts, DOORBELL_STRIDE, Register};
+use nvme_spec::{Cqe, IoOpcode, Sqe, Status};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::vfio_user::{BAR0, CONFIG, Client, Failure, Memory};
 use super::{secs, wait_for};
@@ -18,8 +23,8 @@ pub(crate) const SIZE: u64 = 16 << 20;
 pub(crate) const DATA: u64 = 1 << 20;
 pub(crate) const PAGE: u64 = 4096;
 
-const CAP: u64 = 0x00;
-const CC: u64 = Register::CC.0 as u64;
+const CAP: u64 = Register::CAP.0 as u64;
+pub(crate) const CC: u64 = Register::CC.0 as u64;
 const CSTS: u64 = Register::CSTS.0 as u64;
 const AQA: u64 = Register::AQA.0 as u64;
 const ASQ: u64 = Register::ASQ.0 as u64;
@@ -34,79 +39,19 @@ pub(crate) const READY: u32 = Csts::new().with_rdy(true).into_bits();
 /// CSTS.CFS.
 pub(crate) const FATAL: u32 = Csts::new().with_cfs(true).into_bits();
 
-/// Opcodes of admin commands.
-pub(crate) const DELETE_IO_SQ: u8 = AdminOpcode::DELETE_IO_SQ.0;
-pub(crate) const CREATE_IO_SQ: u8 = AdminOpcode::CREATE_IO_SQ.0;
-pub(crate) const DELETE_IO_CQ: u8 = AdminOpcode::DELETE_IO_CQ.0;
-pub(crate) const CREATE_IO_CQ: u8 = AdminOpcode::CREATE_IO_CQ.0;
-pub(crate) const ABORT: u8 = AdminOpcode::ABORT.0;
-pub(crate) const IDENTIFY: u8 = AdminOpcode::IDENTIFY.0;
-/// Opcodes of I/O commands.
-pub(crate) const WRITE: u8 = IoOpcode::WRITE.0;
-pub(crate) const READ: u8 = IoOpcode::READ.0;
-pub(crate) const COMPARE: u8 = IoOpcode::COMPARE.0;
-
 /// How many entries the admin queues have.
 const ADMIN_ENTRIES: u16 = 32;
+/// Bytes of a completion queue entry.
+const ENTRY: u64 = size_of::<Cqe>() as u64;
 
-/// A submission queue entry in the making.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Command {
-    pub(crate) opcode: u8,
-    pub(crate) flags: u8,
-    pub(crate) nsid: u32,
-    pub(crate) prp1: u64,
-    pub(crate) prp2: u64,
-    pub(crate) cdw10: u32,
-    pub(crate) cdw11: u32,
-    pub(crate) cdw12: u32,
+/// Returns an I/O command on blocks, with its data at `prp1`.
+pub(crate) fn block_io(opcode: IoOpcode, nsid: u32, slba: u32, blocks: u16, prp1: u64) -> Sqe {
+    Sqe::on_blocks(opcode, nsid, slba.into(), BlockDw12::of(blocks - 1)).with_prps(prp1, 0)
 }
 
-impl Command {
-    /// Returns the Abort command for command `cid` of submission queue `sqid`.
-    pub(crate) fn abort(sqid: u16, cid: u16) -> Self {
-        Self { opcode: ABORT, cdw10: u32::from(cid) << 16 | u32::from(sqid), ..Self::default() }
-    }
-
-    /// Returns an I/O command on blocks, with its data at `prp1`.
-    pub(crate) fn io(opcode: u8, nsid: u32, slba: u32, blocks: u16, prp1: u64) -> Self {
-        Self { opcode, nsid, prp1, cdw10: slba, cdw12: u32::from(blocks - 1), ..Self::default() }
-    }
-
-    /// Returns the submission queue entry.
-    pub(crate) fn bytes(&self, cid: u16) -> [u8; 64] {
-        let mut bytes = [0; 64];
-        let mut put = |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
-        put(0, &[self.opcode, self.flags]);
-        put(2, &cid.to_le_bytes());
-        put(4, &self.nsid.to_le_bytes());
-        put(24, &self.prp1.to_le_bytes());
-        put(32, &self.prp2.to_le_bytes());
-        put(40, &self.cdw10.to_le_bytes());
-        put(44, &self.cdw11.to_le_bytes());
-        put(48, &self.cdw12.to_le_bytes());
-        bytes
-    }
-}
-
-/// A completion queue entry.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Completion {
-    pub(crate) dw0: u32,
-    pub(crate) cid: u16,
-    /// The status field with the phase tag cut off: SC in bits 7:0, SCT in 10:8.
-    pub(crate) status: u16,
-}
-
-impl Completion {
-    /// Returns status Code Type and Status Code.
-    pub(crate) fn code(self) -> u16 {
-        self.status & 0x7ff
-    }
-
-    pub(crate) fn succeeded(self) -> bool {
-        self.code() == 0
-    }
+/// Returns whether a completion of Abort tells that the command was aborted.
+pub(crate) fn was_aborted(done: Cqe) -> bool {
+    done.status.is_success() && !AbortResult::from_bits(done.dw0).not_aborted()
 }
 
 /// A submission queue and its completion queue, which have the same number and size.
@@ -119,7 +64,7 @@ pub(crate) struct Queue {
     cq: u64,
     tail: u16,
     head: u16,
-    phase: u16,
+    phase: bool,
     cid: u16,
     /// Where in the memory the shadow doorbells and their event indexes are, if it uses them.
     shadows: Option<(u64, u64)>,
@@ -129,7 +74,7 @@ impl Queue {
     fn new(qid: u16, entries: u16) -> Self {
         // 16 KiB for each submission queue, half of it for the completion queue behind it: 256 entries.
         let sq = u64::from(qid) * 6 * PAGE;
-        Self { qid, entries, sq, cq: sq + 4 * PAGE, tail: 0, head: 0, phase: 1, cid: 0, shadows: None }
+        Self { qid, entries, sq, cq: sq + 4 * PAGE, tail: 0, head: 0, phase: true, cid: 0, shadows: None }
     }
 
     /// Uses shadow doorbells and event indexes at these places in the memory, as Linux does, from now on.
@@ -231,8 +176,8 @@ impl Driver {
         self.disable();
         self.admin = Queue::new(0, ADMIN_ENTRIES);
         self.memory.write(0, &vec![0; usize::try_from(DATA).expect("64-bit")]);
-        let size = u32::from(ADMIN_ENTRIES - 1);
-        self.write(AQA, &(size << 16 | size).to_le_bytes());
+        let size = ADMIN_ENTRIES - 1;
+        self.write(AQA, Aqa::new().with_asqs(size).with_acqs(size).as_bytes());
         self.write(ASQ, &sq.to_le_bytes());
         self.write(ACQ, &cq.to_le_bytes());
         self.write(CC, &cc.to_le_bytes());
@@ -254,8 +199,8 @@ impl Driver {
     /// Returns how long the controller may take to get ready, or to stop being so: CAP.TO.
     #[track_caller]
     pub(crate) fn most_time_to_ready(&mut self) -> Duration {
-        let halves = self.client.read_u32(BAR0, CAP).expect("CAP can be read") >> 24;
-        Duration::from_millis(500) * halves
+        let low = self.client.read_u32(BAR0, CAP).expect("CAP can be read");
+        Duration::from_millis(500) * u32::from(Cap::from_bits(low.into()).to())
     }
 
     #[track_caller]
@@ -265,15 +210,18 @@ impl Driver {
 
     /// Writes any doorbell: `index` counts them from the admin submission queue's on.
     pub(crate) fn doorbell(&mut self, index: u64, value: u32) -> Result<(), Failure> {
-        self.client.write(BAR0, DOORBELLS + 4 * index, &value.to_le_bytes())
+        self.client.write(BAR0, DOORBELLS + u64::from(DOORBELL_STRIDE) * index, &value.to_le_bytes())
     }
 
     /// Puts commands into a queue, and rings its doorbell once; returns the last one's identifier.
     #[track_caller]
-    pub(crate) fn submit(&mut self, queue: &mut Queue, commands: &[Command]) -> u16 {
+    pub(crate) fn submit(&mut self, queue: &mut Queue, commands: &[Sqe]) -> u16 {
         for command in commands {
             queue.cid = queue.cid.wrapping_add(1);
-            self.memory.write(queue.sq + 64 * u64::from(queue.tail), &command.bytes(queue.cid));
+            self.memory.write(
+                queue.sq + size_of::<Sqe>() as u64 * u64::from(queue.tail),
+                Sqe { cid: queue.cid, ..*command }.as_bytes(),
+            );
             queue.tail = (queue.tail + 1) % queue.entries;
         }
         self.ring(queue, 2 * u64::from(queue.qid), queue.tail);
@@ -282,10 +230,10 @@ impl Driver {
 
     /// Takes a completion, if there is one.
     #[track_caller]
-    pub(crate) fn poll(&mut self, queue: &mut Queue) -> Option<Completion> {
+    pub(crate) fn poll(&mut self, queue: &mut Queue) -> Option<Cqe> {
         let entry = self.peek(queue)?;
         queue.head = (queue.head + 1) % queue.entries;
-        queue.phase ^= u16::from(queue.head == 0);
+        queue.phase ^= queue.head == 0;
         self.ring(queue, 2 * u64::from(queue.qid) + 1, queue.head);
         Some(entry)
     }
@@ -305,17 +253,16 @@ impl Driver {
     }
 
     /// Looks at a completion, and leaves it there.
-    pub(crate) fn peek(&self, queue: &Queue) -> Option<Completion> {
-        let at = queue.cq + 16 * u64::from(queue.head);
-        let status = u16::from_le_bytes(self.memory.read(at + 14));
-        let dw0 = u32::from_le_bytes(self.memory.read(at));
-        let cid = u16::from_le_bytes(self.memory.read(at + 12));
-        (status & 1 == queue.phase).then_some(Completion { dw0, cid, status: status >> 1 })
+    pub(crate) fn peek(&self, queue: &Queue) -> Option<Cqe> {
+        // The phase tag first: what is read behind it is the whole entry.
+        let at = queue.cq + ENTRY * u64::from(queue.head);
+        let phase = self.phase_in(queue, queue.head.into());
+        (phase == queue.phase).then(|| self.structure(at))
     }
 
     /// Waits for a completion.
     #[track_caller]
-    pub(crate) fn complete(&mut self, queue: &mut Queue) -> Completion {
+    pub(crate) fn complete(&mut self, queue: &mut Queue) -> Cqe {
         let start = Instant::now();
         loop {
             if let Some(entry) = self.poll(queue) {
@@ -328,7 +275,7 @@ impl Driver {
 
     /// Waits for a completion, and does meanwhile what the server asks.
     #[track_caller]
-    pub(crate) fn complete_serving(&mut self, queue: &mut Queue) -> Completion {
+    pub(crate) fn complete_serving(&mut self, queue: &mut Queue) -> Cqe {
         let start = Instant::now();
         loop {
             if let Some(entry) = self.poll(queue) {
@@ -341,7 +288,7 @@ impl Driver {
 
     /// Does one command in a queue.
     #[track_caller]
-    pub(crate) fn run(&mut self, queue: &mut Queue, command: Command) -> Completion {
+    pub(crate) fn run(&mut self, queue: &mut Queue, command: Sqe) -> Cqe {
         let cid = self.submit(queue, &[command]);
         let entry = self.complete(queue);
         assert_eq!(entry.cid, cid, "{command:?}: the completion is another command's");
@@ -350,7 +297,7 @@ impl Driver {
 
     /// Does one command, and meanwhile what the server asks of the client.
     #[track_caller]
-    pub(crate) fn run_by_messages(&mut self, queue: &mut Queue, command: Command) -> Completion {
+    pub(crate) fn run_by_messages(&mut self, queue: &mut Queue, command: Sqe) -> Cqe {
         let start = Instant::now();
         self.submit(queue, &[command]);
         loop {
@@ -364,33 +311,34 @@ impl Driver {
 
     /// Does a command `count` times at once.
     #[track_caller]
-    pub(crate) fn run_any(&mut self, queue: &mut Queue, command: Command, count: usize) -> Vec<Completion> {
+    pub(crate) fn run_any(&mut self, queue: &mut Queue, command: Sqe, count: usize) -> Vec<Cqe> {
         self.run_all(queue, &vec![command; count])
     }
 
     /// Does commands at once; the completions are in the order in which they came.
     #[track_caller]
-    pub(crate) fn run_all(&mut self, queue: &mut Queue, commands: &[Command]) -> Vec<Completion> {
+    pub(crate) fn run_all(&mut self, queue: &mut Queue, commands: &[Sqe]) -> Vec<Cqe> {
         self.submit(queue, commands);
         commands.iter().map(|_| self.complete(queue)).collect()
     }
 
     /// Puts a command into the admin queue, and does not look at what comes of it.
     #[track_caller]
-    pub(crate) fn submit_admin(&mut self, command: Command) {
+    pub(crate) fn submit_admin(&mut self, command: Sqe) {
         let mut queue = std::mem::replace(&mut self.admin, Queue::new(0, ADMIN_ENTRIES));
         self.submit(&mut queue, &[command]);
         self.admin = queue;
     }
 
-    /// Returns the phase tag in a slot of a completion queue.
-    pub(crate) fn phase_in(&self, queue: &Queue, slot: u64) -> u16 {
-        u16::from_le_bytes(self.memory.read(queue.cq + 16 * slot + 14)) & 1
+    /// The phase tag in a slot of a completion queue.
+    pub(crate) fn phase_in(&self, queue: &Queue, slot: u64) -> bool {
+        let at = queue.cq + ENTRY * slot + offset_of!(Cqe, status) as u64;
+        Status::from_bits(u16::from_le_bytes(self.memory.read(at))).phase()
     }
 
     /// Does one admin command.
     #[track_caller]
-    pub(crate) fn admin(&mut self, command: Command) -> Completion {
+    pub(crate) fn admin(&mut self, command: Sqe) -> Cqe {
         let mut queue = std::mem::replace(&mut self.admin, Queue::new(0, ADMIN_ENTRIES));
         let entry = self.run(&mut queue, command);
         self.admin = queue;
@@ -402,23 +350,22 @@ impl Driver {
     pub(crate) fn create_queue(&mut self, qid: u16, entries: u16, vector: Option<u16>) -> Queue {
         let queue = Queue::new(qid, entries);
         let created = self.try_create(&queue, vector);
-        assert!(created.succeeded(), "queue {qid} cannot be made: {created:?}");
+        assert!(created.status.is_success(), "queue {qid} cannot be made: {created:?}");
         queue
     }
 
     /// Makes a pair of I/O queues; returns the first completion that is an error, or the last one.
     #[track_caller]
-    pub(crate) fn try_create(&mut self, queue: &Queue, vector: Option<u16>) -> Completion {
-        let cdw10 = u32::from(queue.entries - 1) << 16 | u32::from(queue.qid);
-        let interrupts = vector.map_or(1, |vector| u32::from(vector) << 16 | 3);
-        let cq =
-            Command { opcode: CREATE_IO_CQ, prp1: queue.cq_addr(), cdw10, cdw11: interrupts, ..Command::default() };
-        let made = self.admin(cq);
-        if !made.succeeded() {
+    pub(crate) fn try_create(&mut self, queue: &Queue, vector: Option<u16>) -> Cqe {
+        let (qid, qsize) = (queue.qid, queue.entries - 1);
+        let cq = CreateCqDw11::new().with_pc(true);
+        let cq = vector.map_or(cq, |vector| cq.with_ien(true).with_iv(vector));
+        let made = self.admin(Sqe::create_io_cq(qid, qsize, queue.cq_addr(), cq));
+        if !made.status.is_success() {
             return made;
         }
-        let cdw11 = u32::from(queue.qid) << 16 | 1;
-        self.admin(Command { opcode: CREATE_IO_SQ, prp1: queue.sq_addr(), cdw10, cdw11, ..Command::default() })
+        let sq = CreateSqDw11::new().with_pc(true).with_cqid(qid);
+        self.admin(Sqe::create_io_sq(qid, qsize, queue.sq_addr(), sq))
     }
 
     /// Returns a pair of I/O queues that is to be made by [`Self::try_create`].
@@ -428,11 +375,16 @@ impl Driver {
 
     /// Identify's data: CNS, namespace.
     #[track_caller]
-    pub(crate) fn identify(&mut self, cns: u32, nsid: u32) -> Vec<u8> {
-        let command = Command { opcode: IDENTIFY, nsid, prp1: BASE + DATA, cdw10: cns, ..Command::default() };
-        let done = self.admin(command);
-        assert!(done.succeeded(), "Identify {cns:#x} of namespace {nsid}: {done:?}");
+    pub(crate) fn identify(&mut self, cns: Cns, nsid: u32) -> Vec<u8> {
+        let done = self.admin(Sqe::identify(cns, nsid).with_prps(BASE + DATA, 0));
+        assert!(done.status.is_success(), "{cns:?} of namespace {nsid}: {done:?}");
         self.memory.read_vec(DATA, 4096)
+    }
+
+    /// Returns the structure at a place of the memory.
+    pub(crate) fn structure<T: FromBytes>(&self, at: u64) -> T {
+        let bytes = self.memory.read_vec(at, size_of::<T>());
+        T::read_from_bytes(&bytes).map_err(|_| "too few bytes").expect("as many were read")
     }
 
     /// Writes a block of a pattern and reads it back: that the controller works.
@@ -442,9 +394,9 @@ impl Driver {
         let block: Vec<u8> = (0..=u8::MAX).cycle().map(|byte| byte ^ seed).take(512).collect();
         self.memory.write(from, &block);
         self.memory.write(to, &[0; 512]);
-        for (opcode, place) in [(WRITE, from), (READ, to)] {
-            let done = self.run(queue, Command::io(opcode, 1, u32::from(seed), 1, BASE + place));
-            assert!(done.succeeded(), "opcode {opcode}: {done:?}");
+        for (opcode, place) in [(IoOpcode::WRITE, from), (IoOpcode::READ, to)] {
+            let done = self.run(queue, block_io(opcode, 1, seed.into(), 1, BASE + place));
+            assert!(done.status.is_success(), "{opcode:?}: {done:?}");
         }
         assert_eq!(self.memory.read_vec(to, 512), block, "what was read is not what was written");
     }
