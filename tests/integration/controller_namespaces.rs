@@ -4,7 +4,7 @@ use std::thread::sleep;
 
 use nvme_spec::identify::Cns;
 use nvme_spec::{IoOpcode, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use serial_test::serial;
 
 use crate::support::app::{App, Program};

@@ -165,7 +165,7 @@ fn field<const N: usize>(string: &[u8], fill: u8) -> [u8; N] {
     field
 }
 
-/// The Identify Controller structure.
+/// Returns the Identify Controller structure.
 pub(super) fn identify_controller(options: &Options, cntlid: u16, nn: u32, groups: u32) -> IdentifyController {
     let identity = IdentifyController {
         sn: field(&options.serial, b' '),
@@ -214,7 +214,7 @@ pub(super) fn identify_controller(options: &Options, cntlid: u16, nn: u32, group
     }
 }
 
-/// The CAP property.
+/// Returns the CAP property.
 pub(super) fn capabilities(options: &Options) -> Cap {
     let mqes = options.queue_size.saturating_sub(1);
     Cap::new().with_mqes(mqes).with_cqr(true).with_to(options.ready_timeout).with_css_nvm(true)

@@ -216,7 +216,7 @@ impl Device {
         list
     }
 
-    /// The groups of namespaces, with their states.
+    /// Returns the groups of namespaces, with their states.
     fn ana_groups(&self) -> BTreeMap<u32, (AnaState, Vec<u32>)> {
         let mut groups = BTreeMap::<u32, (AnaState, Vec<u32>)>::new();
         for (&nsid, namespace) in &self.namespaces {
@@ -321,7 +321,7 @@ impl Device {
     }
 }
 
-/// The answer to a Connect whose data is wrong at an offset.
+/// Returns the answer to a Connect whose data is wrong at an offset.
 fn bad_connect(offset: usize) -> Answer {
     let place = ConnectFailure::new().with_ipo(u16::try_from(offset).unwrap_or(u16::MAX)).with_in_data(true);
     let status = Status::of(StatusCode::CONNECT_INVALID_PARAMETERS).with_dnr(true);
@@ -345,7 +345,7 @@ fn deallocate(namespace: &mut Namespace, command: &Command, data: &[u8]) -> Answ
     Answer::default()
 }
 
-/// The Commands Supported and Effects log.
+/// Returns the Commands Supported and Effects log.
 fn commands_supported() -> CommandEffectsLog {
     const ADMIN: [AdminOpcode; 7] = [
         AdminOpcode::GET_LOG_PAGE,
