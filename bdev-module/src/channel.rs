@@ -152,6 +152,15 @@ impl PoolShared {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
     }
 
+    /// Returns whether a queue pair has a command, or I/O waits for one, that is so old.
+    pub(crate) fn has_older(&self, age: Duration, now: Instant) -> bool {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_older = |queue: &QueueState| {
+            queue.oldest.is_some_and(|oldest| oldest + now.saturating_duration_since(queue.told) >= age)
+        };
+        queues.values().any(is_older)
+    }
+
     /// Returns the pool's name.
     #[must_use]
     pub fn name(&self) -> &str {

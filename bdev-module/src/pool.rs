@@ -405,6 +405,9 @@ impl Pool {
                 self.connection_lost("it does not end the I/O of a bdev that is being deleted", false);
             }
         }
+        if !self.holds.get() && !self.is_deleting() && self.shared().has_older(DELETION_LIMIT, now) {
+            self.connection_lost("it leaves a command without an answer although the application ends", false);
+        }
         let Some(lost) = self.lost_at.get() else { return };
         if self.shared().is_failing() {
             return;

@@ -3,6 +3,8 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use nvme_spec::IoOpcode;
+use pool_faults::{Do, On, Relay, ScriptedTarget};
 use serde_json::{Value, json};
 use serial_test::serial;
 
@@ -94,6 +96,30 @@ fn sigterm_ends_courier_tgt_while_a_pool_is_being_connected_that_says_nothing() 
     ends(&app);
     let told = answer.recv_timeout(LIMIT).expect("its client is answered").expect_err("it was not created");
     assert!(told.message.contains("the application is ending"), "{}", told.message);
+}
+
+/// SPDK waits until a new bdev was examined before it tells the bdev modules that it ends.
+#[test]
+#[serial]
+fn sigterm_ends_an_application_while_a_new_bdev_is_examined_whose_pool_hangs_or_leaves_the_read_without_an_answer() {
+    for program in [Program::StockWithPlugin, Program::Courier] {
+        for hangs in [true, false] {
+            let target = ScriptedTarget::new();
+            let relay = Relay::to(target.address());
+            target.on(On::io(IoOpcode::READ), Do::NoAnswer);
+            let app = App::start(program, "0x2", &[]);
+            let port = relay.port().to_string();
+            let params =
+                json!({ "trsvcid": port, "subnqn": target.nqn(), "name": "p", "trtype": "tcp", "traddr": "127.0.0.1" });
+            app.rpc.ok("courier_pool_create", &params);
+            app.rpc.ok("bdev_courier_create", &json!({ "name": "disk", "pool": "p", "nsid": 1 }));
+            assert!(target.wait_for(&On::io(IoOpcode::READ), 1, secs(30)), "it is examined");
+            if hangs {
+                relay.stall();
+            }
+            ends(&app);
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The controllers as a subsystem of SPDK's application: they come after the bdevs, and go before them.
 
 use std::ffi::CStr;
+use std::sync::OnceLock;
 
 use serde_json::json;
 use spdk::Errno;
@@ -9,11 +10,15 @@ use spdk::subsystem::{FiniDone, Subsystem};
 
 use super::{endpoint, inspect, pending, rpc};
 
-/// Makes the controllers and their RPC methods known to SPDK. To be called before SPDK starts, once.
-pub fn register() {
+/// Makes the controllers and their RPC methods known to SPDK. To be called before SPDK starts, once. `on_shutdown` is
+/// called on the application's thread when the controllers are about to end, which is before the bdevs do.
+pub fn register(on_shutdown: fn()) {
     spdk::subsystem::register::<Controllers>();
     rpc::register();
+    ON_SHUTDOWN.get_or_init(|| on_shutdown);
 }
+
+static ON_SHUTDOWN: OnceLock<fn()> = OnceLock::new();
 
 struct Controllers;
 
@@ -26,6 +31,9 @@ impl Subsystem for Controllers {
     }
 
     fn fini(done: FiniDone) {
+        if let Some(on_shutdown) = ON_SHUTDOWN.get() {
+            on_shutdown();
+        }
         pending::end();
         inspect::end();
         endpoint::end_all(move || drop(done));
