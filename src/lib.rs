@@ -21,8 +21,8 @@ pub fn register() {
         spdk::abi::require();
         spdk::app::widen_descriptor_table();
         bdev_module::register();
-        // SPDK waits until new bdevs were examined before it tells their modules that it ends. The program knows earlier, the plugin
-        // does not.
+        // SPDK waits until new bdevs were examined before it tells their modules that it ends. The program knows
+        // earlier, the plugin does not.
         vfio_user_ctrl::runtime::register(bdev_module::on_shutdown);
         stats::register();
         spdk::trace::register(

@@ -5,7 +5,8 @@ mod common;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
-use pool_faults::{Cut, On, ScriptedTarget};
+use nvme_spec::{Status, StatusCode};
+use pool_faults::{Cut, Do, On, ScriptedTarget};
 use serde_json::json;
 use serial_test::serial;
 use spdk::bdev_client::Op;
@@ -61,11 +62,15 @@ fn begin_plan(disk: &Disk, core: u32, plan: Plan) -> (OwnedThread, Receiver<Tall
 /// So many reads that they are in flight for a while.
 const READS: u64 = 8_000;
 
-/// Reads from a thread on `core`.
+/// [`READS`] from a thread on `core`.
 fn begin_reads(disk: &Disk, core: u32) -> (OwnedThread, Receiver<Tally>) {
+    begin_so_many_reads(disk, core, READS)
+}
+
+fn begin_so_many_reads(disk: &Disk, core: u32, total: u64) -> (OwnedThread, Receiver<Tally>) {
     let (block_size, watch) = (disk.block_size, |_| ());
     let (first, places, ops) = (0, 100, &[Op::Read][..]);
-    begin_plan(disk, core, Plan { depth: 8, total: READS, ops, pieces: 1, blocks: 1, first, places, block_size, watch })
+    begin_plan(disk, core, Plan { depth: 8, total, ops, pieces: 1, blocks: 1, first, places, block_size, watch })
 }
 
 /// Returns queue pairs of the pool's controllers at the target, with the admin queue.
@@ -179,4 +184,55 @@ fn a_pool_that_comes_back_with_fewer_queues_than_reactors_holds_all_io_until_it_
         let tally = told.recv_timeout(PATIENCE).expect("the I/O ends in time");
         assert_eq!(tally, Tally { succeeded: READS, failed: 0, refused: 0 });
     }
+}
+
+/// Connecting the whole pool again would not get the queue, and would stop those that there are.
+#[test]
+#[serial]
+fn a_reactor_whose_queue_is_refused_waits_for_it_and_the_others_go_on() {
+    if !has_two_cores() {
+        return;
+    }
+    let (rig, target) = (two_reactors(), ScriptedTarget::new());
+    let pool = rig.scripted_pool(&target, target.port(), json!({}));
+    let bdev = rig.bdev(&pool.name, 1);
+    let disk = Disk::open(&bdev.name);
+    let block = Layout::whole(disk.block_size);
+    assert!(disk.read(0, &block).is_ok(), "the first queue is there");
+    target.on(On::connect(2), Do::Status(Status::of(StatusCode::CONNECT_CONTROLLER_BUSY)));
+    let (thread, told) = begin_reads(&disk, 1);
+    let refusals = 52;
+    assert!(target.wait_for(&On::connect(2), refusals, PATIENCE));
+    assert!(disk.read(0, &block).is_ok());
+    assert!(told.try_recv().is_err(), "its I/O is over");
+    let last_error = || pool.told()["last_error"].as_str().map(ToOwned::to_owned);
+    assert!(last_error().is_some_and(|error| error.contains("refused")), "{:?}", last_error());
+    assert!(target.count(&On::connect(2)) <= refusals + 2, "it is asked for once a second");
+    target.behave();
+    let tally = told.recv_timeout(PATIENCE).expect("the I/O ends in time");
+    assert_eq!(tally, Tally { succeeded: READS, failed: 0, refused: 0 });
+    wait_until("nothing is wrong any more", || last_error().is_none());
+    assert_eq!((pool.losses(), &pool.told()["state"]), (0, &json!("connected")));
+    drop(thread);
+}
+
+#[test]
+#[serial]
+fn what_waits_for_a_queue_that_is_refused_fails_when_the_pools_limit_is_over() {
+    if !has_two_cores() {
+        return;
+    }
+    let (rig, target) = (two_reactors(), ScriptedTarget::new());
+    let pool = rig.scripted_pool(&target, target.port(), json!({ "fast_io_fail_timeout_sec": 1 }));
+    let bdev = rig.bdev(&pool.name, 1);
+    let disk = Disk::open(&bdev.name);
+    let block = Layout::whole(disk.block_size);
+    assert!(disk.read(0, &block).is_ok(), "the first queue is there");
+    target.on(On::connect(2), Do::Status(Status::of(StatusCode::CONNECT_CONTROLLER_BUSY)));
+    let total = 16;
+    let (_thread, told) = begin_so_many_reads(&disk, 1, total);
+    let tally = told.recv_timeout(PATIENCE).expect("the I/O ends in time");
+    assert_eq!(tally, Tally { succeeded: 0, failed: total, refused: 0 });
+    assert!(disk.read(0, &block).is_ok());
+    assert_eq!(pool.losses(), 0);
 }

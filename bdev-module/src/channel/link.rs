@@ -17,13 +17,16 @@ use super::ages::Ages;
 use super::held::Held;
 use super::{PoolShared, QueueState, Reactor};
 use crate::disk::Disk;
+use crate::pool::Pool;
 use crate::pool::fence::Risk;
 use crate::pool::silence::{Silence, Verdict};
 use crate::registry;
 
-/// A queue pair that was refused on a connected pool is asked for again after this time, at most so often.
+/// A queue pair that was refused on a connected pool is asked for again after this time. If that was done so often, its
+/// pool is told, and it is asked for more rarely.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 const REFUSALS: u32 = 50;
+const ASK_RARELY: Duration = Duration::from_secs(1);
 
 /// How often a channel looks whether its queue pair lives.
 const LOOK: Duration = Duration::from_millis(50);
@@ -73,8 +76,9 @@ pub(super) struct Link {
     /// The queue pair is dropped because it answers nothing.
     hung: Cell<bool>,
     aborts: RefCell<Vec<(Instant, AbortRequest<Disk>)>>,
-    /// How often in a row the queue pair was refused.
+    /// How often in a row the queue pair was refused, and since when.
     refusals: Cell<u32>,
+    refused_since: Cell<Option<Instant>>,
     /// Asks for it again.
     again: RefCell<Option<Poller>>,
     /// Sends the next of what is to be alone.
@@ -103,6 +107,7 @@ impl Link {
             hung: Cell::new(false),
             aborts: RefCell::new(Vec::new()),
             refusals: Cell::new(0),
+            refused_since: Cell::new(None),
             again: RefCell::new(None),
             sender: RefCell::new(None),
             watcher: RefCell::new(None),
@@ -152,7 +157,10 @@ impl Link {
         self.since.set(None);
         match event {
             QpairEvent::Connected => {
-                self.refusals.set(0);
+                self.refused_since.set(None);
+                if self.refusals.replace(0) >= REFUSALS {
+                    self.report(Pool::queue_granted);
+                }
                 self.hung.set(false);
                 self.silence.borrow_mut().restart(Instant::now());
                 self.send_waiting();
@@ -180,14 +188,18 @@ impl Link {
 
     /// A queue pair was refused although the pool is connected. A target may not have let go yet of the one that was
     /// here before and had the same identifier, as the kernel's does for a moment: that is no reason to connect the
-    /// whole pool again. Returns whether it will be asked again.
+    /// whole pool again. Nor is it one for those whose queue pairs stand if this one is refused for longer. Returns
+    /// whether it will be asked again.
     fn ask_again(self: &Rc<Self>) -> bool {
-        let refusals = self.refusals.get() + 1;
-        if refusals > REFUSALS {
-            self.refusals.set(0);
-            return false;
-        }
+        let refusals = self.refusals.get().saturating_add(1);
         self.refusals.set(refusals);
+        if self.refused_since.get().is_none() {
+            self.refused_since.set(Some(Instant::now()));
+        }
+        let period = if refusals < REFUSALS { ASK_AGAIN } else { ASK_RARELY };
+        if refusals >= REFUSALS {
+            self.report(Pool::queue_refused);
+        }
         let link = Rc::downgrade(self);
         let again = move || {
             if let Some(link) = link.upgrade() {
@@ -196,7 +208,7 @@ impl Link {
             }
             Poll::Busy
         };
-        match Poller::register("courier_ask_again", ASK_AGAIN, again) {
+        match Poller::register("courier_ask_again", period, again) {
             Ok(poller) => {
                 self.again.replace(Some(poller));
                 true
@@ -217,16 +229,34 @@ impl Link {
     }
 
     fn report_lost(&self, by_peer: bool) {
-        let name = self.shared.name.clone();
         let reason = if self.hung.get() { "an I/O queue does not answer" } else { "an I/O queue was disconnected" };
+        self.report(move |pool| pool.connection_lost(reason, by_peer));
+    }
+
+    /// Has the pool hear of its queue pair.
+    fn report(&self, tell: impl FnOnce(&Pool) + Send + 'static) {
+        let name = self.shared.name.clone();
         let report = move || {
             if let Some(pool) = registry::find(&name) {
-                pool.connection_lost(reason, by_peer);
+                tell(&pool);
             }
         };
         if let Err(error) = send_to_app(report) {
-            log::error!("pool '{}': the loss of a queue could not be reported: {error}", self.shared.name);
+            log::error!("pool '{}': it could not be told of a queue: {error}", self.shared.name);
         }
+    }
+
+    /// Ends what waits for a queue pair that is refused, as far as it is to end.
+    fn look_at_refused(&self, now: Instant) {
+        let Some(since) = self.refused_since.get().filter(|_| self.with_qpair(QueuePair::is_live) != Some(true)) else {
+            return;
+        };
+        if self.shared.io_limit().is_some_and(|limit| now.duration_since(since) >= limit) {
+            self.complete_waiting(|_| true, |io| io.complete(IoStatus::Failed));
+        }
+        // What was lost has its end when its connection is over.
+        let is_cancelled = |io: &BdevIo<Disk>| Disk::is_cancelled(io) && !io.was_lost();
+        self.complete_waiting(is_cancelled, |io| io.complete(IoStatus::Aborted));
     }
 
     /// Looks whether the queue pair lives, and whether what is waited for has come.
@@ -244,6 +274,7 @@ impl Link {
         } else {
             self.look_at_progress(now);
         }
+        self.look_at_refused(now);
         self.aborts.borrow_mut().retain(|(since, request)| {
             let over = now.duration_since(*since) >= ABORT_LIMIT;
             if over {

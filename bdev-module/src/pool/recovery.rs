@@ -36,6 +36,25 @@ impl Pool {
         self.close_queues();
     }
 
+    /// A reactor's queue pair has been refused for a while. Those that stand are used as before, and it is asked for
+    /// again; without any the pool is connected anew.
+    pub(crate) fn queue_refused(&self) {
+        const REASON: &str = "an I/O queue is refused again and again";
+        if self.state.get() != State::Connected {
+            return;
+        }
+        if self.shared().queues().iter().any(|queue| queue.state == "connected") {
+            self.note_error(format!("{REASON}; the I/O of its reactor waits for it"));
+        } else {
+            self.connection_lost(REASON, false);
+        }
+    }
+
+    /// A queue pair that was refused for a while is there.
+    pub(crate) fn queue_granted(&self) {
+        self.last_error.take();
+    }
+
     fn reconnect_delay(&self) -> Duration {
         Duration::from_secs(u64::from(self.params.reconnect_delay_sec))
     }
@@ -287,10 +306,8 @@ impl Pool {
             match result {
                 Ok(()) => pool.connected_again(),
                 Err(error) => {
-                    log::warn!("pool '{}': its queues could not be connected: {error}", pool.name());
-                    if let Err(reason) = pool.check_queues() {
-                        log::error!("{reason}");
-                    }
+                    let few = pool.check_queues().err().map(|few| few.to_string());
+                    pool.note_error(few.unwrap_or_else(|| format!("its queues could not be connected: {error}")));
                     pool.attempt_failed();
                     pool.close_queues();
                 }
