@@ -10,7 +10,7 @@ Usage: scripts/instructions.sh [--update] [--help]
 Counts under callgrind how many instructions Courier's queues spend on an I/O of 4 KiB at queue depth 32, from
 the doorbell to the completion entry, with a backend that does nothing: in a guest of one memory region, and in one of 300
 regions of which each I/O uses another. Fails when a figure is more than 3 % over the one kept in
-vfio-user-ctrl/instructions.txt.
+nvme-device/instructions.txt.
 
   --update   keep the figures of this run
   --help     this text
@@ -25,13 +25,13 @@ case ${1:-} in
     *) usage >&2; die "unknown option '$1'" ;;
 esac
 
-KEPT=$COURIER_ROOT/vfio-user-ctrl/instructions.txt
+KEPT=$COURIER_ROOT/nvme-device/instructions.txt
 IOS=32000
 
 need_cargo
 need_packages valgrind
 cd "$COURIER_ROOT"
-cargo build --quiet --release --package vfio-user-ctrl --no-default-features --example hot_path
+cargo build --quiet --release --package nvme-device --example hot_path
 PROGRAM=$(cargo metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release/examples/hot_path
 WORK=$(mktemp -d)
 at_exit rm -rf "$WORK"
@@ -57,7 +57,7 @@ for REGIONS in 1 300; do
 done
 if [ -n "$UPDATE" ]; then
     cp "$WORK/figures" "$KEPT"
-    echo "kept in vfio-user-ctrl/instructions.txt"
+    echo "kept in nvme-device/instructions.txt"
 elif [ -n "$FAILED" ]; then
     die "the hot path has grown by more than 3 %; find out why, or keep the new figures with --update and say why"
 fi

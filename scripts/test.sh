@@ -96,7 +96,7 @@ phase "tests"
 must cargo test --release --workspace
 
 phase "units that need no SPDK, with overflow checks"
-must cargo test --quiet --package nvme-spec --package vfio-user --package vfio-user-ctrl --no-default-features --lib --tests
+must cargo test --quiet --package nvme-spec --package vfio-user --package guest-memory --package nvme-device --lib --tests
 
 if [ -n "$FAULTS" ]; then
     phase "faults, side by side with stock"
@@ -105,7 +105,7 @@ fi
 
 phase "instructions of the hot path"
 must scripts/instructions.sh
-must cargo bench --quiet --package vfio-user-ctrl --no-default-features --bench pieces -- --test
+must cargo bench --quiet --package nvme-device --bench pieces -- --test
 
 if [ -n "$FULL" ]; then
     phase "fuzzing"

@@ -1,22 +1,13 @@
-//! An NVMe controller that a virtual machine sees: the device side of vfio-user.
+//! An NVMe controller that a virtual machine sees over vfio-user, on SPDK's reactors.
 //!
-//! | module | what | knows of |
-//! |---|---|---|
-//! | [`model`] | the controller: PCI configuration space, registers, admin and I/O commands, data pointers | numbers |
-//! | [`memory`] | the guest's memory, queues in it, doorbells: the only place that touches shared memory | the operating system |
-//! | [`queue`] | queues on a reactor: from the doorbell to the backend and back to the completion entry | all of these |
-//! | [`admin_worker`] | the controller as a whole, and its admin commands: what is to be done when, and by which queues | all of these |
-//! | [`connection`] | what is decided about a client's connection: when it is answered, who is let in | all of these |
-//! | `runtime` | sockets, reactors, RPC methods: what makes a controller of the parts | SPDK |
+//! What the controller is and does is decided without SPDK, by the crates that this one joins to it:
 //!
-//! [`model`], [`admin_worker`] and [`connection`] know no socket, no clock and no SPDK: data goes in and data comes
-//! out.
-#![deny(unsafe_code)]
+//! | crate | what |
+//! |---|---|
+//! | `vfio-user` | the protocol of the client's socket |
+//! | `guest-memory` | the guest's memory, queues in it, doorbells |
+//! | `nvme-device` | the controller: its model, queues, admin worker, and what is decided about a connection |
+//! | [`runtime`] | sockets, reactors, bdevs, RPC methods: what makes a controller of these parts |
+#![forbid(unsafe_code)]
 
-pub mod admin_worker;
-pub mod connection;
-pub mod memory;
-pub mod model;
-pub mod queue;
-#[cfg(feature = "runtime")]
 pub mod runtime;

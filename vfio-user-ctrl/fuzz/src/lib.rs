@@ -14,7 +14,7 @@
 
 pub mod controller;
 #[expect(dead_code, reason = "shared with the tests")]
-#[path = "../../tests/common/ram.rs"]
+#[path = "../../../nvme-device/tests/common/ram.rs"]
 mod ram;
 pub mod script;
 pub mod wire;

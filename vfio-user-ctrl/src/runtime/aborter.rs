@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use spdk::poller::{Poll, Poller};
 
 use super::bdevs::Bdevs;
-use crate::queue::Queues;
+use nvme_device::queue::Queues;
 
 /// How long an I/O may take to end by itself.
 const GRACE: Duration = Duration::from_millis(100);

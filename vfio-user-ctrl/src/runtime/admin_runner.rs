@@ -12,9 +12,9 @@ use std::time::Instant;
 use super::messages::{ControlMessage, NamespaceSpec, QueueMessage, Routes};
 use super::session::{Ctrl, Session};
 use super::session_queues::SessionQueues;
-use crate::admin_worker::{AdminCommand, AdminWorker, Input, Placement, Request};
-use crate::model::admin::{Controller, IoTotals, Namespace};
-use crate::queue::{AdminQueue, FenceGuard, QueueErrorEvent};
+use nvme_device::admin_worker::{AdminCommand, AdminWorker, Input, Placement, Request};
+use nvme_device::model::admin::{Controller, IoTotals, Namespace};
+use nvme_device::queue::{AdminQueue, FenceGuard, QueueErrorEvent};
 
 /// The most admin commands that are taken in a row: to make a queue takes a while, in which other guests wait.
 const BURST: usize = 4;

@@ -9,9 +9,9 @@ use spdk::nvme::Rejected;
 
 use super::budget::{Budget, Meter, Meters};
 use super::tracepoints;
-use crate::memory::IoToken;
-use crate::model::io::PassthruCommand;
-use crate::queue::{self, AbortToken, Backend, BlockOp, CommandIo, Refusal, Refused, TraceStep, Traced};
+use guest_memory::IoToken;
+use nvme_device::model::io::PassthruCommand;
+use nvme_device::queue::{self, AbortToken, Backend, BlockOp, CommandIo, Refusal, Refused, TraceStep, Traced};
 use nvme_spec::Status;
 
 /// Namespaces that are bdevs.

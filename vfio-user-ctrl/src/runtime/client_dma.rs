@@ -4,8 +4,8 @@ use std::sync::{Arc, Weak};
 
 use super::messages::{ControlHandle, ControlMessage, GroupHandle};
 use super::session::Session;
-use crate::memory::BounceBudget;
-use crate::queue::{ClientDma, Transfer};
+use guest_memory::BounceBudget;
+use nvme_device::queue::{ClientDma, Transfer};
 
 /// The way of a poll group's queues to their client's memory: by messages of the control thread.
 #[derive(Debug)]

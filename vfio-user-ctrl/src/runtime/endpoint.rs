@@ -24,9 +24,9 @@ use super::mailbox::Mailbox;
 use super::messages::{AdminMessage, AppMessage, ControlMessage, GroupHandle, GroupMessage, NamespaceSpec, Routes};
 use super::params::{ControllerParams, failed};
 use super::session::{Counters, Ctrl};
-use crate::model::admin::{Controller, Namespace, Supports};
-use crate::model::io::{IoSupport, NsGeometry, WriteCache};
-use crate::queue::{Fence, MAX_NAMESPACES, Totals};
+use nvme_device::model::admin::{Controller, Namespace, Supports};
+use nvme_device::model::io::{IoSupport, NsGeometry, WriteCache};
+use nvme_device::queue::{Fence, MAX_NAMESPACES, Totals};
 
 /// What all controllers share, from the first one on.
 struct Runtime {

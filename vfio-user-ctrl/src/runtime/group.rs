@@ -15,8 +15,8 @@ use super::messages::{AnswerTo, AppMessage, ControlMessage, GroupHandle, Namespa
 use super::raising::Raising;
 use super::session::Session;
 use super::session_queues::SessionQueues;
-use crate::admin_worker::{Answer, Until};
-use crate::queue::{FenceGuard, LeftState};
+use nvme_device::admin_worker::{Answer, Until};
+use nvme_device::queue::{FenceGuard, LeftState};
 
 /// Every so many rounds, a power of two, come the admin queues.
 const SELDOM: u32 = 64;

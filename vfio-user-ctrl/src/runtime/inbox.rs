@@ -13,8 +13,8 @@ use super::messages::{
     AdminMessage, AnswerTo, AppMessage, GroupHandle, GroupMessage, NamespaceSpec, QueueMessage, Routes,
 };
 use super::session::Session;
-use crate::admin_worker::{GroupRequest, Ticket};
-use crate::queue::FenceGuard;
+use nvme_device::admin_worker::{GroupRequest, Ticket};
+use nvme_device::queue::FenceGuard;
 
 /// Starts a poll group on a core, whose sessions may have `share` I/Os in flight.
 ///

@@ -16,7 +16,7 @@ use spdk::thread::AppCell;
 use super::endpoint::Endpoint;
 use super::messages::{GroupMessage, QueueStates};
 use super::params::failed;
-use crate::queue::{CompletionState, LeftState, SubmissionState};
+use nvme_device::queue::{CompletionState, LeftState, SubmissionState};
 
 /// How long a poll group has to answer.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -263,7 +263,7 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::LeftState;
+    use nvme_device::queue::LeftState;
 
     fn submission(qid: u16, oldest: Option<u64>) -> SubmissionState {
         SubmissionState {

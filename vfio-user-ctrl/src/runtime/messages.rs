@@ -19,10 +19,10 @@ use spdk::thread::OwnedThread;
 
 use super::mailbox::Mailbox;
 use super::session::{Ctrl, Session};
-use crate::admin_worker::{Answer, GroupRequest, Ticket};
-use crate::model::admin::{Controller, Namespace};
-use crate::model::io::NsGeometry;
-use crate::queue::{CompletionState, Fence, FenceGuard, LeftState, QueueErrorEvent, SubmissionState, Transfer};
+use nvme_device::admin_worker::{Answer, GroupRequest, Ticket};
+use nvme_device::model::admin::{Controller, Namespace};
+use nvme_device::model::io::NsGeometry;
+use nvme_device::queue::{CompletionState, Fence, FenceGuard, LeftState, QueueErrorEvent, SubmissionState, Transfer};
 
 /// What a namespace is on a poll group, before it has a channel.
 #[derive(Debug, Clone)]

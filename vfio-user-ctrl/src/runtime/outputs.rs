@@ -7,11 +7,11 @@ use super::admin_runner::{AdminRunner, AttachedSession};
 use super::log_budget::warn_ratelimited;
 use super::messages::{AnswerTo, ControlMessage, GroupMessage, QueueMessage};
 use super::session_queues::SessionQueues;
-use crate::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, QueuePlace, Report, Request, Ticket};
-use crate::memory::copy::{read_data, write_data};
-use crate::model::admin::QueueId;
-use crate::model::dptr::DptrError;
-use crate::queue::{AdminQueue, CommandFault, Settings};
+use guest_memory::copy::{read_data, write_data};
+use guest_memory::dptr::DptrError;
+use nvme_device::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, QueuePlace, Report, Request, Ticket};
+use nvme_device::model::admin::QueueId;
+use nvme_device::queue::{AdminQueue, CommandFault, Settings};
 use nvme_spec::{Sqe, Status};
 
 impl AdminRunner {

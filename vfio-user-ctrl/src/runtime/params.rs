@@ -9,9 +9,9 @@ use spdk::rpc::RpcError;
 use uuid::Uuid;
 
 use super::socket_access::SocketAccess;
-use crate::model::admin::{Identity, IdentityError, Limits, MAX_QUEUE_ENTRIES, MAX_QUEUES, Nqn, Text};
-use crate::model::pci::PciIdentity;
-use crate::model::regs::Version;
+use nvme_device::model::admin::{Identity, IdentityError, Limits, MAX_QUEUE_ENTRIES, MAX_QUEUES, Nqn, Text};
+use nvme_device::model::pci::PciIdentity;
+use nvme_device::model::regs::Version;
 
 /// The most bytes of a UNIX socket's path.
 const MAX_SOCKET_PATH: usize = 107;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use host_memory::HostMemory;
 use spdk::dma::DmaPages;
 
-use crate::admin_worker::{Request, Requests};
-use crate::memory::order::{PendingFlag, Published};
-use crate::memory::{BounceBudget, BouncePool, DoorbellPage, GuestMemory};
-use crate::model::regs::{CtrlLimits, Registers, Version};
-use crate::queue::{Interrupts, Settings, Totals};
+use guest_memory::order::{PendingFlag, Published};
+use guest_memory::{BounceBudget, BouncePool, DoorbellPage, GuestMemory};
+use nvme_device::admin_worker::{Request, Requests};
+use nvme_device::model::regs::{CtrlLimits, Registers, Version};
+use nvme_device::queue::{Interrupts, Settings, Totals};
 
 use super::log_budget::LineBudget;
 

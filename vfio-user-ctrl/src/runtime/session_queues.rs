@@ -14,9 +14,9 @@ use super::messages::{AdminMessage, GroupHandle, NamespaceSpec, Routes};
 use super::pace::Pace;
 use super::raising::Raising;
 use super::session::Session;
-use crate::admin_worker::{Answer, GroupRequest, Until};
-use crate::memory::MemView;
-use crate::queue::{NamespaceChannel, Queues};
+use guest_memory::MemView;
+use nvme_device::admin_worker::{Answer, GroupRequest, Until};
+use nvme_device::queue::{NamespaceChannel, Queues};
 
 /// A session that has had no command for so many rounds is looked at when its turn comes.
 const IDLE_AFTER: u32 = 4096;

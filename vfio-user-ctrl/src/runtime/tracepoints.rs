@@ -2,7 +2,7 @@
 
 use spdk::trace::{Object, Point, TraceRecord};
 
-use crate::queue::{TraceStep, Traced};
+use nvme_device::queue::{TraceStep, Traced};
 
 /// The tracepoints of the controllers; their numbers are 0 to 15.
 pub const POINTS: &[Point] = &[DOORBELL, TAKE, WAIT, GO_ON, COMPLETE, INTERRUPT];

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use guest_memory::{Access, Extent, GuestMemory, MemView, Region};
 use rustix::fs::MemfdFlags;
-use vfio_user_ctrl::memory::{Access, Extent, GuestMemory, MemView, Region};
 
 pub(super) const PAGE: u64 = 4096;
 
@@ -103,14 +103,14 @@ impl Memory {
         Rc::new(MemView::new(Arc::new(self.table.clone())))
     }
 
-    fn notifier(&self) -> impl FnOnce(vfio_user_ctrl::memory::RegionId) + Send + 'static {
+    fn notifier(&self) -> impl FnOnce(guest_memory::RegionId) + Send + 'static {
         let dropped = Arc::clone(&self.dropped);
         move |_| {
             dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn add(&mut self, region: Result<Region, vfio_user_ctrl::memory::MapError>) -> bool {
+    fn add(&mut self, region: Result<Region, guest_memory::MapError>) -> bool {
         let Ok(region) = region else { return false };
         self.mapped += 1;
         let added = self.table.with(Arc::new(region));

@@ -6,14 +6,14 @@ mod session;
 
 use std::rc::Rc;
 
+use nvme_device::admin_worker::Input;
+use nvme_device::model::admin::{Identity, Namespace, Nqn, Supports, Text};
+use nvme_device::model::io::{IoSupport, NsGeometry, WriteCache};
+use nvme_device::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
+use nvme_device::model::regs::Version;
+use nvme_device::queue::{NamespaceChannel, PinMask};
 use nvme_spec::{CommandFlags, Sqe, Status};
 use rustix::event::{EventfdFlags, eventfd};
-use vfio_user_ctrl::admin_worker::Input;
-use vfio_user_ctrl::model::admin::{Identity, Namespace, Nqn, Supports, Text};
-use vfio_user_ctrl::model::io::{IoSupport, NsGeometry, WriteCache};
-use vfio_user_ctrl::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
-use vfio_user_ctrl::model::regs::Version;
-use vfio_user_ctrl::queue::{NamespaceChannel, PinMask};
 use zerocopy::IntoBytes;
 
 use crate::ram::{Disk, OnAbort, Ram};

@@ -9,17 +9,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nvme_spec::{Sqe, Status};
-use vfio_user_ctrl::admin_worker::{
+use guest_memory::copy::{read_data, write_data};
+use guest_memory::dptr::DptrError;
+use guest_memory::{DoorbellPage, MemView};
+use nvme_device::admin_worker::{
     AdminCommand, AdminWorker, Answer, GroupRequest, Input, Output, Placement, Request, Requests, Ticket, Until,
 };
-use vfio_user_ctrl::memory::copy::{read_data, write_data};
-use vfio_user_ctrl::memory::{DoorbellPage, MemView};
-use vfio_user_ctrl::model::admin::{Controller, IoTotals, Limits, QueueId};
-use vfio_user_ctrl::model::dptr::DptrError;
-use vfio_user_ctrl::model::io::NsGeometry;
-use vfio_user_ctrl::model::regs::{CtrlLimits, RegEffect, Registers, Version};
-use vfio_user_ctrl::queue::{AdminQueue, Interrupts, Queues, Settings};
+use nvme_device::model::admin::{Controller, IoTotals, Limits, QueueId};
+use nvme_device::model::io::NsGeometry;
+use nvme_device::model::regs::{CtrlLimits, RegEffect, Registers, Version};
+use nvme_device::queue::{AdminQueue, Interrupts, Queues, Settings};
+use nvme_spec::{Sqe, Status};
 
 use super::{DISKS, geometry, identity, namespace};
 use crate::ram::{Disk, Ram};

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use vfio_user::Session;
 
-use crate::connection::{self, Ask, Ended, GivenUp};
-use crate::memory::GuestMemory;
-use crate::queue::Transfer;
 use crate::runtime::messages::{GroupHandle, QueueMessage};
+use guest_memory::GuestMemory;
+use nvme_device::connection::{self, Ask, Ended, GivenUp};
+use nvme_device::queue::Transfer;
 
 /// The transfers of one session's client.
 #[derive(Debug)]

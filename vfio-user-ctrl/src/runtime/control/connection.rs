@@ -18,14 +18,14 @@ use super::socket::{self, Received};
 use super::tables::OldTables;
 use super::unmap_worker::UnmapWorker;
 use super::unmask::Unmask;
-use crate::admin_worker::Request;
-use crate::connection::{Replies, Unmaps};
-use crate::memory::{Access, Extent, Files, GuestMemory, MapError, Region, guard};
-use crate::model::regs::CtrlLimits;
-use crate::queue::{PinMask, Transfer};
 use crate::runtime::log_budget::warn_ratelimited;
 use crate::runtime::messages::{AdminMessage, GroupHandle, GroupMessage, QueueMessage, Routes};
 use crate::runtime::session::{Ctrl, Session};
+use guest_memory::{Access, Extent, Files, GuestMemory, MapError, Region, guard};
+use nvme_device::admin_worker::Request;
+use nvme_device::connection::{Replies, Unmaps};
+use nvme_device::model::regs::CtrlLimits;
+use nvme_device::queue::{PinMask, Transfer};
 
 /// How long a controller may take to become ready, in units of 500 ms (CAP.TO): a disable waits for I/O that is in
 /// flight.
@@ -101,7 +101,7 @@ impl Connection {
             registrar: Arc::clone(registrar),
             memory: GuestMemory::new(),
             old: OldTables::default(),
-            files: Files::new(crate::memory::LimitShare::of_mappings()),
+            files: Files::new(guest_memory::LimitShare::of_mappings()),
             mapping: None,
             unmaps: Unmaps::default(),
             transfers: WireTransfers::new(number),

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::share::TimeShare;
-use crate::connection::AcceptQueue;
 use crate::runtime::log_budget::warn_ratelimited;
 use crate::runtime::messages::Routes;
 use crate::runtime::session::Ctrl;
+use nvme_device::connection::AcceptQueue;
 
 /// Connections that are accepted in a row, so that who connects again and again does not keep the others waiting.
 const BURST: usize = 16;

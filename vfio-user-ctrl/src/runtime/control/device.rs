@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use vfio_user::DeviceInfo;
 
-use crate::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
-use crate::model::regs::RegEffect;
-use crate::queue::PinMask;
 use crate::runtime::session::Session;
+use nvme_device::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
+use nvme_device::model::regs::RegEffect;
+use nvme_device::queue::PinMask;
 
 /// A controller's PCI function, for one session.
 #[derive(Debug)]

@@ -30,10 +30,10 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use super::log_budget::warn_ratelimited;
 use super::messages::{ControlHandle, ControlMessage, GroupHandle, GroupMessage, Routes};
 use super::session::Session;
-use crate::connection::{Occupant, Situation, Verdict};
-use crate::memory::Region;
 use connection::{Connection, ConnectionState};
 use controller_socket::ControllerSocket;
+use guest_memory::Region;
+use nvme_device::connection::{Occupant, Situation, Verdict};
 use registrar::Registrar;
 use share::TimeShare;
 use tables::OldTables;
@@ -64,7 +64,7 @@ impl Control {
     /// # Errors
     /// What the operating system says.
     pub fn start() -> io::Result<Self> {
-        crate::memory::guard::install()?;
+        guest_memory::guard::install()?;
         let (messages, receiver) = mpsc::channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let handle = ControlHandle::new(messages, Arc::clone(&wake));

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::worker::Worker;
-use crate::memory::{Region, Registration};
 use crate::runtime::messages::{ControlHandle, ControlMessage};
 use crate::runtime::session::{Ctrl, Session};
+use guest_memory::{Region, Registration};
 
 /// So many clients have threads of their own at a time, beside the one whose turn it is on the common thread.
 const MOST: usize = 16;

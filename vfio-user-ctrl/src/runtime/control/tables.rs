@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::memory::GuestMemory;
+use guest_memory::GuestMemory;
 
 /// So many are held before it is looked whether they are free.
 const LEAST: usize = 16;

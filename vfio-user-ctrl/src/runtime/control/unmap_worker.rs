@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::worker::Worker;
-use crate::memory::{MappedFile, Region};
+use guest_memory::{MappedFile, Region};
 
 /// A thread that unmaps. To unmap a large region takes long: neither a reactor nor the control thread has that time.
 #[derive(Debug)]
