@@ -44,7 +44,7 @@ pub struct Disk {
     out_of_requests: AtomicU64,
 }
 
-/// Whether a disk's I/O is sent.
+/// Says whether a disk's I/O is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Gate {
@@ -141,7 +141,7 @@ impl Disk {
         &self.params.name
     }
 
-    /// Whether its I/O is sent from now on, as each reactor sees it by the next message that it gets.
+    /// Sets whether its I/O is sent from now on, as each reactor sees it by the next message that it gets.
     pub(crate) fn set_gate(&self, gate: Gate) {
         self.gate.store(gate as u8, Ordering::Release);
     }
@@ -509,7 +509,7 @@ fn max_rw_blocks(max_transfer: u32, block_size: u32) -> u32 {
     max_transfer.checked_div(block_size).unwrap_or(0).clamp(1, 65_536)
 }
 
-/// Returns bytes in hexadecimal, with a dash before each of the given places.
+/// Writes bytes in hexadecimal, with a dash before each of the given places.
 fn hex(bytes: &[u8], dashes: &[usize]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2 + dashes.len());
     for (at, byte) in bytes.iter().enumerate() {

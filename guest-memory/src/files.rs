@@ -40,7 +40,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Returns nothing yet. `share` is the client's of mappings.
+    /// Returns an empty table. `share` is the client's of mappings.
     #[must_use]
     pub fn new(share: LimitShare) -> Self {
         Self { share, maps: 0, windows: BTreeMap::new(), all: Vec::new(), most: 64 }

@@ -100,7 +100,7 @@ impl<T: Default> Published<T> {
     }
 }
 
-/// Whether another thread was told to look and has not looked yet. It need not be told twice, and misses nothing.
+/// Set while another thread was told to look and has not looked yet. It need not be told twice, and misses nothing.
 #[derive(Debug)]
 pub struct PendingFlag(AtomicBool);
 

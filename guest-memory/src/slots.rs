@@ -229,7 +229,7 @@ pub struct InFlight<'a, T> {
     pub name: IoToken,
     /// Its state.
     pub state: &'a T,
-    /// Whether it has pieces in memory that the view of the last [`rebase`](Slots::rebase) does not have.
+    /// Set if it has pieces in memory that the view of the last [`rebase`](Slots::rebase) does not have.
     pub is_unmapped: bool,
 }
 
@@ -307,7 +307,7 @@ impl<Q, T> Io<Q, T> {
         self.slot().in_flight()
     }
 
-    /// Returns bytes of its data.
+    /// Returns the number of bytes of its data.
     #[inline]
     #[must_use]
     pub fn bytes(&self) -> u32 {

@@ -63,7 +63,7 @@ impl Backend for Nothing {
     }
 }
 
-/// Returns one round. It stays a function of its own, so that its instructions can be told from the rest.
+/// Does one round. It stays a function of its own, so that its instructions can be told from the rest.
 #[inline(never)]
 fn poll(queues: &Queues<Nothing>) -> usize {
     let done = queues.poll();

@@ -1,4 +1,4 @@
-//! Whether the SPDK in this process is the one that this was built for.
+//! Checks that the SPDK in this process is the one that this was built for.
 //!
 //! A plugin finds SPDK in the process that loads it. The linker tells whether its functions are there, and nothing
 //! tells whether its structures are the same: forks of one version differ in them. So SPDK itself is asked, before it

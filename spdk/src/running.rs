@@ -1,4 +1,4 @@
-//! Whether an application runs whose threads take messages.
+//! Tells whether an application runs whose threads take messages.
 //!
 //! SPDK ends the process when a message is sent to a thread that has exited, and frees the application's thread with
 //! the rest. It tells nobody beforehand but the application's parts (subsystems and bdev modules), so that the
@@ -31,7 +31,7 @@ pub(crate) fn guard() -> Result<Guard, Errno> {
     if state.open { Ok(Guard(state)) } else { Err(Errno::NXIO) }
 }
 
-/// Whether this process has begun to start SPDK by itself.
+/// Set once this process has begun to start SPDK by itself.
 static BEGUN: Mutex<bool> = Mutex::new(false);
 
 /// As long as it is held, SPDK's lists of what was registered before it starts may be added to.

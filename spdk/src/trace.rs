@@ -168,7 +168,7 @@ pub fn record(point: &Point, record: &TraceRecord) {
 pub struct TraceOwner(u16);
 
 impl TraceOwner {
-    /// Returns one of that name, of which the first 64 bytes are shown.
+    /// Returns an owner of that name, of which the first 64 bytes are shown.
     #[must_use]
     pub fn new(name: &CStr) -> Self {
         // SAFETY: SPDK copies the name. Where there are no records, it gives 0.

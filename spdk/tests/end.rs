@@ -10,7 +10,7 @@ use harness::{PATIENCE, wait_until};
 use spdk::Errno;
 use spdk::thread::{OwnedThread, send_to_app};
 
-/// Whether the application's thread has dropped its thread-local values.
+/// Set once the application's thread has dropped its thread-local values.
 static LET_GO: AtomicBool = AtomicBool::new(false);
 
 /// Takes its time.

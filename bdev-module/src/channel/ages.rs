@@ -43,7 +43,7 @@ pub(super) struct Ages {
 }
 
 impl Ages {
-    /// Returns no commands yet.
+    /// Returns an empty list.
     pub(super) fn new(now: Instant) -> Self {
         let periods = std::array::from_fn(|_| Count { since: Cell::new(now), commands: Cell::new(0) });
         Self { now: Cell::new(0), periods }

@@ -139,7 +139,7 @@ impl Namespace {
         self.protection_format = format.map_or(0, |format| format.pif().into());
     }
 
-    /// Returns bytes of a block's data alone.
+    /// Returns the number of bytes of a block's data alone.
     pub(crate) fn data_size(&self) -> u32 {
         self.block_size.saturating_sub(self.metadata_size)
     }

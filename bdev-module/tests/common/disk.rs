@@ -23,7 +23,7 @@ const GUARD: u8 = 0xa5;
 pub(crate) struct Layout(Vec<Range<usize>>);
 
 impl Layout {
-    /// Returns one piece at a multiple of 4096 bytes.
+    /// Lays the data out as one piece at a multiple of 4096 bytes.
     pub(crate) fn whole(len: usize) -> Self {
         Self::of(&[len], 0)
     }

@@ -74,9 +74,9 @@ pub enum Answer {
     Done,
     /// It could not be done: there is no such completion queue, or no such command.
     Failed,
-    /// Whether the memory can be used.
+    /// The memory can be used, or not.
     Checked(Result<(), Misplaced>),
-    /// Whether the host has got the data.
+    /// The host has got the data, or not.
     Written(Result<(), Status>),
     /// The host's data.
     Read(Result<Vec<u8>, Status>),

@@ -19,7 +19,7 @@ pub enum GroupRequest {
         entries: u16,
         /// The interrupt vector, if the host wants interrupts.
         vector: Option<u16>,
-        /// Whether volatile write caches are used.
+        /// Set if volatile write caches are used.
         write_cache: bool,
     },
     /// Make a submission queue, whose completion queue is here.
@@ -52,7 +52,7 @@ pub enum GroupRequest {
     },
     /// Use volatile write caches or not.
     SetWriteCache {
-        /// Whether they are used.
+        /// Set if they are used.
         on: bool,
     },
     /// Take the [`Settings`] that are stored.

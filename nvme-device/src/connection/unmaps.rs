@@ -25,7 +25,7 @@ pub struct Released<T> {
     pub replies: Vec<T>,
     /// How many regions nobody holds any more.
     pub regions: usize,
-    /// Whether I/O that touches what is left is to be aborted.
+    /// Set if I/O that touches what is left is to be aborted.
     pub is_overdue: bool,
 }
 

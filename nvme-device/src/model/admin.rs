@@ -153,7 +153,7 @@ pub enum Outcome {
     /// Have volatile write caches used or not (feature 06h), and complete it when all queues do so: see
     /// [`Controller::volatile_write_cache`].
     WriteCache {
-        /// Whether they are used.
+        /// Set if they are used.
         on: bool,
     },
     /// Use these pages of guest memory for the doorbells of I/O queues (section 5.8).

@@ -266,13 +266,13 @@ impl Registers {
         self.cc() & CC_EN != 0
     }
 
-    /// Returns controller Configuration.
+    /// Returns Controller Configuration (CC).
     #[must_use]
     pub fn cc(&self) -> u32 {
         self.cc.load(Ordering::Acquire)
     }
 
-    /// Returns controller Status.
+    /// Returns Controller Status (CSTS).
     #[must_use]
     pub fn csts(&self) -> u32 {
         let (control, admin_worker) =
@@ -281,7 +281,7 @@ impl Registers {
         (control | admin_worker) & !CSTS_SHST | (control & CSTS_SHST).max(admin_worker & CSTS_SHST)
     }
 
-    /// Returns controller Capabilities.
+    /// Returns Controller Capabilities (CAP).
     #[must_use]
     pub fn cap(&self) -> u64 {
         self.cap

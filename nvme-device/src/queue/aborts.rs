@@ -19,7 +19,7 @@ type AbortAnswer = Box<dyn FnOnce(bool)>;
 pub(super) struct Asker(Rc<Cell<Option<AbortAnswer>>>);
 
 impl Asker {
-    /// Returns one that is answered by `then`, which is told whether the command was aborted.
+    /// Returns an asker that is answered by `then`, which is told whether the command was aborted.
     pub(super) fn new(then: AbortAnswer) -> Self {
         Self(Rc::new(Cell::new(Some(then))))
     }

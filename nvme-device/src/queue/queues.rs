@@ -52,8 +52,8 @@ const BURST: usize = 256;
 const MAX_ADDITIONS: u32 = 32;
 
 impl<B: Backend> Queues<B> {
-    /// Returns no queues yet. `max_transfer` are the most bytes of a command's data (MDTS); `clock` counts the ticks of
-    /// [`Coalescing`].
+    /// Makes a session's queues, of which there are none yet. `max_transfer` are the most bytes of a command's data
+    /// (MDTS); `clock` counts the ticks of [`Coalescing`].
     #[must_use]
     pub fn new(
         doorbells: Arc<DoorbellPage>,
@@ -92,7 +92,7 @@ impl<B: Backend> Queues<B> {
     }
 
     /// Guest memory has changed. Queues in memory that is gone are looked for anew; what is in flight is moved to the
-    /// new view. How many I/Os touch memory that is gone. Where nothing is, there is next to nothing to do.
+    /// new view. Returns how many I/Os touch memory that is gone. Where nothing is, there is next to nothing to do.
     pub fn set_view(&self, view: &Rc<MemView>) -> usize {
         let gone = Gone::between(self.view().memory(), view.memory());
         self.context.set_view(view, &gone);

@@ -114,7 +114,7 @@ impl BdevDesc {
         unsafe { sys::spdk_bdev_desc_get_bdev(self.0.raw.as_ptr()) }
     }
 
-    /// Returns bytes of a block.
+    /// Returns the number of bytes of a block.
     #[must_use]
     pub fn block_size(&self) -> u32 {
         // SAFETY: as above.

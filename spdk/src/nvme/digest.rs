@@ -31,7 +31,7 @@ pub(super) struct Digests {
 
 /// The context of a poll group.
 pub(super) trait HasDigests {
-    /// Returns those of its thread.
+    /// Returns the digests of its thread.
     fn digests(&self) -> &Digests;
 }
 

@@ -1,4 +1,4 @@
-//! Whether anybody is at an address.
+//! Tells whether anybody is at an address.
 
 use std::ffi::CString;
 use std::net::IpAddr;

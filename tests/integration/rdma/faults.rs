@@ -36,7 +36,7 @@ fn pool_of(load: &Load) -> Value {
     load.rpc.ok("courier_pool_get", &json!({ "name": "p" }))[0].clone()
 }
 
-/// Returns i/Os done on the pool's bdev so far.
+/// Returns how many I/Os were done on the pool's bdev so far.
 fn done(load: &Load) -> u64 {
     let stats = load.rpc.ok("bdev_get_iostat", &json!({ "name": "pn1" }));
     stats["bdevs"][0]["num_read_ops"].as_u64().unwrap_or_default()

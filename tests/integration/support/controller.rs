@@ -78,7 +78,7 @@ impl Front {
         Self::start_program(Program::Courier, mask)
     }
 
-    /// Returns one whose bdev layer has so many I/Os.
+    /// Starts one whose bdev layer has so many I/Os.
     pub(crate) fn start_with_bdev_ios(count: u32) -> Self {
         shared::rest();
         arena::rest();
@@ -89,7 +89,7 @@ impl Front {
         Self { app: App::start(Program::Courier, MASK, &["-c", &file.display().to_string()]) }
     }
 
-    /// Returns one whose `courier_tgt` may lock so much memory only, in KiB.
+    /// Starts one whose `courier_tgt` may lock so much memory only, in KiB.
     pub(crate) fn start_with_little_memory(locked_kib: u64) -> Self {
         shared::rest();
         arena::rest();
@@ -177,7 +177,7 @@ impl<'a> Controller<'a> {
         controller
     }
 
-    /// Returns one that has been made.
+    /// Returns a controller that has been made.
     pub(crate) fn existing(front: &'a Front, name: &str, dir: &Path) -> Self {
         Self { front, name: name.to_owned(), dir: dir.to_owned() }
     }

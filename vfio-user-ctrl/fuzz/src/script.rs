@@ -64,35 +64,35 @@ impl Writer {
         self
     }
 
-    /// Returns one byte of the step.
+    /// Adds one byte to the step.
     #[must_use]
     pub fn u8(mut self, value: u8) -> Self {
         self.0.push(value);
         self
     }
 
-    /// Returns two bytes of the step.
+    /// Adds two bytes to the step.
     #[must_use]
     pub fn u16(mut self, value: u16) -> Self {
         self.0.extend(value.to_le_bytes());
         self
     }
 
-    /// Four bytes of the step.
+    /// Adds four bytes to the step.
     #[must_use]
     pub fn u32(mut self, value: u32) -> Self {
         self.0.extend(value.to_le_bytes());
         self
     }
 
-    /// Eight bytes of the step.
+    /// Adds eight bytes to the step.
     #[must_use]
     pub fn u64(mut self, value: u64) -> Self {
         self.0.extend(value.to_le_bytes());
         self
     }
 
-    /// Returns bytes of the step.
+    /// Adds bytes to the step.
     #[must_use]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);

@@ -14,7 +14,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Returns no work yet.
+    /// Returns a pace at which no work was done yet.
     pub(super) const fn new(longest: u64) -> Self {
         Self { longest, next: Cell::new(0) }
     }

@@ -174,12 +174,12 @@ pub struct Session {
     /// settings, and have not done so.
     pending: PendingFlags,
     settings_pending: PendingFlags,
-    /// Whether the function may access the client's memory.
+    /// Says whether the function may access the client's memory.
     pub bus: Bus,
 }
 
-/// Whether the function may access guest memory (Bus Master Enable, and the power state), and which poll groups have
-/// come to rest since it may not. The control thread says so; the poll groups take it.
+/// Says whether the function may access guest memory (Bus Master Enable, and the power state), and which poll groups
+/// have come to rest since it may not. The control thread says so; the poll groups take it.
 #[derive(Debug)]
 pub struct Bus {
     /// Twice how often it has changed; odd while access is allowed. It begins as forbidden.

@@ -254,8 +254,8 @@ impl Controller {
         })
     }
 
-    /// Returns commands Supported and Effects: admin commands, then those of the NVM command set. Without their scopes,
-    /// which may be left out: Linux warns of I/O commands that have one.
+    /// Returns the Commands Supported and Effects log: admin commands, then those of the NVM command set. Without their
+    /// scopes, which may be left out: Linux warns of I/O commands that have one.
     fn command_effects(&self) -> Vec<u8> {
         let supports = self.namespaces.supports();
         let changes = SUPPORTED.with_lbcc(true);

@@ -36,7 +36,7 @@ pub struct CreateCq {
     pub base: u64,
     /// The interrupt vector, below the number of vectors.
     pub vector: u16,
-    /// Whether the host wants interrupts.
+    /// Set if the host wants interrupts.
     pub interrupts: bool,
 }
 

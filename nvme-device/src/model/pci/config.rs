@@ -114,7 +114,7 @@ const WRITABLE: [(usize, u32); 10] = [
 pub struct PciEffects {
     /// A function-level reset was asked for: [`ConfigSpace::reset`], the registers and the MSI-X table are to be reset.
     pub function_reset: bool,
-    /// Whether the function may now access memory and send interrupts.
+    /// If that has changed: whether the function may now access memory and send interrupts.
     pub bus_master: Option<bool>,
     /// The MSI-X enable and mask bits.
     pub msix: Option<MsixControl>,

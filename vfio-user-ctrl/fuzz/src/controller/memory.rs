@@ -41,7 +41,7 @@ const READ_ONLY: usize = 2;
 /// How many parts there are.
 pub(super) const COUNT: usize = PARTS.len();
 
-/// Returns one page of canary before and behind each part's own pages.
+/// Makes a file with one page of canary before and behind the pages of a part.
 fn memfd(pages: u64) -> File {
     let file = File::from(rustix::fs::memfd_create("courier-fuzz", MemfdFlags::CLOEXEC).expect("a memfd"));
     file.set_len((pages + 2) * PAGE).expect("room");

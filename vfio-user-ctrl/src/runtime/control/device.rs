@@ -75,7 +75,7 @@ impl Device {
         std::mem::take(&mut self.changed)
     }
 
-    /// Whether the function answers accesses to its configuration space, or is still being reset.
+    /// Sets whether the function answers accesses to its configuration space, or is still being reset.
     pub(super) fn set_ready(&mut self, ready: bool) {
         self.not_ready = !ready;
     }

@@ -20,7 +20,7 @@ pub(super) struct TimeShare {
 }
 
 impl TimeShare {
-    /// Returns nothing yet.
+    /// Returns a share of which nothing is used yet.
     pub(super) const fn new(now: Instant) -> Self {
         Self { debt: Duration::ZERO, since: now }
     }
