@@ -62,7 +62,7 @@ def nsid(text):
     """A namespace id: 1 to 0xfffffffe, as the NVMe specification has it."""
     value = int(text, 0)
     if not 1 <= value <= 0xFFFFFFFE:
-        raise argparse.ArgumentTypeError(f"a namespace id is 1 to 0xfffffffe, not {text}")
+        raise argparse.ArgumentTypeError(f"must be 1 to 0xfffffffe, got {text}")
     return value
 
 
@@ -71,14 +71,14 @@ def address(text):
     try:
         ipaddress.ip_address(text.split("%", 1)[0])
     except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not an IPv4 or IPv6 address") from None
+        raise argparse.ArgumentTypeError(f"must be an IPv4 or IPv6 address, got '{text}'") from None
     return text
 
 
 def folder(text):
     """A folder's absolute path: the target has a working folder of its own."""
     if not text:
-        raise argparse.ArgumentTypeError("a folder's path is not empty")
+        raise argparse.ArgumentTypeError("must be the path of a folder, got ''")
     return os.path.abspath(text)
 
 

@@ -330,7 +330,7 @@ while [ $# -gt 0 ]; do
         -h | --help) usage; AT_EXIT=(); exit 0 ;;
     esac
     case $1 in
-        --runtime | --transport | --middle | --front-end) [ $# -ge 2 ] || die "$1 wants a value; see --help" ;;
+        --runtime | --transport | --middle | --front-end) [ $# -ge 2 ] || die "$1 needs a value; see --help" ;;
         *) usage >&2; die "unknown option '$1'" ;;
     esac
     case $1 in
@@ -341,12 +341,12 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-[[ $RUNTIME =~ ^[1-9][0-9]{0,4}$ ]] || die "--runtime wants whole seconds from 1 to 99999, not '$RUNTIME'"
-[[ $TRANSPORT = tcp || $TRANSPORT = rdma ]] || die "--transport is tcp or rdma, not '$TRANSPORT'"
+[[ $RUNTIME =~ ^[1-9][0-9]{0,4}$ ]] || die "--runtime must be whole seconds from 1 to 99999, got '$RUNTIME'"
+[[ $TRANSPORT = tcp || $TRANSPORT = rdma ]] || die "--transport must be tcp or rdma, got '$TRANSPORT'"
 [ "$TRANSPORT" = tcp ] || [ -z "$KEEP" ] || die "--keep does not go with --transport rdma: the machine in which all of it is ends with the demo"
-[[ $MIDDLE = courier || $MIDDLE = stock ]] || die "--middle is courier or stock, not '$MIDDLE'"
+[[ $MIDDLE = courier || $MIDDLE = stock ]] || die "--middle must be courier or stock, got '$MIDDLE'"
 FRONT_END=${FRONT_END:-$MIDDLE}
-[[ $FRONT_END = courier || $FRONT_END = stock ]] || die "--front-end is courier or stock, not '$FRONT_END'"
+[[ $FRONT_END = courier || $FRONT_END = stock ]] || die "--front-end must be courier or stock, got '$FRONT_END'"
 [[ $FRONT_END = stock || $MIDDLE = courier ]] || die "--front-end courier is not in SPDK's own spdk_tgt, which --middle stock runs; leave one of them out"
 
 if [ -n "$STOP" ]; then

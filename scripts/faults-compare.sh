@@ -40,7 +40,7 @@ at_exit verdict
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; AT_EXIT=(); exit 0 ;;
-        --fault | --out) [ $# -ge 2 ] || die "$1 wants a value; see --help" ;;
+        --fault | --out) [ $# -ge 2 ] || die "$1 needs a value; see --help" ;;
         *) usage >&2; die "unknown option '$1'" ;;
     esac
     case $1 in

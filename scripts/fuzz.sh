@@ -25,7 +25,7 @@ TARGETS=(wire controller)
 GROW=
 while [ $# -gt 0 ]; do
     case $1 in
-        --time | --target) [ $# -ge 2 ] || die "$1 wants a value; see --help" ;;
+        --time | --target) [ $# -ge 2 ] || die "$1 needs a value; see --help" ;;
     esac
     case $1 in
         --time) TIME=${2:-} && shift ;;
@@ -36,9 +36,9 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[[ $TIME =~ ^[0-9]+$ ]] || die "--time '$TIME': a number of seconds is right"
+[[ $TIME =~ ^[0-9]+$ ]] || die "--time must be a number of seconds, got '$TIME'"
 for target in "${TARGETS[@]}"; do
-    [[ $target =~ ^(wire|controller)$ ]] || die "--target '$target': wire or controller is right"
+    [[ $target =~ ^(wire|controller)$ ]] || die "--target must be wire or controller, got '$target'"
 done
 
 PASSED=

@@ -25,7 +25,7 @@ TEXT
 TEST=table_of_one_reactor
 while [ $# -gt 0 ]; do
     case $1 in
-        --pairs | --milliseconds | --only) [ $# -ge 2 ] || die "$1 wants a value; see --help" ;;
+        --pairs | --milliseconds | --only) [ $# -ge 2 ] || die "$1 needs a value; see --help" ;;
     esac
     case $1 in
         --two) TEST=table_of_two_reactors ;;
@@ -39,7 +39,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 for number in "${COURIER_NEIGHBOUR_PAIRS-1}" "${COURIER_NEIGHBOUR_MILLISECONDS-1}"; do
-    [[ $number =~ ^[1-9][0-9]{0,4}$ ]] || die "'$number': a number from 1 on is right"
+    [[ $number =~ ^[1-9][0-9]{0,4}$ ]] || die "expected a number from 1 to 99999, got '$number'"
 done
 [ "$(nproc)" -ge 2 ] || die "two cores are needed: one for the reactor, one for the guests; there is $(nproc)"
 

@@ -56,7 +56,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
         --icount) VM_OPTIONS+=(--icount); shift; continue ;;
-        --cpus | --memory | --hugepages | --timeout | --nic-cpu | --out) [ $# -ge 2 ] || fail "$1 wants a value; see --help" ;;
+        --cpus | --memory | --hugepages | --timeout | --nic-cpu | --out) [ $# -ge 2 ] || fail "$1 needs a value; see --help" ;;
         --) shift; break ;;
         -*) usage >&2; fail "unknown option '$1'" ;;
         *) break ;;

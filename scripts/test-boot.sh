@@ -94,7 +94,7 @@ at_exit verdict
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; AT_EXIT=(); exit 0 ;;
-        --front-end | --firmware) [ $# -ge 2 ] || die "$1 wants a value; see --help" ;;
+        --front-end | --firmware) [ $# -ge 2 ] || die "$1 needs a value; see --help" ;;
         *) usage >&2; die "unknown option '$1'" ;;
     esac
     case $1 in
@@ -103,10 +103,10 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-[[ $FRONT_END = courier || $FRONT_END = stock ]] || die "--front-end is courier or stock, not '$FRONT_END'"
+[[ $FRONT_END = courier || $FRONT_END = stock ]] || die "--front-end must be courier or stock, got '$FRONT_END'"
 [ ${#FIRMWARES[@]} -gt 0 ] || FIRMWARES=(seabios ovmf)
 for firmware in "${FIRMWARES[@]}"; do
-    [[ $firmware = seabios || $firmware = ovmf ]] || die "--firmware is seabios or ovmf, not '$firmware'"
+    [[ $firmware = seabios || $firmware = ovmf ]] || die "--firmware must be seabios or ovmf, got '$firmware'"
 done
 
 prepare

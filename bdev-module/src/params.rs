@@ -1,5 +1,6 @@
 //! The parameters of the RPC methods: their names are SPDK's where SPDK has them.
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
@@ -19,6 +20,13 @@ const MAX_NQN: usize = 223;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(String);
+
+impl Invalid {
+    /// Returns the error for a parameter with a value, `got`, that is not `right`.
+    fn must_be(field: &str, right: impl Display, got: impl Display) -> Self {
+        Self(format!("parameter `{field}` must be {right}, got {got}"))
+    }
+}
 
 /// A fabric, as it is written in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,8 +187,10 @@ impl PoolParams {
         check_port("trsvcid", &self.trsvcid)?;
         check_nqn("subnqn", &self.subnqn)?;
         if self.subnqn == DISCOVERY_NQN {
-            return Err(Invalid(
-                "subnqn is the discovery subsystem, which holds no namespaces; give the pool's own".to_owned(),
+            return Err(Invalid::must_be(
+                "subnqn",
+                "the pool's own subsystem",
+                format_args!("the discovery subsystem, {DISCOVERY_NQN:?}, which has no namespaces"),
             ));
         }
         if let Some(hostnqn) = &self.hostnqn {
@@ -192,13 +202,16 @@ impl PoolParams {
         if let Some(hostsvcid) = &self.hostsvcid {
             check_port("hostsvcid", hostsvcid)?;
             if self.trtype == Trtype::Tcp {
-                return Err(Invalid(format!(
-                    "hostsvcid is {hostsvcid:?}; over TCP every queue is a connection and needs a port of its own: leave it out"
-                )));
+                return Err(Invalid::must_be(
+                    "hostsvcid",
+                    "left out over TCP, where every queue is a connection and needs a port of its own",
+                    format_args!("{hostsvcid:?}"),
+                ));
             }
         }
         if self.trtype == Trtype::Rdma && (self.hdgst || self.ddgst) {
-            return Err(Invalid("hdgst and ddgst are digests of NVMe/TCP; RDMA has none".to_owned()));
+            let field = if self.hdgst { "hdgst" } else { "ddgst" };
+            return Err(Invalid::must_be(field, "false over RDMA, which has no digests", "true"));
         }
         check_range("num_io_queues", self.num_io_queues, 1, 65_535)?;
         check_range("io_queue_size", self.io_queue_size, 2, 65_536)?;
@@ -206,9 +219,11 @@ impl PoolParams {
         if let (Some(requests), Some(size)) = (self.io_queue_requests, self.io_queue_size)
             && requests < size
         {
-            return Err(Invalid(format!(
-                "io_queue_requests is {requests}; it must not be below io_queue_size, {size}"
-            )));
+            return Err(Invalid::must_be(
+                "io_queue_requests",
+                format_args!("at least io_queue_size, {size}"),
+                requests,
+            ));
         }
         if self.keep_alive_timeout_ms != Some(0) {
             check_range("keep_alive_timeout_ms", self.keep_alive_timeout_ms, 1_000, 3_600_000)?;
@@ -226,14 +241,14 @@ impl PoolParams {
     fn check_loss(&self) -> Result<(), Invalid> {
         let (loss, fast) = (self.ctrlr_loss_timeout_sec, self.fast_io_fail_timeout_sec);
         if loss < -1 {
-            return Err(Invalid(format!(
-                "ctrlr_loss_timeout_sec is {loss}; it must be -1 (never) or a number of seconds"
-            )));
+            return Err(Invalid::must_be("ctrlr_loss_timeout_sec", "-1 (never) or a number of seconds", loss));
         }
         match u32::try_from(loss) {
-            Ok(loss) if fast > loss => Err(Invalid(format!(
-                "fast_io_fail_timeout_sec is {fast}; it must not be above ctrlr_loss_timeout_sec, {loss}"
-            ))),
+            Ok(loss) if fast > loss => Err(Invalid::must_be(
+                "fast_io_fail_timeout_sec",
+                format_args!("at most ctrlr_loss_timeout_sec, {loss}"),
+                fast,
+            )),
             _ => Ok(()),
         }
     }
@@ -385,7 +400,7 @@ impl BdevParams {
     pub fn check(&self) -> Result<(), Invalid> {
         check_name("name", &self.name)?;
         if self.nsid == 0 || self.nsid == u32::MAX {
-            return Err(Invalid(format!("nsid is {}; it must be 1 or more and below 4294967295", self.nsid)));
+            return Err(Invalid::must_be("nsid", "1 to 4294967294", self.nsid));
         }
         Ok(())
     }
@@ -401,9 +416,8 @@ pub struct BdevDeleteParams {
 
 fn check_name(field: &str, name: &str) -> Result<(), Invalid> {
     if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
-        return Err(Invalid(format!(
-            "{field} is {name:?}; it must be 1 to 255 bytes of text without control characters"
-        )));
+        let right = "text of 1 to 255 bytes without control characters";
+        return Err(Invalid::must_be(field, right, format_args!("{name:?}, which has {} bytes", name.len())));
     }
     Ok(())
 }
@@ -417,24 +431,27 @@ fn check_address(field: &str, address: &str, family: Adrfam) -> Result<(), Inval
         return Ok(());
     }
     let family = family.to_spdk().as_str();
-    Err(Invalid(format!("{field} is {address:?}, which is no {family} address; it must be one like {example}")))
+    Err(Invalid::must_be(field, format_args!("an {family} address such as {example}"), format_args!("{address:?}")))
 }
 
 fn check_port(field: &str, port: &str) -> Result<(), Invalid> {
     match port.parse::<u16>() {
         Ok(number) if number != 0 => Ok(()),
-        _ => Err(Invalid(format!("{field} is {port:?}; it must be a port, a number from 1 to 65535"))),
+        _ => Err(Invalid::must_be(field, "a port, 1 to 65535", format_args!("{port:?}"))),
     }
 }
 
 fn check_nqn(field: &str, nqn: &str) -> Result<(), Invalid> {
     if nqn.len() > MAX_NQN {
-        return Err(Invalid(format!("{field} is {} bytes long; at most {MAX_NQN} are allowed", nqn.len())));
+        return Err(Invalid::must_be(
+            field,
+            format_args!("at most {MAX_NQN} bytes long"),
+            format_args!("{} bytes", nqn.len()),
+        ));
     }
     if !nqn.starts_with("nqn.") || nqn.chars().any(char::is_control) {
-        return Err(Invalid(format!(
-            "{field} is {nqn:?}; it must be an NVMe qualified name like nqn.2024-01.com.example:pool"
-        )));
+        let right = "an NVMe qualified name such as nqn.2024-01.com.example:pool";
+        return Err(Invalid::must_be(field, right, format_args!("{nqn:?}")));
     }
     Ok(())
 }
@@ -442,7 +459,7 @@ fn check_nqn(field: &str, nqn: &str) -> Result<(), Invalid> {
 fn check_range(field: &str, value: Option<u32>, least: u32, most: u32) -> Result<(), Invalid> {
     match value {
         Some(value) if value < least || value > most => {
-            Err(Invalid(format!("{field} is {value}; it must be from {least} to {most}")))
+            Err(Invalid::must_be(field, format_args!("{least} to {most}"), value))
         }
         _ => Ok(()),
     }
@@ -476,7 +493,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_value() {
         for (field, value, said) in [
-            ("name", json!(""), "name is \"\""),
+            ("name", json!(""), "got \"\""),
             ("traddr", json!("pool.example.com"), "pool.example.com"),
             ("traddr", json!("::1"), "IPv4"),
             ("trsvcid", json!("0"), "\"0\""),
@@ -486,13 +503,13 @@ mod tests {
             ("subnqn", json!(DISCOVERY_NQN), "discovery"),
             ("hostnqn", json!("me"), "hostnqn"),
             ("hostsvcid", json!("0"), "\"0\""),
-            ("hostsvcid", json!("5000"), "leave it out"),
-            ("num_io_queues", json!(0), "num_io_queues is 0"),
-            ("io_queue_size", json!(1), "io_queue_size is 1"),
+            ("hostsvcid", json!("5000"), "left out over TCP"),
+            ("num_io_queues", json!(0), "`num_io_queues` must be 1 to 65535, got 0"),
+            ("io_queue_size", json!(1), "`io_queue_size` must be 2 to 65536, got 1"),
             ("io_queue_requests", json!(4_000_000_000_u32), "4000000000"),
-            ("keep_alive_timeout_ms", json!(5), "keep_alive_timeout_ms is 5"),
-            ("transport_ack_timeout", json!(31), "from 0 to 30"),
-            ("connect_timeout_ms", json!(0), "connect_timeout_ms is 0"),
+            ("keep_alive_timeout_ms", json!(5), "`keep_alive_timeout_ms` must be 1000 to 3600000, got 5"),
+            ("transport_ack_timeout", json!(31), "0 to 30, got 31"),
+            ("connect_timeout_ms", json!(0), "`connect_timeout_ms` must be 1 to 600000, got 0"),
             ("ctrlr_loss_timeout_sec", json!(-2), "-2"),
         ] {
             let reason = with(field, value).check().expect_err(field).to_string();

@@ -12,19 +12,19 @@ use nvme_spec::Status;
 #[expect(missing_docs, reason = "the messages say what the fields are; addresses and sizes are in bytes")]
 pub enum MapError {
     /// A region of no bytes.
-    #[error("the region at {gpa:#x} has length 0: a multiple of 4096 is right")]
+    #[error("the length of the region at {gpa:#x} must be a multiple of 4096 above 0, got 0")]
     Empty { gpa: u64 },
     /// A region that may be neither read nor written.
-    #[error("the region at {gpa:#x} may be neither read nor written: at least one is right")]
+    #[error("the region at {gpa:#x} must be readable or writable, got neither")]
     NoAccess { gpa: u64 },
     /// A region that goes past the end of the address space.
-    #[error("the region of {len:#x} bytes at {gpa:#x} reaches 2^64: it must end below")]
+    #[error("a region must end below 2^64, got {len:#x} bytes at {gpa:#x}")]
     AddressWraps { gpa: u64, len: u64 },
     /// A region that is not made of whole pages.
-    #[error("the region's {what} is {value:#x}: a multiple of 4096 is right")]
+    #[error("the region's {what} must be a multiple of 4096, got {value:#x}")]
     Unaligned { what: &'static str, value: u64 },
     /// An offset into the file that goes past the end of any file.
-    #[error("the region of {len:#x} bytes begins at offset {offset:#x} of its file, and so ends past 2^64")]
+    #[error("a region must end below 2^64 in its file, got {len:#x} bytes at offset {offset:#x}")]
     OffsetWraps { offset: u64, len: u64 },
     /// A region that goes past the end of its file.
     #[error(
@@ -34,12 +34,12 @@ pub enum MapError {
     )]
     BeyondFile { offset: u64, len: u64, size: u64 },
     /// A file descriptor of something else than a regular file.
-    #[error("the region's file is {what}: a memfd, or a file in /dev/shm or hugetlbfs, is right")]
+    #[error("the region's file must be a memfd, or a file in /dev/shm or hugetlbfs, got {what}")]
     NotAFile { what: &'static str },
     /// A file whose pages somebody may have to be waited for.
     #[error(
-        "the region's file is on a file system of type {magic:#x}, whose pages may have to be waited for: a memfd, or \
-         a file in /dev/shm or hugetlbfs, is right"
+        "the region's file must be a memfd, or a file in /dev/shm or hugetlbfs, got one on a file system of type \
+         {magic:#x}, whose pages may have to be waited for"
     )]
     NotMemory { magic: u64 },
     /// The operating system tells nothing of the file.
@@ -59,15 +59,15 @@ pub enum MapError {
     Overlap { gpa: u64, end: u64, other_gpa: u64, other_end: u64 },
     /// More mappings or files than the client may have of those that all have together.
     #[error(
-        "the client has its share of the mappings and open files that this process may have: fewer files and larger regions \
-         are right, or higher limits (ulimit -n, vm.max_map_count)"
+        "the client has its share of the mappings and open files that this process may have: map fewer files and larger \
+         regions, or raise the limits (ulimit -n, vm.max_map_count)"
     )]
     NoMappings,
     /// More regions than a client may have.
-    #[error("the client has {limit} regions, which is the limit: fewer, larger ones are right")]
+    #[error("a client must have at most {limit} regions: map fewer, larger ones")]
     TooMany { limit: usize },
     /// More memory than a client may map.
-    #[error("the client's regions have {total:#x} bytes together: {limit:#x} is the limit")]
+    #[error("a client's regions must have at most {limit:#x} bytes together, got {total:#x}")]
     TooLarge { total: u64, limit: u64 },
 }
 
@@ -91,7 +91,7 @@ impl MapError {
 #[expect(missing_docs, reason = "the messages say what the fields are; addresses and sizes are in bytes")]
 pub enum UnmapError {
     /// A range that goes past the end of the address space.
-    #[error("the range of {len:#x} bytes at {gpa:#x} goes past 2^64: it must end there or below")]
+    #[error("a range must end at 2^64 or below, got {len:#x} bytes at {gpa:#x}")]
     AddressWraps { gpa: u64, len: u64 },
     /// A range with a part of a region in it.
     #[error(

@@ -51,13 +51,13 @@ pub use version::Limits;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     /// Another command came before the version was negotiated.
-    #[error("the first message is command {command}; it must be VERSION (1)")]
+    #[error("the first message must be VERSION (command 1), got command {command}")]
     NotNegotiated {
         /// The command that came.
         command: u16,
     },
     /// A major version that this server does not speak.
-    #[error("the client proposes vfio-user {major}.{minor}; this server speaks 0.0 and 0.1")]
+    #[error("the client's vfio-user version must be 0.0 or 0.1, got {major}.{minor}")]
     Version {
         /// The major version proposed.
         major: u16,
@@ -71,7 +71,7 @@ pub enum ProtocolError {
         reason: &'static str,
     },
     /// A message that is shorter than its header, or longer than any that may come.
-    #[error("a message says that it has {size} bytes; it must have 16 to {max}")]
+    #[error("a message must have 16 to {max} bytes, got one of {size}")]
     Size {
         /// The size in the header, in bytes.
         size: u32,
@@ -79,7 +79,7 @@ pub enum ProtocolError {
         max: usize,
     },
     /// A message that is neither a command nor a reply.
-    #[error("a message of type {kind}; it must be 0 (command) or 1 (reply)")]
+    #[error("a message's type must be 0 (command) or 1 (reply), got {kind}")]
     Type {
         /// The type in the header's flags.
         kind: u32,
@@ -93,7 +93,7 @@ pub enum ProtocolError {
         command: u16,
     },
     /// File descriptors without the messages that they belong to.
-    #[error("{count} file descriptors came before their messages were complete; {max} may")]
+    #[error("at most {max} file descriptors may come before their messages are complete, got {count}")]
     TooManyFds {
         /// How many wait.
         count: usize,
@@ -101,7 +101,7 @@ pub enum ProtocolError {
         max: usize,
     },
     /// Input was pushed in although [`Session::wants_input`] said no.
-    #[error("{bytes} bytes of input wait; {max} may")]
+    #[error("at most {max} bytes of input may wait, got {bytes}")]
     TooMuchInput {
         /// How many bytes would wait.
         bytes: usize,

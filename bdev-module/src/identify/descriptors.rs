@@ -24,7 +24,7 @@ pub(crate) struct Descriptors {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DescriptorError {
     /// A descriptor of the wrong length.
-    #[error("its namespace descriptor of type {kind} is {len} bytes long; {right} are right")]
+    #[error("its namespace descriptor of type {kind} must be {right} bytes long, got {len}")]
     Length {
         /// Its type.
         kind: u8,

@@ -76,10 +76,10 @@ pub enum WriteCache {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum GeometryError {
     /// The size of blocks.
-    #[error("blocks of 2^{0} bytes: a namespace has blocks of 512 (2^9) to 65536 (2^16) bytes")]
+    #[error("a block must have 2^9 (512) to 2^16 (65536) bytes, got 2^{0}")]
     BlockSize(u8),
     /// The number of blocks.
-    #[error("{blocks} blocks of 2^{block_shift} bytes are more than 2^64 bytes")]
+    #[error("a namespace must have less than 2^64 bytes, got {blocks} blocks of 2^{block_shift} bytes")]
     Capacity {
         /// How many there would be.
         blocks: u64,

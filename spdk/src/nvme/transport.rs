@@ -47,7 +47,7 @@ impl AddressFamily {
 
 /// What is wrong with a part of a transport id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is {len} bytes long or holds a NUL; at most {max} bytes are allowed")]
+#[error("{field} must be at most {max} bytes without a NUL, got {len} bytes")]
 pub struct TransportIdError {
     /// The field's name in SPDK's RPCs.
     pub field: &'static str,

@@ -444,7 +444,7 @@ impl Endpoint {
                 .find(|nsid| bdev(nsid).is_none())
                 .ok_or_else(|| failed(Errno::NOSPC, format!("controller '{name}' has all {most} namespaces already"))),
             Some(nsid) if nsid == 0 || nsid > most => {
-                Err(RpcError::invalid(format!("parameter `nsid`: {nsid} is out of range; it has to be 1 to {most}")))
+                Err(RpcError::invalid(format!("parameter `nsid` must be 1 to {most}, got {nsid}")))
             }
             Some(nsid) => match bdev(&nsid) {
                 None => Ok(nsid),
@@ -568,13 +568,13 @@ pub(super) fn group_is_clear(ctrl: u64) {
 fn geometry(info: &BdevInfo, vendor_specific: bool) -> Result<NsGeometry, RpcError> {
     let refuse = |why: &str| Err(failed(Errno::INVAL, format!("bdev '{}' cannot be a namespace: {why}", info.name)));
     if info.metadata_size > 0 {
-        return refuse(&format!("its blocks have {} bytes of metadata, which is not supported", info.metadata_size));
+        return refuse(&format!("its blocks must have no metadata, got {} bytes", info.metadata_size));
     }
     if info.zoned {
         return refuse("it has zones, which are not supported");
     }
     if !info.block_size.is_power_of_two() {
-        return refuse(&format!("its blocks have {} bytes, which is no power of two", info.block_size));
+        return refuse(&format!("the bytes of its blocks must be a power of two, got {}", info.block_size));
     }
     let shift = u8::try_from(info.block_size.trailing_zeros()).unwrap_or(u8::MAX);
     let mut geometry = match NsGeometry::new(info.num_blocks, shift) {

@@ -113,7 +113,8 @@ impl ControllerParams {
         let name = &self.name;
         if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
             return Err(RpcError::invalid(format!(
-                "parameter `name`: {name:?} has {} bytes; right is text of 1 to {MAX_NAME} bytes without control characters",
+                "parameter `name` must be text of 1 to {MAX_NAME} bytes without control characters, got {name:?}, which \
+                 has {} bytes",
                 name.len()
             )));
         }
@@ -121,14 +122,15 @@ impl ControllerParams {
         check_range("max_queue_depth", self.max_queue_depth, 2, MAX_QUEUE_ENTRIES)?;
         if self.traddr.is_empty() {
             return Err(RpcError::invalid(
-                "parameter `traddr` is empty; it is the directory for the controller's socket",
+                "parameter `traddr` must be the directory for the controller's socket, got \"\"",
             ));
         }
         let path = self.socket_path();
         let len = path.as_os_str().len();
         if len > MAX_SOCKET_PATH {
             return Err(RpcError::invalid(format!(
-                "parameter `traddr`: the socket's path {} has {len} bytes; a UNIX socket's path has at most {MAX_SOCKET_PATH}",
+                "parameter `traddr`: the path of a UNIX socket must be at most {MAX_SOCKET_PATH} bytes long, got {}, \
+                 which has {len}",
                 path.display()
             )));
         }
@@ -197,13 +199,13 @@ impl ControllerParams {
         let Some(mask) = &self.cpumask else { return Ok(cores.to_vec()) };
         let wanted = parse_cpumask(mask).ok_or_else(|| {
             RpcError::invalid(format!(
-                "parameter `cpumask`: '{mask}' is no core mask; right are a hexadecimal mask such as 0x3 or a list such as [0-1,4]"
+                "parameter `cpumask` must be a hexadecimal mask such as 0x3 or a list such as [0-1,4], got {mask:?}"
             ))
         })?;
         match wanted.iter().find(|core| !cores.contains(core)) {
             None => Ok(wanted),
             Some(core) => Err(RpcError::invalid(format!(
-                "parameter `cpumask`: '{mask}' has core {core}, which is none of the application's: {cores:?}"
+                "parameter `cpumask` must name only cores of the application, {cores:?}, got core {core} in {mask:?}"
             ))),
         }
     }
@@ -213,7 +215,7 @@ fn check_range(name: &str, value: u16, least: u16, most: u16) -> Result<(), RpcE
     if (least..=most).contains(&value) {
         return Ok(());
     }
-    Err(RpcError::invalid(format!("parameter `{name}`: {value} is out of range; it has to be {least} to {most}")))
+    Err(RpcError::invalid(format!("parameter `{name}` must be {least} to {most}, got {value}")))
 }
 
 /// Returns the cores in a mask as SPDK writes them: `0x5`, `5` or `[0,2]`, `[0-2]`. None if it is not one, or empty.

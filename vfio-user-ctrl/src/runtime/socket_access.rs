@@ -67,13 +67,12 @@ fn id_of(parameter: &str, value: &str, kind: &str, file: &str) -> Result<u32, St
         return if id < u32::MAX {
             Ok(id)
         } else {
-            Err(format!("parameter `{parameter}`: {value} is no {kind}'s number; the greatest is {}", u32::MAX - 1))
+            Err(format!("parameter `{parameter}` must be a {kind}'s number of 0 to {}, got {value}", u32::MAX - 1))
         };
     }
     let lines = std::fs::read_to_string(file).map_err(|error| format!("parameter `{parameter}`: {file}: {error}"))?;
-    find(&lines, value).ok_or_else(|| {
-        format!("parameter `{parameter}`: there is no {kind} '{value}' in {file}; a name that is there is right, or a number")
-    })
+    find(&lines, value)
+        .ok_or_else(|| format!("parameter `{parameter}` must be a number or a {kind} in {file}, got {value:?}"))
 }
 
 /// Returns the number of a name in a file of lines such as `name:x:number:`.
@@ -87,9 +86,7 @@ fn find(lines: &str, name: &str) -> Option<u32> {
 fn parse_mode(text: &str) -> Result<u32, String> {
     let is_octal = (1..=4).contains(&text.len()) && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
-    mode.ok_or_else(|| {
-        format!("parameter `socket_mode`: '{text}' is no mode; right are octal digits from 0 to 777, such as 0660")
-    })
+    mode.ok_or_else(|| format!("parameter `socket_mode` must be an octal mode of 0 to 777 such as 0660, got {text:?}"))
 }
 
 #[cfg(test)]
@@ -114,13 +111,13 @@ mod tests {
     #[test]
     fn what_is_no_user_group_or_mode_is_refused_with_its_value() {
         for (owner, group, mode, parts) in [
-            (Some("no such user"), None, None, ["`socket_owner`", "'no such user'"]),
+            (Some("no such user"), None, None, ["`socket_owner`", "got \"no such user\""]),
             (Some("4294967295"), None, None, ["`socket_owner`", "4294967295"]),
-            (None, Some("-1"), None, ["`socket_group`", "'-1'"]),
-            (None, None, Some("0o660"), ["`socket_mode`", "'0o660'"]),
-            (None, None, Some("1777"), ["`socket_mode`", "'1777'"]),
-            (None, None, Some("rw"), ["`socket_mode`", "'rw'"]),
-            (None, None, Some("+66"), ["`socket_mode`", "'+66'"]),
+            (None, Some("-1"), None, ["`socket_group`", "got \"-1\""]),
+            (None, None, Some("0o660"), ["`socket_mode`", "got \"0o660\""]),
+            (None, None, Some("1777"), ["`socket_mode`", "got \"1777\""]),
+            (None, None, Some("rw"), ["`socket_mode`", "got \"rw\""]),
+            (None, None, Some("+66"), ["`socket_mode`", "got \"+66\""]),
         ] {
             let reason = SocketAccess::of(owner, group, mode).expect_err("it is wrong");
             assert!(parts.iter().all(|part| reason.contains(part)), "{reason}");

@@ -23,7 +23,7 @@ pub const MAX_VECTORS: u16 = 2048;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// More bytes than the field has.
-    #[error("the {field} is {len} bytes long: at most {max} fit")]
+    #[error("the {field} must be at most {max} bytes long, got {len}")]
     TooLong {
         /// Which text it is.
         field: &'static str,
@@ -33,7 +33,7 @@ pub enum IdentityError {
         max: usize,
     },
     /// A character that the field cannot hold.
-    #[error("the {field} {text:?} holds {character:?}: only printable ASCII is allowed")]
+    #[error("the {field} must be printable ASCII, got {character:?} in {text:?}")]
     NotPrintable {
         /// Which text it is.
         field: &'static str,
@@ -43,7 +43,7 @@ pub enum IdentityError {
         character: char,
     },
     /// Not an NVMe qualified name.
-    #[error("{text:?} is no NVMe qualified name: it has to begin with \"nqn.\"")]
+    #[error("an NVMe qualified name must begin with \"nqn.\", got {text:?}")]
     NotQualified {
         /// The text.
         text: String,
@@ -52,7 +52,7 @@ pub enum IdentityError {
 
 /// A limit out of its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{limit} is {value}: it has to be {least} to {most}")]
+#[error("{limit} must be {least} to {most}, got {value}")]
 pub struct LimitsError {
     /// Which limit it is.
     pub limit: &'static str,
@@ -210,9 +210,9 @@ mod tests {
     #[test]
     fn text_that_is_too_long_or_not_printable_is_refused_and_the_error_tells_why() {
         let error = Text::<4>::new("serial number", "12345").expect_err("too long");
-        assert_eq!(error.to_string(), "the serial number is 5 bytes long: at most 4 fit");
+        assert_eq!(error.to_string(), "the serial number must be at most 4 bytes long, got 5");
         let error = Text::<8>::new("model number", "a\tb").expect_err("a tab");
-        assert_eq!(error.to_string(), "the model number \"a\\tb\" holds '\\t': only printable ASCII is allowed");
+        assert_eq!(error.to_string(), "the model number must be printable ASCII, got '\\t' in \"a\\tb\"");
         assert!(matches!(Text::<8>::new("model number", "é"), Err(IdentityError::NotPrintable { .. })));
     }
 
@@ -232,7 +232,7 @@ mod tests {
         let good = Limits { max_queues: 128, max_queue_entries: 1024, mdts: 5, vectors: 129, wzsl: 0 };
         assert_eq!(good.check(), Ok(()));
         let error = Limits { max_queues: 129, ..good }.check().expect_err("too many");
-        assert_eq!(error.to_string(), "the number of I/O queues is 129: it has to be 1 to 128");
+        assert_eq!(error.to_string(), "the number of I/O queues must be 1 to 128, got 129");
         for bad in [
             Limits { max_queues: 0, ..good },
             Limits { max_queue_entries: 1, ..good },

@@ -20,7 +20,7 @@ const _: () = assert!(MAX_NAMESPACES <= 1024);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NamespaceError {
     /// The NSID is 0 or too large.
-    #[error("the NSID {0} is out of range: it has to be 1 to {MAX_NAMESPACES}")]
+    #[error("an NSID must be 1 to {MAX_NAMESPACES}, got {0}")]
     NsidOutOfRange(u32),
     /// There is a namespace with that NSID.
     #[error("the NSID {0} is in use")]
@@ -29,10 +29,10 @@ pub enum NamespaceError {
     #[error("there is no namespace with the NSID {0}")]
     NotFound(u32),
     /// Blocks that are too small or too large.
-    #[error("blocks of 2^{0} bytes are not supported: they have to be of 512 bytes to 64 KiB")]
+    #[error("a block must have 2^9 (512) to 2^16 (65536) bytes, got 2^{0}")]
     BlockSize(u8),
     /// No block, or more bytes than 64 bits count.
-    #[error("{0} blocks are not a size that a namespace can have")]
+    #[error("a namespace must have at least one block and less than 2^64 bytes, got {0} blocks")]
     Size(u64),
 }
 
