@@ -12,7 +12,7 @@ use crate::support::controller::{Controller, Front};
 use crate::support::nvme::{BASE, DATA, Driver, block_io};
 use crate::support::{paths, secs, shared, wait_for};
 
-/// A controller with a namespace of a pool and one in memory.
+/// Returns a controller with a namespace of a pool and one in memory.
 fn controller<'a>(front: &'a Front, name: &str, vendor_specific_commands: bool) -> Controller<'a> {
     let dir = paths::new_dir(name);
     let params = json!({ "name": name, "traddr": dir, "vendor_specific_commands": vendor_specific_commands });
@@ -48,7 +48,7 @@ fn is_our_refusal(done: Cqe) -> bool {
     done.status == Status::INVALID_OPCODE.with_phase(done.status.phase())
 }
 
-/// The effects of I/O commands 0 to 255, as the log tells them.
+/// Returns the effects of I/O commands 0 to 255, as the log tells them.
 fn effects(driver: &mut Driver) -> [CommandEffects; TABLE_ENTRIES] {
     let log = Sqe::get_log_page(LogId::COMMAND_EFFECTS, 0, 4_096).with_prps(BASE + DATA, 0);
     assert!(driver.admin(Sqe { nsid: 0, ..log }).status.is_success());

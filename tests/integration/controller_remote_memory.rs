@@ -74,7 +74,7 @@ fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..=250_u8).cycle().map(|byte| byte ^ seed).take(len).collect()
 }
 
-/// A command with the data of 128 KiB at `at`, named by a list in the memory with a file.
+/// Returns a command with the data of 128 KiB at `at`, named by a list in the memory with a file.
 fn large(driver: &Driver, opcode: IoOpcode, at: u64) -> Sqe {
     let list: Vec<u8> = (1..=32).flat_map(|page| (at - at % PAGE + page * PAGE).to_le_bytes()).collect();
     driver.memory.write(DATA, &list);

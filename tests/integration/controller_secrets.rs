@@ -18,7 +18,7 @@ use crate::support::shared;
 /// The name that we give the pool.
 const HOSTNQN: &str = "nqn.2024-01.com.example:our-secret-name";
 
-/// What must not be found, as text and as bytes.
+/// Returns what must not be found, as text and as bytes.
 fn secrets(port: u16) -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("the pool's NQN", NQN.as_bytes().to_vec()),
@@ -50,7 +50,7 @@ fn front(port: &mut u16) -> Front {
     front
 }
 
-/// Every admin command that reads something, with every number that it takes.
+/// Returns every admin command that reads something, with every number that it takes.
 fn commands() -> Vec<Sqe> {
     let at = |nsid, command: Sqe| Sqe { nsid, ..command }.with_prps(BASE + DATA, 0);
     let mut commands = Vec::new();

@@ -16,13 +16,13 @@ const PERIODS: usize = 16;
 pub(super) struct Period(u8);
 
 impl Period {
-    /// What a command is marked with.
+    /// Returns what a command is marked with.
     #[inline]
     pub(super) fn into_mark(self) -> NonZeroU8 {
         NonZeroU8::MIN.saturating_add(self.0)
     }
 
-    /// The period of a command whose mark was taken from it.
+    /// Returns the period of a command whose mark was taken from it.
     #[inline]
     pub(super) fn from_mark(mark: NonZeroU8) -> Self {
         Self(mark.get() - 1)

@@ -65,7 +65,7 @@ struct Result {
     well_after: Option<Duration>,
     longest_gap: Duration,
     errors: BTreeMap<StatusCode, u32>,
-    /// Whether the process runs after the fault.
+    /// Set if the process runs after the fault.
     alive: bool,
     deletion: Option<Duration>,
     end: Option<Duration>,

@@ -330,7 +330,7 @@ impl Driver {
         self.admin = queue;
     }
 
-    /// The phase tag in a slot of a completion queue.
+    /// Returns the phase tag in a slot of a completion queue.
     pub(crate) fn phase_in(&self, queue: &Queue, slot: u64) -> bool {
         let at = queue.cq + ENTRY * slot + offset_of!(Cqe, status) as u64;
         Status::from_bits(u16::from_le_bytes(self.memory.read(at))).phase()

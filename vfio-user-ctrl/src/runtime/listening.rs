@@ -83,8 +83,8 @@ impl MadeDirectories {
         }
     }
 
-    /// The controller with this socket, which is gone, needs its directories no more: removes those that were made for a
-    /// controller and are empty.
+    /// The controller with this socket, which is gone, needs its directories no more: removes those that were made for
+    /// a controller and are empty.
     pub(super) fn remove_unused(&mut self, socket: &Path) {
         for directory in socket.ancestors().skip(1) {
             let Some(made) = self.0.get(directory) else { continue };

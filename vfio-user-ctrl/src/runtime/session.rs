@@ -48,7 +48,7 @@ pub struct Ctrl {
     pub prefault: bool,
     /// The version of the specification that it says it follows.
     pub version: Version,
-    /// Whether a client is there.
+    /// Set while a client is there.
     pub connected: AtomicBool,
     /// How many regions of memory the client has mapped, and of how many bytes.
     pub regions: AtomicU64,
