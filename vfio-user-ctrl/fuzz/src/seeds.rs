@@ -8,8 +8,18 @@
 use std::path::Path;
 use std::{env, fs, io};
 
+use nvme_spec::admin::{CreateCqDw11, CreateSqDw11};
+use nvme_spec::command::{SglId, SglType};
+use nvme_spec::feature::{AsyncEventConfiguration, FeatureId, InterruptCoalescing};
+use nvme_spec::identify::Cns;
+use nvme_spec::log::LogId;
+use nvme_spec::nvm::{BlockDw12, DsmDw11, DsmRange};
+use nvme_spec::register::{Aqa, Cc, Register, ShutdownNotification};
+use nvme_spec::{AdminOpcode, CommandFlags, Cqe, SglDescriptor, Sqe};
+
 use vfio_user_ctrl_fuzz::script::Writer;
 use vfio_user_ctrl_fuzz::{controller, wire};
+use zerocopy::transmute;
 
 type Seeds = Vec<(&'static str, Writer)>;
 
@@ -81,15 +91,18 @@ fn page(w: Writer, page: u16) -> Writer {
     w.u8(12).u16(page)
 }
 
-/// Returns a command: queue, opcode, identifier, namespace; pages of its data; dwords 10 to 12.
-fn command(qid: u8, opcode: u8, cid: u8, nsid: u8, pages: [u16; 2], dwords: [u32; 3]) -> Writer {
-    let w = w().step(controller::step::COMMAND).u8(qid).u8(opcode).u8(0).u8(cid).u8(nsid);
+/// Returns a command for a queue: its opcode, flags, namespace and dwords 10 to 12 are those of `sqe`. Its data is in these
+/// pages.
+fn command(qid: u8, cid: u8, sqe: &Sqe, pages: [u16; 2]) -> Writer {
+    // A namespace is a byte, of which the greatest stands for all.
+    let nsid = u8::try_from(sqe.nsid).unwrap_or(u8::MAX);
+    let w = w().step(controller::step::COMMAND).u8(qid).u8(sqe.opcode).u8(sqe.flags.into_bits()).u8(cid).u8(nsid);
     let w = page(page(w, pages[0]), pages[1]);
-    dwords.into_iter().fold(w, Writer::u32)
+    [sqe.cdw10, sqe.cdw11, sqe.cdw12].into_iter().fold(w, Writer::u32)
 }
 
-fn admin(opcode: u8, cid: u8, nsid: u8, dwords: [u32; 3]) -> Writer {
-    command(0, opcode, cid, nsid, [20, 21], dwords).step(controller::step::POLL)
+fn admin(cid: u8, sqe: &Sqe) -> Writer {
+    command(0, cid, sqe, [20, 21]).step(controller::step::POLL)
 }
 
 fn poll() -> Writer {
@@ -105,29 +118,41 @@ fn reap(qid: u8) -> Writer {
     poll().step(controller::step::REAP).u8(qid)
 }
 
-fn write_bar0(offset: u16, value: u64) -> Writer {
-    w().step(controller::step::WRITE_BAR0).u16(offset).u8(3).u64(value)
+/// Returns the beginning of the step that writes to a register, or to what is no register: its place, and a power of two for the bytes.
+fn begin_write(place: Register, log2: u8) -> Writer {
+    w().step(controller::step::WRITE_BAR0).u16(place.0 as u16).u8(log2)
+}
+
+fn write_dword(register: Register, value: u32) -> Writer {
+    begin_write(register, 2).u32(value)
+}
+
+fn write_quad(register: Register, value: u64) -> Writer {
+    begin_write(register, 3).u64(value)
 }
 
 fn host_queue(qid: u8, sq: u16, cq: u16) -> Writer {
     page(page(w().step(controller::step::HOST_QUEUE), sq), cq).u8(15).u8(qid)
 }
 
+/// CC with the sizes of entries that a host sets.
+const CC: Cc = Cc::new().with_iosqes(Sqe::SIZE_LOG2).with_iocqes(Cqe::SIZE_LOG2);
+
 /// The controller is enabled, with admin queues of 16 entries on pages 1 and 2.
 fn enabled() -> Writer {
-    let aqa = w().step(controller::step::WRITE_BAR0).u16(0x24).u8(2).u32(15 << 16 | 15);
-    let cc = w().step(controller::step::WRITE_BAR0).u16(0x14).u8(2).u32(4 << 20 | 6 << 16 | 1);
-    let base = aqa.then(&write_bar0(0x28, 0x1000)).then(&write_bar0(0x30, 0x2000)).then(&cc);
+    let aqa = write_dword(Register::AQA, Aqa::new().with_asqs(15).with_acqs(15).into_bits());
+    let cc = write_dword(Register::CC, CC.with_en(true).into_bits());
+    let base = aqa.then(&write_quad(Register::ASQ, 0x1000)).then(&write_quad(Register::ACQ, 0x2000)).then(&cc);
     base.then(&host_queue(0, 1, 2)).then(&poll())
 }
 
 /// Returns a pair of I/O queues of 16 entries.
 fn pair(qid: u8) -> Writer {
     let (sq, cq) = (3 + 2 * u16::from(qid), 4 + 2 * u16::from(qid));
-    let id = 15 << 16 | u32::from(qid);
-    let vector = u32::from(qid) << 16 | 3;
-    let completion = command(0, 5, 1, 0, [cq, 0], [id, vector, 0]).then(&poll()).then(&poll());
-    let submission = command(0, 1, 2, 0, [sq, 0], [id, u32::from(qid) << 16 | 1, 0]).then(&poll());
+    let to = CreateCqDw11::new().with_pc(true).with_ien(true).with_iv(qid.into());
+    let of = CreateSqDw11::new().with_pc(true).with_cqid(qid.into());
+    let completion = command(0, 1, &Sqe::create_io_cq(qid.into(), 15, 0, to), [cq, 0]).then(&poll()).then(&poll());
+    let submission = command(0, 2, &Sqe::create_io_sq(qid.into(), 15, 0, of), [sq, 0]).then(&poll());
     completion.then(&submission).then(&reap(0)).then(&host_queue(qid, sq, cq))
 }
 
@@ -135,12 +160,18 @@ fn with_queues() -> Writer {
     enabled().then(&pair(1)).then(&pair(2))
 }
 
-fn read(cid: u8, slba: u32, blocks: u32) -> Writer {
-    command(1, 2, cid, 1, [24, 25], [slba, 0, blocks - 1])
+fn read(cid: u8, slba: u64, blocks: u16) -> Writer {
+    command(1, cid, &Sqe::read(1, slba, BlockDw12::of(blocks - 1)), [24, 25])
 }
 
-fn write(cid: u8, slba: u32, blocks: u32) -> Writer {
-    command(1, 1, cid, 1, [26, 27], [slba, 0, blocks - 1])
+fn write(cid: u8, slba: u64, blocks: u16) -> Writer {
+    command(1, cid, &Sqe::write(1, slba, BlockDw12::of(blocks - 1)), [26, 27])
+}
+
+/// Returns a descriptor, as two quad words.
+fn descriptor(kind: SglType, address: u64, length: u32) -> [u64; 2] {
+    let id = SglId::new().with_kind(kind);
+    SglDescriptor { address, length, id, ..SglDescriptor::default() }.into_dptr()
 }
 
 /// Puts quad words at the beginning of a page.
@@ -149,15 +180,13 @@ fn memory(at: u16, words: &[u64]) -> Writer {
     words.iter().fold(w, |w, word| w.u64(*word))
 }
 
-/// Returns the same command with other flags, and the type of an SGL's first descriptor.
-fn with_flags(mut w: Writer, flags: u8, descriptor: Option<(u8, u16)>) -> Writer {
+/// Returns the same command with its data named by an SGL: the type and the length of its first descriptor.
+fn by_sgl(mut w: Writer, kind: SglType, length: u16) -> Writer {
     // Step, queue, opcode, flags; identifier, namespace; two addresses of 3 bytes each; dwords.
-    w.0[3] = flags;
-    if let Some((kind, length)) = descriptor {
-        // An address of the lowest part of memory is the length.
-        w.0[9..12].copy_from_slice(&[0, length.to_le_bytes()[0], length.to_le_bytes()[1]]);
-        w.0.insert(12, kind);
-    }
+    w.0[3] = CommandFlags::SGL.into_bits();
+    // An address of the lowest part of memory is the length.
+    w.0[9..12].copy_from_slice(&[0, length.to_le_bytes()[0], length.to_le_bytes()[1]]);
+    w.0.insert(12, SglId::new().with_kind(kind).into_bits());
     w
 }
 
@@ -168,37 +197,82 @@ fn controller_seeds() -> Seeds {
     seeds
 }
 
+/// The structures that Identify is asked for.
+const STRUCTURES: [Cns; 11] = [
+    Cns::NAMESPACE,
+    Cns::CONTROLLER,
+    Cns::ACTIVE_NAMESPACES,
+    Cns::NAMESPACE_DESCRIPTORS,
+    Cns::COMMAND_SET_NAMESPACE,
+    Cns::COMMAND_SET_CONTROLLER,
+    Cns::COMMAND_SET_ACTIVE_NAMESPACES,
+    Cns::INDEPENDENT_NAMESPACE,
+    Cns::ALLOCATED_NAMESPACES,
+    Cns::ALLOCATED_NAMESPACE,
+    Cns::COMMAND_SETS,
+];
+
+/// The features that are set and asked for.
+const FEATURES: [FeatureId; 14] = [
+    FeatureId::ARBITRATION,
+    FeatureId::POWER_MANAGEMENT,
+    FeatureId::TEMPERATURE_THRESHOLD,
+    FeatureId::ERROR_RECOVERY,
+    FeatureId::VOLATILE_WRITE_CACHE,
+    FeatureId::NUMBER_OF_QUEUES,
+    FeatureId::INTERRUPT_COALESCING,
+    FeatureId::INTERRUPT_VECTOR_CONFIGURATION,
+    FeatureId::WRITE_ATOMICITY,
+    FeatureId::ASYNC_EVENT_CONFIGURATION,
+    FeatureId::AUTONOMOUS_POWER_STATE_TRANSITION,
+    FeatureId::TIMESTAMP,
+    FeatureId::KEEP_ALIVE_TIMER,
+    FeatureId::HOST_CONTROLLED_THERMAL_MANAGEMENT,
+];
+
+/// The logs that are read.
+const LOGS: [LogId; 6] = [
+    LogId::ERROR_INFORMATION,
+    LogId::SMART,
+    LogId::FIRMWARE_SLOT,
+    LogId::CHANGED_NAMESPACE_LIST,
+    LogId::COMMAND_EFFECTS,
+    LogId::ANA,
+];
+
 fn admin_seeds() -> Seeds {
     use controller::step as s;
-    let all = |opcode, nsid, dword11, values: &[u32]| {
-        let add = |w: Writer, (i, value): (usize, &u32)| {
-            w.then(&admin(opcode, i as u8, nsid, [*value, dword11, 0])).then(&reap(0))
-        };
-        values.iter().enumerate().fold(enabled(), add)
-    };
-    let logs = [0x01, 0x02, 0x03, 0x04, 0x05, 0x0c].map(|lid| 127 << 16 | lid);
-    let aer = |cid| admin(0x0c, cid, 0, [0; 3]);
-    let delete = |opcode, qid| admin(opcode, 9, 0, [qid, 0, 0]).then(&poll()).then(&reap(0));
+    fn all<T: Copy>(values: &[T], sqe: impl Fn(T) -> Sqe) -> Writer {
+        let sqes = values.iter().map(|value| sqe(*value));
+        sqes.zip(0..).fold(enabled(), |w, (sqe, cid)| w.then(&admin(cid, &sqe)).then(&reap(0)))
+    }
+    let aer = |cid| admin(cid, &Sqe::async_event_request());
+    let delete = |sqe| admin(9, &sqe).then(&poll()).then(&reap(0));
+    let (submission, completion) = (delete(Sqe::delete_io_sq(1)), || delete(Sqe::delete_io_cq(1)));
+    let notices = AsyncEventConfiguration::new().with_nan(true);
+    let notices = Sqe::set_features(FeatureId::ASYNC_EVENT_CONFIGURATION, notices.into_bits());
+    let keep_alive = Sqe::set_features(FeatureId::KEEP_ALIVE_TIMER, 1000);
     let namespaces = w().step(s::REMOVE_NAMESPACE).u8(1).step(s::ADD_NAMESPACE).u8(1);
     let namespaces = namespaces.step(s::RESIZE_NAMESPACE).u8(0).u64(99).then(&poll());
-    let reset = w().step(s::WRITE_BAR0).u16(0x14).u8(2).u32(4 << 20 | 6 << 16);
-    let shutdown = w().step(s::WRITE_BAR0).u16(0x14).u8(2).u32(4 << 20 | 6 << 16 | 1 << 14 | 1);
+    let reset = write_dword(Register::CC, CC.into_bits());
+    let shutdown = CC.with_en(true).with_shn(ShutdownNotification::NORMAL);
+    let shutdown = write_dword(Register::CC, shutdown.into_bits());
     let registers = w().step(s::READ_BAR0).u16(0).u8(39).step(s::READ_CONFIG).u16(0).u8(39);
-    let registers = registers.step(s::WRITE_CONFIG).u16(4).u8(1).u16(6).step(s::WRITE_BAR0).u16(0x2000).u8(4).u64(9);
+    let registers = registers.step(s::WRITE_CONFIG).u16(4).u8(1).u16(6).then(&begin_write(Register(0x2000), 4).u64(9));
     vec![
-        ("registers", registers.then(&write_bar0(0xffc, 7)).then(&write_bar0(0x1ffc, 7))),
+        ("registers", registers.then(&write_quad(Register(0xffc), 7)).then(&write_quad(Register(0x1ffc), 7))),
         ("enable", enabled()),
         ("reset", with_queues().then(&read(1, 0, 1)).then(&poll()).then(&reset).then(&poll()).then(&enabled())),
         ("shutdown", with_queues().then(&shutdown).then(&poll())),
         ("function-reset", with_queues().step(s::WRITE_CONFIG).u16(0x69).u8(0).u8(0x80).step(s::DEVICE_RESET)),
-        ("identify", all(6, 1, 0, &[0, 1, 2, 3, 5, 6, 7, 8, 0x10, 0x11, 0x1c])),
-        ("get-features", all(0x0a, 0, 0, &[1, 2, 4, 5, 6, 7, 8, 9, 0x0a, 0x0b, 0x0c, 0x0e, 0x0f, 0x10])),
-        ("set-features", all(0x09, 0, 11, &[1, 2, 4, 5, 6, 7, 8, 9, 0x0a, 0x0b, 0x0c, 0x0e, 0x0f, 0x10])),
-        ("log-pages", all(0x02, 0xff, 0, &logs)),
-        ("events", enabled().then(&admin(9, 1, 0, [0x0b, 0x100, 0])).then(&aer(2)).then(&aer(3)).then(&namespaces)),
-        ("abort-event", enabled().then(&aer(2)).then(&admin(8, 3, 0, [2 << 16, 0, 0])).then(&reap(0))),
-        ("delete-queues", with_queues().then(&delete(0, 1)).then(&delete(4, 1)).then(&pair(1)).then(&delete(4, 1))),
-        ("keep-alive", enabled().then(&admin(9, 1, 0, [0x0f, 1000, 0])).step(s::TICK).u32(9_000_000).then(&poll())),
+        ("identify", all(&STRUCTURES, |cns| Sqe::identify(cns, 1))),
+        ("get-features", all(&FEATURES, Sqe::get_features)),
+        ("set-features", all(&FEATURES, |fid| Sqe::set_features(fid, 11))),
+        ("log-pages", all(&LOGS, |lid| Sqe::get_log_page(lid, 0, 512))),
+        ("events", enabled().then(&admin(1, &notices)).then(&aer(2)).then(&aer(3)).then(&namespaces)),
+        ("abort-event", enabled().then(&aer(2)).then(&admin(3, &Sqe::abort(0, 2))).then(&reap(0))),
+        ("delete-queues", with_queues().then(&submission).then(&completion()).then(&pair(1)).then(&completion())),
+        ("keep-alive", enabled().then(&admin(1, &keep_alive)).step(s::TICK).u32(9_000_000).then(&poll())),
         ("reconnect", with_queues().then(&read(1, 0, 1)).then(&poll()).step(s::RECONNECT).then(&with_queues())),
     ]
 }
@@ -209,29 +283,39 @@ fn io_seeds() -> Seeds {
     let run = |w: Writer| with_queues().then(&w).then(&poll()).then(&done());
     let list: Vec<u64> = (30..45).map(|page| page * 4096).collect();
     let prps = memory(25, &list).then(&read(1, 0, 100));
-    let data_block = |page: u64, len: u64| [page * 4096, len];
+    let data_block = |page: u64, len| descriptor(SglType::DATA_BLOCK, page * 4096, len);
     let segment = [data_block(30, 4096), data_block(40, 512), data_block(35, 3584)].concat();
-    let sgl = memory(24, &segment).then(&with_flags(read(1, 0, 16), 0x40, Some((0x30, 48))));
-    let chain = [24 * 4096, 0x20 << 56 | 16];
-    let looped = memory(24, &chain).then(&with_flags(read(1, 0, 16), 0x40, Some((0x20, 16))));
-    let block = with_flags(write(1, 0, 2), 0x40, Some((0, 1024)));
-    let ranges = [[1 << 32, 0], [2 << 32, 8], [1 << 32, 100]].concat();
-    let dsm = memory(28, &ranges).then(&command(1, 9, 1, 1, [28, 0], [2, 4, 0]));
-    let compare = with_flags(command(1, 5, 1, 1, [24, 25], [8, 0, 3]), 1, None);
-    let fused = compare.clone().then(&with_flags(write(2, 8, 4), 2, None));
-    let others = command(1, 0, 1, 1, [0, 0], [0; 3]).then(&command(1, 8, 2, 2, [0, 0], [0, 0, 7]));
+    let sgl = memory(24, &segment).then(&by_sgl(read(1, 0, 16), SglType::LAST_SEGMENT, 48));
+    let chain = descriptor(SglType::SEGMENT, 24 * 4096, 16);
+    let looped = memory(24, &chain).then(&by_sgl(read(1, 0, 16), SglType::SEGMENT, 16));
+    let block = by_sgl(write(1, 0, 2), SglType::DATA_BLOCK, 1024);
+    let range = |slba, nlb| -> [u64; 2] { transmute!(DsmRange { context_attributes: 0, nlb, slba }) };
+    let ranges = [range(0, 1), range(8, 2), range(100, 1)].concat();
+    let deallocate = Sqe::dataset_management(1, 2, DsmDw11::new().with_ad(true));
+    let dsm = memory(28, &ranges).then(&command(1, 1, &deallocate, [28, 0]));
+    let (first, second) = (CommandFlags::FUSED_FIRST, CommandFlags::FUSED_SECOND);
+    let nlb = BlockDw12::of(3);
+    let compare = command(1, 1, &Sqe::compare(1, 8, nlb).with_flags(first), [24, 25]);
+    let fused = compare.clone().then(&command(1, 2, &Sqe::write(1, 8, nlb).with_flags(second), [26, 27]));
+    let zeroes = Sqe::write_zeroes(2, 0, BlockDw12::of(7));
+    let others = command(1, 1, &Sqe::flush(1), [0, 0]).then(&command(1, 2, &zeroes, [0, 0]));
     let bells = (1..8).fold(w(), |w, i| w.step(s::DOORBELL).u8(i).u32(u32::from(i) * 3));
-    let shadow = admin(0x7c, 5, 0, [0; 3]).then(&page(w().step(s::MEMORY), 20).u8(16)).u64(0).u64(1);
+    let shadow = admin(5, &Sqe::admin(AdminOpcode::DOORBELL_BUFFER_CONFIG))
+        .then(&page(w().step(s::MEMORY), 20).u8(16))
+        .u64(0)
+        .u64(1);
     let aborts = |how| {
-        let abort = |cid| admin(8, cid, 0, [7 << 16 | 1, 0, 0]);
+        let abort = |cid| admin(cid, &Sqe::abort(1, 7));
         read(7, 0, 1).then(&poll()).step(s::BACKEND).u8(0).u8(how).then(&abort(3)).then(&abort(4)).then(&finish(0))
     };
-    let stuck = dsm.clone().then(&poll()).then(&admin(0, 8, 0, [1, 0, 0])).step(s::BACKEND).u8(0).u8(2);
+    let stuck = dsm.clone().then(&poll()).then(&admin(8, &Sqe::delete_io_sq(1))).step(s::BACKEND).u8(0).u8(2);
     let many = (0..15).fold(w(), |w, i| w.then(&read(i, i.into(), 1)));
-    let delete = many.clone().then(&poll()).then(&admin(0, 8, 0, [1, 0, 0])).then(&finish(0)).then(&poll());
+    let delete = many.clone().then(&poll()).then(&admin(8, &Sqe::delete_io_sq(1))).then(&finish(0)).then(&poll());
     let later = w().step(s::BACKEND).u8(0).u8(6).then(&many).then(&poll()).then(&poll()).then(&poll());
     let at_once = w().step(s::BACKEND).u8(0).u8(1).then(&many).then(&reap(1)).then(&many);
-    let interrupts = w().step(s::EVENTFDS).u8(0).u8(5).then(&admin(9, 6, 0, [8, 0x0a03, 0])).then(&many);
+    let coalescing = InterruptCoalescing::new().with_thr(3).with_time(10);
+    let coalescing = Sqe::set_features(FeatureId::INTERRUPT_COALESCING, coalescing.into_bits());
+    let interrupts = w().step(s::EVENTFDS).u8(0).u8(5).then(&admin(6, &coalescing)).then(&many);
     vec![
         ("read-write", run(write(1, 0, 16).then(&read(2, 0, 16)))),
         ("prp-list", run(prps)),
@@ -240,7 +324,7 @@ fn io_seeds() -> Seeds {
         ("sgl-block", run(block)),
         ("deallocate", run(dsm)),
         ("fused", run(fused)),
-        ("half-fused", run(compare).then(&admin(0, 8, 0, [1, 0, 0])).then(&poll())),
+        ("half-fused", run(compare).then(&admin(8, &Sqe::delete_io_sq(1))).then(&poll())),
         ("other-commands", run(others)),
         ("doorbells", run(bells)),
         ("shadow-doorbells", run(shadow)),

@@ -12,7 +12,9 @@ use nvme_device::model::io::{IoSupport, NsGeometry, WriteCache};
 use nvme_device::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
 use nvme_device::model::regs::Version;
 use nvme_device::queue::{NamespaceChannel, PinMask};
-use nvme_spec::{CommandFlags, Sqe, Status};
+use nvme_spec::command::SglId;
+use nvme_spec::register::Register;
+use nvme_spec::{ALL_NAMESPACES, CommandFlags, Psdt, SglDescriptor, Sqe, Status};
 use rustix::event::{EventfdFlags, eventfd};
 use zerocopy::IntoBytes;
 
@@ -433,7 +435,7 @@ impl World {
     /// The host resets the controller, which must come to an end; then everything goes.
     fn end(mut self) {
         self.memory.check();
-        self.write_bar0(0x14, &[0; 4]);
+        self.write_bar0(Register::CC.offset(), &[0; 4]);
         // Each device reset that waits is carried out by itself.
         for _ in 0..4 + self.session.resets() {
             self.drain();
@@ -480,13 +482,19 @@ fn address(script: &mut Script<'_>) -> u64 {
 fn command(script: &mut Script<'_>) -> Sqe {
     let (opcode, flags, cid, nsid) = (script.u8(), script.u8(), script.u8(), script.u8());
     let (prp1, prp2) = (address(script), address(script));
-    // The second half of an SGL descriptor has its type in the highest byte and the length in the lowest four.
-    let prp2 = if flags >> 6 == 0 { prp2 } else { u64::from(script.u8()) << 56 | prp2 & 0xff_ffff };
+    let flags = CommandFlags::from_bits(flags);
+    let [prp1, prp2] = if flags.psdt() == Psdt::PRP {
+        [prp1, prp2]
+    } else {
+        // The length is short, so that it is right now and then.
+        let descriptor = SglDescriptor::from_dptr([prp1, prp2 & 0xff_ffff]);
+        SglDescriptor { id: SglId::from_bits(script.u8()), ..descriptor }.into_dptr()
+    };
     Sqe {
         opcode,
-        flags: CommandFlags::from_bits(flags),
+        flags,
         cid: cid.into(),
-        nsid: if nsid == 0xff { u32::MAX } else { nsid.into() },
+        nsid: if nsid == u8::MAX { ALL_NAMESPACES } else { nsid.into() },
         prp1,
         prp2,
         cdw10: script.u32(),
