@@ -84,26 +84,31 @@ impl AnaLog {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use zerocopy::{FromZeros, IntoBytes};
 
     use super::*;
 
-    fn log(groups: &[(u32, u8, &[u32])]) -> Vec<u8> {
-        let mut data = vec![0; 16];
-        data[8] = u8::try_from(groups.len()).expect("few");
-        for (number, state, nsids) in groups {
-            data.extend_from_slice(&number.to_le_bytes());
-            data.extend_from_slice(&u32::try_from(nsids.len()).expect("few").to_le_bytes());
-            data.extend_from_slice(&[0; 8]);
-            data.push(*state);
-            data.extend_from_slice(&[0; 15]);
-            nsids.iter().for_each(|nsid| data.extend_from_slice(&nsid.to_le_bytes()));
+    fn log(descriptors: u16, groups: &[(u32, log::AnaState, u32, &[u32])]) -> Vec<u8> {
+        let header = log::AnaHeader { descriptors, ..log::AnaHeader::new_zeroed() };
+        let mut data = header.as_bytes().to_vec();
+        for &(group, state, namespaces, nsids) in groups {
+            let group = log::AnaGroup { group, namespaces, state, ..log::AnaGroup::new_zeroed() };
+            data.extend_from_slice(group.as_bytes());
+            data.extend_from_slice(nsids.as_bytes());
         }
         data
     }
 
     #[test]
     fn states_are_found_with_and_without_namespaces() {
-        let found = AnaLog::parse(&log(&[(1, 1, &[]), (2, 3, &[5, 6]), (7, 0x0f, &[])]));
+        let found = AnaLog::parse(&log(
+            3,
+            &[
+                (1, log::AnaState::OPTIMIZED, 0, &[]),
+                (2, log::AnaState::INACCESSIBLE, 2, &[5, 6]),
+                (7, log::AnaState::CHANGE, 0, &[]),
+            ],
+        ));
         assert_eq!(found.state(1), Some(AnaState::Optimized));
         assert_eq!(found.state(2), Some(AnaState::Inaccessible));
         assert_eq!(found.state(7), Some(AnaState::Change));
@@ -112,11 +117,10 @@ mod tests {
 
     #[test]
     fn a_log_that_lies_about_its_length_is_read_to_its_end() {
-        let mut data = log(&[(1, 1, &[])]);
-        data[8..10].copy_from_slice(&u16::MAX.to_le_bytes());
-        assert_eq!(AnaLog::parse(&data).state(1), Some(AnaState::Optimized));
-        data[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(AnaLog::parse(&data).state(1), Some(AnaState::Optimized));
+        for namespaces in [0, u32::MAX] {
+            let data = log(u16::MAX, &[(1, log::AnaState::OPTIMIZED, namespaces, &[])]);
+            assert_eq!(AnaLog::parse(&data).state(1), Some(AnaState::Optimized));
+        }
     }
 
     proptest! {

@@ -90,13 +90,15 @@ fn once<T: PartialEq>(place: &mut Option<T>, value: Option<T>) -> Result<(), Des
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use zerocopy::IntoBytes;
 
     use super::*;
 
-    fn descriptor(kind: u8, body: &[u8]) -> Vec<u8> {
-        let mut data = vec![kind, u8::try_from(body.len()).expect("short"), 0, 0];
-        data.extend_from_slice(body);
-        data
+    const UUID: NamespaceIdType = NamespaceIdType::UUID;
+
+    fn descriptor(kind: NamespaceIdType, body: &[u8]) -> Vec<u8> {
+        let nidl = u8::try_from(body.len()).expect("short");
+        [NamespaceDescriptor { nidt: kind, nidl, reserved_2: [0; 2] }.as_bytes(), body].concat()
     }
 
     fn list(parts: &[Vec<u8>]) -> Vec<u8> {
@@ -107,33 +109,37 @@ mod tests {
 
     #[test]
     fn every_identifier_is_taken_from_its_descriptor() {
-        let data =
-            list(&[descriptor(3, &[7; 16]), descriptor(1, &[1; 8]), descriptor(2, &[2; 16]), descriptor(4, &[2])]);
+        let data = list(&[
+            descriptor(UUID, &[7; 16]),
+            descriptor(NamespaceIdType::EUI64, &[1; 8]),
+            descriptor(NamespaceIdType::NGUID, &[2; 16]),
+            descriptor(NamespaceIdType::CSI, &[2]),
+        ]);
         let right = Descriptors { eui64: Some([1; 8]), nguid: Some([2; 16]), uuid: Some([7; 16]), csi: Some(2) };
         assert_eq!(Descriptors::parse(&data), Ok(right));
     }
 
     #[test]
     fn an_identifier_of_zeros_is_none() {
-        assert_eq!(Descriptors::parse(&list(&[descriptor(3, &[0; 16])])), Ok(Descriptors::default()));
+        assert_eq!(Descriptors::parse(&list(&[descriptor(UUID, &[0; 16])])), Ok(Descriptors::default()));
     }
 
     #[test]
     fn a_descriptor_of_a_wrong_length_is_refused() {
-        let data = list(&[descriptor(3, &[7; 15])]);
-        assert_eq!(Descriptors::parse(&data), Err(DescriptorError::Length { kind: 3, len: 15, right: 16 }));
+        let data = list(&[descriptor(UUID, &[7; 15])]);
+        assert_eq!(Descriptors::parse(&data), Err(DescriptorError::Length { kind: UUID.0, len: 15, right: 16 }));
     }
 
     #[test]
     fn a_descriptor_beyond_the_end_is_refused() {
-        let mut data = descriptor(9, &[1; 12]);
-        data.extend_from_slice(&[3, 16, 0, 0, 1]);
+        let mut data = descriptor(NamespaceIdType(9), &[1; 12]);
+        data.extend_from_slice(&descriptor(UUID, &[1; 16])[..5]);
         assert_eq!(Descriptors::parse(&data), Err(DescriptorError::End { at: 16 }));
     }
 
     #[test]
     fn two_identifiers_of_a_type_are_believed_only_if_they_are_the_same() {
-        let twice = |second| Descriptors::parse(&list(&[descriptor(3, &[7; 16]), descriptor(3, &[second; 16])]));
+        let twice = |second| Descriptors::parse(&list(&[descriptor(UUID, &[7; 16]), descriptor(UUID, &[second; 16])]));
         assert!(twice(7).is_ok());
         assert_eq!(twice(8), Err(DescriptorError::Twice));
     }
@@ -146,7 +152,7 @@ mod tests {
 
         #[test]
         fn what_is_given_is_found(uuid: [u8; 16], eui64: [u8; 8]) {
-            let data = list(&[descriptor(1, &eui64), descriptor(3, &uuid)]);
+            let data = list(&[descriptor(NamespaceIdType::EUI64, &eui64), descriptor(UUID, &uuid)]);
             let found = Descriptors::parse(&data).expect("a good list");
             prop_assert_eq!((found.uuid, found.eui64), (id(uuid), id(eui64)));
         }

@@ -147,22 +147,25 @@ impl Namespace {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
+    use nvme_spec::identify::{FormattedLbaSize, LbaFormat, NamespaceFeatures, ProtectionSettings};
     use proptest::prelude::*;
+    use zerocopy::{FromZeros, IntoBytes};
 
     use super::super::LEN;
     use super::*;
 
-    /// Returns a namespace of `blocks` blocks of 512 bytes.
-    fn good(blocks: u64) -> Vec<u8> {
-        let mut data = vec![0; LEN];
-        data[..8].copy_from_slice(&blocks.to_le_bytes());
-        data[130] = 9;
+    /// A namespace of `blocks` blocks of 512 bytes.
+    fn good(blocks: u64) -> IdentifyNamespace {
+        let mut data = IdentifyNamespace { nsze: blocks, ..IdentifyNamespace::new_zeroed() };
+        data.lbaf[0].set_lbads(9);
         data
     }
 
-    /// Returns the namespace, which is active.
-    fn parse(data: &[u8]) -> Result<Namespace, Unfit> {
-        match Namespace::parse(1, data)? {
+    /// The namespace, which is active.
+    fn parse(data: &IdentifyNamespace) -> Result<Namespace, Unfit> {
+        match Namespace::parse(1, data.as_bytes())? {
             Uses::Block(namespace) => Ok(namespace),
             Uses::Inactive => Err(Unfit::Size(0)),
         }
@@ -177,15 +180,11 @@ mod tests {
     #[test]
     fn the_fields_are_taken_from_their_bytes() {
         let mut data = good(1000);
-        (data[24], data[25], data[26]) = (0x12, 1, 0x01);
-        data[134] = 12;
-        data[36] = 7;
-        data[38] = 3;
-        data[46] = 64;
-        data[64] = 15;
-        data[92] = 2;
-        data[104] = 1;
-        data[120] = 2;
+        data.nsfeat = NamespaceFeatures::new().with_nsabp(true).with_optperf(true);
+        (data.nlbaf, data.flbas) = (1, FormattedLbaSize::new().with_fidxl(1));
+        data.lbaf[1].set_lbads(12);
+        (data.nawupf, data.nacwu, data.noiob, data.npwg) = (7, 3, 64, 15);
+        (data.anagrpid, data.nguid[0], data.eui64[0]) = (2, 1, 2);
         let found = parse(&data).expect("it can be used");
         assert_eq!((found.blocks, found.block_size, found.data_size()), (1000, 4096, 4096));
         assert_eq!((found.nawupf, found.nacwu, found.optimal_io_boundary), (Some(8), Some(4), 64));
@@ -197,7 +196,7 @@ mod tests {
     fn block_sizes_that_are_not_served_are_refused() {
         for lbads in [0, 8, 17, 31, 32, 255] {
             let mut data = good(1);
-            data[130] = lbads;
+            data.lbaf[0].set_lbads(lbads);
             assert_eq!(parse(&data), Err(Unfit::BlockSize(lbads)));
         }
     }
@@ -205,24 +204,24 @@ mod tests {
     #[test]
     fn a_format_that_is_not_there_is_refused() {
         let mut data = good(1);
-        data[26] = 5;
+        data.flbas.set_fidxl(5);
         assert_eq!(parse(&data), Err(Unfit::Format { format: 5, formats: 1 }));
-        data[25] = 255;
-        data[26] = 0x6f;
+        data.nlbaf = 255;
+        data.flbas = FormattedLbaSize::new().with_fidxl(15).with_fidxu(3);
         assert_eq!(parse(&data), Err(Unfit::BlockSize(0)), "the upper bits count where there are many formats");
     }
 
     #[test]
     fn metadata_that_makes_no_sense_is_refused() {
         let mut data = good(1);
-        data[128] = 8;
+        data.lbaf[0].set_ms(8);
         assert_eq!(parse(&data), Err(Unfit::SeparateMetadata(8)));
-        data[26] = 0x10;
+        data.flbas.set_mdtela(true);
         assert_eq!(parse(&data).map(|found| (found.block_size, found.metadata_size)), Ok((520, 8)));
-        data[29] = 5;
+        data.dps = ProtectionSettings::new().with_pit(5);
         assert_eq!(parse(&data), Err(Unfit::Protection { kind: 5, metadata: 8 }));
-        data[29] = 1;
-        data[128] = 4;
+        data.dps.set_pit(1);
+        data.lbaf[0].set_ms(4);
         assert_eq!(parse(&data), Err(Unfit::Protection { kind: 1, metadata: 4 }));
     }
 
@@ -234,9 +233,9 @@ mod tests {
     #[test]
     fn the_guard_format_is_that_of_the_namespaces_own_format() {
         let mut found = parse(&good(1)).expect("it can be used");
-        let mut data = vec![0; LEN];
-        data[12..16].copy_from_slice(&(2_u32 << 7).to_le_bytes());
-        found.take_format(&data);
+        let mut data = IdentifyNamespaceNvm::new_zeroed();
+        data.elbaf[0].set_pif(2);
+        found.take_format(data.as_bytes());
         assert_eq!(found.protection_format, 2);
     }
 
@@ -245,11 +244,12 @@ mod tests {
         fn any_data_is_taken_apart_without_panic_and_what_passes_can_be_served(
             mut data in prop::collection::vec(any::<u8>(), 0..600), lbads in 0_u8..20, size: u32,
         ) {
-            if data.len() > 134 {
-                data[..8].copy_from_slice(&u64::from(size).to_le_bytes());
-                data[25] = 0;
-                data[26] &= 0x10;
-                data[130] = lbads;
+            if data.len() > offset_of!(IdentifyNamespace, lbaf) + size_of::<LbaFormat>() {
+                let mut identity: IdentifyNamespace = read(&data, 0);
+                (identity.nsze, identity.nlbaf) = (size.into(), 0);
+                identity.flbas = FormattedLbaSize::new().with_mdtela(identity.flbas.mdtela());
+                identity.lbaf[0].set_lbads(lbads);
+                data = identity.as_bytes()[..data.len()].to_vec();
             }
             if let Ok(Uses::Block(found)) = Namespace::parse(1, &data) {
                 prop_assert!(found.block_size >= 512 && found.blocks > 0);

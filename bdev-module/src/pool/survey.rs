@@ -294,7 +294,9 @@ fn is_not_known(status: Status) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use nvme_spec::identify::IdentifyNamespace;
     use proptest::prelude::*;
+    use zerocopy::{FromZeros, IntoBytes};
 
     use super::*;
 
@@ -305,10 +307,9 @@ mod tests {
     }
 
     fn namespace(blocks: u64) -> Vec<u8> {
-        let mut data = vec![0; identify::LEN];
-        data[..8].copy_from_slice(&blocks.to_le_bytes());
-        data[130] = 9;
-        data
+        let mut identity = IdentifyNamespace { nsze: blocks, ..IdentifyNamespace::new_zeroed() };
+        identity.lbaf[0].set_lbads(9);
+        identity.as_bytes().to_vec()
     }
 
     /// Answers everything as `answer` says.
