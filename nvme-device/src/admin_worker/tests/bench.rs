@@ -4,19 +4,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nvme_spec::Cqe;
+use nvme_spec::register::{Aqa, Cc, Csts, Register, ShutdownNotification, ShutdownStatus};
+
 use super::*;
 use crate::model::regs::{CtrlLimits, EntrySizes, Registers};
 
 /// Offsets of registers, and fields of CC.
-const CC: usize = 0x14;
-const AQA: usize = 0x24;
-const ASQ: usize = 0x28;
-const ACQ: usize = 0x30;
-const EN: u32 = 1;
-const SHN_NORMAL: u32 = 1 << 14;
-const ENTRY_SIZES: u32 = 6 << 16 | 4 << 20;
-const SHST: u32 = 0b11 << 2;
-const SHST_COMPLETE: u32 = 0b10 << 2;
+const CC: usize = Register::CC.offset();
+const AQA: usize = Register::AQA.offset();
+const ASQ: usize = Register::ASQ.offset();
+const ACQ: usize = Register::ACQ.offset();
+const EN: u32 = Cc::new().with_en(true).into_bits();
+const SHN_NORMAL: u32 = Cc::new().with_shn(ShutdownNotification::NORMAL).into_bits();
+const ENTRY_SIZES: u32 = Cc::new().with_iosqes(Sqe::SIZE_LOG2).with_iocqes(Cqe::SIZE_LOG2).into_bits();
+const SHST: u32 = Csts::new().with_shst(ShutdownStatus(0b11)).into_bits();
+const SHST_COMPLETE: u32 = Csts::new().with_shst(ShutdownStatus::COMPLETE).into_bits();
 
 /// An admin command's data on its way.
 #[derive(Debug, PartialEq, Eq)]
@@ -142,8 +145,8 @@ impl Bench {
     }
 
     pub(super) fn enable(&mut self) {
-        let sizes = u32::from(ENTRIES - 1);
-        self.write(AQA, &(sizes << 16 | sizes).to_le_bytes());
+        let aqa = Aqa::new().with_asqs(ENTRIES - 1).with_acqs(ENTRIES - 1);
+        self.write(AQA, &aqa.into_bits().to_le_bytes());
         self.write(ASQ, &0x10_0000_u64.to_le_bytes());
         self.write(ACQ, &0x20_0000_u64.to_le_bytes());
         self.write(CC, &(ENTRY_SIZES | EN).to_le_bytes());
@@ -314,7 +317,7 @@ impl Bench {
         self.next_cid = self.next_cid.wrapping_add(1);
         let sqe = Sqe { cid, ..sqe };
         self.open.insert(cid, sqe);
-        let sizes = EntrySizes { iosqes: 6, iocqes: 4 };
+        let sizes = EntrySizes { iosqes: Sqe::SIZE_LOG2, iocqes: Cqe::SIZE_LOG2 };
         let io_totals = Controller::wants_io_totals(&sqe).then(IoTotals::default);
         self.drive(Input::Command(AdminCommand { sqe, entry_sizes: sizes, io_totals }));
         if !self.slow_data {
@@ -370,7 +373,7 @@ impl Bench {
     }
 
     /// Makes a pair of queues.
-    pub(super) fn make_pair(&mut self, qid: u32) {
+    pub(super) fn make_pair(&mut self, qid: u16) {
         for sqe in [create_cq(qid), create_sq(qid, qid)] {
             let cid = self.command(sqe);
             self.answer_all();

@@ -52,7 +52,7 @@ fn a_queue_that_its_poll_group_could_not_make_can_be_made_again() {
     let cid = bench.command(create_sq(1, 1));
     bench.answer(0, Answer::Failed);
     assert_eq!(bench.completion(cid), Some((0, Status::COMPLETION_QUEUE_INVALID)));
-    let cid = bench.command(delete_sq(1));
+    let cid = bench.command(Sqe::delete_io_sq(1));
     assert_eq!(bench.completion(cid), Some((0, Status::INVALID_QUEUE_IDENTIFIER)));
     let cid = bench.command(create_sq(1, 1));
     bench.answer_all();
@@ -63,14 +63,14 @@ fn a_queue_that_its_poll_group_could_not_make_can_be_made_again() {
 fn a_deleted_queue_is_gone_when_its_poll_group_says_so() {
     let mut bench = Bench::enabled();
     bench.make_pair(1);
-    let submission = bench.command(delete_sq(1));
+    let submission = bench.command(Sqe::delete_io_sq(1));
     assert_eq!(bench.requests_sent(), [(OWN, GroupRequest::DeleteSq { qid: 1 })]);
-    let too_early = bench.command(delete_cq(1));
+    let too_early = bench.command(Sqe::delete_io_cq(1));
     assert_eq!(bench.completion(too_early), Some((0, Status::INVALID_QUEUE_DELETION)));
     assert_eq!(bench.completion(submission), None);
     bench.answer_all();
     assert_eq!(bench.completion(submission), Some((0, Status::SUCCESS)));
-    let completion = bench.command(delete_cq(1));
+    let completion = bench.command(Sqe::delete_io_cq(1));
     bench.answer_all();
     assert_eq!(bench.completion(completion), Some((0, Status::SUCCESS)));
     bench.make_pair(1);
@@ -81,7 +81,7 @@ fn an_abort_tells_whether_the_command_was_aborted() {
     let mut bench = Bench::enabled();
     bench.make_pair(1);
     for (answer, dw0) in [(Answer::Done, 0), (Answer::Failed, 1)] {
-        let cid = bench.command(abort(1, 0x77));
+        let cid = bench.command(Sqe::abort(1, 0x77));
         assert_eq!(bench.requests_sent(), [(OWN, GroupRequest::Abort { sqid: 1, cid: 0x77 })]);
         assert_eq!(bench.completion(cid), None);
         bench.answer(0, answer);
@@ -94,29 +94,29 @@ fn more_aborts_than_the_limit_are_refused_until_one_has_ended() {
     let mut bench = Bench::enabled();
     bench.make_pair(1);
     for _ in 0..4 {
-        bench.command(abort(1, 1));
+        bench.command(Sqe::abort(1, 1));
     }
-    let refused = bench.command(abort(1, 1));
+    let refused = bench.command(Sqe::abort(1, 1));
     assert_eq!(bench.completion(refused), Some((0, Status::ABORT_LIMIT_EXCEEDED)));
     bench.answer(0, Answer::Failed);
-    bench.command(abort(1, 1));
+    bench.command(Sqe::abort(1, 1));
     assert_eq!(bench.sent.len(), 4);
 }
 
 #[test]
 fn an_aborted_event_request_is_completed_before_the_abort() {
     let mut bench = Bench::enabled();
-    let held = bench.command(request_event());
-    let abort = bench.command(abort(0, held));
+    let held = bench.command(Sqe::async_event_request());
+    let abort = bench.command(Sqe::abort(0, held));
     assert_eq!(bench.completed, [(held, 0, Status::ABORT_REQUESTED), (abort, 0, Status::SUCCESS)]);
 }
 
 #[test]
 fn an_event_waits_for_a_completion_entry() {
     let mut bench = Bench::enabled();
-    bench.command(set_feature(0x0b, 1 << 8));
-    let held = bench.command(request_event());
-    while bench.try_command(set_feature(0x07, 0)).is_some() {}
+    bench.command(want_namespace_notices());
+    let held = bench.command(Sqe::async_event_request());
+    while bench.try_command(Sqe::set_features(FeatureId::NUMBER_OF_QUEUES, 0)).is_some() {}
     bench.drive(Input::AddNamespace(namespace(1, 0x11)));
     bench.complete_events();
     assert_eq!(bench.completion(held), None);
@@ -128,9 +128,9 @@ fn an_event_waits_for_a_completion_entry() {
 #[test]
 fn an_event_that_waited_for_an_entry_is_not_told_in_the_next_enable_cycle() {
     let mut bench = Bench::enabled();
-    bench.command(set_feature(0x0b, 1 << 8));
-    let held = bench.command(request_event());
-    while bench.try_command(set_feature(0x07, 0)).is_some() {}
+    bench.command(want_namespace_notices());
+    let held = bench.command(Sqe::async_event_request());
+    while bench.try_command(Sqe::set_features(FeatureId::NUMBER_OF_QUEUES, 0)).is_some() {}
     bench.drive(Input::AddNamespace(namespace(1, 0x11)));
     bench.complete_events();
     bench.disable();
@@ -144,7 +144,7 @@ fn an_event_that_waited_for_an_entry_is_not_told_in_the_next_enable_cycle() {
 #[test]
 fn a_wrong_doorbell_is_told_by_an_event() {
     let mut bench = Bench::enabled();
-    let held = bench.command(request_event());
+    let held = bench.command(Sqe::async_event_request());
     bench.drive(Input::ErrorEvents(vec![QueueErrorEvent::InvalidDoorbell { qid: 1 }]));
     bench.complete_events();
     assert_eq!(bench.completion(held), Some((0x0001_0100, Status::SUCCESS)), "Invalid Doorbell Write Value");
@@ -153,7 +153,7 @@ fn a_wrong_doorbell_is_told_by_an_event() {
 #[test]
 fn a_feature_of_all_queues_is_set_when_every_poll_group_has_it() {
     let mut bench = Bench::enabled();
-    let cid = bench.command(set_feature(0x06, 0));
+    let cid = bench.command(Sqe::set_features(FeatureId::VOLATILE_WRITE_CACHE, 0));
     assert_eq!(bench.requests_sent(), [0, 1, 2].map(|group| (group, GroupRequest::SetWriteCache { on: false })));
     for _ in 0..GROUPS {
         assert_eq!(bench.completion(cid), None);
@@ -192,8 +192,8 @@ fn interrupt_coalescing_is_published_when_it_changes_and_keeps_the_shadow_doorbe
     bench.answer_all();
     let before = bench.published;
     // Two entries (0's based 1), 3 * 100 us.
-    bench.command(set_feature(0x08, 3 << 8 | 1));
-    bench.command(set_feature(0x08, 3 << 8 | 1));
+    bench.command(coalesce(InterruptCoalescing::new().with_thr(1).with_time(3)));
+    bench.command(coalesce(InterruptCoalescing::new().with_thr(1).with_time(3)));
     assert_eq!(bench.published, before + 1);
     assert_eq!(bench.stored.coalescing, Coalescing { entries: 2, ticks: 3000 });
     assert_eq!(bench.stored.shadow, Some((0x5000, 0x6000)));

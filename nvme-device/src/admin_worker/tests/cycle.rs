@@ -91,7 +91,7 @@ fn an_enable_that_comes_while_queues_are_deleted_is_carried_out_afterwards() {
 #[test]
 fn a_controller_that_is_enabled_twice_keeps_its_admin_queues() {
     let mut bench = Bench::enabled();
-    let held = bench.command(request_event());
+    let held = bench.command(Sqe::async_event_request());
     bench.ask(Request::Enable(Enable { asq: 0, acq: 0, asqs: 2, acqs: 2 }));
     assert!(bench.registers.ready() && bench.open.contains_key(&held));
 }
@@ -120,7 +120,7 @@ fn a_device_reset_that_is_in_progress_when_the_client_goes_ends() {
 fn the_next_client_finds_a_controller_whose_queues_were_being_deleted_at_once() {
     let mut bench = Bench::enabled();
     bench.make_pair(1);
-    let late = bench.command(delete_sq(1));
+    let late = bench.command(Sqe::delete_io_sq(1));
     bench.disable();
     let old: Vec<Ticket> = bench.sent.iter().map(|(_, ticket, _)| *ticket).collect();
     bench.attach_another();
@@ -149,7 +149,7 @@ fn an_answer_to_what_was_asked_before_a_reset_is_nobodys() {
 #[test]
 fn a_host_that_sends_no_keep_alive_in_time_has_its_queues_deleted_and_sees_a_failure() {
     let mut bench = Bench::enabled();
-    bench.command(set_feature(0x0f, 2000));
+    bench.command(Sqe::set_features(FeatureId::KEEP_ALIVE_TIMER, 2000));
     bench.now += SECOND;
     bench.drive(Input::Tick);
     assert!(!bench.registers.fatal());
@@ -166,7 +166,7 @@ fn a_host_that_sends_no_keep_alive_in_time_has_its_queues_deleted_and_sees_a_fai
 #[test]
 fn a_keep_alive_that_expires_does_not_hide_a_disable() {
     let mut bench = Bench::enabled();
-    bench.command(set_feature(0x0f, 2000));
+    bench.command(Sqe::set_features(FeatureId::KEEP_ALIVE_TIMER, 2000));
     bench.disable();
     bench.now += 10 * SECOND;
     bench.drive(Input::Tick);

@@ -14,7 +14,11 @@ use crate::model::admin::{IoTotals, Limits, Namespace, QueueId, Supports};
 use crate::model::regs::Version;
 use bench::{Bench, DataTransfer};
 use guest_memory::Fault;
-use nvme_spec::{Sqe, Status};
+use nvme_spec::admin::{CreateCqDw11, CreateSqDw11};
+use nvme_spec::feature::{AsyncEventConfiguration, FeatureId, InterruptCoalescing};
+use nvme_spec::identify::Cns;
+use nvme_spec::log::LogId;
+use nvme_spec::{AdminOpcode, Sqe, Status};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -47,50 +51,35 @@ fn namespace(nsid: u32, uuid: u8) -> Namespace {
     }
 }
 
-/// Admin commands (NVM Express Base Specification 2.0, section 5).
-fn create_cq(qid: u32) -> Sqe {
-    Sqe { opcode: 0x05, prp1: 0x1000, cdw10: 7 << 16 | qid, cdw11: qid << 16 | 0b11, ..Sqe::default() }
+fn create_cq(qid: u16) -> Sqe {
+    Sqe::create_io_cq(qid, 7, 0x1000, CreateCqDw11::new().with_pc(true).with_ien(true).with_iv(qid))
 }
 
-fn create_sq(qid: u32, cqid: u32) -> Sqe {
-    Sqe { opcode: 0x01, prp1: 0x2000, cdw10: 7 << 16 | qid, cdw11: cqid << 16 | 1, ..Sqe::default() }
-}
-
-fn delete_sq(qid: u32) -> Sqe {
-    Sqe { opcode: 0x00, cdw10: qid, ..Sqe::default() }
-}
-
-fn delete_cq(qid: u32) -> Sqe {
-    Sqe { opcode: 0x04, cdw10: qid, ..Sqe::default() }
-}
-
-fn abort(sqid: u16, cid: u16) -> Sqe {
-    Sqe { opcode: 0x08, cdw10: u32::from(cid) << 16 | u32::from(sqid), ..Sqe::default() }
-}
-
-fn request_event() -> Sqe {
-    Sqe { opcode: 0x0c, ..Sqe::default() }
+fn create_sq(qid: u16, cqid: u16) -> Sqe {
+    Sqe::create_io_sq(qid, 7, 0x2000, CreateSqDw11::new().with_pc(true).with_cqid(cqid))
 }
 
 /// Identify Controller, which gives the host data.
 fn identify() -> Sqe {
-    Sqe { opcode: 0x06, cdw10: 1, ..Sqe::default() }
-}
-
-fn set_feature(fid: u32, cdw11: u32) -> Sqe {
-    Sqe { opcode: 0x09, cdw10: fid, cdw11, ..Sqe::default() }
+    Sqe::identify(Cns::CONTROLLER, 0)
 }
 
 /// Set Features of the Timestamp, which takes data from the host.
 fn set_timestamp() -> Sqe {
-    set_feature(0x0e, 0)
+    Sqe::set_features(FeatureId::TIMESTAMP, 0)
 }
 
 fn shadow_doorbells() -> Sqe {
-    Sqe { opcode: 0x7c, prp1: 0x5000, prp2: 0x6000, ..Sqe::default() }
+    Sqe::admin(AdminOpcode::DOORBELL_BUFFER_CONFIG).with_prps(0x5000, 0x6000)
 }
 
-/// Get Log Page.
-fn get_log(lid: u32, len: u32) -> Sqe {
-    Sqe { opcode: 0x02, nsid: u32::MAX, cdw10: (len / 4 - 1) << 16 | lid, ..Sqe::default() }
+/// Set Features that asks for notices about namespaces.
+fn want_namespace_notices() -> Sqe {
+    let notices = AsyncEventConfiguration::new().with_nan(true);
+    Sqe::set_features(FeatureId::ASYNC_EVENT_CONFIGURATION, notices.into_bits())
+}
+
+/// Set Features of interrupt coalescing.
+fn coalesce(coalescing: InterruptCoalescing) -> Sqe {
+    Sqe::set_features(FeatureId::INTERRUPT_COALESCING, coalescing.into_bits())
 }

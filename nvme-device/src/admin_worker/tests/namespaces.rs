@@ -19,8 +19,8 @@ fn robbed() -> Bench {
 #[test]
 fn a_namespace_is_there_at_once_and_the_host_hears_of_it() {
     let mut bench = Bench::enabled();
-    bench.command(set_feature(0x0b, 1 << 8));
-    let request = bench.command(request_event());
+    bench.command(want_namespace_notices());
+    let request = bench.command(Sqe::async_event_request());
     add(&mut bench, 1, 0x11);
     bench.complete_events();
     assert_eq!(bench.namespaces, [(1, Some(0))]);
@@ -33,7 +33,7 @@ fn a_namespace_that_would_be_taken_for_another_waits_until_the_host_knows_that_t
     add(&mut bench, 1, 0x22);
     assert!(bench.namespaces.is_empty());
     // The list of active namespaces.
-    bench.command(Sqe { cdw10: 2, ..identify() });
+    bench.command(Sqe::identify(Cns::ACTIVE_NAMESPACES, 0));
     assert_eq!(bench.namespaces, [(1, Some(0))]);
 }
 

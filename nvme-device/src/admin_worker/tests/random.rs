@@ -31,23 +31,23 @@ enum Step {
 }
 
 fn command() -> impl Strategy<Value = Sqe> {
-    let qid = || 1_u32..3;
+    let qid = || 1_u16..3;
     prop_oneof![
         4 => qid().prop_map(create_cq),
         4 => (qid(), qid()).prop_map(|(qid, cqid)| create_sq(qid, cqid)),
-        2 => qid().prop_map(delete_sq),
-        2 => qid().prop_map(delete_cq),
-        2 => (0_u16..3, 0_u16..8).prop_map(|(sqid, cid)| abort(sqid, cid)),
-        2 => Just(request_event()),
+        2 => qid().prop_map(Sqe::delete_io_sq),
+        2 => qid().prop_map(Sqe::delete_io_cq),
+        2 => (0_u16..3, 0_u16..8).prop_map(|(sqid, cid)| Sqe::abort(sqid, cid)),
+        2 => Just(Sqe::async_event_request()),
         2 => Just(identify()),
-        1 => Just(Sqe { cdw10: 2, ..identify() }),
+        1 => Just(Sqe::identify(Cns::ACTIVE_NAMESPACES, 0)),
         2 => Just(set_timestamp()),
-        1 => (0_u32..2).prop_map(|on| set_feature(0x06, on)),
-        1 => (0_u32..0x400).prop_map(|value| set_feature(0x08, value)),
-        1 => Just(set_feature(0x0b, 1 << 8)),
-        1 => Just(set_feature(0x0f, 1000)),
+        1 => (0_u32..2).prop_map(|on| Sqe::set_features(FeatureId::VOLATILE_WRITE_CACHE, on)),
+        1 => (0_u32..0x400).prop_map(|value| coalesce(InterruptCoalescing::from_bits(value))),
+        1 => Just(want_namespace_notices()),
+        1 => Just(Sqe::set_features(FeatureId::KEEP_ALIVE_TIMER, 1000)),
         1 => Just(shadow_doorbells()),
-        1 => (1_u32..6).prop_map(|lid| get_log(lid, 512)),
+        1 => (1_u8..6).prop_map(|lid| Sqe::get_log_page(LogId(lid), 0, 512)),
         1 => any::<u8>().prop_map(|opcode| Sqe { opcode, ..Sqe::default() }),
     ]
 }
@@ -166,7 +166,7 @@ impl Life {
         }
         assert!(bench.worker.wants_request() && bench.requests.pop().is_none(), "every request is carried out");
         assert_eq!(bench.worker.in_flight(), 0);
-        let held = |sqe: &Sqe| sqe.opcode == 0x0c;
+        let held = |sqe: &Sqe| sqe.opcode == AdminOpcode::ASYNC_EVENT_REQUEST.0;
         assert!(bench.open.values().all(held), "every command is completed: {:?}", bench.open);
         if bench.registers.enabled() {
             assert!(bench.registers.ready() || bench.registers.fatal(), "an enable ends");
