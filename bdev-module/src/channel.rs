@@ -17,12 +17,11 @@ use spdk::bdev::{BdevIo, IoStatus};
 use spdk::io_device::{Advance, ChannelFactory, IoDevice};
 use spdk::nvme::{CtrlrRef, PollGroup, QueuePair};
 use spdk::poller::{Poll, Poller};
-use spdk::thread::send_to_app;
 
 use crate::disk::Disk;
+use crate::messages::{Address, PoolMessage};
 use crate::params::PoolParams;
 use crate::pool::fence::Risk;
-use crate::registry;
 use crate::tracepoints::{self, Reason};
 use ages::Period;
 use link::Link;
@@ -92,6 +91,8 @@ pub(crate) struct QueueState {
 #[derive(Debug)]
 pub struct PoolShared {
     name: String,
+    /// The pool's.
+    address: Address,
     reactors: IoDevice<Reactors>,
     limits: Limits,
     /// The controller, while queue pairs may be asked of it.
@@ -122,6 +123,7 @@ impl PoolShared {
     pub(crate) fn new(params: &PoolParams, reactors: IoDevice<Reactors>, ctrlr: Option<CtrlrRef>) -> Self {
         Self {
             name: params.name.clone(),
+            address: Address::new(),
             reactors,
             limits: Limits { silence: params.silence_limit() + LATENESS, connect: params.connect_limit() },
             io_limit: params.io_limit(),
@@ -165,6 +167,11 @@ impl PoolShared {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns where the pool can be told something.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Returns the controller, if the pool is connected.
@@ -303,13 +310,7 @@ impl PoolChannel {
         if shared.doubted.swap(true, Ordering::AcqRel) {
             return;
         }
-        let name = shared.name.clone();
-        let report = move || {
-            if let Some(pool) = registry::find(&name) {
-                pool.doubt(nsid);
-            }
-        };
-        if let Err(error) = send_to_app(report) {
+        if let Err(error) = shared.address.send(PoolMessage::NamespaceDoubted { nsid }) {
             log::error!("pool '{}': a doubt about namespace {nsid} could not be told: {error}", shared.name);
         }
     }

@@ -7,19 +7,19 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use nvme_spec::{Cqe, IoOpcode, Status};
 use serde_json::json;
 use spdk::Errno;
-use spdk::bdev::{Bdev, BdevIo, Device, DeviceInfo, IoStatus, IoType, Protection};
+use spdk::bdev::{Bdev, BdevIo, Device, DeviceInfo, IoStatus, IoType, ModuleHandle, Protection};
 use spdk::io_device::{IoChannel, IoDevice};
 use spdk::json::JsonWriter;
 use spdk::nvme::{Limits, QueuePair, Rejected, is_queue_lost};
-use spdk::thread::send_to_app;
 
 use crate::channel::{PoolChannel, PoolDevice};
 use crate::identify::{Descriptors, Namespace};
 use crate::log_limit::LogLimit;
+use crate::messages::PoolMessage;
 use crate::params::BdevParams;
 use crate::repeat::{Passthru, is_repeatable};
 use crate::retry::{self, Action};
-use crate::{module, registry, tracepoints};
+use crate::tracepoints;
 
 /// The most blocks of a Write Zeroes command, whose count is 16 bits.
 const MAX_WRITE_ZEROES: u32 = 65_536;
@@ -100,6 +100,7 @@ impl Disk {
     /// # Errors
     /// See [`Bdev::register`].
     pub(crate) fn register(
+        module: ModuleHandle,
         params: &BdevParams,
         device: IoDevice<PoolDevice>,
         limits: &Limits,
@@ -120,7 +121,7 @@ impl Disk {
             out_of_requests: AtomicU64::new(0),
         };
         let geometry = geometry(&params.name, limits, info, identity);
-        Bdev::register(module::handle()?, &geometry, disk)
+        Bdev::register(module, &geometry, disk)
     }
 
     /// Returns the namespace's identifier in the pool.
@@ -244,15 +245,8 @@ impl Disk {
     }
 
     fn reset(&self, io: BdevIo<Self>) {
-        let (pool, nsid, io) = (self.params.pool.clone(), self.nsid, io.carrier());
-        let request = move || match registry::find(&pool) {
-            Some(pool) => pool.reset(nsid, move |done| {
-                let status = if done { IoStatus::Success } else { IoStatus::Failed };
-                io.deliver(move |io| io.complete(status));
-            }),
-            None => io.deliver(|io| io.complete(IoStatus::Failed)),
-        };
-        if let Err(error) = send_to_app(request) {
+        let reset = PoolMessage::Reset { nsid: self.nsid, io: io.carrier() };
+        if let Err(error) = self.device.shared().0.address().send(reset) {
             log::error!("bdev '{}': a reset could not be begun: {error}", self.name());
         }
     }
@@ -456,13 +450,8 @@ impl Device for Disk {
     }
 
     fn destructed(&self) {
-        let (pool, nsid) = (self.params.pool.clone(), self.nsid);
-        let forget = move || {
-            if let Some(pool) = registry::find(&pool) {
-                pool.forget_disk(nsid);
-            }
-        };
-        if let Err(error) = send_to_app(forget) {
+        let gone = PoolMessage::DiskGone { nsid: self.nsid };
+        if let Err(error) = self.device.shared().0.address().send(gone) {
             log::error!("bdev '{}' could not be forgotten: {error}", self.name());
         }
     }

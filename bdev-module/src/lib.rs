@@ -19,6 +19,7 @@
 //! | [`channel`] | a reactor's queue pair to a pool, and what waits for it | each reactor |
 //! | [`tracepoints`] | the steps of an I/O's way, to be recorded | |
 //! | `repeat` | which commands may be sent again | |
+//! | `messages` | what reactors tell a pool | to the application's thread |
 //! | [`disk`] | a namespace of a pool as a bdev | each reactor |
 //!
 //! # When the pool is away
@@ -29,13 +30,16 @@
 //! More than one path to a pool; zoned namespaces; verification of protection information by the host; the copy
 //! command.
 
+mod attempts;
 pub mod channel;
 pub mod disk;
 mod identify;
 mod log_limit;
+mod messages;
 mod module;
 pub mod params;
 pub mod pool;
+mod registered;
 pub mod registry;
 mod repeat;
 mod retry;

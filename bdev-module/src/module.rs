@@ -3,22 +3,14 @@
 use std::cell::RefCell;
 use std::ffi::CStr;
 
-use once_cell::sync::OnceCell;
 use serde_json::json;
 use spdk::Errno;
-use spdk::bdev::{Module, ModuleFiniDone, ModuleHandle, register_module};
-use spdk::io_device::IoDevice;
+use spdk::bdev::{Module, ModuleFiniDone, register_module};
 use spdk::json::JsonWriter;
 use spdk::log::LogFilter;
 use spdk::thread::AppCell;
 
-use crate::channel::Reactors;
-use crate::{registry, rpc};
-
-static MODULE: OnceCell<ModuleHandle> = OnceCell::new();
-
-/// The reactors' poll groups, while the bdev layer is up.
-static REACTORS: AppCell<Option<IoDevice<Reactors>>> = AppCell::new(|| None);
+use crate::{registered, registry, rpc};
 
 /// What looks at the lines of the log, for as long.
 static LOG_FILTER: AppCell<Option<LogFilter>> = AppCell::new(|| None);
@@ -26,7 +18,7 @@ static LOG_FILTER: AppCell<Option<LogFilter>> = AppCell::new(|| None);
 /// Makes the bdev module and its RPC methods known to SPDK. To be called before SPDK starts; a second call does
 /// nothing.
 pub fn register() {
-    MODULE.get_or_init(|| {
+    registered::register_module(|| {
         rpc::register();
         register_module::<Courier>()
     });
@@ -40,16 +32,6 @@ pub fn on_shutdown() {
     }
 }
 
-/// Returns the module, to register bdevs with.
-pub(crate) fn handle() -> Result<ModuleHandle, Errno> {
-    MODULE.get().copied().ok_or(Errno::NODEV)
-}
-
-/// Returns the reactors' poll groups.
-pub(crate) fn reactors() -> Result<IoDevice<Reactors>, Errno> {
-    REACTORS.with(|reactors| reactors.borrow().clone()).ok_or(Errno::NODEV)
-}
-
 struct Courier;
 
 impl Module for Courier {
@@ -59,9 +41,7 @@ impl Module for Courier {
         spdk::log::init();
         let filter = spdk::log::filter()?;
         LOG_FILTER.with(|current| current.replace(Some(filter)));
-        let device = IoDevice::register("courier_reactors", Reactors)?;
-        REACTORS.with(|reactors| reactors.replace(Some(device)));
-        Ok(())
+        registered::register_reactors()
     }
 
     fn fini_start() {
@@ -74,7 +54,7 @@ impl Module for Courier {
             // Those of pools that were never there.
             rpc::stop_connecting();
             drop(LOG_FILTER.with(RefCell::take));
-            let device = REACTORS.with(RefCell::take);
+            let device = registered::take_reactors();
             // Without a device, or if it is gone already, `done` is dropped here.
             let _ = device.map(|device| device.unregister(move || drop(done)));
         });

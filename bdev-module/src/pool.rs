@@ -23,6 +23,7 @@
 
 mod deletion;
 pub(crate) mod fence;
+mod inbox;
 mod namespaces;
 mod recovery;
 pub(crate) mod silence;
@@ -44,14 +45,15 @@ use spdk::poller::{Poll, Poller};
 
 use crate::channel::{PoolDevice, PoolShared};
 use crate::disk::Disk;
+use crate::messages::Receiver;
 use crate::params::PoolParams;
-use crate::{module, registry};
+use crate::registered;
 use fence::{Fence, Risk};
 use silence::{Silence, Verdict};
 use watch::Watch;
 
 pub use namespaces::BdevError;
-pub(crate) use namespaces::{describe_path, find_pending};
+pub(crate) use namespaces::describe_path;
 
 /// How often the admin queue of a connected pool is polled.
 const ADMIN_PERIOD: Duration = Duration::from_millis(10);
@@ -161,6 +163,8 @@ pub struct Pool {
     unfenced_until: Cell<Option<Instant>>,
     resets: RefCell<Vec<(u32, ResetDone)>>,
     deleted: RefCell<Vec<Deleted>>,
+    /// What is to be done when it is gone, before those are told.
+    gone: RefCell<Option<Deleted>>,
 }
 
 impl Pool {
@@ -185,7 +189,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Returns a pool that is away as long as it does not answer; it is put into the registry, and connecting it is
+    /// Returns a pool that is away as long as it does not answer; connecting it is
     /// begun.
     ///
     /// # Errors
@@ -200,7 +204,7 @@ impl Pool {
     fn register(params: PoolParams, ctrlr: Option<Ctrlr>, is_away: bool) -> Result<Rc<Self>, Errno> {
         let ctrlr_ref = ctrlr.as_ref().filter(|_| !is_away).map(|ctrlr| ctrlr.shared().clone());
         let unfenced_until = fence::unfenced_until(&params.subnqn);
-        let shared = PoolShared::new(&params, module::reactors()?, ctrlr_ref);
+        let shared = PoolShared::new(&params, registered::reactors()?, ctrlr_ref);
         let (limit, now) = (shared.limits().silence, Instant::now());
         let device = IoDevice::register(&format!("courier_pool_{}", params.name), PoolDevice(Arc::new(shared)))?;
         let pool = Rc::new_cyclic(|me| Self {
@@ -236,9 +240,16 @@ impl Pool {
             holds: Cell::new(true),
             resets: RefCell::new(Vec::new()),
             deleted: RefCell::new(Vec::new()),
+            gone: RefCell::new(None),
         });
-        registry::insert(Rc::clone(&pool));
+        let receiver: Weak<dyn Receiver> = pool.me.clone();
+        pool.shared().address().lead_to(receiver);
         Ok(pool)
+    }
+
+    /// Calls `gone` when it is gone, before those are told who have asked for its deletion.
+    pub(crate) fn on_gone(&self, gone: impl FnOnce() + 'static) {
+        self.gone.replace(Some(Box::new(gone)));
     }
 
     /// Returns its name.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use spdk::thread::AppCell;
 
+use crate::params::BdevParams;
 use crate::pool::Pool;
 
 static POOLS: AppCell<BTreeMap<String, Rc<Pool>>> = AppCell::new(BTreeMap::new);
@@ -21,12 +22,19 @@ pub fn all() -> Vec<Rc<Pool>> {
     POOLS.with(|pools| pools.borrow().values().cloned().collect())
 }
 
-pub(crate) fn insert(pool: Rc<Pool>) {
-    POOLS.with(|pools| pools.borrow_mut().insert(pool.name().to_owned(), pool));
+/// Takes a pool up, until it is gone.
+pub(crate) fn insert(pool: &Rc<Pool>) {
+    let name = pool.name().to_owned();
+    pool.on_gone(move || drop(POOLS.with(|pools| pools.borrow_mut().remove(&name))));
+    POOLS.with(|pools| pools.borrow_mut().insert(pool.name().to_owned(), Rc::clone(pool)));
 }
 
-pub(crate) fn remove(name: &str) {
-    POOLS.with(|pools| pools.borrow_mut().remove(name));
+/// Returns the bdev of that name that is made when its namespace is there, and its pool.
+pub(crate) fn find_pending(name: &str) -> Option<(Rc<Pool>, BdevParams)> {
+    all().into_iter().find_map(|pool| {
+        let params = pool.pending_bdevs().into_iter().find(|params| params.name == name)?;
+        Some((pool, params))
+    })
 }
 
 /// Deletes every pool, then calls `done`.

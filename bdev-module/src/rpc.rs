@@ -11,10 +11,10 @@ use spdk::Errno;
 use spdk::rpc::{Method, Request, RpcError};
 
 use crate::params::{BdevDeleteParams, BdevParams, PoolDeleteParams, PoolGetParams, PoolReconnectParams};
-use crate::pool::{Pool, find_pending};
+use crate::pool::Pool;
 use crate::registry;
 
-pub(crate) use creation::{abandon, stop_connecting};
+pub(crate) use creation::stop_connecting;
 
 /// Makes the methods known to SPDK.
 pub(crate) fn register() {
@@ -92,7 +92,8 @@ impl Method for BdevCreate {
             Err(error) => return request.fail(&error),
         };
         let name = params.name.clone();
-        pool.create_bdev(&params, move |made| {
+        let is_taken = spdk::bdev_client::exists(&name) || registry::find_pending(&name).is_some();
+        pool.create_bdev(&params, is_taken, move |made| {
             request.answer(made.map(|()| name).map_err(|error| RpcError::failed(error.errno(), error.to_string())));
         });
     }
@@ -106,7 +107,7 @@ impl Method for BdevDelete {
 
     fn call(params: BdevDeleteParams, request: Request) {
         let name = params.name;
-        if let Some((pool, pending)) = find_pending(&name) {
+        if let Some((pool, pending)) = registry::find_pending(&name) {
             pool.forget_wanted(pending.nsid);
             return request.reply(&true);
         }
@@ -115,9 +116,7 @@ impl Method for BdevDelete {
             let text = format!("there is no bdev '{name}' of Courier's; bdev_get_bdevs lists the bdevs");
             return request.fail(&RpcError::failed(Errno::NODEV, text));
         };
-        if let Some(pool) = registry::find(disk.device().pool()) {
-            pool.let_go_of(disk.device().nsid());
-        }
+        pool.let_go_of(disk.device().nsid());
         let request = Rc::new(RefCell::new(Some(request)));
         let answer = {
             let (name, request) = (name.clone(), Rc::clone(&request));

@@ -11,16 +11,15 @@ use spdk::bdev::{AbortRequest, BdevIo, IoStatus};
 use spdk::io_device::{Advance, IoChannel};
 use spdk::nvme::{CtrlrRef, QpairEvent, QueuePair};
 use spdk::poller::{Poll, Poller};
-use spdk::thread::{current_core, send_to_app};
+use spdk::thread::current_core;
 
 use super::ages::Ages;
 use super::held::Held;
 use super::{PoolShared, QueueState, Reactor};
 use crate::disk::Disk;
-use crate::pool::Pool;
+use crate::messages::PoolMessage;
 use crate::pool::fence::Risk;
 use crate::pool::silence::{Silence, Verdict};
-use crate::registry;
 
 /// A queue pair that was refused on a connected pool is asked for again after this time. If that was done so often, its
 /// pool is told, and it is asked for more rarely.
@@ -159,7 +158,7 @@ impl Link {
             QpairEvent::Connected => {
                 self.refused_since.set(None);
                 if self.refusals.replace(0) >= REFUSALS {
-                    self.report(Pool::queue_granted);
+                    self.report(PoolMessage::QueueGranted);
                 }
                 self.hung.set(false);
                 self.silence.borrow_mut().restart(Instant::now());
@@ -198,7 +197,7 @@ impl Link {
         }
         let period = if refusals < REFUSALS { ASK_AGAIN } else { ASK_RARELY };
         if refusals >= REFUSALS {
-            self.report(Pool::queue_refused);
+            self.report(PoolMessage::QueueRefused);
         }
         let link = Rc::downgrade(self);
         let again = move || {
@@ -230,18 +229,12 @@ impl Link {
 
     fn report_lost(&self, by_peer: bool) {
         let reason = if self.hung.get() { "an I/O queue does not answer" } else { "an I/O queue was disconnected" };
-        self.report(move |pool| pool.connection_lost(reason, by_peer));
+        self.report(PoolMessage::QueueLost { reason, by_peer });
     }
 
     /// Has the pool hear of its queue pair.
-    fn report(&self, tell: impl FnOnce(&Pool) + Send + 'static) {
-        let name = self.shared.name.clone();
-        let report = move || {
-            if let Some(pool) = registry::find(&name) {
-                tell(&pool);
-            }
-        };
-        if let Err(error) = send_to_app(report) {
+    fn report(&self, message: PoolMessage) {
+        if let Err(error) = self.shared.address.send(message) {
             log::error!("pool '{}': it could not be told of a queue: {error}", self.shared.name);
         }
     }

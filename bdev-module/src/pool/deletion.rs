@@ -5,8 +5,8 @@ use std::time::Instant;
 use spdk::nvme::Detach;
 
 use super::{DELETION_LIMIT, Pool, State, fence};
+use crate::attempts;
 use crate::channel::PoolChannel;
-use crate::{registry, rpc};
 
 impl Pool {
     /// From now on no I/O is held for this pool, whatever becomes of it.
@@ -75,7 +75,7 @@ impl Pool {
         self.enter(State::Detaching);
         self.shared().set_ctrlr(None);
         if let Some(attempt) = self.attempt.take() {
-            rpc::abandon(attempt);
+            attempts::abandon(attempt);
         }
         let me = self.me.clone();
         let unregistered = move || {
@@ -116,7 +116,10 @@ impl Pool {
             {
                 fence::remember(&self.params.subnqn, until);
             }
-            registry::remove(self.name());
+            self.shared().address().close();
+            if let Some(gone) = self.gone.take() {
+                gone();
+            }
             self.poller.take();
             for done in me.deleted.take() {
                 done();

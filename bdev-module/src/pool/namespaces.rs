@@ -1,7 +1,6 @@
 //! A pool's namespaces and the bdevs that are made of them, and what is told of both.
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use crate::channel::QueueState;
 use crate::disk::{Disk, Identity};
 use crate::identify::Namespace;
 use crate::params::{BdevParams, PoolParams};
-use crate::registry;
+use crate::registered;
 
 /// Why a bdev could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,8 +120,9 @@ impl Pool {
     }
 
     /// Makes a bdev of a namespace, and tells `done` what came of it. If the pool is away, or the namespace is not
-    /// there and need not be, the bdev is made when the namespace is there.
-    pub fn create_bdev(&self, params: &BdevParams, done: impl FnOnce(Result<(), BdevError>) + 'static) {
+    /// there and need not be, the bdev is made when the namespace is there. `is_taken` tells whether its name is another
+    /// bdev's.
+    pub fn create_bdev(&self, params: &BdevParams, is_taken: bool, done: impl FnOnce(Result<(), BdevError>) + 'static) {
         let (pool, nsid) = (self.name().to_owned(), params.nsid);
         if self.is_deleting() {
             return done(Err(BdevError::Deleting { pool }));
@@ -130,8 +130,7 @@ impl Pool {
         if let Some(bdev) = self.bdev_of(nsid) {
             return done(Err(BdevError::Taken { pool, nsid, bdev }));
         }
-        let taken = spdk::bdev_client::exists(&params.name) || find_pending(&params.name).is_some();
-        if taken {
+        if is_taken {
             return done(Err(BdevError::Refused { name: params.name.clone(), errno: Errno::EXIST }));
         }
         let wanted = &self.watch.wanted;
@@ -180,7 +179,8 @@ impl Pool {
                 "its blocks are of {block} bytes; the pool takes at most {most} in a command (MDTS)"
             ));
         }
-        let disk = Disk::register(&params, self.device.clone(), &limits, namespace, identity)
+        let disk = registered::module()
+            .and_then(|module| Disk::register(module, &params, self.device.clone(), &limits, namespace, identity))
             .map_err(|errno| BdevError::Refused { name: params.name.clone(), errno })?;
         self.disks.borrow_mut().insert(nsid, disk);
         if let Some(wanted) = self.watch.wanted.borrow_mut().get_mut(&nsid) {
@@ -363,14 +363,6 @@ pub(crate) fn describe_path(params: &PoolParams, state: &str) -> Value {
         "adrfam": params.adrfam,
         "trsvcid": params.trsvcid,
         "state": state,
-    })
-}
-
-/// Returns the bdev of that name that is made when its namespace is there, and its pool.
-pub(crate) fn find_pending(name: &str) -> Option<(Rc<Pool>, BdevParams)> {
-    registry::all().into_iter().find_map(|pool| {
-        let params = pool.pending_bdevs().into_iter().find(|params| params.name == name)?;
-        Some((pool, params))
     })
 }
 

@@ -9,8 +9,8 @@ use spdk::nvme::{Connect, Ctrlr};
 
 use super::fence::{DEFAULT_KEEP_ALIVE, Fence, Outcome, Risk};
 use super::{DELETION_LIMIT, Pool, RESET_LIMIT, State};
+use crate::attempts;
 use crate::channel::PoolChannel;
-use crate::rpc;
 
 impl Pool {
     /// The connection was lost, because the other side ended it or otherwise: I/O is held, and the pool is connected
@@ -237,7 +237,7 @@ impl Pool {
                     outcome.and_then(Result::err).map_or_else(|| "no answer in time".to_owned(), |e| e.to_string());
                 self.note_error(error);
                 if let Some(attempt) = self.attempt.take() {
-                    rpc::abandon(attempt);
+                    attempts::abandon(attempt);
                 }
                 self.attempt_failed();
                 self.disconnected();

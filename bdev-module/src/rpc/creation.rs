@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use spdk::Errno;
 use spdk::nvme::{Connect, ConnectFailed, Ctrlr};
-use spdk::poller::{Poll, Poller};
+use spdk::poller::Poll;
 use spdk::rpc::{Method, Request, RpcError, State};
 use spdk::thread::AppCell;
 
 use super::diagnosis::diagnose;
+use crate::attempts::{self, PollerSlot, detach, drive, new_slot, remember};
 use crate::params::{PoolParams, Trtype};
 use crate::pool::{Pool, describe_path};
 use crate::registry;
@@ -22,20 +23,11 @@ use crate::registry;
 /// How long it is waited for a new pool that may be away, so that one that is there can be used at once.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
-/// How long a controller that is not wanted may take to say good-bye.
-const GOODBYE: Duration = Duration::from_secs(2);
-
 /// The pools that are being created and have no controller yet, by name.
 static CREATIONS: AppCell<BTreeMap<String, Rc<Creation>>> = AppCell::new(BTreeMap::new);
 
 /// The clients that wait for an answer.
 static CLIENTS: AppCell<Vec<Weak<Client>>> = AppCell::new(Vec::new);
-
-/// The pollers that drive attempts to connect.
-static ATTEMPTS: AppCell<Vec<Weak<PollerSlot>>> = AppCell::new(Vec::new);
-
-/// A poller that can be ended from within its own call.
-type PollerSlot = RefCell<Option<Poller>>;
 
 /// A client that is answered once, by whoever knows the answer first.
 struct Client(RefCell<Option<Request>>);
@@ -58,54 +50,13 @@ impl Client {
     }
 }
 
-/// Puts an entry into a list, from which those that are gone are taken.
-fn remember<T>(list: &'static AppCell<Vec<Weak<T>>>, entry: &Rc<T>) {
-    list.with(|list| {
-        let mut list = list.borrow_mut();
-        list.retain(|entry| entry.strong_count() > 0);
-        list.push(Rc::downgrade(entry));
-    });
-}
-
 /// The application ends: what is being connected is dropped, and the clients that wait are told so.
 pub(crate) fn stop_connecting() {
     for client in CLIENTS.with(RefCell::take).iter().filter_map(Weak::upgrade) {
         client.answer(Err(RpcError::failed(Errno::CANCELED, "the pool was not created: the application is ending")));
     }
-    for slot in ATTEMPTS.with(RefCell::take).iter().filter_map(Weak::upgrade) {
-        slot.take();
-    }
+    attempts::stop();
     CREATIONS.with(RefCell::take);
-}
-
-/// Returns a place for a poller that drives an attempt to connect.
-fn new_slot() -> Rc<PollerSlot> {
-    let slot = Rc::new(PollerSlot::new(None));
-    remember(&ATTEMPTS, &slot);
-    slot
-}
-
-fn drive(slot: &PollerSlot, poll: impl FnMut() -> Poll + 'static) {
-    match Poller::register("courier_connect", Duration::from_millis(1), poll) {
-        Ok(poller) => drop(slot.replace(Some(poller))),
-        Err(error) => log::error!("a connection could not be looked after: {error}"),
-    }
-}
-
-/// Calls off an attempt to connect.
-pub(crate) fn abandon(mut connect: Connect) {
-    connect.call_off();
-    let slot = new_slot();
-    let end = Rc::clone(&slot);
-    drive(&slot, move || {
-        if let Some(outcome) = connect.poll() {
-            end.take();
-            if let Ok(ctrlr) = outcome {
-                detach(ctrlr);
-            }
-        }
-        Poll::Busy
-    });
 }
 
 /// The method `courier_pool_create`.
@@ -131,7 +82,10 @@ fn start_away(params: PoolParams, request: Request) {
     let limit = FIRST_ANSWER.min(Duration::from_millis(u64::from(params.connect_timeout_ms)));
     let name = params.name.clone();
     let pool = match Pool::start_away(params) {
-        Ok(pool) => Rc::downgrade(&pool),
+        Ok(pool) => {
+            registry::insert(&pool);
+            Rc::downgrade(&pool)
+        }
         Err(errno) => return request.fail(&not_set_up(&name, errno)),
     };
     let due = Instant::now() + limit;
@@ -263,6 +217,7 @@ impl Creation {
         self.forget();
         match Pool::start(self.params.clone(), ctrlr) {
             Ok(pool) => {
+                registry::insert(&pool);
                 let found = Rc::downgrade(&pool);
                 pool.when_surveyed(move || self.finish(described(found.upgrade(), &self.params.name)));
             }
@@ -347,25 +302,5 @@ impl Attempt {
             Err(error) => creation.cannot_connect(&error),
         }
         Poll::Busy
-    }
-}
-
-/// A controller that came too late goes again.
-fn detach(ctrlr: Ctrlr) {
-    let Ok(mut detach) = ctrlr.detach() else { return };
-    let poller = Rc::new(RefCell::new(None));
-    let end = Rc::clone(&poller);
-    let due = Instant::now() + GOODBYE;
-    let poll = move || {
-        if Instant::now() >= due {
-            detach.force();
-        }
-        if detach.poll() {
-            end.take();
-        }
-        Poll::Busy
-    };
-    if let Ok(registered) = Poller::register("courier_detach", Duration::from_millis(1), poll) {
-        poller.replace(Some(registered));
     }
 }

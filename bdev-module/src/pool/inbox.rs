@@ -1,0 +1,22 @@
+//! What a pool does with its messages.
+
+use spdk::bdev::IoStatus;
+
+use super::Pool;
+use crate::messages::{PoolMessage, Receiver};
+
+impl Receiver for Pool {
+    fn take(&self, message: PoolMessage) {
+        match message {
+            PoolMessage::QueueLost { reason, by_peer } => self.connection_lost(reason, by_peer),
+            PoolMessage::QueueRefused => self.queue_refused(),
+            PoolMessage::QueueGranted => self.queue_granted(),
+            PoolMessage::NamespaceDoubted { nsid } => self.doubt(nsid),
+            PoolMessage::Reset { nsid, io } => self.reset(nsid, move |is_done| {
+                let status = if is_done { IoStatus::Success } else { IoStatus::Failed };
+                io.deliver(move |io| io.complete(status));
+            }),
+            PoolMessage::DiskGone { nsid } => self.forget_disk(nsid),
+        }
+    }
+}
