@@ -12,7 +12,7 @@ use spdk::io_device::{IoChannel, IoDevice};
 use spdk::json::JsonWriter;
 use spdk::nvme::{Limits, QueuePair, Rejected, is_queue_lost};
 
-use crate::channel::{PoolChannel, PoolDevice};
+use crate::channel::{PoolChannel, PoolDevice, Target};
 use crate::identify::{Descriptors, Namespace};
 use crate::log_limit::LogLimit;
 use crate::messages::PoolMessage;
@@ -28,7 +28,7 @@ const MAX_WRITE_ZEROES: u32 = 65_536;
 #[derive(Debug)]
 pub struct Disk {
     params: BdevParams,
-    device: IoDevice<PoolDevice>,
+    device: IoDevice<PoolDevice<Self>>,
     nsid: u32,
     block_size: u32,
     limits: Limits,
@@ -102,7 +102,7 @@ impl Disk {
     pub(crate) fn register(
         module: ModuleHandle,
         params: &BdevParams,
-        device: IoDevice<PoolDevice>,
+        device: IoDevice<PoolDevice<Self>>,
         limits: &Limits,
         info: &Namespace,
         identity: &Identity,
@@ -122,12 +122,6 @@ impl Disk {
         };
         let geometry = geometry(&params.name, limits, info, identity);
         Bdev::register(module, &geometry, disk)
-    }
-
-    /// Returns the namespace's identifier in the pool.
-    #[must_use]
-    pub fn nsid(&self) -> u32 {
-        self.nsid
     }
 
     /// Returns the name of the pool.
@@ -152,18 +146,9 @@ impl Disk {
         self.gate.load(Ordering::Acquire) == Gate::Open as u8
     }
 
-    /// Returns whether it is not proved that the namespace is this disk's.
-    pub(crate) fn is_held(&self) -> bool {
-        self.gate.load(Ordering::Acquire) == Gate::Held as u8
-    }
-
-    pub(crate) fn is_failing(&self) -> bool {
-        self.gate.load(Ordering::Acquire) == Gate::Failing as u8
-    }
-
     /// Gives an I/O to the queue pair, or has it wait.
     #[inline]
-    fn send(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+    fn send(&self, channel: &PoolChannel<Self>, io: BdevIo<Self>) {
         let without_request = if channel.has_overflow() { Some(io) } else { self.give(channel, io) };
         if let Some(io) = without_request {
             self.wait_for_request(channel, io);
@@ -171,51 +156,14 @@ impl Disk {
     }
 
     #[cold]
-    fn wait_for_request(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+    fn wait_for_request(&self, channel: &PoolChannel<Self>, io: BdevIo<Self>) {
         self.out_of_requests.fetch_add(1, Ordering::Relaxed);
         channel.join_overflow(io);
     }
 
-    /// Gives an I/O to the queue pair. Returns it if no request is free for it.
-    #[inline]
-    pub(crate) fn give(&self, channel: &PoolChannel, io: BdevIo<Self>) -> Option<BdevIo<Self>> {
-        if !self.is_open() {
-            self.not_sent(channel, io);
-            return None;
-        }
-        let mut io = Some(io);
-        let sent = channel.with_qpair(|qpair| {
-            let Some(io) = io.take() else { return Ok(()) };
-            channel.sends(&io);
-            if spdk::trace::is_on() {
-                let arguments = [self.nsid.into(), io.offset_blocks(), io.losses().into()];
-                tracepoints::record(&tracepoints::SEND, &io, arguments);
-            }
-            match io.io_type() {
-                IoType::Read | IoType::Write | IoType::Compare => io.send_blocks(qpair, self.nsid, self.block_size),
-                IoType::CompareAndWrite => io.send_fused(qpair, self.nsid, self.block_size),
-                IoType::WriteZeroes => io.send_write_zeroes(qpair, self.nsid),
-                IoType::Unmap => io.send_unmap(qpair, self.nsid),
-                IoType::Flush => io.send_flush(qpair, self.nsid),
-                _ => io.send_passthru(qpair, self.nsid, self.limits.max_transfer),
-            }
-        });
-        match (sent, io) {
-            (Some(Err(rejected)), _) => {
-                channel.ended(&rejected.command);
-                Self::rejected(channel, rejected)
-            }
-            (None, Some(io)) => {
-                channel.hold(io);
-                None
-            }
-            _ => None,
-        }
-    }
-
     /// What becomes of an I/O while it is not proved that the namespace is this disk's.
     #[cold]
-    fn not_sent(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+    fn not_sent(&self, channel: &PoolChannel<Self>, io: BdevIo<Self>) {
         if self.is_failing() {
             return io.complete(IoStatus::Failed);
         }
@@ -234,16 +182,6 @@ impl Disk {
         self.removing.store(true, Ordering::Release);
     }
 
-    pub(crate) fn is_removing(&self) -> bool {
-        self.removing.load(Ordering::Acquire)
-    }
-
-    /// Returns whether an I/O is not to be sent any more, nor again: it was aborted, or its bdev is being reset or
-    /// deleted. It ends, once nothing that was sent of it can be carried out.
-    pub(crate) fn is_cancelled(io: &BdevIo<Self>) -> bool {
-        io.was_aborted() || io.device().is_resetting() || io.device().is_removing()
-    }
-
     fn reset(&self, io: BdevIo<Self>) {
         let reset = PoolMessage::Reset { nsid: self.nsid, io: io.carrier() };
         if let Err(error) = self.device.shared().0.address().send(reset) {
@@ -260,7 +198,7 @@ impl Disk {
 
     /// Returns what becomes of an I/O that the queue pair did not take. It is returned if no request is free for it.
     #[cold]
-    fn rejected(channel: &PoolChannel, rejected: Rejected<BdevIo<Self>>) -> Option<BdevIo<Self>> {
+    fn rejected(channel: &PoolChannel<Self>, rejected: Rejected<BdevIo<Self>>) -> Option<BdevIo<Self>> {
         let Rejected { errno, command: io } = rejected;
         match errno {
             Errno::NOMEM => return Some(io),
@@ -340,10 +278,68 @@ impl Disk {
     }
 }
 
-impl Device for Disk {
-    type Channel = PoolChannel;
+impl Target for Disk {
+    fn nsid(&self) -> u32 {
+        self.nsid
+    }
 
-    fn channel(&self) -> Result<IoChannel<PoolChannel>, Errno> {
+    fn is_held(&self) -> bool {
+        self.gate.load(Ordering::Acquire) == Gate::Held as u8
+    }
+
+    fn is_failing(&self) -> bool {
+        self.gate.load(Ordering::Acquire) == Gate::Failing as u8
+    }
+
+    fn is_removing(&self) -> bool {
+        self.removing.load(Ordering::Acquire)
+    }
+
+    fn is_cancelled(io: &BdevIo<Self>) -> bool {
+        io.was_aborted() || io.device().is_resetting() || io.device().is_removing()
+    }
+
+    #[inline]
+    fn give(&self, channel: &PoolChannel<Self>, io: BdevIo<Self>) -> Option<BdevIo<Self>> {
+        if !self.is_open() {
+            self.not_sent(channel, io);
+            return None;
+        }
+        let mut io = Some(io);
+        let sent = channel.with_qpair(|qpair| {
+            let Some(io) = io.take() else { return Ok(()) };
+            channel.sends(&io);
+            if spdk::trace::is_on() {
+                let arguments = [self.nsid.into(), io.offset_blocks(), io.losses().into()];
+                tracepoints::record(&tracepoints::SEND, &io, arguments);
+            }
+            match io.io_type() {
+                IoType::Read | IoType::Write | IoType::Compare => io.send_blocks(qpair, self.nsid, self.block_size),
+                IoType::CompareAndWrite => io.send_fused(qpair, self.nsid, self.block_size),
+                IoType::WriteZeroes => io.send_write_zeroes(qpair, self.nsid),
+                IoType::Unmap => io.send_unmap(qpair, self.nsid),
+                IoType::Flush => io.send_flush(qpair, self.nsid),
+                _ => io.send_passthru(qpair, self.nsid, self.limits.max_transfer),
+            }
+        });
+        match (sent, io) {
+            (Some(Err(rejected)), _) => {
+                channel.ended(&rejected.command);
+                Self::rejected(channel, rejected)
+            }
+            (None, Some(io)) => {
+                channel.hold(io);
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Device for Disk {
+    type Channel = PoolChannel<Self>;
+
+    fn channel(&self) -> Result<IoChannel<PoolChannel<Self>>, Errno> {
         self.device.channel()
     }
 
@@ -368,7 +364,7 @@ impl Device for Disk {
     }
 
     #[inline]
-    fn submit(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+    fn submit(&self, channel: &PoolChannel<Self>, io: BdevIo<Self>) {
         match io.io_type() {
             IoType::Read if io.wants_buffer() => {
                 let len = io.num_blocks().saturating_mul(u64::from(self.block_size));
@@ -384,7 +380,7 @@ impl Device for Disk {
         self.send(channel, io);
     }
 
-    fn resubmit(&self, channel: &PoolChannel, io: BdevIo<Self>) {
+    fn resubmit(&self, channel: &PoolChannel<Self>, io: BdevIo<Self>) {
         self.send(channel, io);
     }
 

@@ -30,6 +30,7 @@
 //! More than one path to a pool; zoned namespaces; verification of protection information by the host; the copy
 //! command.
 
+mod addresses;
 mod attempts;
 pub mod channel;
 pub mod disk;

@@ -43,11 +43,11 @@ use spdk::io_device::IoDevice;
 use spdk::nvme::{Connect, Ctrlr, Detach};
 use spdk::poller::{Poll, Poller};
 
-use crate::channel::{PoolDevice, PoolShared};
+use crate::channel::{PoolDevice, PoolShared, Target};
 use crate::disk::Disk;
 use crate::messages::Receiver;
 use crate::params::PoolParams;
-use crate::registered;
+use crate::{addresses, registered};
 use fence::{Fence, Risk};
 use silence::{Silence, Verdict};
 use watch::Watch;
@@ -113,7 +113,7 @@ type Deleted = Box<dyn FnOnce()>;
 pub struct Pool {
     me: Weak<Self>,
     params: PoolParams,
-    device: IoDevice<PoolDevice>,
+    device: IoDevice<PoolDevice<Disk>>,
     /// None until it has answered for the first time.
     ctrlr: RefCell<Option<Ctrlr>>,
     /// Why the last attempt to connect failed, until one succeeds.
@@ -204,7 +204,7 @@ impl Pool {
     fn register(params: PoolParams, ctrlr: Option<Ctrlr>, is_away: bool) -> Result<Rc<Self>, Errno> {
         let ctrlr_ref = ctrlr.as_ref().filter(|_| !is_away).map(|ctrlr| ctrlr.shared().clone());
         let unfenced_until = fence::unfenced_until(&params.subnqn);
-        let shared = PoolShared::new(&params, registered::reactors()?, ctrlr_ref);
+        let shared = PoolShared::new(addresses::new_address(), &params, registered::reactors()?, ctrlr_ref);
         let (limit, now) = (shared.limits().silence, Instant::now());
         let device = IoDevice::register(&format!("courier_pool_{}", params.name), PoolDevice(Arc::new(shared)))?;
         let pool = Rc::new_cyclic(|me| Self {
@@ -242,8 +242,8 @@ impl Pool {
             deleted: RefCell::new(Vec::new()),
             gone: RefCell::new(None),
         });
-        let receiver: Weak<dyn Receiver> = pool.me.clone();
-        pool.shared().address().lead_to(receiver);
+        let receiver: Weak<dyn Receiver<Disk>> = pool.me.clone();
+        addresses::lead_to(pool.shared().address(), receiver);
         Ok(pool)
     }
 
@@ -269,7 +269,7 @@ impl Pool {
         self.tried.get() && (self.state.get() != State::Connected || self.is_surveyed())
     }
 
-    fn shared(&self) -> &PoolShared {
+    fn shared(&self) -> &PoolShared<Disk> {
         &self.device.shared().0
     }
 

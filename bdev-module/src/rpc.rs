@@ -10,6 +10,7 @@ use std::rc::Rc;
 use spdk::Errno;
 use spdk::rpc::{Method, Request, RpcError};
 
+use crate::channel::Target;
 use crate::params::{BdevDeleteParams, BdevParams, PoolDeleteParams, PoolGetParams, PoolReconnectParams};
 use crate::pool::Pool;
 use crate::registry;

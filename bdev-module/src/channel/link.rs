@@ -15,8 +15,10 @@ use spdk::thread::current_core;
 
 use super::ages::Ages;
 use super::held::Held;
-use super::{PoolShared, QueueState, Reactor};
-use crate::disk::Disk;
+use super::overflows::Overflow;
+use super::reactor::Reactor;
+use super::shared::{PoolShared, QueueState};
+use super::target::Target;
 use crate::messages::PoolMessage;
 use crate::pool::fence::Risk;
 use crate::pool::silence::{Silence, Verdict};
@@ -51,12 +53,12 @@ const ALONE_LOOK: Duration = Duration::from_millis(1);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug)]
-pub(super) struct Link {
-    pub(super) shared: Arc<PoolShared>,
+pub(super) struct Link<D: Target> {
+    pub(super) shared: Arc<PoolShared<D>>,
     /// Taken only when the channel goes.
     reactor: RefCell<Option<IoChannel<Reactor>>>,
     pub(super) qpair: RefCell<Option<QueuePair>>,
-    pub(super) held: Held<BdevIo<Disk>>,
+    pub(super) held: Held<BdevIo<D>>,
     /// What tells it from other channels, and what of the commands that its queue pair has.
     number: u64,
     pub(super) ages: Ages,
@@ -74,7 +76,7 @@ pub(super) struct Link {
     silence: RefCell<Silence>,
     /// The queue pair is dropped because it answers nothing.
     hung: Cell<bool>,
-    aborts: RefCell<Vec<(Instant, AbortRequest<Disk>)>>,
+    aborts: RefCell<Vec<(Instant, AbortRequest<D>)>>,
     /// How often in a row the queue pair was refused, and since when.
     refusals: Cell<u32>,
     refused_since: Cell<Option<Instant>>,
@@ -85,8 +87,8 @@ pub(super) struct Link {
     watcher: RefCell<Option<Poller>>,
 }
 
-impl Link {
-    pub(super) fn new(shared: &Arc<PoolShared>) -> Result<Rc<Self>, Errno> {
+impl<D: Target> Link<D> {
+    pub(super) fn new(shared: &Arc<PoolShared<D>>) -> Result<Rc<Self>, Errno> {
         let now = Instant::now();
         let limit = shared.limits.silence;
         let link = Rc::new(Self {
@@ -233,7 +235,7 @@ impl Link {
     }
 
     /// Has the pool hear of its queue pair.
-    fn report(&self, message: PoolMessage) {
+    fn report(&self, message: PoolMessage<D>) {
         if let Err(error) = self.shared.address.send(message) {
             log::error!("pool '{}': it could not be told of a queue: {error}", self.shared.name);
         }
@@ -248,7 +250,7 @@ impl Link {
             self.complete_waiting(|_| true, |io| io.complete(IoStatus::Failed));
         }
         // What was lost has its end when its connection is over.
-        let is_cancelled = |io: &BdevIo<Disk>| Disk::is_cancelled(io) && !io.was_lost();
+        let is_cancelled = |io: &BdevIo<D>| D::is_cancelled(io) && !io.was_lost();
         self.complete_waiting(is_cancelled, |io| io.complete(IoStatus::Aborted));
     }
 
@@ -334,7 +336,7 @@ impl Link {
         }
     }
 
-    pub(super) fn send_delayed(self: &Rc<Self>, delay: Duration, io: BdevIo<Disk>) {
+    pub(super) fn send_delayed(self: &Rc<Self>, delay: Duration, io: BdevIo<D>) {
         if self.shared.is_failing() {
             return io.complete(IoStatus::Failed);
         }
@@ -361,20 +363,13 @@ impl Link {
     }
 
     /// Holds an I/O for which no request is free, until it is its turn.
-    pub(super) fn join_overflow(self: &Rc<Self>, io: BdevIo<Disk>) {
+    pub(super) fn join_overflow(self: &Rc<Self>, io: BdevIo<D>) {
         if self.held.join_overflow(io)
             && let Some(reactor) = self.reactor.borrow().as_ref()
         {
-            reactor.overflows.add(self);
+            let link: Rc<dyn Overflow> = self.clone();
+            reactor.overflows.add(&link);
         }
-    }
-
-    /// Sends what found no request, as far as there are requests now. Returns whether nothing is left of it.
-    pub(super) fn send_overflow(&self) -> bool {
-        self.held.send_overflow(|io| {
-            let is_full = self.with_qpair(|qpair| qpair.is_live() && qpair.free_requests() == 0) == Some(true);
-            if is_full { Some(io) } else { io.with_device(Disk::give) }
-        })
     }
 
     /// Sends what is due.
@@ -403,7 +398,7 @@ impl Link {
         for io in self.held.take_waiting() {
             // The pool has seen to it that what was lost is over.
             io.note_over();
-            if Disk::is_cancelled(&io) {
+            if D::is_cancelled(&io) {
                 // That came when the queues were being opened again.
                 io.complete(IoStatus::Aborted);
             } else if io.device().is_held() {
@@ -454,7 +449,7 @@ impl Link {
         Poll::Busy
     }
 
-    pub(super) fn note_lost(&self, io: &BdevIo<Disk>) -> bool {
+    pub(super) fn note_lost(&self, io: &BdevIo<D>) -> bool {
         let (by_peer, closing) =
             self.with_qpair(|qpair| (qpair.was_ended_by_peer(), qpair.is_closing())).unwrap_or((false, true));
         io.note_lost(!closing || self.hung.get());
@@ -465,7 +460,7 @@ impl Link {
         io.losses() < MOST_LOSSES
     }
 
-    pub(super) fn abort(self: &Rc<Self>, io: BdevIo<Disk>) {
+    pub(super) fn abort(self: &Rc<Self>, io: BdevIo<D>) {
         let Some(target) = io.abort_target() else { return io.complete(IoStatus::Failed) };
         if let Some(waiting) = self.held.take(target, self.shared.is_closed()) {
             waiting.complete(IoStatus::Aborted);
@@ -531,7 +526,7 @@ impl Link {
         }
     }
 
-    pub(super) fn complete_waiting(&self, which: impl Fn(&BdevIo<Disk>) -> bool, complete: impl Fn(BdevIo<Disk>)) {
+    pub(super) fn complete_waiting(&self, which: impl Fn(&BdevIo<D>) -> bool, complete: impl Fn(BdevIo<D>)) {
         self.held.take_all(which).into_iter().for_each(complete);
     }
 
@@ -554,5 +549,14 @@ impl Link {
         if let Some(walk) = self.walk.take() {
             walk.go_on(Ok(()));
         }
+    }
+}
+
+impl<D: Target> Overflow for Link<D> {
+    fn send_overflow(&self) -> bool {
+        self.held.send_overflow(|io| {
+            let is_full = self.with_qpair(|qpair| qpair.is_live() && qpair.free_requests() == 0) == Some(true);
+            if is_full { Some(io) } else { io.with_device(D::give) }
+        })
     }
 }

@@ -3,17 +3,21 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use super::link::Link;
+/// A channel that may have more I/O than its queue pair has requests.
+pub(super) trait Overflow: std::fmt::Debug {
+    /// Sends what found no request, as far as there are requests now. Returns whether nothing is left of it.
+    fn send_overflow(&self) -> bool;
+}
 
 /// Those of them that have such I/O, each once.
 #[derive(Debug, Default)]
-pub(super) struct Overflows(RefCell<Vec<Weak<Link>>>);
+pub(super) struct Overflows(RefCell<Vec<Weak<dyn Overflow>>>);
 
 impl Overflows {
     /// Takes up a channel that has such I/O now.
-    pub(super) fn add(&self, link: &Rc<Link>) {
+    pub(super) fn add(&self, link: &Rc<dyn Overflow>) {
         let mut links = self.0.borrow_mut();
-        if !links.iter().any(|other| std::ptr::eq(other.as_ptr(), Rc::as_ptr(link))) {
+        if !links.iter().any(|other| std::ptr::addr_eq(other.as_ptr(), Rc::as_ptr(link))) {
             links.push(Rc::downgrade(link));
         }
     }

@@ -5,8 +5,8 @@ use std::time::Instant;
 use spdk::nvme::Detach;
 
 use super::{DELETION_LIMIT, Pool, State, fence};
-use crate::attempts;
 use crate::channel::PoolChannel;
+use crate::{addresses, attempts};
 
 impl Pool {
     /// From now on no I/O is held for this pool, whatever becomes of it.
@@ -116,7 +116,7 @@ impl Pool {
             {
                 fence::remember(&self.params.subnqn, until);
             }
-            self.shared().address().close();
+            addresses::close(self.shared().address());
             if let Some(gone) = self.gone.take() {
                 gone();
             }

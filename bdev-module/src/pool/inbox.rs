@@ -3,10 +3,11 @@
 use spdk::bdev::IoStatus;
 
 use super::Pool;
+use crate::disk::Disk;
 use crate::messages::{PoolMessage, Receiver};
 
-impl Receiver for Pool {
-    fn take(&self, message: PoolMessage) {
+impl Receiver<Disk> for Pool {
+    fn take(&self, message: PoolMessage<Disk>) {
         match message {
             PoolMessage::QueueLost { reason, by_peer } => self.connection_lost(reason, by_peer),
             PoolMessage::QueueRefused => self.queue_refused(),

@@ -11,6 +11,7 @@ use super::fence::{DEFAULT_KEEP_ALIVE, Fence, Outcome, Risk};
 use super::{DELETION_LIMIT, Pool, RESET_LIMIT, State};
 use crate::attempts;
 use crate::channel::PoolChannel;
+use crate::disk::Disk;
 
 impl Pool {
     /// The connection was lost, because the other side ended it or otherwise: I/O is held, and the pool is connected
@@ -109,7 +110,7 @@ impl Pool {
     }
 
     /// Takes `step` on every channel, then goes on.
-    pub(super) fn walk(&self, step: fn(&PoolChannel, Advance), then: impl FnOnce(&Self) + 'static) {
+    pub(super) fn walk(&self, step: fn(&PoolChannel<Disk>, Advance), then: impl FnOnce(&Self) + 'static) {
         let me = self.me.clone();
         let walked = move |_| {
             if let Some(pool) = me.upgrade() {

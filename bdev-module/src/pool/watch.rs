@@ -12,7 +12,7 @@ use spdk::poller::{Poll, Poller};
 
 use super::survey::{Abilities, Ask, Finding, Survey};
 use super::{BUSY_PERIOD, Pool, State};
-use crate::channel::PoolChannel;
+use crate::channel::{PoolChannel, Target};
 use crate::disk::{Gate, Identity};
 use crate::identify::{AnaLog, Namespace};
 use crate::params::BdevParams;
