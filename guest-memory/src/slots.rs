@@ -47,7 +47,8 @@ struct Slot<Q: 'static, T: 'static> {
     /// Where its pieces are, and how many have room there: its own in the queue's, or those of `more`.
     pieces: Cell<*mut iovec>,
     room: Cell<u16>,
-    more: Cell<Option<Pieces>>,
+    /// In a box of its own, since hardly any place has them, and all places have room for this.
+    more: Cell<Option<Box<Pieces>>>,
     count: Cell<u16>,
     bytes: Cell<u32>,
     /// All pieces may be written to.
@@ -83,6 +84,9 @@ impl Drop for Pieces {
 }
 
 impl<Q, T> Slots<Q, T> {
+    /// How many bytes a place takes. A controller that is idle has as many as its queues have entries.
+    pub const PLACE_BYTES: usize = size_of::<Slot<Q, T>>();
+
     /// Returns a queue with `count` places; `state` makes the state of each.
     pub fn new(count: u16, queue: Q, mut state: impl FnMut() -> T) -> Rc<Self> {
         let count = count.min(NONE - 1);
@@ -356,7 +360,7 @@ impl<Q, T> Io<Q, T> {
             let more = Pieces::new(count);
             slot.pieces.set(more.of_place(0));
             slot.room.set(u16::try_from(count).unwrap_or(OWN_ROOM));
-            slot.more.set(Some(more));
+            slot.more.set(Some(Box::new(more)));
         }
     }
 

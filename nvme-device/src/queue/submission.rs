@@ -107,13 +107,14 @@ pub struct IoState<B: Backend> {
     slba: Cell<u64>,
     blocks: Cell<u64>,
     /// The identifier of the first command, if this is the second of a fused pair.
-    first_cid: Cell<Option<u16>>,
+    /// An `Option` would take more room, and each place of each queue has one.
+    first_cid: Cell<u16>,
+    is_second: Cell<bool>,
     /// What commands have that are seldom.
     extra: Cell<Option<Box<CommandExtra>>>,
-    /// What is to be done about data in memory without a file, and the transfer of it that is in flight, or 0. Who sets
-    /// them takes them back before the command finishes.
+    /// What is to be done about data in memory without a file, or the transfer of it that is in flight. Who sets it
+    /// takes it back before the command finishes.
     client_dma: Cell<Option<Box<ClientDmaStep>>>,
-    transfer: Cell<u64>,
     /// Abort commands that wait for its end.
     askers: Cell<Option<Box<Askers>>>,
     /// What the backend has charged it for.
@@ -159,10 +160,10 @@ impl<B: Backend> IoState<B> {
             then: Cell::new(NextStep::Finish),
             slba: Cell::new(0),
             blocks: Cell::new(0),
-            first_cid: Cell::new(None),
+            first_cid: Cell::new(0),
+            is_second: Cell::new(false),
             extra: Cell::new(None),
             client_dma: Cell::new(None),
-            transfer: Cell::new(0),
             askers: Cell::default(),
             charge: Cell::new(0),
         }
@@ -179,6 +180,24 @@ impl<B: Backend> IoState<B> {
         let is_asked = askers.as_ref().is_some_and(|askers| askers.is_waiting());
         self.askers.set(askers);
         is_asked
+    }
+
+    /// Sets the identifier of the first command of its fused pair, if it is the second of one.
+    #[inline]
+    fn set_first_cid(&self, cid: Option<u16>) {
+        self.is_second.set(cid.is_some());
+        self.first_cid.set(cid.unwrap_or(0));
+    }
+
+    #[inline]
+    fn first_cid(&self) -> Option<u16> {
+        self.is_second.get().then(|| self.first_cid.get())
+    }
+
+    /// Takes the identifier: the first command is ended by who has it.
+    #[inline]
+    fn take_first_cid(&self) -> Option<u16> {
+        self.is_second.replace(false).then(|| self.first_cid.get())
     }
 
     /// The backend charges the command for what it takes.
@@ -418,7 +437,7 @@ impl<B: Backend> Submissions<B> {
         describe(state, sqe, op, &command, &geometry);
         state.since.set(queue.context.now());
         B::trace(TraceStep::Take, || traced(&io, sqe.nsid.into()));
-        state.first_cid.set(first.map(|first| first.cid));
+        state.set_first_cid(first.map(|first| first.cid));
         state.namespace.set(Some(namespace));
         Ok(Some(io))
     }
@@ -720,7 +739,7 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     queue.count(state.op.get(), io.bytes());
     let askers = state.askers.take();
     let was_aborted = is_abort(status);
-    let status = match state.first_cid.take() {
+    let status = match state.take_first_cid() {
         Some(first) => finish_first(queue, first, status),
         None => status,
     };

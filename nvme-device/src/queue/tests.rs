@@ -11,10 +11,11 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, NamespaceChannel, Queues, Refusal, Refused, complete,
+    AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, IoState, NamespaceChannel, Queues, Refusal, Refused,
+    SubmissionQueue, complete,
 };
 use crate::model::io::{IoSupport, NsGeometry, PassthruCommand, WriteCache};
-use guest_memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region, doorbells};
+use guest_memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region, Slots, doorbells};
 use nvme_spec::{Cqe, IoOpcode, Sqe, Status, StatusCode};
 
 const PAGE: u64 = 4096;
@@ -574,4 +575,10 @@ fn an_interrupt_that_waits_for_more_completions_is_that_of_its_queue_whatever_th
     assert!(!guest.queues.has_signals());
     let raised = guest.queues.completion_states().into_iter().map(|queue| (queue.qid, queue.interrupts));
     assert_eq!(raised.collect::<Vec<_>>(), [(1, 0), (3, 0), (5, 1), (7, 0)]);
+}
+
+#[test]
+fn the_place_of_a_command_takes_little_memory_since_idle_controllers_have_one_per_entry() {
+    let bytes = Slots::<SubmissionQueue<Fake>, IoState<Fake>>::PLACE_BYTES;
+    assert!(bytes <= 128, "{bytes}");
 }

@@ -142,7 +142,7 @@ impl<B: Backend> SubmissionQueue<B> {
 impl<B: Backend> IoState<B> {
     /// Returns whether it is the command `cid`, or the pair that this is the first of.
     fn is(&self, cid: u16) -> bool {
-        self.cid.get() == cid || self.first_cid.get() == Some(cid)
+        self.cid.get() == cid || self.first_cid() == Some(cid)
     }
 
     /// `asker` is answered when the command ends.

@@ -29,6 +29,8 @@ pub(super) enum ClientDmaStep {
     /// The backend is done, and its data is sent to the guest when guest memory may be accessed again; what dword 0 of
     /// the completion is then.
     Done(Bounce, u32),
+    /// It waits for the transfer of that identifier.
+    Transfer(u64),
 }
 
 /// What is known of a command's data.
@@ -54,7 +56,7 @@ impl<B: Backend> Submissions<B> {
         state.op.set(BlockOp::Flush);
         state.then.set(NextStep::Finish);
         state.slba.set(sqe.slba());
-        state.first_cid.set(first.map(|first| first.cid));
+        state.set_first_cid(first.map(|first| first.cid));
         state.namespace.set(Some(namespace));
         B::trace(TraceStep::Take, || traced(&io, sqe.nsid.into()));
         start(io, *sqe, first.copied());
@@ -162,11 +164,11 @@ fn add_pieces<B: Backend>(
 fn fetch<B: Backend>(io: CommandIo<B>, staged: Staged) {
     let context = Rc::clone(&io.queue().context);
     let id = ClientTransfers::next_id();
-    io.state().transfer.set(id);
+    io.state().client_dma.set(Some(Box::new(ClientDmaStep::Transfer(id))));
     let Staged { bounce, pieces, .. } = staged;
     let fetched = bounce.clone();
     let then = move |result: Result<Vec<Vec<u8>>, Status>| {
-        io.state().transfer.set(0);
+        io.state().client_dma.take();
         let ready = result.and_then(|data| fetched.fill(&data)).and_then(|()| take_ranges(&io, &fetched, &pieces));
         match ready {
             Ok(()) => send(io),
@@ -210,9 +212,9 @@ fn deliver_bounce<B: Backend>(io: CommandIo<B>, bounce: &Bounce, dw0: u32) {
         return submissions.queue().deferred.borrow_mut().push_back(io);
     }
     let id = ClientTransfers::next_id();
-    io.state().transfer.set(id);
+    io.state().client_dma.set(Some(Box::new(ClientDmaStep::Transfer(id))));
     let then = move |result: Result<Vec<Vec<u8>>, Status>| {
-        io.state().transfer.set(0);
+        io.state().client_dma.take();
         match result {
             Ok(_) => finish_with(io, dw0, Status::SUCCESS),
             Err(status) => fail(io, status),
@@ -223,7 +225,7 @@ fn deliver_bounce<B: Backend>(io: CommandIo<B>, bounce: &Bounce, dw0: u32) {
 
 /// A command has failed before the backend got it: nothing of a fused pair was done.
 fn lose<B: Backend>(io: CommandIo<B>, status: Status) {
-    if let Some(first) = io.state().first_cid.take() {
+    if let Some(first) = io.state().take_first_cid() {
         io.queue().post(first, Status::ABORTED_FAILED_FUSED);
     }
     complete(io, Err(status));
@@ -239,6 +241,12 @@ impl<B: Backend> SubmissionQueue<B> {
 impl<B: Backend> IoState<B> {
     /// Returns the transfer that it waits for.
     pub(super) fn transfer(&self) -> Option<u64> {
-        Some(self.transfer.get()).filter(|id| *id != 0)
+        let step = self.client_dma.take();
+        let transfer = match step.as_deref() {
+            Some(ClientDmaStep::Transfer(id)) => Some(*id),
+            _ => None,
+        };
+        self.client_dma.set(step);
+        transfer
     }
 }
