@@ -39,7 +39,7 @@ pub use self::identity::{
     Identity, IdentityError, Limits, LimitsError, MAX_MDTS, MAX_QUEUE_ENTRIES, MAX_QUEUES, MAX_VECTORS, Nqn, Text,
 };
 pub use self::logs::{ErrorEntry, IoTotals};
-pub use self::namespaces::{MAX_NAMESPACES, Namespace, NamespaceError, Supports};
+pub use self::namespaces::{MAX_NAMESPACES, Namespace, NamespaceError};
 pub use self::queues::{CreateCq, CreateSq, QueueId};
 
 use self::events::Events;

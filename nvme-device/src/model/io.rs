@@ -6,56 +6,13 @@
 
 pub mod dsm;
 mod passthru;
-
-use std::ops::BitOr;
+mod support;
 
 pub use self::passthru::PassthruCommand;
+pub use self::support::IoSupport;
 
 use nvme_spec::nvm::{BlockDw12, MAX_BLOCKS};
 use nvme_spec::{FusedOperation, IoOpcode, Psdt, Sqe, Status};
-
-/// What commands a namespace takes beside Read, Write and Flush: a set of bits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct IoSupport(u16);
-
-impl IoSupport {
-    /// None of them.
-    pub const NONE: Self = Self(0);
-    /// Compare.
-    pub const COMPARE: Self = Self(1);
-    /// Write Zeroes.
-    pub const WRITE_ZEROES: Self = Self(1 << 1);
-    /// Dataset Management is a command of this controller. Without it the opcode is invalid.
-    pub const DATASET_MANAGEMENT: Self = Self(1 << 2);
-    /// Dataset Management deallocates. Without it, but with [`IoSupport::DATASET_MANAGEMENT`], the command succeeds and
-    /// does nothing, as it may: a controller says in one place for all its namespaces that it has the command.
-    pub const DEALLOCATE: Self = Self(1 << 3);
-    /// There is something to flush: a volatile write cache. Without it Flush succeeds and does nothing.
-    pub const FLUSH: Self = Self(1 << 4);
-    /// Compare and Write as a fused operation.
-    pub const COMPARE_AND_WRITE: Self = Self(1 << 5);
-    /// Write Uncorrectable, which the backend is given as it is.
-    pub const WRITE_UNCORRECTABLE: Self = Self(1 << 6);
-    /// Verify, likewise.
-    pub const VERIFY: Self = Self(1 << 7);
-    /// Vendor specific commands, likewise.
-    pub const VENDOR_SPECIFIC: Self = Self(1 << 8);
-
-    /// Returns whether all of `other` are in the set.
-    #[must_use]
-    #[inline]
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-}
-
-impl BitOr for IoSupport {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
 
 /// Where what is written goes.
 ///
@@ -172,8 +129,8 @@ impl NsGeometry {
     }
 
     #[inline]
-    fn check_supports(&self, command: IoSupport) -> Result<(), Status> {
-        if self.supports.contains(command) { Ok(()) } else { Err(Status::INVALID_OPCODE) }
+    fn check_supports(&self, opcode: IoOpcode) -> Result<(), Status> {
+        if self.supports.has_command(opcode) { Ok(()) } else { Err(Status::INVALID_OPCODE) }
     }
 }
 
@@ -271,22 +228,16 @@ pub fn check_fused(first: &IoCommand, second: &IoCommand) -> Result<(), Status> 
 
 #[inline(never)]
 fn decode_other(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
+    ns.check_supports(IoOpcode(sqe.opcode))?;
     match IoOpcode(sqe.opcode) {
-        IoOpcode::COMPARE => {
-            ns.check_supports(IoSupport::COMPARE)?;
-            transfer(IoKind::Compare, sqe, ns, mdts_bytes)
-        }
+        IoOpcode::COMPARE => transfer(IoKind::Compare, sqe, ns, mdts_bytes),
         IoOpcode::FLUSH => {
             fuse(sqe, ns)?;
             let kind = if ns.supports.contains(IoSupport::FLUSH) { IoKind::Flush } else { IoKind::Nothing };
             Ok(IoCommand::without_blocks(kind, 0))
         }
-        IoOpcode::WRITE_ZEROES => {
-            ns.check_supports(IoSupport::WRITE_ZEROES)?;
-            write_zeroes(sqe, ns)
-        }
+        IoOpcode::WRITE_ZEROES => write_zeroes(sqe, ns),
         IoOpcode::DATASET_MANAGEMENT => {
-            ns.check_supports(IoSupport::DATASET_MANAGEMENT)?;
             fuse(sqe, ns)?;
             dsm::decode(sqe, ns)
         }

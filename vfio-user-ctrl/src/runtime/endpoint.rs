@@ -24,7 +24,7 @@ use super::mailbox::Mailbox;
 use super::messages::{AdminMessage, AppMessage, ControlMessage, GroupHandle, GroupMessage, NamespaceSpec, Routes};
 use super::params::{ControllerParams, failed};
 use super::session::{Counters, Ctrl};
-use nvme_device::model::admin::{Controller, Namespace, Supports};
+use nvme_device::model::admin::{Controller, Namespace};
 use nvme_device::model::io::{IoSupport, NsGeometry, WriteCache};
 use nvme_device::queue::{Fence, MAX_NAMESPACES, Totals};
 
@@ -564,6 +564,23 @@ pub(super) fn group_is_clear(ctrl: u64) {
     }
 }
 
+/// Returns what a namespace on a bdev can do, by the types of I/O that the bdev takes.
+fn supports(info: &BdevInfo, vendor_specific: bool) -> IoSupport {
+    IoSupport::of(&[
+        (true, IoSupport::DATASET_MANAGEMENT),
+        (info.can_unmap, IoSupport::DEALLOCATE),
+        (info.can_write_zeroes, IoSupport::WRITE_ZEROES),
+        (info.can_flush, IoSupport::FLUSH),
+        (info.can_flush && info.write_cache, IoSupport::VOLATILE_WRITE_CACHE),
+        // The bdev layer compares for a bdev that cannot.
+        (info.can_read, IoSupport::COMPARE),
+        (info.can_read && info.can_write, IoSupport::COMPARE_AND_WRITE),
+        (info.can_write_uncorrectable, IoSupport::WRITE_UNCORRECTABLE),
+        (info.can_verify, IoSupport::VERIFY),
+        (info.can_pass_through && vendor_specific, IoSupport::VENDOR_SPECIFIC),
+    ])
+}
+
 /// Returns what the checks of commands need to know of a bdev.
 fn geometry(info: &BdevInfo, vendor_specific: bool) -> Result<NsGeometry, RpcError> {
     let refuse = |why: &str| Err(failed(Errno::INVAL, format!("bdev '{}' cannot be a namespace: {why}", info.name)));
@@ -581,24 +598,8 @@ fn geometry(info: &BdevInfo, vendor_specific: bool) -> Result<NsGeometry, RpcErr
         Ok(geometry) => geometry,
         Err(error) => return refuse(&error.to_string()),
     };
-    let mut supports = IoSupport::DATASET_MANAGEMENT;
-    for (can, command) in [
-        (info.can_unmap, IoSupport::DEALLOCATE),
-        (info.can_write_zeroes, IoSupport::WRITE_ZEROES),
-        (info.can_flush, IoSupport::FLUSH),
-        // The bdev layer compares for a bdev that cannot.
-        (info.can_read, IoSupport::COMPARE),
-        (info.can_read && info.can_write, IoSupport::COMPARE_AND_WRITE),
-        (info.can_write_uncorrectable, IoSupport::WRITE_UNCORRECTABLE),
-        (info.can_verify, IoSupport::VERIFY),
-        (info.can_pass_through && vendor_specific, IoSupport::VENDOR_SPECIFIC),
-    ] {
-        if can {
-            supports = supports | command;
-        }
-    }
-    geometry.supports = supports;
-    if info.can_flush && info.write_cache {
+    geometry.supports = supports(info, vendor_specific);
+    if geometry.supports.contains(IoSupport::VOLATILE_WRITE_CACHE) {
         geometry.write_cache = WriteCache::On;
     }
     geometry.write_protected = !info.can_write;
@@ -615,17 +616,7 @@ fn namespace(nsid: u32, info: &BdevInfo, geometry: &NsGeometry) -> Namespace {
         uuid: info.uuid,
         nguid: info.uuid,
         eui64: [0; 8],
-        supports: Supports {
-            unmap: info.can_unmap,
-            unmap_zeroes: false,
-            write_zeroes: info.can_write_zeroes,
-            compare: geometry.supports.contains(IoSupport::COMPARE),
-            compare_and_write: geometry.supports.contains(IoSupport::COMPARE_AND_WRITE),
-            write_uncorrectable: info.can_write_uncorrectable,
-            verify: info.can_verify,
-            vendor_specific: geometry.supports.contains(IoSupport::VENDOR_SPECIFIC),
-            volatile_write_cache: info.write_cache && info.can_flush,
-        },
+        supports: geometry.supports,
         compare_and_write_blocks: info.compare_and_write_blocks.max(1),
         optimal_boundary_blocks: u16::try_from(info.optimal_boundary).unwrap_or(0),
         preferred_write_blocks: 0,

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::admin::tests::identity;
-use crate::model::admin::{IoTotals, Limits, Namespace, QueueId, Supports};
+use crate::model::admin::{IoTotals, Limits, Namespace, QueueId};
+use crate::model::io::IoSupport;
 use crate::model::regs::Version;
 use bench::{Bench, DataTransfer};
 use guest_memory::Fault;
@@ -42,7 +43,7 @@ fn namespace(nsid: u32, uuid: u8) -> Namespace {
         uuid: [uuid; 16],
         nguid: [uuid; 16],
         eui64: [0; 8],
-        supports: Supports::default(),
+        supports: IoSupport::NONE,
         compare_and_write_blocks: 0,
         optimal_boundary_blocks: 0,
         preferred_write_blocks: 0,

@@ -10,15 +10,15 @@ use super::logs::ELPE;
 use super::namespaces::{MAX_NAMESPACES, Namespaces};
 use super::queues::{CQES, SQES};
 use super::{ACL, Controller, Identity, Limits, Namespace, Outcome, page};
+use crate::model::io::IoSupport;
 use crate::model::regs::Version;
 use guest_memory::dptr;
 use nvme_spec::admin::{IdentifyDw10, IdentifyDw11};
 use nvme_spec::identify::{
-    Cns, CommandSet, CompletionEntrySizes, ControllerType, DeallocateFeatures, FirmwareUpdates, FusedOperations,
-    IdentifyController, IdentifyControllerNvm, IdentifyNamespace, IndependentFeatures, IndependentNamespace, LbaFormat,
-    LogPageAttributes, NSID_LIST_ENTRIES, NamespaceAttributes, NamespaceDescriptor, NamespaceFeatures, NamespaceIdType,
-    NamespaceStatus, OptionalAdminCommands, OptionalNvmCommands, SubmissionEntrySizes, THIS_CONTROLLER,
-    WriteCacheAttributes,
+    Cns, CommandSet, CompletionEntrySizes, ControllerType, DeallocateFeatures, FirmwareUpdates, IdentifyController,
+    IdentifyControllerNvm, IdentifyNamespace, IndependentFeatures, IndependentNamespace, LbaFormat, LogPageAttributes,
+    NSID_LIST_ENTRIES, NamespaceAttributes, NamespaceDescriptor, NamespaceFeatures, NamespaceIdType, NamespaceStatus,
+    OptionalAdminCommands, SubmissionEntrySizes, THIS_CONTROLLER, WriteCacheAttributes,
 };
 use nvme_spec::{MAX_NSID, PAGE, Sqe, Status};
 
@@ -160,15 +160,8 @@ fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespa
         sqes: SubmissionEntrySizes::new().with_min(SQES).with_max(SQES),
         cqes: CompletionEntrySizes::new().with_min(CQES).with_max(CQES),
         nn: namespaces.nn(),
-        oncs: OptionalNvmCommands::new()
-            .with_ssfs(true)
-            .with_tss(true)
-            .with_nvmcmps(any.compare)
-            .with_nvmwusv(any.write_uncorrectable)
-            .with_nvmvfys(any.verify)
-            .with_nvmdsmsv(any.unmap)
-            .with_nvmwzsv(any.write_zeroes),
-        fuses: FusedOperations::new().with_fcws(any.compare_and_write),
+        oncs: any.oncs().with_ssfs(true).with_tss(true),
+        fuses: any.fuses(),
         vwc: VWC,
         icsvscc: 1,
         sgls: dptr::SGLS,
@@ -185,8 +178,13 @@ fn identify_namespace(namespace: &Namespace) -> IdentifyNamespace {
     // These count from 0: what is not known is one block.
     let write = namespace.preferred_write_blocks.saturating_sub(1);
     let unmap = namespace.preferred_unmap_blocks.saturating_sub(1);
-    let deallocate_by_write_zeroes = supports.unmap_zeroes && supports.unmap && supports.write_zeroes;
-    let nacwu = if supports.compare_and_write { namespace.compare_and_write_blocks.saturating_sub(1) } else { 0 };
+    let reads_zeroes = supports.contains(IoSupport::DEALLOCATED_ARE_ZEROES);
+    let deallocate_by_write_zeroes = reads_zeroes && supports.contains(IoSupport::DEALLOCATE | IoSupport::WRITE_ZEROES);
+    let nacwu = if supports.contains(IoSupport::COMPARE_AND_WRITE) {
+        namespace.compare_and_write_blocks.saturating_sub(1)
+    } else {
+        0
+    };
     let mut lbaf = [LbaFormat::new(); IdentifyNamespace::MAX_LBA_FORMATS as usize];
     lbaf[0] = LbaFormat::new().with_lbads(namespace.block_shift);
     IdentifyNamespace {
@@ -195,9 +193,7 @@ fn identify_namespace(namespace: &Namespace) -> IdentifyNamespace {
         nuse: namespace.blocks,
         // OPTPERF: the five granularities below mean something. NSABP: NACWU does (NAWUN and NAWUPF are one block).
         nsfeat: NamespaceFeatures::new().with_optperf(optimal).with_nsabp(nacwu != 0),
-        dlfeat: DeallocateFeatures::new()
-            .with_read(supports.unmap_zeroes.into())
-            .with_write_zeroes(deallocate_by_write_zeroes),
+        dlfeat: DeallocateFeatures::new().with_read(reads_zeroes.into()).with_write_zeroes(deallocate_by_write_zeroes),
         nacwu,
         noiob: namespace.optimal_boundary_blocks,
         nvmcap: bytes.into(),
@@ -218,7 +214,7 @@ fn identify_namespace(namespace: &Namespace) -> IdentifyNamespace {
 fn identify_independent(namespace: &Namespace) -> IndependentNamespace {
     IndependentNamespace {
         // VWCNP: it has no volatile write cache.
-        nsfeat: IndependentFeatures::new().with_vwcnp(!namespace.supports.volatile_write_cache),
+        nsfeat: IndependentFeatures::new().with_vwcnp(!namespace.supports.contains(IoSupport::VOLATILE_WRITE_CACHE)),
         anagrpid: ana::GROUP,
         nsattr: NamespaceAttributes::new().with_cwp(namespace.write_protected),
         // NRDY: Linux does not use a namespace that is not ready.

@@ -16,7 +16,6 @@ use nvme_spec::log::{
     ActiveFirmware, CommandEffects, DATA_UNIT, ErrorInformation, FeatureEffects, FirmwareSlots, LogId,
     NO_ERROR_LOCATION, Scope, Smart, SupportedLogPage,
 };
-use nvme_spec::opcode::DataTransfer;
 use nvme_spec::{ALL_NAMESPACES, IoOpcode, PAGE, Sqe, Status};
 
 /// Entries of the Error Information log, less one (ELPE).
@@ -261,19 +260,10 @@ impl Controller {
         let changes = SUPPORTED.with_lbcc(true);
         let admin = table(|opcode| SUPPORTED.with_csupp(Opcode::parse(opcode).is_some()));
         let io = table(|opcode| match IoOpcode(opcode) {
-            IoOpcode::FLUSH | IoOpcode::READ => SUPPORTED,
-            IoOpcode::WRITE => changes,
-            IoOpcode::WRITE_UNCORRECTABLE if supports.write_uncorrectable => changes,
-            IoOpcode::COMPARE if supports.compare => SUPPORTED,
-            IoOpcode::WRITE_ZEROES if supports.write_zeroes => changes,
-            IoOpcode::DATASET_MANAGEMENT if supports.unmap => changes,
-            IoOpcode::VERIFY if supports.verify => SUPPORTED,
-            // What they do is not known. Those with data in both directions are refused.
-            vendor if vendor.is_vendor_specific() => {
-                let has = supports.vendor_specific && DataTransfer::of(opcode) != DataTransfer::BOTH;
-                if has { changes } else { CommandEffects::new() }
-            }
-            _ => CommandEffects::new(),
+            other if !supports.has_command(other) => CommandEffects::new(),
+            IoOpcode::FLUSH | IoOpcode::READ | IoOpcode::COMPARE | IoOpcode::VERIFY => SUPPORTED,
+            // What vendor specific ones do is not known.
+            _ => changes,
         });
         let mut data = [admin, io].concat();
         data.resize(PAGE, 0);

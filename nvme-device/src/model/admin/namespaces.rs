@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use super::Controller;
 use super::events::Event;
+use crate::model::io::IoSupport;
 use nvme_spec::Status;
 
 /// The most namespaces, and the largest NSID (NN and MNAN).
@@ -36,30 +37,6 @@ pub enum NamespaceError {
     Size(u64),
 }
 
-/// What a namespace can do beyond reading and writing.
-#[expect(clippy::struct_excessive_bools, reason = "each stands for a command of its own")]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Supports {
-    /// Dataset Management with Deallocate.
-    pub unmap: bool,
-    /// Blocks that were deallocated are read as zeroes, and Write Zeroes may deallocate.
-    pub unmap_zeroes: bool,
-    /// Write Zeroes.
-    pub write_zeroes: bool,
-    /// Compare.
-    pub compare: bool,
-    /// Compare and Write as a fused operation.
-    pub compare_and_write: bool,
-    /// Write Uncorrectable.
-    pub write_uncorrectable: bool,
-    /// Verify.
-    pub verify: bool,
-    /// Vendor specific commands.
-    pub vendor_specific: bool,
-    /// It has a volatile write cache, which Flush empties.
-    pub volatile_write_cache: bool,
-}
-
 /// A namespace as the host shall see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
@@ -76,7 +53,7 @@ pub struct Namespace {
     /// IEEE extended unique identifier, as it is sent; zeroes for none.
     pub eui64: [u8; 8],
     /// What it can do.
-    pub supports: Supports,
+    pub supports: IoSupport,
     /// The most blocks of a fused Compare and Write (NACWU); 0 is 1.
     pub compare_and_write_blocks: u16,
     /// Blocks at whose multiples an I/O should not cross (NOIOB); 0 for none.
@@ -159,22 +136,9 @@ impl Namespaces {
         self.active.range((Bound::Excluded(nsid), Bound::Unbounded)).map(|(nsid, _)| *nsid)
     }
 
-    /// Returns what any of them can do.
-    pub(super) fn supports(&self) -> Supports {
-        self.iter().fold(Supports::default(), |any, namespace| {
-            let one = namespace.supports;
-            Supports {
-                unmap: any.unmap | one.unmap,
-                unmap_zeroes: any.unmap_zeroes | one.unmap_zeroes,
-                write_zeroes: any.write_zeroes | one.write_zeroes,
-                compare: any.compare | one.compare,
-                compare_and_write: any.compare_and_write | one.compare_and_write,
-                write_uncorrectable: any.write_uncorrectable | one.write_uncorrectable,
-                verify: any.verify | one.verify,
-                vendor_specific: any.vendor_specific | one.vendor_specific,
-                volatile_write_cache: any.volatile_write_cache | one.volatile_write_cache,
-            }
-        })
+    /// Returns what the controller tells of itself by them.
+    pub(super) fn supports(&self) -> IoSupport {
+        IoSupport::of_controller(self.iter().map(|namespace| namespace.supports))
     }
 
     pub(super) const fn changed(&self) -> &BTreeSet<u32> {

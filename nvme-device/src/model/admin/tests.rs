@@ -10,6 +10,7 @@ mod logs;
 mod queues;
 
 use super::*;
+use crate::model::io::IoSupport;
 use nvme_spec::ALL_NAMESPACES;
 
 const NOW: Duration = Duration::from_secs(100);
@@ -39,7 +40,7 @@ fn namespace(nsid: u32) -> Namespace {
         uuid: [0x11; 16],
         nguid: [0x22; 16],
         eui64: [0x33; 8],
-        supports: Supports::default(),
+        supports: IoSupport::NONE,
         compare_and_write_blocks: 0,
         optimal_boundary_blocks: 0,
         preferred_write_blocks: 0,

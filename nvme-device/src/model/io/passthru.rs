@@ -2,7 +2,7 @@
 //! sections 3.2.5 and 3.2.7) and vendor specific ones. They are checked here, and then given to the backend as they
 //! are, without anything that is the guest's own: identifiers, pointers, flags, reserved bits.
 
-use super::{IoCommand, IoKind, IoSupport, NsGeometry, blocks, fuse};
+use super::{IoCommand, IoKind, NsGeometry, blocks, fuse};
 use nvme_spec::nvm::BlockDw12;
 use nvme_spec::opcode::DataTransfer;
 use nvme_spec::{IoOpcode, Sqe, Status};
@@ -43,19 +43,12 @@ impl PassthruCommand {
 
 pub(super) fn decode(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, Status> {
     match IoOpcode(sqe.opcode) {
-        IoOpcode::VERIFY => {
-            ns.check_supports(IoSupport::VERIFY)?;
-            on_blocks(sqe, ns)
-        }
+        IoOpcode::VERIFY => on_blocks(sqe, ns),
         IoOpcode::WRITE_UNCORRECTABLE => {
-            ns.check_supports(IoSupport::WRITE_UNCORRECTABLE)?;
             ns.check_writable()?;
             on_blocks(sqe, ns)
         }
-        opcode if opcode.is_vendor_specific() => {
-            ns.check_supports(IoSupport::VENDOR_SPECIFIC)?;
-            vendor_specific(sqe, ns, mdts_bytes)
-        }
+        opcode if opcode.is_vendor_specific() => vendor_specific(sqe, ns, mdts_bytes),
         _ => Err(Status::INVALID_OPCODE),
     }
 }
@@ -90,7 +83,7 @@ fn vendor_specific(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoComm
 mod tests {
     use nvme_spec::CommandFlags;
 
-    use super::super::decode;
+    use super::super::{IoSupport, decode};
     use super::*;
 
     const MDTS: u32 = 128 * 1024;

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use nvme_spec::CommandFlags;
+use std::ops::BitOr as _;
 
 const FUA: u32 = BlockDw12::new().with_fua(true).into_bits();
 

@@ -7,7 +7,7 @@ mod session;
 use std::rc::Rc;
 
 use nvme_device::admin_worker::Input;
-use nvme_device::model::admin::{Identity, Namespace, Nqn, Supports, Text};
+use nvme_device::model::admin::{Identity, Namespace, Nqn, Text};
 use nvme_device::model::io::{IoSupport, NsGeometry, WriteCache};
 use nvme_device::model::pci::{self, Area, ConfigSpace, MsixTable, PciIdentity};
 use nvme_device::model::regs::Version;
@@ -113,15 +113,7 @@ fn identity() -> Identity {
 fn geometry(blocks: u64, block_shift: u8) -> NsGeometry {
     let mut geometry = NsGeometry::new(blocks, block_shift).expect("a geometry");
     geometry.write_cache = WriteCache::On;
-    geometry.supports = IoSupport::COMPARE
-        | IoSupport::WRITE_ZEROES
-        | IoSupport::DATASET_MANAGEMENT
-        | IoSupport::DEALLOCATE
-        | IoSupport::FLUSH
-        | IoSupport::COMPARE_AND_WRITE
-        | IoSupport::WRITE_UNCORRECTABLE
-        | IoSupport::VERIFY
-        | IoSupport::VENDOR_SPECIFIC;
+    geometry.supports = IoSupport::ALL;
     geometry
 }
 
@@ -396,17 +388,7 @@ impl World {
 
     fn add_namespace(&mut self, index: usize) {
         let (block_shift, blocks) = DISKS[index];
-        let supports = Supports {
-            unmap: true,
-            unmap_zeroes: true,
-            write_zeroes: true,
-            compare: true,
-            compare_and_write: true,
-            write_uncorrectable: true,
-            verify: true,
-            vendor_specific: true,
-            volatile_write_cache: true,
-        };
+        let supports = IoSupport::ALL;
         let namespace = Namespace {
             nsid: index as u32 + 1,
             blocks: blocks as u64,

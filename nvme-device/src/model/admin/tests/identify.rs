@@ -51,14 +51,14 @@ fn the_controller_tells_what_it_can() {
 #[test]
 fn optional_commands_are_those_of_any_namespace() {
     let cases = [
-        (Supports::default(), 0x50, 0),
-        (Supports { compare: true, ..Supports::default() }, 0x51, 0),
-        (Supports { write_uncorrectable: true, ..Supports::default() }, 0x52, 0),
-        (Supports { verify: true, ..Supports::default() }, 0xd0, 0),
-        (Supports { vendor_specific: true, ..Supports::default() }, 0x50, 0),
-        (Supports { unmap: true, ..Supports::default() }, 0x54, 0),
-        (Supports { write_zeroes: true, ..Supports::default() }, 0x58, 0),
-        (Supports { compare: true, compare_and_write: true, ..Supports::default() }, 0x51, 1),
+        (IoSupport::NONE, 0x50, 0),
+        (IoSupport::COMPARE, 0x51, 0),
+        (IoSupport::WRITE_UNCORRECTABLE, 0x52, 0),
+        (IoSupport::VERIFY, 0xd0, 0),
+        (IoSupport::VENDOR_SPECIFIC, 0x50, 0),
+        (IoSupport::DEALLOCATE, 0x54, 0),
+        (IoSupport::WRITE_ZEROES, 0x58, 0),
+        (IoSupport::COMPARE | IoSupport::COMPARE_AND_WRITE, 0x51, 1),
     ];
     for (supports, oncs, fuses) in cases {
         let mut controller = controller();
@@ -84,13 +84,10 @@ fn a_namespace_tells_its_size_and_names() {
 #[test]
 fn a_namespace_tells_its_features() {
     let mut controller = controller();
-    let supports = Supports {
-        unmap: true,
-        unmap_zeroes: true,
-        write_zeroes: true,
-        compare_and_write: true,
-        ..Supports::default()
-    };
+    let supports = IoSupport::DEALLOCATE
+        | IoSupport::DEALLOCATED_ARE_ZEROES
+        | IoSupport::WRITE_ZEROES
+        | IoSupport::COMPARE_AND_WRITE;
     let special = Namespace {
         supports,
         compare_and_write_blocks: 4,
@@ -253,7 +250,7 @@ fn the_nvm_command_set_has_pages_of_its_own_and_no_other_set_has() {
 #[test]
 fn the_independent_page_says_ready_and_whether_there_is_a_write_cache() {
     let mut controller = controller();
-    let cached = Supports { volatile_write_cache: true, ..Supports::default() };
+    let cached = IoSupport::VOLATILE_WRITE_CACHE;
     controller.add_namespace(Namespace { supports: cached, ..namespace(2) }).expect("free");
     controller.add_namespace(Namespace { write_protected: true, ..namespace(4) }).expect("free");
     for (nsid, nsfeat, nsattr) in [(1, 1 << 5, 0), (2, 0, 0), (4, 1 << 5, 1)] {

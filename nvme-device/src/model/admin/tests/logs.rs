@@ -220,10 +220,10 @@ fn effects_of_io_commands_follow_the_namespaces() {
     let mut controller = controller();
     let io = |log: &[u8]| [0, 1, 2, 4, 5, 8, 9, 12, 0x80, 0x83, 0xfe].map(|opcode| u32_at(log, 1024 + opcode * 4));
     assert_eq!(io(&log(&mut controller, 5, 4096)), [1, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
-    let supports = Supports { unmap: true, write_zeroes: true, compare: true, ..Supports::default() };
+    let supports = IoSupport::DEALLOCATE | IoSupport::WRITE_ZEROES | IoSupport::COMPARE;
     controller.add_namespace(Namespace { supports, ..namespace(2) }).expect("free");
     assert_eq!(io(&log(&mut controller, 5, 4096)), [1, 3, 1, 0, 1, 3, 3, 0, 0, 0, 0]);
-    let passed = Supports { verify: true, write_uncorrectable: true, vendor_specific: true, ..Supports::default() };
+    let passed = IoSupport::VERIFY | IoSupport::WRITE_UNCORRECTABLE | IoSupport::VENDOR_SPECIFIC;
     controller.add_namespace(Namespace { supports: passed, ..namespace(4) }).expect("free");
     assert_eq!(io(&log(&mut controller, 5, 4096)), [1, 3, 1, 3, 1, 3, 3, 1, 3, 0, 3]);
     let zoned = Sqe { cdw14: 2 << 24, ..get_log(5, 4096) };
