@@ -122,6 +122,8 @@ fn an_abort_of_an_io_that_is_over_fails() {
 fn a_channel_that_is_dropped_lets_its_io_end_and_then_the_bdev_be_deleted() {
     let bdev = rig().bdev(POOL, NS_SLOW);
     let disk = Disk::open(&bdev.name);
+    // What waits for its queue when the bdev is deleted is aborted.
+    connect(&disk);
     let write = disk.start(Op::Write, 1, 1, &Layout::whole(BLOCK), &[4; BLOCK]).expect("the write is taken");
     drop(disk);
     drop(bdev);
