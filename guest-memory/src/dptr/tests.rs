@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use nvme_spec::CommandFlags;
+use nvme_spec::command::SglId;
 
 /// Memory of some pages that goes on for ever: what is past the end is the beginning. Counts what is read.
 struct Endless {
@@ -63,7 +64,7 @@ fn prps(memory: &Endless, prp1: u64, prp2: u64, len: u32) -> Found {
 
 /// Returns an SGL descriptor of this type: its two words.
 fn descriptor(identifier: u8, address: u64, length: u32) -> [u64; 2] {
-    [address, u64::from(identifier) << 56 | u64::from(length)]
+    SglDescriptor { address, length, id: SglId::from_bits(identifier), ..SglDescriptor::default() }.into_dptr()
 }
 
 fn sgl(memory: &Endless, [prp1, prp2]: [u64; 2], len: u32) -> Found {
@@ -75,9 +76,9 @@ fn segment(gpa: u64, descriptors: &[[u64; 2]]) -> Vec<(u64, u64)> {
     descriptors.iter().flatten().enumerate().map(|(i, &word)| (gpa + 8 * i as u64, word)).collect()
 }
 
-const DATA: u8 = 0x00;
-const SEGMENT: u8 = 0x20;
-const LAST: u8 = 0x30;
+const DATA: u8 = SglId::new().with_kind(SglType::DATA_BLOCK).into_bits();
+const SEGMENT: u8 = SglId::new().with_kind(SglType::SEGMENT).into_bits();
+const LAST: u8 = SglId::new().with_kind(SglType::LAST_SEGMENT).into_bits();
 
 #[test]
 fn no_data_asks_for_no_pointer() {

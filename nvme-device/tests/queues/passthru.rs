@@ -2,13 +2,14 @@
 
 use nvme_device::model::io::PassthruCommand;
 use nvme_device::queue::BlockOp;
+use nvme_spec::nvm::BlockDw12;
 use nvme_spec::{IoOpcode, Sqe, Status, StatusCodeType};
 
 use super::common::guest::{DATA, Rig, geometry, read, write};
 use super::common::ram::{Disk, OnAbort};
 
 const BLOCKS: usize = 512;
-const FUA: u32 = 1 << 30;
+const FUA: u32 = BlockDw12::new().with_fua(true).into_bits();
 
 /// Returns a vendor specific command with `ndt` dwords of data.
 fn vendor(opcode: u8, cid: u16, ndt: u32) -> Sqe {
