@@ -4,6 +4,8 @@
 //! All of them stand here, and nothing else does, so that they can be checked: `tests/orders.rs` compiles this file
 //! with a model checker's atomics and runs both sides in every order that the memory model allows.
 
+use std::sync::PoisonError;
+
 use super::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, fence};
 
 /// Returns the value of a doorbell. What its writer wrote before it is seen by what is read after this.
@@ -78,7 +80,8 @@ impl<T: Default> Published<T> {
     /// Puts `value` in place of the old one, which others may still have.
     pub fn publish(&self, value: T) -> Arc<T> {
         let mut value = Arc::new(value);
-        if let Ok(mut newest) = self.newest.lock() {
+        {
+            let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::swap(&mut *newest, &mut value);
         }
         // After the value: who sees the new epoch finds the new value.
@@ -96,7 +99,7 @@ impl<T: Default> Published<T> {
     /// Returns the newest value.
     #[must_use]
     pub fn newest(&self) -> Arc<T> {
-        self.newest.lock().map(|newest| Arc::clone(&newest)).unwrap_or_default()
+        Arc::clone(&self.newest.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::ptr;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use spdk_sys as sys;
 
@@ -80,7 +80,8 @@ impl App {
         words.push(ptr::null_mut());
         let getopt: String = self.options.iter().flat_map(|option| [char::from(option.flag), ':']).collect();
         let Ok(getopt) = CString::new(getopt) else { return ExitCode::FAILURE };
-        if let Ok(mut options) = OPTIONS.lock() {
+        {
+            let mut options = OPTIONS.lock().unwrap_or_else(PoisonError::into_inner);
             *options = Options { known: self.options, given: Vec::new(), on_shutdown: self.on_shutdown };
         }
 
@@ -108,7 +109,7 @@ impl App {
         }
 
         keep_memory_apart(&mut opts);
-        let given = OPTIONS.lock().map(|mut options| std::mem::take(&mut options.given)).unwrap_or_default();
+        let given = std::mem::take(&mut OPTIONS.lock().unwrap_or_else(PoisonError::into_inner).given);
         let begin: Box<Begin> = Box::new(Cell::new(Some(Box::new(move || started(&given)))));
         // SAFETY: `begin` outlives the call, which returns after the application has stopped; it is used on the
         // application's thread, within the call.
@@ -202,7 +203,7 @@ unsafe extern "C" fn call_started(ctx: *mut c_void) {
 }
 
 unsafe extern "C" fn parse(flag: c_int, value: *mut c_char) -> c_int {
-    let Ok(mut options) = OPTIONS.lock() else { return -libc::EINVAL };
+    let mut options = OPTIONS.lock().unwrap_or_else(PoisonError::into_inner);
     let Ok(flag) = u8::try_from(flag) else { return -libc::EINVAL };
     let Some(option) = options.known.iter().find(|option| option.flag == flag && !value.is_null()) else {
         return -libc::EINVAL;
@@ -219,17 +220,15 @@ unsafe extern "C" fn parse(flag: c_int, value: *mut c_char) -> c_int {
 }
 
 unsafe extern "C" fn shutdown() {
-    let on_shutdown = OPTIONS.lock().map(|options| options.on_shutdown);
-    if let Ok(on_shutdown) = on_shutdown {
-        on_shutdown();
-    }
+    let on_shutdown = OPTIONS.lock().unwrap_or_else(PoisonError::into_inner).on_shutdown;
+    on_shutdown();
     running::stops();
     // SAFETY: called on the application's thread.
     unsafe { sys::spdk_app_stop(0) };
 }
 
 unsafe extern "C" fn usage() {
-    let Ok(options) = OPTIONS.lock() else { return };
+    let options = OPTIONS.lock().unwrap_or_else(PoisonError::into_inner);
     // SPDK prints with C's buffer, this with Rust's: without this, SPDK's first half would come last.
     // SAFETY: a null pointer stands for every stream.
     unsafe { libc::fflush(ptr::null_mut()) };

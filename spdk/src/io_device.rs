@@ -7,7 +7,7 @@ use std::ffi::{CString, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use spdk_sys as sys;
 
@@ -168,13 +168,11 @@ static PENDING_UNREGISTERS: PendingUnregisters = PendingUnregisters(Mutex::new(V
 
 impl PendingUnregisters {
     fn push(&self, key: usize, done: Unregistered) {
-        if let Ok(mut list) = self.0.lock() {
-            list.push((key, done));
-        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((key, done));
     }
 
     fn take(&self, key: usize) -> Option<Unregistered> {
-        let mut list = self.0.lock().ok()?;
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = list.iter().position(|(entry, _)| *entry == key)?;
         Some(list.swap_remove(at).1)
     }

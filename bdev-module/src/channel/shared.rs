@@ -138,13 +138,11 @@ impl<D: Device> PoolShared<D> {
 
     /// Returns the controller, if the pool is connected.
     pub(crate) fn ctrlr(&self) -> Option<CtrlrRef> {
-        self.ctrlr.lock().ok()?.clone()
+        self.ctrlr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn set_ctrlr(&self, ctrlr: Option<CtrlrRef>) {
-        if let Ok(mut current) = self.ctrlr.lock() {
-            *current = ctrlr;
-        }
+        *self.ctrlr.lock().unwrap_or_else(PoisonError::into_inner) = ctrlr;
     }
 
     /// Returns whether no queue pair of the pool takes commands, so that nothing can overtake those that were lost.

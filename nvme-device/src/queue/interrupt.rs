@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::pin::Pin;
 
@@ -23,7 +23,8 @@ pub struct Interrupts {
 impl Interrupts {
     /// Sets the eventfds of the vectors from `start` on. Vectors beyond `limit` are left out.
     pub fn set(&self, start: usize, files: Vec<Option<OwnedFd>>, limit: usize) {
-        if let Ok(mut vectors) = self.vectors.lock() {
+        {
+            let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
             for (offset, file) in files.into_iter().enumerate() {
                 let Some(index) = start.checked_add(offset).filter(|index| *index < limit) else { break };
                 if vectors.len() <= index {
@@ -39,23 +40,19 @@ impl Interrupts {
 
     /// Takes all eventfds away.
     pub fn clear(&self) {
-        if let Ok(mut vectors) = self.vectors.lock() {
-            vectors.clear();
-        }
+        self.vectors.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
     /// Returns the eventfd of a vector.
     #[must_use]
     pub fn get(&self, vector: u16) -> Option<Arc<OwnedFd>> {
-        self.vectors.lock().ok()?.get(usize::from(vector))?.clone()
+        self.vectors.lock().unwrap_or_else(PoisonError::into_inner).get(usize::from(vector))?.clone()
     }
 
     /// The client asks for an interrupt.
     pub fn ask(&self, vector: u16) {
-        if let Ok(mut asked) = self.asked.lock() {
-            asked.insert(vector);
-        }
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(vector);
     }
 
     /// The client asks for the pin to be raised.
@@ -65,7 +62,7 @@ impl Interrupts {
 
     /// Takes the vectors that the client has asked for.
     pub(super) fn take_asked(&self) -> BTreeSet<u16> {
-        self.asked.lock().map(|mut asked| std::mem::take(&mut *asked)).unwrap_or_default()
+        std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the pin (INTA#), which stands for the vectors that have no eventfd.
@@ -196,4 +193,27 @@ pub struct Coalescing {
     pub entries: u16,
     /// For how long at most, in the clock's ticks; 0 for no coalescing.
     pub ticks: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_under_a_lock_costs_the_guest_no_interrupt() {
+        let (interrupts, (file, _other)) = (Interrupts::default(), std::io::pipe().expect("a descriptor"));
+        interrupts.set(1, vec![Some(file.into())], 2);
+        interrupts.ask(1);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _locked = (interrupts.vectors.lock(), interrupts.asked.lock());
+            resume_unwind(Box::new("under both locks"));
+        }));
+        assert!(panicked.is_err() && interrupts.vectors.is_poisoned() && interrupts.asked.is_poisoned());
+        assert!(interrupts.get(1).is_some(), "the eventfd is there");
+        assert_eq!(interrupts.take_asked(), BTreeSet::from([1]));
+        interrupts.clear();
+        assert!(interrupts.get(1).is_none(), "and can be taken away");
+    }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use guest_memory::DoorbellPage;
 use guest_memory::doorbells::head_index;
@@ -41,9 +41,7 @@ impl Pin {
     /// Sets the eventfd that tells the client, or takes it away. A new one is not masked by the client.
     pub fn set_file(&self, file: Option<OwnedFd>) {
         self.used.store(file.is_some(), Ordering::Release);
-        if let Ok(mut place) = self.file.lock() {
-            *place = file.map(Arc::new);
-        }
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file.map(Arc::new);
         self.set_mask(PinMask::Client, false);
     }
 
@@ -78,12 +76,13 @@ impl Pin {
     pub(super) fn raise(&self) -> Option<Arc<OwnedFd>> {
         let client = PinMask::Client as u32;
         self.masks.compare_exchange(0, client, Ordering::AcqRel, Ordering::Acquire).ok()?;
-        self.file.lock().ok()?.clone()
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A completion queue has entries up to `tail` that the host has not taken, or none.
     pub(super) fn set_reason(&self, cqid: u16, tail: Option<u16>) {
-        if let Ok(mut reasons) = self.reasons.lock() {
+        {
+            let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
             match tail {
                 Some(tail) => drop(reasons.insert(cqid, tail)),
                 None => drop(reasons.remove(&cqid)),
@@ -96,6 +95,6 @@ impl Pin {
     #[must_use]
     pub fn has_reason(&self, doorbells: &DoorbellPage) -> bool {
         let taken = |(cqid, tail): (&u16, &u16)| doorbells.load(head_index(*cqid)) == u32::from(*tail);
-        self.is_used() && self.reasons.lock().is_ok_and(|reasons| !reasons.iter().all(taken))
+        self.is_used() && !self.reasons.lock().unwrap_or_else(PoisonError::into_inner).iter().all(taken)
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::num::NonZeroU8;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use libc::iovec;
@@ -654,7 +654,7 @@ impl<D: Device> AbortRequest<D> {
     }
 
     fn end(&self, status: IoStatus) {
-        let carrier = self.0.lock().ok().and_then(|mut carrier| carrier.take());
+        let carrier = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(carrier) = carrier {
             carrier.deliver(move |io| io.complete(status));
         }
@@ -663,7 +663,7 @@ impl<D: Device> AbortRequest<D> {
     /// Returns whether it was answered or given up.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.0.lock().map_or(true, |carrier| carrier.is_none())
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use host_memory::HostMemory;
@@ -89,7 +89,8 @@ struct Busy {
 impl Counters {
     /// Adds what a poll group has counted of a submission queue.
     pub fn add(&self, sqid: u16, totals: Totals) {
-        if let Ok(mut queues) = self.queues.lock() {
+        {
+            let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             let sum = queues.entry(sqid).or_default();
             *sum = sum.plus(totals);
         }
@@ -109,7 +110,8 @@ impl Counters {
     /// Adds the time from `since` to `now`, in which commands were in flight on a poll group. What others have added of
     /// it counts once.
     pub fn add_busy(&self, since: Instant, now: Instant) {
-        if let Ok(mut busy) = self.busy.lock() {
+        {
+            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
             let since = busy.counted.map_or(since, |counted| counted.max(since));
             busy.total = busy.total.saturating_add(now.saturating_duration_since(since));
             busy.counted = Some(busy.counted.map_or(now, |counted| counted.max(now)));
@@ -119,7 +121,7 @@ impl Counters {
     /// Returns the time in which any command was in flight.
     #[must_use]
     pub fn busy(&self) -> Duration {
-        self.busy.lock().map(|busy| busy.total).unwrap_or_default()
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).total
     }
 
     /// Adds bytes that went by messages, to and from memory that came without a file.
@@ -136,10 +138,8 @@ impl Counters {
     /// Returns what each submission queue that was used has carried.
     #[must_use]
     pub fn queues(&self) -> Vec<(u16, Totals)> {
-        self.queues
-            .lock()
-            .map(|queues| queues.iter().map(|(sqid, totals)| (*sqid, *totals)).collect())
-            .unwrap_or_default()
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.iter().map(|(sqid, totals)| (*sqid, *totals)).collect()
     }
 
     /// Returns the sums.
@@ -277,13 +277,13 @@ impl Session {
     /// it finds this too.
     #[must_use]
     pub fn ask(&self, request: Request) -> bool {
-        self.requests.lock().is_ok_and(|mut requests| requests.push(request))
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request)
     }
 
     /// Takes what is next to be done.
     #[must_use]
     pub fn next_request(&self) -> Option<Request> {
-        self.requests.lock().ok()?.pop()
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// Notes that the poll group of that index is told to look at the session. Returns whether that is to be done: if
@@ -301,14 +301,12 @@ impl Session {
     /// Returns what holds for all queues now.
     #[must_use]
     pub fn settings(&self) -> Settings {
-        self.settings.lock().map(|settings| settings.clone()).unwrap_or_default()
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// This holds for all queues from now on.
     pub fn set(&self, settings: Settings) {
-        if let Ok(mut current) = self.settings.lock() {
-            *current = settings;
-        }
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     /// Notes that the poll group of that index is told of new settings. Returns whether that is to be done: however

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::worker::Worker;
@@ -77,7 +77,7 @@ impl Registrar {
 
     /// Carries an order out on a thread of its own. Returns whether there is one.
     fn carry_out_apart(&self, order: &Order) -> bool {
-        let Ok(mut others) = self.others.lock() else { return false };
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         others.retain(|thread| !thread.is_finished());
         if others.len() >= MOST {
             return false;
