@@ -101,7 +101,7 @@ COMMANDS = (
             Parameter("num_io_queues", "Most I/O queues to ask the pool for", kind=unsigned),
             Parameter("io_queue_size", "Entries of an I/O queue", kind=unsigned),
             Parameter("io_queue_requests", "Requests to hold ready per I/O queue", kind=unsigned),
-            Parameter("keep_alive_timeout_ms", "Keep-alive time-out in milliseconds; 0 sends none", kind=unsigned),
+            Parameter("keep_alive_timeout_ms", "Keep-alive time-out in milliseconds, from 1000 on", kind=unsigned),
             Parameter("transport_retry_count", "RDMA only: retransmissions, 0 to 7", kind=unsigned),
             Parameter("transport_ack_timeout", "Time-out of the transport's ACK, an exponent of two (RDMA: of 4.096 us; "
                       "TCP: of 1 ms)", kind=unsigned),

@@ -134,8 +134,8 @@ class Parameters(unittest.TestCase):
         self.assertEqual(call, ("courier_controller_remove_ns", {"name": "vm0", "nsid": 7}))
 
     def test_zero_is_sent_and_not_taken_for_absent(self):
-        call, _ = send(POOL + ["--keep-alive-timeout-ms", "0"])
-        self.assertEqual(call[1]["keep_alive_timeout_ms"], 0)
+        call, _ = send(POOL + ["--ns-loss-timeout-sec", "0"])
+        self.assertEqual(call[1]["ns_loss_timeout_sec"], 0)
 
 
 class BadCommandLines(unittest.TestCase):

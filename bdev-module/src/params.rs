@@ -113,7 +113,8 @@ pub struct PoolParams {
     /// Requests that each I/O queue has; those beyond its depth wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub io_queue_requests: Option<u32>,
-    /// Keep-alive time-out in milliseconds; 0 for none.
+    /// Keep-alive time-out in milliseconds. Without one nothing would tell when a controller has ended the commands of a connection
+    /// that was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive_timeout_ms: Option<u32>,
     /// Retransmissions of the transport (RDMA).
@@ -225,9 +226,7 @@ impl PoolParams {
                 requests,
             ));
         }
-        if self.keep_alive_timeout_ms != Some(0) {
-            check_range("keep_alive_timeout_ms", self.keep_alive_timeout_ms, 1_000, 3_600_000)?;
-        }
+        check_range("keep_alive_timeout_ms", self.keep_alive_timeout_ms, 1_000, 3_600_000)?;
         check_range("transport_retry_count", self.transport_retry_count.map(u32::from), 0, 7)?;
         // Over TCP it is a socket's option, in milliseconds, which has 31 bits.
         let most = if self.trtype == Trtype::Tcp { 30 } else { 31 };
@@ -295,9 +294,9 @@ impl PoolParams {
 
     /// Returns how long the pool may answer nothing to what it holds.
     pub(crate) fn silence_limit(&self) -> Duration {
-        /// Where there are no keep-alives.
+        /// What SPDK asks for where nothing else is said.
         const DEFAULT: u32 = 10_000;
-        let millis = self.keep_alive_timeout_ms.filter(|&millis| millis != 0).unwrap_or(DEFAULT);
+        let millis = self.keep_alive_timeout_ms.unwrap_or(DEFAULT);
         Duration::from_millis(u64::from(millis))
     }
 
@@ -508,6 +507,7 @@ mod tests {
             ("io_queue_size", json!(1), "`io_queue_size` must be 2 to 65536, got 1"),
             ("io_queue_requests", json!(4_000_000_000_u32), "4000000000"),
             ("keep_alive_timeout_ms", json!(5), "`keep_alive_timeout_ms` must be 1000 to 3600000, got 5"),
+            ("keep_alive_timeout_ms", json!(0), "`keep_alive_timeout_ms` must be 1000 to 3600000, got 0"),
             ("transport_ack_timeout", json!(31), "0 to 30, got 31"),
             ("connect_timeout_ms", json!(0), "`connect_timeout_ms` must be 1 to 600000, got 0"),
             ("ctrlr_loss_timeout_sec", json!(-2), "-2"),

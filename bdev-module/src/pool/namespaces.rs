@@ -80,6 +80,12 @@ pub enum BdevError {
         /// What would be right.
         remedy: &'static str,
     },
+    /// It was deleted before it was there.
+    #[error("bdev '{name}' was deleted before its pool had told what its namespace is")]
+    CalledOff {
+        /// The bdev's name.
+        name: String,
+    },
     /// The bdev layer did not take it.
     #[error(
         "bdev '{name}' could not be registered: {errno} (is there a bdev of that name, or of the namespace's UUID?)"
@@ -103,6 +109,7 @@ impl BdevError {
             Self::Unknown { .. } => Errno::IO,
             Self::Deleting { .. } => Errno::BUSY,
             Self::TooFewQueues { .. } => Errno::NOSPC,
+            Self::CalledOff { .. } => Errno::CANCELED,
             Self::Refused { errno, .. } => *errno,
         }
     }
@@ -258,7 +265,10 @@ impl Pool {
 
     /// Gives up making a bdev of a namespace, now or again.
     pub(crate) fn forget_wanted(&self, nsid: u32) {
-        self.watch.wanted.borrow_mut().remove(&nsid);
+        let wanted = self.watch.wanted.borrow_mut().remove(&nsid);
+        if let Some(Wanted { params, created: Some(created), .. }) = wanted {
+            created(Err(BdevError::CalledOff { name: params.name }));
+        }
     }
 
     /// Returns the bdev of that name, if it is one of this pool's.

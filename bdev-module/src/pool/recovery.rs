@@ -1,5 +1,6 @@
 //! How a pool's connection is given up, and made anew.
 
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -7,11 +8,12 @@ use spdk::Errno;
 use spdk::io_device::Advance;
 use spdk::nvme::{Connect, Ctrlr};
 
-use super::fence::{DEFAULT_KEEP_ALIVE, Fence, Outcome, Risk};
+use super::fence::{self, DEFAULT_KEEP_ALIVE, Fence, Outcome, Risk};
 use super::{DELETION_LIMIT, Pool, RESET_LIMIT, State};
 use crate::attempts;
 use crate::channel::PoolChannel;
 use crate::disk::Disk;
+use crate::registry;
 
 impl Pool {
     /// The connection was lost, because the other side ended it or otherwise: I/O is held, and the pool is connected
@@ -126,7 +128,9 @@ impl Pool {
         self.reset_due.set(Instant::now() + RESET_LIMIT);
         self.risk.set(self.risk.get().max(self.shared().take_risk()));
         if self.is_deleting() {
-            if self.risk.get() == Risk::Open {
+            let lost = self.risk.get();
+            let is_over = lost == Risk::None || lost == Risk::EndedByPeer && self.was_admin_queue_ended_by_peer();
+            if !is_over {
                 self.unfenced_until.set(Some(Instant::now() + DELETION_LIMIT + self.keep_alive() * 2));
             }
             if self.lost_at.get().is_none() {
@@ -149,6 +153,28 @@ impl Pool {
         self.with_ctrlr(Ctrlr::keep_alive_timeout).filter(|time| !time.is_zero()).unwrap_or(DEFAULT_KEEP_ALIVE)
     }
 
+    /// Returns whether the connection of the admin queue has ended, by what the other side did.
+    fn was_admin_queue_ended_by_peer(&self) -> bool {
+        // A command that could not be written has failed before it shows that the connection has ended.
+        (0..3).any(|_| self.poll_admin().is_err()) && self.with_ctrlr(Ctrlr::was_ended_by_peer) == Some(true)
+    }
+
+    /// Returns whether commands that it has lost may still be carried out.
+    fn is_unfenced(&self) -> bool {
+        matches!(self.state.get(), State::ClosingQueues | State::Fencing)
+            || self.risk.get() != Risk::None
+            || self.unfenced_until.get().is_some_and(|until| until > Instant::now())
+    }
+
+    /// Returns whether commands that another pool of the subsystem has lost, or one that is gone, may still be carried out. Until
+    /// they cannot, no bdev is made here: it may be of a namespace that they write to.
+    pub(super) fn is_contested(&self) -> bool {
+        let subnqn = &self.params.subnqn;
+        let is_other = |pool: &Rc<Self>| pool.params.subnqn == *subnqn && pool.name() != self.name();
+        fence::unfenced_until(subnqn).is_some()
+            || registry::all().iter().filter(|pool| is_other(pool)).any(|pool| pool.is_unfenced())
+    }
+
     pub(super) fn go_on_fencing(&self, now: Instant) {
         let alive = self.poll_admin().is_ok();
         let outcome = self.with_ctrlr(|ctrlr| match self.fence.borrow_mut().as_mut() {
@@ -161,9 +187,7 @@ impl Pool {
         }
         self.fence.take();
         let risk = self.risk.replace(Risk::None);
-        // A command that could not be written has failed before it shows that the connection has ended.
-        let ended = outcome == Outcome::Failed && (0..3).any(|_| self.poll_admin().is_err());
-        let by_peer = ended && self.with_ctrlr(Ctrlr::was_ended_by_peer) == Some(true);
+        let by_peer = outcome == Outcome::Failed && self.was_admin_queue_ended_by_peer();
         if outcome == Outcome::Failed && !(by_peer && risk == Risk::EndedByPeer) {
             let wait = self.keep_alive() * 2;
             log::warn!(

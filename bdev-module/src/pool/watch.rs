@@ -366,6 +366,15 @@ impl Pool {
     fn take_finding(&self, nsid: u32, finding: Finding) {
         let mut all = self.watch.wanted.borrow_mut();
         let Some(wanted) = all.get_mut(&nsid) else { return };
+        if !self.disks.borrow().contains_key(&nsid) && self.is_contested() {
+            // It is looked for again as long as it is missing.
+            wanted.asked = Instant::now();
+            return wanted.say(
+                self.name(),
+                "another pool of its subsystem has lost commands that may still be carried out; the bdev waits for these"
+                    .to_owned(),
+            );
+        }
         if wanted.created.is_some() {
             drop(all);
             return self.try_creating(nsid, finding);

@@ -84,12 +84,17 @@ impl Rig {
 
     /// Returns a pool of a scripted target, at its own port or at that of a relay before it.
     pub(crate) fn scripted_pool(&self, target: &ScriptedTarget, port: u16, more: Value) -> Pool {
+        self.other_scripted_pool("scripted", target, port, more)
+    }
+
+    /// Returns one with a name of its own.
+    pub(crate) fn other_scripted_pool(&self, name: &str, target: &ScriptedTarget, port: u16, more: Value) -> Pool {
         let mut params = json!({ "trsvcid": port.to_string(), "reconnect_delay_sec": 1 });
         if let (Some(params), Value::Object(more)) = (params.as_object_mut(), more) {
             params.extend(more);
         }
-        assert_eq!(self.connect("scripted", &target.nqn(), params), Ok(()));
-        Pool { app: self.app, name: "scripted".to_owned() }
+        assert_eq!(self.connect(name, &target.nqn(), params), Ok(()));
+        Pool { app: self.app, name: name.to_owned() }
     }
 
     /// Makes a bdev of a namespace of a pool. It goes when the value does.

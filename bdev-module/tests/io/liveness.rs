@@ -478,6 +478,50 @@ fn a_pool_that_is_made_again_waits_for_what_the_one_before_it_held() {
     assert_eq!(disk.write(5, &Layout::whole(BLOCK), &[0xbb; BLOCK]), Ok(()));
 }
 
+/// Returns how long a bdev took that was made of another pool of the subsystem, of another host's, after a write was lost and `leave`
+/// had the first pool or its bdev deleted.
+fn time_of_a_bdev_of_another_pool(leave: fn(&Pool, crate::common::Bdev) -> Option<crate::common::Bdev>) -> Duration {
+    let Line { disk, bdev, pool, relay, target } = line(short_times());
+    let host = json!({ "hostnqn": "nqn.2024-01.com.example:another" });
+    let other = rig().other_scripted_pool("another", &target, target.port(), with(host));
+    relay.stall();
+    let old = disk.start(Op::Write, 5, 1, &Layout::whole(BLOCK), &[0xaa; BLOCK]).expect("the write is taken");
+    let pool = &pool;
+    let left = std::thread::scope(|scope| {
+        let gone = scope.spawn(move || leave(pool, bdev));
+        assert!(old.wait().result.is_err());
+        drop(disk);
+        gone.join().expect("no panic")
+    });
+    let deleted = Instant::now();
+    let bdev = rig().bdev(&other.name, 1);
+    let took = deleted.elapsed();
+    let disk = Disk::open(&bdev.name);
+    assert_eq!(disk.write(5, &Layout::whole(BLOCK), &[0xbb; BLOCK]), Ok(()));
+    drop(left);
+    took
+}
+
+#[test]
+#[serial]
+fn a_bdev_of_another_pool_waits_for_what_a_pool_of_its_subsystem_held_that_was_deleted() {
+    let took = time_of_a_bdev_of_another_pool(|pool, bdev| {
+        assert_eq!(pool.delete(), Ok(json!(true)));
+        Some(bdev)
+    });
+    assert!(took >= KEEP_ALIVE, "{took:?}");
+}
+
+#[test]
+#[serial]
+fn a_bdev_of_another_pool_waits_for_what_was_in_flight_to_a_bdev_of_its_subsystem_that_was_deleted() {
+    let took = time_of_a_bdev_of_another_pool(|_, bdev| {
+        drop(bdev);
+        None
+    });
+    assert!(took >= KEEP_ALIVE * 2, "{took:?}");
+}
+
 #[test]
 #[serial]
 fn a_hung_pool_without_io_is_deleted_in_time_though_it_does_not_say_good_bye() {
