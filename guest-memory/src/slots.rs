@@ -37,6 +37,7 @@ pub struct Slots<Q: 'static, T: 'static> {
     pieces: Pieces,
     free: Cell<u16>,
     in_use: Cell<u16>,
+    dropped: fn(&Io<Q, T>),
 }
 
 struct Slot<Q: 'static, T: 'static> {
@@ -87,8 +88,9 @@ impl<Q, T> Slots<Q, T> {
     /// How many bytes a place takes. A controller that is idle has as many as its queues have entries.
     pub const PLACE_BYTES: usize = size_of::<Slot<Q, T>>();
 
-    /// Returns a queue with `count` places; `state` makes the state of each.
-    pub fn new(count: u16, queue: Q, mut state: impl FnMut() -> T) -> Rc<Self> {
+    /// Returns a queue with `count` places; `state` makes the state of each. `dropped` is called with an I/O that is
+    /// dropped instead of [freed](Io::free), before its place is free.
+    pub fn new(count: u16, queue: Q, mut state: impl FnMut() -> T, dropped: fn(&Io<Q, T>)) -> Rc<Self> {
         let count = count.min(NONE - 1);
         let pieces = Pieces::new(usize::from(count) * MAX_PIECES);
         Rc::new_cyclic(|owner| Self {
@@ -114,6 +116,7 @@ impl<Q, T> Slots<Q, T> {
             pieces,
             free: Cell::new(if count == 0 { NONE } else { 0 }),
             in_use: Cell::new(0),
+            dropped,
         })
     }
 
@@ -258,7 +261,8 @@ impl IoToken {
     }
 }
 
-/// An I/O that is in flight. Dropping it frees its place.
+/// An I/O that is in flight. Who has ended it [frees](Self::free) its place. Dropping it does so too, but its queue is
+/// told first, since nobody may have ended it.
 pub struct Io<Q: 'static, T: 'static>(NonNull<Slot<Q, T>>);
 
 impl<Q, T> Io<Q, T> {
@@ -272,6 +276,21 @@ impl<Q, T> Io<Q, T> {
     fn slots(&self) -> &Slots<Q, T> {
         // SAFETY: as above; the weak reference points to the queue whose count is held.
         unsafe { &*self.slot().owner.as_ptr() }
+    }
+
+    /// Frees its place: it has ended.
+    #[inline]
+    pub fn free(self) {
+        std::mem::ManuallyDrop::new(self).put_back();
+    }
+
+    /// Frees its place, and lets go of its queue, which may go with it: nothing of this is used after it.
+    #[inline]
+    fn put_back(&self) {
+        let slots = self.slot().owner.as_ptr();
+        self.slots().put_back(self.slot());
+        // SAFETY: the count that `take` left, which is given back once: by `free`, or else by `drop`.
+        drop(unsafe { Rc::from_raw(slots) });
     }
 
     /// Returns its queue.
@@ -424,12 +443,10 @@ impl<Q, T> Io<Q, T> {
 }
 
 impl<Q, T> Drop for Io<Q, T> {
-    #[inline]
+    #[cold]
     fn drop(&mut self) {
-        let slots = self.slot().owner.as_ptr();
-        self.slots().put_back(self.slot());
-        // SAFETY: the count that `take` left; the queue may go with it, and the place is not used after this.
-        drop(unsafe { Rc::from_raw(slots) });
+        (self.slots().dropped)(self);
+        self.put_back();
     }
 }
 

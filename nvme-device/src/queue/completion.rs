@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::context::Context;
 use super::interrupt::Vector;
+use super::reserved::{Reservation, Reserved};
 use super::state::CompletionState;
 use guest_memory::{CompletionRing, Gone};
 use nvme_spec::{Cqe, Status};
@@ -26,7 +27,7 @@ pub struct CompletionQueue {
     bad_head: Cell<Option<u32>>,
     reserved: Cell<u16>,
     /// Completions that wait because the queue's memory is not mapped.
-    parked: RefCell<VecDeque<Cqe>>,
+    parked: RefCell<VecDeque<(Cqe, Reserved)>>,
     vector: Option<Vector>,
     /// Completions since the last interrupt, and when the first of them was posted.
     pending: Cell<u32>,
@@ -67,9 +68,9 @@ impl CompletionQueue {
         self.qid
     }
 
-    /// Reserves up to `wanted` entries; how many could be had. Each is used by one [`post`](Self::post) or given back.
+    /// Reserves up to `wanted` entries.
     #[inline]
-    pub(super) fn reserve(&self, wanted: u16) -> u16 {
+    pub(super) fn reserve(&self, wanted: u16) -> Reservation<'_> {
         let mut free = self.free_by(self.head.get());
         if free < wanted {
             self.read_head();
@@ -77,13 +78,20 @@ impl CompletionQueue {
         }
         let granted = wanted.min(free);
         self.reserved.set(self.reserved.get() + granted);
-        granted
+        Reservation::new(self, granted)
     }
 
-    /// Gives reserved entries back.
+    /// Gives an entry back that is not used.
+    #[inline]
+    pub(super) fn give_back(&self, entry: Reserved) {
+        entry.consume();
+        self.unreserve(1);
+    }
+
+    /// So many entries are not reserved any more. To be called by who had them.
     #[inline]
     pub(super) fn unreserve(&self, count: u16) {
-        self.reserved.set(self.reserved.get().saturating_sub(count));
+        self.reserved.set(self.reserved.get().wrapping_sub(count));
     }
 
     /// Entries that are neither filled nor reserved, if the guest has taken those before `head`. One entry of a queue
@@ -129,19 +137,20 @@ impl CompletionQueue {
         }
     }
 
-    /// Posts a completion, for which an entry was reserved.
+    /// Posts a completion in the entry that was reserved for it.
     #[inline]
     #[expect(clippy::similar_names, reason = "the names are the specification's")]
-    pub(super) fn post(&self, sqid: u16, sqhd: u16, cid: u16, dw0: u32, status: Status) {
+    pub(super) fn post(&self, entry: Reserved, sqid: u16, sqhd: u16, cid: u16, dw0: u32, status: Status) {
         let cqe = Cqe { dw0, dw1: 0, sqhd, sqid, cid, status };
         if !self.parked.borrow().is_empty() || !self.write(cqe) {
-            return self.park(cqe);
+            return self.park(cqe, entry);
         }
-        self.posted();
+        self.posted(entry);
     }
 
-    fn posted(&self) {
-        self.unreserve(1);
+    #[inline]
+    fn posted(&self, entry: Reserved) {
+        self.give_back(entry);
         if self.vector.is_some() {
             let before = self.pending.get();
             self.pending.set(before.saturating_add(1));
@@ -175,23 +184,25 @@ impl CompletionQueue {
     }
 
     #[cold]
-    fn park(&self, cqe: Cqe) {
+    fn park(&self, cqe: Cqe, entry: Reserved) {
         let mut parked = self.parked.borrow_mut();
         if parked.is_empty() {
             self.context.note_parked(self.qid);
         }
-        parked.push_back(cqe);
+        parked.push_back((cqe, entry));
     }
 
     /// Tries to post what waits for the queue's memory. Returns whether nothing waits any more.
     pub(super) fn post_parked(&self) -> bool {
         loop {
-            let Some(cqe) = self.parked.borrow().front().copied() else { return true };
+            let Some(cqe) = self.parked.borrow().front().map(|(cqe, _)| *cqe) else { return true };
             if !self.write(cqe) {
                 return false;
             }
-            self.parked.borrow_mut().pop_front();
-            self.posted();
+            let written = self.parked.borrow_mut().pop_front();
+            if let Some((_, entry)) = written {
+                self.posted(entry);
+            }
         }
     }
 
@@ -294,5 +305,11 @@ impl CompletionQueue {
     /// The same if it lies in memory that is gone.
     pub(super) fn forget_ring_in(&self, gone: &Gone) {
         self.ring.borrow_mut().take_if(|ring| gone.any(|range| ring.intersects(range)));
+    }
+}
+
+impl Drop for CompletionQueue {
+    fn drop(&mut self) {
+        self.parked.take().into_iter().for_each(|(_, entry)| entry.consume());
     }
 }

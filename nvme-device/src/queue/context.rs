@@ -76,6 +76,8 @@ pub(super) struct Context {
     trace_owner: Cell<u16>,
     /// Commands that failed because data could not be had or kept.
     media_errors: Cell<u64>,
+    /// Commands whose I/O was dropped before it had ended.
+    dropped: Cell<u64>,
     /// The function may not access guest memory.
     suspended: Cell<bool>,
     /// Queues with an interrupt to raise.
@@ -156,6 +158,7 @@ impl Context {
             has_held: Cell::new(false),
             trace_owner: Cell::new(0),
             media_errors: Cell::new(0),
+            dropped: Cell::new(0),
             suspended: Cell::new(false),
             marked: RefCell::default(),
             parked: RefCell::default(),
@@ -381,6 +384,19 @@ impl Context {
     /// A command has failed because data could not be had or kept.
     pub(super) fn count_media_error(&self) {
         self.media_errors.set(self.media_errors.get().saturating_add(1));
+    }
+
+    /// The I/O of a command was dropped before it had ended. The log has a line whenever their number has doubled.
+    #[cold]
+    pub(super) fn note_dropped(&self, sqid: u16, cid: u16) {
+        let count = self.dropped.get().saturating_add(1);
+        self.dropped.set(count);
+        if count.is_power_of_two() {
+            log::error!(
+                "submission queue {sqid}: the I/O of command {cid} was dropped before it had ended, so that the command \
+                 ends with Internal Error; this has happened {count} times to this controller on this core"
+            );
+        }
     }
 
     /// Takes how many have.

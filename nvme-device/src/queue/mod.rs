@@ -3,13 +3,14 @@
 //!
 //! The way of a command, all of it on one thread:
 //!
-//! 1. [`Queues::poll`] sees that the doorbell has moved, reserves a completion entry for each command before it takes it,
-//!    and copies the entry out of guest memory once.
+//! 1. [`Queues::poll`] sees that the doorbell has moved, reserves a completion entry for each command before it takes
+//!    it, and copies the entry out of guest memory once.
 //! 2. The copy is [decoded](crate::model::io) and its data pointer is [walked](guest_memory::dptr) into pieces of host
 //!    memory, which the [`Io`](guest_memory::Io) of the command holds.
-//! 3. A [`Backend`] takes the I/O, and [`complete`] hears of its end.
-//! 4. `CompletionQueue::post` writes the completion entry; [`Queues::signal`] raises at most one interrupt per completion
-//!    queue and poll.
+//! 3. A [`Backend`] takes the I/O, and [`complete`] hears of its end. A command whose I/O is dropped instead ends with
+//!    Internal Error.
+//! 4. `CompletionQueue::post` writes the completion entry, for which it takes the reserved one; [`Queues::signal`]
+//!    raises at most one interrupt per completion queue and poll.
 //!
 //! Nothing here knows SPDK: the backend is a type parameter, so that tests and fuzzers bring their own.
 
@@ -26,6 +27,7 @@ mod interrupt;
 mod namespace;
 mod pin;
 mod queues;
+mod reserved;
 mod settings;
 mod state;
 mod submission;

@@ -2,6 +2,7 @@
 
 mod abort;
 mod client_dma;
+mod dropped;
 mod extra;
 mod flush;
 
@@ -17,6 +18,7 @@ use super::context::{CommandFault, Context, QueueErrorEvent};
 use super::cursor::Cursor;
 use super::namespace::{NamespaceChannel, NamespaceChannels};
 use super::queues::{Totals, namespace_index};
+use super::reserved::{Entries, Reserved};
 use super::state::SubmissionState;
 use super::trace::{Reason, TraceStep, Traced};
 use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
@@ -45,8 +47,8 @@ pub struct SubmissionQueue<B: Backend> {
     held: RefCell<VecDeque<CommandIo<B>>>,
     /// The place of the next I/O to be aborted, of those that are to end.
     abort_next: Cell<u16>,
-    /// The first command of a fused pair, while the second is awaited. A completion entry is reserved for it.
-    first: RefCell<Option<Sqe>>,
+    /// The first command of a fused pair, while the second is awaited.
+    first: RefCell<Option<(Sqe, Reserved)>>,
     /// The queue is being deleted: nothing more is sent to the backend.
     closed: Cell<bool>,
     /// The queue is gone for the guest: nothing is posted.
@@ -106,10 +108,10 @@ pub struct IoState<B: Backend> {
     then: Cell<NextStep>,
     slba: Cell<u64>,
     blocks: Cell<u64>,
-    /// The identifier of the first command, if this is the second of a fused pair.
-    /// An `Option` would take more room, and each place of each queue has one.
+    /// The identifier of the first command, if this is the second of a fused pair: `entries` tells.
     first_cid: Cell<u16>,
-    is_second: Cell<bool>,
+    /// The completion entries that are reserved for it. They are taken when it ends.
+    entries: Cell<Entries>,
     /// What commands have that are seldom.
     extra: Cell<Option<Box<CommandExtra>>>,
     /// What is to be done about data in memory without a file, or the transfer of it that is in flight. Who sets it
@@ -119,6 +121,12 @@ pub struct IoState<B: Backend> {
     askers: Cell<Option<Box<Askers>>>,
     /// What the backend has charged it for.
     charge: Cell<u16>,
+}
+
+/// A command that was taken from its queue and is no I/O yet.
+struct Taken<'a> {
+    sqe: &'a Sqe,
+    entry: Reserved,
 }
 
 /// Why a command cannot become an I/O.
@@ -161,7 +169,7 @@ impl<B: Backend> IoState<B> {
             slba: Cell::new(0),
             blocks: Cell::new(0),
             first_cid: Cell::new(0),
-            is_second: Cell::new(false),
+            entries: Cell::default(),
             extra: Cell::new(None),
             client_dma: Cell::new(None),
             askers: Cell::default(),
@@ -182,22 +190,36 @@ impl<B: Backend> IoState<B> {
         is_asked
     }
 
-    /// Sets the identifier of the first command of its fused pair, if it is the second of one.
+    /// It is the I/O of a command from now on, and of the first command of a fused pair if that is the second of one.
     #[inline]
-    fn set_first_cid(&self, cid: Option<u16>) {
-        self.is_second.set(cid.is_some());
-        self.first_cid.set(cid.unwrap_or(0));
+    fn begin(&self, command: Taken<'_>, first: Option<Taken<'_>>) {
+        self.first_cid.set(first.as_ref().map_or(0, |first| first.sqe.cid));
+        let before = self.entries.replace(Entries::new(command.entry, first.map(|first| first.entry)));
+        // Who ends a command takes its entries: there are none to be dropped, and none to be looked for here.
+        debug_assert!(matches!(before, Entries::None), "a place with entries of another command");
+        std::mem::forget(before);
     }
 
-    #[inline]
+    /// Returns the identifier of the first command, if it is the second of a fused pair.
     fn first_cid(&self) -> Option<u16> {
-        self.is_second.get().then(|| self.first_cid.get())
+        let entries = self.entries.take();
+        let is_second = matches!(entries, Entries::Pair(..));
+        self.entries.set(entries);
+        is_second.then(|| self.first_cid.get())
     }
 
-    /// Takes the identifier: the first command is ended by who has it.
-    #[inline]
-    fn take_first_cid(&self) -> Option<u16> {
-        self.is_second.replace(false).then(|| self.first_cid.get())
+    /// Takes the first command of a fused pair out, which is ended by who has it.
+    fn take_first(&self) -> Option<(u16, Reserved)> {
+        match self.entries.take() {
+            Entries::Pair(first, own) => {
+                self.entries.set(Entries::One(own));
+                Some((self.first_cid.get(), first))
+            }
+            entries => {
+                self.entries.set(entries);
+                None
+            }
+        }
     }
 
     /// The backend charges the command for what it takes.
@@ -248,7 +270,7 @@ impl<B: Backend> SubmissionQueue<B> {
             discard_completions: Cell::new(false),
             totals: Counts::default(),
         };
-        Submissions(Slots::new(places, queue, IoState::new))
+        Submissions(Slots::new(places, queue, IoState::new, dropped::end))
     }
 
     pub(super) fn qid(&self) -> u16 {
@@ -275,15 +297,16 @@ impl<B: Backend> SubmissionQueue<B> {
     }
 
     #[inline]
-    fn post(&self, cid: u16, status: Status) {
-        self.post_with(cid, 0, status);
+    fn post(&self, entry: Reserved, cid: u16, status: Status) {
+        self.post_with(entry, cid, 0, status);
     }
 
     #[inline]
-    fn post_with(&self, cid: u16, dw0: u32, status: Status) {
-        if !self.discard_completions.get() {
-            self.completion.post(self.qid(), self.cursor.head(), cid, dw0, status);
+    fn post_with(&self, entry: Reserved, cid: u16, dw0: u32, status: Status) {
+        if self.discard_completions.get() {
+            return self.completion.give_back(entry);
         }
+        self.completion.post(entry, self.qid(), self.cursor.head(), cid, dw0, status);
     }
 
     #[inline]
@@ -293,20 +316,20 @@ impl<B: Backend> SubmissionQueue<B> {
 
     /// A command, and the first of its fused pair if it has one, never became an I/O.
     #[cold]
-    fn refuse_both(&self, sqe: &Sqe, first: Option<&Sqe>, status: Status) {
+    fn refuse_both(&self, command: Taken<'_>, first: Option<Taken<'_>>, status: Status) {
         if let Some(first) = first {
             self.refuse(first, Status::ABORTED_FAILED_FUSED);
         }
-        self.refuse(sqe, status);
+        self.refuse(command, status);
     }
 
     /// The first command of a fused pair cannot become an I/O, so that the second is not carried out either.
     #[cold]
-    fn refuse_first(&self, sqe: &Sqe, first: Option<&Sqe>, status: Status) {
+    fn refuse_first(&self, command: Taken<'_>, first: Option<Taken<'_>>, status: Status) {
         if let Some(first) = first {
             self.refuse(first, status);
         }
-        self.refuse(sqe, Status::ABORTED_FAILED_FUSED);
+        self.refuse(command, Status::ABORTED_FAILED_FUSED);
     }
 
     /// Notes which guest address a command could not use, if that is why it ends with `status`.
@@ -319,9 +342,9 @@ impl<B: Backend> SubmissionQueue<B> {
 
     /// A command that never became an I/O has failed.
     #[cold]
-    fn refuse(&self, sqe: &Sqe, status: Status) {
+    fn refuse(&self, Taken { sqe, entry }: Taken<'_>, status: Status) {
         if sqe.nsid == 0 && self.cursor.rewind_if_broken() {
-            return self.completion.unreserve(1);
+            return self.completion.give_back(entry);
         }
         self.context.note(QueueErrorEvent::Failed {
             sqid: self.qid(),
@@ -330,7 +353,15 @@ impl<B: Backend> SubmissionQueue<B> {
             slba: sqe.slba(),
             nsid: sqe.nsid,
         });
-        self.post(sqe.cid, status);
+        self.post(entry, sqe.cid, status);
+    }
+}
+
+impl<B: Backend> Drop for SubmissionQueue<B> {
+    fn drop(&mut self) {
+        if let Some((_, entry)) = self.first.take() {
+            self.completion.give_back(entry);
+        }
     }
 }
 
@@ -375,42 +406,50 @@ impl<B: Backend> Submissions<B> {
         let view = queue.context.view();
         let room = u16::try_from(self.free().min(most)).unwrap_or(BURST);
         queue.completion.prefetch();
-        let granted = queue.completion.reserve(waiting.min(BURST).min(room));
+        let mut entries = queue.completion.reserve(waiting.min(BURST).min(room));
         let mut taken = 0;
-        while taken < granted {
-            let Some(sqe) = queue.cursor.take(&view, taken + 1 < granted) else { break };
+        while let Some(entry) = entries.take() {
+            let Some(sqe) = queue.cursor.take(&view, entries.left() > 0) else {
+                queue.completion.give_back(entry);
+                break;
+            };
             taken += 1;
             if sqe.fuse() == FusedOperation::NORMAL && queue.first.borrow().is_none() {
-                self.begin(&sqe, None);
+                self.begin(Taken { sqe: &sqe, entry }, None);
             } else {
-                self.begin_fused(sqe);
+                self.begin_fused(sqe, entry);
             }
             if !queue.deferred.borrow().is_empty() {
                 break;
             }
         }
-        queue.completion.unreserve(granted - taken);
-        usize::from(taken)
+        taken
     }
 
     /// Begins a command, `first` being the first of the fused pair that it may be the second of.
     #[inline]
-    fn begin(&self, sqe: &Sqe, first: Option<&Sqe>) {
-        match self.prepare(sqe, first) {
-            Ok(Some(io)) => send(io),
-            Ok(None) => self.queue().post(sqe.cid, Status::SUCCESS),
+    fn begin(&self, command: Taken<'_>, first: Option<Taken<'_>>) {
+        let (sqe, first_sqe) = (command.sqe, first.as_ref().map(|first| first.sqe));
+        match self.prepare(sqe, first_sqe) {
+            Ok(Some(io)) => {
+                io.state().begin(command, first);
+                send(io);
+            }
+            Ok(None) if first.is_none() => self.queue().post(command.entry, sqe.cid, Status::SUCCESS),
+            // No command that has no effect is the second of a fused pair.
+            Ok(None) => self.queue().refuse_both(command, first, Status::INVALID_FIELD),
             Err(Unfit::First(status)) => {
-                self.queue().note_fault(first.unwrap_or(sqe), status);
-                self.queue().refuse_first(sqe, first, status);
+                self.queue().note_fault(first_sqe.unwrap_or(sqe), status);
+                self.queue().refuse_first(command, first, status);
             }
             // The data of an I/O has more pieces than have room in its place, or an SGL has too many: that is seen
             // there.
             Err(Unfit::Command(DptrError::NoFile | DptrError::Invalid(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS))) => {
-                self.begin_client_dma(sqe, first);
+                self.begin_client_dma(command, first);
             }
             Err(Unfit::Command(DptrError::Invalid(status))) => {
                 self.queue().note_fault(sqe, status);
-                self.queue().refuse_both(sqe, first, status);
+                self.queue().refuse_both(command, first, status);
             }
         }
     }
@@ -437,7 +476,6 @@ impl<B: Backend> Submissions<B> {
         describe(state, sqe, op, &command, &geometry);
         state.since.set(queue.context.now());
         B::trace(TraceStep::Take, || traced(&io, sqe.nsid.into()));
-        state.set_first_cid(first.map(|first| first.cid));
         state.namespace.set(Some(namespace));
         Ok(Some(io))
     }
@@ -462,20 +500,23 @@ impl<B: Backend> Submissions<B> {
 
     /// A command of a fused pair, or one that comes where the second of a pair was awaited (section 3.4.2).
     #[cold]
-    fn begin_fused(&self, sqe: Sqe) {
+    fn begin_fused(&self, sqe: Sqe, entry: Reserved) {
         let queue = self.queue();
         let first = queue.first.take();
         match (first, sqe.fuse()) {
-            (Some(first), FusedOperation::SECOND) if first.nsid == sqe.nsid => self.begin(&sqe, Some(&first)),
+            (Some((first, first_entry)), FusedOperation::SECOND) if first.nsid == sqe.nsid => {
+                self.begin(Taken { sqe: &sqe, entry }, Some(Taken { sqe: &first, entry: first_entry }));
+            }
             (first, fuse) => {
-                if let Some(first) = first {
-                    queue.refuse(&first, Status::ABORTED_MISSING_FUSED);
+                if let Some((first, entry)) = first {
+                    queue.refuse(Taken { sqe: &first, entry }, Status::ABORTED_MISSING_FUSED);
                 }
+                let command = Taken { sqe: &sqe, entry };
                 match fuse {
-                    FusedOperation::NORMAL => self.begin(&sqe, None),
-                    FusedOperation::FIRST => drop(queue.first.replace(Some(sqe))),
-                    FusedOperation::SECOND => queue.refuse(&sqe, Status::ABORTED_MISSING_FUSED),
-                    _ => queue.refuse(&sqe, Status::INVALID_FIELD),
+                    FusedOperation::NORMAL => self.begin(command, None),
+                    FusedOperation::FIRST => *queue.first.borrow_mut() = Some((sqe, command.entry)),
+                    FusedOperation::SECOND => queue.refuse(command, Status::ABORTED_MISSING_FUSED),
+                    _ => queue.refuse(command, Status::INVALID_FIELD),
                 }
             }
         }
@@ -739,15 +780,18 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     queue.count(state.op.get(), io.bytes());
     let askers = state.askers.take();
     let was_aborted = is_abort(status);
-    let status = match state.take_first_cid() {
-        Some(first) => finish_first(queue, first, status),
-        None => status,
+    let entries = state.entries.take();
+    let (entries, status) = match entries {
+        Entries::Pair(first, own) => (Entries::One(own), finish_first(queue, (state.first_cid.get(), first), status)),
+        entries => (entries, status),
     };
     B::trace(TraceStep::Complete, || traced(&io, u64::from(status.into_bits() >> 1)));
-    queue.post_with(state.cid.get(), dw0, status);
+    if let Entries::One(entry) = entries {
+        queue.post_with(entry, state.cid.get(), dw0, status);
+    }
     state.namespace.take();
     state.extra.take();
-    drop(io);
+    io.free();
     if let Some(askers) = askers {
         askers.answer(was_aborted);
     }
@@ -769,7 +813,7 @@ fn is_media_error(status: Status) -> bool {
 /// has failed in one of its halves, and the other ends with Command Aborted due to Failed Fused Command (base
 /// specification 3.4.2).
 #[cold]
-fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, first: u16, status: Status) -> Status {
+fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, (first, entry): (u16, Reserved), status: Status) -> Status {
     let (first_status, second_status) = if status == Status::SUCCESS {
         (status, status)
     } else if is_of_a_write(status) {
@@ -777,7 +821,7 @@ fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, first: u16, status: Stat
     } else {
         (status, Status::ABORTED_FAILED_FUSED)
     };
-    queue.post(first, first_status);
+    queue.post(entry, first, first_status);
     second_status
 }
 

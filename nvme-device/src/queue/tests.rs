@@ -11,12 +11,12 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, IoState, NamespaceChannel, Queues, Refusal, Refused,
-    SubmissionQueue, complete,
+    AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, IoState, NamespaceChannel, QueueErrorEvent, Queues,
+    Refusal, Refused, SubmissionQueue, complete,
 };
 use crate::model::io::{IoSupport, NsGeometry, PassthruCommand, WriteCache};
 use guest_memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region, Slots, doorbells};
-use nvme_spec::{Cqe, IoOpcode, Sqe, Status, StatusCode};
+use nvme_spec::{CommandFlags, Cqe, IoOpcode, Sqe, Status, StatusCode};
 
 const PAGE: u64 = 4096;
 const ENTRIES: u16 = 16;
@@ -126,6 +126,12 @@ impl Guest {
         Self { near, memory, doorbells, queues, tail: Cell::new(0), head: Cell::new(0) }
     }
 
+    fn support_fused_pairs(&self) {
+        let mut geometry = NsGeometry::new(1000, 12).expect("a geometry");
+        geometry.supports = IoSupport::COMPARE | IoSupport::COMPARE_AND_WRITE;
+        self.queues.set_geometry(1, geometry);
+    }
+
     fn cache_writes(&self) {
         let mut geometry = NsGeometry::new(1000, 12).expect("a geometry");
         geometry.supports = IoSupport::FLUSH;
@@ -138,6 +144,12 @@ impl Guest {
         let tail = self.tail.get();
         self.near.write_all_at(sqe.as_bytes(), COMMANDS + u64::from(tail) * 64).expect("written");
         self.tail.set((tail + 1) % ENTRIES);
+    }
+
+    fn put_all(&self, commands: impl IntoIterator<Item = Sqe>) {
+        for sqe in commands {
+            self.put(sqe);
+        }
     }
 
     fn ring(&self) {
@@ -575,6 +587,118 @@ fn an_interrupt_that_waits_for_more_completions_is_that_of_its_queue_whatever_th
     assert!(!guest.queues.has_signals());
     let raised = guest.queues.completion_states().into_iter().map(|queue| (queue.qid, queue.interrupts));
     assert_eq!(raised.collect::<Vec<_>>(), [(1, 0), (3, 0), (5, 1), (7, 0)]);
+}
+
+/// Returns how many entries of completion queue 1 are reserved.
+fn reserved(guest: &Guest) -> u16 {
+    guest.queues.completion_states().iter().filter(|queue| queue.qid == 1).map(|queue| queue.reserved).sum()
+}
+
+/// The two commands of a fused pair, with the identifiers `first` and `first + 1`.
+fn fused(first: u16) -> [Sqe; 2] {
+    let (mut compare, mut write) = (command(IoOpcode::COMPARE.0, first), command(IoOpcode::WRITE.0, first + 1));
+    compare.flags = CommandFlags::FUSED_FIRST;
+    write.flags = CommandFlags::FUSED_SECOND;
+    [compare, write]
+}
+
+#[test]
+fn a_command_whose_io_the_backend_drops_ends_with_internal_error() {
+    let guest = Guest::new();
+    guest.send(read(1));
+    guest.send(read(2));
+    drop(TAKEN.with_borrow_mut(|taken| taken.remove(0)));
+    assert_eq!(guest.completions(), [(1, Status::INTERNAL_ERROR)]);
+    assert_eq!(reserved(&guest), 1);
+    let errors = guest.queues.take_error_events();
+    assert!(matches!(errors[..], [QueueErrorEvent::Failed { cid: 1, status: Status::INTERNAL_ERROR, nsid: 1, .. }]));
+    end(Ok(()));
+    assert_eq!(guest.completions(), [(2, Status::SUCCESS)]);
+    assert_eq!((reserved(&guest), guest.queues.in_flight()), (0, 0));
+}
+
+#[test]
+fn both_commands_of_a_fused_pair_end_if_its_io_is_dropped() {
+    let guest = Guest::new();
+    guest.support_fused_pairs();
+    guest.put_all(fused(1));
+    guest.ring();
+    assert_eq!((in_flight().len(), reserved(&guest)), (1, 2));
+    drop(TAKEN.take());
+    assert_eq!(guest.completions(), [(1, Status::INTERNAL_ERROR), (2, Status::ABORTED_FAILED_FUSED)]);
+    assert_eq!(reserved(&guest), 0);
+}
+
+#[test]
+fn an_abort_of_a_command_whose_io_is_dropped_is_answered() {
+    let guest = Guest::new();
+    guest.send(read(1));
+    let answer = Rc::new(Cell::new(None));
+    let told = Rc::clone(&answer);
+    guest.queues.abort(1, 1, move |was_aborted| told.set(Some(was_aborted)));
+    assert_eq!((aborts(), answer.get()), (1, None));
+    drop(TAKEN.take());
+    assert_eq!(answer.get(), Some(false));
+    assert_eq!(guest.completions(), [(1, Status::INTERNAL_ERROR)]);
+}
+
+#[test]
+fn an_io_that_is_dropped_after_its_queues_are_gone_posts_nothing() {
+    let guest = Guest::new();
+    guest.send(read(1));
+    guest.queues.delete_all();
+    drop(TAKEN.take());
+    assert_eq!(guest.completions(), []);
+}
+
+#[test]
+fn every_completion_entry_can_be_used_again_whatever_the_end_of_the_commands_before() {
+    let guest = Guest::new();
+    guest.support_fused_pairs();
+    // Refused; without effect; of a pair without its second; a second without its first.
+    guest.send(Sqe { nsid: 9, ..read(1) });
+    guest.send(fused(2)[0]);
+    guest.send(read(3));
+    guest.send(fused(4)[1]);
+    guest.put_all(fused(6));
+    guest.ring();
+    assert_eq!(reserved(&guest), 3);
+    while !in_flight().is_empty() {
+        end(Ok(()));
+    }
+    assert_eq!(guest.completions().len(), 6);
+    assert_eq!(reserved(&guest), 0);
+    guest.put_all((10..10 + ENTRIES - 1).map(read));
+    guest.ring();
+    assert_eq!(usize::from(ENTRIES - 1), in_flight().len());
+    while !in_flight().is_empty() {
+        end(Ok(()));
+    }
+    assert_eq!(guest.completions().len(), usize::from(ENTRIES - 1));
+}
+
+#[test]
+fn a_submission_queue_that_is_deleted_leaves_all_entries_to_others_of_its_completion_queue() {
+    let guest = Guest::new();
+    guest.support_fused_pairs();
+    guest.send(fused(1)[0]);
+    assert_eq!(reserved(&guest), 1);
+    assert!(guest.queues.delete_submission(1));
+    assert_eq!(guest.completions(), [(1, Status::ABORTED_SQ_DELETION)]);
+    assert_eq!(reserved(&guest), 0);
+}
+
+#[test]
+fn an_admin_command_that_is_completed_twice_takes_no_entry_that_the_host_has_not_taken() {
+    let guest = Guest::new();
+    let admin = guest.queues.create_admin(COMMANDS, ENTRIES, COMPLETIONS, 2);
+    guest.near.write_all_at(Sqe { cid: 7, ..Sqe::default() }.as_bytes(), COMMANDS).expect("written");
+    guest.doorbells.store(doorbells::tail_index(0), 1);
+    assert_eq!(admin.next().map(|sqe| sqe.cid), Some(7));
+    admin.complete(7, 0, Status::SUCCESS);
+    admin.complete(7, 0, Status::INTERNAL_ERROR);
+    let state = guest.queues.completion_states().into_iter().find(|queue| queue.qid == 0).expect("the admin queue");
+    assert_eq!((state.tail, state.reserved), (1, 0));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{CommandIo, IoState, SubmissionQueue, Submissions, complete};
+use super::{CommandIo, IoState, SubmissionQueue, Submissions, Taken, complete};
 use crate::queue::aborts::Asker;
 use crate::queue::{Backend, NamespaceChannel};
 use guest_memory::{InFlight, IoToken};
@@ -15,8 +15,8 @@ impl<B: Backend> Submissions<B> {
         queue.closed.set(true);
         queue.cursor.forget_ring();
         // Its completion entry is reserved: a completion queue that others use would be an entry short for ever.
-        if let Some(first) = queue.first.take() {
-            queue.refuse(&first, Status::ABORTED_SQ_DELETION);
+        if let Some((sqe, entry)) = queue.first.take() {
+            queue.refuse(Taken { sqe: &sqe, entry }, Status::ABORTED_SQ_DELETION);
         }
         self.end_waiting(|_| true);
     }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use super::extra::CommandExtra;
 use super::{
-    CommandIo, IoState, NextStep, SubmissionQueue, Submissions, block_op, complete, describe, fail, finish_with, send,
-    traced,
+    CommandIo, IoState, NextStep, SubmissionQueue, Submissions, Taken, block_op, complete, describe, fail, finish_with,
+    send, traced,
 };
 use crate::model::io::{self, IoKind, PassthruCommand};
 use crate::queue::client_dma::{ClientTransfers, gather};
@@ -44,10 +44,11 @@ struct Staged {
 impl<B: Backend> Submissions<B> {
     /// Begins a command whose data pointer led to memory without a file; `first` as in [`begin`](Self::begin).
     #[cold]
-    pub(super) fn begin_client_dma(&self, sqe: &Sqe, first: Option<&Sqe>) {
+    pub(super) fn begin_client_dma(&self, command: Taken<'_>, first: Option<Taken<'_>>) {
         let queue = self.queue();
+        let sqe = command.sqe;
         let (Some(namespace), Some(io)) = (queue.namespace(sqe.nsid), self.take()) else {
-            return queue.refuse_both(sqe, first, Status::INTERNAL_ERROR);
+            return queue.refuse_both(command, first, Status::INTERNAL_ERROR);
         };
         let state = io.state();
         state.cid.set(sqe.cid);
@@ -56,10 +57,11 @@ impl<B: Backend> Submissions<B> {
         state.op.set(BlockOp::Flush);
         state.then.set(NextStep::Finish);
         state.slba.set(sqe.slba());
-        state.set_first_cid(first.map(|first| first.cid));
         state.namespace.set(Some(namespace));
+        let first_sqe = first.as_ref().map(|first| *first.sqe);
+        state.begin(command, first);
         B::trace(TraceStep::Take, || traced(&io, sqe.nsid.into()));
-        start(io, *sqe, first.copied());
+        start(io, *sqe, first_sqe);
     }
 }
 
@@ -225,8 +227,8 @@ fn deliver_bounce<B: Backend>(io: CommandIo<B>, bounce: &Bounce, dw0: u32) {
 
 /// A command has failed before the backend got it: nothing of a fused pair was done.
 fn lose<B: Backend>(io: CommandIo<B>, status: Status) {
-    if let Some(first) = io.state().take_first_cid() {
-        io.queue().post(first, Status::ABORTED_FAILED_FUSED);
+    if let Some((first, entry)) = io.state().take_first() {
+        io.queue().post(entry, first, Status::ABORTED_FAILED_FUSED);
     }
     complete(io, Err(status));
 }
