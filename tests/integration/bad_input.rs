@@ -197,7 +197,8 @@ fn gives_up_in_time(app: &App, pool: &Pool, address: SocketAddr, words: &[&str])
             break result.expect_err("nothing answers there");
         }
         let call = Instant::now();
-        assert_eq!(app.rpc.ok("courier_pool_get", &Value::Null), json!([]));
+        let pools = app.rpc.ok("courier_pool_get", &Value::Null);
+        assert!(pools == json!([]) || pools[0]["state"] == "connecting", "{pools}");
         assert!(call.elapsed() < PROMPT, "connecting held up another RPC for {:?}", call.elapsed());
         asked += 1;
         assert!(start.elapsed() < secs(10), "it does not give up");

@@ -30,7 +30,10 @@ fn a_client_that_resets_with_hundreds_of_commands_on_a_pool_that_hangs_causes_fe
     front.rpc.ok("courier_pool_create", &pool);
     front.rpc.ok("bdev_courier_create", &json!({ "name": "d", "pool": "p", "nsid": 1 }));
     let controller = front.controller("c", &["d"]);
-    target.on(On::io(IoOpcode::READ), Do::Hold);
+    // It does not answer the flush that asks whether it lives either.
+    for opcode in [IoOpcode::READ, IoOpcode::FLUSH] {
+        target.on(On::io(opcode), Do::Hold);
+    }
     let mut driver = Driver::start(controller.dir());
     let mut queue = driver.create_queue(1, ENTRIES, None);
     let before = front.process.output().lines().count();
