@@ -239,8 +239,10 @@ fn a_client_whose_commands_hang_takes_no_more_of_the_bdev_layer_when_it_goes() {
     let (target, front) = (ScriptedTarget::new(), Front::start_with_pools_on("0x3"));
     add_small_pool(&front, target.port(), &target.nqn());
     let controller = front.controller("c", &["d"]);
-    // Neither the commands nor their aborts are ever answered.
-    target.on(On::io(IoOpcode::READ), Do::Nothing);
+    // Neither the commands nor their aborts are ever answered, nor the flush that asks whether the queue lives.
+    for opcode in [IoOpcode::READ, IoOpcode::FLUSH] {
+        target.on(On::io(opcode), Do::Nothing);
+    }
     target.on(On::admin(AdminOpcode::ABORT), Do::Nothing);
     let before = bdev_ios_in_use(&front);
     let driver = start_many(controller.dir());

@@ -165,7 +165,9 @@ fn hung_pool(front: &Front, disk: &str, number: usize) -> ScriptedTarget {
     });
     front.rpc.ok("courier_pool_create", &params);
     front.rpc.ok("bdev_courier_create", &json!({ "name": disk, "pool": pool, "nsid": 1 }));
-    target.on(On::io(IoOpcode::READ), Do::Nothing);
+    for opcode in [IoOpcode::READ, IoOpcode::FLUSH] {
+        target.on(On::io(opcode), Do::Nothing);
+    }
     target.on(On::admin(AdminOpcode::ABORT), Do::Nothing);
     target
 }
