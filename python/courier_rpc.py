@@ -192,7 +192,7 @@ COMMANDS = (
             Parameter("name", "Name of the controller", required=True, positional=True),
             Parameter("bdev_name", "Name of the bdev", required=True, positional=True),
             Parameter("nsid", "Namespace id. Default: the lowest that is free", "-n", kind=nsid),
-            Parameter("wait", "The bdev may not be there yet: add the namespace when it is", kind=None, negated=True),
+            Parameter("wait", "The bdev may not be there yet, or be claimed: add the namespace when it can be had", kind=None, negated=True),
         ),
     ),
     Command(

@@ -61,6 +61,12 @@ impl RpcError {
     pub fn failed(errno: Errno, message: impl Into<String>) -> Self {
         Self { code: errno.negated(), message: message.into() }
     }
+
+    /// Returns the sentence.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
 }
 
 /// A client's call that waits for its answer. One that is dropped is answered as an internal error.

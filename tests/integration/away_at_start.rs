@@ -55,7 +55,7 @@ fn a_pool_that_is_away_at_the_start_costs_only_its_own_drive_which_comes_with_it
     client.rpc.ok("bdev_nvme_attach_controller", &json!({ "name": "n", "trtype": "VFIOUSER", "traddr": dir }));
     wait_for("the drive that is there", secs(30), || client.bdevs() == ["nn2"]);
     let pending = || app.rpc.ok("courier_controller_get", &json!({ "name": "vm" }))[0]["pending_namespaces"].clone();
-    assert_eq!(pending(), json!([{ "nsid": 1, "bdev_name": "late" }]));
+    assert_eq!(pending(), json!([{ "nsid": 1, "bdev_name": "late", "reason": null }]));
     let saved = || ["bdev", "courier_controllers"].map(|of| app.rpc.ok("framework_get_config", &json!({ "name": of })));
     let before = saved();
     for method in ["courier_pool_create", "bdev_courier_create", "courier_controller_add_ns"] {

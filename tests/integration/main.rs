@@ -19,6 +19,7 @@ mod away_at_start;
 mod bad_input;
 mod clients;
 mod controller_bad_input;
+mod controller_claims;
 mod controller_clients;
 mod controller_doorbells;
 mod controller_hostile_commands;

@@ -13,4 +13,4 @@ pub use carrier::Carrier;
 pub use device::{Bdev, Device, DeviceInfo, IoType, Protection};
 pub use io::{AbortRequest, BdevIo, IoStatus};
 pub(crate) use module::is_registered_here;
-pub use module::{Module, ModuleFiniDone, ModuleHandle, register_module};
+pub use module::{Module, ModuleFiniDone, ModuleHandle, register_claimer, register_module};

@@ -56,7 +56,7 @@ unsafe impl Send for ModuleHandle {}
 unsafe impl Sync for ModuleHandle {}
 
 impl ModuleHandle {
-    pub(super) fn as_ptr(self) -> *mut sys::spdk_bdev_module {
+    pub(crate) fn as_ptr(self) -> *mut sys::spdk_bdev_module {
         self.0.as_ptr()
     }
 }
@@ -91,6 +91,27 @@ pub fn register_module<M: Module>() -> ModuleHandle {
     let module = NonNull::from(module);
     HERE.lock().unwrap_or_else(PoisonError::into_inner).push(module.addr().get());
     ModuleHandle(module)
+}
+
+/// Makes a module known to the bdev layer that has no devices, and claims those of others. To be called before SPDK
+/// starts, once for each name.
+///
+/// # Panics
+/// When SPDK has started.
+#[must_use]
+pub fn register_claimer(name: &'static CStr) -> ModuleHandle {
+    unsafe extern "C" fn init() -> c_int {
+        0
+    }
+    let _registering = running::registering();
+    let module = Box::leak(Box::new(sys::spdk_bdev_module {
+        module_init: Some(init),
+        name: name.as_ptr(),
+        ..Default::default()
+    }));
+    // SAFETY: the module lives for ever; nobody else registers anything, and SPDK has not started.
+    unsafe { sys::spdk_bdev_module_list_add(module) };
+    ModuleHandle(NonNull::from(module))
 }
 
 unsafe extern "C" fn init<M: Module>() -> c_int {

@@ -1,5 +1,6 @@
 //! Opening a bdev and sending it I/O: what a front end ([`BdevChannel::submit`]) or a test ([`BdevRequest`]) does.
 
+mod claim;
 mod describe;
 mod split;
 mod submit;
@@ -19,6 +20,7 @@ use crate::Errno;
 use crate::dma::DmaBuf;
 use crate::thread::{OwnerThread, on_app_thread, send_to_app};
 
+pub use claim::ClaimError;
 pub use describe::{BdevInfo, io_pool_size};
 pub use split::Splits;
 pub use submit::{BlockOp, Completer};
@@ -50,6 +52,8 @@ struct Open {
     raw: NonNull<sys::spdk_bdev_desc>,
     /// A count of an [`Rc`], which SPDK's event callback uses.
     events: *const BdevEvents,
+    /// It shares the claim of the bdev.
+    is_claimed: bool,
 }
 
 // SAFETY: SPDK lets every thread use a descriptor for channels and I/O. It is opened and closed, and its events are
@@ -64,6 +68,9 @@ impl Open {
     unsafe fn close(self) {
         // SAFETY: the bdev was opened on this thread; no event comes after it is closed.
         unsafe {
+            if self.is_claimed {
+                claim::let_go(sys::spdk_bdev_desc_get_bdev(self.raw.as_ptr()));
+            }
             sys::spdk_bdev_close(self.raw.as_ptr());
             drop(Rc::from_raw(self.events));
         }
@@ -76,6 +83,10 @@ impl BdevDesc {
     /// # Errors
     /// `NODEV` when there is none, `PERM` when another module has claimed it or off the application's thread.
     pub fn open(name: &str, events: impl Fn(BdevEvent) + 'static) -> Result<Self, Errno> {
+        Self::open_to(name, true, events)
+    }
+
+    fn open_to(name: &str, write: bool, events: impl Fn(BdevEvent) + 'static) -> Result<Self, Errno> {
         unsafe extern "C" fn event(kind: u32, _: *mut sys::spdk_bdev, ctx: *mut c_void) {
             let events = ctx.cast::<BdevEvents>().cast_const();
             // SAFETY: `ctx` came from `Rc::into_raw` below, and that count is held until the bdev is closed. Another is
@@ -98,9 +109,9 @@ impl BdevDesc {
         let mut raw = ptr::null_mut();
         let ctx = events.cast_mut().cast();
         // SAFETY: the callback expects the count.
-        let rc = unsafe { sys::spdk_bdev_open_ext(name.as_ptr(), true, Some(event), ctx, &raw mut raw) };
+        let rc = unsafe { sys::spdk_bdev_open_ext(name.as_ptr(), write, Some(event), ctx, &raw mut raw) };
         match (Errno::check(rc), NonNull::new(raw)) {
-            (Ok(()), Some(raw)) => Ok(Self(Open { raw, events })),
+            (Ok(()), Some(raw)) => Ok(Self(Open { raw, events, is_claimed: false })),
             (result, _) => {
                 // SAFETY: SPDK did not take the count.
                 drop(unsafe { Rc::from_raw(events) });

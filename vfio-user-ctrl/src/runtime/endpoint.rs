@@ -15,6 +15,7 @@ use spdk::thread::{AppCell, cores, send_to_app};
 use spdk::trace::TraceOwner;
 use uuid::Uuid;
 
+use super::attaching::{self, PendingNamespace, Unattached};
 use super::budget::Budget;
 use super::control::Control;
 use super::inbox;
@@ -47,20 +48,6 @@ struct NamespaceBdev {
     desc: Arc<BdevDesc>,
     info: BdevInfo,
     fence: Arc<Fence>,
-}
-
-/// A namespace that is waited for.
-#[derive(Debug)]
-pub(super) struct PendingNamespace {
-    pub(super) bdev_name: String,
-    /// The bdev is there and cannot be a namespace, as the log says already.
-    pub(super) is_refused: bool,
-}
-
-impl PendingNamespace {
-    pub(super) fn new(bdev_name: &str) -> Self {
-        Self { bdev_name: bdev_name.to_owned(), is_refused: false }
-    }
 }
 
 /// A namespace of a controller, for those who ask.
@@ -350,9 +337,8 @@ impl Endpoint {
         value["cores"] = json!(cores);
         value["admin_core"] = json!(self.routes.admin_group.core);
         value["namespaces"] = json!(namespaces);
-        let pending = self.pending_namespaces();
-        let pending = pending.iter().map(|entry| json!({ "nsid": entry.nsid, "bdev_name": entry.bdev_name }));
-        value["pending_namespaces"] = pending.collect();
+        let pending = self.pending.borrow();
+        value["pending_namespaces"] = pending.iter().map(|(nsid, entry)| entry.describe(*nsid)).collect();
         value["io"] = self.io();
         value
     }
@@ -380,8 +366,11 @@ impl Endpoint {
         io
     }
 
-    /// Makes a bdev namespace `nsid`, which is free.
-    pub(super) fn attach(self: &Rc<Self>, nsid: u32, bdev_name: &str) -> Result<(), RpcError> {
+    /// Makes a bdev namespace `nsid`, which is free. It is claimed for as long: no other module may write to it.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    pub(super) fn attach(self: &Rc<Self>, nsid: u32, bdev_name: &str) -> Result<(), Unattached> {
         let me = Rc::downgrade(self);
         let number = self.attached.get() + 1;
         self.attached.set(number);
@@ -390,18 +379,11 @@ impl Endpoint {
                 endpoint.bdev_event(nsid, number, event);
             }
         };
-        let desc = BdevDesc::open(bdev_name, events).map_err(|errno| {
-            let why = match errno {
-                Errno::NODEV => "there is no such bdev; bdev_get_bdevs lists them".to_owned(),
-                Errno::PERM => "another module has claimed it".to_owned(),
-                _ => errno.to_string(),
-            };
-            failed(errno, format!("parameter `bdev_name`: '{bdev_name}' cannot be opened: {why}"))
-        })?;
+        let desc = attaching::open(bdev_name, events)?;
         let info = desc.describe();
         // The bdev may have been opened by an alias.
         if let Some((other, _)) = self.namespaces.borrow().iter().find(|(_, bdev)| bdev.info.name == info.name) {
-            return Err(self.has_it_already(&info.name, *other));
+            return Err(self.has_it_already(&info.name, *other).into());
         }
         let geometry = geometry(&info, self.params.vendor_specific_commands)?;
         let namespace = namespace(nsid, &info, &geometry);

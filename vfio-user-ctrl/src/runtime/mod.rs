@@ -14,6 +14,7 @@
 mod aborter;
 pub mod admin_runner;
 mod app;
+mod attaching;
 mod bdevs;
 mod budget;
 mod client_dma;

@@ -8,12 +8,13 @@ use spdk::Errno;
 use spdk::json::JsonWriter;
 use spdk::subsystem::{FiniDone, Subsystem};
 
-use super::{endpoint, inspect, pending, rpc};
+use super::{attaching, endpoint, inspect, pending, rpc};
 
 /// Makes the controllers and their RPC methods known to SPDK. To be called before SPDK starts, once. `on_shutdown` is
 /// called on the application's thread when the controllers are about to end, which is before the bdevs do.
 pub fn register(on_shutdown: fn()) {
     spdk::subsystem::register::<Controllers>();
+    attaching::register();
     rpc::register();
     ON_SHUTDOWN.get_or_init(|| on_shutdown);
 }
