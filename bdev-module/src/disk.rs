@@ -124,15 +124,9 @@ impl Disk {
         Bdev::register(module, &geometry, disk)
     }
 
-    /// Returns the name of the pool.
-    #[must_use]
-    pub fn pool(&self) -> &str {
-        &self.params.pool
-    }
-
     /// Returns the name of the bdev.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.params.name
     }
 

@@ -182,7 +182,7 @@ impl PoolParams {
     ///
     /// # Errors
     /// The first parameter that is not valid.
-    pub fn check(&self) -> Result<(), Invalid> {
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
         check_name("name", &self.name)?;
         check_address("traddr", &self.traddr, self.adrfam)?;
         check_port("trsvcid", &self.trsvcid)?;
@@ -252,14 +252,6 @@ impl PoolParams {
         }
     }
 
-    /// Returns where the pool is.
-    ///
-    /// # Errors
-    /// A part that is too long for SPDK.
-    pub fn transport_id(&self) -> Result<TransportId, Invalid> {
-        self.trid().map_err(|error| Invalid(error.to_string()))
-    }
-
     fn trid(&self) -> Result<TransportId, TransportIdError> {
         TransportId::new(self.trtype.to_spdk(), self.adrfam.to_spdk(), &self.traddr, &self.trsvcid, &self.subnqn)
     }
@@ -274,7 +266,7 @@ impl PoolParams {
 
     /// Returns how to connect to it.
     #[must_use]
-    pub fn ctrlr_options(&self) -> CtrlrOptions {
+    pub(crate) fn ctrlr_options(&self) -> CtrlrOptions {
         CtrlrOptions {
             hostnqn: self.hostnqn.clone(),
             src_addr: self.hostaddr.clone(),
@@ -312,7 +304,7 @@ impl PoolParams {
 
     /// Returns whether SPDK would have one controller for both: it tells them by address, subsystem and host alone.
     #[must_use]
-    pub fn is_same_controller(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_controller(&self, other: &Self) -> bool {
         let address = |params: &Self| (params.traddr.parse::<IpAddr>().ok(), params.trsvcid.parse::<u16>().ok());
         self.trtype == other.trtype
             && address(self) == address(other)
@@ -341,7 +333,7 @@ impl PoolParams {
 
     /// Returns the target's address for people.
     #[must_use]
-    pub fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         format!("{} {} port {}", self.trtype.to_spdk().as_str(), self.traddr, self.trsvcid)
     }
 }
@@ -396,7 +388,7 @@ impl BdevParams {
     ///
     /// # Errors
     /// The first parameter that is not valid.
-    pub fn check(&self) -> Result<(), Invalid> {
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
         check_name("name", &self.name)?;
         if self.nsid == 0 || self.nsid == u32::MAX {
             return Err(Invalid::must_be("nsid", "1 to 4294967294", self.nsid));
@@ -486,7 +478,7 @@ mod tests {
         let params: PoolParams = serde_json::from_value(good()).expect("complete");
         assert_eq!(params.check(), Ok(()));
         assert_eq!((params.trsvcid.as_str(), params.adrfam), ("4420", Adrfam::Ipv4));
-        assert!(params.transport_id().is_ok());
+        assert!(params.trid().is_ok());
     }
 
     #[test]
@@ -586,7 +578,7 @@ mod tests {
             params.traddr = traddr;
             params.subnqn = subnqn;
             if params.check().is_ok() {
-                prop_assert!(params.transport_id().is_ok());
+                prop_assert!(params.trid().is_ok());
             }
         }
 

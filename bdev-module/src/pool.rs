@@ -254,13 +254,13 @@ impl Pool {
 
     /// Returns its name.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.params.name
     }
 
     /// Returns what it was made with.
     #[must_use]
-    pub fn params(&self) -> &PoolParams {
+    pub(crate) fn params(&self) -> &PoolParams {
         &self.params
     }
 

@@ -12,7 +12,7 @@ static POOLS: AppCell<BTreeMap<String, Rc<Pool>>> = AppCell::new(BTreeMap::new);
 
 /// Returns the pool of that name.
 #[must_use]
-pub fn find(name: &str) -> Option<Rc<Pool>> {
+pub(crate) fn find(name: &str) -> Option<Rc<Pool>> {
     POOLS.with(|pools| pools.borrow().get(name).cloned())
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 /// A limit that all clients share. Each may have as much as is left when it has it: one alone half of all, two a third
 /// each, and so on. So there is something for whoever comes, without anybody knowing who will.
 #[derive(Debug)]
-pub struct SharedLimit {
+pub(crate) struct SharedLimit {
     limit: u64,
     used: AtomicU64,
 }
@@ -16,7 +16,7 @@ pub struct SharedLimit {
 impl SharedLimit {
     /// Returns a budget of so many.
     #[must_use]
-    pub const fn new(limit: u64) -> Self {
+    pub(crate) const fn new(limit: u64) -> Self {
         Self { limit, used: AtomicU64::new(0) }
     }
 
@@ -52,7 +52,7 @@ pub struct LimitShare {
 impl LimitShare {
     /// Returns a share of a budget, of which the client has nothing yet.
     #[must_use]
-    pub fn of(budget: &'static SharedLimit) -> Self {
+    pub(crate) fn of(budget: &'static SharedLimit) -> Self {
         Self { budget: Some(budget), used: Arc::default() }
     }
 
@@ -69,7 +69,7 @@ impl LimitShare {
 
     /// Takes one, if the client has less than what is left for all.
     #[must_use]
-    pub fn take(&self) -> Option<LimitPermit> {
+    pub(crate) fn take(&self) -> Option<LimitPermit> {
         if let Some(budget) = self.budget {
             let own = self.used.load(Ordering::Relaxed);
             let more = |used: u64| (own < budget.limit.saturating_sub(used)).then_some(used + 1);
@@ -82,7 +82,7 @@ impl LimitShare {
 
 /// One of a budget, until this is dropped.
 #[derive(Debug)]
-pub struct LimitPermit(LimitShare);
+pub(crate) struct LimitPermit(LimitShare);
 
 impl Drop for LimitPermit {
     fn drop(&mut self) {

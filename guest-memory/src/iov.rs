@@ -40,7 +40,7 @@ impl<'a> IovSink<'a> {
     /// Returns how many bytes they describe.
     #[must_use]
     #[inline]
-    pub const fn bytes(&self) -> u32 {
+    pub(crate) const fn bytes(&self) -> u32 {
         self.bytes
     }
 

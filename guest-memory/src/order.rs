@@ -10,26 +10,26 @@ use super::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ord
 
 /// Returns the value of a doorbell. What its writer wrote before it is seen by what is read after this.
 #[inline]
-pub fn load_doorbell(doorbell: &AtomicU32) -> u32 {
+pub(crate) fn load_doorbell(doorbell: &AtomicU32) -> u32 {
     doorbell.load(Ordering::Acquire)
 }
 
 /// Writes a doorbell. Who sees the value has seen what was written before.
 #[inline]
-pub fn store_doorbell(doorbell: &AtomicU32, value: u32) {
+pub(crate) fn store_doorbell(doorbell: &AtomicU32, value: u32) {
     doorbell.store(value, Ordering::Release);
 }
 
 /// Returns a copy of a submission queue entry, each word of which is read once. The doorbell was read before.
 #[inline]
-pub fn read_entry<const WORDS: usize>(words: &[AtomicU64; WORDS]) -> [u64; WORDS] {
+pub(crate) fn read_entry<const WORDS: usize>(words: &[AtomicU64; WORDS]) -> [u64; WORDS] {
     words.each_ref().map(|word| word.load(Ordering::Relaxed))
 }
 
 /// Posts a completion queue entry. The word with the phase tag is written last and released: who sees the new phase
 /// sees the whole entry, and the data of the command.
 #[inline]
-pub fn post_entry([first, last]: &[AtomicU64; 2], [low, high]: [u64; 2]) {
+pub(crate) fn post_entry([first, last]: &[AtomicU64; 2], [low, high]: [u64; 2]) {
     first.store(low, Ordering::Relaxed);
     last.store(high, Ordering::Release);
 }
@@ -47,7 +47,7 @@ pub struct Span {
 
 impl Span {
     /// Sets start, length and size of pages. Only the owner calls this.
-    pub fn set(&self, start: usize, len: usize, page: usize) {
+    pub(crate) fn set(&self, start: usize, len: usize, page: usize) {
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
@@ -58,7 +58,7 @@ impl Span {
     }
 
     /// Start, length and size of pages as they were set together; `None` while they change.
-    pub fn get(&self) -> Option<(usize, usize, usize)> {
+    pub(crate) fn get(&self) -> Option<(usize, usize, usize)> {
         let sequence = self.sequence.load(Ordering::Acquire);
         let start = self.start.load(Ordering::Relaxed);
         let len = self.len.load(Ordering::Relaxed);

@@ -133,7 +133,7 @@ impl Region {
 
     /// Returns what `on_drop` will be told.
     #[must_use]
-    pub const fn id(&self) -> RegionId {
+    pub(crate) const fn id(&self) -> RegionId {
         self.id
     }
 
@@ -152,13 +152,13 @@ impl Region {
 
     /// Returns the guest address behind the last: below 2^64.
     #[must_use]
-    pub const fn end(&self) -> u64 {
+    pub(crate) const fn end(&self) -> u64 {
         self.gpa + self.len
     }
 
     /// Returns what the client lets us do.
     #[must_use]
-    pub const fn access(&self) -> Access {
+    pub(crate) const fn access(&self) -> Access {
         self.access
     }
 
@@ -196,14 +196,14 @@ impl Region {
 
     /// Returns the region without a file that pages of ours stand in for here.
     #[must_use]
-    pub const fn stands_in_for(&self) -> Option<&Arc<Self>> {
+    pub(crate) const fn stands_in_for(&self) -> Option<&Arc<Self>> {
         if let Backing::Own { of, .. } = &self.backing { Some(of) } else { None }
     }
 
     /// Returns whether the file still holds the region, but for single pages at most. A region without a file is
     /// intact.
-    #[must_use]
-    pub fn is_intact(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_intact(&self) -> bool {
         if let Backing::File { file, .. } = &self.backing { file.is_intact() } else { true }
     }
 

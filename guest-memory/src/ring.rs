@@ -156,7 +156,7 @@ impl SubmissionRing {
     /// Returns how many entries there are.
     #[must_use]
     #[inline]
-    pub const fn entries(&self) -> u16 {
+    pub(crate) const fn entries(&self) -> u16 {
         self.0.entries
     }
 
@@ -203,7 +203,7 @@ impl CompletionRing {
     /// Returns how many entries there are.
     #[must_use]
     #[inline]
-    pub const fn entries(&self) -> u16 {
+    pub(crate) const fn entries(&self) -> u16 {
         self.0.entries
     }
 

@@ -29,15 +29,14 @@ impl HostPiece {
     /// with the region is held; beyond reading only if the piece was translated for writing.
     #[must_use]
     #[inline]
-    pub const fn ptr(self) -> NonNull<u8> {
+    pub(crate) const fn ptr(self) -> NonNull<u8> {
         self.ptr
     }
 
     /// Returns the length in bytes: at least 1, unless none was asked for.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks for an empty piece")]
     #[inline]
-    pub const fn len(self) -> usize {
+    pub(crate) const fn len(self) -> usize {
         self.len
     }
 

@@ -45,7 +45,7 @@ impl MemView {
 
     /// Returns the region that has `gpa`.
     #[must_use]
-    pub fn region_at(&self, gpa: u64) -> Option<&Arc<Region>> {
+    pub(crate) fn region_at(&self, gpa: u64) -> Option<&Arc<Region>> {
         self.memory.region_at(gpa)
     }
 

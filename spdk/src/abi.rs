@@ -66,7 +66,7 @@ pub fn require() {
 ///
 /// # Errors
 /// The first difference.
-pub fn check() -> Result<(), Mismatch> {
+pub(crate) fn check() -> Result<(), Mismatch> {
     // SAFETY: the functions are SPDK's own, which read no more than the structures that they are given.
     unsafe { Host::OF_THIS_PROCESS.check()? };
     match version_in_memory() {

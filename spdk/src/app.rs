@@ -137,7 +137,7 @@ fn keep_large_blocks_apart() {
 
 /// Returns the limit of open files of this process: what holds now, and what it may be raised to.
 #[must_use]
-pub fn descriptor_limit() -> (u64, u64) {
+pub(crate) fn descriptor_limit() -> (u64, u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` has room for what is told.
     match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } {

@@ -41,19 +41,13 @@ impl Errno {
     ///
     /// # Errors
     /// The error that a negative `rc` names.
-    pub fn check(rc: i32) -> Result<(), Self> {
+    pub(crate) fn check(rc: i32) -> Result<(), Self> {
         if rc < 0 { Err(Self(rc.saturating_neg())) } else { Ok(()) }
-    }
-
-    /// Returns the number, positive.
-    #[must_use]
-    pub fn raw(self) -> i32 {
-        self.0
     }
 
     /// Returns the number as C calls return it, negative.
     #[must_use]
-    pub fn negated(self) -> i32 {
+    pub(crate) fn negated(self) -> i32 {
         -self.0
     }
 }
@@ -79,7 +73,7 @@ mod tests {
     #[test]
     fn negative_return_codes_become_errors() {
         assert_eq!(Errno::check(-libc::ENOMEM), Err(Errno::NOMEM));
-        assert_eq!(Errno::check(i32::MIN).map_err(Errno::raw), Err(i32::MAX));
+        assert_eq!(Errno::check(i32::MIN).map_err(|error| error.0), Err(i32::MAX));
     }
 
     #[test]

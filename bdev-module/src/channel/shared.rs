@@ -125,12 +125,6 @@ impl<D: Device> PoolShared<D> {
         queues.values().any(is_older)
     }
 
-    /// Returns the pool's name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Returns where the pool can be told something.
     pub(crate) fn address(&self) -> &Address<D> {
         &self.address

@@ -37,7 +37,7 @@ impl Pool {
 
     /// Deletes the pool and its bdevs: who uses them is told to let go, what waits fails. `done` is called when the
     /// pool is gone.
-    pub fn delete(&self, done: impl FnOnce() + 'static) {
+    pub(crate) fn delete(&self, done: impl FnOnce() + 'static) {
         let first = !self.is_deleting();
         self.deleted.borrow_mut().push(Box::new(done));
         if !first {

@@ -101,7 +101,7 @@ pub enum BdevError {
 impl BdevError {
     /// Returns the number for an RPC's answer.
     #[must_use]
-    pub fn errno(&self) -> Errno {
+    pub(crate) fn errno(&self) -> Errno {
         match self {
             Self::NoNamespace { .. } => Errno::NODEV,
             Self::Taken { .. } => Errno::EXIST,
@@ -129,7 +129,12 @@ impl Pool {
     /// Makes a bdev of a namespace, and tells `done` what came of it. If the pool is away, or the namespace is not
     /// there and need not be, the bdev is made when the namespace is there. `is_taken` tells whether its name is another
     /// bdev's.
-    pub fn create_bdev(&self, params: &BdevParams, is_taken: bool, done: impl FnOnce(Result<(), BdevError>) + 'static) {
+    pub(crate) fn create_bdev(
+        &self,
+        params: &BdevParams,
+        is_taken: bool,
+        done: impl FnOnce(Result<(), BdevError>) + 'static,
+    ) {
         let (pool, nsid) = (self.name().to_owned(), params.nsid);
         if self.is_deleting() {
             return done(Err(BdevError::Deleting { pool }));
@@ -257,7 +262,7 @@ impl Pool {
 
     /// Returns the bdevs that are made when their namespace is there.
     #[must_use]
-    pub fn pending_bdevs(&self) -> Vec<BdevParams> {
+    pub(crate) fn pending_bdevs(&self) -> Vec<BdevParams> {
         let disks = self.disks.borrow();
         let all = self.watch.wanted.borrow();
         all.iter().filter(|(nsid, _)| !disks.contains_key(nsid)).map(|(_, wanted)| wanted.params.clone()).collect()
@@ -273,7 +278,7 @@ impl Pool {
 
     /// Returns the bdev of that name, if it is one of this pool's.
     #[must_use]
-    pub fn find_bdev(&self, name: &str) -> Option<Bdev<Disk>> {
+    pub(crate) fn find_bdev(&self, name: &str) -> Option<Bdev<Disk>> {
         self.disks.borrow().values().find(|disk| disk.device().name() == name).cloned()
     }
 
@@ -291,7 +296,7 @@ impl Pool {
 
     /// Returns what `courier_pool_get` tells of it.
     #[must_use]
-    pub fn describe(&self) -> Value {
+    pub(crate) fn describe(&self) -> Value {
         let params = &self.params;
         let shared = self.shared();
         let namespaces: Vec<Value> = if self.state.get() == State::Connected {

@@ -5,12 +5,12 @@
 //! clock that does not go back).
 //!
 //! # How the runtime uses it
-//! - [`Controller::enable`] when CC.EN becomes 1, [`Controller::reset`] when all queues are gone after it became 0.
+//! - `Controller::enable` when CC.EN becomes 1, `Controller::reset` when all queues are gone after it became 0.
 //!   Between the two every outcome that waits (a queue to be made, data to be fetched) has to be answered or dropped.
-//! - After each [`Controller::admin`] it takes [`Controller::next_event`] until there is none, then does what the
+//! - After each `Controller::admin` it takes `Controller::next_event` until there is none, then does what the
 //!   outcome says.
-//! - A queue that is with the runtime is neither there nor free until [`Controller::queue_created`],
-//!   [`Controller::queue_creation_failed`] or [`Controller::queue_deleted`] is called.
+//! - A queue that is with the runtime is neither there nor free until `Controller::queue_created`,
+//!   `Controller::queue_creation_failed` or `Controller::queue_deleted` is called.
 //!
 //! # What it does not implement
 //! Namespace management and attachment (with it CNS 14h to 16h), format, sanitize, security, firmware update,
@@ -120,14 +120,14 @@ pub enum Outcome {
         /// Its result.
         dw0: u32,
     },
-    /// Fetch `len` bytes from where the data pointer says, then [`Controller::supply`] them.
+    /// Fetch `len` bytes from where the data pointer says, then `Controller::supply` them.
     Need {
         /// Bytes to fetch.
         len: usize,
         /// What to hand back.
         pending: PendingFeature,
     },
-    /// Keep it: it is an Asynchronous Event Request, which [`Controller::next_event`] completes.
+    /// Keep it: it is an Asynchronous Event Request, which `Controller::next_event` completes.
     Held,
     /// Make a completion queue.
     CreateCq(CreateCq),
@@ -143,7 +143,7 @@ pub enum Outcome {
         /// Its identifier.
         qid: u16,
     },
-    /// Abort a command if that can be done; dword 0 is then 0, else 1. Afterwards call [`Controller::abort_finished`].
+    /// Abort a command if that can be done; dword 0 is then 0, else 1. Afterwards call `Controller::abort_finished`.
     Abort {
         /// The submission queue that it came from, which exists and is not the admin queue.
         sqid: u16,
@@ -151,7 +151,7 @@ pub enum Outcome {
         cid: u16,
     },
     /// Have volatile write caches used or not (feature 06h), and complete it when all queues do so: see
-    /// [`Controller::volatile_write_cache`].
+    /// `Controller::volatile_write_cache`.
     WriteCache {
         /// Set if they are used.
         on: bool,
@@ -232,7 +232,7 @@ impl Controller {
     }
 
     /// The host has enabled the controller (CC.EN became 1).
-    pub fn enable(&mut self, now: Duration) {
+    pub(crate) fn enable(&mut self, now: Duration) {
         self.reset();
         self.features = Features::new(self.limits, now);
         self.first_enabled.get_or_insert(now);
@@ -241,7 +241,7 @@ impl Controller {
 
     /// A controller reset (section 3.7.2): queues, features, events and held requests are gone, without completions.
     /// Namespaces and the error log stay.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.enabled = false;
         self.queues = QueueTable::default();
         self.features = Features::new(self.limits, Duration::ZERO);
@@ -252,25 +252,19 @@ impl Controller {
 
     /// CC.IOSQES and CC.IOCQES as they are now, as exponents of two. The host may set them after it has enabled the
     /// controller: tell them before each command.
-    pub fn set_entry_sizes(&mut self, submission: u8, completion: u8) {
+    pub(crate) fn set_entry_sizes(&mut self, submission: u8, completion: u8) {
         self.iosqes = submission;
         self.iocqes = completion;
     }
 
-    /// Who the controller says it is.
-    #[must_use]
-    pub const fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
     /// Returns how large the controller may get.
     #[must_use]
-    pub const fn limits(&self) -> Limits {
+    pub(crate) const fn limits(&self) -> Limits {
         self.limits
     }
 
     /// Carries out a command from the admin submission queue.
-    pub fn admin(&mut self, sqe: &Sqe, now: Duration) -> Outcome {
+    pub(crate) fn admin(&mut self, sqe: &Sqe, now: Duration) -> Outcome {
         self.execute(sqe, now).unwrap_or_else(Outcome::failed)
     }
 
@@ -322,22 +316,22 @@ impl Controller {
     }
 
     /// An [`Outcome::Abort`] has been carried out.
-    pub fn abort_finished(&mut self) {
+    pub(crate) fn abort_finished(&mut self) {
         self.aborts = self.aborts.saturating_sub(1);
     }
 
     /// A queue of [`Outcome::CreateCq`] or [`Outcome::CreateSq`] is there.
-    pub fn queue_created(&mut self, queue: QueueId) {
+    pub(crate) fn queue_created(&mut self, queue: QueueId) {
         self.queues.created(queue);
     }
 
     /// A queue of [`Outcome::CreateCq`] or [`Outcome::CreateSq`] could not be made.
-    pub fn queue_creation_failed(&mut self, queue: QueueId) {
+    pub(crate) fn queue_creation_failed(&mut self, queue: QueueId) {
         self.queues.creation_failed(queue);
     }
 
     /// A queue of [`Outcome::DeleteCq`] or [`Outcome::DeleteSq`] is gone.
-    pub fn queue_deleted(&mut self, queue: QueueId) {
+    pub(crate) fn queue_deleted(&mut self, queue: QueueId) {
         self.queues.deleted(queue);
     }
 }

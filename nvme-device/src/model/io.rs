@@ -96,7 +96,7 @@ impl NsGeometry {
 
     /// Returns the same namespace with its volatile write cache, if it has one, turned on or off.
     #[must_use]
-    pub fn with_write_cache(self, on: bool) -> Self {
+    pub(crate) fn with_write_cache(self, on: bool) -> Self {
         let write_cache = match self.write_cache {
             WriteCache::None => WriteCache::None,
             WriteCache::On | WriteCache::Off if on => WriteCache::On,
@@ -107,7 +107,7 @@ impl NsGeometry {
 
     /// Returns how many blocks it has.
     #[must_use]
-    pub const fn blocks(&self) -> u64 {
+    pub(crate) const fn blocks(&self) -> u64 {
         self.blocks
     }
 
@@ -220,7 +220,7 @@ pub fn decode(sqe: &Sqe, ns: &NsGeometry, mdts_bytes: u32) -> Result<IoCommand, 
 ///
 /// # Errors
 /// The status that both end with.
-pub fn check_fused(first: &IoCommand, second: &IoCommand) -> Result<(), Status> {
+pub(crate) fn check_fused(first: &IoCommand, second: &IoCommand) -> Result<(), Status> {
     let pair = first.fuse == Fuse::First && second.fuse == Fuse::Second;
     let same = first.slba == second.slba && first.blocks == second.blocks;
     if pair && same { Ok(()) } else { Err(Status::INVALID_FIELD) }

@@ -54,7 +54,7 @@ pub enum Version {
 impl Version {
     /// Returns the value of the Version register (VS), and of Identify Controller (VER).
     #[must_use]
-    pub const fn number(self) -> nvme_spec::register::Version {
+    pub(crate) const fn number(self) -> nvme_spec::register::Version {
         match self {
             Self::V1_4 => nvme_spec::register::Version::V1_4,
             Self::V2_0 => nvme_spec::register::Version::V2_0,
@@ -255,26 +255,26 @@ impl Registers {
     }
 
     /// CSTS.CFS.
-    #[must_use]
-    pub fn fatal(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn fatal(&self) -> bool {
         self.csts() & CSTS_CFS != 0
     }
 
     /// CC.EN.
     #[must_use]
-    pub fn enabled(&self) -> bool {
+    pub(crate) fn enabled(&self) -> bool {
         self.cc() & CC_EN != 0
     }
 
     /// Returns Controller Configuration (CC).
     #[must_use]
-    pub fn cc(&self) -> u32 {
+    pub(crate) fn cc(&self) -> u32 {
         self.cc.load(Ordering::Acquire)
     }
 
     /// Returns Controller Status (CSTS).
     #[must_use]
-    pub fn csts(&self) -> u32 {
+    pub(crate) fn csts(&self) -> u32 {
         let (control, admin_worker) =
             (self.csts_control.load(Ordering::Acquire), self.csts_admin_worker.load(Ordering::Acquire));
         // "Complete" is the greater value: whoever says so ends the other's "occurring".
@@ -282,8 +282,8 @@ impl Registers {
     }
 
     /// Returns Controller Capabilities (CAP).
-    #[must_use]
-    pub fn cap(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn cap(&self) -> u64 {
         self.cap
     }
 

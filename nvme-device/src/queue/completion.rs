@@ -64,7 +64,7 @@ impl CompletionQueue {
 
     /// Returns the queue's identifier.
     #[must_use]
-    pub fn qid(&self) -> u16 {
+    pub(crate) fn qid(&self) -> u16 {
         self.qid
     }
 

@@ -24,7 +24,7 @@ pub struct Cursor {
 impl Cursor {
     /// Returns a queue of `entries` entries at guest address `base`.
     #[must_use]
-    pub fn new(qid: u16, base: u64, entries: u16) -> Self {
+    pub(crate) fn new(qid: u16, base: u64, entries: u16) -> Self {
         Self {
             qid,
             entries,
@@ -38,20 +38,20 @@ impl Cursor {
 
     /// Returns the queue's identifier.
     #[must_use]
-    pub fn qid(&self) -> u16 {
+    pub(crate) fn qid(&self) -> u16 {
         self.qid
     }
 
     /// Returns how many entries it has.
     #[must_use]
-    pub fn entries(&self) -> u16 {
+    pub(crate) fn entries(&self) -> u16 {
         self.entries
     }
 
     /// Returns the index of the next entry to be taken (SQHD).
     #[must_use]
     #[inline]
-    pub fn head(&self) -> u16 {
+    pub(crate) fn head(&self) -> u16 {
         self.head.get()
     }
 

@@ -27,7 +27,7 @@ impl Fence {
 
     /// Returns whether the fence is up.
     #[must_use]
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         // What ended before the guards were dropped happened before what is sent after this.
         self.0.load(Ordering::Acquire) > 0
     }

@@ -124,19 +124,19 @@ pub struct Vector {
 impl Vector {
     /// Returns the vector of that number.
     #[must_use]
-    pub fn new(number: u16, interrupts: Arc<Interrupts>) -> Self {
+    pub(crate) fn new(number: u16, interrupts: Arc<Interrupts>) -> Self {
         Self { number, interrupts, seen: Cell::new(u64::MAX), file: RefCell::new(None), missed: Cell::new(false) }
     }
 
     /// Returns its number.
     #[must_use]
-    pub fn number(&self) -> u16 {
+    pub(crate) fn number(&self) -> u16 {
         self.number
     }
 
     /// Raises an interrupt that could not be raised before. The client may take the eventfd of a vector away and set it
     /// again while the guest waits for the vector.
-    pub fn catch_up(&self) {
+    pub(crate) fn catch_up(&self) {
         if self.missed.take() {
             self.raise();
         }
@@ -144,7 +144,7 @@ impl Vector {
 
     /// Raises the interrupt, if the client has given something to raise it with. Returns whether that is the pin.
     #[inline]
-    pub fn raise(&self) -> bool {
+    pub(crate) fn raise(&self) -> bool {
         self.look();
         match self.file.borrow().as_ref() {
             None => self.raise_pin(),

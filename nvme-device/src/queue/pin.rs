@@ -57,7 +57,7 @@ impl Pin {
 
     /// Returns whether there is an eventfd.
     #[must_use]
-    pub fn is_used(&self) -> bool {
+    pub(crate) fn is_used(&self) -> bool {
         self.used.load(Ordering::Acquire)
     }
 

@@ -244,7 +244,7 @@ impl<B: Backend> Queues<B> {
     ///
     /// # Errors
     /// Why they cannot.
-    pub fn check_shadow_doorbells(&self, gpa: u64) -> Result<(), Fault> {
+    pub(crate) fn check_shadow_doorbells(&self, gpa: u64) -> Result<(), Fault> {
         ShadowDoorbells::resolve(&self.view(), gpa).map(drop)
     }
 
@@ -252,7 +252,7 @@ impl<B: Backend> Queues<B> {
     ///
     /// # Errors
     /// Why it cannot.
-    pub fn check_submission_queue(&self, base: u64, entries: u16) -> Result<(), Fault> {
+    pub(crate) fn check_submission_queue(&self, base: u64, entries: u16) -> Result<(), Fault> {
         SubmissionRing::resolve(&self.view(), base, entries).map(drop)
     }
 
@@ -260,7 +260,7 @@ impl<B: Backend> Queues<B> {
     ///
     /// # Errors
     /// Why it cannot.
-    pub fn check_completion_queue(&self, base: u64, entries: u16) -> Result<(), Fault> {
+    pub(crate) fn check_completion_queue(&self, base: u64, entries: u16) -> Result<(), Fault> {
         CompletionRing::resolve(&self.view(), base, entries).map(drop)
     }
 
@@ -321,7 +321,7 @@ impl<B: Backend> Queues<B> {
     }
 
     /// Has what the namespaces keep in volatile caches written back, unless that is in progress already.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         if self.poll_flushes() {
             let flushes = Submissions::with_flushes(&self.context, &self.namespaces);
             self.flushing.replace(Some(flushes));
@@ -330,7 +330,7 @@ impl<B: Backend> Queues<B> {
 
     /// Goes on with flushes. Returns whether none is in progress; to be called until it is so.
     #[must_use]
-    pub fn poll_flushes(&self) -> bool {
+    pub(crate) fn poll_flushes(&self) -> bool {
         let flushing = self.flushing.borrow().clone();
         let poll_flushes = flushing.is_none_or(|flushes| flushes.poll_flushes());
         if poll_flushes {

@@ -82,7 +82,7 @@ impl CtrlrRef {
     ///
     /// # Safety
     /// `buffer` must be valid for `len` bytes until `done` is called, or null with `len` 0.
-    pub unsafe fn admin<F>(&self, sqe: &Sqe, buffer: *mut c_void, len: u32, done: F) -> Result<(), Errno>
+    pub(crate) unsafe fn admin<F>(&self, sqe: &Sqe, buffer: *mut c_void, len: u32, done: F) -> Result<(), Errno>
     where
         F: FnOnce(Cqe) + Send + 'static,
     {
@@ -295,7 +295,7 @@ impl Ctrlr {
     /// Sends a command of the fabric's or a keep-alive, neither of which has data. `done` is called on this thread.
     ///
     /// # Errors
-    /// As for [`CtrlrRef::admin`].
+    /// As for `CtrlrRef::admin`.
     pub fn admin_without_data<F>(&self, sqe: &Sqe, done: F) -> Result<(), Errno>
     where
         F: FnOnce(Cqe) + Send + 'static,

@@ -424,7 +424,12 @@ impl QueuePair {
     /// # Errors
     /// See [`Rejected`]; the owner comes back.
     #[inline]
-    pub fn submit<C: Command, const SECOND: bool>(&self, sqe: &Sqe, len: u32, command: C) -> Result<(), Rejected<C>> {
+    pub(crate) fn submit<C: Command, const SECOND: bool>(
+        &self,
+        sqe: &Sqe,
+        len: u32,
+        command: C,
+    ) -> Result<(), Rejected<C>> {
         let Some(qpair) = NonNull::new(self.inner.live.get()) else {
             return Err(Rejected { errno: Errno::NXIO, command });
         };
@@ -477,7 +482,7 @@ impl QueuePair {
     ///
     /// # Errors
     /// `NOENT` when there is no such command here, `NXIO` when the queue pair is not connected.
-    pub fn abort<F>(&self, owner: NonNull<c_void>, done: F) -> Result<(), Errno>
+    pub(crate) fn abort<F>(&self, owner: NonNull<c_void>, done: F) -> Result<(), Errno>
     where
         F: FnOnce(Cqe) + Send + 'static,
     {

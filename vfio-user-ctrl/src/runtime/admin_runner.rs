@@ -61,7 +61,7 @@ impl AdminRunner {
 
     /// Returns the controller.
     #[must_use]
-    pub fn ctrl(&self) -> &Arc<Ctrl> {
+    pub(crate) fn ctrl(&self) -> &Arc<Ctrl> {
         &self.ctrl
     }
 
@@ -91,14 +91,14 @@ impl AdminRunner {
     }
 
     /// The client of that session has gone, if it is still there.
-    pub fn detach_session(&self, session: u64) {
+    pub(crate) fn detach_session(&self, session: u64) {
         if self.attached_to(session).is_some() {
             self.detach();
         }
     }
 
     /// The client has gone: nothing that it left is waited for, so that the next one finds the controller at once.
-    pub fn detach(&self) {
+    pub(crate) fn detach(&self) {
         let Some(attached) = self.attached.take() else { return };
         self.drive(Some(&attached), Input::Detached);
         let session = attached.session.id;
@@ -116,7 +116,7 @@ impl AdminRunner {
     }
 
     /// The client of that session has asked for something.
-    pub fn asked(&self, session: u64) {
+    pub(crate) fn asked(&self, session: u64) {
         if let Some(attached) = self.attached_to(session) {
             self.take_requests(&attached);
         }
@@ -172,18 +172,18 @@ impl AdminRunner {
     }
 
     /// Adds a namespace, which the guest hears of by an asynchronous event.
-    pub fn add_namespace(&self, namespace: Namespace, spec: &NamespaceSpec) {
+    pub(crate) fn add_namespace(&self, namespace: Namespace, spec: &NamespaceSpec) {
         self.coming.borrow_mut().insert(spec.nsid, spec.clone());
         self.drive(self.attached().as_ref(), Input::AddNamespace(namespace));
     }
 
     /// Takes a namespace away. Its bdev is let go when none of its I/O is in flight.
-    pub fn remove_namespace(&self, nsid: u32) {
+    pub(crate) fn remove_namespace(&self, nsid: u32) {
         self.drive(self.attached().as_ref(), Input::RemoveNamespace { nsid });
     }
 
     /// A namespace has another size.
-    pub fn resize_namespace(&self, nsid: u32, blocks: u64) {
+    pub(crate) fn resize_namespace(&self, nsid: u32, blocks: u64) {
         self.drive(self.attached().as_ref(), Input::ResizeNamespace { nsid, blocks });
     }
 

@@ -16,11 +16,11 @@ use nvme_spec::Status;
 
 /// Namespaces that are bdevs.
 #[derive(Debug)]
-pub enum Bdevs {}
+pub(crate) enum Bdevs {}
 
 /// A channel to a bdev, and what may be in flight on it.
 #[derive(Debug)]
-pub struct Metered {
+pub(crate) struct Metered {
     channel: BdevChannel,
     splits: Splits,
     meter: Rc<Meter>,

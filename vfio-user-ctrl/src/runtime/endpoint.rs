@@ -75,7 +75,7 @@ pub struct Endpoint {
 
 /// Returns the controller of that name.
 #[must_use]
-pub fn find(name: &str) -> Option<Rc<Endpoint>> {
+pub(crate) fn find(name: &str) -> Option<Rc<Endpoint>> {
     ENDPOINTS.with(|endpoints| endpoints.borrow().get(name).cloned())
 }
 
@@ -121,7 +121,7 @@ pub(super) fn group_has_ended() {
 }
 
 /// Deletes every controller and ends all threads, then calls `done`.
-pub fn end_all(done: impl FnOnce() + 'static) {
+pub(crate) fn end_all(done: impl FnOnce() + 'static) {
     /// Goes on when the last controller lets go of it.
     struct Last(Option<Box<dyn FnOnce()>>);
     impl Drop for Last {
@@ -267,7 +267,7 @@ impl Endpoint {
 
     /// Returns its name.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.params.name
     }
 
@@ -296,7 +296,7 @@ impl Endpoint {
 
     /// Returns its namespaces.
     #[must_use]
-    pub fn namespaces(&self) -> Vec<NamespaceInfo> {
+    pub(crate) fn namespaces(&self) -> Vec<NamespaceInfo> {
         let namespaces = self.namespaces.borrow();
         namespaces
             .iter()
@@ -306,14 +306,14 @@ impl Endpoint {
 
     /// Returns its namespaces that come when their bdev does.
     #[must_use]
-    pub fn pending_namespaces(&self) -> Vec<NamespaceInfo> {
+    pub(crate) fn pending_namespaces(&self) -> Vec<NamespaceInfo> {
         let pending = self.pending.borrow();
         pending.iter().map(|(nsid, entry)| NamespaceInfo { nsid: *nsid, bdev_name: entry.bdev_name.clone() }).collect()
     }
 
     /// Returns what there is to tell of it without asking its queues.
     #[must_use]
-    pub fn describe(&self) -> Value {
+    pub(crate) fn describe(&self) -> Value {
         let mut value = serde_json::to_value(&self.params).unwrap_or_default();
         let namespaces: Vec<Value> = self
             .namespaces
@@ -442,7 +442,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// There is none of that identifier.
-    pub fn remove_namespace(&self, nsid: u32) -> Result<(), RpcError> {
+    pub(crate) fn remove_namespace(&self, nsid: u32) -> Result<(), RpcError> {
         if self.pending.borrow_mut().remove(&nsid).is_some() {
             return Ok(());
         }
@@ -483,7 +483,7 @@ impl Endpoint {
     }
 
     /// Deletes the controller, with a client or without. `done` is called, here, when nothing of it is left.
-    pub fn delete(self: &Rc<Self>, done: impl FnOnce() + 'static) {
+    pub(crate) fn delete(self: &Rc<Self>, done: impl FnOnce() + 'static) {
         if self.deleting.replace(true) {
             return done();
         }

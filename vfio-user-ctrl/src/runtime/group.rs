@@ -101,7 +101,7 @@ impl Group {
 
     /// Returns the group's handle.
     #[must_use]
-    pub fn handle(&self) -> &Arc<GroupHandle> {
+    pub(crate) fn handle(&self) -> &Arc<GroupHandle> {
         &self.handle
     }
 
@@ -128,7 +128,7 @@ impl Group {
     }
 
     /// Opens a channel to a namespace's bdev for a session that is here.
-    pub fn add_namespace(self: &Rc<Self>, session: u64, spec: &NamespaceSpec) {
+    pub(crate) fn add_namespace(self: &Rc<Self>, session: u64, spec: &NamespaceSpec) {
         if let Some(session_queues) = self.find(session) {
             session_queues.add_namespace(spec, &self.budget);
             self.lead_pollers();
@@ -138,7 +138,7 @@ impl Group {
     /// Returns the session on this group, if it is there. What is asked of it may leave something to be looked after
     /// (queues that are deleted, I/Os that are to be aborted), so that it is awake from now on.
     #[must_use]
-    pub fn find(&self, session: u64) -> Option<Rc<SessionQueues>> {
+    pub(crate) fn find(&self, session: u64) -> Option<Rc<SessionQueues>> {
         let session_queues =
             self.sessions.borrow().iter().find(|session_queues| session_queues.session().id == session).cloned()?;
         self.wake(&session_queues);
@@ -157,7 +157,7 @@ impl Group {
 
     /// A session is over: its queues go at once, its I/Os when they end. `guards` are of the fences of its namespaces'
     /// disks.
-    pub fn end_session(self: &Rc<Self>, session: u64, guards: Arc<Vec<FenceGuard>>) {
+    pub(crate) fn end_session(self: &Rc<Self>, session: u64, guards: Arc<Vec<FenceGuard>>) {
         let mut sessions = self.sessions.borrow_mut();
         let Some(at) = sessions.iter().position(|session_queues| session_queues.session().id == session) else {
             return;
@@ -183,7 +183,7 @@ impl Group {
 
     /// The session's guest memory or its eventfds have changed: what is no longer mapped is let go as soon as no I/O
     /// touches it.
-    pub fn refresh(&self, session: u64) {
+    pub(crate) fn refresh(&self, session: u64) {
         if let Some(session_queues) = self.find(session) {
             session_queues.refresh_in_time();
             self.raising.raise(|| {
@@ -244,18 +244,18 @@ impl Group {
 
     /// Returns what runs a controller's admin worker, if that is on this group.
     #[must_use]
-    pub fn admin_runner(&self, ctrl: u64) -> Option<Rc<AdminRunner>> {
+    pub(crate) fn admin_runner(&self, ctrl: u64) -> Option<Rc<AdminRunner>> {
         self.admin_runners.borrow().iter().find(|runner| runner.ctrl().id == ctrl).cloned()
     }
 
     /// Has this group run a controller's admin worker.
-    pub fn add_admin_runner(self: &Rc<Self>, runner: Rc<AdminRunner>) {
+    pub(crate) fn add_admin_runner(self: &Rc<Self>, runner: Rc<AdminRunner>) {
         self.admin_runners.borrow_mut().push(runner);
         self.need_poller();
     }
 
     /// A controller is gone.
-    pub fn remove_admin_runner(&self, ctrl: u64) {
+    pub(crate) fn remove_admin_runner(&self, ctrl: u64) {
         self.admin_runners.borrow_mut().retain(|runner| runner.ctrl().id != ctrl);
     }
 
@@ -302,7 +302,7 @@ impl Group {
 
     /// Frees what is left of sessions whose I/Os have ended. Returns whether nothing of a controller is left here.
     #[must_use]
-    pub fn reap_all_of(&self, ctrl: u64) -> bool {
+    pub(crate) fn reap_all_of(&self, ctrl: u64) -> bool {
         self.reap();
         let of_ctrl = |session_queues: &Rc<SessionQueues>| session_queues.session().ctrl.id == ctrl;
         !self.sessions.borrow().iter().any(of_ctrl) && !self.ended.borrow().iter().any(of_ctrl)

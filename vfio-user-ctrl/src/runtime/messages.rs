@@ -26,7 +26,7 @@ use nvme_device::queue::{CompletionState, Fence, FenceGuard, LeftState, QueueErr
 
 /// What a namespace is on a poll group, before it has a channel.
 #[derive(Debug, Clone)]
-pub struct NamespaceSpec {
+pub(crate) struct NamespaceSpec {
     /// The namespace.
     pub nsid: u32,
     /// Its bdev.
@@ -300,7 +300,7 @@ pub(super) struct QueueStates {
 
 /// A poll group, for other threads.
 #[derive(Debug)]
-pub struct GroupHandle {
+pub(crate) struct GroupHandle {
     /// The core that it is for, which tells it from others.
     pub core: u32,
     mailbox: Arc<Mailbox<(u32, GroupMessage)>>,

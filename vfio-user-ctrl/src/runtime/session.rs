@@ -88,7 +88,7 @@ struct Busy {
 
 impl Counters {
     /// Adds what a poll group has counted of a submission queue.
-    pub fn add(&self, sqid: u16, totals: Totals) {
+    pub(crate) fn add(&self, sqid: u16, totals: Totals) {
         {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             let sum = queues.entry(sqid).or_default();
@@ -97,19 +97,19 @@ impl Counters {
     }
 
     /// Adds commands that failed because data could not be had or kept.
-    pub fn add_media_errors(&self, count: u64) {
+    pub(crate) fn add_media_errors(&self, count: u64) {
         self.media_errors.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Returns how many these are.
     #[must_use]
-    pub fn media_errors(&self) -> u64 {
+    pub(crate) fn media_errors(&self) -> u64 {
         self.media_errors.load(Ordering::Relaxed)
     }
 
     /// Adds the time from `since` to `now`, in which commands were in flight on a poll group. What others have added of
     /// it counts once.
-    pub fn add_busy(&self, since: Instant, now: Instant) {
+    pub(crate) fn add_busy(&self, since: Instant, now: Instant) {
         {
             let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
             let since = busy.counted.map_or(since, |counted| counted.max(since));
@@ -120,31 +120,31 @@ impl Counters {
 
     /// Returns the time in which any command was in flight.
     #[must_use]
-    pub fn busy(&self) -> Duration {
+    pub(crate) fn busy(&self) -> Duration {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner).total
     }
 
     /// Adds bytes that went by messages, to and from memory that came without a file.
-    pub fn add_bounced(&self, bytes: u64) {
+    pub(crate) fn add_bounced(&self, bytes: u64) {
         self.bytes_bounced.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Returns how many bytes these are.
     #[must_use]
-    pub fn bytes_bounced(&self) -> u64 {
+    pub(crate) fn bytes_bounced(&self) -> u64 {
         self.bytes_bounced.load(Ordering::Relaxed)
     }
 
     /// Returns what each submission queue that was used has carried.
     #[must_use]
-    pub fn queues(&self) -> Vec<(u16, Totals)> {
+    pub(crate) fn queues(&self) -> Vec<(u16, Totals)> {
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.iter().map(|(sqid, totals)| (*sqid, *totals)).collect()
     }
 
     /// Returns the sums.
     #[must_use]
-    pub fn totals(&self) -> Totals {
+    pub(crate) fn totals(&self) -> Totals {
         self.queues().into_iter().fold(Totals::default(), |sum, (_, totals)| sum.plus(totals))
     }
 }
@@ -194,7 +194,7 @@ impl Bus {
     }
 
     /// Allows access or forbids it. Returns whether that is new. One thread calls this.
-    pub fn set(&self, allowed: bool) -> bool {
+    pub(crate) fn set(&self, allowed: bool) -> bool {
         let state = self.state.load(Ordering::Relaxed);
         if (state & 1 != 0) == allowed {
             return false;
@@ -205,18 +205,18 @@ impl Bus {
 
     /// Returns whether access is allowed.
     #[must_use]
-    pub fn is_allowed(&self) -> bool {
+    pub(crate) fn is_allowed(&self) -> bool {
         self.state() & 1 != 0
     }
 
     /// Returns what [`rested`](Self::rested) and [`are_at_rest`](Self::are_at_rest) are told.
     #[must_use]
-    pub fn state(&self) -> u64 {
+    pub(crate) fn state(&self) -> u64 {
         self.state.load(Ordering::Acquire)
     }
 
     /// The poll group of that index knows of `state`, and does nothing that it forbids.
-    pub fn rested(&self, group: usize, state: u64) {
+    pub(crate) fn rested(&self, group: usize, state: u64) {
         if let Some(rested) = self.rested.get(group) {
             rested.fetch_max(state, Ordering::AcqRel);
         }
@@ -224,7 +224,7 @@ impl Bus {
 
     /// Returns whether all poll groups are at rest in `state`, or know of a later one.
     #[must_use]
-    pub fn are_at_rest(&self, state: u64) -> bool {
+    pub(crate) fn are_at_rest(&self, state: u64) -> bool {
         self.rested.iter().all(|rested| rested.load(Ordering::Acquire) >= state)
     }
 }
@@ -256,11 +256,11 @@ impl Session {
     ///
     /// # Errors
     /// What the operating system says of the doorbells' page.
-    pub fn new(id: u64, ctrl: &Arc<Ctrl>, groups: usize, limits: &CtrlLimits) -> io::Result<Self> {
+    pub(crate) fn new(id: u64, ctrl: &Arc<Ctrl>, groups: usize, limits: CtrlLimits) -> io::Result<Self> {
         Ok(Self {
             id,
             ctrl: Arc::clone(ctrl),
-            registers: Registers::new(limits),
+            registers: Registers::new(&limits),
             doorbells: Arc::new(DoorbellPage::new()?),
             interrupts: Arc::default(),
             memory: Published::default(),
@@ -276,48 +276,48 @@ impl Session {
     /// Asks the admin worker for something. Returns whether it must be told: if it has not begun what was asked before,
     /// it finds this too.
     #[must_use]
-    pub fn ask(&self, request: Request) -> bool {
+    pub(crate) fn ask(&self, request: Request) -> bool {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request)
     }
 
     /// Takes what is next to be done.
     #[must_use]
-    pub fn next_request(&self) -> Option<Request> {
+    pub(crate) fn next_request(&self) -> Option<Request> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// Notes that the poll group of that index is told to look at the session. Returns whether that is to be done: if
     /// it was told and has not looked yet, it will see what there is now.
     #[must_use]
-    pub fn set_pending(&self, group: usize) -> bool {
+    pub(crate) fn set_pending(&self, group: usize) -> bool {
         self.pending.set(group)
     }
 
     /// That poll group is about to look at the session.
-    pub fn clear_pending(&self, group: usize) {
+    pub(crate) fn clear_pending(&self, group: usize) {
         self.pending.clear(group);
     }
 
     /// Returns what holds for all queues now.
     #[must_use]
-    pub fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// This holds for all queues from now on.
-    pub fn set(&self, settings: Settings) {
+    pub(crate) fn set(&self, settings: Settings) {
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     /// Notes that the poll group of that index is told of new settings. Returns whether that is to be done: however
     /// often a host sets something, no more than one message is on its way.
     #[must_use]
-    pub fn set_settings_pending(&self, group: usize) -> bool {
+    pub(crate) fn set_settings_pending(&self, group: usize) -> bool {
         self.settings_pending.set(group)
     }
 
     /// That poll group is about to take the settings.
-    pub fn clear_settings_pending(&self, group: usize) {
+    pub(crate) fn clear_settings_pending(&self, group: usize) {
         self.settings_pending.clear(group);
     }
 }

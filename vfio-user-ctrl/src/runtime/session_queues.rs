@@ -98,7 +98,7 @@ impl SessionQueues {
     /// Returns the queues.
     #[must_use]
     #[inline]
-    pub fn queues(&self) -> &Queues<Bdevs> {
+    pub(crate) fn queues(&self) -> &Queues<Bdevs> {
         &self.queues
     }
 
@@ -172,7 +172,7 @@ impl SessionQueues {
 
     /// Takes the newest table of guest memory if it has changed.
     #[inline]
-    pub fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         let epoch = self.session.memory.epoch();
         if self.epoch.get() != epoch {
             self.take_memory(epoch);

@@ -148,12 +148,12 @@ impl Controller {
     /// Returns an Asynchronous Event Request that is to be completed now. Ask until there is none: after every admin
     /// command, *before* its outcome is posted (an aborted request completes before the Abort command does), and after
     /// everything else that may have raised an event.
-    pub fn next_event(&mut self) -> Option<EventCompletion> {
+    pub(crate) fn next_event(&mut self) -> Option<EventCompletion> {
         self.events.next()
     }
 
     /// The host wrote a doorbell that it should not have written, or a wrong value: an error event (section 5.2).
-    pub fn doorbell_error(&mut self, error: DoorbellError) {
+    pub(crate) fn doorbell_error(&mut self, error: DoorbellError) {
         self.io_error(&ErrorEntry::of_no_command());
         self.events.raise(match error {
             DoorbellError::Register => Event::InvalidDoorbellRegister,

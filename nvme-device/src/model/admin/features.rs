@@ -357,7 +357,7 @@ impl Controller {
 
     /// Returns the data that a command with [`Outcome::Need`] carries.
     #[expect(clippy::needless_pass_by_value, reason = "a command is carried out once")]
-    pub fn supply(&mut self, pending: PendingFeature, data: &[u8], now: Duration) -> Outcome {
+    pub(crate) fn supply(&mut self, pending: PendingFeature, data: &[u8], now: Duration) -> Outcome {
         self.set_from_data(pending.feature, data, now).unwrap_or_else(Outcome::failed)
     }
 
@@ -378,7 +378,7 @@ impl Controller {
 
     /// When interrupts are put together (feature 08h).
     #[must_use]
-    pub fn coalescing(&self) -> CoalescingSetting {
+    pub(crate) fn coalescing(&self) -> CoalescingSetting {
         let value = self.features.coalescing;
         CoalescingSetting {
             entries: u16::from(value.thr()) + 1,
@@ -388,21 +388,21 @@ impl Controller {
 
     /// Returns whether interrupts of this vector are put together (feature 09h).
     #[must_use]
-    pub fn coalesces(&self, vector: u16) -> bool {
+    pub(crate) fn coalesces(&self, vector: u16) -> bool {
         self.features.coalescing_disable.get(usize::from(vector)).is_some_and(|disable| !disable)
     }
 
     /// Returns whether volatile write caches are on (feature 06h): without, a write is complete only when it is
     /// durable.
     #[must_use]
-    pub fn volatile_write_cache(&self) -> bool {
+    pub(crate) fn volatile_write_cache(&self) -> bool {
         self.features.write_cache
     }
 
     /// Returns whether the host has been silent for longer than it promised (section 3.9): the controller then fails
     /// (CSTS.CFS).
     #[must_use]
-    pub fn keep_alive_expired(&self, now: Duration) -> bool {
+    pub(crate) fn keep_alive_expired(&self, now: Duration) -> bool {
         let timeout = Duration::from_millis(self.features.kato.into());
         !timeout.is_zero() && now.saturating_sub(self.alive_at) >= timeout
     }

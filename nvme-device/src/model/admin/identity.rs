@@ -80,7 +80,7 @@ impl<const N: usize> Text<N> {
 
     /// Returns the field as a host sees it.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; N] {
+    pub(crate) const fn as_bytes(&self) -> &[u8; N] {
         &self.0
     }
 }
@@ -110,7 +110,7 @@ impl Nqn {
 
     /// Returns the field as a host sees it.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 256] {
+    pub(crate) const fn as_bytes(&self) -> &[u8; 256] {
         &self.0
     }
 }

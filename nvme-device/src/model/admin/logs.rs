@@ -143,12 +143,12 @@ impl Controller {
     }
 
     /// What has been done so far, for the SMART / Health Information log.
-    pub fn count_io(&mut self, totals: IoTotals) {
+    pub(crate) fn count_io(&mut self, totals: IoTotals) {
         self.totals = totals;
     }
 
     /// Adds an entry to the Error Information log.
-    pub fn io_error(&mut self, entry: &ErrorEntry) {
+    pub(crate) fn io_error(&mut self, entry: &ErrorEntry) {
         self.errors.add(entry);
     }
 

@@ -167,7 +167,7 @@ impl Controller {
     ///
     /// # Errors
     /// The NSID is out of range or in use, or the host cannot be offered such a namespace.
-    pub fn add_namespace(&mut self, namespace: Namespace) -> Result<(), NamespaceError> {
+    pub(crate) fn add_namespace(&mut self, namespace: Namespace) -> Result<(), NamespaceError> {
         let nsid = namespace.nsid;
         if !(1..=MAX_NAMESPACES).contains(&nsid) {
             return Err(NamespaceError::NsidOutOfRange(nsid));
@@ -184,7 +184,7 @@ impl Controller {
     }
 
     /// Takes a namespace away and tells the host; false if there was none.
-    pub fn remove_namespace(&mut self, nsid: u32) -> bool {
+    pub(crate) fn remove_namespace(&mut self, nsid: u32) -> bool {
         let removed = self.namespaces.active.remove(&nsid);
         let was_there = removed.is_some();
         if let Some(removed) = removed {
@@ -201,14 +201,14 @@ impl Controller {
     /// Returns whether the host may take this namespace for another, which was at its NSID until a moment ago: it has
     /// not yet been told what namespaces there are since. Linux takes a namespace for broken that has become another.
     #[must_use]
-    pub fn would_be_mistaken(&self, namespace: &Namespace) -> bool {
+    pub(crate) fn would_be_mistaken(&self, namespace: &Namespace) -> bool {
         let identity =
             |namespace: &Namespace| (namespace.uuid, namespace.nguid, namespace.eui64, namespace.block_shift);
         self.namespaces.unseen.get(&namespace.nsid).is_some_and(|gone| identity(gone) != identity(namespace))
     }
 
     /// The host has had time enough to learn that the namespace that was at `nsid` is gone.
-    pub fn forget_removal(&mut self, nsid: u32) {
+    pub(crate) fn forget_removal(&mut self, nsid: u32) {
         self.namespaces.mark_seen(nsid);
     }
 
@@ -216,7 +216,7 @@ impl Controller {
     ///
     /// # Errors
     /// There is no such namespace, or it cannot have that size.
-    pub fn resize_namespace(&mut self, nsid: u32, blocks: u64) -> Result<(), NamespaceError> {
+    pub(crate) fn resize_namespace(&mut self, nsid: u32, blocks: u64) -> Result<(), NamespaceError> {
         let namespace = self.namespaces.active.get_mut(&nsid).ok_or(NamespaceError::NotFound(nsid))?;
         namespace.check_size(blocks)?;
         if namespace.blocks != blocks {
@@ -227,13 +227,14 @@ impl Controller {
     }
 
     /// Returns the namespace with that NSID.
-    #[must_use]
-    pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
+    #[cfg(test)]
+    pub(crate) fn namespace(&self, nsid: u32) -> Option<&Namespace> {
         self.namespaces.active.get(&nsid)
     }
 
     /// Returns the namespaces in ascending order of their NSIDs.
-    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+    #[cfg(test)]
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.iter()
     }
 

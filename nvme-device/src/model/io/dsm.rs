@@ -16,7 +16,7 @@ pub struct BlockRange {
 
 /// Returns the number of ranges that the command names: 1..=256.
 #[must_use]
-pub fn ranges(sqe: &Sqe) -> u16 {
+pub(crate) fn ranges(sqe: &Sqe) -> u16 {
     u16::from(DsmDw10::from_bits(sqe.cdw10).nr()) + 1
 }
 
@@ -41,7 +41,10 @@ pub(super) fn decode(sqe: &Sqe, ns: &NsGeometry) -> Result<IoCommand, Status> {
 /// [`Status::LBA_OUT_OF_RANGE`] when any range is not within the namespace: all are checked before the first is used,
 /// so that a command that fails has changed nothing. [`Status::INVALID_FIELD`] when `data` is not a number of ranges
 /// that a command can have.
-pub fn block_ranges<'a>(data: &'a [u8], ns: &NsGeometry) -> Result<impl Iterator<Item = BlockRange> + use<'a>, Status> {
+pub(crate) fn block_ranges<'a>(
+    data: &'a [u8],
+    ns: &NsGeometry,
+) -> Result<impl Iterator<Item = BlockRange> + use<'a>, Status> {
     let (ranges, rest) = data.as_chunks::<{ size_of::<DsmRange>() }>();
     if !rest.is_empty() || !(1..=MAX_DSM_RANGES).contains(&ranges.len()) {
         return Err(Status::INVALID_FIELD);

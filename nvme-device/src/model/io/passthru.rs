@@ -24,7 +24,7 @@ pub struct PassthruCommand {
 impl PassthruCommand {
     /// Of a command that [`decode`](super::decode) has accepted as [`IoKind::Passthru`].
     #[must_use]
-    pub const fn of(sqe: &Sqe) -> Self {
+    pub(crate) const fn of(sqe: &Sqe) -> Self {
         let dwords = match IoOpcode(sqe.opcode) {
             // Namespaces have neither metadata nor protection information, which the other bits and dwords are about.
             IoOpcode::VERIFY => [sqe.cdw10, sqe.cdw11, sqe.cdw12 & VERIFY, 0, 0, 0],

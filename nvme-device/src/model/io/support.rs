@@ -49,7 +49,7 @@ impl IoSupport {
     /// Returns what a controller with namespaces of `sets` tells of itself: what any of them can do. Dataset Management
     /// is told of only where it has an effect.
     #[must_use]
-    pub fn of_controller(sets: impl Iterator<Item = Self>) -> Self {
+    pub(crate) fn of_controller(sets: impl Iterator<Item = Self>) -> Self {
         let any = sets.fold(Self::NONE, Self::bitor);
         let without = Self(any.0 & !Self::DATASET_MANAGEMENT.0);
         if any.contains(Self::DEALLOCATE) { without | Self::DATASET_MANAGEMENT } else { without }
@@ -65,7 +65,7 @@ impl IoSupport {
     /// Returns whether an opcode is that of a command. Read, Write and Flush always are; vendor specific ones with data
     /// in both directions never, since no backend can do that.
     #[must_use]
-    pub fn has_command(self, opcode: IoOpcode) -> bool {
+    pub(crate) fn has_command(self, opcode: IoOpcode) -> bool {
         let needed = match opcode {
             IoOpcode::READ | IoOpcode::WRITE | IoOpcode::FLUSH => Self::NONE,
             IoOpcode::COMPARE => Self::COMPARE,
@@ -83,7 +83,7 @@ impl IoSupport {
 
     /// Returns the optional commands, as Identify Controller tells them (ONCS).
     #[must_use]
-    pub fn oncs(self) -> OptionalNvmCommands {
+    pub(crate) fn oncs(self) -> OptionalNvmCommands {
         OptionalNvmCommands::new()
             .with_nvmcmps(self.has_command(IoOpcode::COMPARE))
             .with_nvmwusv(self.has_command(IoOpcode::WRITE_UNCORRECTABLE))
@@ -94,7 +94,7 @@ impl IoSupport {
 
     /// Returns the fused operations, as Identify Controller tells them (FUSES).
     #[must_use]
-    pub fn fuses(self) -> FusedOperations {
+    pub(crate) fn fuses(self) -> FusedOperations {
         FusedOperations::new().with_fcws(self.contains(Self::COMPARE_AND_WRITE))
     }
 }

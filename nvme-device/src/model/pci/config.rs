@@ -198,14 +198,14 @@ impl ConfigSpace {
 
     /// Returns the MSI-X enable and mask bits.
     #[must_use]
-    pub fn msix(&self) -> MsixControl {
+    pub(crate) fn msix(&self) -> MsixControl {
         let control = self.word(MSIX_CONTROL);
         MsixControl { enabled: control & MSIX_ENABLE != 0, function_masked: control & MSIX_FUNCTION_MASK != 0 }
     }
 
     /// Returns whether the host lets the function access memory and send interrupts (Bus Master Enable).
     #[must_use]
-    pub fn bus_master(&self) -> bool {
+    pub(crate) fn bus_master(&self) -> bool {
         self.word(COMMAND) & COMMAND_BUS_MASTER != 0
     }
 
@@ -228,8 +228,8 @@ impl ConfigSpace {
     }
 
     /// Returns how many MSI-X vectors the function has.
-    #[must_use]
-    pub fn vectors(&self) -> u16 {
+    #[cfg(test)]
+    pub(crate) fn vectors(&self) -> u16 {
         self.vectors
     }
 

@@ -55,8 +55,8 @@ impl MsixTable {
     }
 
     /// Returns whether the vector's mask bit is set. A vector that the table does not have counts as masked.
-    #[must_use]
-    pub fn masked(&self, vector: u16) -> bool {
+    #[cfg(test)]
+    pub(crate) fn masked(&self, vector: u16) -> bool {
         let control = self.entries.get(usize::from(vector) * MSIX_ENTRY_SIZE + VECTOR_CONTROL);
         control.is_none_or(|control| control & MASK_BIT != 0)
     }

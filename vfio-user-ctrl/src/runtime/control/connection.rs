@@ -90,7 +90,7 @@ impl Connection {
         let ctrl = &routes.ctrl;
         let limits =
             CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS, version: ctrl.version };
-        let session = Arc::new(Session::new(number, ctrl, routes.groups.len(), &limits)?);
+        let session = Arc::new(Session::new(number, ctrl, routes.groups.len(), limits)?);
         let device = Device::new(Arc::clone(&session));
         Ok(Self {
             stream,

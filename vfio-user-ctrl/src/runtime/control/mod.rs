@@ -63,7 +63,7 @@ impl Control {
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         guest_memory::guard::install()?;
         let (messages, receiver) = mpsc::channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
@@ -79,7 +79,7 @@ impl Control {
     }
 
     /// Ends the thread, and with it all connections.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.handle.send(ControlMessage::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
