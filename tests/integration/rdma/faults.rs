@@ -102,10 +102,14 @@ fn a_wrong_address_is_told_in_time_whatever_is_wrong_with_it() {
     let load = Load::start("0x2", &[]);
     // Nobody there, in a network of ours; a network that is not ours; a port that nobody listens on; an address without
     // a device.
-    for (field, value) in
-        [("traddr", "192.168.200.77"), ("traddr", "203.0.113.1"), ("trsvcid", "4"), ("traddr", "127.0.0.1")]
-    {
-        fails_in_time(&load, &target, &json!({ field: value }), &["'p'", "RDMA", value, "nothing answers there"]);
+    let nothing = "nothing answers there";
+    for (field, value, why) in [
+        ("traddr", "192.168.200.77", nothing),
+        ("traddr", "203.0.113.1", nothing),
+        ("trsvcid", "4", nothing),
+        ("traddr", "127.0.0.1", "no RDMA device of this machine leads there"),
+    ] {
+        fails_in_time(&load, &target, &json!({ field: value }), &["'p'", "RDMA", value, why]);
     }
     load.rpc.ok("courier_pool_create", &target.params("p", &json!({})));
     assert_eq!(load.shut_down(secs(30)).code(), Some(0), "{}", load.process.tail());
