@@ -113,8 +113,8 @@ pub struct PoolParams {
     /// Requests that each I/O queue has; those beyond its depth wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub io_queue_requests: Option<u32>,
-    /// Keep-alive time-out in milliseconds. Without one nothing would tell when a controller has ended the commands of a connection
-    /// that was lost.
+    /// Keep-alive time-out in milliseconds. Without one nothing would tell when a controller has ended the commands of
+    /// a connection that was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive_timeout_ms: Option<u32>,
     /// Retransmissions of the transport (RDMA).

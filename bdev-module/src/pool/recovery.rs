@@ -166,8 +166,8 @@ impl Pool {
             || self.unfenced_until.get().is_some_and(|until| until > Instant::now())
     }
 
-    /// Returns whether commands that another pool of the subsystem has lost, or one that is gone, may still be carried out. Until
-    /// they cannot, no bdev is made here: it may be of a namespace that they write to.
+    /// Returns whether commands that another pool of the subsystem has lost, or one that is gone, may still be carried
+    /// out. Until they cannot, no bdev is made here: it may be of a namespace that they write to.
     pub(super) fn is_contested(&self) -> bool {
         let subnqn = &self.params.subnqn;
         let is_other = |pool: &Rc<Self>| pool.params.subnqn == *subnqn && pool.name() != self.name();

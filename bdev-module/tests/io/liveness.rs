@@ -478,8 +478,8 @@ fn a_pool_that_is_made_again_waits_for_what_the_one_before_it_held() {
     assert_eq!(disk.write(5, &Layout::whole(BLOCK), &[0xbb; BLOCK]), Ok(()));
 }
 
-/// Returns how long a bdev took that was made of another pool of the subsystem, of another host's, after a write was lost and `leave`
-/// had the first pool or its bdev deleted.
+/// Returns how long a bdev took that was made of another pool of the subsystem, of another host's, after a write was
+/// lost and `leave` had the first pool or its bdev deleted.
 fn time_of_a_bdev_of_another_pool(leave: fn(&Pool, crate::common::Bdev) -> Option<crate::common::Bdev>) -> Duration {
     let Line { disk, bdev, pool, relay, target } = line(short_times());
     let host = json!({ "hostnqn": "nqn.2024-01.com.example:another" });
