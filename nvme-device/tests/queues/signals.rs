@@ -113,8 +113,8 @@ fn coalescing_waits_for_enough_completions_or_for_the_time() {
     assert_eq!(count(&other), 1, "the other vector is not coalesced");
 }
 
-#[test]
-fn coalescing_that_ends_raises_what_waits() {
+/// Returns a rig with one completion, of queue 1, whose interrupt waits for more or for the time, and its vector.
+fn one_that_waits_for_more() -> (Rig, File) {
     let rig = Rig::with(&Disk::instant(8, 9));
     let file = vector(&rig, 1);
     rig.queues.set_coalescing(Coalescing { entries: 3, ticks: 100 }, Vec::new());
@@ -122,6 +122,12 @@ fn coalescing_that_ends_raises_what_waits() {
     let mut sq = rig.create_sq(1, 64, 1);
     rig.run(&mut sq, &[flush(1)]);
     rig.queues.signal();
+    (rig, file)
+}
+
+#[test]
+fn coalescing_that_ends_raises_what_waits() {
+    let (rig, file) = one_that_waits_for_more();
     rig.queues.set_coalescing(Coalescing::default(), Vec::new());
     rig.queues.signal();
     assert_eq!(count(&file), 1);
@@ -129,13 +135,7 @@ fn coalescing_that_ends_raises_what_waits() {
 
 #[test]
 fn a_deleted_queue_raises_nothing_and_lets_its_eventfd_go() {
-    let rig = Rig::with(&Disk::instant(8, 9));
-    let file = vector(&rig, 1);
-    rig.queues.set_coalescing(Coalescing { entries: 3, ticks: 100 }, Vec::new());
-    rig.create_cq(1, 64, Some(1));
-    let mut sq = rig.create_sq(1, 64, 1);
-    rig.run(&mut sq, &[flush(1)]);
-    rig.queues.signal();
+    let (rig, file) = one_that_waits_for_more();
     rig.queues.delete_submission(1);
     rig.queues.delete_completion(1);
     NOW.set(NOW.get() + 1000);

@@ -6,29 +6,18 @@ mod events;
 mod features;
 mod hostile;
 mod identify;
+#[path = "../../../tests/common/identity.rs"]
+mod identity;
 mod logs;
 mod queues;
+
+pub(crate) use identity::identity;
 
 use super::*;
 use crate::model::io::IoSupport;
 use nvme_spec::ALL_NAMESPACES;
 
 const NOW: Duration = Duration::from_secs(100);
-
-/// Returns a controller's identity, for all tests.
-pub(crate) fn identity() -> Identity {
-    Identity {
-        subnqn: Nqn::new("nqn.2014-08.org.nvmexpress:uuid:0").expect("a name"),
-        serial_number: Text::new("serial number", "S1").expect("fits"),
-        model_number: Text::new("model number", "A model").expect("fits"),
-        firmware: Text::new("firmware", "1.0").expect("fits"),
-        uuid: [0x5a; 16],
-        cntlid: 7,
-        vid: 0x1234,
-        ssvid: 0x5678,
-        version: Version::V2_0,
-    }
-}
 
 const LIMITS: Limits = Limits { max_queues: 4, max_queue_entries: 256, mdts: 5, vectors: 5, wzsl: 13 };
 

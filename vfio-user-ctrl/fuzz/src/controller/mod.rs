@@ -1,6 +1,8 @@
 //! A controller with all that comes at it: registers, configuration space, commands, doorbells, memory that comes and
 //! goes, a backend that ends its I/Os when it likes, namespaces that come and go.
 
+#[path = "../../../../nvme-device/tests/common/identity.rs"]
+mod identity;
 mod memory;
 mod session;
 
@@ -20,6 +22,7 @@ use zerocopy::IntoBytes;
 
 use crate::ram::{Disk, OnAbort, Ram};
 use crate::script::Script;
+use identity::identity;
 use memory::{Memory, PAGE};
 use session::{Kept, MAX_QUEUES, NOW, Session};
 
@@ -94,20 +97,6 @@ pub fn run(script: &[u8]) {
         world.release();
     }
     world.end();
-}
-
-fn identity() -> Identity {
-    Identity {
-        subnqn: Nqn::new("nqn.2014-08.org.nvmexpress:uuid:0").expect("a name"),
-        serial_number: Text::new("serial number", "S1").expect("fits"),
-        model_number: Text::new("model number", "A model").expect("fits"),
-        firmware: Text::new("firmware", "1.0").expect("fits"),
-        uuid: [0x5a; 16],
-        cntlid: 7,
-        vid: 0x1234,
-        ssvid: 0x5678,
-        version: Version::V2_0,
-    }
 }
 
 fn geometry(blocks: u64, block_shift: u8) -> NsGeometry {
