@@ -242,7 +242,8 @@ fn spdk_s_abort_and_hotplug_use_the_drive_by_their_own_driver_behind_an_iommu() 
 #[serial]
 #[ignore = "boots a guest"]
 fn a_guest_without_msi_uses_its_drives_by_intx() {
-    /// The function of a drive's interrupts in the guest, and how many there were.
+    /// The function of a drive's interrupts in the guest, and how many there were. Those that nothing explains go on
+    /// until the kernel gives up their line, after 100,000.
     const INTERRUPTS: &str = "interrupts() { awk '/nvme[0-9]+q/ { for (i = 2; i < 4; i++) sum += $i } END { print sum + 0 }' /proc/interrupts; }\n";
     let front = Front::start();
     front.malloc("disk", 64, 512);
@@ -252,7 +253,7 @@ fn a_guest_without_msi_uses_its_drives_by_intx() {
     let fio =
         std::fs::read_to_string(paths::checkout().join("scripts/guest/fio-verify.sh")).expect("it is in the checkout");
     let check = "grep nvme /proc/interrupts; after=$(interrupts); echo \"$before interrupts, then $after\"
-                 grep -q 'IO-APIC.*nvme' /proc/interrupts && ! grep -q 'MSI.*nvme' /proc/interrupts && [ $((after - before)) -ge 100 ]";
+                 grep -q 'IO-APIC.*nvme' /proc/interrupts && ! grep -q 'MSI.*nvme' /proc/interrupts && [ $((after - before)) -ge 30 ] && [ $after -le 50000 ]";
     let text = format!("{INTERRUPTS}before=$(interrupts)\n{fio}\n{check}\n");
     vm.begin_text(&text, &[FIRST, ("JOBS", "1"), ("SIZE_MIB", "2")], 120).finish().ok();
     front.assert_alive();

@@ -53,6 +53,7 @@ impl AdminWorker {
             return;
         }
         self.model.set_entry_sizes(command.entry_sizes.iosqes, command.entry_sizes.iocqes);
+        self.model.set_pin_in_use(command.pin_in_use);
         if let Some(totals) = command.io_totals {
             self.model.count_io(totals);
         }

@@ -62,6 +62,8 @@ pub struct AdminCommand {
     pub sqe: Sqe,
     /// CC.IOSQES and CC.IOCQES as they are now.
     pub entry_sizes: EntrySizes,
+    /// Whether the host takes its interrupts by the pin, as it is now.
+    pub pin_in_use: bool,
     /// What the controller has carried, if
     /// [`Controller::wants_io_totals`](crate::model::admin::Controller::wants_io_totals).
     pub io_totals: Option<IoTotals>,

@@ -193,6 +193,7 @@ pub struct Controller {
     enabled: bool,
     iosqes: u8,
     iocqes: u8,
+    pin_in_use: bool,
     queues: QueueTable,
     features: Features,
     events: Events,
@@ -220,6 +221,7 @@ impl Controller {
             enabled: false,
             iosqes: 0,
             iocqes: 0,
+            pin_in_use: false,
             queues: QueueTable::default(),
             features: Features::new(limits, Duration::ZERO),
             events: Events::default(),
@@ -257,6 +259,13 @@ impl Controller {
         self.iocqes = completion;
     }
 
+    /// Whether the host takes its interrupts by the pin (`INTx`): tell it before each command. There are no shadow
+    /// doorbells then. A client lowers the pin when the host accesses the function's registers, which a host with shadow
+    /// doorbells does not do while they are looked at.
+    pub(crate) fn set_pin_in_use(&mut self, pin_in_use: bool) {
+        self.pin_in_use = pin_in_use;
+    }
+
     /// Returns how large the controller may get.
     #[must_use]
     pub(crate) const fn limits(&self) -> Limits {
@@ -269,7 +278,7 @@ impl Controller {
     }
 
     fn execute(&mut self, sqe: &Sqe, now: Duration) -> Result<Outcome, Status> {
-        let opcode = Opcode::parse(sqe.opcode).ok_or(Status::INVALID_OPCODE)?;
+        let opcode = self.opcode(sqe.opcode).ok_or(Status::INVALID_OPCODE)?;
         // Fused operations are I/O commands, and over PCIe an admin command has PRPs (section 3.3.3.1).
         if sqe.fuse() != FusedOperation::NORMAL || sqe.psdt() != Psdt::PRP {
             return Err(Status::INVALID_FIELD);
@@ -294,6 +303,11 @@ impl Controller {
             }
             Opcode::DoorbellBufferConfig => doorbell_buffer_config(sqe)?,
         })
+    }
+
+    /// Returns the command that an opcode stands for, if the controller has it now.
+    fn opcode(&self, opcode: u8) -> Option<Opcode> {
+        Opcode::parse(opcode).filter(|opcode| *opcode != Opcode::DoorbellBufferConfig || !self.pin_in_use)
     }
 
     /// Abort (section 5.1). A command that is not there is no error: it may just have completed.

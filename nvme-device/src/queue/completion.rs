@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::context::Context;
 use super::interrupt::Vector;
+use super::pin::Pin;
 use super::reserved::{Reservation, Reserved};
 use super::state::CompletionState;
 use guest_memory::{CompletionRing, Gone};
@@ -24,6 +25,8 @@ pub struct CompletionQueue {
     phase: Cell<bool>,
     /// The guest's head as it was last read and found valid.
     head: Cell<u16>,
+    /// What it was when the pin was last unmasked.
+    head_at_unmask: Cell<u16>,
     bad_head: Cell<Option<u32>>,
     reserved: Cell<u16>,
     /// Completions that wait because the queue's memory is not mapped.
@@ -51,6 +54,7 @@ impl CompletionQueue {
             tail: Cell::new(0),
             phase: Cell::new(true),
             head: Cell::new(0),
+            head_at_unmask: Cell::new(0),
             bad_head: Cell::new(None),
             reserved: Cell::new(0),
             parked: RefCell::new(VecDeque::new()),
@@ -152,12 +156,18 @@ impl CompletionQueue {
     fn posted(&self, entry: Reserved) {
         self.give_back(entry);
         if self.vector.is_some() {
-            let before = self.pending.get();
-            self.pending.set(before.saturating_add(1));
-            if before == 0 {
-                self.since.set(self.context.ticks());
-                self.context.mark(self.qid);
-            }
+            self.mark();
+        }
+    }
+
+    /// There is a reason for an interrupt, or one more.
+    #[inline]
+    fn mark(&self) {
+        let before = self.pending.get();
+        self.pending.set(before.saturating_add(1));
+        if before == 0 {
+            self.since.set(self.context.ticks());
+            self.context.mark(self.qid);
         }
     }
 
@@ -220,9 +230,7 @@ impl CompletionQueue {
         let completions = self.pending.replace(0);
         self.count_interrupt(completions);
         raised(self.qid, vector.number(), completions);
-        if vector.raise() {
-            self.look_at_pin(vector);
-        }
+        vector.raise(|pin| self.look_at_pin(pin));
         true
     }
 
@@ -250,14 +258,22 @@ impl CompletionQueue {
         }
     }
 
-    /// Raises an interrupt that could not be raised before.
-    pub(super) fn catch_up(&self) {
-        if let Some(vector) = &self.vector {
-            vector.catch_up();
-            if self.look_at_pin(vector) {
-                vector.raise();
-            }
+    /// Raises an interrupt that could not be raised before. Returns whether the pin is to be raised.
+    pub(super) fn catch_up(&self) -> bool {
+        let Some(vector) = &self.vector else { return false };
+        vector.catch_up();
+        let due = vector.pin().is_some_and(|pin| self.look_at_pin(pin));
+        if due {
+            self.mark();
         }
+        self.head_at_unmask.set(self.head.get());
+        due
+    }
+
+    /// Returns whether the host has taken entries since the pin was unmasked.
+    pub(super) fn was_served(&self) -> bool {
+        self.read_head();
+        self.head.get() != self.head_at_unmask.get()
     }
 
     /// The queue is not marked any more: the next completion marks it.
@@ -269,16 +285,14 @@ impl CompletionQueue {
     pub(super) fn remind(&self) {
         let Some(vector) = self.vector.as_ref().filter(|_| self.has_untaken()) else { return };
         self.count_interrupt(0);
-        if vector.raise() {
-            self.look_at_pin(vector);
-        }
+        vector.raise(|pin| self.look_at_pin(pin));
     }
 
-    /// Tells the pin, if that stands for the queue's vector, whether there is a reason to raise it. Returns whether
-    /// there is.
+    /// Tells the pin, which stands for the queue's vector, whether there is a reason to raise it. Returns whether there
+    /// is: a host that finds none when it is interrupted does not access the function, and a client that lowers the
+    /// pin at such an access would leave it raised.
     #[cold]
-    fn look_at_pin(&self, vector: &Vector) -> bool {
-        let Some(pin) = vector.pin() else { return false };
+    fn look_at_pin(&self, pin: &Pin) -> bool {
         let untaken = self.has_untaken();
         pin.set_reason(self.qid, untaken.then_some(self.tail.get()));
         untaken

@@ -80,6 +80,8 @@ pub(super) struct Context {
     dropped: Cell<u64>,
     /// The function may not access guest memory.
     suspended: Cell<bool>,
+    /// Until when the pin is not raised, if it was unmasked a moment ago.
+    pin_settled_at: Cell<Option<u64>>,
     /// Queues with an interrupt to raise.
     marked: RefCell<Vec<u16>>,
     /// Queues with completions that could not be posted.
@@ -160,6 +162,7 @@ impl Context {
             media_errors: Cell::new(0),
             dropped: Cell::new(0),
             suspended: Cell::new(false),
+            pin_settled_at: Cell::new(None),
             marked: RefCell::default(),
             parked: RefCell::default(),
             error_events: RefCell::default(),
@@ -216,6 +219,27 @@ impl Context {
     #[inline]
     pub(super) fn now(&self) -> u64 {
         self.now.get()
+    }
+
+    /// The pin is not raised for so many ticks of the clock, or until it is said that it may be.
+    pub(super) fn let_pin_settle(&self, ticks: u64) {
+        self.pin_settled_at.set(Some((self.clock)().saturating_add(ticks)));
+    }
+
+    /// Returns when the pin may be raised, if that is not at once.
+    #[inline]
+    pub(super) fn pin_settled_at(&self) -> Option<u64> {
+        self.pin_settled_at.get()
+    }
+
+    /// Returns whether the clock has not come to `at`.
+    pub(super) fn is_before(&self, at: u64) -> bool {
+        (self.clock)() < at
+    }
+
+    /// The pin may be raised.
+    pub(super) fn pin_is_settled(&self) {
+        self.pin_settled_at.set(None);
     }
 
     /// Returns what records of these queues belong to.

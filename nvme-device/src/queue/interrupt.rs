@@ -18,9 +18,23 @@ pub struct Interrupts {
     asked: Mutex<BTreeSet<u16>>,
     blocked: AtomicBool,
     pin: Pin,
+    /// For how long the pin may not be raised after it was unmasked, in ticks of the queues' clock.
+    settling: u64,
 }
 
 impl Interrupts {
+    /// Returns interrupts whose pin, if it is unmasked before the host has taken all completions, is not raised again
+    /// until the host takes some, or for so many ticks of the queues' clock.
+    ///
+    /// A client lowers and unmasks the pin at any access to the function's registers, such as the doorbell of a command
+    /// that another of the host's processors submits while the handler runs, or is about to. If it were raised at once,
+    /// the handler could take what it was raised for before the client has heard of it, and the pin would stay raised
+    /// with nothing to take until the next access.
+    #[must_use]
+    pub fn settling(ticks: u64) -> Self {
+        Self { settling: ticks, ..Self::default() }
+    }
+
     /// Sets the eventfds of the vectors from `start` on. Vectors beyond `limit` are left out.
     pub fn set(&self, start: usize, files: Vec<Option<OwnedFd>>, limit: usize) {
         {
@@ -86,6 +100,11 @@ impl Interrupts {
         self.pin.set_file(None);
     }
 
+    /// Returns for how long the pin may not be raised after it was unmasked, in ticks of the queues' clock.
+    pub(super) fn settling_time(&self) -> u64 {
+        self.settling
+    }
+
     /// Raises the pin unless it is masked.
     pub(super) fn raise_pin(&self) {
         if let Some(file) = self.pin.raise() {
@@ -138,32 +157,28 @@ impl Vector {
     /// again while the guest waits for the vector.
     pub(crate) fn catch_up(&self) {
         if self.missed.take() {
-            self.raise();
+            self.raise(|_| true);
         }
     }
 
-    /// Raises the interrupt, if the client has given something to raise it with. Returns whether that is the pin.
+    /// Raises the interrupt, if the client has given something to raise it with. If that is the pin, then only if
+    /// `is_due` says that there still is a reason.
     #[inline]
-    pub(crate) fn raise(&self) -> bool {
+    pub(crate) fn raise(&self, is_due: impl FnOnce(&Pin) -> bool) {
         self.look();
         match self.file.borrow().as_ref() {
-            None => self.raise_pin(),
-            Some(file) => {
-                self.interrupts.write(file);
-                false
-            }
+            None => self.raise_pin(is_due),
+            Some(file) => self.interrupts.write(file),
         }
     }
 
     #[cold]
-    fn raise_pin(&self) -> bool {
-        let is_pin = self.interrupts.pin.is_used();
-        if is_pin {
-            self.interrupts.raise_pin();
-        } else {
+    fn raise_pin(&self, is_due: impl FnOnce(&Pin) -> bool) {
+        if !self.interrupts.pin.is_used() {
             self.missed.set(true);
+        } else if is_due(&self.interrupts.pin) {
+            self.interrupts.raise_pin();
         }
-        is_pin
     }
 
     /// Returns the interrupts of which it is one.

@@ -61,6 +61,13 @@ impl Pin {
         self.used.load(Ordering::Acquire)
     }
 
+    /// Returns whether the host takes its interrupts by the pin: there is an eventfd, and the PCI command register allows
+    /// it.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.is_used() && self.masks.load(Ordering::Acquire) & PinMask::Command as u32 == 0
+    }
+
     /// Masks the pin or unmasks it. Returns whether something is to be looked at again: nothing masks it now, and
     /// something did.
     pub fn set_mask(&self, mask: PinMask, masked: bool) -> bool {

@@ -516,13 +516,17 @@ impl<B: Backend> Queues<B> {
     }
 
     /// The client's eventfds have changed, or it asks for interrupts: raises these, and those that could not be raised
-    /// before.
+    /// before. What the pin is raised for is left to [`Self::signal`].
     pub fn catch_up(&self) {
+        let mut due = false;
         for queue in self.completion.borrow().iter() {
-            queue.catch_up();
+            due |= queue.catch_up();
+        }
+        if due {
+            self.context.let_pin_settle(self.interrupts.settling_time());
         }
         for vector in self.interrupts.take_asked() {
-            Vector::new(vector, Arc::clone(&self.interrupts)).raise();
+            Vector::new(vector, Arc::clone(&self.interrupts)).raise(|_| true);
         }
         if self.interrupts.pin().take_asked() {
             self.interrupts.raise_pin();
@@ -532,6 +536,9 @@ impl<B: Backend> Queues<B> {
     /// Raises the interrupts of the completions that were posted since the last call.
     #[inline]
     pub fn signal(&self) {
+        if self.context.pin_settled_at().is_some_and(|at| self.is_pin_settling(at)) {
+            return;
+        }
         let raised = |cqid: u16, vector: u16, completions: u32| {
             B::trace(TraceStep::Interrupt, || Traced {
                 owner: self.context.trace_owner(),
@@ -542,6 +549,17 @@ impl<B: Backend> Queues<B> {
         };
         let queues = self.completion.borrow();
         self.context.look_at_marked(|cqid| find(&queues, cqid).is_none_or(|queue| queue.signal(raised)));
+    }
+
+    /// Returns whether the pin is not to be raised yet, which it may be from `at` on, or once the host has taken
+    /// completions since it was unmasked.
+    #[cold]
+    fn is_pin_settling(&self, at: u64) -> bool {
+        let settling = self.context.is_before(at) && !self.completion.borrow().iter().any(|queue| queue.was_served());
+        if !settling {
+            self.context.pin_is_settled();
+        }
+        settling
     }
 
     /// No queue has an interrupt to raise any more.

@@ -74,13 +74,24 @@ pub(crate) struct Rig {
 impl Rig {
     /// All regions are mapped; there is no queue, and no namespace.
     pub(crate) fn new() -> Self {
+        Self::with_interrupts(Interrupts::default())
+    }
+
+    /// Returns one with namespace 1, whose pin is not raised for so many ticks after it was unmasked.
+    pub(crate) fn settling(ticks: u64) -> Self {
+        let rig = Self::with_interrupts(Interrupts::settling(ticks));
+        rig.add(1, &Disk::instant(64, 9));
+        rig
+    }
+
+    fn with_interrupts(interrupts: Interrupts) -> Self {
         let file = memfd(RAM);
         let mut memory = GuestMemory::new();
         for (gpa, len) in [CQS, SQS, LISTS, DATA] {
             memory = memory.with(region(&file, gpa, gpa, len, Access::ReadWrite)).expect("no overlap");
         }
         let doorbells = Arc::new(DoorbellPage::new().expect("a page"));
-        let interrupts = Arc::new(Interrupts::default());
+        let interrupts = Arc::new(interrupts);
         let view = Rc::new(MemView::new(Arc::new(memory.clone())));
         let queues = Queues::new(Arc::clone(&doorbells), Arc::clone(&interrupts), view, MAX_TRANSFER, || NOW.get());
         Self { file, memory, doorbells, interrupts, queues }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use nvme_device::queue::{Coalescing, PinMask};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::common::guest::{HostCq, HostSq, Rig, flush, read};
+use super::common::guest::{HostCq, HostSq, NOW, Rig, flush, read};
 use super::common::ram::Disk;
 
 fn event() -> (File, OwnedFd) {
@@ -110,15 +110,53 @@ fn the_pin_is_raised_once_until_it_is_unmasked_and_again_while_there_is_a_reason
     rig.doorbells.store(3, cq.head.into());
     assert!(rig.interrupts.pin().set_mask(PinMask::Client, false));
     rig.queues.catch_up();
+    rig.queues.signal();
     assert_eq!(count(&pin), 1, "two completions are left");
     rig.reap(&mut cq);
     assert!(!rig.interrupts.pin().has_reason(&rig.doorbells));
     rig.interrupts.pin().set_mask(PinMask::Client, false);
     rig.queues.catch_up();
+    rig.queues.signal();
     assert_eq!(count(&pin), 0, "all were taken");
     rig.run(&mut sq, &[flush(4)]);
     rig.queues.signal();
     assert_eq!(count(&pin), 1);
+}
+
+#[test]
+fn what_the_host_takes_before_its_client_has_heard_of_it_raises_no_pin() {
+    let rig = Rig::settling(100);
+    let (mut sq, mut cq, pin) = queues_with_pin(&rig);
+    let unmask = || {
+        rig.interrupts.pin().set_mask(PinMask::Client, false);
+        rig.queues.catch_up();
+    };
+    let round_after = |ticks| {
+        NOW.set(NOW.get() + ticks);
+        rig.queues.signal();
+        count(&pin)
+    };
+    rig.run(&mut sq, &[flush(1)]);
+    assert_eq!(round_after(0), 1);
+    rig.run(&mut sq, &[flush(2)]);
+    // Another processor submits a command, at which the client lowers the pin. The handler runs still.
+    unmask();
+    assert_eq!(round_after(99), 0);
+    rig.reap(&mut cq);
+    assert_eq!(round_after(0), 0, "the handler has taken both");
+    rig.run(&mut sq, &[flush(3)]);
+    assert_eq!(round_after(0), 1, "it has ended");
+    unmask();
+    assert_eq!((round_after(99), round_after(1)), (0, 1), "no handler runs");
+    rig.reap(&mut cq);
+    unmask();
+    rig.run(&mut sq, &[flush(4)]);
+    assert_eq!(round_after(0), 1, "all was taken when it was unmasked");
+    rig.reap(&mut cq);
+    unmask();
+    rig.run(&mut sq, &[flush(5)]);
+    rig.reap(&mut cq);
+    assert_eq!(round_after(0), 0, "what was taken before its interrupt needs none");
 }
 
 #[test]
@@ -132,10 +170,12 @@ fn whoever_masks_the_pin_holds_it_back_and_no_interrupt_is_lost() {
         rig.queues.signal();
         assert!(!rig.interrupts.pin().set_mask(mask, false), "the other masks it, too");
         rig.queues.catch_up();
+        rig.queues.signal();
         assert_eq!(count(&pin), 0, "{mask:?}");
         assert!(rig.interrupts.pin().has_reason(&rig.doorbells), "the status tells it all the same");
         assert!(rig.interrupts.pin().set_mask(other, false));
         rig.queues.catch_up();
+        rig.queues.signal();
         assert_eq!(count(&pin), 1, "{mask:?}");
         rig.reap(&mut cq);
         rig.interrupts.pin().set_mask(PinMask::Client, false);
@@ -153,9 +193,11 @@ fn vectors_with_eventfds_and_queues_that_are_gone_do_not_raise_the_pin() {
     rig.run(&mut sq, &[flush(1)]);
     rig.queues.signal();
     rig.queues.catch_up();
+    rig.queues.signal();
     assert_eq!((count(&vector), count(&pin)), (1, 0));
     rig.interrupts.set(2, vec![None], 16);
     rig.queues.catch_up();
+    rig.queues.signal();
     assert_eq!(count(&pin), 1, "the vector has no eventfd any more, and its completion was not taken");
     rig.queues.delete_submission(2);
     rig.queues.delete_completion(2);

@@ -141,7 +141,9 @@ impl AdminRunner {
             busy = true;
             let entry_sizes = attached.session.registers.entry_sizes();
             let io_totals = Controller::wants_io_totals(&sqe).then(|| self.io_totals());
-            self.drive(Some(&attached), Input::Command(AdminCommand { sqe, entry_sizes, io_totals }));
+            let pin_in_use = attached.session.interrupts.pin().is_in_use();
+            let command = AdminCommand { sqe, entry_sizes, pin_in_use, io_totals };
+            self.drive(Some(&attached), Input::Command(command));
         }
         if busy {
             self.drive(Some(&attached), Input::CommandsTaken);

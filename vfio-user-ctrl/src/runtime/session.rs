@@ -26,6 +26,10 @@ pub const MDTS: u8 = 5;
 /// How many bytes may stand in for a client's memory at once.
 const BOUNCE_BUDGET: u64 = 8 << 20;
 
+/// The part of a second in which an interrupt handler begins and takes completions, even of a guest whose processors
+/// wait for the machine's: 20 ms.
+const PIN_SETTLES: u64 = 50;
+
 /// How many bytes of SPDK's memory, which every device reaches, may stand in for the memory of all clients. SPDK must
 /// run as long as any of it is taken.
 static BOUNCE_POOL: BouncePool = BouncePool::new(64 << 20, |len| {
@@ -262,7 +266,7 @@ impl Session {
             ctrl: Arc::clone(ctrl),
             registers: Registers::new(&limits),
             doorbells: Arc::new(DoorbellPage::new()?),
-            interrupts: Arc::default(),
+            interrupts: Arc::new(Interrupts::settling(spdk::time::ticks_hz() / PIN_SETTLES)),
             memory: Published::default(),
             bounce: BounceBudget::of(&BOUNCE_POOL, BOUNCE_BUDGET),
             requests: Mutex::default(),

@@ -319,7 +319,7 @@ impl Bench {
         self.open.insert(cid, sqe);
         let sizes = EntrySizes { iosqes: Sqe::SIZE_LOG2, iocqes: Cqe::SIZE_LOG2 };
         let io_totals = Controller::wants_io_totals(&sqe).then(IoTotals::default);
-        self.drive(Input::Command(AdminCommand { sqe, entry_sizes: sizes, io_totals }));
+        self.drive(Input::Command(AdminCommand { sqe, entry_sizes: sizes, pin_in_use: false, io_totals }));
         if !self.slow_data {
             self.end_transfers(true);
         }

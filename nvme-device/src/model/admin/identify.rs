@@ -9,7 +9,7 @@ use super::features::{KAS, NOTICES, WARNING_TEMPERATURE};
 use super::logs::ELPE;
 use super::namespaces::{MAX_NAMESPACES, Namespaces};
 use super::queues::{CQES, SQES};
-use super::{ACL, Controller, Identity, Limits, Namespace, Outcome, page};
+use super::{ACL, Controller, Identity, Limits, Namespace, Opcode, Outcome, page};
 use crate::model::io::IoSupport;
 use crate::model::regs::Version;
 use guest_memory::dptr;
@@ -21,9 +21,6 @@ use nvme_spec::identify::{
     OptionalAdminCommands, SubmissionEntrySizes, THIS_CONTROLLER, WriteCacheAttributes,
 };
 use nvme_spec::{MAX_NSID, PAGE, Sqe, Status};
-
-/// Doorbell Buffer Config; no other optional admin command.
-const OACS: OptionalAdminCommands = OptionalAdminCommands::new().with_dbcs(true);
 
 /// One firmware slot, which is read-only.
 const FRMW: FirmwareUpdates = FirmwareUpdates::new().with_ffsro(true).with_nofs(1);
@@ -81,7 +78,10 @@ impl Controller {
             Cns::NAMESPACE | Cns::ALLOCATED_NAMESPACE => {
                 namespace()?.map_or_else(zeroes, |namespace| page(&identify_namespace(namespace)))
             }
-            Cns::CONTROLLER => page(&identify_controller(&self.identity, self.limits, &self.namespaces)),
+            Cns::CONTROLLER => page(&IdentifyController {
+                oacs: OptionalAdminCommands::new().with_dbcs(self.opcode(Opcode::DoorbellBufferConfig as u8).is_some()),
+                ..identify_controller(&self.identity, self.limits, &self.namespaces)
+            }),
             Cns::ACTIVE_NAMESPACES
             | Cns::COMMAND_SET_ACTIVE_NAMESPACES
             | Cns::ALLOCATED_NAMESPACES
@@ -142,7 +142,6 @@ fn identify_controller(identity: &Identity, limits: Limits, namespaces: &Namespa
         oaes: NOTICES,
         cntrltype: ControllerType::IO,
         fguid: identity.uuid,
-        oacs: OACS,
         acl: ACL,
         aerl: AERL,
         frmw: FRMW,

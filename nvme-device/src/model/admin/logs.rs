@@ -258,7 +258,7 @@ impl Controller {
     fn command_effects(&self) -> Vec<u8> {
         let supports = self.namespaces.supports();
         let changes = SUPPORTED.with_lbcc(true);
-        let admin = table(|opcode| SUPPORTED.with_csupp(Opcode::parse(opcode).is_some()));
+        let admin = table(|opcode| SUPPORTED.with_csupp(self.opcode(opcode).is_some()));
         let io = table(|opcode| match IoOpcode(opcode) {
             other if !supports.has_command(other) => CommandEffects::new(),
             IoOpcode::FLUSH | IoOpcode::READ | IoOpcode::COMPARE | IoOpcode::VERIFY => SUPPORTED,

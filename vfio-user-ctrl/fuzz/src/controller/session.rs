@@ -190,7 +190,8 @@ impl Session {
             let Some(sqe) = self.admin.as_ref().and_then(AdminQueue::next) else { break };
             busy = true;
             let io_totals = Controller::wants_io_totals(&sqe).then(IoTotals::default);
-            self.drive(Input::Command(AdminCommand { sqe, entry_sizes: self.registers.entry_sizes(), io_totals }));
+            let (entry_sizes, pin_in_use) = (self.registers.entry_sizes(), self.interrupts.pin().is_in_use());
+            self.drive(Input::Command(AdminCommand { sqe, entry_sizes, pin_in_use, io_totals }));
         }
         if busy {
             self.drive(Input::CommandsTaken);

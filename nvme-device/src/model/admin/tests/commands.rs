@@ -2,6 +2,8 @@
 
 use super::*;
 use nvme_spec::CommandFlags;
+use nvme_spec::identify::{Cns, IdentifyController};
+use zerocopy::FromBytes as _;
 
 #[test]
 fn commands_that_the_controller_does_not_have_are_invalid_opcodes() {
@@ -94,6 +96,23 @@ fn the_longest_keep_alive_timeout_does_not_wrap() {
     let mut controller = controller();
     assert_eq!(dw0(controller.admin(&set_feature(0x0f, u32::MAX), NOW)), 0);
     assert_eq!(dw0(controller.admin(&get_feature(0x0f, 0), NOW)), 4_294_967_000);
+}
+
+#[test]
+fn a_host_that_takes_its_interrupts_by_the_pin_is_offered_no_shadow_doorbells() {
+    let mut controller = controller();
+    let mut offered = |pin_in_use| {
+        controller.set_pin_in_use(pin_in_use);
+        let identify = Sqe { cdw10: Cns::CONTROLLER.0.into(), ..command(Opcode::Identify) };
+        let page = data(controller.admin(&identify, NOW));
+        let page = IdentifyController::read_from_bytes(&page).expect("a page");
+        let config = command(Opcode::DoorbellBufferConfig).with_prps(0x5000, 0x6000);
+        let refused = controller.admin(&config, NOW) == Outcome::failed(Status::INVALID_OPCODE);
+        (page.oacs.dbcs(), refused)
+    };
+    assert_eq!(offered(false), (true, false));
+    assert_eq!(offered(true), (false, true), "with those it would not access the registers, which lowers the pin");
+    assert_eq!(offered(false), (true, false), "it uses MSI-X again");
 }
 
 #[test]
