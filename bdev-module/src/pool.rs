@@ -24,10 +24,10 @@
 mod deletion;
 pub(crate) mod fence;
 mod inbox;
+mod namespace_scan;
 mod namespaces;
 mod recovery;
-pub(crate) mod silence;
-mod survey;
+pub(crate) mod response_timer;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -48,9 +48,9 @@ use crate::disk::Disk;
 use crate::messages::Receiver;
 use crate::params::PoolParams;
 use crate::{addresses, registered};
-use fence::{Fence, Risk};
-use silence::{Silence, Verdict};
-use watch::Watch;
+use fence::{Fence, LostWrites};
+use response_timer::{ResponseTimer, Verdict};
+use watch::NamespaceWatch;
 
 pub use namespaces::BdevError;
 pub(crate) use namespaces::describe_path;
@@ -128,7 +128,7 @@ pub struct Pool {
     state: Cell<State>,
     poller: RefCell<Option<Poller>>,
     disks: RefCell<BTreeMap<u32, Bdev<Disk>>>,
-    watch: Watch,
+    watch: NamespaceWatch,
     /// Since when it is away.
     lost_at: Cell<Option<Instant>>,
     /// I/O may be held while it is away.
@@ -154,11 +154,11 @@ pub struct Pool {
     /// When the state must have changed.
     due: Cell<Instant>,
     /// The silence of the admin queue, how often it has answered, and whether a keep-alive is in progress.
-    silence: RefCell<Silence>,
+    response_timer: RefCell<ResponseTimer>,
     admin_answers: Cell<u64>,
     fence: RefCell<Option<Fence>>,
     /// How it stands with commands that were lost.
-    risk: Cell<Risk>,
+    lost_writes: Cell<LostWrites>,
     /// Until when commands of an earlier connection may still be carried out.
     unfenced_until: Cell<Option<Instant>>,
     resets: RefCell<Vec<(u32, ResetDone)>>,
@@ -220,7 +220,7 @@ impl Pool {
             state: Cell::new(State::Connecting),
             poller: RefCell::new(None),
             disks: RefCell::new(BTreeMap::new()),
-            watch: Watch::default(),
+            watch: NamespaceWatch::default(),
             lost_at: Cell::new(None),
             wait: Cell::new(false),
             lost_meanwhile: Cell::new(false),
@@ -232,10 +232,10 @@ impl Pool {
             bdev_deletion_due: Cell::new(None),
             reset_due: Cell::new(now),
             due: Cell::new(now),
-            silence: RefCell::new(Silence::new(limit, limit / 4, now)),
+            response_timer: RefCell::new(ResponseTimer::new(limit, limit / 4, now)),
             admin_answers: Cell::new(0),
             fence: RefCell::new(None),
-            risk: Cell::new(Risk::None),
+            lost_writes: Cell::new(LostWrites::None),
             unfenced_until: Cell::new(unfenced_until),
             holds: Cell::new(true),
             resets: RefCell::new(Vec::new()),
@@ -266,7 +266,7 @@ impl Pool {
 
     /// Returns whether it has answered, or has been found away, since it was made.
     pub(crate) fn was_tried(&self) -> bool {
-        self.tried.get() && (self.state.get() != State::Connected || self.is_surveyed())
+        self.tried.get() && (self.state.get() != State::Connected || self.is_scanned())
     }
 
     fn shared(&self) -> &PoolShared<Disk> {
@@ -348,7 +348,7 @@ impl Pool {
     /// the time between those.
     fn probe_admin(&self, now: Instant) -> bool {
         // There is always a command in flight: one that waits for an event.
-        match self.silence.borrow_mut().look(now, self.admin_answers.get(), 1) {
+        match self.response_timer.borrow_mut().look(now, self.admin_answers.get(), 1) {
             Verdict::Fine => false,
             Verdict::Probe => {
                 self.with_ctrlr(|ctrlr| ctrlr.admin_without_data(&Sqe::keep_alive(), drop));

@@ -40,15 +40,15 @@ pub(crate) fn find_pending(name: &str) -> Option<(Rc<Pool>, BdevParams)> {
 /// Deletes every pool, then calls `done`.
 pub(crate) fn delete_all(done: impl FnOnce() + 'static) {
     /// Calls `done` when the last pool lets go of it.
-    struct Last<F: FnOnce()>(Option<F>);
-    impl<F: FnOnce()> Drop for Last<F> {
+    struct OnLastPool<F: FnOnce()>(Option<F>);
+    impl<F: FnOnce()> Drop for OnLastPool<F> {
         fn drop(&mut self) {
             if let Some(done) = self.0.take() {
                 done();
             }
         }
     }
-    let last = Rc::new(Last(Some(done)));
+    let last = Rc::new(OnLastPool(Some(done)));
     for pool in all() {
         let last = Rc::clone(&last);
         pool.delete(move || drop(last));

@@ -33,7 +33,7 @@ const FUTILE: u32 = 1000;
 const PAGES: u32 = 4;
 
 /// Poisoned ranges that can be told from one another at once.
-const SPOTS: usize = 1024;
+const MAX_POISONED: usize = 1024;
 
 /// One guarded range of host addresses, of length 0 while the entry is free. Written by who owns it; read by the
 /// handler.
@@ -44,7 +44,7 @@ struct Entry {
     offset: AtomicU64,
     /// How often something of the range was replaced.
     faults: AtomicU32,
-    /// All of it was replaced, and there was no [`Spot`] to note it in.
+    /// All of it was replaced, and there was no free [`PoisonedRange`] to note it in.
     unnoted: AtomicBool,
 }
 
@@ -102,19 +102,19 @@ struct Guarded {
     first: usize,
 }
 
-/// A poisoned range. The thread that has taken the spot sets it; it is given back with the entry whose range it lies
-/// in.
-struct Spot {
+/// A poisoned range. The thread that has taken it sets the range; it is freed with the entry whose range it lies in.
+struct PoisonedRange {
     is_taken: AtomicBool,
     span: Span,
 }
 
-static POISON: [Spot; SPOTS] = [const { Spot { is_taken: AtomicBool::new(false), span: empty() } }; SPOTS];
+static POISON: [PoisonedRange; MAX_POISONED] =
+    [const { PoisonedRange { is_taken: AtomicBool::new(false), span: empty() } }; MAX_POISONED];
 
 /// How many poisoned ranges there are: as good as always none.
 static POISONED: AtomicU32 = AtomicU32::new(0);
 
-/// How many of these are in no spot.
+/// How many of these have no [`PoisonedRange`].
 static UNNOTED: AtomicU32 = AtomicU32::new(0);
 
 /// How often anything was replaced since the process began.
@@ -144,7 +144,7 @@ pub(super) fn touches(start: usize, len: usize) -> bool {
     let is_in = |(poisoned, poisoned_len, _): (usize, usize, usize)| {
         poisoned < end && start < poisoned.saturating_add(poisoned_len)
     };
-    POISON.iter().any(|spot| spot.is_taken.load(Ordering::Acquire) && spot.span.get().is_some_and(is_in))
+    POISON.iter().any(|poisoned| poisoned.is_taken.load(Ordering::Acquire) && poisoned.span.get().is_some_and(is_in))
         || (UNNOTED.load(Ordering::Relaxed) != 0
             && entries().any(|entry| entry.unnoted.load(Ordering::Acquire) && entry.span.get().is_some_and(is_in)))
 }
@@ -234,14 +234,14 @@ impl Drop for Watch {
 
 /// What was poisoned in an entry's range is so no more: the addresses are to be another mapping's.
 fn forget_poison(entry: &Entry, range: Range<usize>) {
-    let is_here = |spot: &&Spot| {
-        spot.is_taken.load(Ordering::Acquire)
-            && spot.span.get().is_some_and(|(start, len, _)| len > 0 && range.contains(&start))
+    let is_here = |poisoned: &&PoisonedRange| {
+        poisoned.is_taken.load(Ordering::Acquire)
+            && poisoned.span.get().is_some_and(|(start, len, _)| len > 0 && range.contains(&start))
     };
     let mut gone = 0;
-    for spot in POISON.iter().filter(is_here) {
-        spot.span.set(0, 0, 0);
-        spot.is_taken.store(false, Ordering::Release);
+    for poisoned in POISON.iter().filter(is_here) {
+        poisoned.span.set(0, 0, 0);
+        poisoned.is_taken.store(false, Ordering::Release);
         gone += 1;
     }
     if entry.unnoted.swap(false, Ordering::Relaxed) {
@@ -358,10 +358,10 @@ fn replace(address: usize) -> bool {
 
 /// Notes a range as poisoned.
 fn note(entry: &Entry, start: usize, len: usize) {
-    let take = |spot: &&Spot| !spot.is_taken.swap(true, Ordering::AcqRel);
+    let take = |poisoned: &&PoisonedRange| !poisoned.is_taken.swap(true, Ordering::AcqRel);
     match POISON.iter().find(take) {
-        Some(spot) => {
-            spot.span.set(start, len, 1);
+        Some(poisoned) => {
+            poisoned.span.set(start, len, 1);
             POISONED.fetch_add(1, Ordering::Release);
         }
         // All of the entry's range then: no more of it can be told.

@@ -32,7 +32,6 @@ pub mod doorbells;
 pub mod dptr;
 mod error;
 mod files;
-mod gone;
 pub mod guard;
 mod host;
 mod iov;
@@ -45,6 +44,7 @@ mod ring;
 mod slots;
 mod sync;
 mod table;
+mod unmapped_regions;
 mod view;
 
 pub use bounce::Bounce;
@@ -52,7 +52,6 @@ pub use budget::LimitShare;
 pub use doorbells::{DoorbellPage, ShadowDoorbells};
 pub use error::{Fault, MapError, UnmapError};
 pub use files::Files;
-pub use gone::Gone;
 pub use iov::IovSink;
 pub use mapping::{Access, MappedFile, Registration};
 pub use pages::{Allocate, BounceBudget, BounceError, BouncePool};
@@ -60,6 +59,7 @@ pub use region::{Extent, Region, RegionId};
 pub use ring::{CompletionRing, SubmissionRing};
 pub use slots::{InFlight, Io, IoToken, MAX_PIECES, Slots};
 pub use table::{GuestMemory, HostPiece};
+pub use unmapped_regions::UnmappedRegions;
 pub use view::MemView;
 
 #[cfg(test)]

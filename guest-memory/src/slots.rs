@@ -13,7 +13,7 @@ use std::rc::{Rc, Weak};
 use host_memory::RawIo;
 use libc::iovec;
 
-use super::{Gone, IovSink, MemView, bytes, guard};
+use super::{IovSink, MemView, UnmappedRegions, bytes, guard};
 use crate::dptr::DptrError;
 
 /// The most pieces that the data of one I/O may have in its place. One that has more gets [room](Io::make_room) of its
@@ -171,15 +171,15 @@ impl<Q, T> Slots<Q, T> {
 
     /// Makes every I/O hold `view` instead of the view that it began with, and of the regions that are `gone` from that
     /// one those that its pieces may lie in. Returns how many I/Os hold such regions: these touch memory that is to go.
-    pub fn rebase(&self, view: &Rc<MemView>, gone: &Gone) -> usize {
+    pub fn rebase(&self, view: &Rc<MemView>, unmapped: &UnmappedRegions) -> usize {
         if self.in_use() == 0 {
             return 0;
         }
-        self.places.iter().filter(|slot| slot.taken.get()).filter(|slot| Self::rebase_one(slot, view, gone)).count()
+        self.places.iter().filter(|slot| slot.taken.get()).filter(|slot| Self::rebase_one(slot, view, unmapped)).count()
     }
 
     /// Returns the same for one I/O. Returns whether it holds memory that is to go.
-    fn rebase_one(slot: &Slot<Q, T>, view: &Rc<MemView>, gone: &Gone) -> bool {
+    fn rebase_one(slot: &Slot<Q, T>, view: &Rc<MemView>, unmapped: &UnmappedRegions) -> bool {
         let Some(held) = slot.view.take() else { return false };
         // Pages that stand in for the client's memory are in no view but that of their I/O.
         if held.memory().stands_in() {
@@ -190,8 +190,8 @@ impl<Q, T> Slots<Q, T> {
         // SAFETY: nobody has a reference into the pieces of this place: those who fill them do it within a call on this
         // thread, and a backend reads them by pointer.
         let pieces = unsafe { std::slice::from_raw_parts(slot.pieces.get(), usize::from(slot.count.get())) };
-        let unmapped = pieces.iter().flat_map(|piece| gone.touched_by(piece));
-        let kept: Vec<_> = held.kept().iter().chain(unmapped).cloned().collect();
+        let touched = pieces.iter().flat_map(|piece| unmapped.touched_by(piece));
+        let kept: Vec<_> = held.kept().iter().chain(touched).cloned().collect();
         slot.unmapped.set(!kept.is_empty());
         let view = if kept.is_empty() { Rc::clone(view) } else { Rc::new(view.keeping(kept)) };
         slot.view.set(Some(view));

@@ -262,7 +262,7 @@ impl GuestMemory {
     }
 
     /// Returns the regions of this memory that are not in `newer` any more, by address. What both share costs nothing.
-    pub(super) fn gone_in(&self, newer: &Self) -> Vec<Arc<Region>> {
+    pub(super) fn regions_missing_in(&self, newer: &Self) -> Vec<Arc<Region>> {
         let (mut old, mut new) = (Walk::over(&self.parts), Walk::over(&newer.parts));
         let mut gone = Vec::new();
         loop {

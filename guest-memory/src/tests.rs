@@ -130,7 +130,7 @@ proptest! {
             tables.push(memory.clone());
         }
         for older in &tables {
-            let gone: Vec<_> = older.gone_in(&memory).iter().map(|region| region.id()).collect();
+            let gone: Vec<_> = older.regions_missing_in(&memory).iter().map(|region| region.id()).collect();
             let is_gone = |region: &&Arc<Region>| memory.region_at(region.gpa()).is_none_or(|now| now.id() != region.id());
             prop_assert_eq!(gone, older.regions().filter(is_gone).map(|region| region.id()).collect::<Vec<_>>());
         }

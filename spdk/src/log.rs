@@ -101,8 +101,8 @@ thread_local! {
 /// those that it cannot pay for are left out, unless there was none of their kind lately.
 pub fn charged_to<R>(payer: Arc<dyn LogQuota>, f: impl FnOnce() -> R) -> R {
     /// Puts back who paid before, also when `f` panics.
-    struct Before(Option<Arc<dyn LogQuota>>);
-    impl Drop for Before {
+    struct PreviousQuota(Option<Arc<dyn LogQuota>>);
+    impl Drop for PreviousQuota {
         fn drop(&mut self) {
             let before = self.0.take();
             // Dropped only after the borrow has ended: what a payer does then may write lines.
@@ -110,7 +110,7 @@ pub fn charged_to<R>(payer: Arc<dyn LogQuota>, f: impl FnOnce() -> R) -> R {
             drop(after);
         }
     }
-    let _before = Before(LOG_QUOTA.try_with(|current| current.replace(Some(payer))).ok().flatten());
+    let _before = PreviousQuota(LOG_QUOTA.try_with(|current| current.replace(Some(payer))).ok().flatten());
     f()
 }
 

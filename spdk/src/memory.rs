@@ -103,11 +103,11 @@ pub(crate) fn expect_rdma() {
 }
 
 /// What this process has registered, by address.
-struct Known {
+struct RegisteredRanges {
     ranges: BTreeMap<usize, Range>,
 }
 
-impl Known {
+impl RegisteredRanges {
     /// Returns whether a part of the `len` bytes at `start` is known. No two ranges overlap, so that the last that
     /// begins before the end tells.
     fn overlaps(&self, start: usize, len: usize) -> bool {
@@ -116,12 +116,12 @@ impl Known {
     }
 }
 
-static KNOWN: Mutex<Known> = Mutex::new(Known { ranges: BTreeMap::new() });
+static KNOWN: Mutex<RegisteredRanges> = Mutex::new(RegisteredRanges { ranges: BTreeMap::new() });
 
 /// RDMA devices were asked of all that is known, and are asked of all that comes.
 static RDMA_IN_USE: AtomicBool = AtomicBool::new(false);
 
-fn known() -> MutexGuard<'static, Known> {
+fn known() -> MutexGuard<'static, RegisteredRanges> {
     // Nothing is left half done by a panic: each range is put in after, and taken out before SPDK's part.
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -177,7 +177,7 @@ mod tests {
         let start =
             |page: usize| NonNull::without_provenance(std::num::NonZero::new(page * PAGE).expect("not the first"));
         let refused = Range { start: start(4), len: 2 * PAGE, registered: false };
-        let known = Known { ranges: BTreeMap::from([(4 * PAGE, refused)]) };
+        let known = RegisteredRanges { ranges: BTreeMap::from([(4 * PAGE, refused)]) };
         let overlaps = |page: usize, pages: usize| known.overlaps(page * PAGE, pages * PAGE);
         assert_eq!([overlaps(2, 2), overlaps(6, 1)], [false; 2]);
         assert_eq!([overlaps(4, 2), overlaps(3, 2), overlaps(5, 1), overlaps(1, 9), overlaps(5, 9)], [true; 5]);

@@ -43,7 +43,7 @@ fn a_namespace_that_is_removed_takes_its_bdev_with_it_and_brings_it_back() {
     }
     pool.remove_namespace(3);
     wait_for("the bdev to go", secs(10), || app.bdevs() == ["disk1"]);
-    // The first reason is that it has gone, the next survey's is why it does not come.
+    // The first reason is that it has gone, the next scan's is why it does not come.
     let reason = "it is not in the pool's list of namespaces";
     let right = json!([{ "nsid": 3, "bdev": "disk3", "reason": reason }]);
     let pending = || app.rpc.ok("courier_pool_get", &json!({ "name": "p" }))[0]["pending_bdevs"].clone();

@@ -9,7 +9,7 @@ use std::time::Instant;
 use spdk::bdev::{BdevIo, Device};
 
 /// An I/O, as far as it matters here.
-pub(super) trait Holdable {
+pub(super) trait HeldIo {
     /// Returns whether `owner` names it.
     fn is(&self, owner: NonNull<c_void>) -> bool;
 
@@ -17,7 +17,7 @@ pub(super) trait Holdable {
     fn may_be_in_flight(&self) -> bool;
 }
 
-impl<D: Device> Holdable for BdevIo<D> {
+impl<D: Device> HeldIo for BdevIo<D> {
     fn is(&self, owner: NonNull<c_void>) -> bool {
         Self::is(self, owner)
     }
@@ -29,7 +29,7 @@ impl<D: Device> Holdable for BdevIo<D> {
 
 /// Lists of I/O, each in the order in which it came.
 #[derive(Debug)]
-pub(super) struct Held<I> {
+pub(super) struct HeldIos<I> {
     /// What found no connection, or may not be sent for now.
     waiting: RefCell<VecDeque<I>>,
     /// What the pool did not carry out for now, and when it is sent again.
@@ -42,7 +42,7 @@ pub(super) struct Held<I> {
     has_overflow: Cell<bool>,
 }
 
-impl<I> Default for Held<I> {
+impl<I> Default for HeldIos<I> {
     fn default() -> Self {
         Self {
             waiting: RefCell::default(),
@@ -54,7 +54,7 @@ impl<I> Default for Held<I> {
     }
 }
 
-impl<I: Holdable> Held<I> {
+impl<I: HeldIo> HeldIos<I> {
     /// Returns how many there are in all lists.
     pub(super) fn count(&self) -> usize {
         self.waiting.borrow().len()
@@ -211,7 +211,7 @@ mod tests {
         NonNull::without_provenance(std::num::NonZero::new(number).expect("numbers begin at 1"))
     }
 
-    impl Holdable for Fake {
+    impl HeldIo for Fake {
         fn is(&self, owner: NonNull<c_void>) -> bool {
             owner == name(self.0)
         }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     /// Those of the overflow that are sent if there are requests for so many.
-    fn sent(held: &Held<Fake>, mut requests: usize) -> Vec<usize> {
+    fn sent(held: &HeldIos<Fake>, mut requests: usize) -> Vec<usize> {
         let mut sent = Vec::new();
         held.send_overflow(|io| {
             if requests == 0 {
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_overflow_is_sent_in_the_order_in_which_it_came_and_what_comes_meanwhile_stands_behind_it() {
-        let held = Held::default();
+        let held = HeldIos::default();
         assert!(!held.has_overflow());
         assert!(held.join_overflow(io(1)));
         assert!(!held.join_overflow(io(2)) && !held.join_overflow(io(3)));
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn an_io_of_the_overflow_is_taken_at_once_and_one_that_may_be_in_flight_only_when_that_is_over() {
-        let held = Held::default();
+        let held = HeldIos::default();
         for number in 1..=3 {
             held.join_overflow(io(number));
         }
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn an_overflow_without_a_queue_pair_waits_and_ends_like_all_that_waits() {
-        let held = Held::default();
+        let held = HeldIos::default();
         held.wait(io(1));
         held.set_apart(io(2));
         held.join_overflow(io(3));
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_was_put_off_comes_when_it_is_due() {
-        let held = Held::default();
+        let held = HeldIos::default();
         let now = Instant::now();
         held.delay(now + Duration::from_secs(2), io(2));
         held.delay(now + Duration::from_secs(1), io(1));

@@ -14,14 +14,14 @@ use spdk::poller::{Poll, Poller};
 use spdk::thread::current_core;
 
 use super::ages::Ages;
-use super::held::Held;
+use super::held::HeldIos;
 use super::overflows::Overflow;
 use super::reactor::Reactor;
 use super::shared::{PoolShared, QueueState};
 use super::target::Target;
 use crate::messages::PoolMessage;
-use crate::pool::fence::Risk;
-use crate::pool::silence::{Silence, Verdict};
+use crate::pool::fence::LostWrites;
+use crate::pool::response_timer::{ResponseTimer, Verdict};
 
 /// A queue pair that was refused on a connected pool is asked for again after this time. If that was done so often, its
 /// pool is told, and it is asked for more rarely.
@@ -58,7 +58,7 @@ pub(super) struct Link<D: Target> {
     /// Taken only when the channel goes.
     reactor: RefCell<Option<IoChannel<Reactor>>>,
     pub(super) qpair: RefCell<Option<QueuePair>>,
-    pub(super) held: Held<BdevIo<D>>,
+    pub(super) held: HeldIos<BdevIo<D>>,
     /// What tells it from other channels, and what of the commands that its queue pair has.
     number: u64,
     pub(super) ages: Ages,
@@ -73,7 +73,7 @@ pub(super) struct Link<D: Target> {
     since: Cell<Option<Instant>>,
     /// How often it was looked at since it takes no more commands.
     looks: Cell<u32>,
-    silence: RefCell<Silence>,
+    response_timer: RefCell<ResponseTimer>,
     /// The queue pair is dropped because it answers nothing.
     hung: Cell<bool>,
     aborts: RefCell<Vec<(Instant, AbortRequest<D>)>>,
@@ -95,7 +95,7 @@ impl<D: Target> Link<D> {
             shared: Arc::clone(shared),
             reactor: RefCell::new(Some(shared.reactors.channel()?)),
             qpair: RefCell::new(None),
-            held: Held::default(),
+            held: HeldIos::default(),
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             ages: Ages::new(now),
             answered: Cell::new((0, None)),
@@ -104,7 +104,7 @@ impl<D: Target> Link<D> {
             leaving: Cell::new(false),
             since: Cell::new(None),
             looks: Cell::new(0),
-            silence: RefCell::new(Silence::new(limit, limit / 2, now)),
+            response_timer: RefCell::new(ResponseTimer::new(limit, limit / 2, now)),
             hung: Cell::new(false),
             aborts: RefCell::new(Vec::new()),
             refusals: Cell::new(0),
@@ -163,7 +163,7 @@ impl<D: Target> Link<D> {
                     self.report(PoolMessage::QueueGranted);
                 }
                 self.hung.set(false);
-                self.silence.borrow_mut().restart(Instant::now());
+                self.response_timer.borrow_mut().restart(Instant::now());
                 self.send_waiting();
                 if let Some(walk) = walk {
                     walk.go_on(Ok(()));
@@ -319,7 +319,7 @@ impl<D: Target> Link<D> {
 
     fn look_at_progress(&self, now: Instant) {
         let Some(progress) = self.with_qpair(QueuePair::progress) else { return };
-        let verdict = self.silence.borrow_mut().look(now, progress.answered, progress.pending);
+        let verdict = self.response_timer.borrow_mut().look(now, progress.answered, progress.pending);
         match verdict {
             Verdict::Fine => {}
             // One that cannot be sent is no probe; the silence goes on.
@@ -454,8 +454,8 @@ impl<D: Target> Link<D> {
             self.with_qpair(|qpair| (qpair.was_ended_by_peer(), qpair.is_closing())).unwrap_or((false, true));
         io.note_lost(!closing || self.hung.get());
         if io.may_write() {
-            let risk = if by_peer { Risk::EndedByPeer } else { Risk::Open };
-            self.shared.risk.fetch_max(risk as u8, Ordering::AcqRel);
+            let lost_writes = if by_peer { LostWrites::EndedByPeer } else { LostWrites::Unfenced };
+            self.shared.lost_writes.fetch_max(lost_writes as u8, Ordering::AcqRel);
         }
         io.losses() < MOST_LOSSES
     }
@@ -485,7 +485,7 @@ impl<D: Target> Link<D> {
 
     pub(super) fn hurry(&self) {
         if let Some(progress) = self.with_qpair(QueuePair::progress) {
-            self.silence.borrow_mut().hurry(HURRY, progress.answered);
+            self.response_timer.borrow_mut().hurry(HURRY, progress.answered);
         }
     }
 

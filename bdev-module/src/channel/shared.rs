@@ -12,7 +12,7 @@ use spdk::nvme::CtrlrRef;
 use super::reactor::Reactors;
 use crate::messages::Address;
 use crate::params::PoolParams;
-use crate::pool::fence::Risk;
+use crate::pool::fence::LostWrites;
 
 /// By how much a pool's silence may exceed its keep-alive time-out.
 const LATENESS: Duration = Duration::from_millis(500);
@@ -62,8 +62,8 @@ pub struct PoolShared<D: Device> {
     io_limit: Option<Duration>,
     /// It was asked for a proof of a namespace that has not been begun yet.
     pub(super) doubted: AtomicBool,
-    /// A [`Risk`] of the commands that were lost.
-    pub(super) risk: AtomicU8,
+    /// The [`LostWrites`] of this pool.
+    pub(super) lost_writes: AtomicU8,
     /// Queue pairs are given time to be ended by the other side.
     pub(super) grace: AtomicBool,
     /// What the channels told last of their queue pairs, by a number of each.
@@ -91,7 +91,7 @@ impl<D: Device> PoolShared<D> {
             io_limit: params.io_limit(),
             doubted: AtomicBool::new(false),
             closed: AtomicBool::new(ctrlr.is_none()),
-            risk: AtomicU8::new(Risk::None as u8),
+            lost_writes: AtomicU8::new(LostWrites::None as u8),
             grace: AtomicBool::new(false),
             ctrlr: Mutex::new(ctrlr),
             failing: AtomicBool::new(false),
@@ -153,8 +153,8 @@ impl<D: Device> PoolShared<D> {
     }
 
     /// Returns how it stands with the commands that were lost since this was asked last.
-    pub(crate) fn take_risk(&self) -> Risk {
-        Risk::from_u8(self.risk.swap(Risk::None as u8, Ordering::AcqRel))
+    pub(crate) fn take_lost_writes(&self) -> LostWrites {
+        LostWrites::from_u8(self.lost_writes.swap(LostWrites::None as u8, Ordering::AcqRel))
     }
 
     pub(crate) fn limits(&self) -> Limits {

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, IntoBytes};
 pub(crate) use ana::AnaLog;
 pub(crate) use descriptors::Descriptors;
 pub(crate) use list::Page;
-pub(crate) use namespace::{Namespace, Unfit, Uses};
+pub(crate) use namespace::{Namespace, UnusableNamespace, Uses};
 
 /// The bytes of every Identify data structure.
 pub(crate) const LEN: usize = nvme_spec::PAGE;

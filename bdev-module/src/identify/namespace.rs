@@ -53,7 +53,7 @@ pub(crate) enum Uses {
 
 /// Why a namespace cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unfit {
+pub(crate) enum UnusableNamespace {
     /// FLBAS names a format that NLBAF does not count.
     #[error("it is in format {format}, of {formats} that it has")]
     Format {
@@ -87,7 +87,7 @@ pub(crate) enum Unfit {
 
 impl Namespace {
     /// Takes apart the data of namespace `nsid`.
-    pub(crate) fn parse(nsid: u32, data: &[u8]) -> Result<Uses, Unfit> {
+    pub(crate) fn parse(nsid: u32, data: &[u8]) -> Result<Uses, UnusableNamespace> {
         let told: IdentifyNamespace = read(data, 0);
         let blocks = told.nsze;
         if blocks == 0 {
@@ -95,21 +95,21 @@ impl Namespace {
         }
         let (formats, format) = (told.lba_formats(), told.lba_format_index());
         let lbaf = told.lbaf.get(usize::from(format)).filter(|_| format < formats);
-        let lbaf = lbaf.ok_or(Unfit::Format { format, formats })?;
+        let lbaf = lbaf.ok_or(UnusableNamespace::Format { format, formats })?;
         let (metadata, lbads) = (lbaf.ms(), lbaf.lbads());
         if !LBADS.contains(&lbads) {
-            return Err(Unfit::BlockSize(lbads));
+            return Err(UnusableNamespace::BlockSize(lbads));
         }
         if metadata != 0 && !told.flbas.mdtela() {
-            return Err(Unfit::SeparateMetadata(metadata));
+            return Err(UnusableNamespace::SeparateMetadata(metadata));
         }
         let kind = told.dps.pit();
         if kind > 3 || (kind != 0 && metadata < 8) {
-            return Err(Unfit::Protection { kind, metadata });
+            return Err(UnusableNamespace::Protection { kind, metadata });
         }
         let block_size = (1_u32 << lbads) + u32::from(metadata);
         if blocks.checked_mul(u64::from(block_size)).is_none_or(|bytes| bytes > i64::MAX.unsigned_abs()) {
-            return Err(Unfit::Size(blocks));
+            return Err(UnusableNamespace::Size(blocks));
         }
         let zero_based = |blocks| u32::from(blocks) + 1;
         let preferred = [told.npwg, told.npwa, told.npdg, told.npda, told.nows];
@@ -164,10 +164,10 @@ mod tests {
     }
 
     /// The namespace, which is active.
-    fn parse(data: &IdentifyNamespace) -> Result<Namespace, Unfit> {
+    fn parse(data: &IdentifyNamespace) -> Result<Namespace, UnusableNamespace> {
         match Namespace::parse(1, data.as_bytes())? {
             Uses::Block(namespace) => Ok(namespace),
-            Uses::Inactive => Err(Unfit::Size(0)),
+            Uses::Inactive => Err(UnusableNamespace::Size(0)),
         }
     }
 
@@ -197,7 +197,7 @@ mod tests {
         for lbads in [0, 8, 17, 31, 32, 255] {
             let mut data = good(1);
             data.lbaf[0].set_lbads(lbads);
-            assert_eq!(parse(&data), Err(Unfit::BlockSize(lbads)));
+            assert_eq!(parse(&data), Err(UnusableNamespace::BlockSize(lbads)));
         }
     }
 
@@ -205,29 +205,33 @@ mod tests {
     fn a_format_that_is_not_there_is_refused() {
         let mut data = good(1);
         data.flbas.set_fidxl(5);
-        assert_eq!(parse(&data), Err(Unfit::Format { format: 5, formats: 1 }));
+        assert_eq!(parse(&data), Err(UnusableNamespace::Format { format: 5, formats: 1 }));
         data.nlbaf = 255;
         data.flbas = FormattedLbaSize::new().with_fidxl(15).with_fidxu(3);
-        assert_eq!(parse(&data), Err(Unfit::BlockSize(0)), "the upper bits count where there are many formats");
+        assert_eq!(
+            parse(&data),
+            Err(UnusableNamespace::BlockSize(0)),
+            "the upper bits count where there are many formats"
+        );
     }
 
     #[test]
     fn metadata_that_makes_no_sense_is_refused() {
         let mut data = good(1);
         data.lbaf[0].set_ms(8);
-        assert_eq!(parse(&data), Err(Unfit::SeparateMetadata(8)));
+        assert_eq!(parse(&data), Err(UnusableNamespace::SeparateMetadata(8)));
         data.flbas.set_mdtela(true);
         assert_eq!(parse(&data).map(|found| (found.block_size, found.metadata_size)), Ok((520, 8)));
         data.dps = ProtectionSettings::new().with_pit(5);
-        assert_eq!(parse(&data), Err(Unfit::Protection { kind: 5, metadata: 8 }));
+        assert_eq!(parse(&data), Err(UnusableNamespace::Protection { kind: 5, metadata: 8 }));
         data.dps.set_pit(1);
         data.lbaf[0].set_ms(4);
-        assert_eq!(parse(&data), Err(Unfit::Protection { kind: 1, metadata: 4 }));
+        assert_eq!(parse(&data), Err(UnusableNamespace::Protection { kind: 1, metadata: 4 }));
     }
 
     #[test]
     fn a_size_that_cannot_be_counted_in_bytes_is_refused() {
-        assert_eq!(parse(&good(u64::MAX)), Err(Unfit::Size(u64::MAX)));
+        assert_eq!(parse(&good(u64::MAX)), Err(UnusableNamespace::Size(u64::MAX)));
     }
 
     #[test]

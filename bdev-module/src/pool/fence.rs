@@ -33,21 +33,21 @@ pub(crate) const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How it stands with commands that were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(crate) enum Risk {
+pub(crate) enum LostWrites {
     /// None that may write was.
     None,
     /// The other side ended the connection of each that may write.
     EndedByPeer,
     /// One that may write was on a connection that this side ended.
-    Open,
+    Unfenced,
 }
 
-impl Risk {
-    pub(crate) fn from_u8(risk: u8) -> Self {
-        match risk {
+impl LostWrites {
+    pub(crate) fn from_u8(lost_writes: u8) -> Self {
+        match lost_writes {
             0 => Self::None,
             1 => Self::EndedByPeer,
-            _ => Self::Open,
+            _ => Self::Unfenced,
         }
     }
 }
@@ -130,21 +130,21 @@ pub(crate) struct Fence {
     next: Instant,
     /// When it is given up unless there is an answer before.
     due: Instant,
-    patience: Duration,
+    answer_limit: Duration,
     give_up: Instant,
 }
 
 impl Fence {
-    /// Gives up when the controller answers nothing for `patience`.
-    pub(crate) fn new(now: Instant, patience: Duration) -> Self {
+    /// Gives up when the controller answers nothing for `answer_limit`.
+    pub(crate) fn new(now: Instant, answer_limit: Duration) -> Self {
         Self {
             step: Step::ReadConfiguration,
             sent: false,
             answer: Arc::default(),
             next: now,
-            due: now + patience,
-            patience,
-            give_up: now + STOP_LIMIT.max(patience),
+            due: now + answer_limit,
+            answer_limit,
+            give_up: now + STOP_LIMIT.max(answer_limit),
         }
     }
 
@@ -153,7 +153,7 @@ impl Fence {
         let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Cqe { dw0, status, .. }) = answer {
             self.sent = false;
-            self.due = now + self.patience;
+            self.due = now + self.answer_limit;
             match self.step.answered(status.is_success().then_some(dw0)) {
                 Next::Over(outcome) => return outcome,
                 Next::Send(step) => {
@@ -208,8 +208,11 @@ mod tests {
     }
 
     #[test]
-    fn of_two_risks_the_greater_counts() {
-        assert!(Risk::None < Risk::EndedByPeer && Risk::EndedByPeer < Risk::Open);
-        assert_eq!([0, 1, 2].map(Risk::from_u8), [Risk::None, Risk::EndedByPeer, Risk::Open]);
+    fn of_two_states_of_lost_writes_the_worse_counts() {
+        assert!(LostWrites::None < LostWrites::EndedByPeer && LostWrites::EndedByPeer < LostWrites::Unfenced);
+        assert_eq!(
+            [0, 1, 2].map(LostWrites::from_u8),
+            [LostWrites::None, LostWrites::EndedByPeer, LostWrites::Unfenced]
+        );
     }
 }

@@ -10,8 +10,8 @@ use spdk::bdev::Bdev;
 use spdk::nvme::Ctrlr;
 use spdk::thread::cores;
 
-use super::survey::{Finding, Survey};
-use super::watch::Wanted;
+use super::namespace_scan::{NamespaceScan, ScanResult};
+use super::watch::WatchedNamespace;
 use super::{Pool, State};
 use crate::channel::QueueState;
 use crate::disk::{Disk, Identity};
@@ -50,7 +50,7 @@ pub enum BdevError {
     },
     /// The namespace cannot be served.
     #[error("namespace {nsid} of pool '{pool}' cannot be served: {reason}")]
-    Unfit {
+    Unusable {
         /// The pool's name.
         pool: String,
         /// The namespace.
@@ -105,7 +105,7 @@ impl BdevError {
         match self {
             Self::NoNamespace { .. } => Errno::NODEV,
             Self::Taken { .. } => Errno::EXIST,
-            Self::Unfit { .. } => Errno::NOTSUP,
+            Self::Unusable { .. } => Errno::NOTSUP,
             Self::Unknown { .. } => Errno::IO,
             Self::Deleting { .. } => Errno::BUSY,
             Self::TooFewQueues { .. } => Errno::NOSPC,
@@ -147,11 +147,11 @@ impl Pool {
         }
         let wanted = &self.watch.wanted;
         if self.state.get() == State::Connected {
-            wanted.borrow_mut().insert(nsid, Wanted::new(params, Some(Box::new(done))));
+            wanted.borrow_mut().insert(nsid, WatchedNamespace::new(params, Some(Box::new(done))));
             return self.look_soon();
         }
         log::info!("bdev '{}' comes when namespace {nsid} of pool '{pool}' is there", params.name);
-        wanted.borrow_mut().insert(nsid, Wanted::new(params, None));
+        wanted.borrow_mut().insert(nsid, WatchedNamespace::new(params, None));
         done(Ok(()));
     }
 
@@ -181,7 +181,7 @@ impl Pool {
         let nsid = namespace.nsid;
         let params = self.watch.wanted.borrow().get(&nsid).map(|wanted| wanted.params.clone());
         let (Some(params), Some(limits)) = (params, self.with_ctrlr(Ctrlr::limits)) else { return Ok(()) };
-        let unfit = |reason| Err(BdevError::Unfit { pool: self.name().to_owned(), nsid, reason });
+        let unfit = |reason| Err(BdevError::Unusable { pool: self.name().to_owned(), nsid, reason });
         if let Some(csi @ 1..) = csi {
             return unfit(format!("its command set is number {csi}; only the NVM command set, 0, is served"));
         }
@@ -202,21 +202,21 @@ impl Pool {
     }
 
     /// A bdev that is being waited for: tells what came of it.
-    pub(super) fn try_creating(&self, nsid: u32, finding: Finding) {
+    pub(super) fn try_creating(&self, nsid: u32, result: ScanResult) {
         let pool = self.name().to_owned();
-        let outcome = match finding {
-            Finding::Found { namespace, descriptors } => {
+        let outcome = match result {
+            ScanResult::Found { namespace, descriptors } => {
                 let identity = Identity::of(&namespace, descriptors.as_ref());
                 let made = self.register_bdev(&namespace, &identity, descriptors.and_then(|names| names.csi));
                 self.watch.known.borrow_mut().insert(nsid, namespace);
                 made
             }
-            Finding::Unfit(unfit) => Err(BdevError::Unfit { pool, nsid, reason: unfit.to_string() }),
-            Finding::Gone => {
-                let found = list(self.watch.survey.borrow().as_ref().map_or(&[], Survey::listed));
+            ScanResult::Unusable(unfit) => Err(BdevError::Unusable { pool, nsid, reason: unfit.to_string() }),
+            ScanResult::Gone => {
+                let found = list(self.watch.scan.borrow().as_ref().map_or(&[], NamespaceScan::listed));
                 Err(BdevError::NoNamespace { pool, nsid, found })
             }
-            Finding::Unknown(reason) => Err(BdevError::Unknown { pool, nsid, reason }),
+            ScanResult::Unknown(reason) => Err(BdevError::Unknown { pool, nsid, reason }),
         };
         self.created(nsid, outcome);
     }
@@ -271,7 +271,7 @@ impl Pool {
     /// Gives up making a bdev of a namespace, now or again.
     pub(crate) fn forget_wanted(&self, nsid: u32) {
         let wanted = self.watch.wanted.borrow_mut().remove(&nsid);
-        if let Some(Wanted { params, created: Some(created), .. }) = wanted {
+        if let Some(WatchedNamespace { params, created: Some(created), .. }) = wanted {
             created(Err(BdevError::CalledOff { name: params.name }));
         }
     }
@@ -327,7 +327,7 @@ impl Pool {
     fn tell_pending(&self) -> Vec<Value> {
         let (disks, all) = (self.disks.borrow(), self.watch.wanted.borrow());
         let pending = all.iter().filter(|(nsid, _)| !disks.contains_key(nsid));
-        let tell = |(nsid, wanted): (&u32, &Wanted)| {
+        let tell = |(nsid, wanted): (&u32, &WatchedNamespace)| {
             let name = &wanted.params.name;
             // There is no I/O of one that is not there.
             let said = wanted.said.trim_end_matches("; its I/O is held");

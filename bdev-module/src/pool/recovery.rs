@@ -8,7 +8,7 @@ use spdk::Errno;
 use spdk::io_device::Advance;
 use spdk::nvme::{Connect, Ctrlr};
 
-use super::fence::{self, DEFAULT_KEEP_ALIVE, Fence, Outcome, Risk};
+use super::fence::{self, DEFAULT_KEEP_ALIVE, Fence, LostWrites, Outcome};
 use super::{DELETION_LIMIT, Pool, RESET_LIMIT, State};
 use crate::attempts;
 use crate::channel::PoolChannel;
@@ -126,10 +126,11 @@ impl Pool {
 
     fn queues_closed(&self) {
         self.reset_due.set(Instant::now() + RESET_LIMIT);
-        self.risk.set(self.risk.get().max(self.shared().take_risk()));
+        self.lost_writes.set(self.lost_writes.get().max(self.shared().take_lost_writes()));
         if self.is_deleting() {
-            let lost = self.risk.get();
-            let is_over = lost == Risk::None || lost == Risk::EndedByPeer && self.was_admin_queue_ended_by_peer();
+            let lost = self.lost_writes.get();
+            let is_over =
+                lost == LostWrites::None || lost == LostWrites::EndedByPeer && self.was_admin_queue_ended_by_peer();
             if !is_over {
                 self.unfenced_until.set(Some(Instant::now() + DELETION_LIMIT + self.keep_alive() * 2));
             }
@@ -139,7 +140,7 @@ impl Pool {
             } else {
                 self.disconnect();
             }
-        } else if self.risk.get() == Risk::None {
+        } else if self.lost_writes.get() == LostWrites::None {
             self.disconnect();
         } else {
             let patience = self.keep_alive();
@@ -162,7 +163,7 @@ impl Pool {
     /// Returns whether commands that it has lost may still be carried out.
     fn is_unfenced(&self) -> bool {
         matches!(self.state.get(), State::ClosingQueues | State::Fencing)
-            || self.risk.get() != Risk::None
+            || self.lost_writes.get() != LostWrites::None
             || self.unfenced_until.get().is_some_and(|until| until > Instant::now())
     }
 
@@ -186,9 +187,9 @@ impl Pool {
             return;
         }
         self.fence.take();
-        let risk = self.risk.replace(Risk::None);
+        let lost_writes = self.lost_writes.replace(LostWrites::None);
         let by_peer = outcome == Outcome::Failed && self.was_admin_queue_ended_by_peer();
-        if outcome == Outcome::Failed && !(by_peer && risk == Risk::EndedByPeer) {
+        if outcome == Outcome::Failed && !(by_peer && lost_writes == LostWrites::EndedByPeer) {
             let wait = self.keep_alive() * 2;
             log::warn!(
                 "pool '{}': its controller could not be disabled; what was lost counts as over in {:.1} s",
@@ -252,7 +253,7 @@ impl Pool {
             Some(Ok(ctrlr)) => {
                 self.attempt.take();
                 self.ctrlr.replace(Some(ctrlr));
-                self.silence.borrow_mut().restart(now);
+                self.response_timer.borrow_mut().restart(now);
                 self.enter(State::Settling);
                 self.go_on_settling(now);
             }
@@ -278,7 +279,7 @@ impl Pool {
         match self.with_ctrlr(Ctrlr::reconnect_poll).flatten() {
             None => {}
             Some(Ok(())) => {
-                self.silence.borrow_mut().restart(now);
+                self.response_timer.borrow_mut().restart(now);
                 self.enter(State::Settling);
                 self.go_on_settling(now);
             }
@@ -319,7 +320,7 @@ impl Pool {
     fn open_queues(&self) {
         self.begin_watch();
         self.lost_meanwhile.set(false);
-        self.silence.borrow_mut().restart(Instant::now());
+        self.response_timer.borrow_mut().restart(Instant::now());
         self.opening.set(true);
         self.enter(State::OpeningQueues);
         let Some(ctrlr) = self.with_ctrlr(|ctrlr| ctrlr.shared().clone()) else { return };

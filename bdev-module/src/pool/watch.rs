@@ -1,4 +1,4 @@
-//! Watching a pool's namespaces: surveys at events and while something is missing, and what follows from what they
+//! Watching a pool's namespaces: scans at events and while something is missing, and what follows from what they
 //! find.
 
 use std::cell::{Cell, RefCell};
@@ -10,28 +10,28 @@ use nvme_spec::admin::{AsyncEvent, EventType, NoticeEvent};
 use spdk::nvme::{Ctrlr, is_queue_lost};
 use spdk::poller::{Poll, Poller};
 
-use super::survey::{Abilities, Ask, Finding, Survey};
+use super::namespace_scan::{NamespaceScan, ScanCommand, ScanResult, ScanSupport};
 use super::{BUSY_PERIOD, Pool, State};
 use crate::channel::{PoolChannel, Target};
 use crate::disk::{Gate, Identity};
 use crate::identify::{AnaLog, Namespace};
 use crate::params::BdevParams;
 
-/// The least time from the beginning of a survey to that of the next, and from an event to the request for the next
+/// The least time from the beginning of a scan to that of the next, and from an event to the request for the next
 /// one.
 const LEAST_PERIOD: Duration = Duration::from_millis(100);
-/// How long it takes to the next survey while something is missing. After a command that failed it is longer each time.
+/// How long it takes to the next scan while something is missing. After a command that failed it is longer each time.
 const PERIOD: Duration = Duration::from_secs(1);
 /// The longest such time.
 const LONGEST_PERIOD: Duration = Duration::from_secs(8);
-/// How long namespaces that were proved wait for others of the same survey.
+/// How long namespaces that were proved wait for others of the same scan.
 const RELEASE_PERIOD: Duration = Duration::from_millis(20);
 
 /// Tells what became of a bdev that was asked for.
 pub(super) type Created = Box<dyn FnOnce(Result<(), super::BdevError>)>;
 
 /// A namespace that is a bdev, or is to become one.
-pub(super) struct Wanted {
+pub(super) struct WatchedNamespace {
     pub(super) params: BdevParams,
     /// What it was known by when it was made a bdev for the first time.
     pub(super) identity: Option<Identity>,
@@ -49,7 +49,7 @@ pub(super) struct Wanted {
     pub(super) said: String,
 }
 
-impl Wanted {
+impl WatchedNamespace {
     pub(super) fn new(params: &BdevParams, created: Option<Created>) -> Self {
         Self {
             params: params.clone(),
@@ -74,22 +74,22 @@ impl Wanted {
 
 /// What is known of a pool's namespaces.
 #[derive(Default)]
-pub(super) struct Watch {
-    pub(super) wanted: RefCell<BTreeMap<u32, Wanted>>,
+pub(super) struct NamespaceWatch {
+    pub(super) wanted: RefCell<BTreeMap<u32, WatchedNamespace>>,
     /// What the namespaces were like that were listed last and could be served.
     pub(super) known: RefCell<BTreeMap<u32, Namespace>>,
     pub(super) ana: RefCell<AnaLog>,
-    pub(super) survey: RefCell<Option<Survey>>,
-    /// Counts surveys, so that an answer is not taken for that of a later one.
+    pub(super) scan: RefCell<Option<NamespaceScan>>,
+    /// Counts scans, so that an answer is not taken for that of a later one.
     generation: Cell<u64>,
-    /// Commands of earlier surveys that have no answer yet.
+    /// Commands of earlier scans that have no answer yet.
     unanswered: Cell<usize>,
     begun: Cell<Option<Instant>>,
-    /// When the next survey is due.
+    /// When the next scan is due.
     next: Cell<Option<Instant>>,
-    /// How many surveys in a row have found out nothing about something.
+    /// How many scans in a row have found out nothing about something.
     failures: Cell<u32>,
-    /// The survey that is in progress has found out nothing about something.
+    /// The scan that is in progress has found out nothing about something.
     failed: Cell<bool>,
     /// Since when there are namespaces that were proved and not released.
     released: Cell<Option<Instant>>,
@@ -99,26 +99,26 @@ pub(super) struct Watch {
     asked_for_event: Cell<bool>,
     /// Before this no event is asked for.
     next_event: Cell<Option<Instant>>,
-    /// Calls the pool more often during a survey.
+    /// Calls the pool more often during a scan.
     poller: RefCell<Option<Poller>>,
-    /// Who waits for the end of a survey.
-    surveyed: RefCell<Vec<Box<dyn FnOnce()>>>,
-    /// A survey has ended since the pool was connected.
-    is_surveyed: Cell<bool>,
+    /// Who waits for the end of a scan.
+    scanned: RefCell<Vec<Box<dyn FnOnce()>>>,
+    /// A scan has ended since the pool was connected.
+    is_scanned: Cell<bool>,
 }
 
 impl Pool {
     /// The pool is connected, for the first time or again: nothing is sent to a namespace before it was proved.
     pub(super) fn begin_watch(&self) {
         let watch = &self.watch;
-        watch.survey.take();
+        watch.scan.take();
         watch.generation.set(watch.generation.get() + 1);
         // What was asked through the connection before has ended with it.
         watch.unanswered.set(0);
         watch.asked_for_event.set(false);
         watch.next_event.set(None);
         watch.failures.set(0);
-        watch.is_surveyed.set(false);
+        watch.is_scanned.set(false);
         watch.begun.set(None);
         watch.next.set(Some(Instant::now()));
         for wanted in watch.wanted.borrow_mut().values_mut() {
@@ -127,7 +127,7 @@ impl Pool {
         }
     }
 
-    fn hold(&self, wanted: &mut Wanted) {
+    fn hold(&self, wanted: &mut WatchedNamespace) {
         wanted.held_since.get_or_insert_with(Instant::now);
         if let Some(disk) = self.disks.borrow().get(&wanted.params.nsid)
             && !disk.device().is_failing()
@@ -137,8 +137,8 @@ impl Pool {
     }
 
     /// Calls `done` once it is known which namespaces the pool has, or that this cannot be known now.
-    pub(crate) fn when_surveyed(&self, done: impl FnOnce() + 'static) {
-        self.watch.surveyed.borrow_mut().push(Box::new(done));
+    pub(crate) fn when_scanned(&self, done: impl FnOnce() + 'static) {
+        self.watch.scanned.borrow_mut().push(Box::new(done));
         self.look_soon();
     }
 
@@ -150,7 +150,7 @@ impl Pool {
         self.look_soon();
     }
 
-    /// The next survey comes as soon as it may.
+    /// The next scan comes as soon as it may.
     pub(super) fn look_soon(&self) {
         let now = Instant::now();
         let due = self.watch.begun.get().map_or(now, |begun| begun + LEAST_PERIOD);
@@ -165,13 +165,14 @@ impl Pool {
         }
         self.ask_for_event();
         let now = Instant::now();
-        let is_surveying = self.watch.survey.borrow().is_some();
-        if is_surveying {
-            self.go_on_surveying(now);
+        let is_scanning = self.watch.scan.borrow().is_some();
+        if is_scanning {
+            self.continue_scan(now);
         } else if self.watch.next.get().is_some_and(|next| now >= next) && self.watch.unanswered.get() == 0 {
-            self.begin_survey(now);
+            self.begin_scan(now);
         }
-        let is_late = |wanted: &Wanted| wanted.created.is_some() && now >= wanted.asked + self.survey_limit() * 2;
+        let is_late =
+            |wanted: &WatchedNamespace| wanted.created.is_some() && now >= wanted.asked + self.scan_limit() * 2;
         if self.watch.wanted.borrow().values().any(is_late) {
             self.fail_created("the pool does not answer");
         }
@@ -207,9 +208,9 @@ impl Pool {
         }
     }
 
-    fn begin_survey(&self, now: Instant) {
+    fn begin_scan(&self, now: Instant) {
         let Some(limits) = self.with_ctrlr(Ctrlr::limits) else { return };
-        let abilities = Abilities { ana: limits.ana, extended_formats: limits.extended_formats };
+        let support = ScanSupport { ana: limits.ana, extended_formats: limits.extended_formats };
         let watch = &self.watch;
         self.shared().take_doubt();
         watch.next.set(None);
@@ -217,42 +218,42 @@ impl Pool {
         watch.generation.set(watch.generation.get() + 1);
         let wanted = watch.wanted.borrow().keys().copied().collect();
         watch.failed.set(false);
-        watch.survey.replace(Some(Survey::new(wanted, abilities)));
+        watch.scan.replace(Some(NamespaceScan::new(wanted, support)));
         let me = self.me.clone();
         let tick = move || me.upgrade().map_or(Poll::Idle, |pool| pool.tick());
-        // Without it the survey takes a little longer.
-        watch.poller.replace(Poller::register("courier_survey", BUSY_PERIOD, tick).ok());
+        // Without it the scan takes a little longer.
+        watch.poller.replace(Poller::register("courier_scan", BUSY_PERIOD, tick).ok());
         self.send_asks();
     }
 
-    fn go_on_surveying(&self, now: Instant) {
-        let (findings, ana) = match self.watch.survey.borrow_mut().as_mut() {
-            Some(survey) => (survey.take_findings(), survey.take_ana()),
+    fn continue_scan(&self, now: Instant) {
+        let (results, ana) = match self.watch.scan.borrow_mut().as_mut() {
+            Some(scan) => (scan.take_results(), scan.take_ana()),
             None => return,
         };
         if let Some(ana) = ana {
             self.take_ana(ana);
         }
-        for (nsid, finding) in findings {
-            self.take_finding(nsid, finding);
+        for (nsid, result) in results {
+            self.take_finding(nsid, result);
         }
         self.send_asks();
-        let over = self.watch.survey.borrow_mut().take_if(|survey| survey.is_over());
-        if let Some(survey) = over {
-            self.end_survey(survey);
-        } else if self.watch.begun.get().is_some_and(|begun| now >= begun + self.survey_limit()) {
-            self.survey_is_late();
+        let over = self.watch.scan.borrow_mut().take_if(|scan| scan.is_over());
+        if let Some(scan) = over {
+            self.end_scan(scan);
+        } else if self.watch.begun.get().is_some_and(|begun| now >= begun + self.scan_limit()) {
+            self.scan_is_late();
         }
     }
 
-    fn survey_limit(&self) -> Duration {
+    fn scan_limit(&self) -> Duration {
         Duration::from_millis(u64::from(self.params.connect_timeout_ms))
     }
 
     fn send_asks(&self) {
         let generation = self.watch.generation.get();
         loop {
-            let ask = self.watch.survey.borrow_mut().as_mut().and_then(Survey::next);
+            let ask = self.watch.scan.borrow_mut().as_mut().and_then(NamespaceScan::next);
             let Some(ask) = ask else { return };
             let me = self.me.clone();
             let answered = move |answer: Result<&[u8], Status>| {
@@ -263,8 +264,8 @@ impl Pool {
             let sent = self.with_ctrlr(|ctrlr| ctrlr.ask(&ask.sqe(), ask.len(), answered));
             if sent.is_none_or(|sent| sent.is_err()) {
                 // Later, when there is a request again; or the connection is being lost.
-                if let Some(survey) = self.watch.survey.borrow_mut().as_mut() {
-                    survey.put_back(ask);
+                if let Some(scan) = self.watch.scan.borrow_mut().as_mut() {
+                    scan.put_back(ask);
                 }
                 return;
             }
@@ -272,33 +273,33 @@ impl Pool {
     }
 
     /// Called from within the poll of the admin queue: what follows from it waits for the next round.
-    fn take_answer(&self, generation: u64, ask: Ask, answer: Result<&[u8], Status>) {
+    fn take_answer(&self, generation: u64, ask: ScanCommand, answer: Result<&[u8], Status>) {
         let watch = &self.watch;
         if generation != watch.generation.get() {
             return watch.unanswered.set(watch.unanswered.get().saturating_sub(1));
         }
         if answer.is_err_and(is_queue_lost) {
-            // The connection is being lost; there will be another survey.
-            watch.survey.take();
+            // The connection is being lost; there will be another scan.
+            watch.scan.take();
             watch.poller.take();
-            self.tell_surveyed();
-        } else if let Some(survey) = watch.survey.borrow_mut().as_mut() {
-            survey.answer(ask, answer);
+            self.tell_scanned();
+        } else if let Some(scan) = watch.scan.borrow_mut().as_mut() {
+            scan.answer(ask, answer);
         }
     }
 
     /// The pool does not answer. If I/O waits for that, the connection is of no use; otherwise it is asked again later.
-    fn survey_is_late(&self) {
+    fn scan_is_late(&self) {
         let watch = &self.watch;
-        let Some(survey) = watch.survey.take() else { return };
-        watch.unanswered.set(watch.unanswered.get() + survey.in_flight());
+        let Some(scan) = watch.scan.take() else { return };
+        watch.unanswered.set(watch.unanswered.get() + scan.in_flight());
         watch.generation.set(watch.generation.get() + 1);
         watch.poller.take();
         watch.failures.set(watch.failures.get().saturating_add(1));
         self.look_again(true);
-        let reason = format!("no answer about its namespaces within {:?}", self.survey_limit());
+        let reason = format!("no answer about its namespaces within {:?}", self.scan_limit());
         self.fail_created(&reason);
-        self.tell_surveyed();
+        self.tell_scanned();
         let held = watch.wanted.borrow().values().any(|wanted| wanted.held_since.is_some());
         if held && self.state.get() == State::Connected {
             self.connection_lost(&reason, false);
@@ -307,19 +308,19 @@ impl Pool {
         }
     }
 
-    fn end_survey(&self, survey: Survey) {
+    fn end_scan(&self, scan: NamespaceScan) {
         let watch = &self.watch;
         watch.poller.take();
         let failures = watch.failures.get();
-        if let Some(reason) = survey.list_error()
+        if let Some(reason) = scan.list_error()
             && failures == 0
         {
             log::warn!("pool '{}': {reason}; no namespace counts as gone by it", self.name());
         }
-        let believed = survey.list_error().is_none();
+        let believed = scan.list_error().is_none();
         let failed = watch.failed.take() || !believed;
         watch.failures.set(if failed { failures.saturating_add(1) } else { 0 });
-        let (listed, others) = survey.into_found();
+        let (listed, others) = scan.into_found();
         if believed {
             let wanted = watch.wanted.borrow();
             let mut known = watch.known.borrow_mut();
@@ -327,11 +328,11 @@ impl Pool {
             known.extend(others.into_iter().map(|namespace| (namespace.nsid, namespace)));
         }
         self.look_again(failed);
-        self.tell_surveyed();
+        self.tell_scanned();
         self.release_soon();
     }
 
-    /// Plans the next survey, if something is missing or an event has come meanwhile.
+    /// Plans the next scan, if something is missing or an event has come meanwhile.
     fn look_again(&self, failed: bool) {
         let watch = &self.watch;
         let missing = failed || {
@@ -348,9 +349,9 @@ impl Pool {
         watch.next.set(Some(watch.next.get().map_or(due, |next| next.min(due))));
     }
 
-    fn tell_surveyed(&self) {
-        self.watch.is_surveyed.set(true);
-        for done in self.watch.surveyed.take() {
+    fn tell_scanned(&self) {
+        self.watch.is_scanned.set(true);
+        for done in self.watch.scanned.take() {
             done();
         }
     }
@@ -363,7 +364,7 @@ impl Pool {
         }
     }
 
-    fn take_finding(&self, nsid: u32, finding: Finding) {
+    fn take_finding(&self, nsid: u32, result: ScanResult) {
         let mut all = self.watch.wanted.borrow_mut();
         let Some(wanted) = all.get_mut(&nsid) else { return };
         if !self.disks.borrow().contains_key(&nsid) && self.is_contested() {
@@ -377,10 +378,10 @@ impl Pool {
         }
         if wanted.created.is_some() {
             drop(all);
-            return self.try_creating(nsid, finding);
+            return self.try_creating(nsid, result);
         }
-        match finding {
-            Finding::Found { namespace, descriptors } => {
+        match result {
+            ScanResult::Found { namespace, descriptors } => {
                 let found = Identity::of(&namespace, descriptors.as_ref());
                 match &wanted.identity {
                     Some(right) if !right.is_provable(descriptors.is_some()) => {
@@ -397,16 +398,16 @@ impl Pool {
                     }
                 }
             }
-            Finding::Gone => {
+            ScanResult::Gone => {
                 wanted.gone_since.get_or_insert_with(Instant::now);
                 wanted.say(self.name(), "it is not in the pool's list of namespaces; its I/O is held".to_owned());
                 self.hold(wanted);
             }
-            Finding::Unfit(unfit) => {
+            ScanResult::Unusable(unfit) => {
                 wanted.say(self.name(), format!("{unfit}; its I/O is held"));
                 self.hold(wanted);
             }
-            Finding::Unknown(reason) => {
+            ScanResult::Unknown(reason) => {
                 wanted.say(self.name(), format!("{reason}, which proves nothing"));
                 self.watch.failed.set(true);
                 wanted.gone_since = None;
@@ -446,12 +447,12 @@ impl Pool {
     }
 
     /// Returns whether it was found out since the pool was connected which namespaces it has, as far as that can be.
-    pub(super) fn is_surveyed(&self) -> bool {
-        self.watch.is_surveyed.get()
+    pub(super) fn is_scanned(&self) -> bool {
+        self.watch.is_scanned.get()
     }
 
     /// The namespace is not the bdev's any more: the bdev goes, and what is held fails.
-    fn fail_namespace(&self, wanted: &mut Wanted) {
+    fn fail_namespace(&self, wanted: &mut WatchedNamespace) {
         wanted.held_since.get_or_insert_with(Instant::now);
         let disk = self.disks.borrow().get(&wanted.params.nsid).cloned();
         let Some(disk) = disk.filter(|_| !wanted.leaving) else { return };
@@ -497,7 +498,7 @@ impl Pool {
     fn release(&self, now: Instant) {
         let watch = &self.watch;
         let due =
-            watch.survey.borrow().is_none() || watch.released.get().is_some_and(|since| now >= since + RELEASE_PERIOD);
+            watch.scan.borrow().is_none() || watch.released.get().is_some_and(|since| now >= since + RELEASE_PERIOD);
         if watch.released.get().is_none() || !due || watch.releasing.replace(true) {
             return;
         }
@@ -516,10 +517,10 @@ impl Pool {
 
     /// The pool is being deleted: nothing more is found out.
     pub(super) fn end_watch(&self) {
-        self.watch.survey.take();
+        self.watch.scan.take();
         self.watch.poller.take();
         self.fail_created("the pool is being deleted");
-        self.tell_surveyed();
+        self.tell_scanned();
     }
 }
 

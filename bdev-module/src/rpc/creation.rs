@@ -24,15 +24,15 @@ use crate::registry;
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// The pools that are being created and have no controller yet, by name.
-static CREATIONS: AppCell<BTreeMap<String, Rc<Creation>>> = AppCell::new(BTreeMap::new);
+static CREATIONS: AppCell<BTreeMap<String, Rc<PoolCreation>>> = AppCell::new(BTreeMap::new);
 
 /// The clients that wait for an answer.
-static CLIENTS: AppCell<Vec<Weak<Client>>> = AppCell::new(Vec::new);
+static CLIENTS: AppCell<Vec<Weak<RpcClient>>> = AppCell::new(Vec::new);
 
 /// A client that is answered once, by whoever knows the answer first.
-struct Client(RefCell<Option<Request>>);
+struct RpcClient(RefCell<Option<Request>>);
 
-impl Client {
+impl RpcClient {
     fn new(request: Request) -> Rc<Self> {
         let client = Rc::new(Self(RefCell::new(Some(request))));
         remember(&CLIENTS, &client);
@@ -70,7 +70,7 @@ impl Method for PoolCreate {
     fn call(params: PoolParams, request: Request) {
         match check(&params) {
             Err(error) => request.fail(&error),
-            Ok(()) if params.wait => Creation::begin(params, request),
+            Ok(()) if params.wait => PoolCreation::begin(params, request),
             Ok(()) => start_away(params, request),
         }
     }
@@ -91,7 +91,7 @@ fn start_away(params: PoolParams, request: Request) {
     let due = Instant::now() + limit;
     let slot = new_slot();
     let end = Rc::clone(&slot);
-    let client = Client::new(request);
+    let client = RpcClient::new(request);
     drive(&slot, move || {
         let found = pool.upgrade();
         if found.as_ref().is_some_and(|pool| !pool.was_tried() && !pool.is_deleting() && Instant::now() < due) {
@@ -146,11 +146,11 @@ fn check(params: &PoolParams) -> Result<(), RpcError> {
     })
 }
 
-fn find(name: &str) -> Option<Rc<Creation>> {
+fn find(name: &str) -> Option<Rc<PoolCreation>> {
     CREATIONS.with(|creations| creations.borrow().get(name).cloned())
 }
 
-fn all() -> Vec<Rc<Creation>> {
+fn all() -> Vec<Rc<PoolCreation>> {
     CREATIONS.with(|creations| creations.borrow().values().cloned().collect())
 }
 
@@ -174,14 +174,14 @@ pub(super) fn call_off(name: &str) -> bool {
 }
 
 /// A pool that is being created: it is being connected, or it is being found out why it cannot be.
-pub(super) struct Creation {
+pub(super) struct PoolCreation {
     pub(super) params: PoolParams,
-    client: Rc<Client>,
+    client: Rc<RpcClient>,
 }
 
-impl Creation {
+impl PoolCreation {
     fn begin(params: PoolParams, request: Request) {
-        let creation = Rc::new(Self { params, client: Client::new(request) });
+        let creation = Rc::new(Self { params, client: RpcClient::new(request) });
         CREATIONS.with(|creations| {
             creations.borrow_mut().insert(creation.params.name.clone(), Rc::clone(&creation));
         });
@@ -219,7 +219,7 @@ impl Creation {
             Ok(pool) => {
                 registry::insert(&pool);
                 let found = Rc::downgrade(&pool);
-                pool.when_surveyed(move || self.finish(described(found.upgrade(), &self.params.name)));
+                pool.when_scanned(move || self.finish(described(found.upgrade(), &self.params.name)));
             }
             Err(errno) => self.finish(Err(not_set_up(&self.params.name, errno))),
         }
@@ -266,7 +266,7 @@ impl Creation {
 struct Attempt {
     connect: Connect,
     due: Instant,
-    creation: Rc<Creation>,
+    creation: Rc<PoolCreation>,
     /// It was called off.
     is_over: Cell<bool>,
     /// The poller that drives it, which it ends.
@@ -274,7 +274,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn start(connect: Connect, creation: Rc<Creation>) {
+    fn start(connect: Connect, creation: Rc<PoolCreation>) {
         let poller = new_slot();
         let due = Instant::now() + creation.params.connect_limit();
         let mut attempt = Self { connect, due, creation, is_over: Cell::new(false), poller: Rc::clone(&poller) };

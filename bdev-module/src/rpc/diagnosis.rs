@@ -9,20 +9,20 @@ use spdk::nvme::rdma_reach;
 use spdk::rpc::RpcError;
 use spdk::thread::{AppCell, send_to_app};
 
-use super::creation::Creation;
+use super::creation::PoolCreation;
 use crate::params::{PoolParams, Trtype};
 
 /// How long it may take.
 const DIAGNOSIS: Duration = Duration::from_secs(2);
 
 /// The creations that wait for a diagnosis, and the last number given to one.
-type Diagnosed = (u64, Vec<(u64, Rc<Creation>)>);
+type Diagnosed = (u64, Vec<(u64, Rc<PoolCreation>)>);
 
 static DIAGNOSED: AppCell<Diagnosed> = AppCell::new(|| (0, Vec::new()));
 
 /// Finds out, off the reactors, whether anything answers at the address, so that the operator learns whether the
 /// address or the name is wrong.
-pub(super) fn diagnose(creation: Rc<Creation>, errno: Errno) {
+pub(super) fn diagnose(creation: Rc<PoolCreation>, errno: Errno) {
     let params = creation.params.clone();
     if let Some(said) = params.foreign_hostaddr() {
         return creation.finish(Err(failure(&params, errno, &said)));
@@ -50,26 +50,26 @@ pub(super) fn diagnose(creation: Rc<Creation>, errno: Errno) {
 }
 
 /// Why there is no way to an address.
-enum Unreached {
+enum UnreachableReason {
     NoDevice,
     Other(String),
 }
 
 /// Asks whether anything answers there.
-fn reach(trtype: Trtype, ip: IpAddr, port: u16) -> Result<(), Unreached> {
+fn reach(trtype: Trtype, ip: IpAddr, port: u16) -> Result<(), UnreachableReason> {
     match trtype {
         Trtype::Tcp => TcpStream::connect_timeout(&SocketAddr::new(ip, port), DIAGNOSIS)
             .map(drop)
-            .map_err(|error| Unreached::Other(error.to_string())),
+            .map_err(|error| UnreachableReason::Other(error.to_string())),
         Trtype::Rdma => rdma_reach(ip, port, DIAGNOSIS).map_err(|error| match error {
-            Errno::NODEV => Unreached::NoDevice,
-            error => Unreached::Other(error.to_string()),
+            Errno::NODEV => UnreachableReason::NoDevice,
+            error => UnreachableReason::Other(error.to_string()),
         }),
     }
 }
 
 /// Returns what is told of it.
-fn outcome(params: &PoolParams, errno: Errno, reached: Result<(), Unreached>) -> String {
+fn outcome(params: &PoolParams, errno: Errno, reached: Result<(), UnreachableReason>) -> String {
     match reached {
         Ok(()) if errno == Errno::TIMEDOUT => {
             "something answers there, but did not answer all that a controller is asked \
@@ -82,8 +82,8 @@ fn outcome(params: &PoolParams, errno: Errno, reached: Result<(), Unreached>) ->
                 "something answers there, but not as that subsystem; is subnqn right, and is this host allowed{from}?"
             )
         }
-        Err(Unreached::NoDevice) => "no RDMA device of this machine leads there".to_owned(),
-        Err(Unreached::Other(error)) => {
+        Err(UnreachableReason::NoDevice) => "no RDMA device of this machine leads there".to_owned(),
+        Err(UnreachableReason::Other(error)) => {
             format!("nothing answers there: {error}; is the address right, and does the target listen?")
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::messages::{AdminCommand, Answer, Misplaced, Output, QueuePlace, Report, Ticket};
+use super::messages::{AdminCommand, Answer, Output, QueuePlace, Report, Ticket, UnusableMemory};
 use super::poll_group::GroupRequest;
 use super::{AdminWorker, WorkerState};
 use crate::model::admin::{CreateCq, CreateSq, Outcome, PendingFeature, QueueId};
@@ -244,7 +244,7 @@ impl AdminWorker {
         Some((self.placement.own + usize::from(cqid).checked_sub(1)?) % self.placement.groups)
     }
 
-    fn refuse_place(&mut self, cid: u16, queue: QueueId, misplaced: Misplaced) {
+    fn refuse_place(&mut self, cid: u16, queue: QueueId, misplaced: UnusableMemory) {
         self.put(Output::Report(Report::Queue(queue, misplaced)));
         self.refuse_queue(cid, queue, Status::INVALID_FIELD);
     }

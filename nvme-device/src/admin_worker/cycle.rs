@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::messages::{Answer, Misplaced, Output, QueuePlace, Report, Ticket};
+use super::messages::{Answer, Output, QueuePlace, Report, Ticket, UnusableMemory};
 use super::poll_group::GroupRequest;
 use super::requests::Request;
-use super::{AdminWorker, FLUSH_TIME, MAPPING_TIME, Stopped, WorkerState};
+use super::{AdminWorker, AfterStop, FLUSH_TIME, MAPPING_TIME, WorkerState};
 use crate::model::regs::Enable;
 use crate::queue::Settings;
 use guest_memory::Fault;
@@ -16,7 +16,7 @@ impl AdminWorker {
         if matches!(self.state, WorkerState::Detached) {
             return;
         }
-        if let WorkerState::Stopping { then: Stopped::Reset(Some(number)), .. } = self.state {
+        if let WorkerState::Stopping { then: AfterStop::Reset(Some(number)), .. } = self.state {
             self.put(Output::ResetOver { number });
         }
         self.end_cycle();
@@ -31,9 +31,9 @@ impl AdminWorker {
         match request {
             Request::Enable(enable) => self.enable(enable, now),
             Request::Shutdown => self.shut_down(now),
-            Request::Disable => self.stop(Stopped::Reset(None)),
-            Request::Fail => self.stop(Stopped::Failed),
-            Request::Reset { number } => self.stop(Stopped::Reset(Some(number))),
+            Request::Disable => self.stop(AfterStop::Reset(None)),
+            Request::Fail => self.stop(AfterStop::Failed),
+            Request::Reset { number } => self.stop(AfterStop::Reset(Some(number))),
         }
     }
 
@@ -60,7 +60,7 @@ impl AdminWorker {
     pub(super) fn admin_queues_checked(&mut self, enable: Enable, since: Duration, answer: &Answer, now: Duration) {
         let result = match *answer {
             Answer::Checked(result) => result,
-            _ => Err(Misplaced { gpa: enable.asq, fault: Fault::Unmapped }),
+            _ => Err(UnusableMemory { gpa: enable.asq, fault: Fault::Unmapped }),
         };
         match result {
             Ok(()) => {
@@ -69,7 +69,7 @@ impl AdminWorker {
                 self.put(Output::CreateAdminQueues(enable));
                 self.put(Output::SetReady);
             }
-            Err(Misplaced { fault: Fault::Unmapped, .. }) if now.saturating_sub(since) < MAPPING_TIME => {
+            Err(UnusableMemory { fault: Fault::Unmapped, .. }) if now.saturating_sub(since) < MAPPING_TIME => {
                 self.state = WorkerState::Enabling { enable, since, check: None };
             }
             Err(misplaced) => {
@@ -100,7 +100,7 @@ impl AdminWorker {
     }
 
     /// All queues go; `then` comes when no command is in flight in them.
-    fn stop(&mut self, then: Stopped) {
+    fn stop(&mut self, then: AfterStop) {
         self.end_cycle();
         let ticket = self.ticket();
         self.state = WorkerState::Stopping { ticket, left: self.placement.groups, then };
@@ -121,7 +121,7 @@ impl AdminWorker {
     }
 
     /// One poll group has no command in flight any more.
-    pub(super) fn group_stopped(&mut self, ticket: Ticket, left: usize, then: Stopped) {
+    pub(super) fn group_stopped(&mut self, ticket: Ticket, left: usize, then: AfterStop) {
         if let Some(left) = left.checked_sub(1).filter(|left| *left > 0) {
             self.state = WorkerState::Stopping { ticket, left, then };
             return;
@@ -130,7 +130,7 @@ impl AdminWorker {
         // No poll group has queues any more that would take these.
         self.settings = Settings::default();
         self.put(Output::ForgetQueues);
-        if let Stopped::Reset(number) = then {
+        if let AfterStop::Reset(number) = then {
             self.put(Output::ResetDone);
             if let Some(number) = number {
                 self.put(Output::ResetOver { number });

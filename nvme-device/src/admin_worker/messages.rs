@@ -77,7 +77,7 @@ pub enum Answer {
     /// It could not be done: there is no such completion queue, or no such command.
     Failed,
     /// The memory can be used, or not.
-    Checked(Result<(), Misplaced>),
+    Checked(Result<(), UnusableMemory>),
     /// The host has got the data, or not.
     Written(Result<(), Status>),
     /// The host's data.
@@ -86,7 +86,7 @@ pub enum Answer {
 
 /// Guest memory that cannot be used for what the host wants to use it for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Misplaced {
+pub struct UnusableMemory {
     /// Where it is.
     pub gpa: u64,
     /// What is wrong with it.
@@ -227,9 +227,9 @@ pub enum Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
     /// The admin queues cannot be where the host wants them: CSTS.CFS is set.
-    AdminQueues(Misplaced),
+    AdminQueues(UnusableMemory),
     /// An I/O queue cannot be where the host wants it.
-    Queue(QueueId, Misplaced),
+    Queue(QueueId, UnusableMemory),
     /// A shutdown is told to be complete before its flushes have ended.
     FlushTooSlow,
     /// A namespace cannot have the size that its bdev has now.
@@ -239,10 +239,10 @@ pub enum Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AdminQueues(Misplaced { gpa, fault }) => {
+            Self::AdminQueues(UnusableMemory { gpa, fault }) => {
                 write!(f, "the controller fails: its admin queue cannot be at {gpa:#x}: {fault}")
             }
-            Self::Queue(queue, Misplaced { gpa, fault }) => {
+            Self::Queue(queue, UnusableMemory { gpa, fault }) => {
                 write!(f, "{queue:?} is refused: it cannot be at {gpa:#x}: {fault}")
             }
             Self::FlushTooSlow => f.write_str("the shutdown is over before all caches are written back"),

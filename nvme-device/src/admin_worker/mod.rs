@@ -29,12 +29,12 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-pub use self::messages::{AdminCommand, Answer, Input, Misplaced, Output, QueuePlace, Report, Ticket};
-pub use self::poll_group::{GroupRequest, Until};
+pub use self::messages::{AdminCommand, Answer, Input, Output, QueuePlace, Report, Ticket, UnusableMemory};
+pub use self::poll_group::{Condition, GroupRequest};
 pub use self::requests::{Request, Requests};
 
 use self::commands::CommandInFlight;
-use self::namespaces::Delayed;
+use self::namespaces::DelayedNamespace;
 use crate::model::admin::{Controller, DoorbellError, ErrorEntry, EventCompletion};
 use crate::model::regs::Enable;
 use crate::queue::{QueueErrorEvent, Settings};
@@ -75,13 +75,13 @@ enum WorkerState {
         ticket: Ticket,
         /// So many poll groups have not answered.
         left: usize,
-        then: Stopped,
+        then: AfterStop,
     },
 }
 
 /// What follows when all queues are gone.
 #[derive(Debug, Clone, Copy)]
-enum Stopped {
+enum AfterStop {
     /// The registers tell that the controller is reset; the device reset of that number is over.
     Reset(Option<u64>),
     /// They tell that it has failed, until the host resets it.
@@ -109,7 +109,7 @@ pub struct AdminWorker {
     settings: Settings,
     /// The completion of an Asynchronous Event Request that is next.
     event: Option<EventCompletion>,
-    delayed: BTreeMap<u32, Delayed>,
+    delayed: BTreeMap<u32, DelayedNamespace>,
     outputs: VecDeque<Output>,
 }
 

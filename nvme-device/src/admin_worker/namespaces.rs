@@ -8,7 +8,7 @@ use crate::model::admin::Namespace;
 
 /// A namespace that the guest would take for another one of its identifier, which it does not know to be gone.
 #[derive(Debug)]
-pub(super) struct Delayed {
+pub(super) struct DelayedNamespace {
     namespace: Namespace,
     since: Duration,
 }
@@ -17,7 +17,7 @@ impl AdminWorker {
     /// Adds a namespace, which the guest hears of by an asynchronous event.
     pub(super) fn add_namespace(&mut self, namespace: Namespace, now: Duration) {
         if self.model.would_be_mistaken(&namespace) {
-            self.delayed.insert(namespace.nsid, Delayed { namespace, since: now });
+            self.delayed.insert(namespace.nsid, DelayedNamespace { namespace, since: now });
         } else {
             self.add_now(namespace);
         }

@@ -4,7 +4,7 @@ use crate::model::admin::CreateSq;
 use crate::model::regs::Enable;
 use crate::queue::{Backend, Queues, Settings};
 
-use super::messages::{Answer, Misplaced, QueuePlace};
+use super::messages::{Answer, QueuePlace, UnusableMemory};
 
 /// What a poll group is to do with its queues of the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +96,8 @@ impl GroupRequest {
         queues: &Queues<B>,
         settings: Settings,
         answer: A,
-    ) -> Option<(Until, A)> {
-        let until = match self {
+    ) -> Option<(Condition, A)> {
+        let condition = match self {
             Self::CreateCq { qid, base, entries, vector, write_cache } => {
                 queues.set(settings);
                 queues.set_write_cache(write_cache);
@@ -111,7 +111,7 @@ impl GroupRequest {
             }
             Self::DeleteSq { qid } => {
                 queues.delete_submission(qid);
-                Some(Until::Ended { qid })
+                Some(Condition::Ended { qid })
             }
             Self::DeleteCq { qid } => {
                 queues.delete_completion(qid);
@@ -132,24 +132,24 @@ impl GroupRequest {
             }
             Self::Flush => {
                 queues.flush();
-                Some(Until::Flushed)
+                Some(Condition::Flushed)
             }
             Self::DeleteAll => {
                 queues.delete_all();
-                Some(Until::Quiet)
+                Some(Condition::Quiet)
             }
         };
-        let Some(until) = until else {
+        let Some(condition) = condition else {
             answer(Answer::Done);
             return None;
         };
-        Some((until, answer))
+        Some((condition, answer))
     }
 }
 
 /// When something that takes a moment is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
+pub enum Condition {
     /// When all commands of a deleted submission queue have ended.
     Ended {
         /// Its identifier.
@@ -161,7 +161,7 @@ pub enum Until {
     Flushed,
 }
 
-impl Until {
+impl Condition {
     /// Returns whether it is so by now. To be called until it is.
     #[must_use]
     pub fn holds<B: Backend>(self, queues: &Queues<B>) -> bool {
@@ -178,8 +178,8 @@ impl QueuePlace {
     ///
     /// # Errors
     /// Where it is, and why it cannot be used.
-    pub fn check<B: Backend>(self, queues: &Queues<B>) -> Result<(), Misplaced> {
-        let misplaced = |gpa| move |fault| Misplaced { gpa, fault };
+    pub fn check<B: Backend>(self, queues: &Queues<B>) -> Result<(), UnusableMemory> {
+        let misplaced = |gpa| move |fault| UnusableMemory { gpa, fault };
         match self {
             Self::AdminQueues(Enable { asq, acq, asqs, acqs }) => {
                 queues.check_submission_queue(asq, asqs).map_err(misplaced(asq))?;

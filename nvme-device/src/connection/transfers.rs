@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::queue::{Transfer, Work};
+use crate::queue::{DmaOperation, Transfer};
 use guest_memory::GuestMemory;
 
 /// What was abandoned ends after this, whatever the client does: a reset waits for it.
@@ -108,8 +108,10 @@ impl<G> Transfers<G> {
         let first = self.next_part;
         let numbers = first..;
         let asks: Vec<Ask> = match work {
-            Work::Read(pieces) => numbers.zip(pieces).map(|(part, (gpa, len))| Ask::Read { part, gpa, len }).collect(),
-            Work::Write(pieces) => {
+            DmaOperation::Read(pieces) => {
+                numbers.zip(pieces).map(|(part, (gpa, len))| Ask::Read { part, gpa, len }).collect()
+            }
+            DmaOperation::Write(pieces) => {
                 numbers.zip(pieces).map(|(part, (gpa, bytes))| Ask::Write { part, gpa, bytes }).collect()
             }
         };
@@ -180,12 +182,12 @@ mod tests {
 
     const PAGE: u64 = 4096;
 
-    fn transfer(id: u64, work: Work) -> Transfer {
+    fn transfer(id: u64, work: DmaOperation) -> Transfer {
         Transfer { id, memory: Arc::new(GuestMemory::new()), work }
     }
 
     fn read(id: u64, pieces: &[(u64, u32)]) -> Transfer {
-        transfer(id, Work::Read(pieces.to_vec()))
+        transfer(id, DmaOperation::Read(pieces.to_vec()))
     }
 
     #[test]
@@ -203,7 +205,7 @@ mod tests {
     fn parts_belong_to_their_transfers() {
         let mut transfers = Transfers::default();
         transfers.begin('a', read(1, &[(0, 1), (PAGE, 1)]));
-        let asks = transfers.begin('b', transfer(2, Work::Write(vec![(PAGE, vec![9])])));
+        let asks = transfers.begin('b', transfer(2, DmaOperation::Write(vec![(PAGE, vec![9])])));
         assert_eq!(asks, [Ask::Write { part: 2, gpa: PAGE, bytes: vec![9] }]);
         let ended = transfers.part_ended(2, Ok(Vec::new())).expect("it was the only part");
         assert_eq!((ended.group, ended.id), ('b', 2));
@@ -259,7 +261,7 @@ mod tests {
         let mut transfers = Transfers::default();
         for (id, gpa) in [(1, 0), (2, PAGE)] {
             let memory = Bounce::new(&all, &[(gpa, 1)], false, &budget).expect("room").memory();
-            transfers.begin('a', Transfer { id, memory, work: Work::Read(vec![(gpa, 1)]) });
+            transfers.begin('a', Transfer { id, memory, work: DmaOperation::Read(vec![(gpa, 1)]) });
         }
         let given_up = transfers.give_up_unmapped(&newest);
         assert_eq!(given_up.iter().map(|given_up| given_up.ended.id).collect::<Vec<_>>(), [1]);

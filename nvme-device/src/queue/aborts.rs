@@ -16,10 +16,10 @@ type AbortAnswer = Box<dyn FnOnce(bool)>;
 
 /// An Abort command of the guest, which is answered once: when what it names has ended, or cannot be aborted.
 #[derive(Clone)]
-pub(super) struct Asker(Rc<Cell<Option<AbortAnswer>>>);
+pub(super) struct AbortWaiter(Rc<Cell<Option<AbortAnswer>>>);
 
-impl Asker {
-    /// Returns an asker that is answered by `then`, which is told whether the command was aborted.
+impl AbortWaiter {
+    /// Returns a waiter that is answered by `then`, which is told whether the command was aborted.
     pub(super) fn new(then: AbortAnswer) -> Self {
         Self(Rc::new(Cell::new(Some(then))))
     }
@@ -42,25 +42,25 @@ impl Asker {
 
 /// The Abort commands that name one I/O.
 #[derive(Debug, Default)]
-pub(super) struct Askers(Vec<Asker>);
+pub(super) struct AbortWaiters(Vec<AbortWaiter>);
 
-impl Askers {
+impl AbortWaiters {
     /// Takes up another one, and forgets those that were answered.
-    pub(super) fn add(&mut self, asker: Option<&Asker>) {
-        self.0.retain(Asker::is_waiting);
-        self.0.extend(asker.cloned());
+    pub(super) fn add(&mut self, waiter: Option<&AbortWaiter>) {
+        self.0.retain(AbortWaiter::is_waiting);
+        self.0.extend(waiter.cloned());
     }
 
     /// Returns whether any was not answered yet.
     pub(super) fn is_waiting(&self) -> bool {
-        self.0.iter().any(Asker::is_waiting)
+        self.0.iter().any(AbortWaiter::is_waiting)
     }
 
     /// Answers all that were not answered yet.
     #[cold]
     pub(super) fn answer(self, was_aborted: bool) {
-        for asker in self.0 {
-            asker.answer(was_aborted);
+        for waiter in self.0 {
+            waiter.answer(was_aborted);
         }
     }
 }
@@ -68,7 +68,7 @@ impl Askers {
 /// An I/O that a backend was told to abort, and the guest's commands that ask for that.
 struct Abort {
     name: IoToken,
-    askers: Askers,
+    waiters: AbortWaiters,
 }
 
 /// The I/Os that the backends have been told to abort, until these aborts have ended.
@@ -84,17 +84,17 @@ pub struct AbortToken {
 impl AbortToken {
     /// The abort has ended without effect: the I/O stays with the backend. Whoever asked for it is told so.
     pub fn failed(self) {
-        let askers = self.end();
+        let waiters = self.end();
         // Whoever is told may ask for another one of the same I/O.
         drop(self);
-        askers.answer(false);
+        waiters.answer(false);
     }
 
     /// Takes the abort out of the list, and those who asked for it.
-    fn end(&self) -> Askers {
+    fn end(&self) -> AbortWaiters {
         let mut in_flight = self.in_flight.borrow_mut();
         let at = in_flight.iter().position(|abort| abort.name == self.name);
-        at.map(|at| in_flight.swap_remove(at).askers).unwrap_or_default()
+        at.map(|at| in_flight.swap_remove(at).waiters).unwrap_or_default()
     }
 }
 
@@ -104,16 +104,16 @@ impl Aborts {
         self.0.borrow().len() < AT_A_TIME
     }
 
-    /// Begins one, unless there is one of the same I/O. `asker` is told if it has no effect.
-    pub(super) fn begin(&self, name: IoToken, asker: Option<&Asker>) -> Option<AbortToken> {
+    /// Begins one, unless there is one of the same I/O. `waiter` is told if it has no effect.
+    pub(super) fn begin(&self, name: IoToken, waiter: Option<&AbortWaiter>) -> Option<AbortToken> {
         let mut in_flight = self.0.borrow_mut();
         if let Some(abort) = in_flight.iter_mut().find(|abort| abort.name == name) {
-            abort.askers.add(asker);
+            abort.waiters.add(waiter);
             return None;
         }
-        let mut askers = Askers::default();
-        askers.add(asker);
-        in_flight.push(Abort { name, askers });
+        let mut waiters = AbortWaiters::default();
+        waiters.add(waiter);
+        in_flight.push(Abort { name, waiters });
         Some(AbortToken { name, in_flight: Rc::clone(&self.0) })
     }
 }
@@ -124,9 +124,9 @@ impl Drop for AbortToken {
     }
 }
 
-impl std::fmt::Debug for Asker {
+impl std::fmt::Debug for AbortWaiter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Asker").field("is_waiting", &self.is_waiting()).finish()
+        f.debug_struct("AbortWaiter").field("is_waiting", &self.is_waiting()).finish()
     }
 }
 

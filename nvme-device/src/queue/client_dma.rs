@@ -21,7 +21,7 @@ const ADMIN_BUDGET: u64 = 1 << 20;
 
 /// What to do with memory of the client's: pieces, each with its guest address.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Work {
+pub enum DmaOperation {
     /// Read so many bytes of each.
     Read(Vec<(u64, u32)>),
     /// Write these bytes to each.
@@ -36,7 +36,7 @@ pub struct Transfer {
     /// Its memory: to be held until the end, so that the client does not get it back before.
     pub memory: Arc<GuestMemory>,
     /// What to do.
-    pub work: Work,
+    pub work: DmaOperation,
 }
 
 /// The way to a client's memory that came without a file.
@@ -99,24 +99,24 @@ impl ClientTransfers {
 
     /// Fetches the remote pieces of `bounce`; `then` gets them.
     pub(super) fn fetch(&self, id: u64, bounce: &Bounce, then: TransferEnd) {
-        self.begin(id, bounce, Work::Read(bounce.remote().to_vec()), then);
+        self.begin(id, bounce, DmaOperation::Read(bounce.remote().to_vec()), then);
     }
 
     /// Sends the remote pieces of `bounce`; `then` gets nothing.
     pub(super) fn send(&self, id: u64, bounce: &Bounce, then: TransferEnd) {
         match bounce.collect() {
-            Ok(data) => self.begin(id, bounce, Work::Write(data), then),
+            Ok(data) => self.begin(id, bounce, DmaOperation::Write(data), then),
             Err(status) => then(Err(status)),
         }
     }
 
-    fn begin(&self, id: u64, bounce: &Bounce, work: Work, then: TransferEnd) {
+    fn begin(&self, id: u64, bounce: &Bounce, work: DmaOperation, then: TransferEnd) {
         if bounce.remote().is_empty() {
             // The client has given a file for the memory while the command waited for room.
             return then(Ok(Vec::new()));
         }
         let Some(memory) = self.memory.get() else { return then(Err(Status::DATA_TRANSFER_ERROR)) };
-        let writes = matches!(work, Work::Write(_));
+        let writes = matches!(work, DmaOperation::Write(_));
         self.waiters.borrow_mut().insert(id, Waiter { then, writes, bytes: bounce.bytes(), cancelled: None });
         memory.begin(Transfer { id, memory: bounce.memory(), work });
     }

@@ -9,7 +9,7 @@ use super::interrupt::Vector;
 use super::pin::Pin;
 use super::reserved::{Reservation, Reserved};
 use super::state::CompletionState;
-use guest_memory::{CompletionRing, Gone};
+use guest_memory::{CompletionRing, UnmappedRegions};
 use nvme_spec::{Cqe, Status};
 
 /// The device side of a completion queue. An entry is reserved before a command is taken, so that a completion always
@@ -317,8 +317,8 @@ impl CompletionQueue {
     }
 
     /// The same if it lies in memory that is gone.
-    pub(super) fn forget_ring_in(&self, gone: &Gone) {
-        self.ring.borrow_mut().take_if(|ring| gone.any(|range| ring.intersects(range)));
+    pub(super) fn forget_ring_in(&self, unmapped: &UnmappedRegions) {
+        self.ring.borrow_mut().take_if(|ring| unmapped.any(|range| ring.intersects(range)));
     }
 }
 

@@ -8,7 +8,7 @@ use super::aborts::Aborts;
 use super::client_dma::ClientTransfers;
 use super::interrupt::Coalescing;
 use guest_memory::doorbells::{head_index, tail_index};
-use guest_memory::{DoorbellPage, Fault, Gone, MemView, ShadowDoorbells};
+use guest_memory::{DoorbellPage, Fault, MemView, ShadowDoorbells, UnmappedRegions};
 use nvme_spec::{Sqe, Status};
 
 /// Something that the admin side should know of.
@@ -332,11 +332,11 @@ impl Context {
     }
 
     /// Guest memory has changed.
-    pub(super) fn set_view(&self, view: &Rc<MemView>, gone: &Gone) {
+    pub(super) fn set_view(&self, view: &Rc<MemView>, unmapped: &UnmappedRegions) {
         self.view.replace(Rc::clone(view));
         if let Some(shadow) = self.shadow.borrow_mut().as_mut() {
             let is_gone = |(values, event_index): &(ShadowDoorbells, ShadowDoorbells)| {
-                gone.any(|range| values.intersects(range) || event_index.intersects(range))
+                unmapped.any(|range| values.intersects(range) || event_index.intersects(range))
             };
             shadow.mapped.take_if(|mapped| is_gone(mapped));
         }

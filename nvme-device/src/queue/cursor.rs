@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::context::Context;
-use guest_memory::{Gone, MemView, SubmissionRing};
+use guest_memory::{MemView, SubmissionRing, UnmappedRegions};
 use nvme_spec::Sqe;
 
 /// The device side of a submission queue: where it is, how far it has been read, and how far it has been written.
@@ -121,7 +121,7 @@ impl Cursor {
     }
 
     /// The same if it lies in memory that is gone.
-    pub(super) fn forget_ring_in(&self, gone: &Gone) {
-        self.ring.borrow_mut().take_if(|ring| gone.any(|range| ring.intersects(range)));
+    pub(super) fn forget_ring_in(&self, unmapped: &UnmappedRegions) {
+        self.ring.borrow_mut().take_if(|ring| unmapped.any(|range| ring.intersects(range)));
     }
 }

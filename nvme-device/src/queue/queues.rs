@@ -8,12 +8,14 @@ use super::completion::CompletionQueue;
 use super::context::{CommandFault, Context, QueueErrorEvent};
 use super::interrupt::{Coalescing, Interrupts, Vector};
 use super::namespace::{NamespaceChannel, NamespaceChannels};
-use super::state::{CompletionState, LeftState, SubmissionState};
+use super::state::{CompletionState, LeftoverState, SubmissionState};
 use super::submission::{IoState, SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor, TraceStep, Traced, admin};
 use crate::model::io::NsGeometry;
 use guest_memory::doorbells::{head_index, tail_index};
-use guest_memory::{CompletionRing, DoorbellPage, Fault, Gone, InFlight, MemView, ShadowDoorbells, SubmissionRing};
+use guest_memory::{
+    CompletionRing, DoorbellPage, Fault, InFlight, MemView, ShadowDoorbells, SubmissionRing, UnmappedRegions,
+};
 use nvme_spec::Status;
 
 /// The queues of one session on one thread.
@@ -94,21 +96,21 @@ impl<B: Backend> Queues<B> {
     /// Guest memory has changed. Queues in memory that is gone are looked for anew; what is in flight is moved to the
     /// new view. Returns how many I/Os touch memory that is gone. Where nothing is, there is next to nothing to do.
     pub fn set_view(&self, view: &Rc<MemView>) -> usize {
-        let gone = Gone::between(self.view().memory(), view.memory());
-        self.context.set_view(view, &gone);
+        let unmapped = UnmappedRegions::between(self.view().memory(), view.memory());
+        self.context.set_view(view, &unmapped);
         let additions = self.additions.get() + 1;
-        if gone.is_empty() && additions < MAX_ADDITIONS {
+        if unmapped.is_empty() && additions < MAX_ADDITIONS {
             self.additions.set(additions);
             return 0;
         }
         self.additions.set(0);
         for queue in self.completion.borrow().iter() {
-            queue.forget_ring_in(&gone);
+            queue.forget_ring_in(&unmapped);
         }
         for queue in self.submission.borrow().iter() {
-            queue.queue().cursor().forget_ring_in(&gone);
+            queue.queue().cursor().forget_ring_in(&unmapped);
         }
-        self.all_submissions().iter().map(|queue| queue.rebase(view, &gone)).sum()
+        self.all_submissions().iter().map(|queue| queue.rebase(view, &unmapped)).sum()
     }
 
     /// Adds a namespace, or replaces it.
@@ -651,13 +653,13 @@ impl<B: Backend> Queues<B> {
 
     /// Returns what is left of submission queues that were deleted.
     #[must_use]
-    pub fn left_state(&self) -> LeftState {
+    pub fn left_state(&self) -> LeftoverState {
         let deleted = self.deleted.borrow();
-        let state = |queue: &Submissions<B>| LeftState {
+        let state = |queue: &Submissions<B>| LeftoverState {
             commands_in_flight: usize::from(queue.in_use()),
             oldest: queue.oldest(),
         };
-        deleted.iter().map(state).fold(LeftState::default(), LeftState::plus)
+        deleted.iter().map(state).fold(LeftoverState::default(), LeftoverState::plus)
     }
 
     /// Tells `count` of every submission queue that has carried something since the last call: its identifier, and

@@ -51,14 +51,14 @@ pub struct CompletionState {
 
 /// What is left of queues that are gone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LeftState {
+pub struct LeftoverState {
     /// Commands that have not ended.
     pub commands_in_flight: usize,
     /// When the oldest of them was taken, in ticks.
     pub oldest: Option<u64>,
 }
 
-impl LeftState {
+impl LeftoverState {
     /// Returns the sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::aborts::Askers;
+use super::aborts::AbortWaiters;
 use super::backend::{Backend, BlockOp, Refusal, Refused};
 use super::completion::CompletionQueue;
 use super::context::{CommandFault, Context, QueueErrorEvent};
@@ -118,26 +118,26 @@ pub struct IoState<B: Backend> {
     /// takes it back before the command finishes.
     client_dma: Cell<Option<Box<ClientDmaStep>>>,
     /// Abort commands that wait for its end.
-    askers: Cell<Option<Box<Askers>>>,
+    waiters: Cell<Option<Box<AbortWaiters>>>,
     /// What the backend has charged it for.
     charge: Cell<u16>,
 }
 
 /// A command that was taken from its queue and is no I/O yet.
-struct Taken<'a> {
+struct FetchedCommand<'a> {
     sqe: &'a Sqe,
     entry: Reserved,
 }
 
 /// Why a command cannot become an I/O.
-enum Unfit {
+enum CommandError {
     /// The first of the fused pair that it belongs to is at fault.
     First(Status),
     /// It is at fault itself, or its data are where no I/O can have them.
     Command(DptrError),
 }
 
-impl<E: Into<DptrError>> From<E> for Unfit {
+impl<E: Into<DptrError>> From<E> for CommandError {
     #[inline]
     fn from(error: E) -> Self {
         Self::Command(error.into())
@@ -172,7 +172,7 @@ impl<B: Backend> IoState<B> {
             entries: Cell::default(),
             extra: Cell::new(None),
             client_dma: Cell::new(None),
-            askers: Cell::default(),
+            waiters: Cell::default(),
             charge: Cell::new(0),
         }
     }
@@ -184,15 +184,15 @@ impl<B: Backend> IoState<B> {
 
     /// Returns whether an Abort command waits for its end.
     fn is_asked_to_abort(&self) -> bool {
-        let askers = self.askers.take();
-        let is_asked = askers.as_ref().is_some_and(|askers| askers.is_waiting());
-        self.askers.set(askers);
+        let waiters = self.waiters.take();
+        let is_asked = waiters.as_ref().is_some_and(|waiters| waiters.is_waiting());
+        self.waiters.set(waiters);
         is_asked
     }
 
     /// It is the I/O of a command from now on, and of the first command of a fused pair if that is the second of one.
     #[inline]
-    fn begin(&self, command: Taken<'_>, first: Option<Taken<'_>>) {
+    fn begin(&self, command: FetchedCommand<'_>, first: Option<FetchedCommand<'_>>) {
         self.first_cid.set(first.as_ref().map_or(0, |first| first.sqe.cid));
         let before = self.entries.replace(Entries::new(command.entry, first.map(|first| first.entry)));
         // Who ends a command takes its entries: there are none to be dropped, and none to be looked for here.
@@ -316,7 +316,7 @@ impl<B: Backend> SubmissionQueue<B> {
 
     /// A command, and the first of its fused pair if it has one, never became an I/O.
     #[cold]
-    fn refuse_both(&self, command: Taken<'_>, first: Option<Taken<'_>>, status: Status) {
+    fn refuse_both(&self, command: FetchedCommand<'_>, first: Option<FetchedCommand<'_>>, status: Status) {
         if let Some(first) = first {
             self.refuse(first, Status::ABORTED_FAILED_FUSED);
         }
@@ -325,7 +325,7 @@ impl<B: Backend> SubmissionQueue<B> {
 
     /// The first command of a fused pair cannot become an I/O, so that the second is not carried out either.
     #[cold]
-    fn refuse_first(&self, command: Taken<'_>, first: Option<Taken<'_>>, status: Status) {
+    fn refuse_first(&self, command: FetchedCommand<'_>, first: Option<FetchedCommand<'_>>, status: Status) {
         if let Some(first) = first {
             self.refuse(first, status);
         }
@@ -342,7 +342,7 @@ impl<B: Backend> SubmissionQueue<B> {
 
     /// A command that never became an I/O has failed.
     #[cold]
-    fn refuse(&self, Taken { sqe, entry }: Taken<'_>, status: Status) {
+    fn refuse(&self, FetchedCommand { sqe, entry }: FetchedCommand<'_>, status: Status) {
         if sqe.nsid == 0 && self.cursor.rewind_if_broken() {
             return self.completion.give_back(entry);
         }
@@ -415,7 +415,7 @@ impl<B: Backend> Submissions<B> {
             };
             taken += 1;
             if sqe.fuse() == FusedOperation::NORMAL && queue.first.borrow().is_none() {
-                self.begin(Taken { sqe: &sqe, entry }, None);
+                self.begin(FetchedCommand { sqe: &sqe, entry }, None);
             } else {
                 self.begin_fused(sqe, entry);
             }
@@ -428,7 +428,7 @@ impl<B: Backend> Submissions<B> {
 
     /// Begins a command, `first` being the first of the fused pair that it may be the second of.
     #[inline]
-    fn begin(&self, command: Taken<'_>, first: Option<Taken<'_>>) {
+    fn begin(&self, command: FetchedCommand<'_>, first: Option<FetchedCommand<'_>>) {
         let (sqe, first_sqe) = (command.sqe, first.as_ref().map(|first| first.sqe));
         match self.prepare(sqe, first_sqe) {
             Ok(Some(io)) => {
@@ -438,16 +438,18 @@ impl<B: Backend> Submissions<B> {
             Ok(None) if first.is_none() => self.queue().post(command.entry, sqe.cid, Status::SUCCESS),
             // No command that has no effect is the second of a fused pair.
             Ok(None) => self.queue().refuse_both(command, first, Status::INVALID_FIELD),
-            Err(Unfit::First(status)) => {
+            Err(CommandError::First(status)) => {
                 self.queue().note_fault(first_sqe.unwrap_or(sqe), status);
                 self.queue().refuse_first(command, first, status);
             }
             // The data of an I/O has more pieces than have room in its place, or an SGL has too many: that is seen
             // there.
-            Err(Unfit::Command(DptrError::NoFile | DptrError::Invalid(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS))) => {
+            Err(CommandError::Command(
+                DptrError::NoFile | DptrError::Invalid(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS),
+            )) => {
                 self.begin_client_dma(command, first);
             }
-            Err(Unfit::Command(DptrError::Invalid(status))) => {
+            Err(CommandError::Command(DptrError::Invalid(status))) => {
                 self.queue().note_fault(sqe, status);
                 self.queue().refuse_both(command, first, status);
             }
@@ -456,7 +458,7 @@ impl<B: Backend> Submissions<B> {
 
     /// Makes an I/O of a command; none if there is nothing to do.
     #[inline]
-    fn prepare(&self, sqe: &Sqe, first: Option<&Sqe>) -> Result<Option<CommandIo<B>>, Unfit> {
+    fn prepare(&self, sqe: &Sqe, first: Option<&Sqe>) -> Result<Option<CommandIo<B>>, CommandError> {
         let queue = self.queue();
         let namespace = queue.namespace(sqe.nsid).ok_or(Status::INVALID_NAMESPACE)?;
         let geometry = namespace.geometry.get();
@@ -488,12 +490,12 @@ impl<B: Backend> Submissions<B> {
         first: &Sqe,
         second: &IoCommand,
         geometry: &NsGeometry,
-    ) -> Result<BlockOp, Unfit> {
-        let compare = io::decode(first, geometry, self.queue().max_transfer).map_err(Unfit::First)?;
+    ) -> Result<BlockOp, CommandError> {
+        let compare = io::decode(first, geometry, self.queue().max_transfer).map_err(CommandError::First)?;
         io::check_fused(&compare, second)?;
         add_data(io, first, compare.bytes, compare.to_guest()).map_err(|error| match error {
-            DptrError::Invalid(status) => Unfit::First(status),
-            DptrError::NoFile => Unfit::Command(error),
+            DptrError::Invalid(status) => CommandError::First(status),
+            DptrError::NoFile => CommandError::Command(error),
         })?;
         Ok(BlockOp::CompareAndWrite(io.piece_count()))
     }
@@ -505,13 +507,16 @@ impl<B: Backend> Submissions<B> {
         let first = queue.first.take();
         match (first, sqe.fuse()) {
             (Some((first, first_entry)), FusedOperation::SECOND) if first.nsid == sqe.nsid => {
-                self.begin(Taken { sqe: &sqe, entry }, Some(Taken { sqe: &first, entry: first_entry }));
+                self.begin(
+                    FetchedCommand { sqe: &sqe, entry },
+                    Some(FetchedCommand { sqe: &first, entry: first_entry }),
+                );
             }
             (first, fuse) => {
                 if let Some((first, entry)) = first {
-                    queue.refuse(Taken { sqe: &first, entry }, Status::ABORTED_MISSING_FUSED);
+                    queue.refuse(FetchedCommand { sqe: &first, entry }, Status::ABORTED_MISSING_FUSED);
                 }
-                let command = Taken { sqe: &sqe, entry };
+                let command = FetchedCommand { sqe: &sqe, entry };
                 match fuse {
                     FusedOperation::NORMAL => self.begin(command, None),
                     FusedOperation::FIRST => *queue.first.borrow_mut() = Some((sqe, command.entry)),
@@ -778,7 +783,7 @@ fn finish<B: Backend>(io: CommandIo<B>, status: Status) {
 fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     let (queue, state) = (io.queue(), io.state());
     queue.count(state.op.get(), io.bytes());
-    let askers = state.askers.take();
+    let waiters = state.waiters.take();
     let was_aborted = is_abort(status);
     let entries = state.entries.take();
     let (entries, status) = match entries {
@@ -792,8 +797,8 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     state.namespace.take();
     state.extra.take();
     io.free();
-    if let Some(askers) = askers {
-        askers.answer(was_aborted);
+    if let Some(waiters) = waiters {
+        waiters.answer(was_aborted);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What queues tell of themselves.
 
 use guest_memory::Fault;
-use nvme_device::queue::{CommandFault, CompletionState, LeftState, SubmissionState};
+use nvme_device::queue::{CommandFault, CompletionState, LeftoverState, SubmissionState};
 use nvme_spec::{IoOpcode, Sqe, Status};
 
 use super::common::guest::{DATA, LISTS, NOW, PAGE, Rig, block_command, flush, read};
@@ -92,7 +92,7 @@ fn what_a_deleted_queue_has_in_flight_is_told() {
     rig.queues.set_now(NOW.get() + 5);
     rig.run(&mut sq, &[read(1, 0, 1)]);
     rig.queues.delete_submission(1);
-    assert_eq!(rig.queues.left_state(), LeftState { commands_in_flight: 1, oldest: Some(NOW.get() + 5) });
+    assert_eq!(rig.queues.left_state(), LeftoverState { commands_in_flight: 1, oldest: Some(NOW.get() + 5) });
     assert!(rig.queues.submission_states().is_empty());
     assert!(disk.finish(0));
     assert_eq!(rig.queues.left_state().commands_in_flight, 0);

@@ -39,8 +39,8 @@ pub(super) struct Context {
     /// The data of a Dataset Management command, and how it is described.
     range: DsmRange,
     range_iov: iovec,
-    pair: Pair,
-    fate: Fate,
+    pair: FusedPair,
+    retry: RetryState,
     /// Whatever the module notes.
     mark: Option<NonZeroU8>,
     /// How often it was sent in vain.
@@ -51,7 +51,7 @@ pub(super) struct Context {
 
 /// What has happened to a command since its I/O came from the bdev layer.
 #[derive(Clone, Copy)]
-struct Fate {
+struct RetryState {
     /// Somebody asked for it to be aborted.
     aborted: bool,
     /// It was lost with its queue, and not sent again since.
@@ -64,7 +64,7 @@ struct Fate {
 
 /// How far a fused pair has come.
 #[derive(Clone, Copy)]
-struct Pair {
+struct FusedPair {
     outstanding: u8,
     failure: Option<Cqe>,
 }
@@ -93,10 +93,10 @@ impl<D: Device> BdevIo<D> {
         // SAFETY: the caller vouches for the I/O, whose context is the module's.
         unsafe {
             let io = Self::from_raw(raw);
-            (&raw mut (*io.context()).fate).write(Fate { aborted: false, lost: false, last: false, losses: 0 });
+            (&raw mut (*io.context()).retry).write(RetryState { aborted: false, lost: false, last: false, losses: 0 });
             (&raw mut (*io.context()).failures).write(0);
             (&raw mut (*io.context()).mark).write(None);
-            (&raw mut (*io.context()).pair).write(Pair { outstanding: 0, failure: None });
+            (&raw mut (*io.context()).pair).write(FusedPair { outstanding: 0, failure: None });
             io
         }
     }
@@ -312,7 +312,7 @@ impl<D: Device> BdevIo<D> {
             let count = |n: i32| usize::try_from(n).unwrap_or(0);
             (&raw mut (*context).first).write(Payload::new(block.iovs, count(block.iovcnt)));
             (&raw mut (*context).second).write(Payload::new(block.fused_iovs, count(block.fused_iovcnt)));
-            (&raw mut (*context).pair).write(Pair { outstanding: 2, failure: None });
+            (&raw mut (*context).pair).write(FusedPair { outstanding: 2, failure: None });
             let twin = Self::from_raw(self.raw);
             if let Err(rejected) = qpair.submit::<_, false>(&compare, len, self) {
                 std::mem::forget(twin);
@@ -483,7 +483,7 @@ impl<D: Device> BdevIo<D> {
                 (&raw mut (*context).first_failure).write(Instant::now());
             }
             (*context).failures = failures;
-            (*context).fate.aborted = false;
+            (*context).retry.aborted = false;
             (failures, (*context).first_failure.elapsed())
         }
     }
@@ -516,58 +516,58 @@ impl<D: Device> BdevIo<D> {
         unsafe { (*self.as_ptr()).internal.submit_tsc }
     }
 
-    fn fate(&self) -> Fate {
+    fn retry(&self) -> RetryState {
         // SAFETY: it is initialised when the I/O arrives, and used on the I/O's thread only.
-        unsafe { (*self.context()).fate }
+        unsafe { (*self.context()).retry }
     }
 
-    fn change_fate(&self, change: impl FnOnce(&mut Fate)) {
-        let mut fate = self.fate();
-        change(&mut fate);
-        // SAFETY: as for `fate`.
-        unsafe { (*self.context()).fate = fate };
+    fn change_retry(&self, change: impl FnOnce(&mut RetryState)) {
+        let mut retry = self.retry();
+        change(&mut retry);
+        // SAFETY: as for `retry`.
+        unsafe { (*self.context()).retry = retry };
     }
 
     /// Returns whether it was asked for to be aborted.
     #[must_use]
     pub fn was_aborted(&self) -> bool {
-        self.fate().aborted
+        self.retry().aborted
     }
 
     /// Returns whether it was lost with its queue and not sent again since.
     #[must_use]
     pub fn was_lost(&self) -> bool {
-        self.fate().lost
+        self.retry().lost
     }
 
     /// Returns how often it was on a connection that ended by itself.
     #[must_use]
     pub fn losses(&self) -> u8 {
-        self.fate().losses
+        self.retry().losses
     }
 
     /// Takes note that it was lost with its queue; `counted` tells that the connection ended by itself.
     pub fn note_lost(&self, counted: bool) {
-        self.change_fate(|fate| {
-            fate.lost = true;
-            fate.losses = fate.losses.saturating_add(u8::from(counted));
+        self.change_retry(|retry| {
+            retry.lost = true;
+            retry.losses = retry.losses.saturating_add(u8::from(counted));
         });
     }
 
     /// Takes note that it is not to be sent again.
     pub fn note_last(&self) {
-        self.change_fate(|fate| fate.last = true);
+        self.change_retry(|retry| retry.last = true);
     }
 
     /// Returns whether it is not to be sent again.
     #[must_use]
     pub fn is_last(&self) -> bool {
-        self.fate().last
+        self.retry().last
     }
 
     /// Takes note that what was sent of it before cannot be carried out any more.
     pub fn note_over(&self) {
-        self.change_fate(|fate| fate.lost = false);
+        self.change_retry(|retry| retry.lost = false);
     }
 
     /// Returns whether its command may change what the namespace holds.
@@ -599,7 +599,7 @@ impl<D: Device> BdevIo<D> {
         }
         let target =
             std::mem::ManuallyDrop::new(Self { raw: target.cast(), _device: PhantomData, _stays: PhantomData });
-        target.change_fate(|fate| fate.aborted = true);
+        target.change_retry(|retry| retry.aborted = true);
     }
 
     /// Asks the controller to abort the I/O that this one names, and completes this one with the outcome, or when the

@@ -7,7 +7,7 @@ use std::ptr::{self, NonNull};
 
 use spdk_sys as sys;
 
-use super::quiet::{self, Begun};
+use super::quiet::{self, StartedAttempt};
 use super::transport::is_available;
 use super::{Ctrlr, CtrlrOptions, TransportId, TransportIdError};
 use crate::thread::NotSend;
@@ -42,7 +42,7 @@ pub struct Connect {
     probe: Option<NonNull<sys::spdk_nvme_probe_ctx>>,
     /// A box that SPDK's callbacks know by its address as long as there is a probe.
     attempt: NonNull<Attempt>,
-    begun: Begun,
+    begun: StartedAttempt,
     _stays: NotSend,
 }
 
@@ -66,7 +66,7 @@ impl Connect {
             crate::memory::expect_rdma();
         }
         let attempt = NonNull::from(Box::leak(Box::new(Attempt { opts, ctrlr: Cell::new(ptr::null_mut()) })));
-        let begun = Begun {
+        let begun = StartedAttempt {
             context: attempt.as_ptr().cast(),
             probe: Some(take_options),
             attach: Some(attached),

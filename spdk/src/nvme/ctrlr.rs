@@ -13,8 +13,8 @@ use nvme_spec::register::{Cap, MPS_SHIFT};
 use nvme_spec::{Cqe, Sqe, Status};
 use spdk_sys as sys;
 
+use super::buffer_pool::{BufferPool, PooledBuffer};
 use super::entry::{as_cmd, cqe_at};
-use super::pages::{Lent, Pages};
 use super::quiet;
 use super::users::{Use, Users};
 use crate::Errno;
@@ -209,7 +209,7 @@ pub struct Ctrlr {
     reconnect: Cell<Reconnect>,
     /// The admin queue's connection has ended, without having been told to.
     ended: Cell<bool>,
-    pages: Pages,
+    buffers: BufferPool,
     /// How many I/O queues it is asked for.
     io_queues_asked: u32,
     _stays: NotSend,
@@ -223,7 +223,7 @@ impl Ctrlr {
         unsafe { quiet::let_events_be_asked_for(raw.as_ptr()) };
         let shared = CtrlrRef(Arc::new(Shared { raw, users: Users::default() }));
         let (reconnect, ended) = (Cell::new(Reconnect::No), Cell::new(false));
-        Self { shared, reconnect, ended, pages: Pages::new(), io_queues_asked, _stays: PhantomData }
+        Self { shared, reconnect, ended, buffers: BufferPool::new(), io_queues_asked, _stays: PhantomData }
     }
 
     fn as_ptr(&self) -> *mut sys::spdk_nvme_ctrlr {
@@ -261,10 +261,10 @@ impl Ctrlr {
     where
         F: FnOnce(Result<&[u8], Status>) + 'static,
     {
-        let mut buffer = if len == 0 { None } else { Some(self.pages.take(len as usize)?) };
+        let mut buffer = if len == 0 { None } else { Some(self.buffers.take(len as usize)?) };
         let place = buffer.as_mut().map_or(ptr::null_mut(), |buffer| buffer.bytes_mut().as_mut_ptr().cast());
         let ended = move |Cqe { status, .. }: Cqe| {
-            let data = buffer.as_ref().map(Lent::bytes).unwrap_or_default();
+            let data = buffer.as_ref().map(PooledBuffer::bytes).unwrap_or_default();
             done(if status.is_success() { Ok(data) } else { Err(status) });
         };
         with_callback(ended, |call, ctx| {

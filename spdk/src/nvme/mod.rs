@@ -7,12 +7,12 @@
 //!
 //! Section numbers are those of the NVM Express Base Specification, revision 2.0.
 
+mod buffer_pool;
 mod command;
 mod connect;
 mod ctrlr;
 mod digest;
 pub(crate) mod entry;
-mod pages;
 mod qpair;
 mod quiet;
 mod reach;

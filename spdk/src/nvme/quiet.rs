@@ -32,7 +32,7 @@ struct ConnectAttempt {
 
 /// What an attempt to connect was begun with.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Begun {
+pub(super) struct StartedAttempt {
     pub(super) context: *const c_void,
     pub(super) probe: sys::spdk_nvme_probe_cb,
     pub(super) attach: sys::spdk_nvme_attach_cb,
@@ -48,7 +48,7 @@ pub(super) struct Begun {
 /// `probe` must be a live attempt, which was begun with what `begun` says.
 pub(super) unsafe fn in_progress(
     probe: *const sys::spdk_nvme_probe_ctx,
-    begun: &Begun,
+    begun: &StartedAttempt,
 ) -> Result<*mut sys::spdk_nvme_ctrlr, Errno> {
     // SAFETY: the record is larger than this part of it in every SPDK that keeps what it is given to call back and
     // more.

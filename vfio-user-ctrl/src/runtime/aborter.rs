@@ -24,9 +24,9 @@ const PAUSES: u32 = 4;
 
 /// When the I/Os of one session that are to end are aborted.
 #[derive(Debug, Default)]
-pub(super) struct Patience(Cell<Option<Instant>>);
+pub(super) struct AbortTimer(Cell<Option<Instant>>);
 
-impl Patience {
+impl AbortTimer {
     /// There is none that is to end.
     pub(super) fn rest(&self) {
         self.0.set(None);

@@ -22,14 +22,14 @@ pub(super) fn register() {
 ///
 /// # Errors
 /// Why that cannot be.
-pub(super) fn open(bdev_name: &str, events: impl Fn(BdevEvent) + 'static) -> Result<BdevDesc, Unattached> {
+pub(super) fn open(bdev_name: &str, events: impl Fn(BdevEvent) + 'static) -> Result<BdevDesc, AttachError> {
     let claimer = *CLAIMER.get().ok_or_else(|| failed(Errno::NXIO, "the controllers are not registered"))?;
-    BdevDesc::open_claimed(bdev_name, claimer, events).map_err(|error| Unattached::new(bdev_name, error))
+    BdevDesc::open_claimed(bdev_name, claimer, events).map_err(|error| AttachError::new(bdev_name, error))
 }
 
 /// Why a bdev does not become a namespace, in a sentence.
 #[derive(Debug)]
-pub(super) enum Unattached {
+pub(super) enum AttachError {
     /// There is none of that name, or it is being removed.
     Missing(String),
     /// Another module has claimed it.
@@ -38,13 +38,13 @@ pub(super) enum Unattached {
     Refused(RpcError),
 }
 
-impl From<RpcError> for Unattached {
+impl From<RpcError> for AttachError {
     fn from(error: RpcError) -> Self {
         Self::Refused(error)
     }
 }
 
-impl Unattached {
+impl AttachError {
     fn new(bdev_name: &str, error: ClaimError) -> Self {
         match error {
             ClaimError::Open(Errno::NODEV) => Self::Missing(format!(
@@ -105,7 +105,7 @@ impl PendingNamespace {
     }
 
     /// Notes what keeps the bdev away. Returns that if it is news, which the log is to have.
-    pub(super) fn is_kept_away(&mut self, why: &Unattached) -> Option<&str> {
+    pub(super) fn is_kept_away(&mut self, why: &AttachError) -> Option<&str> {
         let before = std::mem::replace(&mut self.reason, why.reason().map(str::to_owned));
         self.reason.as_deref().filter(|reason| before.as_deref() != Some(reason))
     }
@@ -118,17 +118,17 @@ mod tests {
     #[test]
     fn a_bdev_that_goes_at_that_moment_has_no_reason_and_one_that_is_refused_again_later_is_logged_again() {
         let mut entry = PendingNamespace::new("b".to_owned());
-        let refused = Unattached::Refused(failed(Errno::INVAL, "it has zones"));
+        let refused = AttachError::Refused(failed(Errno::INVAL, "it has zones"));
         assert_eq!(entry.is_kept_away(&refused), Some("it has zones"));
         assert_eq!(entry.is_kept_away(&refused), None);
-        assert_eq!(entry.is_kept_away(&Unattached::new("b", ClaimError::Open(Errno::NODEV))), None);
+        assert_eq!(entry.is_kept_away(&AttachError::new("b", ClaimError::Open(Errno::NODEV))), None);
         assert_eq!(entry.describe(1), json!({ "nsid": 1, "bdev_name": "b", "reason": null }));
         assert_eq!(entry.is_kept_away(&refused), Some("it has zones"));
     }
 
     #[test]
     fn who_has_claimed_a_bdev_is_named_in_the_error_and_in_the_reason() {
-        let why = Unattached::new("b", ClaimError::Claimed("lvol".to_owned()));
+        let why = AttachError::new("b", ClaimError::Claimed("lvol".to_owned()));
         assert!(why.reason().is_some_and(|reason| reason.contains("'lvol'")), "{why:?}");
         let text = why.into_error().to_string();
         assert!(text.contains("`bdev_name`") && text.contains("'lvol'") && text.contains("(-1)"), "{text}");

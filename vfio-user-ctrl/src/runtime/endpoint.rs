@@ -15,7 +15,7 @@ use spdk::thread::{AppCell, cores, send_to_app};
 use spdk::trace::TraceOwner;
 use uuid::Uuid;
 
-use super::attaching::{self, PendingNamespace, Unattached};
+use super::attaching::{self, AttachError, PendingNamespace};
 use super::budget::Budget;
 use super::control::Control;
 use super::inbox;
@@ -370,7 +370,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Why that cannot be.
-    pub(super) fn attach(self: &Rc<Self>, nsid: u32, bdev_name: &str) -> Result<(), Unattached> {
+    pub(super) fn attach(self: &Rc<Self>, nsid: u32, bdev_name: &str) -> Result<(), AttachError> {
         let me = Rc::downgrade(self);
         let number = self.attached.get() + 1;
         self.attached.set(number);

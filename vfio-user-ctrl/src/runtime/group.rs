@@ -11,12 +11,12 @@ use super::aborter::Aborter;
 use super::admin_runner::AdminRunner;
 use super::budget::Budget;
 use super::idle_polls::IdlePolls;
+use super::interrupt_watch::InterruptWatch;
 use super::messages::{AnswerTo, AppMessage, ControlMessage, GroupHandle, NamespaceSpec, QueueStates, Routes};
-use super::raising::Raising;
 use super::session::Session;
 use super::session_queues::SessionQueues;
-use nvme_device::admin_worker::{Answer, Until};
-use nvme_device::queue::{FenceGuard, LeftState};
+use nvme_device::admin_worker::{Answer, Condition};
+use nvme_device::queue::{FenceGuard, LeftoverState};
 
 /// Every so many rounds, a power of two, come the admin queues.
 const SELDOM: u32 = 64;
@@ -38,12 +38,12 @@ pub(super) fn on_core(core: u32) -> Option<Rc<Group>> {
 
 /// What is looked at until it is so.
 #[derive(Debug)]
-pub(super) enum Waiting {
+pub(super) enum PendingCheck {
     /// The queues of a session access no guest memory, where they must not; `index` is which poll group of the
     /// controller this is.
     AtRest { session_queues: Rc<SessionQueues>, index: usize },
     /// What the admin worker has asked for is done; it is answered then.
-    Request { session_queues: Rc<SessionQueues>, until: Until, answer: AnswerTo },
+    Request { session_queues: Rc<SessionQueues>, condition: Condition, answer: AnswerTo },
     /// Nothing of a controller is left here; the application's thread is told then.
     Clear { ctrl: u64 },
 }
@@ -60,12 +60,12 @@ pub struct Group {
     ended: RefCell<Vec<Rc<SessionQueues>>>,
     admin_runners: RefCell<Vec<Rc<AdminRunner>>>,
     next_runner: Cell<usize>,
-    waiting: RefCell<Vec<Waiting>>,
+    waiting: RefCell<Vec<PendingCheck>>,
     round: Cell<u32>,
     /// The clock's count, as it was some rounds ago.
     now: Cell<u64>,
     idle_polls: IdlePolls,
-    raising: Raising,
+    raising: InterruptWatch,
     aborter: Aborter,
     budget: Rc<Budget>,
     poller: RefCell<Option<Poller>>,
@@ -80,7 +80,7 @@ impl Group {
     }
 
     fn new(handle: Arc<GroupHandle>, share: usize) -> Self {
-        let raising = Raising::new(&handle);
+        let raising = InterruptWatch::new(&handle);
         Self {
             handle,
             sessions: RefCell::default(),
@@ -217,7 +217,7 @@ impl Group {
 
     /// Returns what the queues of a controller hold here.
     pub(super) fn queue_states_of(&self, ctrl: u64) -> QueueStates {
-        let (mut submission, mut completion, mut left) = (Vec::new(), Vec::new(), LeftState::default());
+        let (mut submission, mut completion, mut left) = (Vec::new(), Vec::new(), LeftoverState::default());
         self.for_each_session_of(ctrl, |session_queues, is_over| {
             let queues = session_queues.queues();
             if !is_over {
@@ -238,7 +238,7 @@ impl Group {
         };
         // Who waits already tells of the newest state.
         if !session_queues.set_resting(true) {
-            self.wait_for(Waiting::AtRest { session_queues, index });
+            self.wait_for(PendingCheck::AtRest { session_queues, index });
         }
     }
 
@@ -260,7 +260,7 @@ impl Group {
     }
 
     /// Looks at something until it is so.
-    pub(super) fn wait_for(self: &Rc<Self>, what: Waiting) {
+    pub(super) fn wait_for(self: &Rc<Self>, what: PendingCheck) {
         if let Some(what) = self.go_on(what) {
             self.waiting.borrow_mut().push(what);
             self.need_poller();
@@ -268,11 +268,11 @@ impl Group {
     }
 
     /// Does what is to be done once it is so; gives it back if it is not yet.
-    fn go_on(&self, what: Waiting) -> Option<Waiting> {
+    fn go_on(&self, what: PendingCheck) -> Option<PendingCheck> {
         match what {
-            Waiting::AtRest { session_queues, index } => {
+            PendingCheck::AtRest { session_queues, index } => {
                 if session_queues.queues().is_suspended() && !session_queues.queues().is_at_rest() {
-                    return Some(Waiting::AtRest { session_queues, index });
+                    return Some(PendingCheck::AtRest { session_queues, index });
                 }
                 session_queues.set_resting(false);
                 let session = session_queues.session();
@@ -284,15 +284,15 @@ impl Group {
                 }
                 session_queues.routes().control.send(ControlMessage::Released);
             }
-            Waiting::Request { session_queues, until, answer } => {
-                if !until.holds(session_queues.queues()) {
-                    return Some(Waiting::Request { session_queues, until, answer });
+            PendingCheck::Request { session_queues, condition, answer } => {
+                if !condition.holds(session_queues.queues()) {
+                    return Some(PendingCheck::Request { session_queues, condition, answer });
                 }
                 answer.send(Answer::Done);
             }
-            Waiting::Clear { ctrl } => {
+            PendingCheck::Clear { ctrl } => {
                 if !self.reap_all_of(ctrl) {
-                    return Some(Waiting::Clear { ctrl });
+                    return Some(PendingCheck::Clear { ctrl });
                 }
                 self.handle.send_app(AppMessage::Clear { ctrl });
             }

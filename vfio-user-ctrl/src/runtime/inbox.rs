@@ -7,7 +7,7 @@ use spdk::Errno;
 use spdk::thread::OwnedThread;
 
 use super::admin_runner::AdminRunner;
-use super::group::{Group, Waiting, on_core};
+use super::group::{Group, PendingCheck, on_core};
 use super::mailbox::Mailbox;
 use super::messages::{
     AdminMessage, AnswerTo, AppMessage, GroupHandle, GroupMessage, NamespaceSpec, QueueMessage, Routes,
@@ -42,7 +42,7 @@ impl Group {
         match message {
             GroupMessage::AddController { routes, model } => self.add_admin_runner(AdminRunner::new(routes, *model)),
             GroupMessage::RemoveController { routes, guards } => self.remove_controller(&routes, guards),
-            GroupMessage::TellWhenClear { ctrl } => self.wait_for(Waiting::Clear { ctrl }),
+            GroupMessage::TellWhenClear { ctrl } => self.wait_for(PendingCheck::Clear { ctrl }),
             GroupMessage::DescribeQueues { ctrl, inspection } => {
                 let states = self.queue_states_of(ctrl);
                 self.handle().send_app(AppMessage::QueueStates { inspection, states });
@@ -110,8 +110,8 @@ impl Group {
         };
         let Some(session_queues) = session_queues else { return answer.send(request.answer_without_queues()) };
         let now = answer.clone();
-        if let Some((until, _)) = session_queues.carry_out(request, move |result| now.send(result)) {
-            self.wait_for(Waiting::Request { session_queues, until, answer });
+        if let Some((condition, _)) = session_queues.carry_out(request, move |result| now.send(result)) {
+            self.wait_for(PendingCheck::Request { session_queues, condition, answer });
         }
     }
 

@@ -16,7 +16,7 @@ use spdk::thread::AppCell;
 use super::endpoint::Endpoint;
 use super::messages::{GroupMessage, QueueStates};
 use super::params::failed;
-use nvme_device::queue::{CompletionState, LeftState, SubmissionState};
+use nvme_device::queue::{CompletionState, LeftoverState, SubmissionState};
 
 /// How long a poll group has to answer.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ struct Completion {
 
 /// Commands of queues and sessions that are gone.
 #[derive(Debug, Serialize)]
-struct Left {
+struct LeftoverCommands {
     core: u32,
     commands_in_flight: usize,
     oldest_age_ms: Option<u64>,
@@ -59,7 +59,7 @@ pub(super) struct ControllerQueues {
     completion_queues: Vec<Completion>,
     /// How many queues there are besides, for which there is no room.
     queues_left_out: usize,
-    commands_left: Vec<Left>,
+    commands_left: Vec<LeftoverCommands>,
     unanswered_cores: BTreeSet<u32>,
 }
 
@@ -83,9 +83,9 @@ impl ControllerQueues {
         let room = room.saturating_sub(self.count() - before);
         self.completion_queues.extend(completion.into_iter().take(room).map(|state| Completion { core, state }));
         self.queues_left_out += queues.saturating_sub(self.count() - before);
-        let LeftState { commands_in_flight, oldest } = left;
+        let LeftoverState { commands_in_flight, oldest } = left;
         if commands_in_flight > 0 {
-            self.commands_left.push(Left { core, commands_in_flight, oldest_age_ms: age(oldest) });
+            self.commands_left.push(LeftoverCommands { core, commands_in_flight, oldest_age_ms: age(oldest) });
         }
     }
 
@@ -104,7 +104,7 @@ fn millis(ticks: u64, per_second: u64) -> u64 {
 
 /// Whose answer is waited for.
 #[derive(Debug)]
-struct Awaited {
+struct PendingReplies {
     /// Cores that were asked.
     asked: BTreeSet<u32>,
     /// Cores that did not answer in time, and are not asked again.
@@ -112,7 +112,7 @@ struct Awaited {
     due: Instant,
 }
 
-impl Awaited {
+impl PendingReplies {
     /// Nobody is asked yet, and those that are `late` with an answer to somebody will not be.
     fn new(late: BTreeSet<u32>, now: Instant) -> Self {
         Self { asked: BTreeSet::new(), silent: late, due: now }
@@ -146,7 +146,7 @@ struct Inspection {
     /// The controllers that have not been asked about, and the one that is being.
     next: VecDeque<Rc<Endpoint>>,
     current: Option<(Rc<Endpoint>, ControllerQueues)>,
-    awaited: Awaited,
+    awaited: PendingReplies,
     /// How many queues may still be told of.
     room: usize,
     done: Vec<Value>,
@@ -177,7 +177,7 @@ pub(super) fn answer(endpoints: Vec<Rc<Endpoint>>, request: Request) {
             return None;
         }
         inspections.last += 1;
-        let (id, awaited) = (inspections.last, Awaited::new(inspections.late.clone(), Instant::now()));
+        let (id, awaited) = (inspections.last, PendingReplies::new(inspections.late.clone(), Instant::now()));
         let (next, done) = (endpoints.into(), Vec::new());
         inspections.open.insert(id, Inspection { request, next, current: None, awaited, room: MAX_QUEUES, done });
         inspections.poller = Some(poller);
@@ -263,7 +263,7 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nvme_device::queue::LeftState;
+    use nvme_device::queue::LeftoverState;
 
     fn submission(qid: u16, oldest: Option<u64>) -> SubmissionState {
         SubmissionState {
@@ -281,13 +281,13 @@ mod tests {
 
     fn told(core: u32, count: u16) -> QueueStates {
         let submission = (1..=count).rev().map(|qid| submission(qid, None)).collect();
-        QueueStates { ctrl: 1, core, now: 0, submission, completion: Vec::new(), left: LeftState::default() }
+        QueueStates { ctrl: 1, core, now: 0, submission, completion: Vec::new(), left: LeftoverState::default() }
     }
 
     #[test]
     fn a_core_that_answers_nothing_is_named_when_its_time_is_over_and_not_asked_again() {
         let (start, mut late) = (Instant::now(), BTreeSet::new());
-        let mut awaited = Awaited::new(late.clone(), start);
+        let mut awaited = PendingReplies::new(late.clone(), start);
         assert_eq!(awaited.ask([0, 1].into_iter(), start), [0, 1]);
         assert!(awaited.answer(0) && !awaited.answer(0), "it answers once");
         assert!(!awaited.poll_over(start + LIMIT / 2, &mut late) && late.is_empty());
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn a_core_that_owes_an_answer_to_somebody_is_not_asked_meanwhile() {
         let start = Instant::now();
-        let mut awaited = Awaited::new(BTreeSet::from([1]), start);
+        let mut awaited = PendingReplies::new(BTreeSet::from([1]), start);
         assert!(awaited.ask([1].into_iter(), start).is_empty());
         assert!(awaited.poll_over(start, &mut BTreeSet::new()));
         assert_eq!(awaited.silent, BTreeSet::from([1]));

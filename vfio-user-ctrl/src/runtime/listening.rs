@@ -18,12 +18,12 @@ use super::socket_access::SocketAccess;
 #[derive(Debug)]
 pub(super) struct Listening {
     listener: UnixListener,
-    traces: Traces,
+    traces: SocketCleanup,
 }
 
 /// What is taken away when this is dropped.
 #[derive(Debug, Default)]
-struct Traces {
+struct SocketCleanup {
     socket: Option<PathBuf>,
     /// Directories that were made, the outermost first.
     made: Vec<PathBuf>,
@@ -35,7 +35,7 @@ impl Listening {
     /// # Errors
     /// What is in the way, or what the operating system says; nothing is left of it then.
     pub(super) fn begin(path: &Path, access: SocketAccess) -> Result<Self, RpcError> {
-        let mut traces = Traces::default();
+        let mut traces = SocketCleanup::default();
         let directory = path.parent().unwrap_or(path);
         traces.make(directory).map_err(|error| {
             let why = match error.kind() {
@@ -97,7 +97,7 @@ impl MadeDirectories {
     }
 }
 
-impl Traces {
+impl SocketCleanup {
     /// Makes a directory, and those that it is in.
     fn make(&mut self, directory: &Path) -> io::Result<()> {
         if directory.is_dir() || directory.as_os_str().is_empty() {
@@ -116,7 +116,7 @@ impl Traces {
     }
 }
 
-impl Drop for Traces {
+impl Drop for SocketCleanup {
     fn drop(&mut self) {
         if let Some(socket) = self.socket.take() {
             let _ = std::fs::remove_file(socket);

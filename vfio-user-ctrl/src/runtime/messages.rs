@@ -22,7 +22,9 @@ use super::session::{Ctrl, Session};
 use nvme_device::admin_worker::{Answer, GroupRequest, Ticket};
 use nvme_device::model::admin::{Controller, Namespace};
 use nvme_device::model::io::NsGeometry;
-use nvme_device::queue::{CompletionState, Fence, FenceGuard, LeftState, QueueErrorEvent, SubmissionState, Transfer};
+use nvme_device::queue::{
+    CompletionState, Fence, FenceGuard, LeftoverState, QueueErrorEvent, SubmissionState, Transfer,
+};
 
 /// What a namespace is on a poll group, before it has a channel.
 #[derive(Debug, Clone)]
@@ -295,7 +297,7 @@ pub(super) struct QueueStates {
     /// The completion queues there.
     pub(super) completion: Vec<CompletionState>,
     /// Commands of queues and sessions that are gone.
-    pub(super) left: LeftState,
+    pub(super) left: LeftoverState,
 }
 
 /// A poll group, for other threads.

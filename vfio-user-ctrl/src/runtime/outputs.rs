@@ -9,7 +9,9 @@ use super::messages::{AnswerTo, ControlMessage, GroupMessage, QueueMessage};
 use super::session_queues::SessionQueues;
 use guest_memory::copy::{read_data, write_data};
 use guest_memory::dptr::DptrError;
-use nvme_device::admin_worker::{Answer, GroupRequest, Input, Misplaced, Output, QueuePlace, Report, Request, Ticket};
+use nvme_device::admin_worker::{
+    Answer, GroupRequest, Input, Output, QueuePlace, Report, Request, Ticket, UnusableMemory,
+};
 use nvme_device::model::admin::QueueId;
 use nvme_device::queue::{AdminQueue, CommandFault, Settings};
 use nvme_spec::{Sqe, Status};
@@ -257,7 +259,7 @@ impl AttachedSession {
 }
 
 /// Looks whether the newest guest memory can be used so.
-fn check(session_queues: &SessionQueues, place: QueuePlace) -> Result<(), Misplaced> {
+fn check(session_queues: &SessionQueues, place: QueuePlace) -> Result<(), UnusableMemory> {
     session_queues.refresh();
     place.check(session_queues.queues())
 }

@@ -10,7 +10,7 @@ use spdk::poller::{Poll, Poller};
 use spdk::rpc::RpcError;
 use spdk::thread::AppCell;
 
-use super::attaching::{PendingNamespace, Unattached};
+use super::attaching::{AttachError, PendingNamespace};
 use super::endpoint::{self, Endpoint};
 use super::params::failed;
 
@@ -40,7 +40,7 @@ pub(super) fn add_namespace(
     if wait || bdev_client::exists(bdev_name) {
         match endpoint.attach(nsid, bdev_name) {
             Ok(()) => return Ok(nsid),
-            Err(why) if wait || matches!(why, Unattached::Refused(_)) => return Err(why.into_error()),
+            Err(why) if wait || matches!(why, AttachError::Refused(_)) => return Err(why.into_error()),
             Err(why) => log_once(endpoint, nsid, &mut entry, &why),
         }
     }
@@ -49,7 +49,7 @@ pub(super) fn add_namespace(
     Ok(nsid)
 }
 
-fn log_once(endpoint: &Endpoint, nsid: u32, entry: &mut PendingNamespace, why: &Unattached) {
+fn log_once(endpoint: &Endpoint, nsid: u32, entry: &mut PendingNamespace, why: &AttachError) {
     if let Some(reason) = entry.is_kept_away(why) {
         log::error!("controller '{}': namespace {nsid} is waited for: {reason}", endpoint.name());
     }

@@ -79,12 +79,12 @@ pub struct Counters {
     queues: Mutex<BTreeMap<u16, Totals>>,
     bytes_bounced: AtomicU64,
     media_errors: AtomicU64,
-    busy: Mutex<Busy>,
+    busy: Mutex<BusyTime>,
 }
 
 /// The time in which any command was in flight.
 #[derive(Debug, Default)]
-struct Busy {
+struct BusyTime {
     total: Duration,
     /// What is before that is counted.
     counted: Option<Instant>,
@@ -179,20 +179,20 @@ pub struct Session {
     pending: PendingFlags,
     settings_pending: PendingFlags,
     /// Says whether the function may access the client's memory.
-    pub bus: Bus,
+    pub bus: BusMaster,
 }
 
 /// Says whether the function may access guest memory (Bus Master Enable, and the power state), and which poll groups
 /// have come to rest since it may not. The control thread says so; the poll groups take it.
 #[derive(Debug)]
-pub struct Bus {
+pub struct BusMaster {
     /// Twice how often it has changed; odd while access is allowed. It begins as forbidden.
     state: AtomicU64,
     /// By poll group, the state in which it was found at rest last.
     rested: Vec<AtomicU64>,
 }
 
-impl Bus {
+impl BusMaster {
     fn new(groups: usize) -> Self {
         Self { state: AtomicU64::new(2), rested: (0..groups).map(|_| AtomicU64::new(0)).collect() }
     }
@@ -273,7 +273,7 @@ impl Session {
             settings: Mutex::default(),
             pending: PendingFlags::new(groups),
             settings_pending: PendingFlags::new(groups),
-            bus: Bus::new(groups),
+            bus: BusMaster::new(groups),
         })
     }
 
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn memory_is_at_rest_when_every_poll_group_has_come_to_rest_since_it_was_forbidden() {
-        let bus = Bus::new(2);
+        let bus = BusMaster::new(2);
         assert!(!bus.is_allowed() && !bus.set(false) && bus.set(true) && bus.is_allowed());
         for group in 0..2 {
             bus.rested(group, bus.state());

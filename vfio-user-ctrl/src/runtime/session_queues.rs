@@ -5,17 +5,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::aborter::Patience;
+use super::aborter::AbortTimer;
 use super::bdevs::{Bdevs, Metered};
 use super::budget::{Budget, Meters};
 use super::client_dma::ClientMemory;
+use super::interrupt_watch::InterruptWatch;
 use super::log_budget::warn_ratelimited;
 use super::messages::{AdminMessage, GroupHandle, NamespaceSpec, Routes};
-use super::pace::Pace;
-use super::raising::Raising;
 use super::session::Session;
+use super::throttle::Throttle;
 use guest_memory::MemView;
-use nvme_device::admin_worker::{Answer, GroupRequest, Until};
+use nvme_device::admin_worker::{Answer, Condition, GroupRequest};
 use nvme_device::queue::{NamespaceChannel, Queues};
 
 /// A session that has had no command for so many rounds is looked at when its turn comes.
@@ -34,7 +34,7 @@ pub struct SessionQueues {
     queues: Queues<Bdevs>,
     epoch: Cell<u64>,
     /// Of changes of the client's memory.
-    pace: Pace,
+    throttle: Throttle,
     /// The memory has changed, and the admin queue may still be where it was.
     took_memory: Cell<bool>,
     idle_rounds: Cell<u32>,
@@ -42,7 +42,7 @@ pub struct SessionQueues {
     idle: Cell<bool>,
     /// What it has in flight, by what may hang as a whole.
     meters: Meters,
-    patience: Patience,
+    abort_timer: AbortTimer,
     /// When it told last what has been gathered.
     reported: Cell<Instant>,
     /// It is waited for its backends to come to rest.
@@ -78,14 +78,14 @@ impl SessionQueues {
             routes,
             queues,
             epoch,
-            pace: Pace::new(spdk::time::ticks_hz() / LONGEST_PAUSE),
+            throttle: Throttle::new(spdk::time::ticks_hz() / LONGEST_PAUSE),
             took_memory: Cell::new(false),
             idle_rounds: Cell::new(0),
             idle: Cell::new(false),
             meters: Meters::default(),
             reported: Cell::new(Instant::now()),
             resting: Cell::new(false),
-            patience: Patience::default(),
+            abort_timer: AbortTimer::default(),
             resumed: Cell::new(None),
         };
         session_queues.take_bus();
@@ -139,14 +139,14 @@ impl SessionQueues {
     /// Has the backends abort I/Os that are to end, as many as `more` allows, if it is time at `now`.
     pub(super) fn abort_some(&self, now: Instant, more: impl FnMut() -> bool) {
         if self.queues.has_pending_aborts() {
-            self.charging_client(|| self.patience.abort_some(&self.queues, now, more));
+            self.charging_client(|| self.abort_timer.abort_some(&self.queues, now, more));
         } else {
-            self.patience.rest();
+            self.abort_timer.rest();
         }
     }
 
     /// Does what the admin worker asks for here. `answer` hears of the end, as by [`GroupRequest::carry_out`].
-    pub(super) fn carry_out<A>(&self, request: GroupRequest, answer: A) -> Option<(Until, A)>
+    pub(super) fn carry_out<A>(&self, request: GroupRequest, answer: A) -> Option<(Condition, A)>
     where
         A: FnOnce(Answer) + 'static,
     {
@@ -190,10 +190,10 @@ impl SessionQueues {
     #[cold]
     fn take_memory_in_time(&self, epoch: u64) -> bool {
         let now = spdk::time::ticks();
-        let is_due = self.pace.is_due(now);
+        let is_due = self.throttle.is_due(now);
         if is_due {
             self.take_memory(epoch);
-            self.pace.worked(now, spdk::time::ticks());
+            self.throttle.worked(now, spdk::time::ticks());
         }
         is_due
     }
@@ -240,7 +240,7 @@ impl SessionQueues {
 
     /// Polls the queues. Returns whether there was anything to do.
     #[inline]
-    pub(super) fn poll(&self, now: u64, raising: &Raising) -> bool {
+    pub(super) fn poll(&self, now: u64, raising: &InterruptWatch) -> bool {
         self.queues.set_now(now);
         self.queues.set_room(self.meters.refresh());
         self.queues.send_held();

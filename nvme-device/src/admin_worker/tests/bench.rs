@@ -198,7 +198,7 @@ impl Bench {
     fn carry_out(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::Check(ticket, place) => {
-                let misplaced = |fault| Misplaced { gpa: gpa_of(place), fault };
+                let misplaced = |fault| UnusableMemory { gpa: gpa_of(place), fault };
                 return Some(Input::Answer(ticket, Answer::Checked(self.fault.map(misplaced).map_or(Ok(()), Err))));
             }
             Output::CreateAdminQueues(enable) => {

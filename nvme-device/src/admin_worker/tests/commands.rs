@@ -36,7 +36,7 @@ fn a_queue_that_cannot_be_where_the_host_wants_it_is_refused_and_its_identifier_
     for (sqe, queue) in [(create_cq(2), QueueId::Cq(2)), (create_sq(2, 1), QueueId::Sq(2))] {
         let cid = bench.command(sqe);
         assert_eq!(bench.completion(cid), Some((0, Status::INVALID_FIELD)));
-        let misplaced = Misplaced { gpa: sqe.prp1, fault: Fault::Unmapped };
+        let misplaced = UnusableMemory { gpa: sqe.prp1, fault: Fault::Unmapped };
         assert_eq!(bench.reports.pop(), Some(Report::Queue(queue, misplaced)));
     }
     assert!(bench.sent.is_empty());

@@ -33,7 +33,7 @@ fn admin_queues_whose_memory_does_not_come_in_time_are_a_failure_that_is_reporte
     bench.enable();
     bench.pass(MAPPING_TIME);
     assert!(!bench.registers.ready() && bench.registers.fatal());
-    let misplaced = Misplaced { gpa: 0x10_0000, fault: Fault::Unmapped };
+    let misplaced = UnusableMemory { gpa: 0x10_0000, fault: Fault::Unmapped };
     assert_eq!(bench.reports, [Report::AdminQueues(misplaced)]);
     assert!(!bench.worker.has_deadline(), "it is waited for no more");
 }

@@ -22,7 +22,7 @@ fn a_write_and_a_read_by_a_list_of_prps_carry_the_data() {
     guest.send(write(1, 8, 256, FAR + 512, LISTS));
     assert!(guest.disk.ops().is_empty(), "the data is not there yet");
     // The pages follow each other, and are one piece.
-    assert_eq!(guest.client.works(), [Work::Read(vec![(FAR + 512, 128 << 10)])]);
+    assert_eq!(guest.client.works(), [DmaOperation::Read(vec![(FAR + 512, 128 << 10)])]);
     guest.answer();
     guest.disk.finish();
     assert_eq!(guest.completions(), [(1, Status::SUCCESS)]);
@@ -56,7 +56,7 @@ fn pieces_with_a_file_and_without_may_be_mixed() {
         at += part.len();
     }
     guest.send(guest.sgl(write(1, 3, 2, 0, 0), &pieces));
-    assert_eq!(guest.client.works(), [Work::Read(vec![(FAR + 4000, 212), (FAR + 77, 12)])]);
+    assert_eq!(guest.client.works(), [DmaOperation::Read(vec![(FAR + 4000, 212), (FAR + 77, 12)])]);
     guest.answer();
     guest.disk.finish();
     assert_eq!(guest.disk.get(3, 2), data);
@@ -215,7 +215,7 @@ fn without_a_way_to_the_client_the_command_fails() {
     let guest = ClientGuest::without_client();
     guest.send(write(1, 0, 1, FAR, 0));
     assert_eq!(guest.completions(), [(1, DTE)]);
-    let told = rig::Ear::default();
+    let told = rig::Recorder::default();
     guest.queues.fetch_data(&read(2, 0, 1, FAR, 0), 16, told.then());
     assert_eq!(told.take(), [Err(DTE)]);
 }
@@ -364,7 +364,7 @@ fn memory_is_held_until_the_transfer_is_over_and_other_changes_disturb_nothing()
 #[test]
 fn data_of_admin_commands_is_fetched_and_sent() {
     let guest = ClientGuest::new();
-    let told = rig::Ear::default();
+    let told = rig::Recorder::default();
     let data = pattern(100);
     // The first half in memory with a file, the second without.
     let sqe = Sqe { prp1: NEAR_DATA + 4096 - 52, prp2: FAR, ..Default::default() };
@@ -375,7 +375,7 @@ fn data_of_admin_commands_is_fetched_and_sent() {
     guest.answer();
     assert_eq!(told.take(), [Ok(data.clone())]);
 
-    let told = rig::Ear::default();
+    let told = rig::Recorder::default();
     let then = told.then();
     let other: Vec<u8> = data.iter().rev().copied().collect();
     guest.queues.send_data(&sqe, &other, move |sent| then(sent.map(|()| Vec::new())));

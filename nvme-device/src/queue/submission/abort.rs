@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use super::{CommandIo, IoState, SubmissionQueue, Submissions, Taken, complete};
-use crate::queue::aborts::Asker;
+use super::{CommandIo, FetchedCommand, IoState, SubmissionQueue, Submissions, complete};
+use crate::queue::aborts::AbortWaiter;
 use crate::queue::{Backend, NamespaceChannel};
 use guest_memory::{InFlight, IoToken};
 use nvme_spec::Status;
@@ -16,7 +16,7 @@ impl<B: Backend> Submissions<B> {
         queue.cursor.forget_ring();
         // Its completion entry is reserved: a completion queue that others use would be an entry short for ever.
         if let Some((sqe, entry)) = queue.first.take() {
-            queue.refuse(Taken { sqe: &sqe, entry }, Status::ABORTED_SQ_DELETION);
+            queue.refuse(FetchedCommand { sqe: &sqe, entry }, Status::ABORTED_SQ_DELETION);
         }
         self.end_waiting(|_| true);
     }
@@ -96,15 +96,15 @@ impl<B: Backend> Submissions<B> {
             }
         });
         let Some(target) = found else { return then(false) };
-        let asker = Asker::new(then);
+        let waiter = AbortWaiter::new(then);
         self.for_each(|io| {
             if io.name == target.0 {
-                io.state.add_asker(&asker);
+                io.state.add_waiter(&waiter);
             }
         });
-        if !self.end_soon(&target, &asker) {
+        if !self.end_soon(&target, &waiter) {
             // It cannot be aborted: the Abort command need not wait for it. If it has ended meanwhile, it has told so.
-            asker.answer(false);
+            waiter.answer(false);
         }
     }
 }
@@ -113,16 +113,16 @@ impl<B: Backend> Submissions<B> {
 type Target<B> = (IoToken, Rc<NamespaceChannel<B>>, Option<u64>);
 
 impl<B: Backend> Submissions<B> {
-    /// Ends an I/O soon for `asker`. Returns whether that will be answered: when the I/O has ended, or its abort has
+    /// Ends an I/O soon for `waiter`. Returns whether that will be answered: when the I/O has ended, or its abort has
     /// without effect.
-    fn end_soon(&self, (name, namespace, transfer): &Target<B>, asker: &Asker) -> bool {
+    fn end_soon(&self, (name, namespace, transfer): &Target<B>, waiter: &AbortWaiter) -> bool {
         let context = &self.queue().context;
         if let Some(id) = transfer {
             context.client_transfers().cancel(*id, Status::ABORT_REQUESTED);
             return true;
         }
         // If it is being aborted already, it ends by that.
-        context.aborts().begin(*name, Some(asker)).is_none_or(|token| B::abort(&namespace.channel, *name, token))
+        context.aborts().begin(*name, Some(waiter)).is_none_or(|token| B::abort(&namespace.channel, *name, token))
     }
 }
 
@@ -145,10 +145,10 @@ impl<B: Backend> IoState<B> {
         self.cid.get() == cid || self.first_cid() == Some(cid)
     }
 
-    /// `asker` is answered when the command ends.
-    fn add_asker(&self, asker: &Asker) {
-        let mut askers = self.askers.take().unwrap_or_default();
-        askers.add(Some(asker));
-        self.askers.set(Some(askers));
+    /// `waiter` is answered when the command ends.
+    fn add_waiter(&self, waiter: &AbortWaiter) {
+        let mut waiters = self.waiters.take().unwrap_or_default();
+        waiters.add(Some(waiter));
+        self.waiters.set(Some(waiters));
     }
 }

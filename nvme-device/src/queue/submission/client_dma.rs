@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use super::extra::CommandExtra;
 use super::{
-    CommandIo, IoState, NextStep, SubmissionQueue, Submissions, Taken, block_op, complete, describe, fail, finish_with,
-    send, traced,
+    CommandIo, FetchedCommand, IoState, NextStep, SubmissionQueue, Submissions, block_op, complete, describe, fail,
+    finish_with, send, traced,
 };
 use crate::model::io::{self, IoKind, PassthruCommand};
 use crate::queue::client_dma::{ClientTransfers, gather};
@@ -34,7 +34,7 @@ pub(super) enum ClientDmaStep {
 }
 
 /// What is known of a command's data.
-struct Staged {
+struct StagedData {
     bounce: Bounce,
     /// All its pieces, with a file and without.
     pieces: Vec<(u64, u32)>,
@@ -44,7 +44,7 @@ struct Staged {
 impl<B: Backend> Submissions<B> {
     /// Begins a command whose data pointer led to memory without a file; `first` as in [`begin`](Self::begin).
     #[cold]
-    pub(super) fn begin_client_dma(&self, command: Taken<'_>, first: Option<Taken<'_>>) {
+    pub(super) fn begin_client_dma(&self, command: FetchedCommand<'_>, first: Option<FetchedCommand<'_>>) {
         let queue = self.queue();
         let sqe = command.sqe;
         let (Some(namespace), Some(io)) = (queue.namespace(sqe.nsid), self.take()) else {
@@ -111,7 +111,7 @@ fn wait<B: Backend>(io: CommandIo<B>, sqe: Sqe, first: Option<Sqe>, seen: u64) {
 }
 
 /// Makes the I/O of a command, with pages that stand in for the memory without a file.
-fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> Result<Staged, BounceError> {
+fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> Result<StagedData, BounceError> {
     let context = Rc::clone(&io.queue().context);
     let namespace = io.state().namespace().ok_or(Status::INTERNAL_ERROR)?;
     let budget = context.client_transfers().budget();
@@ -150,7 +150,7 @@ fn stage<B: Backend>(io: &mut CommandIo<B>, sqe: &Sqe, first: Option<&Sqe>) -> R
     }
     describe(io.state(), sqe, op, &command, &geometry);
     io.state().extra.set(passthru.map(|passthru| Box::new(CommandExtra::Passthru(passthru))));
-    Ok(Staged { bounce, pieces, to_guest })
+    Ok(StagedData { bounce, pieces, to_guest })
 }
 
 fn add_pieces<B: Backend>(
@@ -163,11 +163,11 @@ fn add_pieces<B: Backend>(
 }
 
 /// Fetches the data of a command, which goes on when it is there.
-fn fetch<B: Backend>(io: CommandIo<B>, staged: Staged) {
+fn fetch<B: Backend>(io: CommandIo<B>, staged: StagedData) {
     let context = Rc::clone(&io.queue().context);
     let id = ClientTransfers::next_id();
     io.state().client_dma.set(Some(Box::new(ClientDmaStep::Transfer(id))));
-    let Staged { bounce, pieces, .. } = staged;
+    let StagedData { bounce, pieces, .. } = staged;
     let fetched = bounce.clone();
     let then = move |result: Result<Vec<Vec<u8>>, Status>| {
         io.state().client_dma.take();

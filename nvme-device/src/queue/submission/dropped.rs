@@ -13,7 +13,7 @@ use nvme_spec::Status;
 pub(super) fn end<B: Backend>(io: &CommandIo<B>) {
     let (queue, state) = (io.queue(), io.state());
     let entries = state.entries.take();
-    let askers = state.askers.take();
+    let waiters = state.waiters.take();
     let (sqid, cid, status) = (queue.qid(), state.cid.get(), Status::INTERNAL_ERROR);
     state.extra.take();
     state.client_dma.take();
@@ -32,7 +32,7 @@ pub(super) fn end<B: Backend>(io: &CommandIo<B>) {
     B::trace(TraceStep::Complete, || traced(io, u64::from(status_told.into_bits() >> 1)));
     queue.post(entry, cid, status_told);
     drop(namespace);
-    if let Some(askers) = askers {
-        askers.answer(false);
+    if let Some(waiters) = waiters {
+        waiters.answer(false);
     }
 }

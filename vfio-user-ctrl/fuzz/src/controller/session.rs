@@ -13,7 +13,7 @@ use guest_memory::copy::{read_data, write_data};
 use guest_memory::dptr::DptrError;
 use guest_memory::{DoorbellPage, MemView};
 use nvme_device::admin_worker::{
-    AdminCommand, AdminWorker, Answer, GroupRequest, Input, Output, Placement, Request, Requests, Ticket, Until,
+    AdminCommand, AdminWorker, Answer, Condition, GroupRequest, Input, Output, Placement, Request, Requests, Ticket,
 };
 use nvme_device::model::admin::{Controller, IoTotals, Limits, QueueId};
 use nvme_device::model::io::NsGeometry;
@@ -73,7 +73,7 @@ pub(super) struct Session {
     /// Messages to the poll group.
     sent: VecDeque<(Ticket, GroupRequest)>,
     /// What it will answer when something has ended.
-    waiting: Vec<(Until, Say)>,
+    waiting: Vec<(Condition, Say)>,
     /// Its answers.
     inbox: Inbox,
     /// Device resets that are not over.

@@ -18,7 +18,7 @@ const MOST: usize = 16;
 /// a time.
 #[derive(Debug)]
 pub(super) struct Registrar {
-    common: Worker<Order>,
+    common: Worker<RegistrationRequest>,
     /// Orders that the common thread has.
     waiting: Arc<AtomicUsize>,
     others: Mutex<Vec<JoinHandle<()>>>,
@@ -27,14 +27,14 @@ pub(super) struct Registrar {
 
 /// A region of a session that is to be registered.
 #[derive(Debug, Clone)]
-struct Order {
+struct RegistrationRequest {
     session: u64,
     ctrl: Arc<Ctrl>,
     region: Arc<Region>,
     prefault: bool,
 }
 
-impl Order {
+impl RegistrationRequest {
     fn carry_out(self, handle: &ControlHandle) {
         let Self { session, ctrl, region, prefault } = self;
         if prefault {
@@ -57,8 +57,8 @@ impl Registrar {
     pub(super) fn start(handle: ControlHandle) -> io::Result<Self> {
         let waiting = Arc::new(AtomicUsize::new(0));
         let (tell, count) = (handle.clone(), Arc::clone(&waiting));
-        let work = move |order: Order| {
-            order.carry_out(&tell);
+        let work = move |request: RegistrationRequest| {
+            request.carry_out(&tell);
             count.fetch_sub(1, Ordering::Relaxed);
         };
         Ok(Self { common: Worker::start("courier_map", work)?, waiting, others: Mutex::default(), handle })
@@ -67,23 +67,23 @@ impl Registrar {
     /// Registers a region of a session, after its pages are populated if that is wanted.
     pub(super) fn register(&self, session: &Arc<Session>, region: Arc<Region>, prefault: bool) {
         let (session, ctrl) = (session.id, Arc::clone(&session.ctrl));
-        let order = Order { session, ctrl, region, prefault };
-        if self.waiting.load(Ordering::Relaxed) > 0 && self.carry_out_apart(&order) {
+        let request = RegistrationRequest { session, ctrl, region, prefault };
+        if self.waiting.load(Ordering::Relaxed) > 0 && self.carry_out_apart(&request) {
             return;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        self.common.send(order);
+        self.common.send(request);
     }
 
-    /// Carries an order out on a thread of its own. Returns whether there is one.
-    fn carry_out_apart(&self, order: &Order) -> bool {
+    /// Carries a request out on a thread of its own. Returns whether there is one.
+    fn carry_out_apart(&self, request: &RegistrationRequest) -> bool {
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         others.retain(|thread| !thread.is_finished());
         if others.len() >= MOST {
             return false;
         }
-        let (order, handle) = (order.clone(), self.handle.clone());
-        match spdk::thread::spawn_unpinned("courier_map", move || order.carry_out(&handle)) {
+        let (request, handle) = (request.clone(), self.handle.clone());
+        match spdk::thread::spawn_unpinned("courier_map", move || request.carry_out(&handle)) {
             Ok(thread) => others.push(thread),
             Err(error) => {
                 log::warn!("a client's memory waits for that of another: {error}");

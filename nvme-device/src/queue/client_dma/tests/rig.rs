@@ -12,8 +12,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::model::io::{IoSupport, NsGeometry, PassthruCommand};
 use crate::queue::{
-    AbortToken, Backend, BlockOp, ClientDma, CommandIo, Interrupts, NamespaceChannel, Queues, Refused, Transfer, Work,
-    complete, complete_passthru,
+    AbortToken, Backend, BlockOp, ClientDma, CommandIo, DmaOperation, Interrupts, NamespaceChannel, Queues, Refused,
+    Transfer, complete, complete_passthru,
 };
 use guest_memory::{Access, BounceBudget, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region};
 use nvme_spec::{CommandFlags, Cqe, IoOpcode, Sqe, Status};
@@ -55,10 +55,10 @@ impl Client {
     }
 
     /// Returns what it is being asked for; of what it is to write, the bytes are left out.
-    pub(super) fn works(&self) -> Vec<Work> {
+    pub(super) fn works(&self) -> Vec<DmaOperation> {
         let work = |transfer: &Transfer| match &transfer.work {
-            Work::Read(pieces) => Work::Read(pieces.clone()),
-            Work::Write(data) => Work::Write(data.iter().map(|(gpa, _)| (*gpa, Vec::new())).collect()),
+            DmaOperation::Read(pieces) => DmaOperation::Read(pieces.clone()),
+            DmaOperation::Write(data) => DmaOperation::Write(data.iter().map(|(gpa, _)| (*gpa, Vec::new())).collect()),
         };
         self.asked.borrow().iter().map(work).collect()
     }
@@ -67,10 +67,10 @@ impl Client {
         self.asked.borrow_mut().pop_front().expect("the client is asked for something")
     }
 
-    fn carry_out(&self, work: &Work) -> Vec<Vec<u8>> {
+    fn carry_out(&self, work: &DmaOperation) -> Vec<Vec<u8>> {
         match work {
-            Work::Read(pieces) => pieces.iter().map(|(gpa, len)| self.get(*gpa, *len as usize)).collect(),
-            Work::Write(data) => {
+            DmaOperation::Read(pieces) => pieces.iter().map(|(gpa, len)| self.get(*gpa, *len as usize)).collect(),
+            DmaOperation::Write(data) => {
                 for (gpa, data) in data {
                     self.put(*gpa, data);
                 }
@@ -85,7 +85,7 @@ impl Client {
     }
 
     pub(super) fn drop_reads(&self) {
-        self.asked.borrow_mut().retain(|transfer| matches!(transfer.work, Work::Write(_)));
+        self.asked.borrow_mut().retain(|transfer| matches!(transfer.work, DmaOperation::Write(_)));
     }
 
     pub(super) fn drop_all(&self) {
@@ -193,11 +193,11 @@ impl Backend for Ram {
 
 /// Hears what becomes of an admin command's data.
 #[derive(Default)]
-pub(super) struct Ear(Rc<RefCell<Heard>>);
+pub(super) struct Recorder(Rc<RefCell<Heard>>);
 
 type Heard = Vec<Result<Vec<u8>, Status>>;
 
-impl Ear {
+impl Recorder {
     pub(super) fn then(&self) -> impl FnOnce(Result<Vec<u8>, Status>) + 'static {
         let heard = Rc::clone(&self.0);
         move |result| heard.borrow_mut().push(result)

@@ -9,7 +9,7 @@ use super::table::GuestMemory;
 
 /// Regions that the client has taken away.
 #[derive(Debug)]
-pub struct Gone {
+pub struct UnmappedRegions {
     regions: Vec<Arc<Region>>,
     /// Where they are in host memory, each with its index, by first address. Some may be over others.
     host: Vec<(Range<usize>, usize)>,
@@ -17,11 +17,11 @@ pub struct Gone {
     longest: usize,
 }
 
-impl Gone {
+impl UnmappedRegions {
     /// Returns what `newer` does not have any more of what `older` had.
     #[must_use]
     pub fn between(older: &GuestMemory, newer: &GuestMemory) -> Self {
-        let regions = older.gone_in(newer);
+        let regions = older.regions_missing_in(newer);
         let place = |(index, region): (usize, &Arc<Region>)| {
             let start = region.host()?.0.addr().get();
             // A mapping, which does not reach the end of the address space.

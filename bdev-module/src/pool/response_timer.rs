@@ -18,7 +18,7 @@ pub(crate) enum Verdict {
 
 /// Measures a queue's silence.
 #[derive(Debug)]
-pub(crate) struct Silence {
+pub(crate) struct ResponseTimer {
     limit: Duration,
     /// When the next probe is due, from the beginning of the silence on.
     probe_after: Duration,
@@ -30,7 +30,7 @@ pub(crate) struct Silence {
     answered: u64,
 }
 
-impl Silence {
+impl ResponseTimer {
     /// A queue counts as hung after `limit`, and is probed after `probe_after`.
     pub(crate) fn new(limit: Duration, probe_after: Duration, now: Instant) -> Self {
         Self { limit, probe_after, hurried: None, silent: Duration::ZERO, probed: false, looked: now, answered: 0 }
@@ -79,12 +79,12 @@ mod tests {
 
     const STEP: Duration = Duration::from_millis(500);
 
-    fn silence(now: Instant) -> Silence {
-        Silence::new(Duration::from_secs(10), Duration::from_secs(5), now)
+    fn silence(now: Instant) -> ResponseTimer {
+        ResponseTimer::new(Duration::from_secs(10), Duration::from_secs(5), now)
     }
 
     /// The verdicts of looks at every half second at a queue that answers nothing, until it is hung.
-    fn until_hung(silence: &mut Silence, mut now: Instant) -> Vec<Verdict> {
+    fn until_hung(silence: &mut ResponseTimer, mut now: Instant) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
         while verdicts.last() != Some(&Verdict::Hung) {
             now += STEP;

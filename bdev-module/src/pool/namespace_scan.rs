@@ -7,9 +7,9 @@ use nvme_spec::identify::Cns;
 use nvme_spec::log::{AnaLogParameter, LogId};
 use nvme_spec::{Sqe, Status, StatusCode};
 
-use crate::identify::{self, AnaLog, Descriptors, Namespace, Page, Unfit, Uses};
+use crate::identify::{self, AnaLog, Descriptors, Namespace, Page, UnusableNamespace, Uses};
 
-/// How many commands of a survey are in flight at a time.
+/// How many commands of a scan are in flight at a time.
 const DEPTH: usize = 8;
 /// The most namespaces of a list that are believed; those beyond are looked for one by one where they are wanted.
 const MOST_LISTED: usize = 65_536;
@@ -18,9 +18,9 @@ const MOST_DESCRIBED: usize = 1_024;
 /// The bytes of the log of changed namespaces.
 const CHANGED_LEN: u32 = 4_096;
 
-/// A command of a survey.
+/// A command of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub(crate) enum ScanCommand {
     /// The log of changed namespaces, whose content does not matter: it is read so that the next event can come.
     Changed,
     /// The states of the ANA groups.
@@ -35,7 +35,7 @@ pub(crate) enum Ask {
     Formats(u32),
 }
 
-impl Ask {
+impl ScanCommand {
     /// Returns the command.
     pub(crate) fn sqe(self) -> Sqe {
         let groups_only = AnaLogParameter::new().with_rgo(true);
@@ -57,7 +57,7 @@ impl Ask {
     }
 }
 
-impl fmt::Display for Ask {
+impl fmt::Display for ScanCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Changed => write!(f, "Get Log Page (changed namespaces)"),
@@ -72,7 +72,7 @@ impl fmt::Display for Ask {
 
 /// What was found out about a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Finding {
+pub(crate) enum ScanResult {
     /// It is there.
     Found {
         /// Its size and format.
@@ -81,7 +81,7 @@ pub(crate) enum Finding {
         descriptors: Option<Descriptors>,
     },
     /// It is there and cannot be served.
-    Unfit(Unfit),
+    Unusable(UnusableNamespace),
     /// A good list of active namespaces does not have it.
     Gone,
     /// Nothing is proved, for this reason.
@@ -90,24 +90,24 @@ pub(crate) enum Finding {
 
 /// What a controller can tell.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Abilities {
+pub(crate) struct ScanSupport {
     pub(crate) ana: bool,
     pub(crate) extended_formats: bool,
 }
 
-/// A survey in progress.
+/// A scan in progress.
 #[derive(Debug)]
-pub(crate) struct Survey {
-    abilities: Abilities,
+pub(crate) struct NamespaceScan {
+    support: ScanSupport,
     /// The namespaces about which something is to be found out.
     wanted: BTreeSet<u32>,
-    asks: VecDeque<Ask>,
+    asks: VecDeque<ScanCommand>,
     in_flight: usize,
     /// The namespaces that were listed, ascending.
     listed: Vec<u32>,
     /// Those about which more is asked: their names, then their extended formats.
     halves: BTreeMap<u32, (Namespace, Option<Descriptors>)>,
-    findings: Vec<(u32, Finding)>,
+    results: Vec<(u32, ScanResult)>,
     /// Namespaces that nobody wants.
     others: Vec<Namespace>,
     ana: Option<AnaLog>,
@@ -115,22 +115,22 @@ pub(crate) struct Survey {
     list_error: Option<String>,
 }
 
-impl Survey {
-    /// Returns a survey that finds something out about each of `wanted`.
-    pub(crate) fn new(wanted: BTreeSet<u32>, abilities: Abilities) -> Self {
+impl NamespaceScan {
+    /// Returns a scan that finds something out about each of `wanted`.
+    pub(crate) fn new(wanted: BTreeSet<u32>, support: ScanSupport) -> Self {
         // What changes after the log was read makes an event; the list is read after it, so that nothing is missed.
-        let mut asks = VecDeque::from([Ask::Changed]);
-        if abilities.ana {
-            asks.push_back(Ask::Ana);
+        let mut asks = VecDeque::from([ScanCommand::Changed]);
+        if support.ana {
+            asks.push_back(ScanCommand::Ana);
         }
         Self {
-            abilities,
+            support,
             wanted,
             asks,
             in_flight: 0,
             listed: Vec::new(),
             halves: BTreeMap::new(),
-            findings: Vec::new(),
+            results: Vec::new(),
             others: Vec::new(),
             ana: None,
             list_error: None,
@@ -138,7 +138,7 @@ impl Survey {
     }
 
     /// Returns the next command to send, each of which must be [answered](Self::answer).
-    pub(crate) fn next(&mut self) -> Option<Ask> {
+    pub(crate) fn next(&mut self) -> Option<ScanCommand> {
         if self.in_flight >= DEPTH {
             return None;
         }
@@ -148,7 +148,7 @@ impl Survey {
     }
 
     /// A command that was [given](Self::next) could not be sent now.
-    pub(crate) fn put_back(&mut self, ask: Ask) {
+    pub(crate) fn put_back(&mut self, ask: ScanCommand) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.asks.push_front(ask);
     }
@@ -164,8 +164,8 @@ impl Survey {
     }
 
     /// Returns what was found out since the last call about namespaces that are wanted.
-    pub(crate) fn take_findings(&mut self) -> Vec<(u32, Finding)> {
-        std::mem::take(&mut self.findings)
+    pub(crate) fn take_results(&mut self) -> Vec<(u32, ScanResult)> {
+        std::mem::take(&mut self.results)
     }
 
     /// Returns the states of the ANA groups, once.
@@ -189,23 +189,25 @@ impl Survey {
     }
 
     /// A command was answered.
-    pub(crate) fn answer(&mut self, ask: Ask, answer: Result<&[u8], Status>) {
+    pub(crate) fn answer(&mut self, ask: ScanCommand, answer: Result<&[u8], Status>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match (ask, answer) {
-            (Ask::Changed, _) => self.asks.push_back(Ask::List(0)),
-            (Ask::Ana, Ok(data)) => self.ana = Some(AnaLog::parse(data)),
-            (Ask::Ana, Err(_)) => {}
-            (Ask::List(after), Ok(data)) => self.take_page(after, data),
-            (Ask::List(_), Err(status)) => self.listed_badly(failed(ask, status)),
-            (Ask::Namespace(nsid), Ok(data)) => self.take_namespace(nsid, data),
-            (Ask::Descriptors(nsid), answer) => self.take_descriptors(nsid, answer),
-            (Ask::Formats(nsid), Ok(data)) => {
+            (ScanCommand::Changed, _) => self.asks.push_back(ScanCommand::List(0)),
+            (ScanCommand::Ana, Ok(data)) => self.ana = Some(AnaLog::parse(data)),
+            (ScanCommand::Ana, Err(_)) => {}
+            (ScanCommand::List(after), Ok(data)) => self.take_page(after, data),
+            (ScanCommand::List(_), Err(status)) => self.listed_badly(failed(ask, status)),
+            (ScanCommand::Namespace(nsid), Ok(data)) => self.take_namespace(nsid, data),
+            (ScanCommand::Descriptors(nsid), answer) => self.take_descriptors(nsid, answer),
+            (ScanCommand::Formats(nsid), Ok(data)) => {
                 if let Some((mut namespace, descriptors)) = self.halves.remove(&nsid) {
                     namespace.take_format(data);
-                    self.findings.push((nsid, Finding::Found { namespace, descriptors }));
+                    self.results.push((nsid, ScanResult::Found { namespace, descriptors }));
                 }
             }
-            (Ask::Namespace(nsid) | Ask::Formats(nsid), Err(status)) => self.unknown(nsid, failed(ask, status)),
+            (ScanCommand::Namespace(nsid) | ScanCommand::Formats(nsid), Err(status)) => {
+                self.unknown(nsid, failed(ask, status));
+            }
         }
     }
 
@@ -215,7 +217,9 @@ impl Survey {
             Ok(Page { nsids, is_full }) => {
                 self.listed.extend(nsids);
                 match self.listed.last() {
-                    Some(&last) if is_full && self.listed.len() < MOST_LISTED => self.asks.push_back(Ask::List(last)),
+                    Some(&last) if is_full && self.listed.len() < MOST_LISTED => {
+                        self.asks.push_back(ScanCommand::List(last));
+                    }
                     last => {
                         let beyond = if is_full { last.copied() } else { None };
                         self.listed_well(beyond);
@@ -230,20 +234,20 @@ impl Survey {
         for &nsid in &self.wanted {
             let listed = self.listed.binary_search(&nsid).is_ok();
             if listed || beyond.is_some_and(|last| nsid > last) {
-                self.asks.push_back(Ask::Namespace(nsid));
+                self.asks.push_back(ScanCommand::Namespace(nsid));
             } else {
-                self.findings.push((nsid, Finding::Gone));
+                self.results.push((nsid, ScanResult::Gone));
             }
         }
         let others = self.listed.iter().copied().filter(|nsid| !self.wanted.contains(nsid));
-        self.asks.extend(others.take(MOST_DESCRIBED).map(Ask::Namespace));
+        self.asks.extend(others.take(MOST_DESCRIBED).map(ScanCommand::Namespace));
     }
 
     /// There is no list to be believed: nothing is gone, and what is wanted is looked for.
     fn listed_badly(&mut self, reason: String) {
         self.list_error = Some(reason);
         self.listed.clear();
-        self.asks.extend(self.wanted.iter().copied().map(Ask::Namespace));
+        self.asks.extend(self.wanted.iter().copied().map(ScanCommand::Namespace));
     }
 
     fn take_namespace(&mut self, nsid: u32, data: &[u8]) {
@@ -251,11 +255,13 @@ impl Survey {
         match Namespace::parse(nsid, data) {
             Ok(Uses::Block(namespace)) if is_wanted => {
                 self.halves.insert(nsid, (namespace, None));
-                self.asks.push_front(Ask::Descriptors(nsid));
+                self.asks.push_front(ScanCommand::Descriptors(nsid));
             }
             Ok(Uses::Block(namespace)) => self.others.push(namespace),
-            Ok(Uses::Inactive) => self.unknown(nsid, format!("{} says that it is not active", Ask::Namespace(nsid))),
-            Err(unfit) if is_wanted => self.findings.push((nsid, Finding::Unfit(unfit))),
+            Ok(Uses::Inactive) => {
+                self.unknown(nsid, format!("{} says that it is not active", ScanCommand::Namespace(nsid)));
+            }
+            Err(unfit) if is_wanted => self.results.push((nsid, ScanResult::Unusable(unfit))),
             Err(_) => {}
         }
     }
@@ -265,25 +271,25 @@ impl Survey {
             Ok(Ok(descriptors)) => Some(descriptors),
             Ok(Err(error)) => return self.unknown(nsid, error.to_string()),
             Err(status) if is_not_known(status) => None,
-            Err(status) => return self.unknown(nsid, failed(Ask::Descriptors(nsid), status)),
+            Err(status) => return self.unknown(nsid, failed(ScanCommand::Descriptors(nsid), status)),
         };
         let Some((namespace, _)) = self.halves.remove(&nsid) else { return };
-        if self.abilities.extended_formats && namespace.protection.0 != 0 {
+        if self.support.extended_formats && namespace.protection.0 != 0 {
             self.halves.insert(nsid, (namespace, descriptors));
-            return self.asks.push_front(Ask::Formats(nsid));
+            return self.asks.push_front(ScanCommand::Formats(nsid));
         }
-        self.findings.push((nsid, Finding::Found { namespace, descriptors }));
+        self.results.push((nsid, ScanResult::Found { namespace, descriptors }));
     }
 
     fn unknown(&mut self, nsid: u32, reason: String) {
         self.halves.remove(&nsid);
         if self.wanted.contains(&nsid) {
-            self.findings.push((nsid, Finding::Unknown(reason)));
+            self.results.push((nsid, ScanResult::Unknown(reason)));
         }
     }
 }
 
-fn failed(ask: Ask, status: Status) -> String {
+fn failed(ask: ScanCommand, status: Status) -> String {
     format!("{ask} failed with status {}", status.code())
 }
 
@@ -313,37 +319,40 @@ mod tests {
     }
 
     /// Answers everything as `answer` says.
-    fn run(survey: &mut Survey, answer: impl Fn(Ask) -> Result<Vec<u8>, Status>) -> Vec<(u32, Finding)> {
+    fn run(
+        scan: &mut NamespaceScan,
+        answer: impl Fn(ScanCommand) -> Result<Vec<u8>, Status>,
+    ) -> Vec<(u32, ScanResult)> {
         let mut asked = 0;
-        while let Some(ask) = survey.next() {
+        while let Some(ask) = scan.next() {
             asked += 1;
             assert!(asked < 10_000, "it ends");
             let answer = answer(ask);
-            survey.answer(ask, answer.as_deref().map_err(|&status| status));
+            scan.answer(ask, answer.as_deref().map_err(|&status| status));
         }
-        assert!(survey.is_over());
-        survey.take_findings()
+        assert!(scan.is_over());
+        scan.take_results()
     }
 
-    fn good(ask: Ask) -> Vec<u8> {
+    fn good(ask: ScanCommand) -> Vec<u8> {
         match ask {
-            Ask::List(_) => page([1, 3]),
-            Ask::Namespace(_) => namespace(100),
+            ScanCommand::List(_) => page([1, 3]),
+            ScanCommand::Namespace(_) => namespace(100),
             _ => vec![0; identify::LEN],
         }
     }
 
-    fn survey(wanted: impl IntoIterator<Item = u32>) -> Survey {
-        Survey::new(wanted.into_iter().collect(), Abilities { ana: true, extended_formats: true })
+    fn scan(wanted: impl IntoIterator<Item = u32>) -> NamespaceScan {
+        NamespaceScan::new(wanted.into_iter().collect(), ScanSupport { ana: true, extended_formats: true })
     }
 
     #[test]
     fn a_namespace_that_a_good_list_lacks_is_gone_and_one_that_it_has_is_found() {
-        let mut survey = survey([1, 2]);
-        let findings = run(&mut survey, |ask| Ok(good(ask)));
-        assert!(findings.contains(&(2, Finding::Gone)), "{findings:?}");
-        assert!(matches!(&findings[..], [_, (1, Finding::Found { descriptors: Some(_), .. })]), "{findings:?}");
-        let (listed, others) = survey.into_found();
+        let mut scan = scan([1, 2]);
+        let results = run(&mut scan, |ask| Ok(good(ask)));
+        assert!(results.contains(&(2, ScanResult::Gone)), "{results:?}");
+        assert!(matches!(&results[..], [_, (1, ScanResult::Found { descriptors: Some(_), .. })]), "{results:?}");
+        let (listed, others) = scan.into_found();
         assert_eq!((listed, others.len()), (vec![1, 3], 1));
     }
 
@@ -352,60 +361,58 @@ mod tests {
         for list in
             [Ok(page([3, 2, 1])), Ok(page([u32::MAX])), Err(Status::NAMESPACE_NOT_READY), Err(Status::INVALID_FIELD)]
         {
-            let mut survey = survey([1, 2]);
-            let findings =
-                run(&mut survey, |ask| if matches!(ask, Ask::List(_)) { list.clone() } else { Ok(good(ask)) });
-            assert!(survey.list_error().is_some());
-            assert_eq!(findings.len(), 2);
-            assert!(findings.iter().all(|(_, found)| matches!(found, Finding::Found { .. })), "{findings:?}");
+            let mut scan = scan([1, 2]);
+            let results =
+                run(&mut scan, |ask| if matches!(ask, ScanCommand::List(_)) { list.clone() } else { Ok(good(ask)) });
+            assert!(scan.list_error().is_some());
+            assert_eq!(results.len(), 2);
+            assert!(results.iter().all(|(_, found)| matches!(found, ScanResult::Found { .. })), "{results:?}");
         }
     }
 
     #[test]
     fn a_list_without_end_is_read_for_a_while_and_what_lies_beyond_is_looked_for() {
-        let mut survey = survey([7, u32::MAX - 2]);
-        let findings = run(&mut survey, |ask| match ask {
-            Ask::List(after) => Ok(page((1..=1024).map(|n| after + n * 2))),
+        let mut scan = scan([7, u32::MAX - 2]);
+        let results = run(&mut scan, |ask| match ask {
+            ScanCommand::List(after) => Ok(page((1..=1024).map(|n| after + n * 2))),
             ask => Ok(good(ask)),
         });
-        assert_eq!(findings[0], (7, Finding::Gone));
-        assert!(matches!(findings[1], (4_294_967_293, Finding::Found { .. })), "{findings:?}");
-        let (listed, others) = survey.into_found();
+        assert_eq!(results[0], (7, ScanResult::Gone));
+        assert!(matches!(results[1], (4_294_967_293, ScanResult::Found { .. })), "{results:?}");
+        let (listed, others) = scan.into_found();
         assert_eq!((listed.len(), others.len()), (MOST_LISTED, MOST_DESCRIBED));
     }
 
     #[test]
     fn a_failed_identify_or_descriptor_list_proves_nothing() {
-        for bad in [Ask::Namespace(1), Ask::Descriptors(1)] {
-            let findings =
-                run(&mut survey([1]), |ask| if ask == bad { Err(Status::NAMESPACE_NOT_READY) } else { Ok(good(ask)) });
-            assert!(matches!(&findings[..], [(1, Finding::Unknown(_))]), "{bad}: {findings:?}");
+        for bad in [ScanCommand::Namespace(1), ScanCommand::Descriptors(1)] {
+            let results =
+                run(&mut scan([1]), |ask| if ask == bad { Err(Status::NAMESPACE_NOT_READY) } else { Ok(good(ask)) });
+            assert!(matches!(&results[..], [(1, ScanResult::Unknown(_))]), "{bad}: {results:?}");
         }
-        let findings =
-            run(&mut survey([1]), |ask| if ask == Ask::Namespace(1) { Ok(vec![0; 4096]) } else { Ok(good(ask)) });
-        assert!(matches!(&findings[..], [(1, Finding::Unknown(_))]), "an inactive one: {findings:?}");
+        let results =
+            run(&mut scan([1]), |ask| if ask == ScanCommand::Namespace(1) { Ok(vec![0; 4096]) } else { Ok(good(ask)) });
+        assert!(matches!(&results[..], [(1, ScanResult::Unknown(_))]), "an inactive one: {results:?}");
     }
 
     #[test]
     fn a_controller_without_a_descriptor_list_is_believed_to_have_none() {
-        let findings =
-            run(
-                &mut survey([1]),
-                |ask| if ask == Ask::Descriptors(1) { Err(Status::INVALID_FIELD) } else { Ok(good(ask)) },
-            );
-        assert!(matches!(&findings[..], [(1, Finding::Found { descriptors: None, .. })]), "{findings:?}");
+        let results = run(&mut scan([1]), |ask| {
+            if ask == ScanCommand::Descriptors(1) { Err(Status::INVALID_FIELD) } else { Ok(good(ask)) }
+        });
+        assert!(matches!(&results[..], [(1, ScanResult::Found { descriptors: None, .. })]), "{results:?}");
     }
 
     #[test]
     fn few_commands_are_in_flight_at_a_time() {
-        let mut survey = survey(1..=100);
-        survey.next();
-        survey.answer(Ask::Changed, Ok(&[]));
-        survey.next();
-        let ask = survey.next().expect("the list is asked for");
-        survey.answer(ask, Ok(&page(1..=100)));
-        while survey.next().is_some() {}
-        assert_eq!(survey.in_flight(), DEPTH);
+        let mut scan = scan(1..=100);
+        scan.next();
+        scan.answer(ScanCommand::Changed, Ok(&[]));
+        scan.next();
+        let ask = scan.next().expect("the list is asked for");
+        scan.answer(ask, Ok(&page(1..=100)));
+        while scan.next().is_some() {}
+        assert_eq!(scan.in_flight(), DEPTH);
     }
 
     proptest! {
@@ -414,17 +421,17 @@ mod tests {
             answers in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..160)), 1..40),
             wanted in prop::collection::btree_set(1_u32..50, 0..5),
         ) {
-            let mut survey = survey(wanted.clone());
+            let mut scan = scan(wanted.clone());
             let mut answers = answers.iter().cycle();
-            let mut findings = Vec::new();
+            let mut results = Vec::new();
             for _ in 0..10_000 {
-                let Some(ask) = survey.next() else { break };
+                let Some(ask) = scan.next() else { break };
                 let (good, data) = answers.next().expect("endless");
-                survey.answer(ask, if *good { Ok(data) } else { Err(Status::NAMESPACE_NOT_READY) });
-                findings.extend(survey.take_findings());
+                scan.answer(ask, if *good { Ok(data) } else { Err(Status::NAMESPACE_NOT_READY) });
+                results.extend(scan.take_results());
             }
-            prop_assert!(survey.is_over());
-            let found: Vec<u32> = findings.iter().map(|(nsid, _)| *nsid).collect();
+            prop_assert!(scan.is_over());
+            let found: Vec<u32> = results.iter().map(|(nsid, _)| *nsid).collect();
             prop_assert_eq!(found.len(), wanted.len());
             prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), wanted);
         }

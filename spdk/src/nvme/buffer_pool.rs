@@ -18,17 +18,17 @@ type Kept<B> = Rc<RefCell<Vec<B>>>;
 
 /// Buffers for commands.
 #[derive(Debug)]
-pub(super) struct Pages<B: Deref<Target = [u8]> = DmaBuf>(Kept<B>);
+pub(super) struct BufferPool<B: Deref<Target = [u8]> = DmaBuf>(Kept<B>);
 
 /// A buffer that a command uses. It is kept for another one when this is dropped.
 #[derive(Debug)]
-pub(super) struct Lent<B: Deref<Target = [u8]> = DmaBuf> {
+pub(super) struct PooledBuffer<B: Deref<Target = [u8]> = DmaBuf> {
     buffer: Option<B>,
     len: usize,
     kept: Kept<B>,
 }
 
-impl Pages {
+impl BufferPool {
     /// Takes the memory, as far as there is some.
     pub(super) fn new() -> Self {
         Self::filled(|| DmaBuf::zeroed(LEN, 4096))
@@ -38,27 +38,27 @@ impl Pages {
     ///
     /// # Errors
     /// `NOMEM` when all are in use and SPDK's memory is used up.
-    pub(super) fn take(&self, len: usize) -> Result<Lent, Errno> {
+    pub(super) fn take(&self, len: usize) -> Result<PooledBuffer, Errno> {
         self.take_or(len, |len| DmaBuf::zeroed(len, 4096))
     }
 }
 
-impl<B: DerefMut<Target = [u8]>> Pages<B> {
+impl<B: DerefMut<Target = [u8]>> BufferPool<B> {
     fn filled(mut new: impl FnMut() -> Result<B, Errno>) -> Self {
         Self(Rc::new(RefCell::new((0..COUNT).map_while(|_| new().ok()).collect())))
     }
 
-    fn take_or(&self, len: usize, new: impl FnOnce(usize) -> Result<B, Errno>) -> Result<Lent<B>, Errno> {
+    fn take_or(&self, len: usize, new: impl FnOnce(usize) -> Result<B, Errno>) -> Result<PooledBuffer<B>, Errno> {
         let kept = if len <= LEN { self.0.borrow_mut().pop() } else { None };
         let buffer = kept.map_or_else(|| new(len.max(LEN)), Ok)?;
-        let mut lent = Lent { buffer: Some(buffer), len, kept: Rc::clone(&self.0) };
+        let mut buffer = PooledBuffer { buffer: Some(buffer), len, kept: Rc::clone(&self.0) };
         // What the command before it has left is nothing that this one has brought.
-        lent.bytes_mut().fill(0);
-        Ok(lent)
+        buffer.bytes_mut().fill(0);
+        Ok(buffer)
     }
 }
 
-impl<B: DerefMut<Target = [u8]>> Lent<B> {
+impl<B: DerefMut<Target = [u8]>> PooledBuffer<B> {
     /// Returns the bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         self.buffer.as_deref().and_then(|buffer| buffer.get(..self.len)).unwrap_or_default()
@@ -70,7 +70,7 @@ impl<B: DerefMut<Target = [u8]>> Lent<B> {
     }
 }
 
-impl<B: Deref<Target = [u8]>> Drop for Lent<B> {
+impl<B: Deref<Target = [u8]>> Drop for PooledBuffer<B> {
     fn drop(&mut self) {
         let mut kept = self.kept.borrow_mut();
         if let Some(buffer) = self.buffer.take().filter(|buffer| kept.len() < COUNT && buffer.len() == LEN) {
@@ -83,8 +83,8 @@ impl<B: Deref<Target = [u8]>> Drop for Lent<B> {
 mod tests {
     use super::*;
 
-    fn pages() -> Pages<Vec<u8>> {
-        Pages::filled(|| Ok(vec![0; LEN]))
+    fn pages() -> BufferPool<Vec<u8>> {
+        BufferPool::filled(|| Ok(vec![0; LEN]))
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
         drop(long);
         let taken: Vec<_> =
             (0..=COUNT).map(|_| pages.take_or(1, |len| Ok(vec![1; len])).expect("it is made")).collect();
-        assert!(taken.iter().all(|lent| lent.bytes() == [0]));
+        assert!(taken.iter().all(|buffer| buffer.bytes() == [0]));
         drop(taken);
         assert!(pages.0.borrow().len() == COUNT && pages.0.borrow().iter().all(|buffer| buffer.len() == LEN));
     }

@@ -5,16 +5,16 @@ use std::cell::Cell;
 /// Such work takes one part of the thread's time in so many, at most.
 const PART: u64 = 8;
 
-/// The pace of one client's work on one thread. Times are in ticks.
+/// Limits the time of one client's work on one thread. Times are in ticks.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Throttle {
     /// No pause is longer: what kept the thread busy may not have been the work.
     longest: u64,
     next: Cell<u64>,
 }
 
-impl Pace {
-    /// Returns a pace at which no work was done yet.
+impl Throttle {
+    /// Returns a throttle under which no work was done yet.
     pub(super) const fn new(longest: u64) -> Self {
         Self { longest, next: Cell::new(0) }
     }
@@ -37,13 +37,13 @@ mod tests {
 
     #[test]
     fn work_has_its_part_of_the_time_and_no_pause_is_too_long() {
-        let pace = Pace::new(1000);
-        assert!(pace.is_due(0));
-        pace.worked(0, 10);
-        assert!(!pace.is_due(79) && pace.is_due(80));
-        pace.worked(80, 10_000);
-        assert!(!pace.is_due(10_999) && pace.is_due(11_000));
-        pace.worked(11_000, 5);
-        assert!(pace.is_due(5), "a clock that goes back costs nothing");
+        let throttle = Throttle::new(1000);
+        assert!(throttle.is_due(0));
+        throttle.worked(0, 10);
+        assert!(!throttle.is_due(79) && throttle.is_due(80));
+        throttle.worked(80, 10_000);
+        assert!(!throttle.is_due(10_999) && throttle.is_due(11_000));
+        throttle.worked(11_000, 5);
+        assert!(throttle.is_due(5), "a clock that goes back costs nothing");
     }
 }

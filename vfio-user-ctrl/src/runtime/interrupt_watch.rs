@@ -7,12 +7,12 @@ use super::messages::GroupHandle;
 
 /// Interrupts of a poll group, on its thread.
 #[derive(Debug)]
-pub(super) struct Raising {
+pub(super) struct InterruptWatch {
     handle: Arc<GroupHandle>,
     count: Cell<u64>,
 }
 
-impl Raising {
+impl InterruptWatch {
     /// None has been raised.
     pub(super) fn new(handle: &Arc<GroupHandle>) -> Self {
         Self { handle: Arc::clone(handle), count: Cell::new(0) }
