@@ -202,9 +202,19 @@ bit_fields! {
 impl SglId {
     /// A data block whose address is an offset into the capsule.
     pub const IN_CAPSULE: Self = Self::new().with_kind(SglType::DATA_BLOCK).with_subtype(SglSubtype::OFFSET);
+    /// Data that the transport asks for and sends in its own way.
+    pub const BY_TRANSPORT: Self =
+        Self::new().with_kind(SglType::TRANSPORT_DATA_BLOCK).with_subtype(SglSubtype::TRANSPORT);
 }
 
 impl SglDescriptor {
+    /// Returns the descriptor of so many bytes of data that begin at address or offset 0.
+    #[must_use]
+    #[inline]
+    pub const fn of_bytes(id: SglId, length: u32) -> Self {
+        Self { address: 0, length, reserved_12: [0; 3], id }
+    }
+
     /// Returns the descriptor in the two halves of a command's data pointer.
     #[must_use]
     #[inline]
@@ -258,6 +268,7 @@ mod tests {
         let id = SglId::new().with_kind(SglType::LAST_SEGMENT).with_subtype(SglSubtype::OFFSET);
         let descriptor = SglDescriptor { address: 7 << 40, length: 4096, reserved_12: [1, 2, 3], id };
         assert_eq!(id.into_bits(), 0x31);
+        assert_eq!((SglId::IN_CAPSULE.into_bits(), SglId::BY_TRANSPORT.into_bits()), (0x01, 0x5a));
         let [address, rest] = descriptor.into_dptr();
         assert_eq!(SglDescriptor::from_dptr([address, rest]), descriptor);
         let sqe = Sqe { prp1: address, prp2: rest, ..Sqe::default() };

@@ -6,8 +6,8 @@ use crate::admin::{
     AbortDw10, CreateCqDw11, CreateSqDw11, GetFeaturesDw10, GetLogPageDw10, GetLogPageDw11, IdentifyDw10, QueueDw10,
     SetFeaturesDw10, split_numd,
 };
-use crate::command::{CommandFlags, Sqe};
-use crate::fabrics::{FabricsType, PropertyAttributes, PropertyCommand};
+use crate::command::{CommandFlags, SglDescriptor, SglId, Sqe};
+use crate::fabrics::{ConnectCommand, FabricsType, PropertyAttributes, PropertyCommand};
 use crate::feature::FeatureId;
 use crate::identify::Cns;
 use crate::log::LogId;
@@ -163,27 +163,55 @@ impl Sqe {
 
 /// Commands of NVMe over Fabrics (base specification, section 6).
 impl Sqe {
+    /// Returns Connect (section 6.3) of the queue `qid`, of `sqsize` entries and one more, whose data is a
+    /// [`ConnectData`](crate::fabrics::ConnectData). `kato`, in milliseconds, is of the admin queue only.
+    #[must_use]
+    pub const fn connect(qid: u16, sqsize: u16, kato: u32) -> Self {
+        let command = ConnectCommand {
+            opcode: AdminOpcode::FABRICS.0,
+            flags: CommandFlags::new(),
+            cid: 0,
+            fctype: FabricsType::CONNECT,
+            reserved_5: [0; 19],
+            sgl: SglDescriptor::of_bytes(SglId::new(), 0),
+            recfmt: 0,
+            qid,
+            sqsize,
+            cattr: 0,
+            reserved_47: 0,
+            kato,
+            reserved_52: [0; 12],
+        };
+        transmute!(command)
+    }
+
     /// Returns Property Get (section 6.5) for a property of four bytes, which is dword 0 of the completion.
     #[must_use]
     pub const fn property_get(property: Register) -> Self {
-        property_command(FabricsType::PROPERTY_GET, property, 0)
+        property_command(FabricsType::PROPERTY_GET, property, 0, PropertyAttributes::new())
+    }
+
+    /// Returns Property Get (section 6.5) for a property of eight bytes, which is dwords 0 and 1 of the completion.
+    #[must_use]
+    pub const fn property_get_quad(property: Register) -> Self {
+        property_command(FabricsType::PROPERTY_GET, property, 0, PropertyAttributes::new().with_size(1))
     }
 
     /// Returns Property Set (section 6.6) for a property of four bytes.
     #[must_use]
     pub const fn property_set(property: Register, value: u32) -> Self {
-        property_command(FabricsType::PROPERTY_SET, property, value)
+        property_command(FabricsType::PROPERTY_SET, property, value, PropertyAttributes::new())
     }
 }
 
-const fn property_command(fctype: FabricsType, property: Register, value: u32) -> Sqe {
+const fn property_command(fctype: FabricsType, property: Register, value: u32, attrib: PropertyAttributes) -> Sqe {
     let command = PropertyCommand {
         opcode: AdminOpcode::FABRICS.0,
         reserved_1: 0,
         cid: 0,
         fctype,
         reserved_5: [0; 35],
-        attrib: PropertyAttributes::new(),
+        attrib,
         reserved_41: [0; 3],
         offset: property.0,
         value: value as u64,
@@ -299,10 +327,19 @@ mod tests {
     }
 
     #[test]
+    fn connect_names_its_queue_and_how_long_the_controller_is_kept_alive() {
+        let connect = Sqe::connect(3, 127, 10_000).as_connect();
+        assert_eq!((connect.opcode, connect.fctype, connect.recfmt), (0x7f, FabricsType::CONNECT, 0));
+        assert_eq!((connect.qid, connect.sqsize, connect.kato), (3, 127, 10_000));
+    }
+
+    #[test]
     fn property_commands_have_type_offset_and_value_where_the_fabric_looks_for_them() {
         let get = Sqe::property_get(Register::CSTS);
         let get = get.as_bytes();
         assert_eq!((get[0], get[4], get[40], &get[44..52]), (0x7f, 4, 0, &[0x1c, 0, 0, 0, 0, 0, 0, 0][..]));
+        let quad = Sqe::property_get_quad(Register::CAP);
+        assert_eq!((quad.as_bytes()[4], quad.as_bytes()[40]), (4, 1));
         let set = Sqe::property_set(Register::CC, 0x0046_0000);
         let set = set.as_bytes();
         assert_eq!((set[0], set[4], set[40], &set[44..52]), (0x7f, 0, 0, &[0x14, 0, 0, 0, 0, 0, 0x46, 0][..]));

@@ -17,6 +17,18 @@ named_values! {
     }
 }
 
+named_values! {
+    /// Fatal Error Status (FES) of a request to terminate the connection (section 3.6.2.4).
+    FatalError(u16) {
+        INVALID_PDU_HEADER_FIELD = 0x01, "Invalid PDU Header Field";
+        PDU_SEQUENCE_ERROR = 0x02, "PDU Sequence Error";
+        HEADER_DIGEST_ERROR = 0x03, "Header Digest Error";
+        DATA_TRANSFER_OUT_OF_RANGE = 0x04, "Data Transfer Out of Range";
+        LIMIT_EXCEEDED = 0x05, "Data Transfer Limit Exceeded, or R2T Limit Exceeded";
+        UNSUPPORTED_PARAMETER = 0x06, "Unsupported Parameter";
+    }
+}
+
 bit_fields! {
     /// FLAGS of the common header. Those that a type of PDU has not are reserved in it.
     PduFlags(u8) {
@@ -48,6 +60,18 @@ pub const DIGEST: usize = 4;
 
 /// The unit of `cpda` and `hpda`: the data of a PDU begins at a multiple of so many bytes times the value and one.
 pub const DATA_ALIGNMENT_UNIT: usize = 4;
+
+/// The greatest value of `cpda` and `hpda`.
+pub const MAX_DATA_ALIGNMENT: u8 = 31;
+
+/// The least MAXH2CDATA that a controller should have, in bytes.
+pub const MIN_MAXH2CDATA: u32 = 4096;
+
+/// The most bytes of data in a request to terminate the connection: the start of the PDU that was wrong.
+pub const MAX_TERM_DATA: usize = 128;
+
+/// The most bytes of data in the capsule of an admin command or of Connect, whatever Identify Controller tells.
+pub const ADMIN_IN_CAPSULE_DATA: u32 = 8192;
 
 layouts! {
     /// The header that all PDUs share (section 3.6.1).
@@ -102,7 +126,7 @@ layouts! {
         /// Common header.
         pub header: PduHeader,
         /// Fatal Error Status.
-        pub fes: u16,
+        pub fes: FatalError,
         /// Fatal Error Information, of which the first byte is the lowest.
         pub fei: [u8; 4],
         /// Reserved.

@@ -378,6 +378,16 @@ fn pdus_are_those_of_spdk() {
             R2T = SPDK_NVME_TCP_PDU_TYPE_R2T,
         }
     } unnamed {} }
+    same_values! { tcp::FatalError {
+        spdk_nvme_tcp_term_req_fes {
+            INVALID_PDU_HEADER_FIELD = SPDK_NVME_TCP_TERM_REQ_FES_INVALID_HEADER_FIELD,
+            PDU_SEQUENCE_ERROR = SPDK_NVME_TCP_TERM_REQ_FES_PDU_SEQUENCE_ERROR,
+            HEADER_DIGEST_ERROR = SPDK_NVME_TCP_TERM_REQ_FES_HDGST_ERROR,
+            DATA_TRANSFER_OUT_OF_RANGE = SPDK_NVME_TCP_TERM_REQ_FES_DATA_TRANSFER_OUT_OF_RANGE,
+            LIMIT_EXCEEDED = SPDK_NVME_TCP_TERM_REQ_FES_R2T_LIMIT_EXCEEDED,
+            UNSUPPORTED_PARAMETER = SPDK_NVME_TCP_TERM_REQ_FES_INVALID_DATA_UNSUPPORTED_PARAMETER,
+        }
+    } unnamed {} }
 }
 
 /// Compares the codes of a type with SPDK's.
