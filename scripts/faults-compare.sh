@@ -10,7 +10,7 @@ Usage: scripts/faults-compare.sh [--fault WORDS] [--out FILE] [--help]
 Has a courier_tgt with a pool and a stock spdk_tgt with a controller of bdev_nvme meet the same faults, while
 the same client does I/O through each and checks its data. Prints a table of what became of the I/O, and of how
 long a deletion and SIGTERM took afterwards, and fails where Courier is worse. Installs what is missing into
-Courier's cache, and builds Courier. Needs root, and some ten minutes for all faults. Ends with
+Courier's cache, and builds Courier. Needs root, and a quarter of an hour for all faults. Ends with
 `faults-compare: PASS`, or with `faults-compare: FAIL (reason)`.
 
   --fault WORDS  only the fault of that name, or those with that in their names

@@ -20,7 +20,7 @@ in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `tes
                and said to be, where no Docker engine can be had
   --no-docker  leave that out of --full
   --rdma       also all tests of pools over RDMA (scripts/test-rdma.sh), of which --full has some
-  --faults     also every fault of scripts/faults-compare.sh, some ten minutes; the tests have the shortest of them
+  --faults     also every fault of scripts/faults-compare.sh, a quarter of an hour; the tests have the shortest of them
   --no-guest   leave out the guests
   --no-lint    leave out formatting, lints, documentation and dependencies
   --help       this text
