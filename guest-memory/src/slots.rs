@@ -198,7 +198,7 @@ impl<Q, T> Slots<Q, T> {
         slot.unmapped.get()
     }
 
-    fn put_back(&self, slot: &Slot<Q, T>) {
+    fn release_slot(&self, slot: &Slot<Q, T>) {
         if slot.room.get() != OWN_ROOM {
             self.take_room_back(slot);
         }
@@ -278,18 +278,18 @@ impl<Q, T> Io<Q, T> {
         unsafe { &*self.slot().owner.as_ptr() }
     }
 
-    /// Frees its place: it has ended.
+    /// Releases its place: it has ended.
     #[inline]
-    pub fn free(self) {
-        std::mem::ManuallyDrop::new(self).put_back();
+    pub fn release(self) {
+        std::mem::ManuallyDrop::new(self).release_slot();
     }
 
-    /// Frees its place, and lets go of its queue, which may go with it: nothing of this is used after it.
+    /// Releases its place, and lets go of its queue, which may go with it: nothing of this is used after it.
     #[inline]
-    fn put_back(&self) {
+    fn release_slot(&self) {
         let slots = self.slot().owner.as_ptr();
-        self.slots().put_back(self.slot());
-        // SAFETY: the count that `take` left, which is given back once: by `free`, or else by `drop`.
+        self.slots().release_slot(self.slot());
+        // SAFETY: the count that `take` left, which is given back once: by `release`, or else by `drop`.
         drop(unsafe { Rc::from_raw(slots) });
     }
 
@@ -446,7 +446,7 @@ impl<Q, T> Drop for Io<Q, T> {
     #[cold]
     fn drop(&mut self) {
         (self.slots().dropped)(self);
-        self.put_back();
+        self.release_slot();
     }
 }
 

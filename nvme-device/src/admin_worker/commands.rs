@@ -159,7 +159,7 @@ impl AdminWorker {
                 self.complete(cid, 0, Status::SUCCESS);
             }
             (CommandStep::Abort, answer) => {
-                self.model.abort_finished();
+                self.model.abort_ended();
                 // Bit 0 tells that the command was not aborted (section 5.1).
                 self.complete(cid, u32::from(answer != Answer::Done), Status::SUCCESS);
             }
@@ -277,7 +277,7 @@ impl AdminWorker {
 
     fn abort(&mut self, cid: u16, sqid: u16, target: u16) {
         let Some(group) = self.submission.get(&sqid).copied() else {
-            self.model.abort_finished();
+            self.model.abort_ended();
             return self.complete(cid, 1, Status::SUCCESS);
         };
         self.send(group, cid, CommandStep::Abort, GroupRequest::Abort { sqid, cid: target });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::queue::{DmaOperation, Transfer};
 use guest_memory::GuestMemory;
 
-/// What was abandoned ends after this, whatever the client does: a reset waits for it.
+/// What was cancelled ends after this, whatever the client does: a reset waits for it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The transfers of one client, each for some `G` that hears of its end.
@@ -29,7 +29,7 @@ struct Job<G> {
     /// Which parts have not ended, and what was read of each.
     parts: Vec<PartState>,
     errno: Option<i32>,
-    abandoned: Option<Instant>,
+    cancelled: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl<G> Transfers<G> {
         };
         self.next_part = first.saturating_add(asks.len() as u64);
         let parts = asks.iter().map(|_| PartState::Asked).collect();
-        self.jobs.insert(first, Job { id, group, memory, parts, errno: None, abandoned: None });
+        self.jobs.insert(first, Job { id, group, memory, parts, errno: None, cancelled: None });
         asks
     }
 
@@ -141,22 +141,22 @@ impl<G> Transfers<G> {
 
     /// Nobody waits for a transfer any more. It ends when what the client was asked for is answered, or soon without.
     /// Returns the parts that the client is not to be asked for any more.
-    pub fn abandon(&mut self, id: u64, now: Instant) -> Range<u64> {
+    pub fn cancel(&mut self, id: u64, now: Instant) -> Range<u64> {
         let Some((first, job)) = self.jobs.iter_mut().find(|(_, job)| job.id == id) else { return 0..0 };
-        job.abandoned.get_or_insert(now);
+        job.cancelled.get_or_insert(now);
         job.parts(*first)
     }
 
     /// Returns whether there are transfers to be given up if they do not end.
     #[must_use]
-    pub fn has_abandoned(&self) -> bool {
-        self.jobs.values().any(|job| job.abandoned.is_some())
+    pub fn has_cancelled(&self) -> bool {
+        self.jobs.values().any(|job| job.cancelled.is_some())
     }
 
-    /// Gives up what was abandoned and has not ended for long.
-    pub fn give_up_abandoned(&mut self, now: Instant) -> Vec<GivenUp<G>> {
+    /// Gives up what was cancelled and has not ended for long.
+    pub fn give_up_cancelled(&mut self, now: Instant) -> Vec<GivenUp<G>> {
         let is_late = |since: Instant| now.saturating_duration_since(since) > PATIENCE;
-        self.give_up(|job| job.abandoned.is_some_and(is_late))
+        self.give_up(|job| job.cancelled.is_some_and(is_late))
     }
 
     /// Gives up what touches memory that is not in `newest`.
@@ -234,21 +234,21 @@ mod tests {
     }
 
     #[test]
-    fn an_abandoned_transfer_ends_by_its_answer_or_soon_without() {
+    fn a_cancelled_transfer_ends_by_its_answer_or_soon_without() {
         let (mut transfers, now) = (Transfers::default(), Instant::now());
         for id in 0..2 {
             transfers.begin('a', read(id, &[(0, 1)]));
-            assert_eq!(transfers.abandon(id, now), id..id + 1);
+            assert_eq!(transfers.cancel(id, now), id..id + 1);
         }
-        assert_eq!(transfers.abandon(9, now), 0..0, "there is no such transfer");
+        assert_eq!(transfers.cancel(9, now), 0..0, "there is no such transfer");
         assert!(transfers.part_ended(0, Err(libc::ECANCELED)).is_some());
-        assert!(transfers.give_up_abandoned(now + PATIENCE).is_empty());
-        // That it is abandoned again does not put its end off.
-        transfers.abandon(1, now + PATIENCE);
+        assert!(transfers.give_up_cancelled(now + PATIENCE).is_empty());
+        // That it is cancelled again does not put its end off.
+        transfers.cancel(1, now + PATIENCE);
         let ended = Ended { group: 'a', id: 1, result: Err(libc::ECANCELED) };
-        let given_up = transfers.give_up_abandoned(now + PATIENCE + Duration::from_millis(1));
+        let given_up = transfers.give_up_cancelled(now + PATIENCE + Duration::from_millis(1));
         assert_eq!(given_up, [GivenUp { parts: 1..2, ended }]);
-        assert!(!transfers.has_abandoned());
+        assert!(!transfers.has_cancelled());
         assert_eq!(transfers.part_ended(1, Ok(vec![1])), None, "its answer is ignored");
     }
 
@@ -265,6 +265,6 @@ mod tests {
         }
         let given_up = transfers.give_up_unmapped(&newest);
         assert_eq!(given_up.iter().map(|given_up| given_up.ended.id).collect::<Vec<_>>(), [1]);
-        assert!(!transfers.has_abandoned() && transfers.part_ended(1, Ok(vec![1])).is_some());
+        assert!(!transfers.has_cancelled() && transfers.part_ended(1, Ok(vec![1])).is_some());
     }
 }

@@ -143,7 +143,7 @@ pub enum Outcome {
         /// Its identifier.
         qid: u16,
     },
-    /// Abort a command if that can be done; dword 0 is then 0, else 1. Afterwards call `Controller::abort_finished`.
+    /// Abort a command if that can be done; dword 0 is then 0, else 1. Afterwards call `Controller::abort_ended`.
     Abort {
         /// The submission queue that it came from, which exists and is not the admin queue.
         sqid: u16,
@@ -330,7 +330,7 @@ impl Controller {
     }
 
     /// An [`Outcome::Abort`] has been carried out.
-    pub(crate) fn abort_finished(&mut self) {
+    pub(crate) fn abort_ended(&mut self) {
         self.aborts = self.aborts.saturating_sub(1);
     }
 

@@ -35,11 +35,11 @@ impl Inner {
         is_reserved
     }
 
-    /// Gives an entry back.
-    fn give_back(&self) {
+    /// Releases an entry.
+    fn release(&self) {
         let entry = self.entries.borrow_mut().pop();
         if let Some(entry) = entry {
-            self.completion.give_back(entry);
+            self.completion.release(entry);
         }
     }
 
@@ -77,7 +77,7 @@ impl AdminQueue {
         }
         let sqe = cursor.take(&context.view(), false);
         if sqe.is_none() {
-            self.0.give_back();
+            self.0.release();
         } else {
             in_flight.set(in_flight.get().saturating_add(1));
         }
@@ -98,7 +98,7 @@ impl AdminQueue {
 
     /// A command that may wait for ever keeps no entry: it would be missed by others.
     pub fn hold(&self) {
-        self.0.give_back();
+        self.0.release();
     }
 
     /// Reserves an entry for a command that was held. Returns whether there was one.
@@ -116,6 +116,6 @@ impl AdminQueue {
 impl Drop for Inner {
     /// Commands may be in flight that nobody completes any more.
     fn drop(&mut self) {
-        self.entries.take().into_iter().for_each(|entry| self.completion.give_back(entry));
+        self.entries.take().into_iter().for_each(|entry| self.completion.release(entry));
     }
 }

@@ -50,7 +50,7 @@ pub trait ClientDma {
 
     /// Ends a transfer soon, since nobody waits for what it reads, or is to wait long for what it writes. It may have
     /// ended already.
-    fn abandon(&self, id: u64);
+    fn cancel(&self, id: u64);
 }
 
 type TransferEnd = Box<dyn FnOnce(Result<Vec<Vec<u8>>, Status>)>;
@@ -60,7 +60,7 @@ struct Waiter {
     then: TransferEnd,
     writes: bool,
     bytes: u64,
-    /// It was abandoned, and this is the status of the command if the data did not go through.
+    /// It was cancelled, and this is the status of the command if the data did not go through.
     cancelled: Option<Status>,
 }
 
@@ -140,7 +140,7 @@ impl ClientTransfers {
         let reader = if waiter.writes { None } else { waiters.remove(&id) };
         drop(waiters);
         if first && let Some(memory) = self.memory.get() {
-            memory.abandon(id);
+            memory.cancel(id);
         }
         if let Some(reader) = reader {
             (reader.then)(Err(status));
@@ -156,7 +156,7 @@ impl ClientTransfers {
     }
 
     /// The client is gone: nothing is waited for.
-    pub(super) fn forget_all(&self, status: Status) {
+    pub(super) fn give_up_all(&self, status: Status) {
         let waiters = self.waiters.take();
         for waiter in waiters.into_values() {
             (waiter.then)(Err(status));
@@ -215,8 +215,8 @@ impl<B: Backend> Queues<B> {
     }
 
     /// The client is gone: no transfer of it is waited for.
-    pub fn forget_transfers(&self) {
-        self.context().client_transfers().forget_all(Status::DATA_TRANSFER_ERROR);
+    pub fn give_up_transfers(&self) {
+        self.context().client_transfers().give_up_all(Status::DATA_TRANSFER_ERROR);
     }
 
     /// Returns how many bytes have been moved by messages since the last call.

@@ -85,9 +85,9 @@ impl CompletionQueue {
         Reservation::new(self, granted)
     }
 
-    /// Gives an entry back that is not used.
+    /// Releases an entry that is not used.
     #[inline]
-    pub(super) fn give_back(&self, entry: Reserved) {
+    pub(super) fn release(&self, entry: Reserved) {
         entry.consume();
         self.unreserve(1);
     }
@@ -154,7 +154,7 @@ impl CompletionQueue {
 
     #[inline]
     fn posted(&self, entry: Reserved) {
-        self.give_back(entry);
+        self.release(entry);
         if self.vector.is_some() {
             self.mark();
         }

@@ -85,7 +85,7 @@ impl<B: Backend> NamespaceChannel<B> {
     }
 
     /// Nothing new uses the channel.
-    pub(super) fn retire(&self) {
+    pub(super) fn close(&self) {
         // Nobody looks for room in it any more.
         self.holding.set(self.fenced.get());
         self.guard.set(self.fence.as_ref().map(Fence::raise));

@@ -128,7 +128,7 @@ impl<B: Backend> Queues<B> {
             && let Some(old) = place.replace(Rc::new(namespace))
         {
             drop(namespaces);
-            old.retire();
+            old.close();
             for queue in self.all_submissions() {
                 queue.send_held();
             }
@@ -176,9 +176,9 @@ impl<B: Backend> Queues<B> {
     }
 
     /// The session is over: its namespaces are used by nothing new.
-    pub fn retire_namespaces(&self) {
+    pub fn close_namespaces(&self) {
         for namespace in self.namespaces.take().into_iter().flatten() {
-            namespace.retire();
+            namespace.close();
         }
     }
 
@@ -187,9 +187,9 @@ impl<B: Backend> Queues<B> {
         let index = namespace_index(nsid);
         let namespace = index.and_then(|index| self.namespaces.borrow_mut().get_mut(index).and_then(Option::take));
         if let Some(namespace) = namespace {
-            namespace.retire();
+            namespace.close();
             for queue in self.all_submissions() {
-                queue.end_waiting(|io| io.state.nsid() == nsid);
+                queue.abort_waiting(|io| io.state.nsid() == nsid);
             }
             self.pending_aborts.request();
         }
@@ -395,7 +395,7 @@ impl<B: Backend> Queues<B> {
     pub fn abort_unmapped(&self) {
         for queue in self.all_submissions() {
             if queue.visit_from(0, |io| !io.is_unmapped).is_some() {
-                queue.end_waiting(|io| io.is_unmapped);
+                queue.abort_waiting(|io| io.is_unmapped);
                 self.pending_aborts.unmapped.set(true);
                 self.pending_aborts.request();
             }
@@ -692,7 +692,7 @@ impl<B: Backend> Queues<B> {
 impl<B: Backend> Drop for Queues<B> {
     fn drop(&mut self) {
         self.delete_all();
-        self.forget_transfers();
+        self.give_up_transfers();
     }
 }
 

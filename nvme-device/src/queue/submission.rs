@@ -115,7 +115,7 @@ pub struct IoState<B: Backend> {
     /// What commands have that are seldom.
     extra: Cell<Option<Box<CommandExtra>>>,
     /// What is to be done about data in memory without a file, or the transfer of it that is in flight. Who sets it
-    /// takes it back before the command finishes.
+    /// takes it back before the command is completed.
     client_dma: Cell<Option<Box<ClientDmaStep>>>,
     /// Abort commands that wait for its end.
     waiters: Cell<Option<Box<AbortWaiters>>>,
@@ -147,8 +147,8 @@ impl<E: Into<DptrError>> From<E> for CommandError {
 /// What follows when the backend has done its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NextStep {
-    /// The command is done.
-    Finish,
+    /// The command is completed.
+    Complete,
     /// The next range of a Dataset Management command.
     NextRange,
     /// A flush, for a write that must be durable in a namespace that keeps writes in a cache.
@@ -165,7 +165,7 @@ impl<B: Backend> IoState<B> {
             namespace: Cell::new(None),
             nsid: Cell::new(0),
             op: Cell::new(BlockOp::Flush),
-            then: Cell::new(NextStep::Finish),
+            then: Cell::new(NextStep::Complete),
             slba: Cell::new(0),
             blocks: Cell::new(0),
             first_cid: Cell::new(0),
@@ -270,7 +270,7 @@ impl<B: Backend> SubmissionQueue<B> {
             discard_completions: Cell::new(false),
             totals: Counts::default(),
         };
-        Submissions(Slots::new(places, queue, IoState::new, dropped::end))
+        Submissions(Slots::new(places, queue, IoState::new, dropped::fail))
     }
 
     pub(super) fn qid(&self) -> u16 {
@@ -304,7 +304,7 @@ impl<B: Backend> SubmissionQueue<B> {
     #[inline]
     fn post_with(&self, entry: Reserved, cid: u16, dw0: u32, status: Status) {
         if self.discard_completions.get() {
-            return self.completion.give_back(entry);
+            return self.completion.release(entry);
         }
         self.completion.post(entry, self.qid(), self.cursor.head(), cid, dw0, status);
     }
@@ -344,7 +344,7 @@ impl<B: Backend> SubmissionQueue<B> {
     #[cold]
     fn refuse(&self, FetchedCommand { sqe, entry }: FetchedCommand<'_>, status: Status) {
         if sqe.nsid == 0 && self.cursor.rewind_if_broken() {
-            return self.completion.give_back(entry);
+            return self.completion.release(entry);
         }
         self.context.note(QueueErrorEvent::Failed {
             sqid: self.qid(),
@@ -360,7 +360,7 @@ impl<B: Backend> SubmissionQueue<B> {
 impl<B: Backend> Drop for SubmissionQueue<B> {
     fn drop(&mut self) {
         if let Some((_, entry)) = self.first.take() {
-            self.completion.give_back(entry);
+            self.completion.release(entry);
         }
     }
 }
@@ -410,7 +410,7 @@ impl<B: Backend> Submissions<B> {
         let mut taken = 0;
         while let Some(entry) = entries.take() {
             let Some(sqe) = queue.cursor.take(&view, entries.left() > 0) else {
-                queue.completion.give_back(entry);
+                queue.completion.release(entry);
                 break;
             };
             taken += 1;
@@ -612,7 +612,7 @@ const fn what_follows(command: &IoCommand) -> NextStep {
     match command.kind {
         IoKind::Deallocate => NextStep::NextRange,
         IoKind::Write | IoKind::WriteZeroes if command.durable => NextStep::Flush,
-        _ => NextStep::Finish,
+        _ => NextStep::Complete,
     }
 }
 
@@ -739,7 +739,7 @@ fn note_poisoned<B: Backend>(io: &CommandIo<B>) -> Status {
 #[inline]
 fn complete_unchecked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     match result {
-        Ok(()) if io.state().then.get() == NextStep::Finish => finish(io, Status::SUCCESS),
+        Ok(()) if io.state().then.get() == NextStep::Complete => complete_command(io, Status::SUCCESS),
         Ok(()) if io.state().then.get() == NextStep::Flush => flush(io),
         Ok(()) if io.state().then.get() == NextStep::ToGuest => client_dma::deliver(io, 0),
         Ok(()) => extra::next_range(io),
@@ -753,7 +753,7 @@ fn flush<B: Backend>(io: CommandIo<B>) {
     let state = io.state();
     io.queue().count(state.op.get(), io.bytes());
     B::trace(TraceStep::Wait, || traced(&io, Reason::NextPart as u64));
-    state.then.set(NextStep::Finish);
+    state.then.set(NextStep::Complete);
     state.op.set(BlockOp::Flush);
     if io.queue().closed.get() { fail(io, Status::ABORTED_SQ_DELETION) } else { send(io) }
 }
@@ -770,24 +770,24 @@ fn fail<B: Backend>(io: CommandIo<B>, status: Status) {
         queue.context.note(QueueErrorEvent::Failed { sqid, cid, status, slba, nsid });
     }
     state.client_dma.take();
-    finish(io, status);
+    complete_command(io, status);
 }
 
 #[inline]
-fn finish<B: Backend>(io: CommandIo<B>, status: Status) {
-    finish_with(io, 0, status);
+fn complete_command<B: Backend>(io: CommandIo<B>, status: Status) {
+    complete_command_with(io, 0, status);
 }
 
 /// The same with a result in dword 0 of the completion entry.
 #[inline]
-fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
+fn complete_command_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     let (queue, state) = (io.queue(), io.state());
     queue.count(state.op.get(), io.bytes());
     let waiters = state.waiters.take();
     let was_aborted = is_abort(status);
     let entries = state.entries.take();
     let (entries, status) = match entries {
-        Entries::Pair(first, own) => (Entries::One(own), finish_first(queue, (state.first_cid.get(), first), status)),
+        Entries::Pair(first, own) => (Entries::One(own), complete_first(queue, (state.first_cid.get(), first), status)),
         entries => (entries, status),
     };
     B::trace(TraceStep::Complete, || traced(&io, u64::from(status.into_bits() >> 1)));
@@ -796,7 +796,7 @@ fn finish_with<B: Backend>(io: CommandIo<B>, dw0: u32, status: Status) {
     }
     state.namespace.take();
     state.extra.take();
-    io.free();
+    io.release();
     if let Some(waiters) = waiters {
         waiters.answer(was_aborted);
     }
@@ -818,7 +818,7 @@ fn is_media_error(status: Status) -> bool {
 /// has failed in one of its halves, and the other ends with Command Aborted due to Failed Fused Command (base
 /// specification 3.4.2).
 #[cold]
-fn finish_first<B: Backend>(queue: &SubmissionQueue<B>, (first, entry): (u16, Reserved), status: Status) -> Status {
+fn complete_first<B: Backend>(queue: &SubmissionQueue<B>, (first, entry): (u16, Reserved), status: Status) -> Status {
     let (first_status, second_status) = if status == Status::SUCCESS {
         (status, status)
     } else if is_of_a_write(status) {

@@ -413,7 +413,7 @@ fn nothing_of_a_new_session_reaches_a_disk_before_the_io_of_the_old_one_has_ende
     old.send(read(1));
     old.send(read(2));
     old.queues.delete_all();
-    old.queues.retire_namespaces();
+    old.queues.close_namespaces();
     let new = guest_at(&fence);
     new.send(read(3));
     new.send(Sqe { nsid: 2, ..read(4) });

@@ -171,7 +171,7 @@ fn meet(which: Which, fault: &Fault) -> Result {
     } else {
         Side::connected(which, scene.port, settings)
     };
-    if !side.has_bdev(LIMIT) {
+    if !side.wait_for_bdev(LIMIT) {
         let mut result = Result::nothing(side.is_alive());
         (result.deletion, result.end) = (side.delete(PATIENCE), side.end(PATIENCE));
         return result;

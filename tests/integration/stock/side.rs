@@ -65,8 +65,8 @@ impl Side {
         Self { which, app: App::start(program, MASK, args) }
     }
 
-    /// Waits for its bdev. Returns whether that comes within `limit`.
-    pub(super) fn has_bdev(&self, limit: Duration) -> bool {
+    /// Waits for its bdev. Returns whether it comes within `limit`.
+    pub(super) fn wait_for_bdev(&self, limit: Duration) -> bool {
         let start = Instant::now();
         while self.app.rpc.call("bdev_get_bdevs", &json!({ "name": BDEV })).is_err() {
             if start.elapsed() >= limit || !self.is_alive() {

@@ -63,7 +63,7 @@ impl Outbox {
     }
 
     /// Waits until there is room, for a moment.
-    pub(crate) fn has_room(&self) -> bool {
+    pub(crate) fn wait_for_room(&self) -> bool {
         let state = lock(&self.state);
         let wait = self.changed.wait_timeout_while(state, LOOK, |state| state.queued > MAX_QUEUED && !state.broken);
         wait.unwrap_or_else(PoisonError::into_inner).0.queued <= MAX_QUEUED

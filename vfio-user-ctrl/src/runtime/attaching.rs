@@ -99,13 +99,13 @@ impl PendingNamespace {
         json!({ "nsid": nsid, "bdev_name": self.bdev_name, "reason": self.reason })
     }
 
-    /// There is no such bdev.
-    pub(super) fn is_missing(&mut self) {
+    /// Clears the reason: there is no such bdev.
+    pub(super) fn clear_reason(&mut self) {
         self.reason = None;
     }
 
     /// Notes what keeps the bdev away. Returns that if it is news, which the log is to have.
-    pub(super) fn is_kept_away(&mut self, why: &AttachError) -> Option<&str> {
+    pub(super) fn set_reason(&mut self, why: &AttachError) -> Option<&str> {
         let before = std::mem::replace(&mut self.reason, why.reason().map(str::to_owned));
         self.reason.as_deref().filter(|reason| before.as_deref() != Some(reason))
     }
@@ -119,11 +119,11 @@ mod tests {
     fn a_bdev_that_goes_at_that_moment_has_no_reason_and_one_that_is_refused_again_later_is_logged_again() {
         let mut entry = PendingNamespace::new("b".to_owned());
         let refused = AttachError::Refused(failed(Errno::INVAL, "it has zones"));
-        assert_eq!(entry.is_kept_away(&refused), Some("it has zones"));
-        assert_eq!(entry.is_kept_away(&refused), None);
-        assert_eq!(entry.is_kept_away(&AttachError::new("b", ClaimError::Open(Errno::NODEV))), None);
+        assert_eq!(entry.set_reason(&refused), Some("it has zones"));
+        assert_eq!(entry.set_reason(&refused), None);
+        assert_eq!(entry.set_reason(&AttachError::new("b", ClaimError::Open(Errno::NODEV))), None);
         assert_eq!(entry.describe(1), json!({ "nsid": 1, "bdev_name": "b", "reason": null }));
-        assert_eq!(entry.is_kept_away(&refused), Some("it has zones"));
+        assert_eq!(entry.set_reason(&refused), Some("it has zones"));
     }
 
     #[test]

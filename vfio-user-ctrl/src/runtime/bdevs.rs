@@ -49,14 +49,14 @@ impl Metered {
             return Err(Refused { why: Refusal::Full, io });
         }
         io.state().charge(count);
-        send(io).inspect_err(|refused| end(&refused.io))
+        send(io).inspect_err(|refused| refund(&refused.io))
     }
 }
 
 /// An I/O has ended, or was not begun.
 #[inline]
-fn end(io: &CommandIo<Bdevs>) {
-    io.state().refund(|channel, count| channel.meter.give_back(count.into()));
+fn refund(io: &CommandIo<Bdevs>) {
+    io.state().refund(|channel, count| channel.meter.release(count.into()));
 }
 
 impl Backend for Bdevs {
@@ -130,12 +130,12 @@ fn refused(rejected: Rejected<CommandIo<Bdevs>>, status: Status) -> Refused<Bdev
 impl Completer<CommandIo<Self>> for Bdevs {
     #[inline]
     fn complete(io: CommandIo<Self>, result: Result<(), Status>) {
-        end(&io);
+        refund(&io);
         queue::complete(io, result);
     }
 
     fn complete_passthru(io: CommandIo<Self>, dw0: u32, result: Result<(), Status>) {
-        end(&io);
+        refund(&io);
         queue::complete_passthru(io, dw0, result);
     }
 }

@@ -134,7 +134,7 @@ impl Meter {
 
     /// As many have ended, or did not begin.
     #[inline]
-    pub(super) fn give_back(&self, count: usize) {
+    pub(super) fn release(&self, count: usize) {
         self.own.set(self.own.get().saturating_sub(count));
     }
 
@@ -229,7 +229,7 @@ mod tests {
     fn greedy(sessions: &[Rc<Meter>], one_of: usize) -> Vec<usize> {
         for _ in 0..1000 {
             for meter in sessions {
-                meter.give_back(meter.own.get().checked_div(one_of).unwrap_or(0));
+                meter.release(meter.own.get().checked_div(one_of).unwrap_or(0));
                 take_all(meter);
             }
         }
@@ -292,9 +292,9 @@ mod tests {
         let meter = &sessions(&budget, 1, 1)[0];
         meter.credit.set(5);
         assert!(meter.take(1) && !meter.take(33) && !meter.has_wanted());
-        meter.give_back(1);
+        meter.release(1);
         assert!(meter.has_wanted() && meter.take(33) && !meter.take(1));
-        meter.give_back(33);
+        meter.release(33);
         assert!(meter.take(1));
     }
 

@@ -35,7 +35,7 @@ impl ClientDma for ClientMemory {
         }
     }
 
-    fn abandon(&self, id: u64) {
-        self.control.send(ControlMessage::Abandon { session: self.session, id });
+    fn cancel(&self, id: u64) {
+        self.control.send(ControlMessage::Cancel { session: self.session, id });
     }
 }

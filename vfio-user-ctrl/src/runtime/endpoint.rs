@@ -383,7 +383,7 @@ impl Endpoint {
         let info = desc.describe();
         // The bdev may have been opened by an alias.
         if let Some((other, _)) = self.namespaces.borrow().iter().find(|(_, bdev)| bdev.info.name == info.name) {
-            return Err(self.has_it_already(&info.name, *other).into());
+            return Err(self.duplicate_uuid(&info.name, *other).into());
         }
         let geometry = geometry(&info, self.params.vendor_specific_commands)?;
         let namespace = namespace(nsid, &info, &geometry);
@@ -398,8 +398,8 @@ impl Endpoint {
         Ok(())
     }
 
-    /// A guest takes two namespaces with one UUID for two ways to one disk.
-    pub(super) fn has_it_already(&self, bdev_name: &str, nsid: u32) -> RpcError {
+    /// Returns the error of a second namespace with one UUID: a guest takes the two for two paths to one disk.
+    pub(super) fn duplicate_uuid(&self, bdev_name: &str, nsid: u32) -> RpcError {
         failed(
             Errno::EXIST,
             format!(

@@ -167,8 +167,8 @@ impl Group {
         self.awake.borrow_mut().retain(|other| !Rc::ptr_eq(other, &session_queues));
         session_queues.report();
         session_queues.queues().delete_all();
-        session_queues.queues().forget_transfers();
-        session_queues.queues().retire_namespaces();
+        session_queues.queues().give_up_transfers();
+        session_queues.queues().close_namespaces();
         self.ended.borrow_mut().push(session_queues);
         // Until here, for what would come between the sessions.
         drop(guards);
@@ -261,14 +261,14 @@ impl Group {
 
     /// Looks at something until it is so.
     pub(super) fn wait_for(self: &Rc<Self>, what: PendingCheck) {
-        if let Some(what) = self.go_on(what) {
+        if let Some(what) = self.check(what) {
             self.waiting.borrow_mut().push(what);
             self.need_poller();
         }
     }
 
     /// Does what is to be done once it is so; gives it back if it is not yet.
-    fn go_on(&self, what: PendingCheck) -> Option<PendingCheck> {
+    fn check(&self, what: PendingCheck) -> Option<PendingCheck> {
         match what {
             PendingCheck::AtRest { session_queues, index } => {
                 if session_queues.queues().is_suspended() && !session_queues.queues().is_at_rest() {
@@ -393,7 +393,7 @@ impl Group {
             }
         }
         self.reap();
-        self.settle();
+        self.poll_pending_checks();
         for session_queues in self.awake.borrow().iter() {
             session_queues.queues().send_fenced();
             session_queues.queues().reap();
@@ -451,12 +451,12 @@ impl Group {
         any
     }
 
-    fn settle(&self) {
+    fn poll_pending_checks(&self) {
         if self.waiting.borrow().is_empty() {
             return;
         }
         for what in self.waiting.take() {
-            if let Some(what) = self.go_on(what) {
+            if let Some(what) = self.check(what) {
                 self.waiting.borrow_mut().push(what);
             }
         }

@@ -254,7 +254,7 @@ pub(super) enum ControlMessage {
         transfer: Transfer,
     },
     /// It does not want that any more.
-    Abandon {
+    Cancel {
         /// The client's session.
         session: u64,
         /// Which transfer.

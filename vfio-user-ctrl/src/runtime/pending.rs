@@ -34,7 +34,7 @@ pub(super) fn add_namespace(
 ) -> Result<u32, RpcError> {
     let nsid = endpoint.choose_nsid(nsid)?;
     if let Some((other, _)) = endpoint.pending.borrow().iter().find(|(_, entry)| entry.bdev_name == bdev_name) {
-        return Err(endpoint.has_it_already(bdev_name, *other));
+        return Err(endpoint.duplicate_uuid(bdev_name, *other));
     }
     let mut entry = PendingNamespace::new(bdev_name.to_owned());
     if wait || bdev_client::exists(bdev_name) {
@@ -50,7 +50,7 @@ pub(super) fn add_namespace(
 }
 
 fn log_once(endpoint: &Endpoint, nsid: u32, entry: &mut PendingNamespace, why: &AttachError) {
-    if let Some(reason) = entry.is_kept_away(why) {
+    if let Some(reason) = entry.set_reason(why) {
         log::error!("controller '{}': namespace {nsid} is waited for: {reason}", endpoint.name());
     }
 }
@@ -99,7 +99,7 @@ fn look_for(endpoint: &Rc<Endpoint>, nsid: u32, bdev_name: &str) -> bool {
     if let Some(entry) = pending.get_mut(&nsid) {
         match attached {
             Some(Err(why)) => log_once(endpoint, nsid, entry, &why),
-            _ => entry.is_missing(),
+            _ => entry.clear_reason(),
         }
     }
     false

@@ -177,7 +177,7 @@ impl Controller {
         Ok(Outcome::data(data))
     }
 
-    /// Returns the logs that tell of logs, features and scopes came with 2.0.
+    /// Returns whether the controller has this log page: some came with version 2.0.
     fn has_log(&self, log: Log) -> bool {
         let later = matches!(log, Log::SupportedLogPages | Log::FeatureEffects | Log::MiCommandEffects);
         !later || self.identity.version != Version::V1_4

@@ -226,7 +226,7 @@ fn a_command_is_aborted_at_once_while_its_data_is_fetched() {
     guest.send(write(1, 0, 1, FAR, 0));
     assert_eq!(guest.abort(1), Some(true));
     assert_eq!(guest.completions(), [(1, Status::ABORT_REQUESTED)]);
-    assert_eq!(guest.client.abandoned(), 1);
+    assert_eq!(guest.client.cancelled(), 1);
     guest.answer();
     assert!(guest.disk.ops().is_empty() && guest.completions().is_empty(), "what comes late is ignored");
     guest.assert_idle();
@@ -239,7 +239,7 @@ fn a_command_is_aborted_when_nothing_is_written_any_more_of_what_it_sends() {
         guest.send(read(cid, 0, 1, FAR, 0));
         guest.disk.finish();
         assert_eq!(guest.abort(cid), None);
-        assert_eq!((guest.client.abandoned(), guest.completions().len()), (1, 0));
+        assert_eq!((guest.client.cancelled(), guest.completions().len()), (1, 0));
         guest.queues.abort_some(|| true);
         if goes_through {
             guest.answer();
@@ -249,7 +249,7 @@ fn a_command_is_aborted_when_nothing_is_written_any_more_of_what_it_sends() {
         let (status, aborted) = if goes_through { (Status::SUCCESS, false) } else { (Status::ABORT_REQUESTED, true) };
         assert_eq!(guest.completions(), [(cid, status)]);
         assert_eq!(guest.aborted(), [aborted]);
-        assert_eq!(guest.client.abandoned(), 0, "it is abandoned once");
+        assert_eq!(guest.client.cancelled(), 0, "it is cancelled once");
     }
     guest.assert_idle();
 }
@@ -274,12 +274,12 @@ fn a_reset_waits_for_what_is_being_written_unless_the_client_is_gone() {
         guest.send_all(&[read(1, 0, 1, FAR, 0), read(2, 0, 1, FAR, 0), write(3, 0, 1, FAR, 0)]);
         guest.disk.finish();
         guest.queues.delete_all();
-        assert_eq!(guest.client.abandoned(), 2, "one is being written, one is being read");
+        assert_eq!(guest.client.cancelled(), 2, "one is being written, one is being read");
         // The backend ends the other read: nothing of it is sent any more.
         guest.disk.finish();
         assert!(!guest.queues.is_quiet());
         if gone {
-            guest.queues.forget_transfers();
+            guest.queues.give_up_transfers();
         } else {
             guest.client.drop_reads();
             guest.refuse();

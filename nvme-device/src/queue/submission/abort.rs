@@ -18,12 +18,12 @@ impl<B: Backend> Submissions<B> {
         if let Some((sqe, entry)) = queue.first.take() {
             queue.refuse(FetchedCommand { sqe: &sqe, entry }, Status::ABORTED_SQ_DELETION);
         }
-        self.end_waiting(|_| true);
+        self.abort_waiting(|_| true);
     }
 
     /// Ends the commands for which `which` holds and which the backend does not have: those that wait for it, and those
     /// whose data is on its way.
-    pub(in crate::queue) fn end_waiting(&self, which: impl Fn(&InFlight<'_, IoState<B>>) -> bool) {
+    pub(in crate::queue) fn abort_waiting(&self, which: impl Fn(&InFlight<'_, IoState<B>>) -> bool) {
         let queue = self.queue();
         for io in queue.deferred.take() {
             if which(&io.in_flight()) {
@@ -102,7 +102,7 @@ impl<B: Backend> Submissions<B> {
                 io.state.add_waiter(&waiter);
             }
         });
-        if !self.end_soon(&target, &waiter) {
+        if !self.abort_io(&target, &waiter) {
             // It cannot be aborted: the Abort command need not wait for it. If it has ended meanwhile, it has told so.
             waiter.answer(false);
         }
@@ -115,7 +115,7 @@ type Target<B> = (IoToken, Rc<NamespaceChannel<B>>, Option<u64>);
 impl<B: Backend> Submissions<B> {
     /// Ends an I/O soon for `waiter`. Returns whether that will be answered: when the I/O has ended, or its abort has
     /// without effect.
-    fn end_soon(&self, (name, namespace, transfer): &Target<B>, waiter: &AbortWaiter) -> bool {
+    fn abort_io(&self, (name, namespace, transfer): &Target<B>, waiter: &AbortWaiter) -> bool {
         let context = &self.queue().context;
         if let Some(id) = transfer {
             context.client_transfers().cancel(*id, Status::ABORT_REQUESTED);

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use super::extra::CommandExtra;
 use super::{
-    CommandIo, FetchedCommand, IoState, NextStep, SubmissionQueue, Submissions, block_op, complete, describe, fail,
-    finish_with, send, traced,
+    CommandIo, FetchedCommand, IoState, NextStep, SubmissionQueue, Submissions, block_op, complete,
+    complete_command_with, describe, fail, send, traced,
 };
 use crate::model::io::{self, IoKind, PassthruCommand};
 use crate::queue::client_dma::{ClientTransfers, gather};
@@ -55,7 +55,7 @@ impl<B: Backend> Submissions<B> {
         state.since.set(queue.context.now());
         state.nsid.set(sqe.nsid);
         state.op.set(BlockOp::Flush);
-        state.then.set(NextStep::Finish);
+        state.then.set(NextStep::Complete);
         state.slba.set(sqe.slba());
         state.namespace.set(Some(namespace));
         let first_sqe = first.as_ref().map(|first| *first.sqe);
@@ -196,7 +196,7 @@ fn take_ranges<B: Backend>(io: &CommandIo<B>, bounce: &Bounce, pieces: &[(u64, u
 pub(super) fn deliver<B: Backend>(io: CommandIo<B>, dw0: u32) {
     let state = io.state();
     B::trace(TraceStep::Wait, || traced(&io, Reason::NextPart as u64));
-    state.then.set(NextStep::Finish);
+    state.then.set(NextStep::Complete);
     let Some(ClientDmaStep::ToGuest(bounce)) = state.client_dma.take().map(|step| *step) else {
         return fail(io, Status::INTERNAL_ERROR);
     };
@@ -218,7 +218,7 @@ fn deliver_bounce<B: Backend>(io: CommandIo<B>, bounce: &Bounce, dw0: u32) {
     let then = move |result: Result<Vec<Vec<u8>>, Status>| {
         io.state().client_dma.take();
         match result {
-            Ok(_) => finish_with(io, dw0, Status::SUCCESS),
+            Ok(_) => complete_command_with(io, dw0, Status::SUCCESS),
             Err(status) => fail(io, status),
         }
     };

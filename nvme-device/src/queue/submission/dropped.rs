@@ -1,6 +1,6 @@
 //! I/Os that are dropped before they have ended.
 
-use super::{CommandIo, finish_first, traced};
+use super::{CommandIo, complete_first, traced};
 use crate::queue::Backend;
 use crate::queue::context::QueueErrorEvent;
 use crate::queue::reserved::Entries;
@@ -8,9 +8,9 @@ use crate::queue::trace::TraceStep;
 use nvme_spec::Status;
 
 /// An I/O is dropped. If it is that of a command which has not ended, whoever had it has lost it, and nobody else ends
-/// the command: it ends with Internal Error, so that the host need not wait for it.
+/// the command: it fails with Internal Error, so that the host need not wait for it.
 #[cold]
-pub(super) fn end<B: Backend>(io: &CommandIo<B>) {
+pub(super) fn fail<B: Backend>(io: &CommandIo<B>) {
     let (queue, state) = (io.queue(), io.state());
     let entries = state.entries.take();
     let waiters = state.waiters.take();
@@ -22,7 +22,7 @@ pub(super) fn end<B: Backend>(io: &CommandIo<B>) {
         // It never became that of a command, or is that of a flush which no command asked for.
         Entries::None => return,
         Entries::One(entry) => (entry, status),
-        Entries::Pair(first, entry) => (entry, finish_first(queue, (state.first_cid.get(), first), status)),
+        Entries::Pair(first, entry) => (entry, complete_first(queue, (state.first_cid.get(), first), status)),
     };
     if !queue.discard_completions.get() {
         let (slba, nsid) = (state.slba.get(), state.nsid.get());

@@ -1,8 +1,8 @@
 //! Commands that are seldom: Dataset Management, and what the backend carries out as it is.
 
 use super::{
-    CommandIo, IoState, NextStep, add_data, client_dma, complete, fail, finish, finish_with, note_poisoned,
-    refuse_or_keep, submit,
+    CommandIo, IoState, NextStep, add_data, client_dma, complete, complete_command, complete_command_with, fail,
+    note_poisoned, refuse_or_keep, submit,
 };
 use crate::model::io::{IoCommand, IoKind, NsGeometry, PassthruCommand};
 use crate::queue::NamespaceChannel;
@@ -67,7 +67,7 @@ pub(super) fn send<B: Backend>(io: CommandIo<B>, namespace: &NamespaceChannel<B>
                 refuse_or_keep(refused);
             }
         }
-        Next::Nothing => finish(io, Status::SUCCESS),
+        Next::Nothing => complete_command(io, Status::SUCCESS),
     }
 }
 
@@ -100,7 +100,7 @@ pub(super) fn next_range<B: Backend>(io: CommandIo<B>) {
     }
     io.state().extra.set(extra);
     if is_done {
-        finish(io, Status::SUCCESS);
+        complete_command(io, Status::SUCCESS);
     } else if io.queue().closed.get() {
         fail(io, Status::ABORTED_SQ_DELETION);
     } else {
@@ -116,7 +116,7 @@ pub fn complete_passthru<B: Backend>(io: CommandIo<B>, dw0: u32, result: Result<
             let status = note_poisoned(&io);
             fail(io, status);
         }
-        Ok(()) if io.state().then.get() == NextStep::Finish => finish_with(io, dw0, Status::SUCCESS),
+        Ok(()) if io.state().then.get() == NextStep::Complete => complete_command_with(io, dw0, Status::SUCCESS),
         Ok(()) if io.state().then.get() == NextStep::ToGuest => client_dma::deliver(io, dw0),
         result => complete(io, result),
     }

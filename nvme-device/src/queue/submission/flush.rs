@@ -32,7 +32,7 @@ impl<B: Backend> Submissions<B> {
         state.nsid.set(namespace.nsid);
         state.since.set(self.queue().context.now());
         state.op.set(BlockOp::Flush);
-        state.then.set(NextStep::Finish);
+        state.then.set(NextStep::Complete);
         state.slba.set(0);
         state.blocks.set(namespace.geometry.get().blocks());
         state.namespace.set(Some(namespace));

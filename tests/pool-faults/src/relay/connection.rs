@@ -107,7 +107,7 @@ impl Pump {
             if self.shared.lock().ended {
                 break;
             }
-            if !self.outbox.has_room() {
+            if !self.outbox.wait_for_room() {
                 continue;
             }
             match socket::read(&self.from, &mut buffer) {

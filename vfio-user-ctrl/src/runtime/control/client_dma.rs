@@ -42,30 +42,30 @@ impl WireTransfers {
     }
 
     /// Asks the client for no more of a transfer.
-    pub(super) fn abandon(&mut self, wire: &mut Session, id: u64) {
-        for part in self.transfers.abandon(id, Instant::now()) {
+    pub(super) fn cancel(&mut self, wire: &mut Session, id: u64) {
+        for part in self.transfers.cancel(id, Instant::now()) {
             wire.dma_cancel(part);
         }
     }
 
     /// Returns whether there are transfers to be given up if they do not end.
-    pub(super) fn has_abandoned(&self) -> bool {
-        self.transfers.has_abandoned()
+    pub(super) fn has_cancelled(&self) -> bool {
+        self.transfers.has_cancelled()
     }
 
-    /// Gives up what was abandoned and has not ended.
-    pub(super) fn give_up_abandoned(&mut self, wire: &mut Session) {
-        let given_up = self.transfers.give_up_abandoned(Instant::now());
-        self.cancel(wire, given_up);
+    /// Gives up what was cancelled and has not ended.
+    pub(super) fn give_up_cancelled(&mut self, wire: &mut Session) {
+        let given_up = self.transfers.give_up_cancelled(Instant::now());
+        self.tell_given_up(wire, given_up);
     }
 
     /// Gives up what touches memory that is not in `newest`.
     pub(super) fn give_up_unmapped(&mut self, wire: &mut Session, newest: &GuestMemory) {
         let given_up = self.transfers.give_up_unmapped(newest);
-        self.cancel(wire, given_up);
+        self.tell_given_up(wire, given_up);
     }
 
-    fn cancel(&self, wire: &mut Session, given_up: Vec<GivenUp<Arc<GroupHandle>>>) {
+    fn tell_given_up(&self, wire: &mut Session, given_up: Vec<GivenUp<Arc<GroupHandle>>>) {
         for GivenUp { parts, ended } in given_up {
             for part in parts {
                 wire.dma_cancel(part);

@@ -382,7 +382,7 @@ impl Connection {
     /// Returns whether the client waits for memory to be let go, or for something else that is to be looked at, or
     /// somebody for a transfer to be given up.
     pub(super) fn is_releasing(&self) -> bool {
-        !self.unmaps.is_empty() || self.replies.is_waiting() || self.transfers.has_abandoned()
+        !self.unmaps.is_empty() || self.replies.is_waiting() || self.transfers.has_cancelled()
     }
 
     /// Begins a transfer for a poll group.
@@ -391,13 +391,13 @@ impl Connection {
     }
 
     /// The poll group wants its transfer to end.
-    pub(super) fn abandon(&mut self, id: u64) {
-        self.transfers.abandon(&mut self.wire, id);
+    pub(super) fn cancel(&mut self, id: u64) {
+        self.transfers.cancel(&mut self.wire, id);
     }
 
     /// Answers for what nobody holds any more. Returns whether anything was answered.
     pub(super) fn release(&mut self, unmap_worker: &UnmapWorker) -> bool {
-        self.transfers.give_up_abandoned(&mut self.wire);
+        self.transfers.give_up_cancelled(&mut self.wire);
         let answered = self.answer_late();
         self.old.drop_free();
         let now = Instant::now();

@@ -219,9 +219,9 @@ impl Server {
                         self.serve(session);
                     }
                 }
-                ControlMessage::Abandon { session, id } => {
+                ControlMessage::Cancel { session, id } => {
                     if let Some(connection) = self.connections.get_mut(&session) {
-                        connection.abandon(id);
+                        connection.cancel(id);
                         self.serve(session);
                     }
                 }

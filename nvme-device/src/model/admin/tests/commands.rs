@@ -60,7 +60,7 @@ fn a_fifth_abort_exceeds_the_limit_until_one_has_finished() {
         assert!(matches!(controller.admin(&abort(1, cid), NOW), Outcome::Abort { .. }));
     }
     assert_eq!(status(controller.admin(&abort(1, 4), NOW)), Status::ABORT_LIMIT_EXCEEDED);
-    controller.abort_finished();
+    controller.abort_ended();
     assert!(matches!(controller.admin(&abort(1, 4), NOW), Outcome::Abort { .. }));
 }
 
@@ -153,6 +153,6 @@ fn what_the_runtime_answers_after_a_reset_changes_nothing() {
     controller.reset();
     controller.enable(NOW);
     controller.queue_created(QueueId::Cq(1));
-    controller.abort_finished();
+    controller.abort_ended();
     assert_eq!(status(controller.admin(&create_sq(1, 8, 1), NOW)), Status::COMPLETION_QUEUE_INVALID);
 }

@@ -99,7 +99,7 @@ impl Host {
                 let outcome = self.waiting.remove(0);
                 self.answer(&outcome, well);
             }
-            HostileStep::Answer(_) => self.controller.abort_finished(),
+            HostileStep::Answer(_) => self.controller.abort_ended(),
             HostileStep::Supply(data) => {
                 if let Some(at) = self.waiting.iter().position(|outcome| matches!(outcome, Outcome::Need { .. }))
                     && let Outcome::Need { pending, .. } = self.waiting.remove(at)
@@ -153,7 +153,7 @@ impl Host {
             Outcome::CreateSq(queue) => self.controller.queue_creation_failed(QueueId::Sq(queue.qid)),
             Outcome::DeleteSq { qid } => self.controller.queue_deleted(QueueId::Sq(*qid)),
             Outcome::DeleteCq { qid } => self.controller.queue_deleted(QueueId::Cq(*qid)),
-            Outcome::Abort { .. } => self.controller.abort_finished(),
+            Outcome::Abort { .. } => self.controller.abort_ended(),
             _ => {}
         }
     }

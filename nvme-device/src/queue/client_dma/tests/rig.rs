@@ -40,7 +40,7 @@ pub(super) struct Client {
     pub(super) budget: Arc<BounceBudget>,
     bytes: RefCell<Vec<u8>>,
     asked: RefCell<VecDeque<Transfer>>,
-    abandoned: Cell<usize>,
+    cancelled: Cell<usize>,
 }
 
 impl Client {
@@ -79,9 +79,9 @@ impl Client {
         }
     }
 
-    /// Returns how many transfers were abandoned since the last call.
-    pub(super) fn abandoned(&self) -> usize {
-        self.abandoned.take()
+    /// Returns how many transfers were cancelled since the last call.
+    pub(super) fn cancelled(&self) -> usize {
+        self.cancelled.take()
     }
 
     pub(super) fn drop_reads(&self) {
@@ -104,8 +104,8 @@ impl ClientDma for ClientWay {
         self.0.asked.borrow_mut().push_back(transfer);
     }
 
-    fn abandon(&self, _: u64) {
-        self.0.abandoned.set(self.0.abandoned.get() + 1);
+    fn cancel(&self, _: u64) {
+        self.0.cancelled.set(self.0.cancelled.get() + 1);
     }
 }
 
@@ -250,7 +250,7 @@ impl ClientGuest {
             budget: BounceBudget::new(limit),
             bytes: RefCell::new(vec![0; usize::try_from(FAR_LEN * 4).expect("small")]),
             asked: RefCell::default(),
-            abandoned: Cell::default(),
+            cancelled: Cell::default(),
         });
         let (tail, head, aborted) = (Cell::default(), Cell::default(), Rc::default());
         Self { file, memory, doorbells, queues, client, disk, aborted, tail, head }
