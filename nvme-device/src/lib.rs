@@ -6,7 +6,7 @@
 //! | [`model`] | the controller: PCI configuration space, registers, admin and I/O commands | numbers |
 //! | [`queue`] | queues on one thread: from the doorbell to the backend and back to the completion entry | the model, [`guest_memory`] |
 //! | [`admin_worker`] | the controller as a whole, and its admin commands: what is to be done when, and by which queues | all of these |
-//! | [`connection`] | what is decided about a client's connection: when it is answered, who is let in | all of these |
+//! | [`connection`] | what is decided about a client's connection: its memory and interrupts, when it is answered, who is let in | all of these, [`vfio_user`]'s requests |
 //!
 //! [`model`], [`admin_worker`] and [`connection`] know no socket, no clock and no thread. [`queue`] is told the time, and
 //! gives I/O to a [`Backend`](queue::Backend), which whoever uses it brings along.

@@ -25,7 +25,7 @@ struct WaitingReply<T> {
 
 /// The requests of a client that are answered later, each by its token.
 #[derive(Debug)]
-pub struct Replies<T> {
+pub(super) struct Replies<T> {
     waiting: Vec<WaitingReply<T>>,
     next_reset: u64,
     /// Resets that are in progress.
@@ -45,7 +45,7 @@ impl<T> Default for Replies<T> {
 
 impl<T> Replies<T> {
     /// Begins a device reset, which `token` is the answer to. Returns the reset's number.
-    pub fn reset(&mut self, token: T) -> u64 {
+    pub(super) fn reset(&mut self, token: T) -> u64 {
         let number = self.begin();
         self.waiting.push(WaitingReply { token, reset: Some(number), rest: None, until: None });
         number
@@ -53,7 +53,7 @@ impl<T> Replies<T> {
 
     /// Begins a function-level reset. Returns its number, unless so many are in progress that this one is told with the
     /// last.
-    pub fn function_reset(&mut self) -> Option<u64> {
+    pub(super) fn function_reset(&mut self) -> Option<u64> {
         if self.resets.len() >= MAX_RESETS {
             self.written = self.resets.last().copied();
             return None;
@@ -72,32 +72,32 @@ impl<T> Replies<T> {
 
     /// A write to configuration space is to be answered when what it began is over: a function-level reset, and, if it
     /// forbids the function to access memory, that poll groups are at rest in the state `rest` of the bus.
-    pub fn config_written(&mut self, token: T, rest: Option<u64>, now: Instant) {
+    pub(super) fn config_written(&mut self, token: T, rest: Option<u64>, now: Instant) {
         let begun = self.written.take();
         let limit = if begun.is_some() { RESET_TIME } else { REST_TIME };
         self.waiting.push(WaitingReply { token, reset: begun, rest, until: now.checked_add(limit) });
     }
 
     /// A reset is over.
-    pub fn reset_done(&mut self, number: u64) {
+    pub(super) fn reset_done(&mut self, number: u64) {
         self.resets.remove(&number);
         self.overdue.remove(&number);
     }
 
     /// Returns whether anything is to be answered.
     #[must_use]
-    pub const fn is_waiting(&self) -> bool {
+    pub(super) const fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
     /// Returns whether no function-level reset is in progress that was answered for.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         self.overdue.is_empty()
     }
 
     /// Takes the answers that are due. `at_rest` tells whether the poll groups are at rest in a state of the bus.
-    pub fn take_due(&mut self, at_rest: impl Fn(u64) -> bool, now: Instant) -> Vec<T> {
+    pub(super) fn take_due(&mut self, at_rest: impl Fn(u64) -> bool, now: Instant) -> Vec<T> {
         let mut due = Vec::new();
         for waiting in std::mem::take(&mut self.waiting) {
             let resetting = waiting.reset.filter(|number| self.resets.contains(number));

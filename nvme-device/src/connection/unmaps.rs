@@ -16,17 +16,17 @@ struct Unmap<T, R> {
 
 /// The regions that a client has unmapped and that are still in use, each request with its token.
 #[derive(Debug)]
-pub struct Unmaps<T, R>(Vec<Unmap<T, R>>);
+pub(super) struct Unmaps<T, R>(Vec<Unmap<T, R>>);
 
 /// What has come of a look at the regions.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Released<T> {
+pub(super) struct Released<T> {
     /// The requests that are to be answered.
-    pub replies: Vec<T>,
+    pub(super) replies: Vec<T>,
     /// How many regions nobody holds any more.
-    pub regions: usize,
+    pub(super) regions: usize,
     /// Set if I/O that touches what is left is to be aborted.
-    pub is_overdue: bool,
+    pub(super) is_overdue: bool,
 }
 
 impl<T, R> Default for Unmaps<T, R> {
@@ -37,18 +37,18 @@ impl<T, R> Default for Unmaps<T, R> {
 
 impl<T, R> Unmaps<T, R> {
     /// The client has unmapped regions.
-    pub fn begin(&mut self, token: T, regions: Vec<R>, now: Instant) {
+    pub(super) fn begin(&mut self, token: T, regions: Vec<R>, now: Instant) {
         self.0.push(Unmap { token, regions, since: now });
     }
 
     /// Returns whether a request waits.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Looks whether regions are in use: `release` keeps those that are not, and gives the others back.
-    pub fn release(&mut self, mut release: impl FnMut(Vec<R>) -> Vec<R>, now: Instant) -> Released<T> {
+    pub(super) fn release(&mut self, mut release: impl FnMut(Vec<R>) -> Vec<R>, now: Instant) -> Released<T> {
         let mut released = Released { replies: Vec::new(), regions: 0, is_overdue: false };
         for mut unmap in std::mem::take(&mut self.0) {
             let before = unmap.regions.len();
@@ -68,7 +68,7 @@ impl<T, R> Unmaps<T, R> {
     }
 
     /// The client has gone. Returns the regions that are still in use.
-    pub fn into_regions(self) -> impl Iterator<Item = R> {
+    pub(super) fn into_regions(self) -> impl Iterator<Item = R> {
         self.0.into_iter().flat_map(|unmap| unmap.regions)
     }
 }

@@ -1,13 +1,19 @@
 //! The guest's memory, and memory that is not the guest's.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use guest_memory::{Access, Extent, GuestMemory, MemView, Region};
+use guest_memory::{Access, Extent, GuestMemory, MapError, MemView, Region, RegionId};
+use nvme_device::connection::{Client, Output};
+use nvme_device::queue::Interrupts;
 use rustix::fs::MemfdFlags;
+use vfio_user::{IrqRequest, UnmapRequest};
+
+use super::session::{MAX_QUEUES, now};
 
 pub(super) const PAGE: u64 = 4096;
 
@@ -60,9 +66,23 @@ fn read_at(file: &File, at: u64, into: &mut [u8]) {
     }
 }
 
-/// The memory of one client, and a region of another's.
+/// What has come of a request, or of a look.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// The memory is another one.
+    pub(super) published: bool,
+    /// The poll group is to look at the session.
+    pub(super) refresh: bool,
+    /// I/O in memory that was unmapped is to be aborted.
+    pub(super) abort: bool,
+}
+
+/// The memory of one client, which asks for it and for its interrupts, and a region of another's.
 pub(super) struct Memory {
-    table: GuestMemory,
+    client: Client<u64>,
+    /// The requests that were not answered.
+    asked: BTreeSet<u64>,
+    next_token: u64,
     files: Vec<File>,
     /// Of no use to the guest, and mapped at the client's pleasure.
     scrap: File,
@@ -70,8 +90,6 @@ pub(super) struct Memory {
     neighbour: MemView,
     mapped: usize,
     dropped: Arc<AtomicUsize>,
-    /// Regions that the client waits for.
-    pub(super) releasing: Vec<Arc<Region>>,
 }
 
 impl Memory {
@@ -84,45 +102,80 @@ impl Memory {
             .expect("a region");
         let neighbour = GuestMemory::new().with(Arc::new(region)).expect("room");
         let mut memory = Self {
-            table: GuestMemory::new(),
+            client: Client::new(MAX_QUEUES + 1),
+            asked: BTreeSet::new(),
+            next_token: 0,
             files: PARTS.iter().map(|part| memfd(part.pages)).collect(),
             scrap: memfd(8),
             read_only: vec![0; (PARTS[READ_ONLY].pages * PAGE) as usize],
             neighbour: MemView::new(Arc::new(neighbour)),
             mapped: 0,
             dropped: Arc::default(),
-            releasing: Vec::new(),
         };
         for index in 0..PARTS.len() {
-            assert!(memory.map_part(index), "nothing is in the way");
+            assert!(memory.map_part(index).published, "nothing is in the way");
         }
         memory
     }
 
     pub(super) fn view(&self) -> Rc<MemView> {
-        Rc::new(MemView::new(Arc::new(self.table.clone())))
+        Rc::new(MemView::new(Arc::new(self.client.memory().clone())))
     }
 
-    fn notifier(&self) -> impl FnOnce(guest_memory::RegionId) + Send + 'static {
+    /// Begins a request.
+    fn ask(&mut self) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.asked.insert(token);
+        token
+    }
+
+    /// Carries out what was decided. Devices take every second region.
+    fn carry_out(&mut self, interrupts: Option<&Interrupts>) -> Outcome {
+        let mut outcome = Outcome::default();
+        while let Some(output) = self.client.next_output() {
+            match output {
+                Output::Register(region) => {
+                    assert!(self.client.is_mapping() && region.has_file());
+                    let result = if self.mapped.is_multiple_of(2) { Ok(()) } else { Err("no") };
+                    drop(region);
+                    self.client.registered(result);
+                }
+                Output::Publish(_) => outcome.published = true,
+                Output::ChangeIrqs { token, changes } => {
+                    let interrupts = interrupts.expect("interrupts were asked for");
+                    for change in changes {
+                        assert_eq!(change.apply(interrupts, |_| Ok(())), Ok(()));
+                    }
+                    assert!(self.asked.remove(&token), "a request is answered twice");
+                }
+                Output::Refresh => outcome.refresh = true,
+                Output::Ask(request) => unreachable!("{request:?} is asked for elsewhere"),
+                Output::AbortUnmapped => outcome.abort = true,
+                Output::Warn(warning) => assert!(!warning.to_string().is_empty()),
+                Output::Reply { token, .. } => assert!(self.asked.remove(&token), "a request is answered twice"),
+            }
+        }
+        assert!(!self.client.is_mapping(), "devices have been told");
+        outcome
+    }
+
+    fn notifier(&self) -> impl FnOnce(RegionId) + Send + 'static {
         let dropped = Arc::clone(&self.dropped);
         move |_| {
             dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn add(&mut self, region: Result<Region, guest_memory::MapError>) -> bool {
-        let Ok(region) = region else { return false };
-        self.mapped += 1;
-        let added = self.table.with(Arc::new(region));
-        let is_added = added.is_ok();
-        if let Ok(table) = added {
-            self.table = table;
-        }
-        is_added
+    fn add(&mut self, region: Result<Region, MapError>) -> Outcome {
+        self.mapped += usize::from(region.is_ok());
+        let token = self.ask();
+        self.client.map(token, region);
+        self.carry_out(None)
     }
 
-    /// Maps a part. Returns whether there was room.
-    pub(super) fn map_part(&mut self, index: usize) -> bool {
+    /// Maps a part, if there is room.
+    pub(super) fn map_part(&mut self, index: usize) -> Outcome {
         let (part, file) = (&PARTS[index], &self.files[index]);
         let len = part.pages * PAGE;
         let region = if part.with_file {
@@ -134,31 +187,38 @@ impl Memory {
         self.add(region)
     }
 
-    /// Maps what the client says. Returns whether that could be.
-    pub(super) fn map_any(&mut self, gpa: u64, len: u64, offset: u64) -> bool {
+    /// Maps what the client says, if that can be.
+    pub(super) fn map_any(&mut self, gpa: u64, len: u64, offset: u64) -> Outcome {
         let file = self.scrap.try_clone().expect("a descriptor").into();
         let region =
             Extent::new(offset, gpa, len, Access::ReadWrite).and_then(|of| Region::map(file, of, self.notifier()));
         self.add(region)
     }
 
-    /// Takes a range away. Returns whether there was anything in it.
-    pub(super) fn unmap(&mut self, gpa: u64, len: u64) -> bool {
-        let Ok((table, mut regions)) = self.table.without(gpa, len) else { return false };
-        self.table = table;
-        let any = !regions.is_empty();
-        self.releasing.append(&mut regions);
-        any
+    /// Takes a range away.
+    pub(super) fn unmap(&mut self, gpa: u64, len: u64) -> Outcome {
+        self.unmap_this(UnmapRequest { addr: gpa, size: len, all: false })
     }
 
-    pub(super) fn unmap_part(&mut self, index: usize) -> bool {
+    pub(super) fn unmap_part(&mut self, index: usize) -> Outcome {
         self.unmap(PARTS[index].gpa, PARTS[index].pages * PAGE)
     }
 
-    pub(super) fn unmap_all(&mut self) {
-        let (table, mut regions) = self.table.without_all();
-        self.table = table;
-        self.releasing.append(&mut regions);
+    pub(super) fn unmap_all(&mut self) -> Outcome {
+        self.unmap_this(UnmapRequest { addr: 0, size: 0, all: true })
+    }
+
+    fn unmap_this(&mut self, request: UnmapRequest) -> Outcome {
+        let token = self.ask();
+        self.client.unmap(token, request, now());
+        self.carry_out(None)
+    }
+
+    /// The client sets its interrupts.
+    pub(super) fn set_irqs(&mut self, request: IrqRequest, interrupts: &Interrupts) -> Outcome {
+        let token = self.ask();
+        self.client.set_irqs(token, request, interrupts.has_blocked());
+        self.carry_out(Some(interrupts))
     }
 
     /// The client makes the file behind a part shorter, and as long as it was unless it is to `stay` so. The pages that
@@ -207,9 +267,19 @@ impl Memory {
         data
     }
 
+    /// Returns whether the client waits for regions that it has unmapped.
+    pub(super) fn is_releasing(&self) -> bool {
+        self.client.is_waiting()
+    }
+
     /// Lets go of what nobody else holds.
-    pub(super) fn release(&mut self) {
-        self.releasing.retain(|region| Arc::strong_count(region) > 1);
+    pub(super) fn release(&mut self) -> Outcome {
+        let held =
+            |regions: Vec<Arc<Region>>| regions.into_iter().filter(|region| Arc::strong_count(region) > 1).collect();
+        self.client.look(|_| true, held, now());
+        let outcome = self.carry_out(None);
+        assert_eq!(self.asked.is_empty(), !self.client.is_waiting(), "what is over is answered");
+        outcome
     }
 
     /// Nothing was touched that is not the guest's, or not to be written.
@@ -230,11 +300,10 @@ impl Memory {
     }
 
     /// All that was mapped is unmapped, once nothing else is there any more.
-    pub(super) fn end(mut self) {
-        self.unmap_all();
-        self.releasing.clear();
+    pub(super) fn end(self) {
         let (mapped, dropped) = (self.mapped, Arc::clone(&self.dropped));
-        drop(self);
+        let Self { client, neighbour: _neighbour, .. } = self;
+        drop(client.into_regions());
         assert_eq!(dropped.load(Ordering::Relaxed), mapped, "nobody holds memory any more");
     }
 }

@@ -18,12 +18,13 @@ use nvme_spec::command::SglId;
 use nvme_spec::register::Register;
 use nvme_spec::{ALL_NAMESPACES, CommandFlags, Psdt, SglDescriptor, Sqe, Status};
 use rustix::event::{EventfdFlags, eventfd};
+use vfio_user::{IrqAction, IrqData, IrqKind, IrqRequest};
 use zerocopy::IntoBytes;
 
 use crate::ram::{Disk, OnAbort, Ram};
 use crate::script::Script;
 use identity::identity;
-use memory::{Memory, PAGE};
+use memory::{Memory, Outcome, PAGE};
 use session::{Kept, MAX_QUEUES, NOW, Session};
 
 /// The kinds of steps.
@@ -225,41 +226,45 @@ impl World {
 
     fn change_memory(&mut self, kind: u8, script: &mut Script<'_>) {
         let index = script.below(memory::COUNT);
-        let changed = match kind {
+        let outcome = match kind {
             step::UNMAP => self.memory.unmap_part(index),
             step::MAP => self.memory.map_part(index),
             step::MAP_ANY => self.memory.map_any(address(script), script.u64(), script.u64()),
-            step::UNMAP_ANY if index == 0 => {
-                self.memory.unmap_all();
-                true
-            }
+            step::UNMAP_ANY if index == 0 => self.memory.unmap_all(),
             step::UNMAP_ANY => self.memory.unmap(address(script), script.u64()),
             step::TRUNCATE => {
                 let pages = script.u8();
-                self.memory.truncate(index, (pages & 0x7f).into(), pages > 0x7f);
-                false
+                return self.memory.truncate(index, (pages & 0x7f).into(), pages > 0x7f);
             }
             _ if index == 0 => {
                 self.session.queues.abort_some(|| true);
-                false
+                return;
             }
-            _ => {
-                self.session.queues.abort_unmapped();
-                false
-            }
+            _ => return self.session.queues.abort_unmapped(),
         };
-        if changed {
+        self.carry_out(&outcome);
+    }
+
+    fn carry_out(&mut self, outcome: &Outcome) {
+        if outcome.published {
             self.session.set_view(&self.memory.view());
+        }
+        if outcome.refresh {
+            self.session.queues.catch_up();
+        }
+        if outcome.abort {
+            self.session.queues.abort_unmapped();
         }
     }
 
     /// Memory is let go as soon as no I/O is in flight.
     fn release(&mut self) {
-        if self.memory.releasing.is_empty() {
+        if !self.memory.is_releasing() {
             return;
         }
-        self.memory.release();
-        let is_free = self.memory.releasing.is_empty() || self.disks.iter().any(|disk| disk.held() > 0);
+        let outcome = self.memory.release();
+        self.carry_out(&outcome);
+        let is_free = !self.memory.is_releasing() || self.disks.iter().any(|disk| disk.held() > 0);
         assert!(is_free || self.session.queues.in_flight() > 0, "memory is held though no I/O is in flight");
     }
 
@@ -328,26 +333,29 @@ impl World {
         self.session.doorbells.store(qid * 2 + 1, host.head.into());
     }
 
+    /// The client sets its interrupts by a request of few vectors, of which some are beyond the last.
     fn set_eventfds(&mut self, start: usize, count: usize) {
-        if count == 7 {
-            self.session.interrupts.ask(start as u16);
-            return self.session.queues.catch_up();
-        }
-        let file = || eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
-        if count == 0 {
-            self.session.interrupts.clear();
+        let file = || eventfd(1, EventfdFlags::CLOEXEC).expect("an eventfd");
+        let all = (start as u32, count as u32);
+        let request = |kind, action, (start, count), data| IrqRequest { kind, action, start, count, data };
+        let pin = |action, data| request(IrqKind::Pin, action, (0, 1), data);
+        let request = match (count, start) {
+            (7, start) => request(IrqKind::Msix, IrqAction::Trigger, (start as u32, 1), IrqData::None),
             // The host uses the pin instead, or lets it be raised again.
-            let pin = self.session.interrupts.pin();
-            match start {
-                0 => pin.set_file(None),
-                1 => pin.set_file(Some(file())),
-                _ => drop(pin.set_mask(PinMask::Client, start == 2)),
+            (0, 0) => request(IrqKind::Pin, IrqAction::Trigger, (0, 0), IrqData::None),
+            (0, 1) => pin(IrqAction::Trigger, IrqData::Eventfds(vec![Some(file())])),
+            (0, 2) => pin(IrqAction::Mask, IrqData::None),
+            (0, 3) => pin(IrqAction::Unmask, IrqData::Bools(vec![true])),
+            (0, 4) => pin(IrqAction::Trigger, IrqData::None),
+            (0, 5) => pin(IrqAction::Unmask, IrqData::Eventfds(vec![Some(file())])),
+            (0, _) => request(IrqKind::Msix, IrqAction::Trigger, (0, 0), IrqData::None),
+            _ => {
+                let files = (0..count).map(|index| (index != 3).then(file)).collect();
+                request(IrqKind::Msix, IrqAction::Trigger, all, IrqData::Eventfds(files))
             }
-            return self.session.queues.catch_up();
-        }
-        let files = (0..count).map(|index| (index != 3).then(file)).collect();
-        self.session.interrupts.set(start, files, usize::from(MAX_QUEUES) + 1);
-        self.session.queues.catch_up();
+        };
+        let outcome = self.memory.set_irqs(request, &self.session.interrupts);
+        self.carry_out(&outcome);
     }
 
     /// The client goes, whatever is in flight, and another comes.

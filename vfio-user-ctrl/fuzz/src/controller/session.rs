@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guest_memory::copy::{read_data, write_data};
 use guest_memory::dptr::DptrError;
@@ -32,6 +32,13 @@ const BURST: usize = 4;
 thread_local! {
     /// What the queues' clock says, in microseconds.
     pub(super) static NOW: Cell<u64> = const { Cell::new(0) };
+    static BEGIN: Instant = Instant::now();
+}
+
+/// Returns the same time as the connection has it.
+pub(super) fn now() -> Instant {
+    let begin = BEGIN.with(Instant::clone);
+    begin.checked_add(Duration::from_micros(NOW.get())).unwrap_or(begin)
 }
 
 type Inbox = Rc<RefCell<VecDeque<(Ticket, Answer)>>>;

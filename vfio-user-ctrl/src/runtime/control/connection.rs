@@ -1,14 +1,14 @@
 //! A client's connection: its messages, its memory, its interrupts.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
-use vfio_user::{Event, IrqAction, IrqData, IrqKind, IrqRequest, MAX_READ, MapRequest, Token, UnmapRequest};
+use vfio_user::{Event, MAX_READ, MapRequest, Token};
 
 use super::client_dma::WireTransfers;
 use super::device::{Device, Effect};
@@ -20,10 +20,10 @@ use super::unmap_worker::UnmapWorker;
 use super::unmask::Unmask;
 use crate::runtime::log_budget::warn_ratelimited;
 use crate::runtime::messages::{AdminMessage, GroupHandle, GroupMessage, QueueMessage, Routes};
-use crate::runtime::session::{Ctrl, Session};
+use crate::runtime::session::Session;
 use guest_memory::{Access, Extent, Files, GuestMemory, MapError, Region, guard};
 use nvme_device::admin_worker::Request;
-use nvme_device::connection::{Replies, Unmaps};
+use nvme_device::connection::{Client, Output};
 use nvme_device::model::regs::CtrlLimits;
 use nvme_device::queue::{PinMask, Transfer};
 
@@ -32,21 +32,13 @@ use nvme_device::queue::{PinMask, Transfer};
 const TIMEOUT_500MS: u8 = 60;
 /// The most messages that are read in a row, so that one client cannot keep the others waiting.
 const BURST: usize = 64;
+
 /// What is to become of a connection.
 pub(super) enum ConnectionState {
     /// It goes on; wait for this.
     Open(EventFlags),
     /// It is over.
     Closed,
-}
-
-/// A client that has mapped memory, of which devices are being told. What it asks next waits: the memory is to be
-/// there.
-struct PendingMapping {
-    token: Token,
-    /// With that region.
-    memory: GuestMemory,
-    gpa: u64,
 }
 
 /// A client's connection with a controller.
@@ -57,14 +49,12 @@ pub(super) struct Connection {
     session: Arc<Session>,
     routes: Arc<Routes>,
     registrar: Arc<Registrar>,
-    memory: GuestMemory,
-    /// What was published before it.
+    /// What it has asked for, and its memory.
+    client: Client<Token>,
+    /// Tables of its memory that were published before the newest.
     old: OldTables,
     files: Files,
-    mapping: Option<PendingMapping>,
-    unmaps: Unmaps<Token, Arc<Region>>,
     transfers: WireTransfers,
-    replies: Replies<Token>,
     unmask: Unmask,
     began: Instant,
     /// Of the control thread's time.
@@ -92,20 +82,18 @@ impl Connection {
             CtrlLimits { max_queue_entries: ctrl.max_queue_depth, timeout_500ms: TIMEOUT_500MS, version: ctrl.version };
         let session = Arc::new(Session::new(number, ctrl, routes.groups.len(), limits)?);
         let device = Device::new(Arc::clone(&session));
+        let info = device.info();
         Ok(Self {
             stream,
-            wire: vfio_user::Session::new(device.info()),
+            wire: vfio_user::Session::new(info.clone()),
             device,
             session,
             routes: Arc::clone(routes),
             registrar: Arc::clone(registrar),
-            memory: GuestMemory::new(),
+            client: Client::new(info.msix_vectors),
             old: OldTables::default(),
             files: Files::new(guest_memory::LimitShare::of_mappings()),
-            mapping: None,
-            unmaps: Unmaps::default(),
             transfers: WireTransfers::new(number),
-            replies: Replies::default(),
             unmask,
             began: Instant::now(),
             share,
@@ -172,10 +160,7 @@ impl Connection {
         self.session.ctrl.regions.store(0, Ordering::Relaxed);
         self.session.ctrl.memory.store(0, Ordering::Relaxed);
         self.routes.send_admin(AdminMessage::Detach { session: self.session.id });
-        let memory = self.mapping.map_or(self.memory, |mapping| mapping.memory);
-        let mut regions: Vec<Arc<Region>> = memory.regions().cloned().collect();
-        regions.extend(self.unmaps.into_regions());
-        (regions, self.old)
+        (self.client.into_regions(), self.old)
     }
 
     /// Reads, acts and writes until there is nothing to do.
@@ -241,26 +226,35 @@ impl Connection {
     fn act(&mut self) -> Result<(), String> {
         while !self.waits {
             // The memory is to be there for whatever else the client asks: that waits.
-            let only_questions = self.mapping.is_some();
+            let only_questions = self.client.is_mapping();
             let event = self.wire.next_of(&mut self.device, only_questions);
             // What came before a broken message has been done, and the admin worker must know.
             self.post_effects();
             match event.map_err(|error| error.to_string())? {
                 None => return Ok(()),
-                Some(Event::Map(token, request)) => self.map(token, request),
-                Some(Event::Unmap(token, request)) => self.unmap(token, request),
-                Some(Event::SetIrqs(token, request)) => {
-                    let result = self.set_irqs(request);
-                    self.wire.reply(token, result);
+                Some(Event::Map(token, request)) => {
+                    let region = region_of(&mut self.files, request);
+                    self.client.map(token, region);
                 }
-                Some(Event::Reset(token)) => self.reset(token),
+                Some(Event::Unmap(token, request)) => self.client.unmap(token, request, Instant::now()),
+                Some(Event::SetIrqs(token, request)) => {
+                    self.client.set_irqs(token, request, self.session.interrupts.has_blocked());
+                }
+                Some(Event::Reset(token)) => {
+                    self.device.reset();
+                    if self.device.take_changed() {
+                        self.set_pending();
+                    }
+                    self.client.reset(token);
+                }
                 Some(Event::ConfigWritten(token)) => {
                     let bus = &self.session.bus;
                     let rest = (!bus.is_allowed()).then(|| bus.state());
-                    self.replies.config_written(token, rest, Instant::now());
+                    self.client.config_written(token, rest, Instant::now());
                 }
                 Some(Event::DmaDone { id, result }) => self.transfers.ended(id, result),
             }
+            self.carry_out();
         }
         Ok(())
     }
@@ -270,10 +264,10 @@ impl Connection {
         for effect in self.device.take_effects() {
             match effect {
                 Effect::Registers(effect) => self.ask(effect.into()),
-                Effect::FunctionReset => match self.replies.function_reset() {
-                    Some(number) => self.ask(Request::Reset { number }),
-                    None => self.ask(Request::Disable),
-                },
+                Effect::FunctionReset => {
+                    self.client.function_reset();
+                    self.carry_out();
+                }
             }
         }
         if self.device.take_changed() {
@@ -287,86 +281,52 @@ impl Connection {
         }
     }
 
-    fn map(&mut self, token: Token, request: MapRequest) {
-        let (gpa, size, has_file) = (request.addr, request.size, request.fd.is_some());
-        let added = region_of(&mut self.files, request).and_then(|region| {
-            let region = Arc::new(region);
-            Ok((self.memory.with(Arc::clone(&region))?, region))
-        });
-        match added {
-            Ok((memory, region)) if has_file => {
-                self.mapping = Some(PendingMapping { token, memory, gpa });
-                self.registrar.register(&self.session, region, self.session.ctrl.prefault);
-            }
-            Ok((memory, _)) => {
-                warn_ratelimited!(
-                    self.session.ctrl,
-                    "controller '{}': the client maps {size:#x} bytes at {gpa:#x} without a file: data there go by messages, \
-                     which is slow, and queues, PRP lists and SGL segments cannot be there; share the VM's memory (QEMU: memory-backend-memfd,share=on)",
-                    self.session.ctrl.name
-                );
-                self.publish(memory);
-                self.wire.reply(token, Ok(()));
-            }
-            Err(error) => {
-                warn_ratelimited!(
-                    self.session.ctrl,
-                    "controller '{}': a mapping of the client's is refused: {error}",
-                    self.session.ctrl.name
-                );
-                self.wire.reply(token, Err(error.errno()));
+    /// Carries out what was decided. Returns whether anything was answered.
+    fn carry_out(&mut self) -> bool {
+        let mut answered = false;
+        while let Some(output) = self.client.next_output() {
+            match output {
+                Output::Register(region) => {
+                    self.registrar.register(&self.session, region, self.session.ctrl.prefault);
+                }
+                Output::Publish(memory) => self.publish(memory),
+                Output::ChangeIrqs { token, changes } => {
+                    let unmask = &mut self.unmask;
+                    let mut set_unmask = |file| unmask.set(file).map_err(rustix::io::Errno::raw_os_error);
+                    let mut changes = changes.into_iter();
+                    let result = changes.try_for_each(|change| change.apply(&self.session.interrupts, &mut set_unmask));
+                    self.wire.reply(token, result);
+                }
+                Output::Refresh => self.set_pending(),
+                Output::Ask(request) => self.ask(request),
+                Output::AbortUnmapped => {
+                    // A client may wait for the memory before it answers anything else.
+                    self.transfers.give_up_unmapped(&mut self.wire, self.client.memory());
+                    self.routes.send_queues(self.session.id, || QueueMessage::AbortUnmapped);
+                }
+                Output::Warn(warning) => {
+                    warn_ratelimited!(self.session.ctrl, "controller '{}': {warning}", self.session.ctrl.name);
+                }
+                Output::Reply { token, result } => {
+                    answered = true;
+                    self.wire.reply(token, result);
+                }
             }
         }
-    }
-
-    /// Devices were told of the memory that was mapped last. If they cannot be, they refuse I/O there; others do not
-    /// need it.
-    pub(super) fn registered(&mut self, result: Result<(), spdk::Errno>) {
-        let Some(PendingMapping { token, memory, gpa }) = self.mapping.take() else { return };
-        if let Err(error) = result {
-            warn_ratelimited!(
-                self.session.ctrl,
-                "controller '{}': devices do not take the client's memory at {gpa:#x} ({error}): I/O there fails on RDMA and on \
-                 local drives; is it shared memory or hugepages, and is the limit of locked memory (ulimit -l) high enough?",
-                self.session.ctrl.name
-            );
-        }
-        self.publish(memory);
-        self.wire.reply(token, Ok(()));
+        self.device.set_ready(self.client.is_ready());
+        answered
     }
 
     fn publish(&mut self, memory: GuestMemory) {
         self.session.ctrl.regions.store(memory.len() as u64, Ordering::Relaxed);
         self.session.ctrl.memory.store(memory.bytes(), Ordering::Relaxed);
-        self.old.push(self.session.memory.publish(memory.clone()));
-        self.memory = memory;
+        self.old.push(self.session.memory.publish(memory));
     }
 
-    /// Takes regions away. The answer comes when no reactor holds them any more.
-    fn unmap(&mut self, token: Token, request: UnmapRequest) {
-        let parted = if request.all {
-            let (rest, regions) = self.memory.without_all();
-            Ok((rest, regions))
-        } else {
-            self.memory.without(request.addr, request.size)
-        };
-        match parted {
-            // With an IOMMU in the guest, what is told to be gone need not have been there.
-            Ok((_, regions)) if regions.is_empty() => self.wire.reply(token, Ok(())),
-            Ok((rest, regions)) => {
-                self.publish(rest);
-                self.unmaps.begin(token, regions, Instant::now());
-                self.set_pending();
-            }
-            Err(error) => {
-                warn_ratelimited!(
-                    self.session.ctrl,
-                    "controller '{}': memory is not unmapped: {error}",
-                    self.session.ctrl.name
-                );
-                self.wire.reply(token, Err(error.errno()));
-            }
-        }
+    /// Devices were told of the memory that was mapped last.
+    pub(super) fn registered(&mut self, result: Result<(), spdk::Errno>) {
+        self.client.registered(result);
+        self.carry_out();
     }
 
     /// Has the poll groups look at the memory, at whether they may access it, and at the eventfds now.
@@ -382,7 +342,7 @@ impl Connection {
     /// Returns whether the client waits for memory to be let go, or for something else that is to be looked at, or
     /// somebody for a transfer to be given up.
     pub(super) fn is_releasing(&self) -> bool {
-        !self.unmaps.is_empty() || self.replies.is_waiting() || self.transfers.has_cancelled()
+        self.client.is_waiting() || self.transfers.has_cancelled()
     }
 
     /// Begins a transfer for a poll group.
@@ -398,119 +358,12 @@ impl Connection {
     /// Answers for what nobody holds any more. Returns whether anything was answered.
     pub(super) fn release(&mut self, unmap_worker: &UnmapWorker) -> bool {
         self.transfers.give_up_cancelled(&mut self.wire);
-        let answered = self.answer_late();
         self.old.drop_free();
-        let now = Instant::now();
-        let released = self.unmaps.release(|regions| unmap_worker.unmap(regions), now);
-        self.share.charge_unmapped(now, released.regions);
-        let released_any = !released.replies.is_empty();
-        for token in released.replies {
-            self.wire.reply(token, Ok(()));
-        }
-        if released.is_overdue {
-            self.abort_unmapped();
-        }
-        answered || released_any
-    }
-
-    /// Answers what is over, or has been waited for long enough. Returns whether anything was answered.
-    fn answer_late(&mut self) -> bool {
-        let bus = &self.session.bus;
-        let due = self.replies.take_due(|state| bus.are_at_rest(state), Instant::now());
-        self.device.set_ready(self.replies.is_ready());
-        let answered = !due.is_empty();
-        for token in due {
-            self.wire.reply(token, Ok(()));
-        }
-        answered
-    }
-
-    /// I/O still touches memory that the client wants back: it is aborted.
-    fn abort_unmapped(&mut self) {
-        warn_ratelimited!(
-            self.session.ctrl,
-            "controller '{}': I/O is aborted: its memory is being unmapped",
-            self.session.ctrl.name
-        );
-        // A client may wait for the memory before it answers anything else.
-        self.transfers.give_up_unmapped(&mut self.wire, &self.memory);
-        self.routes.send_queues(self.session.id, || QueueMessage::AbortUnmapped);
-    }
-
-    fn set_irqs(&mut self, request: IrqRequest) -> Result<(), i32> {
-        let interrupts = &self.session.interrupts;
-        if interrupts.has_blocked() {
-            return Err(libc::EINVAL);
-        }
-        if request.kind == IrqKind::Pin {
-            return self.set_pin(request);
-        }
-        let limit = usize::from(self.session.ctrl.max_queues) + 1;
-        let start = usize::try_from(request.start).map_err(|_| libc::EINVAL)?;
-        match (request.action, request.data) {
-            (IrqAction::Trigger, IrqData::Eventfds(files)) => {
-                for file in files.iter().flatten() {
-                    check_eventfd(file, &self.session.ctrl)?;
-                }
-                interrupts.set(start, files, limit);
-                self.set_pending();
-            }
-            (IrqAction::Trigger, IrqData::None) if request.count == 0 => interrupts.clear(),
-            (IrqAction::Trigger, data) => {
-                for index in 0..request.count {
-                    let chosen = match &data {
-                        IrqData::Bools(bools) => bools.get(index as usize).copied().unwrap_or(false),
-                        _ => true,
-                    };
-                    let vector = u16::try_from(request.start.saturating_add(index)).map_err(|_| libc::EINVAL)?;
-                    if chosen {
-                        interrupts.ask(vector);
-                    }
-                }
-                // Not from this thread: it answers all clients, and an eventfd of this one may block.
-                self.set_pending();
-            }
-            // Masking of MSI-X vectors is the client's: it keeps the table.
-            (IrqAction::Mask | IrqAction::Unmask, _) => {}
-        }
-        Ok(())
-    }
-
-    /// The same for the interrupt pin, of which there is one.
-    fn set_pin(&mut self, request: IrqRequest) -> Result<(), i32> {
-        let pin = self.session.interrupts.pin();
-        let chosen = match &request.data {
-            IrqData::Bools(bools) => bools.first().copied().unwrap_or(false),
-            _ => request.count > 0,
-        };
-        match (request.action, request.data) {
-            (IrqAction::Trigger, IrqData::Eventfds(files)) => {
-                let file = files.into_iter().flatten().next();
-                file.as_ref().map_or(Ok(()), |file| check_eventfd(file, &self.session.ctrl))?;
-                pin.set_file(file);
-            }
-            (IrqAction::Trigger, IrqData::None) if request.count == 0 => {
-                pin.set_file(None);
-                let _ = self.unmask.set(None);
-            }
-            // The reason to raise it is looked at below.
-            (IrqAction::Trigger, _) => {
-                if chosen {
-                    self.session.interrupts.ask_pin();
-                }
-            }
-            (IrqAction::Unmask, IrqData::Eventfds(files)) => {
-                let file = files.into_iter().flatten().next();
-                file.as_ref().map_or(Ok(()), |file| check_eventfd(file, &self.session.ctrl))?;
-                return self.unmask.set(file).map_err(rustix::io::Errno::raw_os_error);
-            }
-            (action, _) if chosen => {
-                pin.set_mask(PinMask::Client, action == IrqAction::Mask);
-            }
-            (IrqAction::Mask | IrqAction::Unmask, _) => {}
-        }
-        self.set_pending();
-        Ok(())
+        let (bus, now) = (&self.session.bus, Instant::now());
+        let unmap = |regions| unmap_worker.unmap(regions);
+        let unmapped = self.client.look(|state| bus.are_at_rest(state), unmap, now);
+        self.share.charge_unmapped(now, unmapped);
+        self.carry_out()
     }
 
     /// The client has unmasked the interrupt pin by its eventfd.
@@ -521,20 +374,11 @@ impl Connection {
         }
     }
 
-    /// The device is reset; the answer comes when nothing of the client's is in flight.
-    fn reset(&mut self, token: Token) {
-        self.device.reset();
-        if self.device.take_changed() {
-            self.set_pending();
-        }
-        let number = self.replies.reset(token);
-        self.ask(Request::Reset { number });
-    }
-
     /// A reset is over.
     pub(super) fn reset_done(&mut self, number: u64) {
-        self.replies.reset_done(number);
-        self.answer_late();
+        let bus = &self.session.bus;
+        self.client.reset_done(number, |state| bus.are_at_rest(state), Instant::now());
+        self.carry_out();
     }
 
     /// Returns whether the client's files are still as long as what it mapped of them.
@@ -564,7 +408,7 @@ impl Connection {
         if std::mem::replace(&mut self.faults, faults) == faults {
             return;
         }
-        for region in self.memory.regions().filter(|region| region.is_poisoned()) {
+        for region in self.client.memory().regions().filter(|region| region.is_poisoned()) {
             warn_ratelimited!(
                 self.session.ctrl,
                 "controller '{}': a page of the client's memory at {:#x} cannot be had (a hardware memory error, or no room in its file \
@@ -588,22 +432,4 @@ fn region_of(files: &mut Files, request: MapRequest) -> Result<Region, MapError>
         Some(file) => files.map(file, Extent::new(request.offset, request.addr, request.size, access)?, |_| {}),
         None => Region::without_file(request.addr, request.size, access, |_| {}),
     }
-}
-
-/// An interrupt must be raised by an eventfd, which is made not to block: a write to anything else could hold a reactor
-/// up.
-fn check_eventfd(file: &OwnedFd, ctrl: &Ctrl) -> Result<(), i32> {
-    use std::os::fd::AsRawFd;
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| libc::EBADF)?;
-    if link.as_os_str() != "anon_inode:[eventfd]" {
-        warn_ratelimited!(
-            ctrl,
-            "controller '{}': the client gave '{}' as an interrupt: an eventfd is needed",
-            ctrl.name,
-            link.display()
-        );
-        return Err(libc::EINVAL);
-    }
-    let flags = rustix::fs::fcntl_getfl(file).map_err(rustix::io::Errno::raw_os_error)?;
-    rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK).map_err(rustix::io::Errno::raw_os_error)
 }
