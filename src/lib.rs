@@ -23,12 +23,9 @@ pub fn register() {
         bdev_module::register();
         // SPDK waits until new bdevs were examined before it tells their modules that it ends. The program knows
         // earlier, the plugin does not.
-        vfio_user_ctrl::runtime::register(bdev_module::on_shutdown);
+        vfio_user_ctrl::register(bdev_module::on_shutdown);
         stats::register();
-        spdk::trace::register(
-            c"courier",
-            &[vfio_user_ctrl::runtime::tracepoints::POINTS, bdev_module::tracepoints::POINTS],
-        );
+        spdk::trace::register(c"courier", &[vfio_user_ctrl::tracepoints::POINTS, bdev_module::tracepoints::POINTS]);
     });
 }
 

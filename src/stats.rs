@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use spdk::rpc::{Method, Request};
 
 /// Makes the method known to SPDK.
@@ -22,9 +22,7 @@ impl Method for GetStats {
     type Params = NoParams;
 
     fn call(NoParams {}: NoParams, request: Request) {
-        let pools: Vec<Value> = bdev_module::registry::all().iter().map(|pool| pool.stats()).collect();
-        let endpoints = vfio_user_ctrl::runtime::endpoint::all();
-        let controllers: Vec<Value> = endpoints.iter().map(|endpoint| endpoint.stats()).collect();
+        let (pools, controllers) = (bdev_module::stats(), vfio_user_ctrl::stats());
         request.reply(&json!({ "pools": pools, "controllers": controllers }));
     }
 }

@@ -24,14 +24,14 @@ use crate::tracepoints::{self, Reason};
 use ages::Period;
 use link::Link;
 
-pub use reactor::Reactors;
-pub use shared::PoolShared;
+pub(crate) use reactor::Reactors;
+pub(crate) use shared::PoolShared;
 pub(crate) use shared::QueueState;
-pub use target::Target;
+pub(crate) use target::Target;
 
 /// The shared part as the factory of its channels.
 #[derive(Debug)]
-pub struct PoolDevice<D: Target>(pub(crate) Arc<PoolShared<D>>);
+pub(crate) struct PoolDevice<D: Target>(pub(crate) Arc<PoolShared<D>>);
 
 impl<D: Target> ChannelFactory for PoolDevice<D> {
     type Channel = PoolChannel<D>;
@@ -43,7 +43,7 @@ impl<D: Target> ChannelFactory for PoolDevice<D> {
 
 /// A reactor's channel to a pool.
 #[derive(Debug)]
-pub struct PoolChannel<D: Target>(Rc<Link<D>>);
+pub(crate) struct PoolChannel<D: Target>(Rc<Link<D>>);
 
 impl<D: Target> PoolChannel<D> {
     /// Calls `f` with the queue pair. `None` when there is none.

@@ -26,7 +26,7 @@ const MAX_WRITE_ZEROES: u32 = 65_536;
 
 /// A namespace of a pool, which takes I/O from the bdev layer.
 #[derive(Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     params: BdevParams,
     device: IoDevice<PoolDevice<Self>>,
     nsid: u32,

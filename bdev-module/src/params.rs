@@ -19,7 +19,7 @@ const MAX_NQN: usize = 223;
 /// A parameter that is not valid: what was wrong, with the value, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Invalid(String);
+pub(crate) struct Invalid(String);
 
 impl Invalid {
     /// Returns the error for a parameter with a value, `got`, that is not `right`.
@@ -31,7 +31,7 @@ impl Invalid {
 /// A fabric, as it is written in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Trtype {
+pub(crate) enum Trtype {
     /// NVMe/TCP.
     #[serde(alias = "TCP")]
     Tcp,
@@ -52,7 +52,7 @@ impl Trtype {
 /// An address family, as it is written in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Adrfam {
+pub(crate) enum Adrfam {
     /// Internet protocol version 4.
     #[default]
     #[serde(alias = "IPv4")]
@@ -74,7 +74,7 @@ impl Adrfam {
 /// What `courier_pool_create` takes, and `save_config` writes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PoolParams {
+pub(crate) struct PoolParams {
     /// The name that the operator calls the pool by.
     pub name: String,
     /// The fabric.
@@ -341,7 +341,7 @@ impl PoolParams {
 /// What `courier_pool_get` takes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PoolGetParams {
+pub(crate) struct PoolGetParams {
     /// The one pool to tell of, instead of all.
     #[serde(default)]
     pub name: Option<String>,
@@ -350,7 +350,7 @@ pub struct PoolGetParams {
 /// What `courier_pool_delete` takes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PoolDeleteParams {
+pub(crate) struct PoolDeleteParams {
     /// The pool.
     pub name: String,
 }
@@ -358,7 +358,7 @@ pub struct PoolDeleteParams {
 /// What `courier_pool_reconnect` takes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PoolReconnectParams {
+pub(crate) struct PoolReconnectParams {
     /// The pool.
     pub name: String,
 }
@@ -366,7 +366,7 @@ pub struct PoolReconnectParams {
 /// What `bdev_courier_create` takes, and `save_config` writes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct BdevParams {
+pub(crate) struct BdevParams {
     /// The bdev's name.
     pub name: String,
     /// The pool.
@@ -400,7 +400,7 @@ impl BdevParams {
 /// What `bdev_courier_delete` takes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct BdevDeleteParams {
+pub(crate) struct BdevDeleteParams {
     /// The bdev's name.
     pub name: String,
 }

@@ -52,7 +52,7 @@ use fence::{Fence, LostWrites};
 use response_timer::{ResponseTimer, Verdict};
 use watch::NamespaceWatch;
 
-pub use namespaces::BdevError;
+pub(crate) use namespaces::BdevError;
 pub(crate) use namespaces::describe_path;
 
 /// How often the admin queue of a connected pool is polled.
@@ -66,7 +66,7 @@ const DELETION_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where a pool stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// It takes I/O.
     Connected,
     /// Its I/O queues are being disconnected.
@@ -110,7 +110,7 @@ type ResetDone = Box<dyn FnOnce(bool)>;
 type Deleted = Box<dyn FnOnce()>;
 
 /// A storage pool: a subsystem that is reached over NVMe-oF.
-pub struct Pool {
+pub(crate) struct Pool {
     me: Weak<Self>,
     params: PoolParams,
     device: IoDevice<PoolDevice<Disk>>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use serde_json::Value;
 use spdk::thread::AppCell;
 
 use crate::params::BdevParams;
@@ -16,9 +17,15 @@ pub(crate) fn find(name: &str) -> Option<Rc<Pool>> {
     POOLS.with(|pools| pools.borrow().get(name).cloned())
 }
 
+/// Returns the counters of all pools, by name.
+#[must_use]
+pub fn stats() -> Vec<Value> {
+    all().iter().map(|pool| pool.stats()).collect()
+}
+
 /// Returns all pools, by name.
 #[must_use]
-pub fn all() -> Vec<Rc<Pool>> {
+pub(crate) fn all() -> Vec<Rc<Pool>> {
     POOLS.with(|pools| pools.borrow().values().cloned().collect())
 }
 

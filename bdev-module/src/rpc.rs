@@ -18,7 +18,7 @@ use crate::registry;
 pub(crate) use creation::stop_connecting;
 
 /// Makes the methods known to SPDK.
-pub fn register() {
+pub(crate) fn register() {
     spdk::rpc::register::<creation::PoolCreate>();
     spdk::rpc::register::<PoolGet>();
     spdk::rpc::register::<PoolDelete>();

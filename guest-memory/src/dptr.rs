@@ -3,7 +3,7 @@
 //!
 //! The guest may lie in every field, and may change a list while it is walked: each entry is read once into a local
 //! buffer, and only the copy is judged and used. The work is bounded: a PRP walk reads at most one entry per page of
-//! `len` and one more per list page, an SGL walk at most [`MAX_SGL_DESCRIPTORS`] descriptors. `len` is the caller's,
+//! `len` and one more per list page, an SGL walk at most 1,100 descriptors. `len` is the caller's,
 //! who has held it against MDTS.
 
 use zerocopy::IntoBytes;
@@ -17,7 +17,7 @@ pub const PAGE: u32 = 4096;
 
 /// The most SGL descriptors, of all segments together, that are read for one command: as many as the data of any I/O
 /// may have pieces, and some that lead from segment to segment.
-pub const MAX_SGL_DESCRIPTORS: u32 = 1100;
+pub(crate) const MAX_SGL_DESCRIPTORS: u32 = 1100;
 
 /// What [`walk`] takes, as Identify Controller's SGLS has it: SGLs without any requirement on alignment (bits 1:0 =
 /// 01b), and SGLs that are longer than the data (bit 18). No bit bucket, no key, no offset.

@@ -89,7 +89,7 @@ impl<Q, T> Slots<Q, T> {
     pub const PLACE_BYTES: usize = size_of::<Slot<Q, T>>();
 
     /// Returns a queue with `count` places; `state` makes the state of each. `dropped` is called with an I/O that is
-    /// dropped instead of [freed](Io::free), before its place is free.
+    /// dropped instead of [released](Io::release), before its place is free.
     pub fn new(count: u16, queue: Q, mut state: impl FnMut() -> T, dropped: fn(&Io<Q, T>)) -> Rc<Self> {
         let count = count.min(NONE - 1);
         let pieces = Pieces::new(usize::from(count) * MAX_PIECES);
@@ -261,7 +261,7 @@ impl IoToken {
     }
 }
 
-/// An I/O that is in flight. Who has ended it [frees](Self::free) its place. Dropping it does so too, but its queue is
+/// An I/O that is in flight. Who has ended it [releases](Self::release) its place. Dropping it does so too, but its queue is
 /// told first, since nobody may have ended it.
 pub struct Io<Q: 'static, T: 'static>(NonNull<Slot<Q, T>>);
 

@@ -144,11 +144,11 @@ pub struct GuestMemory {
 impl GuestMemory {
     /// The most regions that a client may have: what the protocol has a client take for granted. With an IOMMU in the
     /// guest, a region may be a page.
-    pub const MAX_REGIONS: usize = 65535;
+    pub(crate) const MAX_REGIONS: usize = 65535;
 
     /// The most bytes that a client's regions may have together: 16 TiB of the 128 TiB of a process, so that a client
     /// with sparse files does not use up the addresses of all.
-    pub const MAX_BYTES: u64 = 1 << 44;
+    pub(crate) const MAX_BYTES: u64 = 1 << 44;
 
     /// Returns a guest without memory.
     #[must_use]

@@ -14,7 +14,7 @@ use spdk_sys as sys;
 
 /// What is different.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mismatch {
+pub(crate) enum Mismatch {
     /// Major and minor number of the version.
     Version {
         /// This process' SPDK's.

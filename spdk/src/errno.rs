@@ -18,8 +18,6 @@ impl Errno {
     pub const IO: Self = Self(libc::EIO);
     /// No such device.
     pub const NODEV: Self = Self(libc::ENODEV);
-    /// No such thing.
-    pub const NOENT: Self = Self(libc::ENOENT);
     /// Out of memory or of another resource that comes back.
     pub const NOMEM: Self = Self(libc::ENOMEM);
     /// No such device or address.

@@ -13,7 +13,7 @@ use crate::json::JsonWriter;
 use crate::{Errno, json, running};
 
 /// JSON-RPC 2.0 section 5.1: the parameters are not valid.
-pub const INVALID_PARAMS: i32 = -32602;
+pub(crate) const INVALID_PARAMS: i32 = -32602;
 /// JSON-RPC 2.0 section 5.1: an error within the server.
 pub const INTERNAL_ERROR: i32 = -32603;
 

@@ -14,7 +14,7 @@ use spdk_sys as sys;
 use crate::{Errno, os_thread, placement, running};
 
 /// A marker for what must stay on the SPDK thread that made it: neither `Send` nor `Sync`.
-pub type NotSend = PhantomData<*mut ()>;
+pub(crate) type NotSend = PhantomData<*mut ()>;
 
 /// The SPDK thread that a value belongs to.
 ///

@@ -7,7 +7,9 @@
 //! | `vfio-user` | the protocol of the client's socket |
 //! | `guest-memory` | the guest's memory, queues in it, doorbells |
 //! | `nvme-device` | the controller: its model, queues, admin worker, and what is decided about a connection |
-//! | [`runtime`] | sockets, reactors, bdevs, RPC methods: what makes a controller of these parts |
+//! | `runtime` | sockets, reactors, bdevs, RPC methods: what makes a controller of these parts |
 #![forbid(unsafe_code)]
 
-pub mod runtime;
+mod runtime;
+
+pub use runtime::{register, stats, tracepoints};

@@ -13,11 +13,11 @@ use super::overflows::Overflows;
 /// The I/O device whose channels are the reactors' poll groups: one for all pools, so that one system call serves all
 /// connections of a reactor.
 #[derive(Debug)]
-pub struct Reactors;
+pub(crate) struct Reactors;
 
 /// A reactor's poll group and the poller that drives it.
 #[derive(Debug)]
-pub struct Reactor {
+pub(crate) struct Reactor {
     pub(super) group: Rc<PollGroup>,
     pub(super) overflows: Rc<Overflows>,
     _poller: Poller,

@@ -46,7 +46,7 @@ pub(crate) struct QueueState {
 
 /// What all reactors share of a pool.
 #[derive(Debug)]
-pub struct PoolShared<D: Device> {
+pub(crate) struct PoolShared<D: Device> {
     pub(super) name: String,
     /// The pool's.
     pub(super) address: Address<D>,

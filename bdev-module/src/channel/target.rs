@@ -3,7 +3,7 @@
 use spdk::bdev::{BdevIo, Device};
 
 /// A bdev whose I/O goes by channels to a pool.
-pub trait Target: Device + std::fmt::Debug + Sized + 'static {
+pub(crate) trait Target: Device + std::fmt::Debug + Sized + 'static {
     /// Returns the identifier of its namespace in the pool.
     fn nsid(&self) -> u32;
 

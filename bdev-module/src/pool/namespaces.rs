@@ -21,7 +21,7 @@ use crate::registered;
 
 /// Why a bdev could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BdevError {
+pub(crate) enum BdevError {
     /// The pool has no such namespace.
     #[error("pool '{pool}' has no namespace {nsid}; it has {found}")]
     NoNamespace {
@@ -341,7 +341,7 @@ impl Pool {
 
     /// Returns what `courier_get_stats` tells of it.
     #[must_use]
-    pub fn stats(&self) -> Value {
+    pub(crate) fn stats(&self) -> Value {
         let shared = self.shared();
         json!({
             "name": self.params.name,

@@ -8,11 +8,11 @@
 //! |---|---|
 //! | detached: there is no client | a client comes |
 //! | disabled: there are no admin queues | [`Request::Enable`] |
-//! | enabling: the memory of the admin queues is being looked for | it is there (CSTS.RDY = 1); it cannot be used, or does not come within [`MAPPING_TIME`] (CSTS.CFS = 1); any end of the enable cycle |
+//! | enabling: the memory of the admin queues is being looked for | it is there (CSTS.RDY = 1); it cannot be used, or does not come within a second (CSTS.CFS = 1); any end of the enable cycle |
 //! | enabled: admin commands are taken | [`Request::Disable`], [`Request::Fail`], [`Request::Reset`] |
 //! | stopping: the poll groups delete all queues. Requests wait | all have answered (CSTS.RDY = 0, or CSTS.CFS stays) |
 //!
-//! Beside them goes a shutdown: a flush of all namespaces, that ends when the flush does, or after [`FLUSH_TIME`], or
+//! Beside them goes a shutdown: a flush of all namespaces, that ends when the flush does, or after 4 s, or
 //! with the enable cycle. What is in flight is bounded: an admin command keeps a completion entry until it is
 //! completed, of Asynchronous Event Requests the model keeps a few, of flushes and transfers of data there is one at a
 //! time.
@@ -35,18 +35,18 @@ pub use self::requests::{Request, Requests};
 
 use self::commands::CommandInFlight;
 use self::namespaces::DelayedNamespace;
-use crate::model::admin::{Controller, DoorbellError, ErrorEntry, EventCompletion};
+use crate::model::admin::{Controller, ErrorEntry, EventCompletion};
 use crate::model::regs::Enable;
 use crate::queue::{QueueErrorEvent, Settings};
 
 /// How long a controller that is being enabled waits for the memory of its admin queues.
-pub const MAPPING_TIME: Duration = Duration::from_secs(1);
+pub(crate) const MAPPING_TIME: Duration = Duration::from_secs(1);
 
 /// How long a shutdown may take: less than a host waits for it, by RTD3E of Identify Controller.
-pub const FLUSH_TIME: Duration = Duration::from_secs(4);
+pub(crate) const FLUSH_TIME: Duration = Duration::from_secs(4);
 
 /// How long a namespace waits for the guest to learn that another one of its identifier is gone.
-pub const LEARNING_TIME: Duration = Duration::from_secs(5);
+pub(crate) const LEARNING_TIME: Duration = Duration::from_secs(5);
 
 /// What an admin worker has to know of where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,7 +224,7 @@ impl AdminWorker {
         }
         for event in events {
             match *event {
-                QueueErrorEvent::InvalidDoorbell { .. } => self.model.doorbell_error(DoorbellError::Value),
+                QueueErrorEvent::InvalidDoorbell { .. } => self.model.invalid_doorbell_value(),
                 QueueErrorEvent::Failed { sqid, cid, status, slba, nsid } => {
                     self.model.io_error(&ErrorEntry { sqid, cid, status, lba: slba, nsid });
                 }

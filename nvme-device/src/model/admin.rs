@@ -33,12 +33,10 @@ use std::time::Duration;
 
 use zerocopy::{Immutable, IntoBytes};
 
-pub use self::events::{DoorbellError, EventCompletion};
-pub use self::features::CoalescingSetting;
-pub use self::identity::{
-    Identity, IdentityError, Limits, LimitsError, MAX_MDTS, MAX_QUEUE_ENTRIES, MAX_QUEUES, MAX_VECTORS, Nqn, Text,
-};
-pub use self::logs::{ErrorEntry, IoTotals};
+pub use self::events::EventCompletion;
+pub use self::identity::{Identity, IdentityError, Limits, LimitsError, MAX_QUEUE_ENTRIES, MAX_QUEUES, Nqn, Text};
+pub(crate) use self::logs::ErrorEntry;
+pub use self::logs::IoTotals;
 pub use self::namespaces::{MAX_NAMESPACES, Namespace, NamespaceError};
 pub use self::queues::{CreateCq, CreateSq, QueueId};
 

@@ -4,7 +4,7 @@
 //! it returns lies within the namespace and within the transfer limits. Namespaces have neither metadata nor protection
 //! information: the metadata pointer, PRINFO and the tags are ignored, as the specification has it for such formats.
 
-pub mod dsm;
+pub(crate) mod dsm;
 mod passthru;
 mod support;
 
@@ -149,7 +149,7 @@ pub enum IoKind {
     Flush,
     /// Nothing: the command succeeds at once, without a look at its data.
     Nothing,
-    /// Ranges lose their contents; the ranges come from the guest (see [`dsm`]).
+    /// Ranges lose their contents; the ranges come from the guest.
     Deallocate,
     /// What the backend makes of the command, which it is given as a [`PassthruCommand`].
     Passthru,

@@ -14,17 +14,17 @@ pub const CONFIG_SIZE: usize = 4096;
 /// Bytes of BAR0, the only base address register.
 pub const BAR0_SIZE: usize = 0x4000;
 /// The controller's registers in BAR0.
-pub const REGISTERS: Range<usize> = 0..0x1000;
+pub(crate) const REGISTERS: Range<usize> = 0..0x1000;
 /// The doorbells in BAR0: one page, which a client may map.
 pub const DOORBELLS: Range<usize> = 0x1000..0x2000;
 /// The MSI-X table in BAR0.
-pub const MSIX_TABLE: Range<usize> = 0x2000..0x3000;
+pub(crate) const MSIX_TABLE: Range<usize> = 0x2000..0x3000;
 /// The MSI-X pending bit array in BAR0.
-pub const MSIX_PBA: Range<usize> = 0x3000..0x4000;
+pub(crate) const MSIX_PBA: Range<usize> = 0x3000..0x4000;
 /// Bytes of an entry of the MSI-X table.
-pub const MSIX_ENTRY_SIZE: usize = 16;
+pub(crate) const MSIX_ENTRY_SIZE: usize = 16;
 /// The most MSI-X vectors that the table has room for.
-pub const MAX_VECTORS: u16 = 256;
+pub(crate) const MAX_VECTORS: u16 = 256;
 
 /// What a host tells one kind of function from another by.
 ///
@@ -55,11 +55,11 @@ impl Default for PciIdentity {
 /// A part of BAR0 that is answered by one component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Area {
-    /// [`REGISTERS`].
+    /// The registers of the controller.
     Registers,
-    /// [`DOORBELLS`].
+    /// The doorbells.
     Doorbells,
-    /// [`MSIX_TABLE`] and [`MSIX_PBA`].
+    /// The MSI-X table and its pending bits.
     Msix,
 }
 

@@ -173,7 +173,7 @@ impl Registers {
     }
 
     /// Reads at `offset`, any length and alignment. Each register that is touched is read once. Reserved registers and
-    /// what lies past [`REGISTERS`] read as 0.
+    /// what lies behind them read as 0.
     pub fn read(&self, offset: usize, into: &mut [u8]) {
         let (mut at, mut rest) = (offset, into);
         while !rest.is_empty() && at < REGISTERS.end {

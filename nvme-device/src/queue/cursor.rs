@@ -9,7 +9,7 @@ use nvme_spec::Sqe;
 
 /// The device side of a submission queue: where it is, how far it has been read, and how far it has been written.
 #[derive(Debug)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     qid: u16,
     entries: u16,
     base: u64,

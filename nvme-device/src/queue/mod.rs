@@ -41,7 +41,7 @@ pub use backend::{Backend, BlockOp, Refusal, Refused};
 pub use client_dma::{ClientDma, DmaOperation, Transfer};
 pub use completion::CompletionQueue;
 pub use context::{CommandFault, QueueErrorEvent};
-pub use cursor::Cursor;
+use cursor::Cursor;
 pub use fence::{Fence, FenceGuard};
 pub use interrupt::{Coalescing, Interrupts, Vector};
 pub use namespace::NamespaceChannel;

@@ -29,7 +29,7 @@ pub(super) struct AttachedSession {
 
 /// A controller's admin worker on its poll group.
 #[derive(Debug)]
-pub struct AdminRunner {
+pub(super) struct AdminRunner {
     pub(super) ctrl: Arc<Ctrl>,
     pub(super) routes: Arc<Routes>,
     pub(super) worker: RefCell<AdminWorker>,

@@ -52,7 +52,7 @@ struct NamespaceBdev {
 
 /// A namespace of a controller, for those who ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamespaceInfo {
+pub(super) struct NamespaceInfo {
     /// Its identifier.
     pub nsid: u32,
     /// Its bdev.
@@ -61,7 +61,7 @@ pub struct NamespaceInfo {
 
 /// A controller.
 #[derive(Debug)]
-pub struct Endpoint {
+pub(super) struct Endpoint {
     params: ControllerParams,
     ctrl: Arc<Ctrl>,
     routes: Arc<Routes>,
@@ -84,9 +84,15 @@ fn with_uuid(uuid: Uuid) -> Option<Rc<Endpoint>> {
     all().into_iter().find(|endpoint| endpoint.params.uuid == Some(uuid))
 }
 
+/// Returns the counters of all controllers, by name.
+#[must_use]
+pub fn stats() -> Vec<Value> {
+    all().iter().map(|endpoint| endpoint.stats()).collect()
+}
+
 /// Returns all controllers, by name.
 #[must_use]
-pub fn all() -> Vec<Rc<Endpoint>> {
+pub(crate) fn all() -> Vec<Rc<Endpoint>> {
     ENDPOINTS.with(|endpoints| endpoints.borrow().values().cloned().collect())
 }
 
@@ -345,7 +351,7 @@ impl Endpoint {
 
     /// Returns what `courier_get_stats` tells of it.
     #[must_use]
-    pub fn stats(&self) -> Value {
+    pub(super) fn stats(&self) -> Value {
         let queues: Vec<Value> = self
             .ctrl
             .counters

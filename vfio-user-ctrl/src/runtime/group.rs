@@ -50,7 +50,7 @@ pub(super) enum PendingCheck {
 
 /// A poll group on its thread.
 #[derive(Debug)]
-pub struct Group {
+pub(super) struct Group {
     handle: Arc<GroupHandle>,
     sessions: RefCell<Vec<Rc<SessionQueues>>>,
     /// Those of them that are not idle, with room for all: a round that serves one guest does not touch the memory of a

@@ -12,15 +12,15 @@
 //! epoch, so that a reactor locks only when they have changed.
 
 mod aborter;
-pub mod admin_runner;
+mod admin_runner;
 mod app;
 mod attaching;
 mod bdevs;
 mod budget;
 mod client_dma;
-pub mod control;
-pub mod endpoint;
-pub mod group;
+mod control;
+mod endpoint;
+mod group;
 
 mod idle_polls;
 mod inbox;
@@ -34,11 +34,12 @@ mod outputs;
 mod params;
 mod pending;
 mod rpc;
-pub mod session;
-pub mod session_queues;
+mod session;
+mod session_queues;
 mod socket_access;
 mod subsystem;
 mod throttle;
 pub mod tracepoints;
 
+pub use endpoint::stats;
 pub use subsystem::register;

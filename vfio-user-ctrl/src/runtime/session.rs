@@ -18,10 +18,10 @@ use nvme_device::queue::{Interrupts, Settings, Totals};
 use super::log_budget::LineBudget;
 
 /// The most bytes of one command's data: MDTS as the admin model tells it.
-pub const MAX_TRANSFER: u32 = 4096 << MDTS;
+pub(super) const MAX_TRANSFER: u32 = 4096 << MDTS;
 
 /// The same as the admin model has it: a power of two of pages.
-pub const MDTS: u8 = 5;
+pub(super) const MDTS: u8 = 5;
 
 /// How many bytes may stand in for a client's memory at once.
 const BOUNCE_BUDGET: u64 = 8 << 20;
@@ -39,7 +39,7 @@ static BOUNCE_POOL: BouncePool = BouncePool::new(64 << 20, |len| {
 
 /// A controller, for as long as the RPCs know it.
 #[derive(Debug)]
-pub struct Ctrl {
+pub(super) struct Ctrl {
     /// Tells controllers apart, also those that had the same name.
     pub id: u64,
     /// Its name.
@@ -74,7 +74,7 @@ impl spdk::log::LogQuota for Ctrl {
 
 /// Commands and data that a controller has carried.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(super) struct Counters {
     /// By the identifier of the submission queue, of all sessions. What comes here has been gathered over many rounds.
     queues: Mutex<BTreeMap<u16, Totals>>,
     bytes_bounced: AtomicU64,
@@ -155,7 +155,7 @@ impl Counters {
 
 /// One client's session with a controller.
 #[derive(Debug)]
-pub struct Session {
+pub(super) struct Session {
     /// Tells sessions apart.
     pub id: u64,
     /// The controller.
@@ -185,7 +185,7 @@ pub struct Session {
 /// Says whether the function may access guest memory (Bus Master Enable, and the power state), and which poll groups
 /// have come to rest since it may not. The control thread says so; the poll groups take it.
 #[derive(Debug)]
-pub struct BusMaster {
+pub(super) struct BusMaster {
     /// Twice how often it has changed; odd while access is allowed. It begins as forbidden.
     state: AtomicU64,
     /// By poll group, the state in which it was found at rest last.

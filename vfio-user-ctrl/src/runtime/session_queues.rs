@@ -28,7 +28,7 @@ const LONGEST_PAUSE: u64 = 200;
 
 /// A session on one poll group.
 #[derive(Debug)]
-pub struct SessionQueues {
+pub(super) struct SessionQueues {
     session: Arc<Session>,
     routes: Arc<Routes>,
     queues: Queues<Bdevs>,

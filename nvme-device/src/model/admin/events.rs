@@ -24,36 +24,20 @@ pub struct EventCompletion {
     pub status: Status,
 }
 
-/// What a host did wrong with a doorbell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DoorbellError {
-    /// It wrote the doorbell of a queue that does not exist.
-    Register,
-    /// It wrote a value that is outside the queue, or that makes no sense.
-    Value,
-}
-
 /// What a host can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
-    InvalidDoorbellRegister,
     InvalidDoorbellValue,
     TemperatureThreshold,
     NamespaceAttributeChanged,
 }
 
 impl Event {
-    const ALL: [Self; 4] = [
-        Self::InvalidDoorbellRegister,
-        Self::InvalidDoorbellValue,
-        Self::TemperatureThreshold,
-        Self::NamespaceAttributeChanged,
-    ];
+    const ALL: [Self; 3] = [Self::InvalidDoorbellValue, Self::TemperatureThreshold, Self::NamespaceAttributeChanged];
 
     /// Asynchronous Event Type, Asynchronous Event Information, and the log page that clears it.
     const fn codes(self) -> (EventType, u8, Log) {
         match self {
-            Self::InvalidDoorbellRegister => (EventType::ERROR, ErrorEvent::INVALID_DOORBELL_REGISTER.0, Log::Error),
             Self::InvalidDoorbellValue => (EventType::ERROR, ErrorEvent::INVALID_DOORBELL_VALUE.0, Log::Error),
             Self::TemperatureThreshold => (EventType::SMART, SmartEvent::TEMPERATURE_THRESHOLD.0, Log::Smart),
             Self::NamespaceAttributeChanged => {
@@ -152,13 +136,10 @@ impl Controller {
         self.events.next()
     }
 
-    /// The host wrote a doorbell that it should not have written, or a wrong value: an error event (section 5.2).
-    pub(crate) fn doorbell_error(&mut self, error: DoorbellError) {
+    /// The host wrote a value to a doorbell that is outside the queue: an error event (section 5.2).
+    pub(crate) fn invalid_doorbell_value(&mut self) {
         self.io_error(&ErrorEntry::of_no_command());
-        self.events.raise(match error {
-            DoorbellError::Register => Event::InvalidDoorbellRegister,
-            DoorbellError::Value => Event::InvalidDoorbellValue,
-        });
+        self.events.raise(Event::InvalidDoorbellValue);
     }
 
     /// Tells the host of what it has just asked to be told, where that is so already (Asynchronous Event Configuration,

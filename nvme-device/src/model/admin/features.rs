@@ -115,7 +115,7 @@ impl Timestamp {
 
 /// When a completion queue's interrupts are put together (feature 08h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CoalescingSetting {
+pub(crate) struct CoalescingSetting {
     /// Aggregation Threshold: an interrupt is due when so many entries are new; 1 to 256.
     pub entries: u16,
     /// Aggregation Time: an interrupt is due after this time at the latest. Without a time nothing is put together.

@@ -14,10 +14,10 @@ pub const MAX_QUEUES: u16 = 128;
 pub const MAX_QUEUE_ENTRIES: u16 = 1024;
 
 /// The largest MDTS: 1 MiB.
-pub const MAX_MDTS: u8 = 8;
+pub(crate) const MAX_MDTS: u8 = 8;
 
 /// The most interrupt vectors: as many as MSI-X has (PCI Local Bus Specification 3.0, section 6.8.2.3).
-pub const MAX_VECTORS: u16 = 2048;
+pub(crate) const MAX_VECTORS: u16 = 2048;
 
 /// Text that does not fit into the controller's identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -169,9 +169,9 @@ pub struct Limits {
     pub max_queues: u16,
     /// Entries of an I/O queue: 2 to [`MAX_QUEUE_ENTRIES`] (CAP.MQES and one).
     pub max_queue_entries: u16,
-    /// The largest transfer of a command, as an exponent of two in pages of 4 KiB: 1 to [`MAX_MDTS`].
+    /// The largest transfer of a command, as an exponent of two in pages of 4 KiB: 1 to 8.
     pub mdts: u8,
-    /// Interrupt vectors: 1 to [`MAX_VECTORS`].
+    /// Interrupt vectors: 1 to 2048.
     pub vectors: u16,
     /// The largest Write Zeroes command, in the unit of `mdts`; 0 for as many blocks as fit into the command.
     pub wzsl: u8,

@@ -59,7 +59,7 @@ impl Log {
 
 /// A command that failed in a way that its status alone does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ErrorEntry {
+pub(crate) struct ErrorEntry {
     /// Its submission queue.
     pub sqid: u16,
     /// Its command identifier.

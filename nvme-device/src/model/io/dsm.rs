@@ -7,7 +7,7 @@ use super::{IoCommand, IoKind, IoSupport, NsGeometry};
 
 /// Blocks that are within the namespace; at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BlockRange {
+pub(crate) struct BlockRange {
     /// The first block.
     pub slba: u64,
     /// How many.

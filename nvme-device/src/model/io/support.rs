@@ -34,7 +34,7 @@ impl IoSupport {
     /// Vendor specific commands, likewise.
     pub const VENDOR_SPECIFIC: Self = Self(1 << 8);
     /// Blocks that were deallocated are read as zeroes, and Write Zeroes may deallocate.
-    pub const DEALLOCATED_ARE_ZEROES: Self = Self(1 << 9);
+    pub(crate) const DEALLOCATED_ARE_ZEROES: Self = Self(1 << 9);
     /// It tells of a volatile write cache, which Flush empties.
     pub const VOLATILE_WRITE_CACHE: Self = Self(1 << 10);
     /// All of them.

@@ -149,7 +149,7 @@ pub struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// Returns a function as it is after power-on, with `vectors` MSI-X vectors, held to 1..=[`MAX_VECTORS`].
+    /// Returns a function as it is after power-on, with `vectors` MSI-X vectors, held to 1..=256.
     #[must_use]
     pub fn new(identity: &PciIdentity, vectors: u16) -> Self {
         let mut space =

@@ -17,7 +17,7 @@ pub struct MsixTable {
 }
 
 impl MsixTable {
-    /// Returns a table of `vectors` entries, held to 1..=[`MAX_VECTORS`], all masked.
+    /// Returns a table of `vectors` entries, held to 1..=256, all masked.
     #[must_use]
     pub fn new(vectors: u16) -> Self {
         let mut table = Self { entries: vec![0; usize::from(vectors.clamp(1, MAX_VECTORS)) * MSIX_ENTRY_SIZE] };

@@ -53,7 +53,7 @@ const WATCH_PERIOD: Duration = Duration::from_millis(20);
 
 /// The control thread, for other threads.
 #[derive(Debug)]
-pub struct Control {
+pub(super) struct Control {
     handle: ControlHandle,
     thread: Mutex<Option<JoinHandle<()>>>,
 }

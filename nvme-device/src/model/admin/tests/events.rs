@@ -4,7 +4,6 @@ use super::*;
 
 const NAMESPACE_EVENT: u32 = 0x04_00_02;
 const TEMPERATURE_EVENT: u32 = 0x02_01_01;
-const DOORBELL_REGISTER_EVENT: u32 = 0x01_00_00;
 const DOORBELL_VALUE_EVENT: u32 = 0x01_01_00;
 
 /// With notices of namespaces and warnings of temperature enabled.
@@ -141,28 +140,28 @@ fn types_are_masked_apart_and_completed_in_the_order_of_the_requests() {
     hold(&mut controller, 2);
     hold(&mut controller, 3);
     assert!(controller.remove_namespace(1));
-    controller.doorbell_error(DoorbellError::Register);
+    controller.invalid_doorbell_value();
     assert_eq!(dw0(controller.admin(&set_feature(0x04, 300), NOW)), 0);
-    assert_eq!(event(&mut controller), Some((1, DOORBELL_REGISTER_EVENT)));
+    assert_eq!(event(&mut controller), Some((1, DOORBELL_VALUE_EVENT)));
     assert_eq!(event(&mut controller), Some((2, TEMPERATURE_EVENT)));
     assert_eq!(event(&mut controller), Some((3, NAMESPACE_EVENT)));
     assert_eq!(event(&mut controller), None);
 }
 
 #[test]
-fn errors_of_doorbells_share_a_type_and_leave_entries_in_the_log() {
+fn each_error_of_a_doorbell_leaves_an_entry_in_the_log_and_is_told_once_until_that_is_read() {
     let mut controller = controller();
     hold(&mut controller, 1);
     hold(&mut controller, 2);
-    controller.doorbell_error(DoorbellError::Value);
-    controller.doorbell_error(DoorbellError::Register);
-    // Both waited unmasked: the first of them is told, the type is then masked.
-    assert_eq!(event(&mut controller), Some((1, DOORBELL_REGISTER_EVENT)));
+    controller.invalid_doorbell_value();
+    assert_eq!(event(&mut controller), Some((1, DOORBELL_VALUE_EVENT)));
+    // The type is masked until the log is read.
+    controller.invalid_doorbell_value();
     assert_eq!(event(&mut controller), None);
     let log = data(controller.admin(&get_log(1, 4096), NOW));
     assert_eq!((u64_at(&log, 0), u64_at(&log, 64), u64_at(&log, 128)), (2, 1, 0));
     assert_eq!((u16_at(&log, 8), u16_at(&log, 10)), (0xffff, 0xffff));
-    controller.doorbell_error(DoorbellError::Value);
+    controller.invalid_doorbell_value();
     assert_eq!(event(&mut controller), Some((2, DOORBELL_VALUE_EVENT)));
 }
 

@@ -1,6 +1,7 @@
 //! Get Features and Set Features.
 
 use super::*;
+use crate::model::admin::features::CoalescingSetting;
 use nvme_spec::ALL_NAMESPACES;
 
 /// A feature, a value that is set, and what is then got: of features that keep a dword.

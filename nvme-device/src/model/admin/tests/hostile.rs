@@ -111,7 +111,7 @@ impl Host {
             HostileStep::Add(nsid) => drop(self.controller.add_namespace(namespace(nsid))),
             HostileStep::Remove(nsid) => drop(self.controller.remove_namespace(nsid)),
             HostileStep::Resize(nsid, blocks) => drop(self.controller.resize_namespace(nsid, blocks)),
-            HostileStep::DoorbellError => self.controller.doorbell_error(DoorbellError::Value),
+            HostileStep::DoorbellError => self.controller.invalid_doorbell_value(),
             HostileStep::EntrySizes(submission, completion) => self.controller.set_entry_sizes(submission, completion),
             HostileStep::Reset => {
                 self.waiting.clear();
