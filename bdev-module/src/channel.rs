@@ -1,5 +1,6 @@
 //! A reactor's way to a pool: its queue pair, and the I/O that waits while there is none.
 
+mod aborts;
 mod ages;
 mod held;
 mod link;

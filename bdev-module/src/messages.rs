@@ -17,6 +17,8 @@ pub(crate) enum PoolMessage<D: Device> {
         /// The other side has ended the connection.
         by_peer: bool,
     },
+    /// A reactor has dropped its queue pair, whose pool answers: it neither carries out nor aborts what has to end.
+    QueueStuck,
     /// A reactor's queue pair is refused again and again, although the pool is connected.
     QueueRefused,
     /// One that was is there.

@@ -50,6 +50,7 @@ pub mod subsystem;
 pub mod thread;
 pub mod time;
 pub mod trace;
+mod urgency;
 
 pub use errno::Errno;
 

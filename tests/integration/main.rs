@@ -44,6 +44,7 @@ mod namespaces;
 mod neighbour;
 mod pools_hang;
 mod pools_lie;
+mod pools_stuck;
 mod program;
 mod rdma;
 mod rounds;

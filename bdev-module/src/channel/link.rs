@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use spdk::Errno;
-use spdk::bdev::{AbortRequest, BdevIo, IoStatus};
+use spdk::bdev::{BdevIo, IoStatus};
 use spdk::io_device::{Advance, IoChannel};
 use spdk::nvme::{CtrlrRef, QpairEvent, QueuePair};
 use spdk::poller::{Poll, Poller};
 use spdk::thread::current_core;
 
+use super::aborts::Aborts;
 use super::ages::Ages;
 use super::held::HeldIos;
 use super::overflows::Overflow;
@@ -33,8 +34,6 @@ const ASK_RARELY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a queue pair may answer nothing when something is to be aborted or is waited for.
 const HURRY: Duration = Duration::from_secs(2);
-/// How long an abort waits for the controller's answer.
-const ABORT_LIMIT: Duration = Duration::from_secs(3);
 /// When one connection has been ended by the other side, that many looks it is waited for whether this one is as well.
 /// They are counted, not timed, since it is heard of between looks only, however long those are apart on a busy
 /// machine.
@@ -51,6 +50,15 @@ const ALONE_LOOK: Duration = Duration::from_millis(1);
 
 /// The number of the next channel.
 static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Why a queue pair was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dropped {
+    /// It answers nothing.
+    Silent,
+    /// It answers, but a command that has to end does not.
+    Stuck,
+}
 
 #[derive(Debug)]
 pub(super) struct Link<D: Target> {
@@ -74,9 +82,8 @@ pub(super) struct Link<D: Target> {
     /// How often it was looked at since it takes no more commands.
     looks: Cell<u32>,
     response_timer: RefCell<ResponseTimer>,
-    /// The queue pair is dropped because it answers nothing.
-    hung: Cell<bool>,
-    aborts: RefCell<Vec<(Instant, AbortRequest<D>)>>,
+    dropped: Cell<Option<Dropped>>,
+    aborts: Aborts<D>,
     /// How often in a row the queue pair was refused, and since when.
     refusals: Cell<u32>,
     refused_since: Cell<Option<Instant>>,
@@ -105,8 +112,8 @@ impl<D: Target> Link<D> {
             since: Cell::new(None),
             looks: Cell::new(0),
             response_timer: RefCell::new(ResponseTimer::new(limit, limit / 2, now)),
-            hung: Cell::new(false),
-            aborts: RefCell::new(Vec::new()),
+            dropped: Cell::new(None),
+            aborts: Aborts::default(),
             refusals: Cell::new(0),
             refused_since: Cell::new(None),
             again: RefCell::new(None),
@@ -162,7 +169,8 @@ impl<D: Target> Link<D> {
                 if self.refusals.replace(0) >= REFUSALS {
                     self.report(PoolMessage::QueueGranted);
                 }
-                self.hung.set(false);
+                self.dropped.set(None);
+                self.aborts.take_stuck();
                 self.response_timer.borrow_mut().restart(Instant::now());
                 self.send_waiting();
                 if let Some(walk) = walk {
@@ -230,8 +238,11 @@ impl<D: Target> Link<D> {
     }
 
     fn report_lost(&self, by_peer: bool) {
-        let reason = if self.hung.get() { "an I/O queue does not answer" } else { "an I/O queue was disconnected" };
-        self.report(PoolMessage::QueueLost { reason, by_peer });
+        self.report(match self.dropped.get() {
+            Some(Dropped::Stuck) => PoolMessage::QueueStuck,
+            Some(Dropped::Silent) => PoolMessage::QueueLost { reason: "an I/O queue does not answer", by_peer },
+            None => PoolMessage::QueueLost { reason: "an I/O queue was disconnected", by_peer },
+        });
     }
 
     /// Has the pool hear of its queue pair.
@@ -270,15 +281,23 @@ impl<D: Target> Link<D> {
             self.look_at_progress(now);
         }
         self.look_at_refused(now);
-        self.aborts.borrow_mut().retain(|(since, request)| {
-            let over = now.duration_since(*since) >= ABORT_LIMIT;
-            if over {
-                request.clone().give_up();
-            }
-            !over && !request.is_over()
-        });
+        self.look_at_aborts(now);
         self.tell(now);
         Poll::Idle
+    }
+
+    /// A queue with something that has to end, and does not, is dropped.
+    fn look_at_aborts(&self, now: Instant) {
+        self.aborts.look(now);
+        let is_stuck = self.aborts.take_stuck() && !self.leaving.get();
+        if is_stuck && self.with_qpair(QueuePair::is_connected) == Some(true) {
+            log::warn!(
+                "pool '{}': a command that has to end neither ends nor is aborted; its I/O queue is dropped",
+                self.shared.name
+            );
+            self.dropped.set(Some(Dropped::Stuck));
+            self.with_qpair(QueuePair::disconnect);
+        }
     }
 
     /// Tells what the queue pair is like.
@@ -330,7 +349,7 @@ impl<D: Target> Link<D> {
                     self.shared.name,
                     progress.pending
                 );
-                self.hung.set(true);
+                self.dropped.set(Some(Dropped::Silent));
                 self.with_qpair(QueuePair::disconnect);
             }
         }
@@ -452,7 +471,7 @@ impl<D: Target> Link<D> {
     pub(super) fn note_lost(&self, io: &BdevIo<D>) -> bool {
         let (by_peer, closing) =
             self.with_qpair(|qpair| (qpair.was_ended_by_peer(), qpair.is_closing())).unwrap_or((false, true));
-        io.note_lost(!closing || self.hung.get());
+        io.note_lost(!closing || self.dropped.get() == Some(Dropped::Silent));
         if io.may_write() {
             let lost_writes = if by_peer { LostWrites::EndedByPeer } else { LostWrites::Unfenced };
             self.shared.lost_writes.fetch_max(lost_writes as u8, Ordering::AcqRel);
@@ -467,7 +486,8 @@ impl<D: Target> Link<D> {
             return io.complete(IoStatus::Success);
         }
         // Whatever comes of it, the I/O is not sent again.
-        io.mark_target();
+        let must_end = io.is_of_what_must_end();
+        self.aborts.note_wait(io.mark_target());
         if self.held.is_waiting(target) {
             // It has its end when no queue of the pool takes commands.
             return io.complete(IoStatus::Success);
@@ -476,7 +496,7 @@ impl<D: Target> Link<D> {
         let mut io = Some(io);
         let request = self.with_qpair(|qpair| io.take().and_then(|io| io.send_abort(qpair))).flatten();
         if let Some(request) = request {
-            self.aborts.borrow_mut().push((Instant::now(), request));
+            self.aborts.add(request, must_end);
         }
         if let Some(io) = io {
             io.complete(IoStatus::Failed);
@@ -536,9 +556,7 @@ impl<D: Target> Link<D> {
         for poller in [&self.watcher, &self.sender, &self.again, &self.delay_poller] {
             poller.take();
         }
-        for (_, request) in self.aborts.take() {
-            request.give_up();
-        }
+        self.aborts.give_up();
         // The bdev layer lets go of a channel when nothing is in flight; what still waits is a fault of somebody's.
         self.complete_waiting(|_| true, |io| io.complete(IoStatus::Aborted));
         let reactor = self.reactor.take();

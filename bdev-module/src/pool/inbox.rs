@@ -10,6 +10,7 @@ impl Receiver<Disk> for Pool {
     fn take(&self, message: PoolMessage<Disk>) {
         match message {
             PoolMessage::QueueLost { reason, by_peer } => self.connection_lost(reason, by_peer),
+            PoolMessage::QueueStuck => self.queue_stuck(),
             PoolMessage::QueueRefused => self.queue_refused(),
             PoolMessage::QueueGranted => self.queue_granted(),
             PoolMessage::NamespaceDoubted { nsid } => self.doubt(nsid),

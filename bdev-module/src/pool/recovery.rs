@@ -34,6 +34,25 @@ impl Pool {
         } else {
             self.lost_at.set(Some(now));
         }
+        self.drop_connection(by_peer);
+    }
+
+    /// A reactor's queue pair was dropped although the pool answers. Such a connection has not failed, however short it
+    /// was: a guest that resets its controller again and again does not have the pool given up.
+    pub(crate) fn queue_stuck(&self) {
+        if self.state.get() != State::Connected {
+            self.lost_meanwhile.set(true);
+            return;
+        }
+        log::warn!(
+            "pool '{}': connected anew: it neither carries out nor aborts a command that has to end",
+            self.name()
+        );
+        self.lost_at.set(Some(Instant::now()));
+        self.drop_connection(false);
+    }
+
+    fn drop_connection(&self, by_peer: bool) {
         self.shared().set_grace(by_peer);
         self.fail_created("the connection was lost");
         self.close_queues();

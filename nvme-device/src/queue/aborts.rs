@@ -78,10 +78,18 @@ pub(super) struct Aborts(Rc<RefCell<Vec<Abort>>>);
 /// An abort that is in flight: the backend drops this when the abort has ended and the I/O has ended by it, or will.
 pub struct AbortToken {
     name: IoToken,
+    must_end: bool,
     in_flight: Rc<RefCell<Vec<Abort>>>,
 }
 
 impl AbortToken {
+    /// Returns whether the I/O has to end, since a reset, a removal or the end of the client waits for it. An Abort
+    /// command asks for no more than a try.
+    #[must_use]
+    pub fn must_end(&self) -> bool {
+        self.must_end
+    }
+
     /// The abort has ended without effect: the I/O stays with the backend. Whoever asked for it is told so.
     pub fn failed(self) {
         let waiters = self.end();
@@ -114,7 +122,7 @@ impl Aborts {
         let mut waiters = AbortWaiters::default();
         waiters.add(waiter);
         in_flight.push(Abort { name, waiters });
-        Some(AbortToken { name, in_flight: Rc::clone(&self.0) })
+        Some(AbortToken { name, must_end: waiter.is_none(), in_flight: Rc::clone(&self.0) })
     }
 }
 

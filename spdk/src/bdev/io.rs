@@ -20,6 +20,7 @@ use crate::io_device::context;
 use crate::nvme::entry::sqe_at;
 use crate::nvme::{Command, CtrlrRef, Payload, QueuePair, Rejected};
 use crate::thread::NotSend;
+use crate::urgency;
 
 /// How an I/O ended, apart from NVMe's own status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,19 @@ struct RetryState {
     last: bool,
     /// How often it was on a connection that ended by itself.
     losses: u8,
+    /// When it was to be aborted first because it has to end, in milliseconds modulo 2^32; 0 if it never was.
+    must_end: u32,
+}
+
+impl RetryState {
+    /// The I/O has to end at that time, in ticks. Returns for how long it has had to.
+    fn note_must_end(&mut self, ticks: u64, ticks_hz: u64) -> Duration {
+        let now = u32::try_from((ticks / (ticks_hz / 1000).max(1)) & u64::from(u32::MAX)).unwrap_or_default();
+        if self.must_end == 0 {
+            self.must_end = now.max(1);
+        }
+        Duration::from_millis(now.max(1).wrapping_sub(self.must_end).into())
+    }
 }
 
 /// How far a fused pair has come.
@@ -93,7 +107,8 @@ impl<D: Device> BdevIo<D> {
         // SAFETY: the caller vouches for the I/O, whose context is the module's.
         unsafe {
             let io = Self::from_raw(raw);
-            (&raw mut (*io.context()).retry).write(RetryState { aborted: false, lost: false, last: false, losses: 0 });
+            let retry = RetryState { aborted: false, lost: false, last: false, losses: 0, must_end: 0 };
+            (&raw mut (*io.context()).retry).write(retry);
             (&raw mut (*io.context()).failures).write(0);
             (&raw mut (*io.context()).mark).write(None);
             (&raw mut (*io.context()).pair).write(FusedPair { outstanding: 0, failure: None });
@@ -591,15 +606,31 @@ impl<D: Device> BdevIo<D> {
         }
     }
 
-    /// Takes note that the I/O that this one is to abort is not to be sent again.
-    pub fn mark_target(&self) {
-        let Some(target) = self.abort_target() else { return };
+    /// Returns whether what this one is to abort has to end: it is waited for without a limit, and its abort is asked
+    /// for again. To be asked while this one is being submitted.
+    #[must_use]
+    pub fn is_of_what_must_end(&self) -> bool {
+        self.io_type() == IoType::Abort && urgency::must_end()
+    }
+
+    /// Takes note that the I/O that this one is to abort is not to be sent again. Returns for how long that has had to
+    /// end, which is zero at first. To be called while this one is being submitted.
+    #[must_use]
+    pub fn mark_target(&self) -> Duration {
+        let Some(target) = self.abort_target() else { return Duration::ZERO };
         if !self.was_sent_after(target.cast()) {
-            return;
+            return Duration::ZERO;
         }
         let target =
             std::mem::ManuallyDrop::new(Self { raw: target.cast(), _device: PhantomData, _stays: PhantomData });
-        target.change_retry(|retry| retry.aborted = true);
+        let mut waited = Duration::ZERO;
+        target.change_retry(|retry| {
+            retry.aborted = true;
+            if self.is_of_what_must_end() {
+                waited = retry.note_must_end(self.submitted_at(), crate::time::ticks_hz());
+            }
+        });
+        waited
     }
 
     /// Asks the controller to abort the I/O that this one names, and completes this one with the outcome, or when the
@@ -807,6 +838,19 @@ mod tests {
     }
 
     #[test]
+    fn what_has_to_end_is_waited_for_from_the_first_of_its_aborts_on() {
+        let mut retry = RetryState { aborted: false, lost: false, last: false, losses: 0, must_end: 0 };
+        let hz = 2_000_000_000;
+        // The count of milliseconds passes 2^32 in between, and no first time is taken for none.
+        let first = u64::from(u32::MAX) * (hz / 1000);
+        let waited = [0, 1, 2_000].map(|millis| retry.note_must_end(first + millis * (hz / 1000), hz).as_millis());
+        assert_eq!((waited[0], waited[2]), (0, 2_000));
+        let mut retry = RetryState { must_end: 0, ..retry };
+        assert_eq!(retry.note_must_end(0, 0), Duration::ZERO);
+        assert_ne!(retry.must_end, 0);
+    }
+
+    #[test]
     fn an_abort_marks_no_io_that_has_taken_the_place_of_the_one_that_it_names() {
         use sys::spdk_bdev_io_type as t;
         let places: [u8; 2] = [0; 2];
@@ -826,7 +870,7 @@ mod tests {
             }
             // SAFETY: as above.
             unsafe { (*abort.as_ptr()).u.abort.bio_to_abort = there.as_ptr() };
-            abort.mark_target();
+            let _ = abort.mark_target();
             there.was_aborted()
         };
         assert_eq!([marked(0, 0, 4), marked(0, 0, 5)], [true; 2]);

@@ -14,6 +14,7 @@ use super::{BdevChannel, Channel, IoCallback};
 use crate::Errno;
 use crate::nvme::Rejected;
 use crate::nvme::entry::as_cmd;
+use crate::urgency;
 
 /// Hears of the ends of I/Os of the type `O`, on the thread that sent them.
 pub trait Completer<O: RawIo>: 'static {
@@ -155,10 +156,11 @@ impl BdevChannel {
 
     /// Asks the bdev to abort the I/O that is carried as `raw`. That I/O ends as any other does, aborted or not. `done`
     /// is called when the abort itself has ended, which may be before or after, and is told whether it had an effect.
+    /// `must_end` tells a module of this process that somebody waits for the I/O without a limit, and will ask again.
     ///
     /// # Errors
     /// `NOTSUP` when the bdev cannot abort, `NOMEM` when the bdev layer is out of I/Os.
-    pub fn abort_owner<F>(&self, raw: NonNull<c_void>, done: F) -> Result<(), Errno>
+    pub fn abort_owner<F>(&self, raw: NonNull<c_void>, must_end: bool, done: F) -> Result<(), Errno>
     where
         F: FnOnce(bool) + 'static,
     {
@@ -173,9 +175,11 @@ impl BdevChannel {
         // What is to be aborted may end first, and with it the last other use of the channel.
         let kept = Box::into_raw(Box::new((Rc::clone(&self.0), done)));
         let (desc, ch) = (self.0.desc.0.raw.as_ptr(), self.0.raw.as_ptr());
-        // SAFETY: the bdev is open and this is the channel's thread; the pointer is compared, not followed. The box
-        // keeps the channel until `over`, which frees it.
-        let rc = unsafe { sys::spdk_bdev_abort(desc, ch, raw.as_ptr(), Some(over::<F>), kept.cast()) };
+        let rc = urgency::during(must_end, || {
+            // SAFETY: the bdev is open and this is the channel's thread; the pointer is compared, not followed. The box
+            // keeps the channel until `over`, which frees it.
+            unsafe { sys::spdk_bdev_abort(desc, ch, raw.as_ptr(), Some(over::<F>), kept.cast()) }
+        });
         Errno::check(rc).inspect_err(|_| {
             // SAFETY: SPDK did not take the box.
             drop(unsafe { Box::from_raw(kept) });

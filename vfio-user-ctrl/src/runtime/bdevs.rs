@@ -111,12 +111,13 @@ impl Backend for Bdevs {
     }
 
     fn abort(metered: &Metered, io: IoToken, token: AbortToken) -> bool {
+        let must_end = token.must_end();
         let done = move |was_aborted: bool| {
             if !was_aborted {
                 token.failed();
             }
         };
-        metered.channel.abort_owner(io.as_ptr(), done).is_ok()
+        metered.channel.abort_owner(io.as_ptr(), must_end, done).is_ok()
     }
 }
 
