@@ -14,6 +14,7 @@
 //! | [`order`] | the orders of access that two threads, or we and the guest, rely on |
 //! | [`Bounce`] | pages of ours that stand in for memory without a file while a command lasts |
 //! | [`Slots`], [`Io`] | the I/Os of a queue that are in flight, with the memory that they hold |
+//! | [`QueueMemory`] | where the places of a session's I/Os are |
 //!
 //! # Memory that others write
 //! The guest writes this memory whenever it likes, and so does a device that another of our commands runs on. So no
@@ -39,6 +40,7 @@ mod mapping;
 mod memfd;
 pub mod order;
 mod pages;
+mod queue_memory;
 mod region;
 mod ring;
 mod slots;
@@ -55,6 +57,7 @@ pub use files::Files;
 pub use iov::IovSink;
 pub use mapping::{Access, MappedFile, Registration};
 pub use pages::{Allocate, BounceBudget, BounceError, BouncePool};
+pub use queue_memory::QueueMemory;
 pub use region::{Extent, Region, RegionId};
 pub use ring::{CompletionRing, SubmissionRing};
 pub use slots::{InFlight, Io, IoToken, MAX_PIECES, Slots};

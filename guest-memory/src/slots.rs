@@ -1,4 +1,5 @@
-//! Places for the I/Os of a submission queue that are in flight, made once with the queue.
+//! Places for the I/Os of a submission queue that are in flight: each is made when it is first taken, in memory that the
+//! queue has from its beginning to its end.
 //!
 //! An [`Io`] is one such place while it is taken. It travels through a backend as a raw pointer, holds its queue, and
 //! holds the view of guest memory that its pieces lie in: what an I/O may still write to stays mapped, whatever the
@@ -9,10 +10,12 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use host_memory::RawIo;
 use libc::iovec;
 
+use super::queue_memory::{ALIGN, QueueBlock, QueueMemory};
 use super::{IovSink, MemView, UnmappedRegions, bytes, guard};
 use crate::dptr::DptrError;
 
@@ -33,10 +36,16 @@ const NONE: u16 = u16::MAX;
 /// A queue `Q` with places for its I/Os, each with a state `T` of its own.
 pub struct Slots<Q: 'static, T: 'static> {
     queue: Q,
-    places: Box<[Slot<Q, T>]>,
-    pieces: Pieces,
+    owner: Weak<Self>,
+    /// The places, and behind them room for the pieces of each. What is never used of both never becomes resident.
+    block: QueueBlock,
+    count: u16,
+    /// So many places, the first ones, have been made: each when it was taken for the first time.
+    made: Cell<u16>,
+    /// Those of them that are free are a list.
     free: Cell<u16>,
     in_use: Cell<u16>,
+    state: fn() -> T,
     dropped: fn(&Io<Q, T>),
 }
 
@@ -49,7 +58,7 @@ struct Slot<Q: 'static, T: 'static> {
     pieces: Cell<*mut iovec>,
     room: Cell<u16>,
     /// In a box of its own, since hardly any place has them, and all places have room for this.
-    more: Cell<Option<Box<Pieces>>>,
+    more: Cell<Option<Box<MorePieces>>>,
     count: Cell<u16>,
     bytes: Cell<u32>,
     /// All pieces may be written to.
@@ -61,23 +70,22 @@ struct Slot<Q: 'static, T: 'static> {
     state: T,
 }
 
-/// Room for pieces: of a queue, `MAX_PIECES` for each place. Where the C library has a mapping of its own for such a
-/// block, as `courier_tgt` makes it have, only what is used is ever resident.
-struct Pieces(NonNull<[u128]>);
+/// Room for the pieces of one I/O that has more of them than a place has room for.
+struct MorePieces(NonNull<[u128]>);
 
 const _: () = assert!(size_of::<iovec>() == size_of::<u128>() && align_of::<iovec>() <= align_of::<u128>());
 
-impl Pieces {
+impl MorePieces {
     fn new(count: usize) -> Self {
         Self(NonNull::from(Box::leak(vec![0_u128; count].into_boxed_slice())))
     }
 
-    fn of_place(&self, index: u16) -> *mut iovec {
-        self.0.as_ptr().cast::<iovec>().wrapping_add(usize::from(index) * MAX_PIECES)
+    fn first(&self) -> *mut iovec {
+        self.0.as_ptr().cast()
     }
 }
 
-impl Drop for Pieces {
+impl Drop for MorePieces {
     fn drop(&mut self) {
         // SAFETY: the box that `new` leaked.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
@@ -85,39 +93,91 @@ impl Drop for Pieces {
 }
 
 impl<Q, T> Slots<Q, T> {
-    /// How many bytes a place takes. A controller that is idle has as many as its queues have entries.
+    /// How many bytes a place takes. A controller that is idle has as many as it has had commands in flight at once.
     pub const PLACE_BYTES: usize = size_of::<Slot<Q, T>>();
 
-    /// Returns a queue with `count` places; `state` makes the state of each. `dropped` is called with an I/O that is
-    /// dropped instead of [released](Io::release), before its place is free.
-    pub fn new(count: u16, queue: Q, mut state: impl FnMut() -> T, dropped: fn(&Io<Q, T>)) -> Rc<Self> {
+    /// Returns how many bytes of [`QueueMemory`] a queue with `count` places takes at most.
+    #[must_use]
+    pub const fn bytes(count: u16) -> usize {
+        const { assert!(align_of::<Slot<Q, T>>() <= 16 && align_of::<iovec>() <= 16) };
+        (Self::places_bytes(count) + count as usize * MAX_PIECES * size_of::<iovec>()).next_multiple_of(ALIGN)
+    }
+
+    const fn places_bytes(count: u16) -> usize {
+        (count as usize * Self::PLACE_BYTES).next_multiple_of(16)
+    }
+
+    /// Returns a queue with `count` places; `state` makes the state of each when it is first taken. They lie in
+    /// `memory`, if there is room. `dropped` is called with an I/O that is dropped instead of [released](Io::release),
+    /// before its place is free.
+    pub fn new(
+        memory: Option<&Arc<QueueMemory>>,
+        count: u16,
+        queue: Q,
+        state: fn() -> T,
+        dropped: fn(&Io<Q, T>),
+    ) -> Rc<Self> {
         let count = count.min(NONE - 1);
-        let pieces = Pieces::new(usize::from(count) * MAX_PIECES);
         Rc::new_cyclic(|owner| Self {
             queue,
-            places: (0..count)
-                .map(|index| Slot {
-                    owner: owner.clone(),
-                    index,
-                    next_free: Cell::new(if index + 1 < count { index + 1 } else { NONE }),
-                    taken: Cell::new(false),
-                    pieces: Cell::new(pieces.of_place(index)),
-                    room: Cell::new(OWN_ROOM),
-                    more: Cell::new(None),
-                    count: Cell::new(0),
-                    bytes: Cell::new(0),
-                    writeable: Cell::new(true),
-                    view: Cell::new(None),
-                    unmapped: Cell::new(false),
-                    carrier: Cell::new(std::ptr::null()),
-                    state: state(),
-                })
-                .collect(),
-            pieces,
-            free: Cell::new(if count == 0 { NONE } else { 0 }),
+            owner: owner.clone(),
+            block: QueueBlock::new(memory, Self::bytes(count)),
+            count,
+            made: Cell::new(0),
+            free: Cell::new(NONE),
             in_use: Cell::new(0),
+            state,
             dropped,
         })
+    }
+
+    #[inline]
+    fn place(&self, index: u16) -> NonNull<Slot<Q, T>> {
+        let first: NonNull<Slot<Q, T>> = self.block.start().cast();
+        // SAFETY: the index is of a place, all of which are in the block.
+        unsafe { first.add(usize::from(index)) }
+    }
+
+    fn pieces_of(&self, index: u16) -> *mut iovec {
+        let behind_places =
+            self.block.start().as_ptr().wrapping_add(Self::places_bytes(self.count) / size_of::<u128>());
+        behind_places.cast::<iovec>().wrapping_add(usize::from(index) * MAX_PIECES)
+    }
+
+    /// Returns the places that have been made.
+    fn places(&self) -> &[Slot<Q, T>] {
+        // SAFETY: so many have been made, and stay until this is dropped. They are changed by their cells only.
+        unsafe { std::slice::from_raw_parts(self.place(0).as_ptr(), usize::from(self.made.get())) }
+    }
+
+    /// Makes one place more. It is free, and the only one.
+    #[cold]
+    fn make_place(&self) -> Option<()> {
+        let index = self.made.get();
+        if index >= self.count {
+            return None;
+        }
+        let slot = Slot {
+            owner: self.owner.clone(),
+            index,
+            next_free: Cell::new(NONE),
+            taken: Cell::new(false),
+            pieces: Cell::new(self.pieces_of(index)),
+            room: Cell::new(OWN_ROOM),
+            more: Cell::new(None),
+            count: Cell::new(0),
+            bytes: Cell::new(0),
+            writeable: Cell::new(true),
+            view: Cell::new(None),
+            unmapped: Cell::new(false),
+            carrier: Cell::new(std::ptr::null()),
+            state: (self.state)(),
+        };
+        // SAFETY: the place is in the block, aligned as that is, and nothing is there yet.
+        unsafe { self.place(index).write(slot) };
+        self.made.set(index + 1);
+        self.free.set(index);
+        Some(())
     }
 
     /// Returns the queue.
@@ -135,13 +195,17 @@ impl<Q, T> Slots<Q, T> {
     /// Returns how many places are free.
     #[inline]
     pub fn free(&self) -> usize {
-        self.places.len() - usize::from(self.in_use.get())
+        usize::from(self.count - self.in_use.get())
     }
 
     /// Takes a place.
     #[inline]
     pub fn take(self: &Rc<Self>) -> Option<Io<Q, T>> {
-        let slot = self.places.get(usize::from(self.free.get()))?;
+        if self.free.get() == NONE {
+            self.make_place()?;
+        }
+        // SAFETY: what is in the list of free places has been made.
+        let slot = unsafe { self.place(self.free.get()).as_ref() };
         self.free.set(slot.next_free.get());
         self.in_use.set(self.in_use.get() + 1);
         slot.taken.set(true);
@@ -157,7 +221,7 @@ impl<Q, T> Slots<Q, T> {
 
     /// Calls `f` with every I/O that is in flight.
     pub fn for_each(&self, mut f: impl FnMut(InFlight<'_, T>)) {
-        for slot in self.places.iter().filter(|slot| slot.taken.get()) {
+        for slot in self.places().iter().filter(|slot| slot.taken.get()) {
             f(slot.in_flight());
         }
     }
@@ -165,7 +229,7 @@ impl<Q, T> Slots<Q, T> {
     /// Calls `f` with the I/Os that are in flight in the places from `first` on, until it returns false. Returns the
     /// place where that was, or none if all have been looked at.
     pub fn visit_from(&self, first: u16, mut f: impl FnMut(InFlight<'_, T>) -> bool) -> Option<u16> {
-        let places = self.places.get(usize::from(first)..)?;
+        let places = self.places().get(usize::from(first)..)?;
         places.iter().find(|slot| slot.taken.get() && !f(slot.in_flight())).map(|slot| slot.index)
     }
 
@@ -175,7 +239,11 @@ impl<Q, T> Slots<Q, T> {
         if self.in_use() == 0 {
             return 0;
         }
-        self.places.iter().filter(|slot| slot.taken.get()).filter(|slot| Self::rebase_one(slot, view, unmapped)).count()
+        self.places()
+            .iter()
+            .filter(|slot| slot.taken.get())
+            .filter(|slot| Self::rebase_one(slot, view, unmapped))
+            .count()
     }
 
     /// Returns the same for one I/O. Returns whether it holds memory that is to go.
@@ -214,8 +282,17 @@ impl<Q, T> Slots<Q, T> {
     #[cold]
     fn take_room_back(&self, slot: &Slot<Q, T>) {
         slot.room.set(OWN_ROOM);
-        slot.pieces.set(self.pieces.of_place(slot.index));
+        slot.pieces.set(self.pieces_of(slot.index));
         slot.more.take();
+    }
+}
+
+impl<Q, T> Drop for Slots<Q, T> {
+    fn drop(&mut self) {
+        let made = std::ptr::slice_from_raw_parts_mut(self.place(0).as_ptr(), usize::from(self.made.get()));
+        // SAFETY: so many have been made, and none is taken: one that is holds this. They are dropped once; the block
+        // goes after them.
+        unsafe { std::ptr::drop_in_place(made) };
     }
 }
 
@@ -242,10 +319,7 @@ pub struct InFlight<'a, T> {
 
 impl<Q, T> std::fmt::Debug for Slots<Q, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slots")
-            .field("count", &self.places.len())
-            .field("in_use", &self.in_use.get())
-            .finish_non_exhaustive()
+        f.debug_struct("Slots").field("count", &self.count).field("in_use", &self.in_use.get()).finish_non_exhaustive()
     }
 }
 
@@ -376,8 +450,8 @@ impl<Q, T> Io<Q, T> {
         let slot = self.slot();
         let count = count.min(MOST_PIECES);
         if slot.count.get() == 0 && count > usize::from(slot.room.get()) {
-            let more = Pieces::new(count);
-            slot.pieces.set(more.of_place(0));
+            let more = MorePieces::new(count);
+            slot.pieces.set(more.first());
             slot.room.set(u16::try_from(count).unwrap_or(OWN_ROOM));
             slot.more.set(Some(Box::new(more)));
         }

@@ -155,7 +155,7 @@ fn an_io_that_touched_a_broken_page_is_known_by_it() {
     let file = patterned(8);
     let region = region_of(&file, 0, 0, 8 * PAGE);
     let view = Rc::new(view_of([Arc::clone(&region)]));
-    let slots = Slots::new(4, (), || (), |_| {});
+    let slots = Slots::new(None, 4, (), || (), |_| {});
     let data = |page: u64, pages: u32| {
         let mut io = slots.take().expect("a place");
         io.add_data(&view, false, |sink| sink.push(page * PAGE, pages * 4096)).expect("mapped");

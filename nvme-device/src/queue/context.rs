@@ -1,6 +1,6 @@
 //! What all queues of a session share on one thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::aborts::Aborts;
 use super::client_dma::ClientTransfers;
 use super::interrupt::Coalescing;
 use guest_memory::doorbells::{head_index, tail_index};
-use guest_memory::{DoorbellPage, Fault, MemView, ShadowDoorbells, UnmappedRegions};
+use guest_memory::{DoorbellPage, Fault, MemView, QueueMemory, ShadowDoorbells, UnmappedRegions};
 use nvme_spec::{Sqe, Status};
 
 /// Something that the admin side should know of.
@@ -61,6 +61,8 @@ const MAX_ERROR_EVENTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Context {
     doorbells: Arc<DoorbellPage>,
+    /// Where the places of I/Os are.
+    queue_memory: OnceCell<Arc<QueueMemory>>,
     view: RefCell<Rc<MemView>>,
     shadow: RefCell<Option<Shadow>>,
     has_shadow: Cell<bool>,
@@ -150,6 +152,7 @@ impl Context {
     pub(super) fn new(doorbells: Arc<DoorbellPage>, view: Rc<MemView>, clock: fn() -> u64) -> Rc<Self> {
         Rc::new(Self {
             doorbells,
+            queue_memory: OnceCell::new(),
             view: RefCell::new(view),
             shadow: RefCell::new(None),
             has_shadow: Cell::new(false),
@@ -170,6 +173,16 @@ impl Context {
             client_transfers: ClientTransfers::default(),
             aborts: Aborts::default(),
         })
+    }
+
+    /// The places of I/Os are in `memory` from now on, where there is room. That is said once.
+    pub(super) fn set_queue_memory(&self, memory: Arc<QueueMemory>) {
+        let _ = self.queue_memory.set(memory);
+    }
+
+    /// Returns where they are to be.
+    pub(super) fn queue_memory(&self) -> Option<&Arc<QueueMemory>> {
+        self.queue_memory.get()
     }
 
     /// Returns the newest view of guest memory that this thread has.

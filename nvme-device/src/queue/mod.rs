@@ -49,5 +49,5 @@ pub use pin::{Pin, PinMask};
 pub use queues::{MAX_NAMESPACES, Queues, Totals};
 pub use settings::Settings;
 pub use state::{CompletionState, LeftoverState, SubmissionState};
-pub use submission::{CommandIo, IoState, SubmissionQueue, complete, complete_passthru};
+pub use submission::{CommandIo, IoState, SubmissionQueue, complete, complete_passthru, queue_memory_bytes};
 pub use trace::{Reason, TraceStep, Traced};

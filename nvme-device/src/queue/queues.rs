@@ -14,7 +14,8 @@ use super::{AdminQueue, Backend, Cursor, TraceStep, Traced, admin};
 use crate::model::io::NsGeometry;
 use guest_memory::doorbells::{head_index, tail_index};
 use guest_memory::{
-    CompletionRing, DoorbellPage, Fault, InFlight, MemView, ShadowDoorbells, SubmissionRing, UnmappedRegions,
+    CompletionRing, DoorbellPage, Fault, InFlight, MemView, QueueMemory, ShadowDoorbells, SubmissionRing,
+    UnmappedRegions,
 };
 use nvme_spec::Status;
 
@@ -81,6 +82,12 @@ impl<B: Backend> Queues<B> {
             additions: Cell::new(0),
             room: Cell::new(usize::MAX),
         }
+    }
+
+    /// The memory of submission queues that are made from now on is taken from `memory`, where there is room, and put
+    /// back there: see [`queue_memory_bytes`](super::queue_memory_bytes). That is said once.
+    pub fn set_queue_memory(&self, memory: Arc<QueueMemory>) {
+        self.context.set_queue_memory(memory);
     }
 
     pub(super) fn context(&self) -> &Rc<Context> {
@@ -284,6 +291,8 @@ impl<B: Backend> Queues<B> {
     pub fn create_submission(&self, qid: u16, base: u64, entries: u16, cqid: u16) -> bool {
         let completion = find(&self.completion.borrow(), cqid).cloned();
         let Some(completion) = completion else { return false };
+        // It may need the memory of one that has ended.
+        self.reap();
         let cursor = Cursor::new(qid, base, entries);
         self.context.begin_shadow(tail_index(qid), 0, false);
         let queue = SubmissionQueue::create(cursor, completion, &self.context, &self.namespaces, self.max_transfer);

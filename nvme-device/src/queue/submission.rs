@@ -246,6 +246,12 @@ impl<B: Backend> IoState<B> {
     }
 }
 
+/// Returns how many bytes of [`QueueMemory`](guest_memory::QueueMemory) a submission queue of so many entries takes.
+#[must_use]
+pub const fn queue_memory_bytes<B: Backend>(entries: u16) -> usize {
+    Slots::<SubmissionQueue<B>, IoState<B>>::bytes(entries)
+}
+
 impl<B: Backend> SubmissionQueue<B> {
     /// Makes a queue, with a place for each entry.
     pub(super) fn create(
@@ -270,7 +276,7 @@ impl<B: Backend> SubmissionQueue<B> {
             discard_completions: Cell::new(false),
             totals: Counts::default(),
         };
-        Submissions(Slots::new(places, queue, IoState::new, dropped::fail))
+        Submissions(Slots::new(context.queue_memory(), places, queue, IoState::new, dropped::fail))
     }
 
     pub(super) fn qid(&self) -> u16 {

@@ -12,10 +12,12 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     AbortToken, Backend, BlockOp, CommandIo, Fence, Interrupts, IoState, NamespaceChannel, QueueErrorEvent, Queues,
-    Refusal, Refused, SubmissionQueue, complete,
+    Refusal, Refused, SubmissionQueue, complete, queue_memory_bytes,
 };
 use crate::model::io::{IoSupport, NsGeometry, PassthruCommand, WriteCache};
-use guest_memory::{Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, Region, Slots, doorbells};
+use guest_memory::{
+    Access, DoorbellPage, Extent, GuestMemory, IoToken, MemView, QueueMemory, Region, Slots, doorbells,
+};
 use nvme_spec::{CommandFlags, Cqe, IoOpcode, Sqe, Status, StatusCode};
 
 const PAGE: u64 = 4096;
@@ -705,4 +707,19 @@ fn an_admin_command_that_is_completed_twice_takes_no_entry_that_the_host_has_not
 fn the_place_of_a_command_takes_little_memory_since_idle_controllers_have_one_per_entry() {
     let bytes = Slots::<SubmissionQueue<Fake>, IoState<Fake>>::PLACE_BYTES;
     assert!(bytes <= 128, "{bytes}");
+}
+
+#[test]
+fn a_queue_has_the_memory_of_the_one_before_it_which_goes_with_the_session_and_not_with_a_queue() {
+    let guest = Guest::new();
+    let memory = QueueMemory::reserve(queue_memory_bytes::<Fake>(ENTRIES)).expect("memory for one queue");
+    guest.queues.set_queue_memory(Arc::clone(&memory));
+    for round in 0..3 {
+        assert!(guest.queues.create_submission(2, COMMANDS, ENTRIES, 1));
+        // The test's, the queues', and the one queue's that has its commands there.
+        assert_eq!(Arc::strong_count(&memory), 3, "round {round}");
+        assert!(guest.queues.delete_submission(2));
+    }
+    drop(guest);
+    assert_eq!(Arc::strong_count(&memory), 1);
 }

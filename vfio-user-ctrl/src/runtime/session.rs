@@ -10,11 +10,12 @@ use host_memory::HostMemory;
 use spdk::dma::DmaPages;
 
 use guest_memory::order::{PendingFlag, Published};
-use guest_memory::{BounceBudget, BouncePool, DoorbellPage, GuestMemory};
+use guest_memory::{BounceBudget, BouncePool, DoorbellPage, GuestMemory, QueueMemory};
 use nvme_device::admin_worker::{Request, Requests};
 use nvme_device::model::regs::{CtrlLimits, Registers, Version};
-use nvme_device::queue::{Interrupts, Settings, Totals};
+use nvme_device::queue::{Interrupts, Settings, Totals, queue_memory_bytes};
 
+use super::bdevs::Bdevs;
 use super::log_budget::LineBudget;
 
 /// The most bytes of one command's data: MDTS as the admin model tells it.
@@ -164,6 +165,9 @@ pub(super) struct Session {
     pub registers: Registers,
     /// The doorbells.
     pub doorbells: Arc<DoorbellPage>,
+    /// Where the places of its submission queues' commands are, reserved for as many as there may be: reactors, which
+    /// make and free queues, neither map memory nor unmap it.
+    pub(super) queue_memory: Option<Arc<QueueMemory>>,
     /// The eventfds.
     pub interrupts: Arc<Interrupts>,
     /// The newest table of the client's memory. The control thread publishes it.
@@ -261,11 +265,14 @@ impl Session {
     /// # Errors
     /// What the operating system says of the doorbells' page.
     pub(crate) fn new(id: u64, ctrl: &Arc<Ctrl>, groups: usize, limits: CtrlLimits) -> io::Result<Self> {
+        let queue_memory = usize::from(ctrl.max_queues) * queue_memory_bytes::<Bdevs>(ctrl.max_queue_depth);
         Ok(Self {
             id,
             ctrl: Arc::clone(ctrl),
             registers: Registers::new(&limits),
             doorbells: Arc::new(DoorbellPage::new()?),
+            // Without it queues have blocks of their own.
+            queue_memory: QueueMemory::reserve(queue_memory).ok(),
             interrupts: Arc::new(Interrupts::settling(spdk::time::ticks_hz() / PIN_SETTLES)),
             memory: Published::default(),
             bounce: BounceBudget::of(&BOUNCE_POOL, BOUNCE_BUDGET),
@@ -275,6 +282,14 @@ impl Session {
             settings_pending: PendingFlags::new(groups),
             bus: BusMaster::new(groups),
         })
+    }
+
+    /// Returns whether nothing of it is anywhere but with the caller: that drops all of it then.
+    #[must_use]
+    pub(super) fn is_nowhere_else(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1
+            && Arc::strong_count(&self.doorbells) == 1
+            && self.queue_memory.as_ref().is_none_or(|memory| Arc::strong_count(memory) == 1)
     }
 
     /// Asks the admin worker for something. Returns whether it must be told: if it has not begun what was asked before,

@@ -71,6 +71,9 @@ impl SessionQueues {
             spdk::time::ticks,
         );
         queues.set_trace_owner(session.ctrl.trace_owner.id());
+        if let Some(memory) = &session.queue_memory {
+            queues.set_queue_memory(Arc::clone(memory));
+        }
         queues.set_client_dma(Box::new(ClientMemory::new(session, &routes.control, group)));
         let (session, routes, epoch) = (Arc::clone(session), Arc::clone(routes), Cell::new(epoch));
         let session_queues = Self {

@@ -110,7 +110,8 @@ struct Server {
     dying: Vec<Arc<Region>>,
     /// Tables of them, which are dropped before them.
     old: OldTables,
-    /// Sessions that are over, but may still be somewhere. What they are made of is freed here, when that is over, too.
+    /// Sessions that are over, but may still be somewhere. What they are made of is given to the unmap worker when that is
+    /// over, too: a reactor would wait for what it frees.
     ended: Vec<(Arc<Routes>, Arc<Session>)>,
     unmap_worker: UnmapWorker,
     registrar: Arc<Registrar>,
@@ -411,7 +412,10 @@ impl Server {
 
     /// Clients that hold reactors up, and clients that wait.
     fn watch(&mut self) {
-        self.ended.retain(|(_, session)| Arc::strong_count(session) > 1);
+        let is_nowhere_else = |(_, session): &mut (Arc<Routes>, Arc<Session>)| session.is_nowhere_else();
+        for (_, session) in self.ended.extract_if(.., is_nowhere_else) {
+            self.unmap_worker.unmap_session(session);
+        }
         let mut groups: BTreeMap<u32, Arc<GroupHandle>> = BTreeMap::new();
         for routes in self.routes() {
             groups.extend(routes.groups.iter().map(|group| (group.core, Arc::clone(group))));

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::super::session::Session;
 use super::worker::Worker;
 use guest_memory::{MappedFile, Region};
 
@@ -15,6 +16,7 @@ pub(super) struct UnmapWorker(Worker<ToUnmap>);
 enum ToUnmap {
     Region { _region: Arc<Region> },
     File { _file: Arc<MappedFile> },
+    Session { _session: Arc<Session> },
 }
 
 impl UnmapWorker {
@@ -33,6 +35,11 @@ impl UnmapWorker {
             self.0.send(ToUnmap::Region { _region: region });
         }
         held
+    }
+
+    /// Has the memory of a session's queues and its doorbells unmapped. It is nowhere else.
+    pub(super) fn unmap_session(&self, session: Arc<Session>) {
+        self.0.send(ToUnmap::Session { _session: session });
     }
 
     /// Has parts of files unmapped that no region is in.
