@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets of the vfio-user controller from the kept corpus.
+# Runs the fuzz targets of the vfio-user controller and of the NVMe/TCP host from the kept corpus.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -12,7 +12,7 @@ each for a fixed time from its corpus. The stable toolchain suffices. Ends with 
 the input that failed is kept, and how to run it again is printed.
 
   --time S     seconds for each target (default: 30)
-  --target T   only this target: wire, controller
+  --target T   only this target: wire, controller, pool
   --grow       add to the corpus what reaches code that nothing in it reaches
   --help       this text
 
@@ -21,7 +21,7 @@ TEXT
 }
 
 TIME=30
-TARGETS=(wire controller)
+TARGETS=(wire controller pool)
 GROW=
 while [ $# -gt 0 ]; do
     case $1 in
@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
 done
 [[ $TIME =~ ^[0-9]+$ ]] || die "--time must be a number of seconds, got '$TIME'"
 for target in "${TARGETS[@]}"; do
-    [[ $target =~ ^(wire|controller)$ ]] || die "--target must be wire or controller, got '$target'"
+    [[ $target =~ ^(wire|controller|pool)$ ]] || die "--target must be wire, controller or pool, got '$target'"
 done
 
 PASSED=
@@ -72,7 +72,7 @@ fi
 phase "build"
 # With --target, build scripts and macros are built without these flags.
 (cd "$FUZZ" && RUSTC_BOOTSTRAP=1 RUSTFLAGS=$flags CARGO_TARGET_DIR=$TARGET_DIR cargo build --quiet --release --target "$HOST" \
-    --features libfuzzer --bin wire --bin controller) || die "the fuzz targets cannot be built"
+    --features libfuzzer --bin wire --bin controller --bin pool) || die "the fuzz targets cannot be built"
 
 for target in "${TARGETS[@]}"; do
     phase "$target for $TIME s"

@@ -1,6 +1,7 @@
-//! Writes the scripts that fuzzing begins with: `seeds FOLDER` fills `FOLDER/wire` and `FOLDER/controller`.
+//! Writes the scripts that fuzzing begins with: `seeds FOLDER` fills `FOLDER/wire`, `FOLDER/controller` and
+//! `FOLDER/pool`.
 //!
-//! Each of them does one thing that a well-behaved client or guest does, or nearly does: the fuzzer finds the rest from
+//! Each of them does one thing that a well-behaved client, guest or pool does, or nearly does: the fuzzer finds the rest from
 //! there.
 
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
@@ -18,14 +19,14 @@ use nvme_spec::register::{Aqa, Cc, Register, ShutdownNotification};
 use nvme_spec::{AdminOpcode, CommandFlags, Cqe, SglDescriptor, Sqe};
 
 use vfio_user_ctrl_fuzz::script::Writer;
-use vfio_user_ctrl_fuzz::{controller, wire};
+use vfio_user_ctrl_fuzz::{controller, pool, wire};
 use zerocopy::transmute;
 
 type Seeds = Vec<(&'static str, Writer)>;
 
 fn main() -> io::Result<()> {
     let folder = env::args().nth(1).ok_or_else(|| io::Error::other("usage: seeds FOLDER"))?;
-    for (target, seeds) in [("wire", wire_seeds()), ("controller", controller_seeds())] {
+    for (target, seeds) in [("wire", wire_seeds()), ("controller", controller_seeds()), ("pool", pool_seeds())] {
         let folder = Path::new(&folder).join(target);
         fs::create_dir_all(&folder)?;
         for (name, seed) in seeds {
@@ -83,6 +84,49 @@ fn wire_seeds() -> Seeds {
         ("reset", negotiated().then(&send(w().step(s::RESET).u8(1).step(s::RESET).u8(2), 0)).then(&answer())),
         ("transfers", negotiated().then(&dma).step(s::TAKE).u16(9000).then(&send(replies, 0)).step(s::WORK)),
         ("reads-nothing", lazy),
+    ]
+}
+
+/// A connection with these digests and so many bytes in capsules, in units of 32, that is set up.
+fn connection(digests: u8, in_capsule: u8) -> Writer {
+    use pool::step as s;
+    let begin = Writer(vec![digests, 7, 1, in_capsule]).step(s::SEND_ALL);
+    begin.step(s::IC_RESP).u8(digests).u8(0).u32(8192).step(s::RECEIVE_ALL)
+}
+
+fn pool_seeds() -> Seeds {
+    use pool::step as s;
+    let sent = |w: Writer| w.step(s::SEND_ALL);
+    let read = |dwords| w().step(s::READ).u16(dwords);
+    let write = |dwords| w().step(s::WRITE).u16(dwords);
+    let data = |at, flags, dwords| w().step(s::DATA).u8(at).u8(flags).u16(dwords);
+    let request = |at, dwords| w().step(s::R2T).u8(at).u16(7).u16(dwords);
+    let response = |at| w().step(s::RESPONSE).u8(at).u16(0);
+    let come = || w().step(s::RECEIVE_ALL);
+    let one_read = |digests| sent(connection(digests, 0).then(&read(128)));
+    let one_write = |digests| sent(connection(digests, 0).then(&write(4096)));
+    let asked = |digests| one_write(digests).then(&request(0, 1024)).then(&request(0, 3072)).then(&come());
+    let many = (0..8).fold(connection(0, 0), |w, _| w.then(&read(64)).then(&write(64)));
+    let torn = (0..40).fold(one_read(3).then(&data(0, 1, 128)).then(&response(0)), |w, i| w.step(s::RECEIVE).u16(i));
+    vec![
+        ("read", one_read(0).then(&data(0, 1, 128)).then(&response(0)).then(&come())),
+        ("read-digests", one_read(3).then(&data(0, 0, 64)).then(&data(0, 1, 64)).then(&response(0)).then(&come())),
+        ("read-success", one_read(2).then(&data(0, 3, 128)).then(&come())),
+        ("read-torn", torn),
+        ("read-short", one_read(0).then(&data(0, 1, 64)).then(&response(0)).then(&come())),
+        ("read-at", one_read(0).step(s::DATA_AT).u8(0).u32(256).u8(1).u16(64).then(&come())),
+        ("write-in-capsule", sent(connection(3, 128).then(&write(512))).then(&response(0)).then(&come())),
+        ("write-r2t", sent(asked(0)).then(&response(0)).then(&come())),
+        ("write-digests", sent(asked(3)).then(&response(0)).then(&come())),
+        ("write-in-pieces", asked(1).step(s::SEND).u16(30).step(s::SEND).u16(9000).then(&response(0)).then(&come())),
+        ("write-at", one_write(0).step(s::R2T_AT).u8(0).u32(4).u16(1).u16(64).then(&come())),
+        ("answered-twice", one_read(0).then(&data(0, 3, 128)).then(&come()).then(&response(0)).then(&come())),
+        ("again", one_read(0).then(&data(0, 0, 64)).step(s::AGAIN).then(&response(0)).then(&come())),
+        ("spoilt", one_read(3).then(&data(0, 3, 128)).step(s::SPOIL).u8(60).u8(4).then(&come())),
+        ("terminated", one_read(0).step(s::TERM_REQ).u16(2).then(&come())),
+        ("detached", one_read(0).step(s::DETACH).u8(0).then(&data(0, 1, 128)).then(&response(0)).then(&come())),
+        ("full", sent(many).then(&data(0, 3, 64)).then(&request(1, 64)).then(&come()).step(s::SEND_ALL)),
+        ("closed", one_read(0).then(&data(0, 1, 128)).step(s::RECEIVE).u16(100).step(s::CLOSE)),
     ]
 }
 
