@@ -24,10 +24,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut host = Host::connect(address, &nqn, 1, digests, 64)?;
         let parameters = host.io.parameters.ok_or("the connection is not set up")?;
         println!("asked for {digests:?}: {parameters:?}; {} blocks of {} bytes", host.blocks, host.block_size);
-        for blocks in [1, 2, 8, 16, 64, 256] {
+        let most = usize::try_from(host.controller.max_transfer.unwrap_or(1 << 20))? / host.block_size;
+        for blocks in [1, 2, 8, 16, 32, 64, 256].into_iter().filter(|blocks| usize::from(*blocks) <= most) {
             verify(&mut host, blocks)?;
         }
         host.admin.run(Sqe::keep_alive(), Data::None)?;
+        host.shut_down()?;
     }
     println!("all that was written was read again");
     Ok(())

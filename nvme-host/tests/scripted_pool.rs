@@ -76,6 +76,8 @@ fn what_is_written_is_in_the_pool_and_is_read_again_with_digests_and_without() {
                 assert_eq!(data, pool.read(1, at * 256, (*size / 512) as u64), "it is in the pool");
             }
             host.admin.run(Sqe::keep_alive(), Data::None).expect("the admin queue is there, too");
+            assert_eq!((host.controller.max_transfer, host.controller.in_capsule_data), (Some(131_072), in_capsule));
+            host.shut_down().expect("the target is right");
         }
     }
 }

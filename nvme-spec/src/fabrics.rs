@@ -35,6 +35,14 @@ bit_fields! {
         __: u8,
     }
 
+    /// Dword 0 of the completion of Connect that succeeded (figure 376).
+    ConnectResult(u32) {
+        /// Controller ID.
+        pub cntlid: u16,
+        /// Authentication and Security Requirements: what is due before other commands are carried out; 0 for nothing.
+        pub authreq: u16,
+    }
+
     /// Dword 0 of the completion of Connect that failed with Invalid Parameters (figure 376).
     ConnectFailure(u32) {
         /// Invalid Parameter Offset, in bytes.
@@ -155,7 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_connect_tells_the_place_of_what_is_wrong() {
+    fn a_connect_tells_its_controller_and_a_failed_one_the_place_of_what_is_wrong() {
+        assert_eq!(ConnectResult::from_bits(0x0004_0007).cntlid(), 7);
+        assert_eq!(ConnectResult::from_bits(0x0004_0007).authreq(), 4);
         assert_eq!(ConnectFailure::new().with_ipo(256).with_in_data(true).into_bits(), 1 << 16 | 256);
     }
 }

@@ -120,7 +120,7 @@ pub enum ProtocolError {
     },
     /// Data that is not the next of its command, or more than the command has room for.
     #[error(
-        "{kind:?} for command {cid:#06x} must be of whole dwords from byte {next} on up to {len}, got {length} at {offset}"
+        "{kind:?} for command {cid:#06x} must have whole dwords from byte {next} up to {len}, got {length} at {offset}"
     )]
     DataRange {
         /// The PDU's type.

@@ -89,8 +89,8 @@ impl Wire {
     }
 
     /// Puts the data that the controller has asked for into PDUs, as far as there is room; to be called before
-    /// [`output`](Self::output). `crc32c` is called for the digest of each piece, if there are digests: the command, and
-    /// the offset and the length within its data, which must not change from then on.
+    /// [`output`](Self::output). `crc32c` is called for the digest of each piece, if there are digests: with the
+    /// command, and offset and length within its data, which must not change from then on.
     #[inline]
     pub fn build_transfers(&mut self, mut crc32c: impl FnMut(Slot, u32, u32) -> u32) {
         if self.state != State::Ready {

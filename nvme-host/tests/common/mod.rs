@@ -2,16 +2,17 @@
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nvme_host::controller::{AdminCommand, AdminData, Controller, Setup, SetupOptions, Shutdown, Step};
 use nvme_host::tcp::{Chunk, Digests, Event, Options, Parameters, ProtocolError, Slot, TransferError, Wire};
-use nvme_spec::fabrics::{ANY_CONTROLLER, CAPSULE_UNIT, ConnectData};
-use nvme_spec::feature::FeatureId;
-use nvme_spec::identify::{Cns, IdentifyController, IdentifyNamespace};
-use nvme_spec::register::{Cap, Cc, Csts, Register};
+use nvme_spec::fabrics::{ANY_CONTROLLER, ConnectData};
+use nvme_spec::feature::AsyncEventConfiguration;
+use nvme_spec::identify::{Cns, IdentifyNamespace};
 use nvme_spec::tcp::ADMIN_IN_CAPSULE_DATA;
 use nvme_spec::{Cqe, Sqe};
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// How long a read or a write of the socket may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -153,44 +154,85 @@ impl Connection {
 pub(crate) struct Host {
     pub(crate) admin: Connection,
     pub(crate) io: Connection,
+    pub(crate) controller: Controller,
     pub(crate) nsid: u32,
     pub(crate) block_size: usize,
     pub(crate) blocks: u64,
 }
 
-fn connect_data(nqn: &str, cntlid: u16) -> Vec<u8> {
-    let mut data = ConnectData { hostid: [7; 16], cntlid, ..ConnectData::new_zeroed() };
-    data.subnqn[..nqn.len()].copy_from_slice(nqn.as_bytes());
-    let host = b"nqn.2014-08.org.nvmexpress:uuid:07070707-0707-0707-0707-070707070707";
-    data.hostnqn[..host.len()].copy_from_slice(host);
-    data.as_bytes().to_vec()
+fn setup_options(nqn: &str) -> SetupOptions {
+    SetupOptions {
+        subnqn: nqn.to_owned(),
+        hostnqn: "nqn.2014-08.org.nvmexpress:uuid:07070707-0707-0707-0707-070707070707".to_owned(),
+        hostid: [7; 16],
+        cntlid: ANY_CONTROLLER,
+        admin_sqsize: 31,
+        keep_alive: Duration::from_secs(60),
+        io_queues: 1,
+        events: AsyncEventConfiguration::new().with_nan(true).with_anacn(true),
+        command_timeout: PATIENCE,
+        max_ready_timeout: PATIENCE,
+    }
 }
 
 impl Host {
-    /// Connects to a subsystem, enables its controller, and connects an I/O queue of that depth.
+    /// Connects to a subsystem, enables its controller, and connects an I/O queue for so many commands.
     pub(crate) fn connect(address: SocketAddr, nqn: &str, nsid: u32, digests: Digests, depth: u16) -> io::Result<Self> {
         let options = Options { depth: 31, digests, max_r2t: 1, in_capsule_data: ADMIN_IN_CAPSULE_DATA };
         let mut admin = Connection::open(address, options)?;
-        let data = Data::Write(connect_data(nqn, ANY_CONTROLLER));
-        let (cqe, _) = admin.run(Sqe::connect(0, 31, 60_000), data)?;
-        let cntlid = u16::try_from(cqe.dw0 & 0xffff).unwrap_or_default();
-        let (cqe, _) = admin.run(Sqe::property_get_quad(Register::CAP), Data::None)?;
-        let cap = Cap::from_bits(u64::from(cqe.dw1) << 32 | u64::from(cqe.dw0));
-        if cap.mqes() < depth {
-            return Err(io::Error::other(format!("the queues have {} entries at most", u32::from(cap.mqes()) + 1)));
+        let (controller, connect) = set_up(&mut admin, nqn)?;
+        if u32::from(depth) >= controller.queue_entries {
+            return Err(io::Error::other(format!("the queues have {} entries at most", controller.queue_entries)));
         }
-        let cc = Cc::new().with_en(true).with_iosqes(Sqe::SIZE_LOG2).with_iocqes(Cqe::SIZE_LOG2);
-        admin.run(Sqe::property_set(Register::CC, cc.into_bits()), Data::None)?;
-        while !Csts::from_bits(admin.run(Sqe::property_get(Register::CSTS), Data::None)?.0.dw0).rdy() {}
-        let (_, identity) = admin.run(Sqe::identify(Cns::CONTROLLER, 0), Data::Read(4096))?;
-        let identity = IdentifyController::read_from_bytes(&identity).map_err(|_| io::ErrorKind::InvalidData)?;
         let (_, namespace) = admin.run(Sqe::identify(Cns::NAMESPACE, nsid), Data::Read(4096))?;
         let namespace = IdentifyNamespace::read_from_bytes(&namespace).map_err(|_| io::ErrorKind::InvalidData)?;
-        admin.run(Sqe::set_features(FeatureId::NUMBER_OF_QUEUES, 0), Data::None)?;
-        let in_capsule_data = (identity.ioccsz * CAPSULE_UNIT).saturating_sub(64);
+        let in_capsule_data = controller.in_capsule_data;
         let mut io = Connection::open(address, Options { depth, digests, max_r2t: 4, in_capsule_data })?;
-        io.run(Sqe::connect(1, depth, 0), Data::Write(connect_data(nqn, cntlid)))?;
+        let mut connect = ConnectData::read_from_bytes(&connect).map_err(|_| io::ErrorKind::InvalidData)?;
+        connect.cntlid = controller.cntlid;
+        io.run(Sqe::connect(1, depth, 0), Data::Write(connect.as_bytes().to_vec()))?;
         let format = namespace.lbaf[usize::from(namespace.lba_format_index())];
-        Ok(Self { admin, io, nsid, block_size: 1 << format.lbads(), blocks: namespace.nsze })
+        Ok(Self { admin, io, controller, nsid, block_size: 1 << format.lbads(), blocks: namespace.nsze })
+    }
+
+    /// Shuts the controller down.
+    pub(crate) fn shut_down(mut self) -> io::Result<()> {
+        let (mut shutdown, begin) = (Shutdown::new(self.controller.cc, PATIENCE), Instant::now());
+        loop {
+            match shutdown.poll(begin.elapsed()).map_err(io::Error::other)? {
+                Step::Done(()) => return Ok(()),
+                Step::Wait(until) => thread::sleep(until.saturating_sub(begin.elapsed())),
+                Step::Send(command) => {
+                    let slot = self.admin.start(command.sqe, Data::None)?;
+                    let (outcome, _) = self.admin.finish(slot)?;
+                    shutdown.completed(begin.elapsed(), outcome).map_err(io::Error::other)?;
+                }
+            }
+        }
+    }
+}
+
+/// Sets a controller up, and returns it with the data of Connect.
+fn set_up(admin: &mut Connection, nqn: &str) -> io::Result<(Controller, Vec<u8>)> {
+    let (mut setup, begin) = (Setup::new(setup_options(nqn)), Instant::now());
+    let mut connect = Vec::new();
+    loop {
+        match setup.poll(begin.elapsed()).map_err(io::Error::other)? {
+            Step::Done(controller) => return Ok((controller, connect)),
+            Step::Wait(until) => thread::sleep(until.saturating_sub(begin.elapsed())),
+            Step::Send(AdminCommand { sqe, data }) => {
+                let data = match data {
+                    AdminData::None => Data::None,
+                    AdminData::ToHost(len) => Data::Read(len as usize),
+                    AdminData::FromHost(data) => {
+                        connect = data.to_vec();
+                        Data::Write(connect.clone())
+                    }
+                };
+                let slot = admin.start(sqe, data)?;
+                let (outcome, data) = admin.finish(slot)?;
+                setup.completed(begin.elapsed(), outcome, &data).map_err(io::Error::other)?;
+            }
+        }
     }
 }
