@@ -417,7 +417,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_answered_a_survey_ends_and_finds_one_thing_of_each(
+        fn whatever_is_answered_a_scan_ends_and_finds_one_thing_of_each(
             answers in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..160)), 1..40),
             wanted in prop::collection::btree_set(1_u32..50, 0..5),
         ) {
