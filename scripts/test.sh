@@ -106,6 +106,7 @@ fi
 phase "instructions of the hot path"
 must scripts/instructions.sh
 must cargo bench --quiet --package nvme-device --bench pieces -- --test
+must cargo bench --quiet --package nvme-host --bench wire -- --test
 
 if [ -n "$FULL" ]; then
     phase "fuzzing"
