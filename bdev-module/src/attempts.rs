@@ -47,9 +47,9 @@ pub(crate) fn drive(slot: &PollerSlot, poll: impl FnMut() -> Poll + 'static) {
     }
 }
 
-/// Calls off an attempt to connect.
-pub(crate) fn abandon(mut connect: Connect) {
-    connect.call_off();
+/// Cancels an attempt to connect.
+pub(crate) fn cancel(mut connect: Connect) {
+    connect.cancel();
     let slot = new_slot();
     let end = Rc::clone(&slot);
     drive(&slot, move || {

@@ -165,8 +165,8 @@ impl<D: Target> PoolChannel<D> {
 
     /// A step of a walk: somebody waits for what is in flight, so that a queue pair that answers nothing is dropped
     /// soon.
-    pub(crate) fn hurry(&self, walk: Advance) {
-        self.0.hurry();
+    pub(crate) fn shorten_limit(&self, walk: Advance) {
+        self.0.shorten_limit();
         walk.go_on(Ok(()));
     }
 

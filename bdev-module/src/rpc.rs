@@ -54,7 +54,7 @@ impl Method for PoolDelete {
     type Params = PoolDeleteParams;
 
     fn call(params: PoolDeleteParams, request: Request) {
-        if creation::call_off(&params.name) {
+        if creation::cancel(&params.name) {
             return request.reply(&true);
         }
         match find_pool(&params.name) {

@@ -33,7 +33,7 @@ const ASK_RARELY: Duration = Duration::from_secs(1);
 /// How often a channel looks whether its queue pair lives.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a queue pair may answer nothing when something is to be aborted or is waited for.
-const HURRY: Duration = Duration::from_secs(2);
+const SHORT_LIMIT: Duration = Duration::from_secs(2);
 /// When one connection has been ended by the other side, that many looks it is waited for whether this one is as well.
 /// They are counted, not timed, since it is heard of between looks only, however long those are apart on a busy
 /// machine.
@@ -492,7 +492,7 @@ impl<D: Target> Link<D> {
             // It has its end when no queue of the pool takes commands.
             return io.complete(IoStatus::Success);
         }
-        self.hurry();
+        self.shorten_limit();
         let mut io = Some(io);
         let request = self.with_qpair(|qpair| io.take().and_then(|io| io.send_abort(qpair))).flatten();
         if let Some(request) = request {
@@ -503,9 +503,9 @@ impl<D: Target> Link<D> {
         }
     }
 
-    pub(super) fn hurry(&self) {
+    pub(super) fn shorten_limit(&self) {
         if let Some(progress) = self.with_qpair(QueuePair::progress) {
-            self.response_timer.borrow_mut().hurry(HURRY, progress.answered);
+            self.response_timer.borrow_mut().shorten(SHORT_LIMIT, progress.answered);
         }
     }
 

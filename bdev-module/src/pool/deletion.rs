@@ -13,7 +13,7 @@ impl Pool {
     pub(crate) fn hold_no_more(&self) {
         self.holds.set(false);
         self.fail_io();
-        self.walk(PoolChannel::hurry, |_| {});
+        self.walk(PoolChannel::shorten_limit, |_| {});
     }
 
     pub(super) fn fail_io(&self) {
@@ -29,7 +29,7 @@ impl Pool {
             // A pool that lives may leave a command without an answer all the same.
             self.bdev_deletion_due.set(Some(Instant::now() + DELETION_LIMIT));
         }
-        self.walk(PoolChannel::hurry, |_| {});
+        self.walk(PoolChannel::shorten_limit, |_| {});
         if self.shared().is_closed() {
             self.walk(PoolChannel::settle, |_| {});
         }
@@ -75,7 +75,7 @@ impl Pool {
         self.enter(State::Detaching);
         self.shared().set_ctrlr(None);
         if let Some(attempt) = self.attempt.take() {
-            attempts::abandon(attempt);
+            attempts::cancel(attempt);
         }
         let me = self.me.clone();
         let unregistered = move || {

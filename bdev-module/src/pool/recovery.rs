@@ -282,7 +282,7 @@ impl Pool {
                     outcome.and_then(Result::err).map_or_else(|| "no answer in time".to_owned(), |e| e.to_string());
                 self.note_error(error);
                 if let Some(attempt) = self.attempt.take() {
-                    attempts::abandon(attempt);
+                    attempts::cancel(attempt);
                 }
                 self.attempt_failed();
                 self.disconnected();

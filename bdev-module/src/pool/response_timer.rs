@@ -23,7 +23,7 @@ pub(crate) struct ResponseTimer {
     /// When the next probe is due, from the beginning of the silence on.
     probe_after: Duration,
     /// A shorter limit, for this silence.
-    hurried: Option<Duration>,
+    shortened: Option<Duration>,
     silent: Duration,
     probed: bool,
     looked: Instant,
@@ -33,7 +33,7 @@ pub(crate) struct ResponseTimer {
 impl ResponseTimer {
     /// A queue counts as hung after `limit`, and is probed after `probe_after`.
     pub(crate) fn new(limit: Duration, probe_after: Duration, now: Instant) -> Self {
-        Self { limit, probe_after, hurried: None, silent: Duration::ZERO, probed: false, looked: now, answered: 0 }
+        Self { limit, probe_after, shortened: None, silent: Duration::ZERO, probed: false, looked: now, answered: 0 }
     }
 
     /// The queue begins anew.
@@ -43,10 +43,10 @@ impl ResponseTimer {
 
     /// From now on until its next answer, the queue, of whose commands `answered` have ended so far, counts as hung
     /// after `limit`.
-    pub(crate) fn hurry(&mut self, limit: Duration, answered: u64) {
-        if (self.hurried.is_none() || answered != self.answered) && limit < self.limit {
+    pub(crate) fn shorten(&mut self, limit: Duration, answered: u64) {
+        if (self.shortened.is_none() || answered != self.answered) && limit < self.limit {
             self.answered = answered;
-            self.hurried = Some(limit);
+            self.shortened = Some(limit);
             self.silent = Duration::ZERO;
             self.probed = false;
         }
@@ -57,11 +57,11 @@ impl ResponseTimer {
         let step = now.saturating_duration_since(self.looked).min(LONGEST_STEP);
         self.looked = now;
         if pending == 0 || answered != self.answered {
-            (self.answered, self.hurried, self.silent, self.probed) = (answered, None, Duration::ZERO, false);
+            (self.answered, self.shortened, self.silent, self.probed) = (answered, None, Duration::ZERO, false);
             return Verdict::Fine;
         }
         self.silent += step;
-        let limit = self.hurried.unwrap_or(self.limit);
+        let limit = self.shortened.unwrap_or(self.limit);
         if self.silent >= limit {
             return Verdict::Hung;
         }
@@ -135,11 +135,11 @@ mod tests {
         let now = Instant::now();
         let mut silence = silence(now);
         silence.look(now, 7, 1);
-        silence.hurry(Duration::from_secs(2), 7);
+        silence.shorten(Duration::from_secs(2), 7);
         assert_eq!(until_hung(&mut silence, now), [Verdict::Fine, Verdict::Probe, Verdict::Fine, Verdict::Hung]);
         silence.restart(now);
         silence.look(now, 7, 1);
-        silence.hurry(Duration::from_secs(2), 7);
+        silence.shorten(Duration::from_secs(2), 7);
         silence.look(now, 8, 1);
         silence.look(now, 7, 1);
         assert_eq!(until_hung(&mut silence, now).len(), 20);
@@ -151,7 +151,7 @@ mod tests {
         let mut silence = silence(now);
         silence.look(now, 6, 1);
         // The seventh came since it was looked at last.
-        silence.hurry(Duration::from_secs(2), 7);
+        silence.shorten(Duration::from_secs(2), 7);
         assert_eq!(until_hung(&mut silence, now).len(), 4);
     }
 
@@ -160,10 +160,10 @@ mod tests {
         let now = Instant::now();
         let mut silence = silence(now);
         silence.look(now, 7, 1);
-        silence.hurry(Duration::from_secs(2), 7);
+        silence.shorten(Duration::from_secs(2), 7);
         for n in 1..=3 {
             assert_ne!(silence.look(now + n * STEP, 7, 1), Verdict::Hung);
-            silence.hurry(Duration::from_secs(2), 7);
+            silence.shorten(Duration::from_secs(2), 7);
         }
         assert_eq!(silence.look(now + 4 * STEP, 7, 1), Verdict::Hung);
     }

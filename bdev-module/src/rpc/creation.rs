@@ -165,7 +165,7 @@ pub(super) fn describe_all() -> Vec<Value> {
 }
 
 /// Calls the creation of a pool off. Returns whether there was one of that name.
-pub(super) fn call_off(name: &str) -> bool {
+pub(super) fn cancel(name: &str) -> bool {
     let found = find(name);
     if let Some(creation) = &found {
         creation.finish(Err(deleted(name)));
@@ -286,7 +286,7 @@ impl Attempt {
         let Some(outcome) = self.connect.poll() else {
             let is_late = Instant::now() >= self.due;
             if (is_late || !creation.is_wanted()) && !self.is_over.replace(true) {
-                self.connect.call_off();
+                self.connect.cancel();
                 if is_late && creation.is_wanted() {
                     diagnose(creation, Errno::TIMEDOUT);
                 }

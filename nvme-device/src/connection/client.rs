@@ -244,26 +244,26 @@ impl<T> Client<T> {
 
     /// A write to configuration space is to be answered when what it began is over. `rest` is the state of the bus in
     /// which the poll groups are to come to rest, if the write forbids the function to access memory.
-    pub fn config_written(&mut self, token: T, rest: Option<u64>, now: Instant) {
-        self.replies.config_written(token, rest, now);
+    pub fn config_written(&mut self, token: T, quiesce: Option<u64>, now: Instant) {
+        self.replies.config_written(token, quiesce, now);
     }
 
     /// A reset is over.
-    pub fn reset_done(&mut self, number: u64, at_rest: impl Fn(u64) -> bool, now: Instant) {
+    pub fn reset_done(&mut self, number: u64, quiesced: impl Fn(u64) -> bool, now: Instant) {
         self.replies.reset_done(number);
-        self.answer_due(at_rest, now);
+        self.answer_due(quiesced, now);
     }
 
-    /// Looks for what is over or has been waited for long enough. `at_rest` tells whether the poll groups are at rest in
+    /// Looks for what is over or has been waited for long enough. `quiesced` tells whether the poll groups are at rest in
     /// a state of the bus; `release` keeps the regions that nobody holds, and gives the others back. Returns how many
     /// were let go.
     pub fn look(
         &mut self,
-        at_rest: impl Fn(u64) -> bool,
+        quiesced: impl Fn(u64) -> bool,
         release: impl FnMut(Vec<Arc<Region>>) -> Vec<Arc<Region>>,
         now: Instant,
     ) -> usize {
-        self.answer_due(at_rest, now);
+        self.answer_due(quiesced, now);
         let released = self.unmaps.release(release, now);
         for token in released.replies {
             self.reply(token, Ok(()));
@@ -281,8 +281,8 @@ impl<T> Client<T> {
         memory.regions().cloned().chain(self.unmaps.into_regions()).collect()
     }
 
-    fn answer_due(&mut self, at_rest: impl Fn(u64) -> bool, now: Instant) {
-        for token in self.replies.take_due(at_rest, now) {
+    fn answer_due(&mut self, quiesced: impl Fn(u64) -> bool, now: Instant) {
+        for token in self.replies.take_due(quiesced, now) {
             self.reply(token, Ok(()));
         }
     }

@@ -18,7 +18,7 @@ struct WaitingReply<T> {
     token: T,
     reset: Option<u64>,
     /// The state of the bus in which the poll groups are to come to rest.
-    rest: Option<u64>,
+    quiesce: Option<u64>,
     /// When it is answered all the same.
     until: Option<Instant>,
 }
@@ -47,7 +47,7 @@ impl<T> Replies<T> {
     /// Begins a device reset, which `token` is the answer to. Returns the reset's number.
     pub(super) fn reset(&mut self, token: T) -> u64 {
         let number = self.begin();
-        self.waiting.push(WaitingReply { token, reset: Some(number), rest: None, until: None });
+        self.waiting.push(WaitingReply { token, reset: Some(number), quiesce: None, until: None });
         number
     }
 
@@ -72,10 +72,10 @@ impl<T> Replies<T> {
 
     /// A write to configuration space is to be answered when what it began is over: a function-level reset, and, if it
     /// forbids the function to access memory, that poll groups are at rest in the state `rest` of the bus.
-    pub(super) fn config_written(&mut self, token: T, rest: Option<u64>, now: Instant) {
+    pub(super) fn config_written(&mut self, token: T, quiesce: Option<u64>, now: Instant) {
         let begun = self.written.take();
         let limit = if begun.is_some() { RESET_TIME } else { REST_TIME };
-        self.waiting.push(WaitingReply { token, reset: begun, rest, until: now.checked_add(limit) });
+        self.waiting.push(WaitingReply { token, reset: begun, quiesce, until: now.checked_add(limit) });
     }
 
     /// A reset is over.
@@ -96,17 +96,17 @@ impl<T> Replies<T> {
         self.overdue.is_empty()
     }
 
-    /// Takes the answers that are due. `at_rest` tells whether the poll groups are at rest in a state of the bus.
-    pub(super) fn take_due(&mut self, at_rest: impl Fn(u64) -> bool, now: Instant) -> Vec<T> {
+    /// Takes the answers that are due. `quiesced` tells whether the poll groups are at rest in a state of the bus.
+    pub(super) fn take_due(&mut self, quiesced: impl Fn(u64) -> bool, now: Instant) -> Vec<T> {
         let mut due = Vec::new();
         for waiting in std::mem::take(&mut self.waiting) {
             let resetting = waiting.reset.filter(|number| self.resets.contains(number));
-            let is_at_rest = waiting.rest.is_none_or(&at_rest);
+            let is_quiesced = waiting.quiesce.is_none_or(&quiesced);
             let is_late = waiting.until.is_some_and(|until| until <= now);
             if is_late && let Some(number) = resetting {
                 self.overdue.insert(number);
             }
-            if is_late || (resetting.is_none() && is_at_rest) {
+            if is_late || (resetting.is_none() && is_quiesced) {
                 due.push(waiting.token);
             } else {
                 self.waiting.push(waiting);
@@ -123,7 +123,7 @@ mod tests {
     /// A state of the bus.
     const STATE: u64 = 4;
 
-    fn resting(_: u64) -> bool {
+    fn quiesced(_: u64) -> bool {
         true
     }
 
@@ -135,10 +135,10 @@ mod tests {
     fn a_device_reset_is_answered_when_it_is_over_however_long_that_takes() {
         let (mut replies, now) = (Replies::default(), Instant::now());
         let number = replies.reset('r');
-        assert!(replies.take_due(resting, now + 10 * RESET_TIME).is_empty());
+        assert!(replies.take_due(quiesced, now + 10 * RESET_TIME).is_empty());
         assert!(replies.is_waiting() && replies.is_ready());
         replies.reset_done(number);
-        assert_eq!(replies.take_due(resting, now), ['r']);
+        assert_eq!(replies.take_due(quiesced, now), ['r']);
         assert!(!replies.is_waiting());
     }
 
@@ -171,8 +171,8 @@ mod tests {
         let (mut replies, now) = (Replies::default(), Instant::now());
         let number = replies.function_reset().expect("none is in progress");
         replies.config_written('f', None, now);
-        assert!(replies.take_due(resting, now + RESET_TIME / 2).is_empty());
-        assert_eq!(replies.take_due(resting, now + RESET_TIME), ['f']);
+        assert!(replies.take_due(quiesced, now + RESET_TIME / 2).is_empty());
+        assert_eq!(replies.take_due(quiesced, now + RESET_TIME), ['f']);
         assert!(!replies.is_ready());
         replies.reset_done(number);
         assert!(replies.is_ready());
@@ -184,7 +184,7 @@ mod tests {
         replies.function_reset();
         replies.config_written('f', None, now);
         replies.config_written('w', None, now);
-        assert_eq!(replies.take_due(resting, now), ['w']);
+        assert_eq!(replies.take_due(quiesced, now), ['w']);
     }
 
     #[test]
@@ -194,10 +194,10 @@ mod tests {
         assert_eq!(numbers.len(), MAX_RESETS);
         replies.config_written('f', None, now);
         for number in numbers {
-            assert!(replies.take_due(resting, now).is_empty());
+            assert!(replies.take_due(quiesced, now).is_empty());
             replies.reset_done(number);
         }
-        assert_eq!(replies.take_due(resting, now), ['f']);
+        assert_eq!(replies.take_due(quiesced, now), ['f']);
         assert!(replies.function_reset().is_some(), "there is room again");
     }
 
@@ -208,6 +208,6 @@ mod tests {
         replies.config_written('b', Some(STATE), now);
         replies.config_written('c', None, now);
         replies.reset_done(number);
-        assert_eq!(replies.take_due(resting, now), ['a', 'b', 'c']);
+        assert_eq!(replies.take_due(quiesced, now), ['a', 'b', 'c']);
     }
 }

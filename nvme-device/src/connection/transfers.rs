@@ -10,7 +10,7 @@ use crate::queue::{DmaOperation, Transfer};
 use guest_memory::GuestMemory;
 
 /// What was cancelled ends after this, whatever the client does: a reset waits for it.
-const PATIENCE: Duration = Duration::from_millis(500);
+const CANCEL_LIMIT: Duration = Duration::from_millis(500);
 
 /// The transfers of one client, each for some `G` that hears of its end.
 #[derive(Debug)]
@@ -104,10 +104,10 @@ impl<G> Job<G> {
 impl<G> Transfers<G> {
     /// Begins a transfer of at least one piece. Returns what the client is to be asked for.
     pub fn begin(&mut self, group: G, transfer: Transfer) -> Vec<Ask> {
-        let Transfer { id, memory, work } = transfer;
+        let Transfer { id, memory, operation } = transfer;
         let first = self.next_part;
         let numbers = first..;
-        let asks: Vec<Ask> = match work {
+        let asks: Vec<Ask> = match operation {
             DmaOperation::Read(pieces) => {
                 numbers.zip(pieces).map(|(part, (gpa, len))| Ask::Read { part, gpa, len }).collect()
             }
@@ -155,7 +155,7 @@ impl<G> Transfers<G> {
 
     /// Gives up what was cancelled and has not ended for long.
     pub fn give_up_cancelled(&mut self, now: Instant) -> Vec<GivenUp<G>> {
-        let is_late = |since: Instant| now.saturating_duration_since(since) > PATIENCE;
+        let is_late = |since: Instant| now.saturating_duration_since(since) > CANCEL_LIMIT;
         self.give_up(|job| job.cancelled.is_some_and(is_late))
     }
 
@@ -182,8 +182,8 @@ mod tests {
 
     const PAGE: u64 = 4096;
 
-    fn transfer(id: u64, work: DmaOperation) -> Transfer {
-        Transfer { id, memory: Arc::new(GuestMemory::new()), work }
+    fn transfer(id: u64, operation: DmaOperation) -> Transfer {
+        Transfer { id, memory: Arc::new(GuestMemory::new()), operation }
     }
 
     fn read(id: u64, pieces: &[(u64, u32)]) -> Transfer {
@@ -242,11 +242,11 @@ mod tests {
         }
         assert_eq!(transfers.cancel(9, now), 0..0, "there is no such transfer");
         assert!(transfers.part_ended(0, Err(libc::ECANCELED)).is_some());
-        assert!(transfers.give_up_cancelled(now + PATIENCE).is_empty());
+        assert!(transfers.give_up_cancelled(now + CANCEL_LIMIT).is_empty());
         // That it is cancelled again does not put its end off.
-        transfers.cancel(1, now + PATIENCE);
+        transfers.cancel(1, now + CANCEL_LIMIT);
         let ended = Ended { group: 'a', id: 1, result: Err(libc::ECANCELED) };
-        let given_up = transfers.give_up_cancelled(now + PATIENCE + Duration::from_millis(1));
+        let given_up = transfers.give_up_cancelled(now + CANCEL_LIMIT + Duration::from_millis(1));
         assert_eq!(given_up, [GivenUp { parts: 1..2, ended }]);
         assert!(!transfers.has_cancelled());
         assert_eq!(transfers.part_ended(1, Ok(vec![1])), None, "its answer is ignored");
@@ -261,7 +261,7 @@ mod tests {
         let mut transfers = Transfers::default();
         for (id, gpa) in [(1, 0), (2, PAGE)] {
             let memory = Bounce::new(&all, &[(gpa, 1)], false, &budget).expect("room").memory();
-            transfers.begin('a', Transfer { id, memory, work: DmaOperation::Read(vec![(gpa, 1)]) });
+            transfers.begin('a', Transfer { id, memory, operation: DmaOperation::Read(vec![(gpa, 1)]) });
         }
         let given_up = transfers.give_up_unmapped(&newest);
         assert_eq!(given_up.iter().map(|given_up| given_up.ended.id).collect::<Vec<_>>(), [1]);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// I/O that touches memory which is to be unmapped is aborted if it has not ended after this.
-const PATIENCE: Duration = Duration::from_millis(500);
+const RELEASE_LIMIT: Duration = Duration::from_millis(500);
 
 /// A client that waits for regions of its to be let go.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl<T, R> Unmaps<T, R> {
                 released.replies.push(unmap.token);
                 continue;
             }
-            if now.saturating_duration_since(unmap.since) > PATIENCE {
+            if now.saturating_duration_since(unmap.since) > RELEASE_LIMIT {
                 unmap.since = now;
                 released.is_overdue = true;
             }
@@ -106,7 +106,7 @@ mod tests {
                 overdue.push(now - begin);
             }
         }
-        assert_eq!(overdue, [PATIENCE + step, 2 * (PATIENCE + step)]);
+        assert_eq!(overdue, [RELEASE_LIMIT + step, 2 * (RELEASE_LIMIT + step)]);
     }
 
     #[test]

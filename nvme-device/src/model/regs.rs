@@ -340,7 +340,7 @@ impl Registers {
     fn write_cc(&self, new: u32) -> Option<RegEffect> {
         match (self.enabled(), new & CC_EN != 0) {
             (false, false) => {
-                self.rest(new);
+                self.store_disabled(new);
                 None
             }
             (true, false) => {
@@ -368,7 +368,7 @@ impl Registers {
 
     /// CC for a controller that is disabled. One that has come to rest holds nothing that a shutdown could lose, so
     /// that is complete at once.
-    fn rest(&self, cc: u32) {
+    fn store_disabled(&self, cc: u32) {
         if asks_for_shutdown(cc) && self.csts() & CSTS_SHST == 0 {
             // In this order: the admin worker says that it is at rest, and then looks whether a shutdown is asked for.
             self.csts_control.store(CSTS_SHST_OCCURRING, Ordering::SeqCst);

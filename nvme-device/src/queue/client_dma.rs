@@ -36,7 +36,7 @@ pub struct Transfer {
     /// Its memory: to be held until the end, so that the client does not get it back before.
     pub memory: Arc<GuestMemory>,
     /// What to do.
-    pub work: DmaOperation,
+    pub operation: DmaOperation,
 }
 
 /// The way to a client's memory that came without a file.
@@ -110,15 +110,15 @@ impl ClientTransfers {
         }
     }
 
-    fn begin(&self, id: u64, bounce: &Bounce, work: DmaOperation, then: TransferEnd) {
+    fn begin(&self, id: u64, bounce: &Bounce, operation: DmaOperation, then: TransferEnd) {
         if bounce.remote().is_empty() {
             // The client has given a file for the memory while the command waited for room.
             return then(Ok(Vec::new()));
         }
         let Some(memory) = self.memory.get() else { return then(Err(Status::DATA_TRANSFER_ERROR)) };
-        let writes = matches!(work, DmaOperation::Write(_));
+        let writes = matches!(operation, DmaOperation::Write(_));
         self.waiters.borrow_mut().insert(id, Waiter { then, writes, bytes: bounce.bytes(), cancelled: None });
-        memory.begin(Transfer { id, memory: bounce.memory(), work });
+        memory.begin(Transfer { id, memory: bounce.memory(), operation });
     }
 
     /// A transfer has ended. One that nobody waits for is ignored.

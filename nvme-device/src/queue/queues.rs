@@ -479,7 +479,7 @@ impl<B: Backend> Queues<B> {
     }
 
     /// The function may not access guest memory any more (Bus Master Enable is 0, or it is in D3hot): no commands are
-    /// taken, and completions wait. What the backend does already goes on; see [`is_at_rest`](Self::is_at_rest).
+    /// taken, and completions wait. What the backend does already goes on; see [`is_quiesced`](Self::is_quiesced).
     pub fn suspend(&self) {
         self.context.set_suspended(true);
         // An interrupt is a write to memory, too.
@@ -506,8 +506,8 @@ impl<B: Backend> Queues<B> {
 
     /// Returns whether the backend does nothing that could access guest memory: all I/Os that have not ended wait here.
     #[must_use]
-    pub fn is_at_rest(&self) -> bool {
-        self.all_submissions().iter().all(Submissions::is_at_rest)
+    pub fn is_quiesced(&self) -> bool {
+        self.all_submissions().iter().all(Submissions::is_quiesced)
     }
 
     /// Raises the interrupts of all queues whose completions the host has not taken.

@@ -571,7 +571,7 @@ impl<B: Backend> Submissions<B> {
     }
 
     /// Returns whether all I/Os that have not ended wait here for the backend.
-    pub(super) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_quiesced(&self) -> bool {
         usize::from(self.in_use()) == self.queue().deferred.borrow().len() + self.queue().held.borrow().len()
     }
 

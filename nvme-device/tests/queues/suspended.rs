@@ -48,13 +48,13 @@ fn guest_memory_is_neither_read_nor_written_while_that_is_forbidden() {
     let rig = Rig::with(&disk);
     let (mut sq, mut cq, vector) = queues(&rig);
     rig.run(&mut sq, &[flush(1), flush(2)]);
-    assert!(!rig.queues.is_at_rest());
+    assert!(!rig.queues.is_quiesced());
     rig.queues.suspend();
     rig.submit(&mut sq, &[flush(3)]);
     disk.finish_all();
     round(&rig);
     assert_eq!((disk.submitted.get(), rig.peek(&cq).is_some(), count(&vector)), (2, false, 0));
-    assert!(rig.queues.is_at_rest());
+    assert!(rig.queues.is_quiesced());
     rig.queues.resume();
     assert_eq!(rig.statuses(&mut cq), [(1, 0), (2, 0)], "what was completed meanwhile");
     assert_eq!(count(&vector), 1, "and its interrupt");

@@ -145,7 +145,7 @@ impl Connect {
 
 impl Connect {
     /// Calls the attempt off: what it has connected is disconnected, and [`poll`](Self::poll) has an outcome soon.
-    pub fn call_off(&self) {
+    pub fn cancel(&self) {
         let Some(probe) = self.probe else { return };
         // SAFETY: as for `keep_quiet`.
         unsafe {

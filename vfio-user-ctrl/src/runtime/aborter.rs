@@ -28,7 +28,7 @@ pub(super) struct AbortTimer(Cell<Option<Instant>>);
 
 impl AbortTimer {
     /// There is none that is to end.
-    pub(super) fn rest(&self) {
+    pub(super) fn stop(&self) {
         self.0.set(None);
     }
 

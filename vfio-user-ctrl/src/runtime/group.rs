@@ -41,7 +41,7 @@ pub(super) fn on_core(core: u32) -> Option<Rc<Group>> {
 pub(super) enum PendingCheck {
     /// The queues of a session access no guest memory, where they must not; `index` is which poll group of the
     /// controller this is.
-    AtRest { session_queues: Rc<SessionQueues>, index: usize },
+    Quiesce { session_queues: Rc<SessionQueues>, index: usize },
     /// What the admin worker has asked for is done; it is answered then.
     Request { session_queues: Rc<SessionQueues>, condition: Condition, answer: AnswerTo },
     /// Nothing of a controller is left here; the application's thread is told then.
@@ -231,14 +231,14 @@ impl Group {
 
     /// Tells the session, whose poll group of that index this is, when nothing here accesses guest memory that must not
     /// be accessed any more, and the control thread, which looks at that then.
-    pub(super) fn rest(self: &Rc<Self>, routes: &Routes, session: &Session, index: usize) {
+    pub(super) fn quiesce(self: &Rc<Self>, routes: &Routes, session: &Session, index: usize) {
         let Some(session_queues) = self.find(session.id) else {
-            session.bus.rested(index, session.bus.state());
+            session.bus.note_quiesced(index, session.bus.state());
             return routes.control.send(ControlMessage::Released);
         };
         // Who waits already tells of the newest state.
-        if !session_queues.set_resting(true) {
-            self.wait_for(PendingCheck::AtRest { session_queues, index });
+        if !session_queues.set_quiescing(true) {
+            self.wait_for(PendingCheck::Quiesce { session_queues, index });
         }
     }
 
@@ -270,17 +270,17 @@ impl Group {
     /// Does what is to be done once it is so; gives it back if it is not yet.
     fn check(&self, what: PendingCheck) -> Option<PendingCheck> {
         match what {
-            PendingCheck::AtRest { session_queues, index } => {
-                if session_queues.queues().is_suspended() && !session_queues.queues().is_at_rest() {
-                    return Some(PendingCheck::AtRest { session_queues, index });
+            PendingCheck::Quiesce { session_queues, index } => {
+                if session_queues.queues().is_suspended() && !session_queues.queues().is_quiesced() {
+                    return Some(PendingCheck::Quiesce { session_queues, index });
                 }
-                session_queues.set_resting(false);
+                session_queues.set_quiescing(false);
                 let session = session_queues.session();
                 let state = session.bus.state();
                 // What has been allowed, or forbidden again, since: a message tells this group of it, and it comes back
                 // here.
                 if (state & 1 == 0) == session_queues.queues().is_suspended() {
-                    session.bus.rested(index, state);
+                    session.bus.note_quiesced(index, state);
                 }
                 session_queues.routes().control.send(ControlMessage::Released);
             }

@@ -65,7 +65,7 @@ impl Group {
             GroupMessage::Refresh { routes, session, index } => {
                 session.clear_pending(index);
                 self.refresh(session.id);
-                self.rest(&routes, &session, index);
+                self.quiesce(&routes, &session, index);
             }
             GroupMessage::Stop => self.stop(),
         }

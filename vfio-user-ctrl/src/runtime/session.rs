@@ -193,12 +193,12 @@ pub(super) struct BusMaster {
     /// Twice how often it has changed; odd while access is allowed. It begins as forbidden.
     state: AtomicU64,
     /// By poll group, the state in which it was found at rest last.
-    rested: Vec<AtomicU64>,
+    quiesced: Vec<AtomicU64>,
 }
 
 impl BusMaster {
     fn new(groups: usize) -> Self {
-        Self { state: AtomicU64::new(2), rested: (0..groups).map(|_| AtomicU64::new(0)).collect() }
+        Self { state: AtomicU64::new(2), quiesced: (0..groups).map(|_| AtomicU64::new(0)).collect() }
     }
 
     /// Allows access or forbids it. Returns whether that is new. One thread calls this.
@@ -217,23 +217,23 @@ impl BusMaster {
         self.state() & 1 != 0
     }
 
-    /// Returns what [`rested`](Self::rested) and [`are_at_rest`](Self::are_at_rest) are told.
+    /// Returns what [`note_quiesced`](Self::note_quiesced) and [`are_quiesced`](Self::are_quiesced) are told.
     #[must_use]
     pub(crate) fn state(&self) -> u64 {
         self.state.load(Ordering::Acquire)
     }
 
     /// The poll group of that index knows of `state`, and does nothing that it forbids.
-    pub(crate) fn rested(&self, group: usize, state: u64) {
-        if let Some(rested) = self.rested.get(group) {
-            rested.fetch_max(state, Ordering::AcqRel);
+    pub(crate) fn note_quiesced(&self, group: usize, state: u64) {
+        if let Some(quiesced) = self.quiesced.get(group) {
+            quiesced.fetch_max(state, Ordering::AcqRel);
         }
     }
 
     /// Returns whether all poll groups are at rest in `state`, or know of a later one.
     #[must_use]
-    pub(crate) fn are_at_rest(&self, state: u64) -> bool {
-        self.rested.iter().all(|rested| rested.load(Ordering::Acquire) >= state)
+    pub(crate) fn are_quiesced(&self, state: u64) -> bool {
+        self.quiesced.iter().all(|quiesced| quiesced.load(Ordering::Acquire) >= state)
     }
 }
 
@@ -361,17 +361,17 @@ mod tests {
         let bus = BusMaster::new(2);
         assert!(!bus.is_allowed() && !bus.set(false) && bus.set(true) && bus.is_allowed());
         for group in 0..2 {
-            bus.rested(group, bus.state());
+            bus.note_quiesced(group, bus.state());
         }
         assert!(bus.set(false));
         let state = bus.state();
-        assert!(!bus.are_at_rest(state));
-        bus.rested(0, state);
-        assert!(!bus.are_at_rest(state));
-        bus.rested(1, state);
-        assert!(bus.are_at_rest(state));
+        assert!(!bus.are_quiesced(state));
+        bus.note_quiesced(0, state);
+        assert!(!bus.are_quiesced(state));
+        bus.note_quiesced(1, state);
+        assert!(bus.are_quiesced(state));
         assert!(bus.set(true) && bus.set(false));
-        assert!(!bus.are_at_rest(bus.state()) && bus.are_at_rest(state));
+        assert!(!bus.are_quiesced(bus.state()) && bus.are_quiesced(state));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(super) struct SessionQueues {
     /// When it told last what has been gathered.
     reported: Cell<Instant>,
     /// It is waited for its backends to come to rest.
-    resting: Cell<bool>,
+    quiescing: Cell<bool>,
     /// When it could access guest memory again, and how often the host was reminded of its completions since.
     resumed: Cell<Option<(Instant, usize)>>,
 }
@@ -87,7 +87,7 @@ impl SessionQueues {
             idle: Cell::new(false),
             meters: Meters::default(),
             reported: Cell::new(Instant::now()),
-            resting: Cell::new(false),
+            quiescing: Cell::new(false),
             abort_timer: AbortTimer::default(),
             resumed: Cell::new(None),
         };
@@ -129,8 +129,8 @@ impl SessionQueues {
     }
 
     /// It is waited for its backends to come to rest, or no longer. Returns whether it was before.
-    pub(super) fn set_resting(&self, resting: bool) -> bool {
-        self.resting.replace(resting)
+    pub(super) fn set_quiescing(&self, quiescing: bool) -> bool {
+        self.quiescing.replace(quiescing)
     }
 
     /// Calls `f`, in which the backends' lines in the log are at the client's expense.
@@ -144,7 +144,7 @@ impl SessionQueues {
         if self.queues.has_pending_aborts() {
             self.charging_client(|| self.abort_timer.abort_some(&self.queues, now, more));
         } else {
-            self.abort_timer.rest();
+            self.abort_timer.stop();
         }
     }
 
@@ -196,7 +196,7 @@ impl SessionQueues {
         let is_due = self.throttle.is_due(now);
         if is_due {
             self.take_memory(epoch);
-            self.throttle.worked(now, spdk::time::ticks());
+            self.throttle.charge(now, spdk::time::ticks());
         }
         is_due
     }

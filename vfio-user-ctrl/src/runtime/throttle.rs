@@ -25,7 +25,7 @@ impl Throttle {
     }
 
     /// Work that began at `began` has ended at `now`.
-    pub(super) fn worked(&self, began: u64, now: u64) {
+    pub(super) fn charge(&self, began: u64, now: u64) {
         let pause = now.saturating_sub(began).saturating_mul(PART - 1).min(self.longest);
         self.next.set(now.saturating_add(pause));
     }
@@ -39,11 +39,11 @@ mod tests {
     fn work_has_its_part_of_the_time_and_no_pause_is_too_long() {
         let throttle = Throttle::new(1000);
         assert!(throttle.is_due(0));
-        throttle.worked(0, 10);
+        throttle.charge(0, 10);
         assert!(!throttle.is_due(79) && throttle.is_due(80));
-        throttle.worked(80, 10_000);
+        throttle.charge(80, 10_000);
         assert!(!throttle.is_due(10_999) && throttle.is_due(11_000));
-        throttle.worked(11_000, 5);
+        throttle.charge(11_000, 5);
         assert!(throttle.is_due(5), "a clock that goes back costs nothing");
     }
 }

@@ -221,7 +221,7 @@ impl Bench {
             }
             Output::ResetDone => {
                 self.owes_flush = None;
-                assert!(self.is_at_rest(), "CSTS.RDY falls while something is in flight");
+                assert!(self.is_quiesced(), "CSTS.RDY falls while something is in flight");
                 self.registers.reset_done();
                 return self.registers.shutdown_is_occurring().then_some(Input::Request(Request::Shutdown));
             }
@@ -271,7 +271,7 @@ impl Bench {
     }
 
     /// Returns whether no poll group has commands in flight, or is to have queues.
-    fn is_at_rest(&self) -> bool {
+    fn is_quiesced(&self) -> bool {
         self.worker.in_flight() == 0
             && !self.sent.iter().any(|(.., request)| *request == GroupRequest::DeleteAll)
             && self.admin.is_none()

@@ -30,7 +30,7 @@ fn without_file(gpa: u64) -> Result<Region, MapError> {
     Region::without_file(gpa, PAGE, Access::ReadWrite, |_| {})
 }
 
-fn at_rest(_: u64) -> bool {
+fn quiesced(_: u64) -> bool {
     true
 }
 
@@ -156,10 +156,10 @@ fn an_unmapping_is_answered_when_nobody_holds_the_memory_any_more() {
     client.unmap('a', one(LOW), now);
     assert_eq!(done(&mut client), [Done::Publish(vec![HIGH]), Done::Refresh]);
     assert!(client.is_waiting());
-    assert_eq!(client.look(at_rest, release_free, now), 0);
+    assert_eq!(client.look(quiesced, release_free, now), 0);
     assert_eq!(done(&mut client), []);
     drop(held);
-    assert_eq!(client.look(at_rest, release_free, now), 1);
+    assert_eq!(client.look(quiesced, release_free, now), 1);
     assert_eq!(done(&mut client), [Done::Reply('a', Ok(()))]);
     assert!(!client.is_waiting());
 }
@@ -170,7 +170,7 @@ fn io_in_memory_that_is_unmapped_is_aborted_when_it_does_not_end() {
     let _held = Arc::clone(client.memory().region_at(LOW).expect("mapped"));
     client.unmap('a', ALL, now);
     assert_eq!(done(&mut client), [Done::Publish(vec![]), Done::Refresh]);
-    client.look(at_rest, release_free, now + Duration::from_secs(1));
+    client.look(quiesced, release_free, now + Duration::from_secs(1));
     assert_eq!(done(&mut client), [Done::Warn("I/O is aborted: ".into()), Done::AbortUnmapped]);
     assert!(client.is_waiting(), "it is answered when the I/O has ended");
 }
@@ -199,9 +199,9 @@ fn answers_come_in_the_order_in_which_what_was_asked_for_is_over() {
         [asked, Done::Publish(vec![]), Done::Refresh, Done::Reply('n', Ok(()))],
         "what is over at once waits for nothing before it"
     );
-    client.look(at_rest, release_free, now);
+    client.look(quiesced, release_free, now);
     assert_eq!(done(&mut client), [Done::Reply('w', Ok(())), Done::Reply('u', Ok(()))]);
-    client.reset_done(0, at_rest, now);
+    client.reset_done(0, quiesced, now);
     assert_eq!(done(&mut client), [Done::Reply('r', Ok(()))]);
     assert!(!client.is_waiting());
 }
@@ -212,9 +212,9 @@ fn a_function_reset_is_asked_for_before_the_write_that_began_it_is_answered() {
     client.function_reset();
     client.config_written('w', None, now);
     assert_eq!(done(&mut client), [Done::Ask(Request::Reset { number: 0 })]);
-    client.look(at_rest, release_free, now);
+    client.look(quiesced, release_free, now);
     assert_eq!(done(&mut client), []);
-    client.reset_done(0, at_rest, now);
+    client.reset_done(0, quiesced, now);
     assert_eq!(done(&mut client), [Done::Reply('w', Ok(()))]);
     assert!(client.is_ready());
 }

@@ -249,8 +249,8 @@ impl Connection {
                 }
                 Some(Event::ConfigWritten(token)) => {
                     let bus = &self.session.bus;
-                    let rest = (!bus.is_allowed()).then(|| bus.state());
-                    self.client.config_written(token, rest, Instant::now());
+                    let quiesce = (!bus.is_allowed()).then(|| bus.state());
+                    self.client.config_written(token, quiesce, Instant::now());
                 }
                 Some(Event::DmaDone { id, result }) => self.transfers.ended(id, result),
             }
@@ -361,7 +361,7 @@ impl Connection {
         self.old.drop_free();
         let (bus, now) = (&self.session.bus, Instant::now());
         let unmap = |regions| unmap_worker.unmap(regions);
-        let unmapped = self.client.look(|state| bus.are_at_rest(state), unmap, now);
+        let unmapped = self.client.look(|state| bus.are_quiesced(state), unmap, now);
         self.share.charge_unmapped(now, unmapped);
         self.carry_out()
     }
@@ -377,7 +377,7 @@ impl Connection {
     /// A reset is over.
     pub(super) fn reset_done(&mut self, number: u64) {
         let bus = &self.session.bus;
-        self.client.reset_done(number, |state| bus.are_at_rest(state), Instant::now());
+        self.client.reset_done(number, |state| bus.are_quiesced(state), Instant::now());
         self.carry_out();
     }
 

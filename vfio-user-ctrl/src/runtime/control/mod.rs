@@ -154,7 +154,7 @@ impl Server {
             for event in &events {
                 match event.data.u64() {
                     WAKE => {
-                        if !self.obey() {
+                        if !self.handle_messages() {
                             return;
                         }
                     }
@@ -189,7 +189,7 @@ impl Server {
     }
 
     /// Does what other threads ask. Returns whether to go on.
-    fn obey(&mut self) -> bool {
+    fn handle_messages(&mut self) -> bool {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.wake, &mut count);
         for _ in 0..BURST {

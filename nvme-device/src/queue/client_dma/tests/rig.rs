@@ -56,7 +56,7 @@ impl Client {
 
     /// Returns what it is being asked for; of what it is to write, the bytes are left out.
     pub(super) fn works(&self) -> Vec<DmaOperation> {
-        let work = |transfer: &Transfer| match &transfer.work {
+        let work = |transfer: &Transfer| match &transfer.operation {
             DmaOperation::Read(pieces) => DmaOperation::Read(pieces.clone()),
             DmaOperation::Write(data) => DmaOperation::Write(data.iter().map(|(gpa, _)| (*gpa, Vec::new())).collect()),
         };
@@ -85,7 +85,7 @@ impl Client {
     }
 
     pub(super) fn drop_reads(&self) {
-        self.asked.borrow_mut().retain(|transfer| matches!(transfer.work, DmaOperation::Write(_)));
+        self.asked.borrow_mut().retain(|transfer| matches!(transfer.operation, DmaOperation::Write(_)));
     }
 
     pub(super) fn drop_all(&self) {
@@ -306,7 +306,7 @@ impl ClientGuest {
     /// The client does what it was asked for first.
     pub(super) fn answer(&self) {
         let transfer = self.client.take();
-        let result = self.client.carry_out(&transfer.work);
+        let result = self.client.carry_out(&transfer.operation);
         self.queues.transferred(transfer.id, Ok(result));
     }
 
