@@ -81,8 +81,8 @@ struct Inner {
     in_use: Cell<Option<Use>>,
     /// The most commands of its user that it has at a time.
     most: u32,
-    /// At least so many more it takes now, as far as that was looked at.
-    room: Cell<u32>,
+    /// It has room at least until it has [taken](Self::submitted) so many, as far as that was looked at.
+    room_until: Cell<u64>,
     events: RefCell<Option<QpairEvents>>,
     /// What must outlive the queue pair.
     keep: RefCell<Option<Box<dyn Any>>>,
@@ -157,7 +157,7 @@ impl PollGroup {
             group: RefCell::new(Some(Rc::clone(&self.0))),
             in_use,
             most: most_commands(opts.io_queue_size, opts.io_queue_requests),
-            room: Cell::new(0),
+            room_until: Cell::new(0),
             events: RefCell::new(Some(Box::new(events))),
             keep: RefCell::new(None),
         });
@@ -314,7 +314,7 @@ impl QueuePair {
             group: RefCell::new(None),
             in_use: Cell::new(None),
             most: 0,
-            room: Cell::new(0),
+            room_until: Cell::new(0),
             events: RefCell::new(None),
             keep: RefCell::new(None),
         };
@@ -417,6 +417,14 @@ impl QueuePair {
         self.inner.most.saturating_sub(unsafe { sys::spdk_nvme_qpair_get_num_outstanding_reqs(raw) })
     }
 
+    /// Looks how many commands it takes now, and returns whether it takes any. What ends later only makes it more.
+    #[cold]
+    fn find_room(&self) -> bool {
+        let free = self.free_requests();
+        self.inner.room_until.set(self.inner.submitted.get().saturating_add(free.into()));
+        free > 0
+    }
+
     /// Gives a command, with `len` bytes of data that its owner's payload describes. `SECOND` marks the second command
     /// of a fused pair, whose data is the owner's second payload. Metadata in a buffer of its own does not exist over
     /// fabrics.
@@ -433,11 +441,9 @@ impl QueuePair {
         let Some(qpair) = NonNull::new(self.inner.live.get()) else {
             return Err(Rejected { errno: Errno::NXIO, command });
         };
-        let room = self.inner.room.get();
-        let room = if room == 0 { self.free_requests() } else { room };
-        let Some(room) = room.checked_sub(1) else {
+        if self.inner.submitted.get() >= self.inner.room_until.get() && !self.find_room() {
             return Err(Rejected { errno: Errno::NOMEM, command });
-        };
+        }
         let ctrlr = self.inner.ctrlr.as_ptr();
         let cmd = as_cmd(sqe);
         let raw = command.into_raw();
@@ -468,7 +474,6 @@ impl QueuePair {
             }
         };
         if rc == 0 {
-            self.inner.room.set(room);
             self.inner.submitted.set(self.inner.submitted.get().wrapping_add(1));
             return Ok(());
         }
