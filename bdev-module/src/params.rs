@@ -226,6 +226,10 @@ impl PoolParams {
                 requests,
             ));
         }
+        if self.keep_alive_timeout_ms == Some(0) {
+            let right = "1000 to 3600000, or left out for 10000: a pool without a keep-alive time-out is not possible";
+            return Err(Invalid::must_be("keep_alive_timeout_ms", right, 0));
+        }
         check_range("keep_alive_timeout_ms", self.keep_alive_timeout_ms, 1_000, 3_600_000)?;
         check_range("transport_retry_count", self.transport_retry_count.map(u32::from), 0, 7)?;
         // Over TCP it is a socket's option, in milliseconds, which has 31 bits.
@@ -414,9 +418,12 @@ fn check_name(field: &str, name: &str) -> Result<(), Invalid> {
 }
 
 fn check_address(field: &str, address: &str, family: Adrfam) -> Result<(), Invalid> {
+    // A connection has two ends, which a multicast or broadcast address is not.
     let (valid, example) = match family {
-        Adrfam::Ipv4 => (address.parse::<Ipv4Addr>().is_ok(), "192.0.2.1"),
-        Adrfam::Ipv6 => (address.parse::<Ipv6Addr>().is_ok(), "2001:db8::1"),
+        Adrfam::Ipv4 => {
+            (address.parse().is_ok_and(|ip: Ipv4Addr| !ip.is_multicast() && !ip.is_broadcast()), "192.0.2.1")
+        }
+        Adrfam::Ipv6 => (address.parse().is_ok_and(|ip: Ipv6Addr| !ip.is_multicast()), "2001:db8::1"),
     };
     if valid {
         return Ok(());
@@ -426,9 +433,11 @@ fn check_address(field: &str, address: &str, family: Adrfam) -> Result<(), Inval
 }
 
 fn check_port(field: &str, port: &str) -> Result<(), Invalid> {
+    // A number's parser takes a sign as well, and any count of zeros.
+    let is_digits = (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
     match port.parse::<u16>() {
-        Ok(number) if number != 0 => Ok(()),
-        _ => Err(Invalid::must_be(field, "a port, 1 to 65535", format_args!("{port:?}"))),
+        Ok(number) if is_digits && number != 0 => Ok(()),
+        _ => Err(Invalid::must_be(field, "a port, 1 to 65535, in digits alone", format_args!("{port:?}"))),
     }
 }
 
@@ -489,6 +498,15 @@ mod tests {
             ("traddr", json!("::1"), "IPv4"),
             ("trsvcid", json!("0"), "\"0\""),
             ("trsvcid", json!("70000"), "70000"),
+            ("trsvcid", json!("+4420"), "\"+4420\""),
+            ("trsvcid", json!(" 4420"), "in digits alone, got \" 4420\""),
+            ("trsvcid", json!("4420 "), "\"4420 \""),
+            ("trsvcid", json!("0x1144"), "\"0x1144\""),
+            ("trsvcid", json!(""), "\"\""),
+            ("trsvcid", json!(format!("{:0>40}", 4420)), "digits"),
+            ("traddr", json!("239.1.2.3"), "239.1.2.3"),
+            ("traddr", json!("255.255.255.255"), "255.255.255.255"),
+            ("hostaddr", json!("224.0.0.1"), "`hostaddr`"),
             ("subnqn", json!("pool"), "\"pool\""),
             ("subnqn", json!(format!("nqn.{}", "x".repeat(300))), "304"),
             ("subnqn", json!(DISCOVERY_NQN), "discovery"),
@@ -499,7 +517,7 @@ mod tests {
             ("io_queue_size", json!(1), "`io_queue_size` must be 2 to 65536, got 1"),
             ("io_queue_requests", json!(4_000_000_000_u32), "4000000000"),
             ("keep_alive_timeout_ms", json!(5), "`keep_alive_timeout_ms` must be 1000 to 3600000, got 5"),
-            ("keep_alive_timeout_ms", json!(0), "`keep_alive_timeout_ms` must be 1000 to 3600000, got 0"),
+            ("keep_alive_timeout_ms", json!(0), "must be 1000 to 3600000, or left out for 10000"),
             ("transport_ack_timeout", json!(31), "0 to 30, got 31"),
             ("connect_timeout_ms", json!(0), "`connect_timeout_ms` must be 1 to 600000, got 0"),
             ("ctrlr_loss_timeout_sec", json!(-2), "-2"),

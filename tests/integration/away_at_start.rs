@@ -72,6 +72,48 @@ fn a_pool_that_is_away_at_the_start_costs_only_its_own_drive_which_comes_with_it
 
 #[test]
 #[serial]
+fn a_pool_that_cannot_be_restored_says_why_and_costs_only_its_own_drive() {
+    const OLD: &str = "`keep_alive_timeout_ms` must be 1000 to 3600000, or left out for 10000";
+    let there = shared::pool();
+    shared::rest();
+    let pool_of = |name: &str, more: Value| {
+        let mut params = there.params_with(name, &json!({ "wait": false }));
+        params.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        params
+    };
+    // What was possible once, and never was.
+    let old = pool_of("old", json!({ "keep_alive_timeout_ms": 0, "hostnqn": "nqn.2024-01.com.example:old" }));
+    let wrong = pool_of("wrong", json!({ "trsvcid": "+4420" }));
+    let lines =
+        [drive("d-old", &old, 1), drive("d-wrong", &wrong, 2), drive("d-right", &pool_of("right", json!({})), 3)];
+    let dir = paths::new_dir("vm");
+    let controller = json!({ "method": "courier_controller_create", "params": { "name": "vm", "traddr": dir } });
+    let mut controllers = vec![controller];
+    controllers.extend(lines.iter().map(|[.., namespace]| namespace.clone()));
+    let bdevs: Vec<_> = lines.iter().flat_map(|[pool, bdev, _]| [pool, bdev]).collect();
+    let text = json!({ "subsystems": [
+        { "subsystem": "bdev", "config": bdevs }, { "subsystem": "courier_controllers", "config": controllers },
+    ] });
+    let config = paths::new_dir("config").join("config.json");
+    fs::write(&config, text.to_string()).expect("a file can be written");
+    let config = config.display().to_string();
+    // SPDK ends at the first error, unless it is told not to.
+    let ended = App::begin(Program::Courier, "0x2", &["--json", &config]);
+    assert!(!ended.process.wait(secs(60)).success());
+    assert!(ended.process.output().contains(OLD), "{}", ended.process.tail());
+    let app = App::start(Program::Courier, "0x2", &["--json", &config, "--json-ignore-init-errors"]);
+    wait_for("the right drive", secs(30), || app.bdevs() == ["d-right"]);
+    let told = app.rpc.ok("courier_controller_get", &json!({ "name": "vm" }));
+    assert_eq!(told[0]["namespaces"][0]["bdev_name"], "d-right", "{told}");
+    let output = app.process.output();
+    for said in [OLD, "in digits alone, got"] {
+        assert!(output.contains(said), "{said} is not said:\n{output}");
+    }
+    app.assert_alive();
+}
+
+#[test]
+#[serial]
 fn a_namespace_that_is_pending_can_be_removed_and_its_number_used() {
     let app = shared::courier();
     let dir = paths::new_dir("vm");

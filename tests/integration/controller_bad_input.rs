@@ -163,6 +163,8 @@ fn bad_parameters_of_the_other_controller_methods_are_refused_by_name_and_value(
         (add(json!({ "name": 1 })), &["name", "1"]),
         (add(json!({ "bdev_name": "nothing" })), &["'nothing'"]),
         (add(json!({ "bdev_name": "" })), &["bdev_name"]),
+        (add(json!({ "bdev_name": "", "wait": false })), &["bdev_name", "got \"\"", "0 bytes"]),
+        (add(json!({ "bdev_name": "b".repeat(300), "wait": false })), &["bdev_name", "1 to 255 bytes", "300 bytes"]),
         (add(json!({ "bdev_name": 5 })), &["bdev_name", "5"]),
         (add(json!({ "nsid": 0 })), &["nsid", "0"]),
         (add(json!({ "nsid": 1 })), &["nsid", "1", "'disk'"]),

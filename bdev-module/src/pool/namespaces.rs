@@ -68,6 +68,20 @@ pub(crate) enum BdevError {
         /// What it said.
         reason: String,
     },
+    /// Another pool of the subsystem has lost writes that may still be carried out.
+    #[error(
+        "namespace {nsid} of pool '{pool}' may still be written to by commands that another pool of its subsystem has \
+         lost, after {} s of waiting; try again when that one is connected again, or without `wait`",
+        waited.as_secs()
+    )]
+    Contested {
+        /// The pool's name.
+        pool: String,
+        /// The namespace.
+        nsid: u32,
+        /// How long it was waited.
+        waited: Duration,
+    },
     /// The pool has fewer I/O queues than there are reactors that may want one.
     #[error("pool '{pool}' has {queues} I/O queues, and each of the {reactors} reactors needs one: {remedy}")]
     TooFewQueues {
@@ -107,7 +121,7 @@ impl BdevError {
             Self::Taken { .. } => Errno::EXIST,
             Self::Unusable { .. } => Errno::NOTSUP,
             Self::Unknown { .. } => Errno::IO,
-            Self::Deleting { .. } => Errno::BUSY,
+            Self::Deleting { .. } | Self::Contested { .. } => Errno::BUSY,
             Self::TooFewQueues { .. } => Errno::NOSPC,
             Self::CalledOff { .. } => Errno::CANCELED,
             Self::Refused { errno, .. } => *errno,
@@ -228,7 +242,10 @@ impl Pool {
         let Some(created) = wanted.created.take() else { return };
         let may_come = matches!(
             outcome,
-            Err(BdevError::NoNamespace { .. } | BdevError::Unknown { .. } | BdevError::TooFewQueues { .. })
+            Err(BdevError::NoNamespace { .. }
+                | BdevError::Unknown { .. }
+                | BdevError::Contested { .. }
+                | BdevError::TooFewQueues { .. })
         );
         let outcome = match outcome {
             Err(_) if may_come && !wanted.params.wait => Ok(()),

@@ -11,7 +11,7 @@ use spdk::nvme::{Ctrlr, is_queue_lost};
 use spdk::poller::{Poll, Poller};
 
 use super::namespace_scan::{NamespaceScan, ScanCommand, ScanResult, ScanSupport};
-use super::{BUSY_PERIOD, Pool, State};
+use super::{BUSY_PERIOD, BdevError, Pool, State};
 use crate::channel::{PoolChannel, Target};
 use crate::disk::{Gate, Identity};
 use crate::identify::{AnaLog, Namespace};
@@ -28,7 +28,7 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(8);
 const RELEASE_PERIOD: Duration = Duration::from_millis(20);
 
 /// Tells what became of a bdev that was asked for.
-pub(super) type Created = Box<dyn FnOnce(Result<(), super::BdevError>)>;
+pub(super) type Created = Box<dyn FnOnce(Result<(), BdevError>)>;
 
 /// A namespace that is a bdev, or is to become one.
 pub(super) struct WatchedNamespace {
@@ -39,6 +39,8 @@ pub(super) struct WatchedNamespace {
     pub(super) created: Option<Created>,
     /// When it was asked for.
     asked: Instant,
+    /// Until when it has been waited for commands that another pool has lost.
+    contested: Option<Instant>,
     /// Since when nothing is sent to it.
     held_since: Option<Instant>,
     /// Since when good lists lack it.
@@ -56,6 +58,7 @@ impl WatchedNamespace {
             identity: None,
             created,
             asked: Instant::now(),
+            contested: None,
             held_since: None,
             gone_since: None,
             leaving: false,
@@ -171,8 +174,9 @@ impl Pool {
         } else if self.watch.next.get().is_some_and(|next| now >= next) && self.watch.unanswered.get() == 0 {
             self.begin_scan(now);
         }
-        let is_late =
-            |wanted: &WatchedNamespace| wanted.created.is_some() && now >= wanted.asked + self.scan_limit() * 2;
+        let is_late = |wanted: &WatchedNamespace| {
+            wanted.created.is_some() && now >= wanted.contested.unwrap_or(wanted.asked) + self.scan_limit() * 2
+        };
         if self.watch.wanted.borrow().values().any(is_late) {
             self.fail_created("the pool does not answer");
         }
@@ -244,6 +248,12 @@ impl Pool {
         } else if self.watch.begun.get().is_some_and(|begun| now >= begun + self.scan_limit()) {
             self.scan_is_late();
         }
+    }
+
+    /// Returns how long whoever waits for a bdev waits for commands that another pool has lost: once they can be ruled
+    /// out in that time, but not for a pool that loses others again and again.
+    fn contest_limit(&self) -> Duration {
+        self.keep_alive() * 3 + self.scan_limit() * 2
     }
 
     fn scan_limit(&self) -> Duration {
@@ -369,12 +379,20 @@ impl Pool {
         let Some(wanted) = all.get_mut(&nsid) else { return };
         if !self.disks.borrow().contains_key(&nsid) && self.is_contested() {
             // It is looked for again as long as it is missing.
-            wanted.asked = Instant::now();
-            return wanted.say(
+            let now = Instant::now();
+            wanted.contested = Some(now);
+            wanted.say(
                 self.name(),
                 "another pool of its subsystem has lost commands that may still be carried out; the bdev waits for these"
                     .to_owned(),
             );
+            let age = now.saturating_duration_since(wanted.asked);
+            // Who does not wait has the reason told.
+            if wanted.created.is_some() && (!wanted.params.wait || age >= self.contest_limit()) {
+                drop(all);
+                self.created(nsid, Err(BdevError::Contested { pool: self.name().to_owned(), nsid, waited: age }));
+            }
+            return;
         }
         if wanted.created.is_some() {
             drop(all);

@@ -21,6 +21,8 @@ use crate::common::load::{self, Plan, Tally};
 use crate::common::{Pool, rig};
 
 const BLOCK: usize = 512;
+/// `-EBUSY`.
+const BUSY: i64 = -16;
 /// The shortest keep-alive time-out that a pool may have, and how much later its silence may be noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const NOTICED: Duration = Duration::from_secs(2);
@@ -520,6 +522,41 @@ fn a_bdev_of_another_pool_waits_for_what_was_in_flight_to_a_bdev_of_its_subsyste
         None
     });
     assert!(took >= KEEP_ALIVE * 2, "{took:?}");
+}
+
+#[test]
+#[serial]
+fn who_waits_for_a_bdev_hears_in_time_that_another_pool_of_its_subsystem_keeps_it_away() {
+    /// Three keep-alive times and twice that of connecting.
+    const LIMIT: Duration = Duration::from_secs(5);
+    let line = line(json!({ "keep_alive_timeout_ms": 60_000 }));
+    // No two bdevs are of one namespace.
+    line.target.set_namespace(2, Namespace::new(512, 8_192, 0x22));
+    let host = json!({ "hostnqn": "nqn.2024-01.com.example:another" });
+    let other = rig().other_scripted_pool("another", &line.target, line.target.port(), with(host));
+    line.relay.stall();
+    let write = line.write(1, 1);
+    let _ = line.disk.abort(&write);
+    // Its connection is given up, and its controller does not let itself be disabled.
+    assert_eq!(write.wait().result, Err(Status::ABORT_REQUESTED));
+    let create = |wait: bool| {
+        let params = json!({ "name": "contested", "pool": other.name, "nsid": 2, "wait": wait });
+        let since = Instant::now();
+        (rig().app.rpc("bdev_courier_create", params), since.elapsed())
+    };
+    let (refused, took) = create(true);
+    let refused = refused.expect_err("another pool's write may still come");
+    assert!(refused.code == BUSY && refused.message.contains("another pool of its subsystem"), "{refused:?}");
+    assert!(took < LIMIT + SLACK, "{took:?}");
+    assert_eq!(other.told()["pending_bdevs"], json!([]));
+    let (pending, took) = create(false);
+    assert_eq!(pending, Ok(json!("contested")));
+    assert!(took < LIMIT, "it waited for {took:?}");
+    let told = other.told()["pending_bdevs"][0]["reason"].clone();
+    assert!(told.as_str().is_some_and(|reason| reason.contains("another pool of its subsystem")), "{told}");
+    line.relay.release();
+    wait_until("the bdev is there", || other.told()["pending_bdevs"] == json!([]));
+    assert_eq!(rig().app.rpc("bdev_courier_delete", json!({ "name": "contested" })), Ok(json!(true)));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nvme_spec::identify::Cns;
 use pool_faults::{Do, On, Relay, ScriptedTarget};
 use serde_json::json;
 use serial_test::serial;
@@ -130,6 +131,28 @@ fn a_second_pool_of_one_subsystem_and_host_is_refused_and_told_the_name_of_the_f
     let other = json!({ "hostnqn": "nqn.2024-01.com.example:other-host" });
     assert_eq!(rig.connect("second", NQN, other), Ok(()), "another host is another controller");
     assert_eq!(rig.app.rpc("courier_pool_delete", json!({ "name": "second" })), Ok(json!(true)));
+}
+
+#[test]
+#[serial]
+fn a_bdev_that_is_deleted_while_it_is_being_created_tells_whoever_waits_for_it() {
+    let rig = rig();
+    let target = ScriptedTarget::new();
+    let pool = rig.scripted_pool(&target, target.port(), json!({}));
+    target.on(On::identify(Cns::NAMESPACE), Do::Hold);
+    std::thread::scope(|scope| {
+        let params = json!({ "name": "slow", "pool": pool.name, "nsid": 1 });
+        let creating = scope.spawn(move || rig.app.rpc("bdev_courier_create", params));
+        wait_until("it is being created", || pool.told()["pending_bdevs"][0]["bdev"] == "slow");
+        assert_eq!(rig.app.rpc("bdev_courier_delete", json!({ "name": "slow" })), Ok(json!(true)));
+        let error = creating.join().expect("no panic").expect_err("it was called off");
+        assert_eq!(error.code, CANCELED);
+        assert!(error.message.contains("bdev 'slow' was deleted before"), "{}", error.message);
+    });
+    target.behave();
+    target.release();
+    assert_eq!(pool.told()["pending_bdevs"], json!([]));
+    drop(rig.bdev(&pool.name, 1));
 }
 
 #[test]

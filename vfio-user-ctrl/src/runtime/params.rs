@@ -15,7 +15,7 @@ use nvme_device::model::regs::Version;
 
 /// The most bytes of a UNIX socket's path.
 const MAX_SOCKET_PATH: usize = 107;
-/// The most bytes of a controller's name.
+/// The most bytes of a controller's name, and of a bdev's.
 const MAX_NAME: usize = 255;
 /// The name of the socket in a controller's directory, as for SPDK's own transport.
 const SOCKET: &str = "cntrl";
@@ -225,7 +225,7 @@ fn parse_cpumask(mask: &str) -> Option<Vec<u32>> {
     if let Some(list) = mask.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         for part in list.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            let (first, last) = (parse_core(first.trim())?, parse_core(last.trim())?);
             if first > last || last > 1023 {
                 return None;
             }
@@ -242,6 +242,11 @@ fn parse_cpumask(mask: &str) -> Option<Vec<u32>> {
     cores.sort_unstable();
     cores.dedup();
     Some(cores).filter(|cores| !cores.is_empty())
+}
+
+/// Returns the number of a core in digits alone: a number's parser takes a sign as well.
+fn parse_core(text: &str) -> Option<u32> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 /// What `courier_controller_get` takes.
@@ -268,6 +273,24 @@ pub(super) struct AddNsParams {
     /// The bdev must be there; without this the namespace may come with the bdev later.
     #[serde(default = "default_wait")]
     pub(super) wait: bool,
+}
+
+impl AddNsParams {
+    /// Checks what can be checked without the controller; `is_there` tells whether there is a bdev of that name.
+    ///
+    /// # Errors
+    /// A name that no bdev can have, or that is too long to be waited for. The bdev layer itself limits no name.
+    pub(super) fn check(&self, is_there: bool) -> Result<(), RpcError> {
+        let name = &self.bdev_name;
+        if name.is_empty() || name.contains('\0') || (name.len() > MAX_NAME && !is_there) {
+            return Err(RpcError::invalid(format!(
+                "parameter `bdev_name` must be the name of a bdev, of 1 to {MAX_NAME} bytes without NUL, got {name:?}, \
+                 which has {} bytes",
+                name.len()
+            )));
+        }
+        Ok(())
+    }
 }
 
 fn default_wait() -> bool {
@@ -325,6 +348,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_no_bdev_can_have_is_refused_with_its_length() {
+        let with = |bdev_name: &str| {
+            let json = serde_json::json!({ "name": "a", "bdev_name": bdev_name, "wait": false });
+            serde_json::from_value::<AddNsParams>(json).expect("of the right types").check(false)
+        };
+        for (name, len) in [("", "0"), ("a\0b", "3"), ("n".repeat(256).as_str(), "256")] {
+            let reason = with(name).expect_err("no name").message().to_owned();
+            assert!(reason.contains("`bdev_name`") && reason.contains(len) && reason.contains("255"), "{reason}");
+        }
+        assert_eq!(with(&"n".repeat(255)), Ok(()));
+    }
+
+    #[test]
     fn a_uuid_that_is_none_is_refused_with_its_value() {
         let json = |uuid: &str| serde_json::json!({ "name": "a", "traddr": "/tmp/a", "uuid": uuid });
         let reason = params(json("no-uuid")).expect_err("not hexadecimal");
@@ -372,7 +408,7 @@ mod tests {
         assert_eq!(parse_cpumask("0x5"), Some(vec![0, 2]));
         assert_eq!(parse_cpumask("10"), Some(vec![4]));
         assert_eq!(parse_cpumask("[0-2,5]"), Some(vec![0, 1, 2, 5]));
-        for wrong in ["", "0x", "0", "[]", "[2-1]", "[0-99999]", "x", "[1"] {
+        for wrong in ["", "0x", "0", "[]", "[2-1]", "[0-99999]", "x", "[1", "+3", "[+1]", "[0-+1]", "0x+3"] {
             assert_eq!(parse_cpumask(wrong), None, "{wrong}");
         }
     }

@@ -3,8 +3,8 @@
 use std::ffi::CStr;
 
 use serde_json::json;
-use spdk::Errno;
 use spdk::rpc::{Method, Request, RpcError};
+use spdk::{Errno, bdev_client};
 
 use super::endpoint::{self, Endpoint};
 use super::params::{AddNsParams, ControllerParams, DeleteParams, GetParams, RemoveNsParams, failed};
@@ -81,7 +81,9 @@ impl Method for AddNs {
     type Params = AddNsParams;
 
     fn call(params: AddNsParams, request: Request) {
-        let added = find(&params.name)
+        let added = params
+            .check(bdev_client::exists(&params.bdev_name))
+            .and_then(|()| find(&params.name))
             .and_then(|endpoint| pending::add_namespace(&endpoint, params.nsid, &params.bdev_name, params.wait));
         request.answer(added.map(|nsid| json!(nsid)));
     }

@@ -62,7 +62,10 @@ impl SocketAccess {
 
 /// Returns the number of a user or a group, which is given by its number or by its name in `file`.
 fn id_of(parameter: &str, value: &str, kind: &str, file: &str) -> Result<u32, String> {
-    if let Ok(id) = value.parse::<u32>() {
+    // A name may begin with a sign, which a number's parser takes.
+    if value.bytes().all(|byte| byte.is_ascii_digit())
+        && let Ok(id) = value.parse::<u32>()
+    {
         // The greatest number stands for no change.
         return if id < u32::MAX {
             Ok(id)
@@ -114,6 +117,8 @@ mod tests {
             (Some("no such user"), None, None, ["`socket_owner`", "got \"no such user\""]),
             (Some("4294967295"), None, None, ["`socket_owner`", "4294967295"]),
             (None, Some("-1"), None, ["`socket_group`", "got \"-1\""]),
+            (Some("+0"), None, None, ["`socket_owner`", "got \"+0\""]),
+            (Some("99999999999"), None, None, ["`socket_owner`", "got \"99999999999\""]),
             (None, None, Some("0o660"), ["`socket_mode`", "got \"0o660\""]),
             (None, None, Some("1777"), ["`socket_mode`", "got \"1777\""]),
             (None, None, Some("rw"), ["`socket_mode`", "got \"rw\""]),
