@@ -10,7 +10,7 @@ use super::proto::{GetInfo, IrqInfo, RegionInfo, RegionIoFds, SparseMmap, parse}
 /// The region index of BAR0.
 pub(super) const BAR0_REGION: u32 = 0;
 /// The region index of the PCI configuration space.
-pub const CONFIG_REGION: u32 = 7;
+pub(crate) const CONFIG_REGION: u32 = 7;
 /// BAR0 to 5, the expansion ROM, configuration space, VGA.
 const NUM_REGIONS: u32 = 9;
 /// The interrupt index of the pin (INTA#), of which there is one.

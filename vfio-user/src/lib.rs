@@ -37,7 +37,7 @@ mod version;
 mod tests;
 
 pub use device::Device;
-pub use info::{CONFIG_REGION, DeviceInfo};
+pub use info::DeviceInfo;
 pub use input::MAX_READ;
 pub use output::Chunk;
 pub use proto::command;

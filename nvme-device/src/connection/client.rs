@@ -17,7 +17,7 @@ mod tests;
 
 /// What is to be done for a client, in this order.
 #[derive(Debug)]
-pub enum Output<T> {
+pub enum ClientOutput<T> {
     /// Devices are told of this region; what they say is the input [`Client::registered`].
     Register(Arc<Region>),
     /// This is the client's memory from now on.
@@ -36,7 +36,7 @@ pub enum Output<T> {
     /// I/O in memory that was unmapped is aborted.
     AbortUnmapped,
     /// The operator is told.
-    Warn(Warning),
+    Warn(ClientWarning),
     /// A request is answered.
     Reply {
         /// The request.
@@ -48,7 +48,7 @@ pub enum Output<T> {
 
 /// What an operator is told about a client.
 #[derive(Debug, thiserror::Error)]
-pub enum Warning {
+pub enum ClientWarning {
     /// Memory that only messages reach.
     #[error(
         "the client maps {len:#x} bytes at {gpa:#x} without a file: data there go by messages, which is slow, and queues, \
@@ -104,7 +104,7 @@ pub struct Client<T> {
     mapping: Option<PendingMapping<T>>,
     unmaps: Unmaps<T, Arc<Region>>,
     replies: Replies<T>,
-    outputs: VecDeque<Output<T>>,
+    outputs: VecDeque<ClientOutput<T>>,
 }
 
 impl<T> Client<T> {
@@ -122,7 +122,7 @@ impl<T> Client<T> {
     }
 
     /// Takes what is to be done next.
-    pub fn next_output(&mut self) -> Option<Output<T>> {
+    pub fn next_output(&mut self) -> Option<ClientOutput<T>> {
         self.outputs.pop_front()
     }
 
@@ -163,16 +163,16 @@ impl<T> Client<T> {
         match added {
             Ok((memory, region)) if region.has_file() => {
                 self.mapping = Some(PendingMapping { token, memory, gpa: region.gpa() });
-                self.outputs.push_back(Output::Register(region));
+                self.outputs.push_back(ClientOutput::Register(region));
             }
             Ok((memory, region)) => {
-                self.warn(Warning::WithoutFile { gpa: region.gpa(), len: region.len() });
+                self.warn(ClientWarning::WithoutFile { gpa: region.gpa(), len: region.len() });
                 self.publish(memory);
                 self.reply(token, Ok(()));
             }
             Err(error) => {
                 let errno = error.errno();
-                self.warn(Warning::NotMapped(error));
+                self.warn(ClientWarning::NotMapped(error));
                 self.reply(token, Err(errno));
             }
         }
@@ -183,7 +183,7 @@ impl<T> Client<T> {
     pub fn registered(&mut self, result: Result<(), impl Display>) {
         let Some(PendingMapping { token, memory, gpa }) = self.mapping.take() else { return };
         if let Err(error) = result {
-            self.warn(Warning::NotRegistered { gpa, reason: error.to_string() });
+            self.warn(ClientWarning::NotRegistered { gpa, reason: error.to_string() });
         }
         self.publish(memory);
         self.reply(token, Ok(()));
@@ -202,11 +202,11 @@ impl<T> Client<T> {
             Ok((rest, regions)) => {
                 self.publish(rest);
                 self.unmaps.begin(token, regions, now);
-                self.outputs.push_back(Output::Refresh);
+                self.outputs.push_back(ClientOutput::Refresh);
             }
             Err(error) => {
                 let errno = error.errno();
-                self.warn(Warning::NotUnmapped(error));
+                self.warn(ClientWarning::NotUnmapped(error));
                 self.reply(token, Err(errno));
             }
         }
@@ -217,13 +217,13 @@ impl<T> Client<T> {
         let changes = if has_blocked { Err(IrqError::Blocked) } else { irqs::changes_of(request, self.vectors) };
         match changes {
             Ok(changes) => {
-                self.outputs.push_back(Output::ChangeIrqs { token, changes });
+                self.outputs.push_back(ClientOutput::ChangeIrqs { token, changes });
                 // Not from the thread that answers all clients: an eventfd of this one may block.
-                self.outputs.push_back(Output::Refresh);
+                self.outputs.push_back(ClientOutput::Refresh);
             }
             Err(error) => {
                 let errno = error.errno();
-                self.warn(Warning::Interrupts(error));
+                self.warn(ClientWarning::Interrupts(error));
                 self.reply(token, Err(errno));
             }
         }
@@ -232,14 +232,14 @@ impl<T> Client<T> {
     /// The client resets the device; the answer comes when nothing of its is in flight.
     pub fn reset(&mut self, token: T) {
         let number = self.replies.reset(token);
-        self.outputs.push_back(Output::Ask(Request::Reset { number }));
+        self.outputs.push_back(ClientOutput::Ask(Request::Reset { number }));
     }
 
     /// The client resets the function by a write to its configuration space, which is answered by
     /// [`config_written`](Self::config_written).
     pub fn function_reset(&mut self) {
         let number = self.replies.function_reset();
-        self.outputs.push_back(Output::Ask(number.map_or(Request::Disable, |number| Request::Reset { number })));
+        self.outputs.push_back(ClientOutput::Ask(number.map_or(Request::Disable, |number| Request::Reset { number })));
     }
 
     /// A write to configuration space is to be answered when what it began is over. `rest` is the state of the bus in
@@ -269,8 +269,8 @@ impl<T> Client<T> {
             self.reply(token, Ok(()));
         }
         if released.is_overdue {
-            self.warn(Warning::Aborted);
-            self.outputs.push_back(Output::AbortUnmapped);
+            self.warn(ClientWarning::Aborted);
+            self.outputs.push_back(ClientOutput::AbortUnmapped);
         }
         released.regions
     }
@@ -288,15 +288,15 @@ impl<T> Client<T> {
     }
 
     fn publish(&mut self, memory: GuestMemory) {
-        self.outputs.push_back(Output::Publish(memory.clone()));
+        self.outputs.push_back(ClientOutput::Publish(memory.clone()));
         self.memory = memory;
     }
 
-    fn warn(&mut self, warning: Warning) {
-        self.outputs.push_back(Output::Warn(warning));
+    fn warn(&mut self, warning: ClientWarning) {
+        self.outputs.push_back(ClientOutput::Warn(warning));
     }
 
     fn reply(&mut self, token: T, result: Result<(), i32>) {
-        self.outputs.push_back(Output::Reply { token, result });
+        self.outputs.push_back(ClientOutput::Reply { token, result });
     }
 }

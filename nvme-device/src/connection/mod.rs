@@ -10,7 +10,7 @@ mod transfers;
 mod unmaps;
 
 pub use accept_queue::{AcceptQueue, Occupant, Situation, Verdict};
-pub use client::{Client, Output, Warning};
+pub use client::{Client, ClientOutput, ClientWarning};
 pub use irqs::{IrqChange, IrqError};
 use replies::Replies;
 pub use transfers::{Ask, Ended, GivenUp, Transfers};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{CAPABILITIES, Harness, is_closed, pair, u32_at, u64_at};
-use crate::{CONFIG_REGION, Event, client, command};
+use crate::info::CONFIG_REGION;
+use crate::{Event, client, command};
 
 #[test]
 fn the_device_is_a_pci_device_that_can_be_reset() {

@@ -1,7 +1,8 @@
 //! Accesses to regions.
 
 use super::{Access, Harness, u32_at, u64_at};
-use crate::{CONFIG_REGION, ProtocolError, client, command};
+use crate::info::CONFIG_REGION;
+use crate::{ProtocolError, client, command};
 
 #[test]
 fn a_read_repeats_the_request_and_has_the_data() {

@@ -56,15 +56,15 @@ fn done(client: &mut Client<char>) -> Vec<Done> {
     let addresses = |memory: &GuestMemory| memory.regions().map(|region| region.gpa()).collect();
     std::iter::from_fn(|| client.next_output())
         .map(|output| match output {
-            Output::Register(region) => Done::Register(region.gpa()),
-            Output::Publish(memory) => Done::Publish(addresses(&memory)),
-            Output::ChangeIrqs { token, .. } => Done::ChangeIrqs(token),
-            Output::Refresh => Done::Refresh,
-            Output::Ask(request) => Done::Ask(request),
-            Output::AbortUnmapped => Done::AbortUnmapped,
+            ClientOutput::Register(region) => Done::Register(region.gpa()),
+            ClientOutput::Publish(memory) => Done::Publish(addresses(&memory)),
+            ClientOutput::ChangeIrqs { token, .. } => Done::ChangeIrqs(token),
+            ClientOutput::Refresh => Done::Refresh,
+            ClientOutput::Ask(request) => Done::Ask(request),
+            ClientOutput::AbortUnmapped => Done::AbortUnmapped,
             // Its first words tell which.
-            Output::Warn(warning) => Done::Warn(warning.to_string().split_inclusive(' ').take(3).collect()),
-            Output::Reply { token, result } => Done::Reply(token, result),
+            ClientOutput::Warn(warning) => Done::Warn(warning.to_string().split_inclusive(' ').take(3).collect()),
+            ClientOutput::Reply { token, result } => Done::Reply(token, result),
         })
         .collect()
 }

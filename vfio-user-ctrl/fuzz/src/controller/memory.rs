@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use guest_memory::{Access, Extent, GuestMemory, MapError, MemView, Region, RegionId};
-use nvme_device::connection::{Client, Output};
+use nvme_device::connection::{Client, ClientOutput};
 use nvme_device::queue::Interrupts;
 use rustix::fs::MemfdFlags;
 use vfio_user::{IrqRequest, UnmapRequest};
@@ -135,25 +135,25 @@ impl Memory {
         let mut outcome = Outcome::default();
         while let Some(output) = self.client.next_output() {
             match output {
-                Output::Register(region) => {
+                ClientOutput::Register(region) => {
                     assert!(self.client.is_mapping() && region.has_file());
                     let result = if self.mapped.is_multiple_of(2) { Ok(()) } else { Err("no") };
                     drop(region);
                     self.client.registered(result);
                 }
-                Output::Publish(_) => outcome.published = true,
-                Output::ChangeIrqs { token, changes } => {
+                ClientOutput::Publish(_) => outcome.published = true,
+                ClientOutput::ChangeIrqs { token, changes } => {
                     let interrupts = interrupts.expect("interrupts were asked for");
                     for change in changes {
                         assert_eq!(change.apply(interrupts, |_| Ok(())), Ok(()));
                     }
                     assert!(self.asked.remove(&token), "a request is answered twice");
                 }
-                Output::Refresh => outcome.refresh = true,
-                Output::Ask(request) => unreachable!("{request:?} is asked for elsewhere"),
-                Output::AbortUnmapped => outcome.abort = true,
-                Output::Warn(warning) => assert!(!warning.to_string().is_empty()),
-                Output::Reply { token, .. } => assert!(self.asked.remove(&token), "a request is answered twice"),
+                ClientOutput::Refresh => outcome.refresh = true,
+                ClientOutput::Ask(request) => unreachable!("{request:?} is asked for elsewhere"),
+                ClientOutput::AbortUnmapped => outcome.abort = true,
+                ClientOutput::Warn(warning) => assert!(!warning.to_string().is_empty()),
+                ClientOutput::Reply { token, .. } => assert!(self.asked.remove(&token), "a request is answered twice"),
             }
         }
         assert!(!self.client.is_mapping(), "devices have been told");

@@ -23,7 +23,7 @@ use crate::runtime::messages::{AdminMessage, GroupHandle, GroupMessage, QueueMes
 use crate::runtime::session::Session;
 use guest_memory::{Access, Extent, Files, GuestMemory, MapError, Region, guard};
 use nvme_device::admin_worker::Request;
-use nvme_device::connection::{Client, Output};
+use nvme_device::connection::{Client, ClientOutput};
 use nvme_device::model::regs::CtrlLimits;
 use nvme_device::queue::{PinMask, Transfer};
 
@@ -286,28 +286,28 @@ impl Connection {
         let mut answered = false;
         while let Some(output) = self.client.next_output() {
             match output {
-                Output::Register(region) => {
+                ClientOutput::Register(region) => {
                     self.registrar.register(&self.session, region, self.session.ctrl.prefault);
                 }
-                Output::Publish(memory) => self.publish(memory),
-                Output::ChangeIrqs { token, changes } => {
+                ClientOutput::Publish(memory) => self.publish(memory),
+                ClientOutput::ChangeIrqs { token, changes } => {
                     let unmask = &mut self.unmask;
                     let mut set_unmask = |file| unmask.set(file).map_err(rustix::io::Errno::raw_os_error);
                     let mut changes = changes.into_iter();
                     let result = changes.try_for_each(|change| change.apply(&self.session.interrupts, &mut set_unmask));
                     self.wire.reply(token, result);
                 }
-                Output::Refresh => self.set_pending(),
-                Output::Ask(request) => self.ask(request),
-                Output::AbortUnmapped => {
+                ClientOutput::Refresh => self.set_pending(),
+                ClientOutput::Ask(request) => self.ask(request),
+                ClientOutput::AbortUnmapped => {
                     // A client may wait for the memory before it answers anything else.
                     self.transfers.give_up_unmapped(&mut self.wire, self.client.memory());
                     self.routes.send_queues(self.session.id, || QueueMessage::AbortUnmapped);
                 }
-                Output::Warn(warning) => {
+                ClientOutput::Warn(warning) => {
                     warn_ratelimited!(self.session.ctrl, "controller '{}': {warning}", self.session.ctrl.name);
                 }
-                Output::Reply { token, result } => {
+                ClientOutput::Reply { token, result } => {
                     answered = true;
                     self.wire.reply(token, result);
                 }
