@@ -7,10 +7,12 @@
 //!
 //! - [`Setup`]: Connect, properties, enabling, Identify Controller, Number of Queues, the notices wanted.
 //! - [`KeepAlive`]: when Keep Alive is due, and when the controller may have let go of its host.
+//! - [`Events`]: the requests for asynchronous events, and what comes of them.
 //! - [`LogRead`]: a log page in pieces that the controller can transfer.
 //! - [`Shutdown`]: the orderly end.
 
 mod error;
+mod events;
 mod identity;
 mod keep_alive;
 mod log_read;
@@ -28,6 +30,7 @@ use nvme_spec::register::{Cap, Cc, Version};
 use nvme_spec::{Cqe, PAGE, Sqe, Status};
 
 pub use self::error::{ControllerError, IdentityError, Stage};
+pub use self::events::{Events, EventsStep, Notice};
 pub use self::keep_alive::{KeepAlive, KeepAliveStep};
 pub use self::log_read::{LogRead, LogReadError};
 pub use self::setup::{Setup, SetupOptions};
@@ -102,11 +105,13 @@ pub struct Controller {
 struct Exchange {
     timeout: Duration,
     sent: Option<Duration>,
+    /// Why the procedure is over.
+    failed: Option<ControllerError>,
 }
 
 impl Exchange {
     const fn new(timeout: Duration) -> Self {
-        Self { timeout, sent: None }
+        Self { timeout, sent: None, failed: None }
     }
 
     const fn begin(&mut self, now: Duration) {
@@ -114,17 +119,28 @@ impl Exchange {
     }
 
     /// Returns until when the command in flight may take, if there is one.
-    fn pending(&self, now: Duration, stage: Stage) -> Result<Option<Duration>, ControllerError> {
+    fn pending(&mut self, now: Duration, stage: Stage) -> Result<Option<Duration>, ControllerError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
         let Some(sent) = self.sent else { return Ok(None) };
         let until = sent.saturating_add(self.timeout);
         if now >= until {
-            return Err(ControllerError::TimedOut { stage, after: now.saturating_sub(sent) });
+            return Err(self.fail(ControllerError::TimedOut { stage, after: now.saturating_sub(sent) }));
         }
         Ok(Some(until))
     }
 
+    /// The procedure is over: it goes on with this error for ever.
+    fn fail(&mut self, error: ControllerError) -> ControllerError {
+        *self.failed.get_or_insert(error)
+    }
+
     /// The command in flight has ended. Returns its completion, if it succeeded.
     fn end(&mut self, stage: Stage, result: Result<Cqe, TransferError>) -> Result<Cqe, ControllerError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
         if self.sent.take().is_none() {
             return Err(ControllerError::NothingSent { stage });
         }

@@ -84,7 +84,7 @@ impl Setup {
     /// Returns what is next.
     ///
     /// # Errors
-    /// A step has taken too long.
+    /// A step has taken too long, or the procedure has failed before.
     pub fn poll(&mut self, now: Duration) -> Result<Step<Controller>, ControllerError> {
         let stage = self.stage;
         if let Some(until) = self.exchange.pending(now, stage)? {
@@ -98,7 +98,7 @@ impl Setup {
             let by = *self.ready_by.get_or_insert(now.saturating_add(limit));
             if now >= by {
                 let after = now.saturating_sub(by).saturating_add(limit);
-                return Err(ControllerError::TimedOut { stage, after });
+                return Err(self.exchange.fail(ControllerError::TimedOut { stage, after }));
             }
             if now < self.look_at {
                 return Ok(Step::Wait(self.look_at.min(by)));
@@ -113,6 +113,15 @@ impl Setup {
     /// # Errors
     /// The controller refused it, or told what cannot be.
     pub fn completed(
+        &mut self,
+        now: Duration,
+        result: Result<Cqe, TransferError>,
+        data: &[u8],
+    ) -> Result<(), ControllerError> {
+        self.advance(now, result, data).map_err(|error| self.exchange.fail(error))
+    }
+
+    fn advance(
         &mut self,
         now: Duration,
         result: Result<Cqe, TransferError>,

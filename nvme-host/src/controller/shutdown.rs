@@ -39,7 +39,7 @@ impl Shutdown {
     /// Returns what is next.
     ///
     /// # Errors
-    /// A step has taken too long.
+    /// A step has taken too long, or the procedure has failed before.
     pub fn poll(&mut self, now: Duration) -> Result<Step<()>, ControllerError> {
         let stage = self.stage;
         if let Some(until) = self.exchange.pending(now, stage)? {
@@ -52,7 +52,7 @@ impl Shutdown {
             let by = *self.complete_by.get_or_insert(now.saturating_add(self.timeout));
             if now >= by {
                 let after = now.saturating_sub(by).saturating_add(self.timeout);
-                return Err(ControllerError::TimedOut { stage, after });
+                return Err(self.exchange.fail(ControllerError::TimedOut { stage, after }));
             }
             if now < self.look_at {
                 return Ok(Step::Wait(self.look_at.min(by)));
@@ -72,13 +72,14 @@ impl Shutdown {
     /// The controller refused it, or says that it is broken.
     pub fn completed(&mut self, now: Duration, result: Result<Cqe, TransferError>) -> Result<(), ControllerError> {
         let stage = self.stage;
-        let csts = Csts::from_bits(self.exchange.end(stage, result)?.dw0);
+        let ended = self.exchange.end(stage, result).map_err(|error| self.exchange.fail(error))?;
+        let csts = Csts::from_bits(ended.dw0);
         if stage == Stage::Shutdown {
             self.stage = Stage::AwaitShutdown;
             return Ok(());
         }
         if csts.cfs() {
-            return Err(ControllerError::Fatal { stage });
+            return Err(self.exchange.fail(ControllerError::Fatal { stage }));
         }
         self.is_done = csts.shst() == ShutdownStatus::COMPLETE;
         self.look_at = now.saturating_add(STATUS_INTERVAL);

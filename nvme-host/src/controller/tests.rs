@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nvme_spec::admin::{GetLogPageDw10, GetLogPageDw11, log_page_dwords_of};
+use nvme_spec::admin::{AsyncEvent, GetLogPageDw10, GetLogPageDw11, log_page_dwords_of};
 use nvme_spec::fabrics::{ANY_CONTROLLER, ConnectData, FabricsType, MAX_CNTLID};
 use nvme_spec::feature::{AsyncEventConfiguration, FeatureId, NumberOfQueues};
 use nvme_spec::identify::{CompletionEntrySizes, ControllerType, IdentifyController, SglSupport, SubmissionEntrySizes};
@@ -353,11 +353,82 @@ fn what_ends_without_having_been_sent_and_data_that_is_short_are_errors() {
     let mut setup = Setup::new(options());
     let unasked = ControllerError::NothingSent { stage: Stage::Connect };
     assert_eq!(setup.completed(START, Ok(Cqe::default()), &[]), Err(unasked));
+    let mut setup = Setup::new(options());
     setup.poll(START).expect("it goes on");
     let reason = TransferError::Short { done: 0, len: 1024 };
     let short = ControllerError::Transfer { stage: Stage::Connect, reason };
     assert_eq!(setup.completed(START, Err(reason), &[]), Err(short));
     assert_eq!(identity::check(&[0; 100], 5, NQN), Err(IdentityError::Length { len: 100 }));
+}
+
+#[test]
+fn a_procedure_that_has_failed_goes_on_with_its_error() {
+    let mut setup = Setup::new(options());
+    setup.poll(START).expect("it goes on");
+    let refused = Err(ControllerError::Refused { stage: Stage::Connect, status: Status::INTERNAL_ERROR });
+    assert_eq!(setup.completed(START, Ok(Cqe::of(Status::INTERNAL_ERROR)), &[]), refused);
+    assert_eq!(setup.poll(START + 2 * TIMEOUT).map(|_| ()), refused);
+    assert_eq!(setup.completed(START, Ok(Cqe::default()), &[]), refused);
+}
+
+#[test]
+fn events_are_asked_for_as_the_controller_takes_them_and_told_by_what_they_are_about() {
+    for (aerl, most) in [(0, 1), (2, 3), (3, 4), (255, 4)] {
+        let mut events = Events::new(aerl, START);
+        for _ in 0..most {
+            assert_eq!(events.poll(START), EventsStep::Send(Sqe::async_event_request()));
+            events.sent(START);
+        }
+        assert_eq!(events.poll(START), EventsStep::Idle);
+    }
+    let told = |dw0| {
+        let mut events = Events::new(0, START);
+        events.sent(START);
+        events.completed(Ok(Cqe { dw0, ..Cqe::default() })).expect("it is an event")
+    };
+    assert_eq!(
+        (told(0x0004_0002), told(0x0004_0002).log()),
+        (Notice::NamespacesChanged, LogId::CHANGED_NAMESPACE_LIST)
+    );
+    assert_eq!((told(0x000c_0302), told(0x000c_0302).log()), (Notice::AnaChanged, LogId::ANA));
+    // The page that a notice names is of no matter.
+    assert_eq!(told(0x00ff_0302).log(), LogId::ANA);
+    assert_eq!(
+        (told(0x0002_0101), told(0x0002_0101).log()),
+        (Notice::Other(AsyncEvent::from_bits(0x0002_0101)), LogId::SMART)
+    );
+}
+
+#[test]
+fn a_controller_that_tells_events_without_end_is_asked_16_times_a_second() {
+    let (mut events, mut now, mut asked) = (Events::new(3, START), START, 0);
+    while now < START + 10 * Events::INTERVAL {
+        match events.poll(now) {
+            EventsStep::Send(_) => {
+                events.sent(now);
+                asked += 1;
+                assert_eq!(events.completed(Ok(Cqe { dw0: 2, ..Cqe::default() })), Some(Notice::NamespacesChanged));
+            }
+            EventsStep::Wait(until) => {
+                assert!(until > now);
+                now = until;
+            }
+            EventsStep::Idle => unreachable!("each is answered at once"),
+        }
+    }
+    assert_eq!(asked, 160);
+}
+
+#[test]
+fn a_controller_that_refuses_requests_is_asked_for_fewer_and_in_the_end_for_none() {
+    let mut events = Events::new(1, START);
+    for _ in 0..2 {
+        assert!(matches!(events.poll(START), EventsStep::Send(_)));
+        events.sent(START);
+        assert_eq!(events.completed(Ok(Cqe::of(Status::ASYNC_EVENT_LIMIT_EXCEEDED))), None);
+    }
+    assert_eq!(events.poll(START + 2 * Events::INTERVAL), EventsStep::Idle);
+    assert_eq!(events.completed(Err(TransferError::DataDigest)), None);
 }
 
 #[test]
