@@ -31,7 +31,7 @@ const ROOM_COST: u64 = 64;
 #[derive(Clone)]
 pub struct Bounce {
     view: Rc<MemView>,
-    remote: Rc<[(u64, u32)]>,
+    client_pieces: Rc<[(u64, u32)]>,
 }
 
 impl Bounce {
@@ -68,25 +68,25 @@ impl Bounce {
     /// Returns the pieces that are in memory without a file, in the order of the data. Those that are neighbours are
     /// one.
     #[must_use]
-    pub fn remote(&self) -> &[(u64, u32)] {
-        &self.remote
+    pub fn client_pieces(&self) -> &[(u64, u32)] {
+        &self.client_pieces
     }
 
     /// Returns how many bytes they have.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.remote.iter().fold(0, |sum, (_, len)| sum.saturating_add(u64::from(*len)))
+        self.client_pieces.iter().fold(0, |sum, (_, len)| sum.saturating_add(u64::from(*len)))
     }
 
-    /// Puts the contents of the remote pieces where the command finds them.
+    /// Puts the contents of the client's pieces where the command finds them.
     ///
     /// # Errors
     /// Data Transfer Error when `data` is not one buffer for each, of its length.
     pub fn fill(&self, data: &[Vec<u8>]) -> Result<(), Status> {
-        if data.len() != self.remote.len() {
+        if data.len() != self.client_pieces.len() {
             return Err(Status::DATA_TRANSFER_ERROR);
         }
-        for (&(gpa, len), data) in self.remote.iter().zip(data) {
+        for (&(gpa, len), data) in self.client_pieces.iter().zip(data) {
             if data.len() != len as usize {
                 return Err(Status::DATA_TRANSFER_ERROR);
             }
@@ -95,7 +95,7 @@ impl Bounce {
         Ok(())
     }
 
-    /// Returns the contents of the remote pieces, each with its guest address, after the command.
+    /// Returns the contents of the client's pieces, each with its guest address, after the command.
     ///
     /// # Errors
     /// Data Transfer Error, which does not happen.
@@ -105,13 +105,13 @@ impl Bounce {
             self.view.read(gpa, &mut data).map_err(status)?;
             Ok((gpa, data))
         };
-        self.remote.iter().map(collect).collect()
+        self.client_pieces.iter().map(collect).collect()
     }
 }
 
 impl fmt::Debug for Bounce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bounce").field("remote", &self.remote).finish_non_exhaustive()
+        f.debug_struct("Bounce").field("client_pieces", &self.client_pieces).finish_non_exhaustive()
     }
 }
 
@@ -122,7 +122,7 @@ fn status(fault: Fault) -> Status {
 /// What a command's data touches.
 #[derive(Default)]
 struct Plan {
-    remote: Vec<(u64, u32)>,
+    client_pieces: Vec<(u64, u32)>,
     local: Vec<Arc<Region>>,
     /// Whole pages, each in one region without a file.
     pages: Vec<(Range<u64>, Arc<Region>)>,
@@ -148,7 +148,7 @@ impl Plan {
                 match region.access() {
                     Access::ReadOnly if to_guest => return Err(Fault::ReadOnly),
                     Access::WriteOnly if !to_guest => return Err(Fault::WriteOnly),
-                    _ => self.add_remote(region, at, now),
+                    _ => self.add_client_piece(region, at, now),
                 }
             }
             // Within the region, which ends below 2^64.
@@ -159,16 +159,16 @@ impl Plan {
     }
 
     /// Adds `len` bytes at `gpa`, which `region` has.
-    fn add_remote(&mut self, region: &Arc<Region>, gpa: u64, len: u32) {
+    fn add_client_piece(&mut self, region: &Arc<Region>, gpa: u64, len: u32) {
         let end = gpa + u64::from(len);
         // Regions begin and end at pages.
         self.pages.push((gpa - gpa % PAGE..end.next_multiple_of(PAGE), Arc::clone(region)));
-        match self.remote.last_mut() {
+        match self.client_pieces.last_mut() {
             Some((last, last_len)) if *last + u64::from(*last_len) == gpa => match last_len.checked_add(len) {
                 Some(sum) => *last_len = sum,
-                None => self.remote.push((gpa, len)),
+                None => self.client_pieces.push((gpa, len)),
             },
-            _ => self.remote.push((gpa, len)),
+            _ => self.client_pieces.push((gpa, len)),
         }
     }
 
@@ -188,12 +188,12 @@ impl Plan {
             offset += len;
         }
         let view = Rc::new(MemView::new(Arc::new(GuestMemory::of(regions))));
-        Ok(Bounce { view, remote: self.remote.into() })
+        Ok(Bounce { view, client_pieces: self.client_pieces.into() })
     }
 
     /// What is moved by messages is kept beside the pages: a guest may name one page many times.
     fn cost(&self) -> u64 {
-        self.remote.iter().map(|(_, len)| u64::from(*len).max(PIECE_COST)).sum()
+        self.client_pieces.iter().map(|(_, len)| u64::from(*len).max(PIECE_COST)).sum()
     }
 
     /// Pages that touch become one range, and a page that is named twice is there once.

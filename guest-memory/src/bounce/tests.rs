@@ -5,18 +5,18 @@ use super::super::testing::{file, region_of};
 use super::*;
 
 /// Where the memory without a file is: two regions that touch.
-const REMOTE: u64 = 0x10_0000;
+const CLIENT: u64 = 0x10_0000;
 const LOCAL: u64 = 0x20_0000;
 
-fn remote(gpa: u64, pages: u64, access: Access) -> Arc<Region> {
+fn without_file(gpa: u64, pages: u64, access: Access) -> Arc<Region> {
     Arc::new(Region::without_file(gpa, pages * PAGE, access, |_| {}).expect("a region"))
 }
 
 fn memory() -> GuestMemory {
     let file = file(4 * PAGE);
     GuestMemory::of(vec![
-        remote(REMOTE, 4, Access::ReadWrite),
-        remote(REMOTE + 4 * PAGE, 4, Access::ReadWrite),
+        without_file(CLIENT, 4, Access::ReadWrite),
+        without_file(CLIENT + 4 * PAGE, 4, Access::ReadWrite),
         region_of(&file, 0, LOCAL, 4 * PAGE),
     ])
 }
@@ -29,29 +29,29 @@ fn bounce(memory: &GuestMemory, pieces: &[(u64, u32)], budget: &Arc<BounceBudget
 fn pages_stand_in_for_what_the_data_touches_and_for_no_more() {
     let budget = BounceBudget::new(1 << 20);
     let memory = memory();
-    let pieces = [(REMOTE + 100, 50), (LOCAL + 8, 16), (REMOTE + 3 * PAGE, 8192), (REMOTE + PAGE - 2, 4)];
+    let pieces = [(CLIENT + 100, 50), (LOCAL + 8, 16), (CLIENT + 3 * PAGE, 8192), (CLIENT + PAGE - 2, 4)];
     let bounce = bounce(&memory, &pieces, &budget);
-    let remote = [(REMOTE + 100, 50), (REMOTE + 3 * PAGE, 4096), (REMOTE + 4 * PAGE, 4096), (REMOTE + PAGE - 2, 4)];
+    let client = [(CLIENT + 100, 50), (CLIENT + 3 * PAGE, 4096), (CLIENT + 4 * PAGE, 4096), (CLIENT + PAGE - 2, 4)];
     // The third piece lies in two regions, and is one for the client.
-    assert_eq!(bounce.remote(), [remote[0], (REMOTE + 3 * PAGE, 8192), remote[3]]);
+    assert_eq!(bounce.client_pieces(), [client[0], (CLIENT + 3 * PAGE, 8192), client[3]]);
     assert_eq!((bounce.bytes(), budget.used()), (50 + 8192 + 4, 4 * PAGE));
-    for (gpa, len) in remote {
+    for (gpa, len) in client {
         assert_eq!(bounce.view().read(gpa, &mut vec![0; len as usize]), Ok(()));
     }
-    assert_eq!(bounce.view().read(REMOTE + 2 * PAGE, &mut [0]), Err(Fault::Unmapped));
-    assert_eq!(bounce.view().read(REMOTE + 5 * PAGE, &mut [0]), Err(Fault::Unmapped));
+    assert_eq!(bounce.view().read(CLIENT + 2 * PAGE, &mut [0]), Err(Fault::Unmapped));
+    assert_eq!(bounce.view().read(CLIENT + 5 * PAGE, &mut [0]), Err(Fault::Unmapped));
 }
 
 #[test]
 fn what_is_filled_in_is_found_and_what_is_written_is_collected() {
     let budget = BounceBudget::new(1 << 20);
-    let bounce = bounce(&memory(), &[(REMOTE + 100, 3), (REMOTE + 100 + PAGE, 2)], &budget);
+    let bounce = bounce(&memory(), &[(CLIENT + 100, 3), (CLIENT + 100 + PAGE, 2)], &budget);
     bounce.fill(&[vec![1, 2, 3], vec![4, 5]]).expect("of the right lengths");
     let mut found = [0; 4];
-    bounce.view().read(REMOTE + 100, &mut found).expect("there");
+    bounce.view().read(CLIENT + 100, &mut found).expect("there");
     assert_eq!(found, [1, 2, 3, 0]);
-    bounce.view().write(REMOTE + 101, &[9]).expect("there");
-    assert_eq!(bounce.collect(), Ok(vec![(REMOTE + 100, vec![1, 9, 3]), (REMOTE + 100 + PAGE, vec![4, 5])]));
+    bounce.view().write(CLIENT + 101, &[9]).expect("there");
+    assert_eq!(bounce.collect(), Ok(vec![(CLIENT + 100, vec![1, 9, 3]), (CLIENT + 100 + PAGE, vec![4, 5])]));
     for wrong in [vec![], vec![vec![1, 2, 3]], vec![vec![1, 2, 3], vec![4]]] {
         assert_eq!(bounce.fill(&wrong), Err(Status::DATA_TRANSFER_ERROR));
     }
@@ -61,7 +61,7 @@ fn what_is_filled_in_is_found_and_what_is_written_is_collected() {
 fn memory_with_a_file_is_the_guests_own() {
     let budget = BounceBudget::new(1 << 20);
     let memory = memory();
-    let bounce = bounce(&memory, &[(REMOTE, 8), (LOCAL, 8)], &budget);
+    let bounce = bounce(&memory, &[(CLIENT, 8), (LOCAL, 8)], &budget);
     bounce.view().write(LOCAL, b"straight").expect("there");
     let mut back = [0; 8];
     memory.read(&Hint::default(), LOCAL, &mut back).expect("there");
@@ -71,7 +71,7 @@ fn memory_with_a_file_is_the_guests_own() {
 #[test]
 fn what_may_not_be_read_or_written_or_is_not_there_is_refused() {
     let budget = BounceBudget::new(1 << 20);
-    let memory = GuestMemory::of(vec![remote(0, 1, Access::ReadOnly), remote(PAGE, 1, Access::WriteOnly)]);
+    let memory = GuestMemory::of(vec![without_file(0, 1, Access::ReadOnly), without_file(PAGE, 1, Access::WriteOnly)]);
     let refused = Err(BounceError::Invalid(Status::DATA_TRANSFER_ERROR));
     let new = |gpa, len, to_guest| Bounce::new(&memory, &[(gpa, len)], to_guest, &budget).map(|bounce| bounce.bytes());
     assert_eq!((new(0, 8, false), new(PAGE, 8, true)), (Ok(8), Ok(8)));
@@ -92,9 +92,9 @@ fn what_may_not_be_read_or_written_or_is_not_there_is_refused() {
 fn the_regions_and_the_room_are_held_until_the_last_holder_lets_go() {
     let budget = BounceBudget::new(2 * PAGE);
     let memory = memory();
-    let region = Arc::downgrade(memory.region_at(REMOTE).expect("a region"));
-    let first = bounce(&memory, &[(REMOTE, 4096)], &budget);
-    let too_much = Bounce::new(&memory, &[(REMOTE, 8192)], false, &budget).map(|bounce| bounce.bytes());
+    let region = Arc::downgrade(memory.region_at(CLIENT).expect("a region"));
+    let first = bounce(&memory, &[(CLIENT, 4096)], &budget);
+    let too_much = Bounce::new(&memory, &[(CLIENT, 8192)], false, &budget).map(|bounce| bounce.bytes());
     assert_eq!(too_much, Err(BounceError::NoRoom));
     drop(memory);
     let held = first.memory();
@@ -107,10 +107,10 @@ fn the_regions_and_the_room_are_held_until_the_last_holder_lets_go() {
 #[test]
 fn a_page_that_is_named_many_times_costs_what_is_moved() {
     let budget = BounceBudget::new(1 << 20);
-    let whole = bounce(&memory(), &[(REMOTE, 4096); 32], &budget);
+    let whole = bounce(&memory(), &[(CLIENT, 4096); 32], &budget);
     assert_eq!((whole.bytes(), budget.used()), (32 * PAGE, 32 * PAGE));
     drop(whole);
-    let small = bounce(&memory(), &[(REMOTE, 1); 129], &budget);
+    let small = bounce(&memory(), &[(CLIENT, 1); 129], &budget);
     assert_eq!((small.bytes(), budget.used()), (129, 129 * PIECE_COST));
     drop(small);
     assert_eq!(budget.used(), 0);
@@ -119,7 +119,7 @@ fn a_page_that_is_named_many_times_costs_what_is_moved() {
 #[test]
 fn what_could_never_have_room_is_refused() {
     let budget = BounceBudget::new(PAGE);
-    let refused = Bounce::new(&memory(), &[(REMOTE + 4095, 2)], false, &budget).map(|bounce| bounce.bytes());
+    let refused = Bounce::new(&memory(), &[(CLIENT + 4095, 2)], false, &budget).map(|bounce| bounce.bytes());
     assert_eq!(refused, Err(BounceError::Invalid(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS)));
 }
 
@@ -127,14 +127,14 @@ fn what_could_never_have_room_is_refused() {
 fn a_change_of_other_memory_leaves_it_as_it_is() {
     let budget = BounceBudget::new(1 << 20);
     let memory = memory();
-    let bounced = bounce(&memory, &[(REMOTE, 8), (LOCAL, 8)], &budget).memory();
+    let bounced = bounce(&memory, &[(CLIENT, 8), (LOCAL, 8)], &budget).memory();
     assert!(bounced.still_bounces(&memory));
-    let (without_other, _) = memory.without(REMOTE + 4 * PAGE, 4 * PAGE).expect("a region");
+    let (without_other, _) = memory.without(CLIENT + 4 * PAGE, 4 * PAGE).expect("a region");
     assert!(bounced.still_bounces(&without_other));
-    for gone in [REMOTE, LOCAL] {
+    for gone in [CLIENT, LOCAL] {
         let (left, _) = memory.without(gone, 4 * PAGE).expect("a region");
         assert!(!bounced.still_bounces(&left), "{gone:#x}");
-        let again = left.with(remote(gone, 4, Access::ReadWrite)).expect("no overlap");
+        let again = left.with(without_file(gone, 4, Access::ReadWrite)).expect("no overlap");
         assert!(!bounced.still_bounces(&again), "another region at {gone:#x}");
     }
     assert!(!memory.still_bounces(&memory), "nothing stands in there");
@@ -145,7 +145,7 @@ fn one_client_leaves_room_for_another_and_hears_when_it_has_more() {
     static POOL: BouncePool = BouncePool::new(8 * PAGE, SystemPages::zeroed);
     let (greedy, modest) = (BounceBudget::of(&POOL, 1 << 20), BounceBudget::of(&POOL, 1 << 20));
     let memory = memory();
-    let take = |budget: &Arc<BounceBudget>| Bounce::new(&memory, &[(REMOTE, 4096)], false, budget);
+    let take = |budget: &Arc<BounceBudget>| Bounce::new(&memory, &[(CLIENT, 4096)], false, budget);
     let mut held: Vec<_> = std::iter::from_fn(|| take(&greedy).ok()).collect();
     assert_eq!(held.len(), 4, "half of all");
     let other = take(&modest).expect("there is room for others");
@@ -169,7 +169,7 @@ fn pages_that_devices_reach_come_from_the_pool_and_what_is_too_short_is_not_used
     static SHORT: BouncePool = BouncePool::new(1 << 20, |_| SystemPages::zeroed(4096));
     static EMPTY: BouncePool = BouncePool::new(1 << 20, |_| None);
     let memory = memory();
-    let take = |pool| Bounce::new(&memory, &[(REMOTE, 8192)], false, &BounceBudget::of(pool, 1 << 20));
+    let take = |pool| Bounce::new(&memory, &[(CLIENT, 8192)], false, &BounceBudget::of(pool, 1 << 20));
     let bounce = take(&POOL).expect("there is room");
     assert_eq!((TAKEN.load(Ordering::Relaxed), POOL.used.load(Ordering::Relaxed)), (8192, 8192));
     drop(bounce);

@@ -97,12 +97,12 @@ impl ClientTransfers {
         NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Fetches the remote pieces of `bounce`; `then` gets them.
+    /// Fetches the client's pieces of `bounce`; `then` gets them.
     pub(super) fn fetch(&self, id: u64, bounce: &Bounce, then: TransferEnd) {
-        self.begin(id, bounce, DmaOperation::Read(bounce.remote().to_vec()), then);
+        self.begin(id, bounce, DmaOperation::Read(bounce.client_pieces().to_vec()), then);
     }
 
-    /// Sends the remote pieces of `bounce`; `then` gets nothing.
+    /// Sends the client's pieces of `bounce`; `then` gets nothing.
     pub(super) fn send(&self, id: u64, bounce: &Bounce, then: TransferEnd) {
         match bounce.collect() {
             Ok(data) => self.begin(id, bounce, DmaOperation::Write(data), then),
@@ -111,7 +111,7 @@ impl ClientTransfers {
     }
 
     fn begin(&self, id: u64, bounce: &Bounce, operation: DmaOperation, then: TransferEnd) {
-        if bounce.remote().is_empty() {
+        if bounce.client_pieces().is_empty() {
             // The client has given a file for the memory while the command waited for room.
             return then(Ok(Vec::new()));
         }

@@ -408,8 +408,8 @@ fn the_end_of_the_queues_lets_go_of_everything() {
 #[test]
 fn a_region_without_a_file_has_no_queues() {
     let guest = ClientGuest::new();
-    let remote = Region::without_file(0, PAGE, Access::ReadWrite, |_| {}).expect("a region");
-    assert!(!remote.has_file());
+    let region = Region::without_file(0, PAGE, Access::ReadWrite, |_| {}).expect("a region");
+    assert!(!region.has_file());
     assert_eq!(guest.queues.check_submission_queue(FAR, 16), Err(guest_memory::Fault::NoFile));
     assert_eq!(guest.queues.check_completion_queue(FAR, 16), Err(guest_memory::Fault::NoFile));
     assert_eq!(guest.queues.check_completion_queue(NEAR_DATA, 16), Ok(()));

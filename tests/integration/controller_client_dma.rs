@@ -18,7 +18,7 @@ use crate::support::vfio_user::{DMA_MAP, DMA_UNMAP, Memory, Message, dma_map, dm
 use crate::support::{secs, wait_for};
 
 /// Where the memory without a file is, and how much there is of it.
-const REMOTE: u64 = 1 << 33;
+const CLIENT: u64 = 1 << 33;
 const LEN: u64 = 4 << 20;
 /// 128 KiB.
 const MOST: u16 = 256;
@@ -30,8 +30,8 @@ const SHORT: Duration = Duration::from_millis(5);
 /// Maps the memory.
 fn start(dir: &Path) -> Driver {
     let mut driver = Driver::start_within(dir, secs(10));
-    driver.client.call(DMA_MAP, &dma_map(REMOTE, LEN, 0), &[]).expect("memory without a file can be mapped");
-    driver.client.serve(REMOTE, Memory::new(LEN));
+    driver.client.call(DMA_MAP, &dma_map(CLIENT, LEN, 0), &[]).expect("memory without a file can be mapped");
+    driver.client.serve(CLIENT, Memory::new(LEN));
     driver
 }
 
@@ -95,19 +95,19 @@ fn data_in_memory_without_a_file_go_both_ways_and_are_counted() {
 
         let small = pattern(512, 1);
         driver.client.served().write(512, &small);
-        assert!(run(&mut driver, &mut queue, block_io(IoOpcode::WRITE, 1, 3, 1, REMOTE + 512)).status.is_success());
-        assert!(run(&mut driver, &mut queue, block_io(IoOpcode::READ, 1, 3, 1, REMOTE + PAGE)).status.is_success());
+        assert!(run(&mut driver, &mut queue, block_io(IoOpcode::WRITE, 1, 3, 1, CLIENT + 512)).status.is_success());
+        assert!(run(&mut driver, &mut queue, block_io(IoOpcode::READ, 1, 3, 1, CLIENT + PAGE)).status.is_success());
         assert_eq!(driver.client.served().read_vec(PAGE, 512), small);
 
         let data = pattern(MOST_BYTES, 2);
         driver.client.served().write((1 << 20) + 512, &data);
-        let write = large(&driver, IoOpcode::WRITE, REMOTE + (1 << 20) + 512);
+        let write = large(&driver, IoOpcode::WRITE, CLIENT + (1 << 20) + 512);
         assert!(run(&mut driver, &mut queue, write).status.is_success());
-        let read = large(&driver, IoOpcode::READ, REMOTE + (2 << 20) + 2048);
+        let read = large(&driver, IoOpcode::READ, CLIENT + (2 << 20) + 2048);
         assert!(run(&mut driver, &mut queue, read).status.is_success());
         assert_eq!(driver.client.served().read_vec((2 << 20) + 2048, MOST_BYTES), data);
 
-        let identify = Sqe::identify(Cns::CONTROLLER, 0).with_prps(REMOTE, 0);
+        let identify = Sqe::identify(Cns::CONTROLLER, 0).with_prps(CLIENT, 0);
         assert!(admin(&mut driver, identify).status.is_success());
         let by_messages = driver.client.served().read_vec(0, 4096);
         assert_eq!(by_messages, driver.identify(Cns::CONTROLLER, 0));
@@ -126,7 +126,7 @@ fn many_commands_at_once_are_all_carried_out() {
         let data = pattern(64 * 4096, 3);
         driver.client.served().write(0, &data);
         // More than may be asked for at once.
-        for (opcode, base) in [(IoOpcode::WRITE, REMOTE), (IoOpcode::READ, REMOTE + (1 << 20))] {
+        for (opcode, base) in [(IoOpcode::WRITE, CLIENT), (IoOpcode::READ, CLIENT + (1 << 20))] {
             let commands: Vec<Sqe> =
                 (0..64_u32).map(|i| block_io(opcode, 1, i * 8, 8, base + u64::from(i) * PAGE)).collect();
             driver.submit(&mut queue, &commands);
@@ -145,7 +145,7 @@ fn lists_without_a_file_are_refused_by_a_status() {
     attack(|_, dir| {
         let mut driver = start(dir);
         let mut queue = driver.create_queue(1, 16, None);
-        let list = Sqe { prp2: REMOTE, ..block_io(IoOpcode::READ, 1, 0, 24, BASE + DATA) };
+        let list = Sqe { prp2: CLIENT, ..block_io(IoOpcode::READ, 1, 0, 24, BASE + DATA) };
         assert_eq!(run(&mut driver, &mut queue, list).status.code(), StatusCode::DATA_TRANSFER_ERROR);
         driver.check(&mut queue, 7);
     });
@@ -158,8 +158,8 @@ fn a_client_that_answers_nothing_holds_up_nobody_but_itself() {
         let mut driver = start(dir);
         let mut queue = driver.create_queue(1, 64, None);
         driver.client.set_mute(true);
-        driver.submit(&mut queue, &[block_io(IoOpcode::WRITE, 1, 0, 8, REMOTE); 8]);
-        driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, REMOTE + PAGE); 8]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::WRITE, 1, 0, 8, CLIENT); 8]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, CLIENT + PAGE); 8]);
         sleep(Duration::from_millis(100));
         // A command that waits for its data is aborted at once.
         let abort = Sqe::abort(1, 1);
@@ -171,13 +171,13 @@ fn a_client_that_answers_nothing_holds_up_nobody_but_itself() {
         driver.enable();
         assert!(begin.elapsed() < secs(3), "a reset took {:?}", begin.elapsed());
         driver.identify(Cns::CONTROLLER, 0);
-        driver.submit_admin(Sqe::identify(Cns::CONTROLLER, 0).with_prps(REMOTE, 0));
+        driver.submit_admin(Sqe::identify(Cns::CONTROLLER, 0).with_prps(CLIENT, 0));
         sleep(Duration::from_millis(100));
         let begin = Instant::now();
         driver.enable();
         assert!(begin.elapsed() < secs(3), "a reset took {:?}", begin.elapsed());
         let mut queue = driver.create_queue(1, 64, None);
-        driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, REMOTE + PAGE); 32]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::READ, 1, 0, 8, CLIENT + PAGE); 32]);
         sleep(Duration::from_millis(50));
         drop(driver);
         arena.front.assert_alive();
@@ -221,29 +221,29 @@ fn wrong_answers_fail_their_command_and_a_second_answer_ends_the_session() {
         let wrong = [
             (5, Vec::new()),
             (0, Vec::new()),
-            (0, part(REMOTE, 4096, &[7; 4095])),
-            (0, part(REMOTE, 4096, &[7; 8192])),
-            (0, part(REMOTE, 1 << 40, &[7; 4096])),
-            (0, part(REMOTE + PAGE, 4096, &[7; 4096])),
+            (0, part(CLIENT, 4096, &[7; 4095])),
+            (0, part(CLIENT, 4096, &[7; 8192])),
+            (0, part(CLIENT, 1 << 40, &[7; 4096])),
+            (0, part(CLIENT + PAGE, 4096, &[7; 4096])),
         ];
         for opcode in [IoOpcode::WRITE, IoOpcode::READ] {
             for (error, payload) in &wrong {
-                driver.submit(&mut queue, &[block_io(opcode, 1, 0, 8, REMOTE)]);
+                driver.submit(&mut queue, &[block_io(opcode, 1, 0, 8, CLIENT)]);
                 let data = if opcode == IoOpcode::READ { payload.len().min(16) } else { payload.len() };
                 let asked = asked(&mut driver);
                 let sent = answer(&mut driver, &asked, *error, &payload[..data]);
                 let done = driver.complete(&mut queue);
-                let right = opcode == IoOpcode::READ && sent.len() > 16 && sent[16..32] == part(REMOTE, 4096, &[7; 0]);
+                let right = opcode == IoOpcode::READ && sent.len() > 16 && sent[16..32] == part(CLIENT, 4096, &[7; 0]);
                 let due = if right { StatusCode::SUCCESS } else { StatusCode::DATA_TRANSFER_ERROR };
                 assert_eq!(done.status.code(), due, "{opcode:?} with {sent:?}");
             }
         }
         driver.submit(
             &mut queue,
-            &[block_io(IoOpcode::WRITE, 1, 0, 8, REMOTE), block_io(IoOpcode::WRITE, 1, 8, 8, REMOTE)],
+            &[block_io(IoOpcode::WRITE, 1, 0, 8, CLIENT), block_io(IoOpcode::WRITE, 1, 8, 8, CLIENT)],
         );
         let asked_first = asked(&mut driver);
-        let first = answer(&mut driver, &asked_first, 0, &part(REMOTE, 4096, &[7; 4096]));
+        let first = answer(&mut driver, &asked_first, 0, &part(CLIENT, 4096, &[7; 4096]));
         driver.client.send_bytes(&first, &[]).expect("an answer can be sent");
         wait_for("the end of the session", secs(5), || driver.client.receive(SHORT).is_err_and(|error| is_end(&error)));
         arena.front.assert_alive();
@@ -253,14 +253,14 @@ fn wrong_answers_fail_their_command_and_a_second_answer_ends_the_session() {
         let mut queue = driver.create_queue(1, 16, None);
         driver.submit(
             &mut queue,
-            &[block_io(IoOpcode::WRITE, 1, 0, 8, REMOTE), block_io(IoOpcode::READ, 1, 8, 8, REMOTE)],
+            &[block_io(IoOpcode::WRITE, 1, 0, 8, CLIENT), block_io(IoOpcode::READ, 1, 8, 8, CLIENT)],
         );
         asked(&mut driver);
         drop(driver);
         let mut driver = start(dir);
         let mut queue = driver.create_queue(1, 16, None);
         driver.check(&mut queue, 10);
-        assert!(run(&mut driver, &mut queue, block_io(IoOpcode::READ, 1, 8, 8, REMOTE)).status.is_success());
+        assert!(run(&mut driver, &mut queue, block_io(IoOpcode::READ, 1, 8, 8, CLIENT)).status.is_success());
     });
 }
 
@@ -277,25 +277,25 @@ fn an_unmap_is_answered_when_the_transfers_are_over_or_given_up() {
         let mut queue = driver.create_queue(1, 64, None);
         let data = pattern(4096, 4);
         driver.client.served().write(0, &data);
-        driver.submit(&mut queue, &[block_io(IoOpcode::WRITE, 1, 0, 8, REMOTE)]);
+        driver.submit(&mut queue, &[block_io(IoOpcode::WRITE, 1, 0, 8, CLIENT)]);
         let asked = asked(&mut driver);
-        let unmap = driver.client.send(DMA_UNMAP, &dma_unmap(REMOTE, LEN), &[]).expect("a message can be sent");
+        let unmap = driver.client.send(DMA_UNMAP, &dma_unmap(CLIENT, LEN), &[]).expect("a message can be sent");
         sleep(Duration::from_millis(50));
-        answer(&mut driver, &asked, 0, &part(REMOTE, 4096, &data));
+        answer(&mut driver, &asked, 0, &part(CLIENT, 4096, &data));
         driver.client.reply(unmap, secs(10)).expect("memory can be unmapped");
         assert!(driver.complete_serving(&mut queue).status.is_success());
-        let gone = run(&mut driver, &mut queue, block_io(IoOpcode::READ, 1, 0, 8, REMOTE));
+        let gone = run(&mut driver, &mut queue, block_io(IoOpcode::READ, 1, 0, 8, CLIENT));
         assert!(!gone.status.is_success(), "memory that was unmapped is used");
 
-        driver.client.call(DMA_MAP, &dma_map(REMOTE, LEN, 0), &[]).expect("it can be mapped again");
+        driver.client.call(DMA_MAP, &dma_map(CLIENT, LEN, 0), &[]).expect("it can be mapped again");
         driver.client.set_mute(true);
         driver.submit(
             &mut queue,
-            &[block_io(IoOpcode::WRITE, 1, 0, 8, REMOTE), block_io(IoOpcode::READ, 1, 0, 8, REMOTE + PAGE)],
+            &[block_io(IoOpcode::WRITE, 1, 0, 8, CLIENT), block_io(IoOpcode::READ, 1, 0, 8, CLIENT + PAGE)],
         );
         sleep(Duration::from_millis(100));
         let begin = Instant::now();
-        driver.client.unmap(REMOTE, LEN).expect("memory can be unmapped");
+        driver.client.unmap(CLIENT, LEN).expect("memory can be unmapped");
         let took = begin.elapsed();
         assert!(took > Duration::from_millis(200) && took < secs(3), "it was answered after {took:?}");
         for _ in 0..2 {
@@ -311,7 +311,7 @@ fn an_unmap_is_answered_when_the_transfers_are_over_or_given_up() {
 fn io_queues_where_no_file_is_are_refused() {
     attack(|_, dir| {
         let mut driver = start(dir);
-        let create = Sqe::create_io_cq(1, 15, REMOTE, CreateCqDw11::new().with_pc(true));
+        let create = Sqe::create_io_cq(1, 15, CLIENT, CreateCqDw11::new().with_pc(true));
         assert!(!driver.admin(create).status.is_success());
         let mut queue = driver.create_queue(1, 16, None);
         driver.check(&mut queue, 9);
