@@ -1,6 +1,6 @@
 //! Memory for the places of a session's I/Os.
 //!
-//! It is reserved by who makes the session, and given back to the system by who lets go of it last. A queue that is made
+//! It is reserved by who makes the session, and given back to the system by who looks after that. A queue that is made
 //! or freed meanwhile takes a part of it, or puts one back, without a call of the system: for one that maps or unmaps
 //! memory it would wait for a lock that any thread of the process may hold for long, and it is on a reactor.
 #![expect(unsafe_code, reason = "memory is taken from the system, and handed out in parts")]
@@ -17,12 +17,19 @@ use super::host::{HostPtr, PAGE, to_usize};
 /// What the beginnings and lengths of parts are multiples of: the length of a cache line.
 pub(super) const ALIGN: usize = 64;
 
-/// Address space for the places of a session's I/Os. Only what is used of it becomes resident, and stays so until this
-/// is dropped.
+/// Address space for the places of a session's I/Os. Only what is used of it becomes resident. What a queue leaves stays
+/// so until [`trim`](Self::trim).
 pub struct QueueMemory {
     start: HostPtr,
     len: usize,
-    free: Mutex<FreeParts>,
+    parts: Mutex<Parts>,
+}
+
+/// What is not handed out: what was never used, or is as if it never was, and what queues have left.
+#[derive(Debug, PartialEq, Eq)]
+struct Parts {
+    unused: FreeParts,
+    left: FreeParts,
 }
 
 impl QueueMemory {
@@ -46,12 +53,38 @@ impl QueueMemory {
             // SAFETY: the range is the mapping; this changes nothing that is in it.
             unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
         }
-        Ok(Arc::new(Self { start: HostPtr(start), len, free: Mutex::new(FreeParts::new(len)) }))
+        let parts = Parts { unused: FreeParts::new(len), left: FreeParts::default() };
+        Ok(Arc::new(Self { start: HostPtr(start), len, parts: Mutex::new(parts) }))
     }
 
-    fn free(&self) -> MutexGuard<'_, FreeParts> {
-        // The list is whole whatever its last user has met with.
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns whether there is something to [`trim`](Self::trim).
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        !self.parts().left.0.is_empty()
+    }
+
+    /// Gives the memory that queues have left back to the system; its addresses stay. That may wait for other threads.
+    pub fn trim(&self) {
+        let take = || self.parts().left.0.pop();
+        while let Some(part) = take() {
+            self.forget(&part);
+            self.parts().unused.put_back(part);
+        }
+    }
+
+    /// Has a part, which nobody has, be zeros that are not resident, but for the pages that it shares with others.
+    fn forget(&self, part: &Range<usize>) {
+        let page = to_usize(PAGE);
+        let (begin, end) = (part.start.next_multiple_of(page), part.end / page * page);
+        if begin < end && cfg!(not(miri)) {
+            // SAFETY: the pages are of a part of the mapping that is taken out of the lists, and handed out to nobody.
+            unsafe { libc::madvise(self.start.0.add(begin).as_ptr().cast(), end - begin, libc::MADV_DONTNEED) };
+        }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        // The lists are whole whatever their last user has met with.
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,8 +101,15 @@ impl std::fmt::Debug for QueueMemory {
     }
 }
 
-/// What is not handed out of so many bytes: parts by their beginnings, none of which touches the next.
-#[derive(Debug, PartialEq, Eq)]
+impl Parts {
+    /// Takes a part of so many bytes: one that was left, which has pages, or else one that was not used.
+    fn take(&mut self, bytes: usize) -> Option<Range<usize>> {
+        self.left.take(bytes).or_else(|| self.unused.take(bytes))
+    }
+}
+
+/// Parts by their beginnings, none of which touches the next.
+#[derive(Debug, Default, PartialEq, Eq)]
 struct FreeParts(Vec<Range<usize>>);
 
 impl FreeParts {
@@ -124,7 +164,7 @@ impl QueueBlock {
     }
 
     fn of(memory: &Arc<QueueMemory>, bytes: usize) -> Option<Self> {
-        let part = memory.free().take(bytes)?;
+        let part = memory.parts().take(bytes)?;
         // SAFETY: the part is within the mapping, which is there for as long as `memory`.
         let start = unsafe { memory.start.0.add(part.start) };
         Some(Self { start: start.cast(), owner: Owner::Session(Arc::clone(memory), part) })
@@ -147,7 +187,7 @@ impl QueueBlock {
 impl Drop for QueueBlock {
     fn drop(&mut self) {
         match &self.owner {
-            Owner::Session(memory, part) => memory.free().put_back(part.clone()),
+            Owner::Session(memory, part) => memory.parts().left.put_back(part.clone()),
             // SAFETY: it came from the allocator with this layout, and is given back once.
             Owner::Allocator(layout) => unsafe { alloc::dealloc(self.start.cast().as_ptr(), *layout) },
         }
@@ -156,7 +196,6 @@ impl Drop for QueueBlock {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
     use std::thread;
 
     use super::*;
@@ -192,26 +231,46 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_a_queue_that_ends_on_a_reactor_is_unmapped_by_who_lets_go_of_the_session() {
+    fn what_a_queue_has_left_is_the_next_ones_or_goes_back_to_the_system_and_can_be_used_again() {
+        let memory = QueueMemory::reserve(8 * 4096).expect("memory");
+        let block = QueueBlock::new(Some(&memory), 3 * 4096);
+        let at = addr(&block);
+        // SAFETY: the block has as many bytes, and nobody else has it.
+        let fill = |block: &QueueBlock, value| unsafe { block.start().cast::<u8>().write_bytes(value, 3 * 4096) };
+        // SAFETY: likewise.
+        let last = |block: &QueueBlock| unsafe { block.start().cast::<u8>().add(3 * 4096 - 1).read() };
+        fill(&block, 7);
+        assert!(!memory.has_left());
+        drop(block);
+        let next = QueueBlock::new(Some(&memory), 3 * 4096);
+        assert_eq!((addr(&next), last(&next), memory.has_left()), (at, 7, false));
+        drop(next);
+        assert!(memory.has_left());
+        memory.trim();
+        assert!(!memory.has_left());
+        let after = QueueBlock::new(Some(&memory), 3 * 4096);
+        assert_eq!((addr(&after), last(&after)), (at, if cfg!(miri) { 7 } else { 0 }));
+        fill(&after, 8);
+        assert_eq!(last(&after), 8);
+    }
+
+    #[test]
+    fn the_memory_of_a_queue_that_ends_on_a_reactor_is_given_back_by_who_looks_after_the_session() {
         let bytes = Slots::<(), ()>::bytes(256);
         assert!(bytes > 256 * MAX_PIECES * 16);
         let memory = QueueMemory::reserve(bytes).expect("memory");
-        let (at_end, ended) = mpsc::channel();
         let reactor = thread::spawn({
             let memory = Arc::clone(&memory);
             move || {
                 let slots = Slots::new(Some(&memory), 256, (), || (), |_| {});
                 drop((slots.take(), slots.take()));
-                drop(slots);
-                at_end.send(Arc::downgrade(&memory)).expect("the test listens");
             }
         });
         reactor.join().expect("a reactor");
-        let memory_of_session = ended.recv().expect("it has ended");
-        // The reactor has put it back as a whole, and nothing of it has gone.
-        assert_eq!(*memory.free(), FreeParts::new(memory.len));
-        assert_eq!(memory_of_session.strong_count(), 1);
-        drop(memory);
-        assert_eq!(memory_of_session.strong_count(), 0);
+        // The reactor has put it back, and nothing of it has gone.
+        assert!(memory.has_left());
+        assert_eq!(Arc::strong_count(&memory), 1);
+        memory.trim();
+        assert_eq!(memory.parts().unused, FreeParts::new(memory.len));
     }
 }

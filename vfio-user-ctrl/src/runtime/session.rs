@@ -265,7 +265,8 @@ impl Session {
     /// # Errors
     /// What the operating system says of the doorbells' page.
     pub(crate) fn new(id: u64, ctrl: &Arc<Ctrl>, groups: usize, limits: CtrlLimits) -> io::Result<Self> {
-        let queue_memory = usize::from(ctrl.max_queues) * queue_memory_bytes::<Bdevs>(ctrl.max_queue_depth);
+        // One more: what one has left may be on its way back to the system.
+        let queue_memory = (usize::from(ctrl.max_queues) + 1) * queue_memory_bytes::<Bdevs>(ctrl.max_queue_depth);
         Ok(Self {
             id,
             ctrl: Arc::clone(ctrl),

@@ -410,7 +410,7 @@ impl Server {
         }
     }
 
-    /// Clients that hold reactors up, and clients that wait.
+    /// Sessions that are over, what queues have left, clients that hold reactors up, and clients that wait.
     fn watch(&mut self) {
         let is_nowhere_else = |(_, session): &mut (Arc<Routes>, Arc<Session>)| session.is_nowhere_else();
         for (_, session) in self.ended.extract_if(.., is_nowhere_else) {
@@ -422,6 +422,9 @@ impl Server {
         }
         for group in groups.values() {
             group.watch();
+        }
+        for connection in self.connections.values() {
+            self.unmap_worker.trim(connection.session());
         }
         let blocked = |connection: &Connection| connection.session().interrupts.has_blocked();
         let blocked: Vec<u64> =

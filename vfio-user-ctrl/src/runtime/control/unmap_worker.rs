@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use super::super::session::Session;
 use super::worker::Worker;
-use guest_memory::{MappedFile, Region};
+use guest_memory::{MappedFile, QueueMemory, Region};
 
 /// A thread that unmaps. To unmap a large region takes long: neither a reactor nor the control thread has that time.
 #[derive(Debug)]
 pub(super) struct UnmapWorker(Worker<ToUnmap>);
 
-/// What is dropped there.
+/// What is dropped there, or trimmed.
 #[derive(Debug)]
 enum ToUnmap {
+    QueueMemory(Arc<QueueMemory>),
     Region { _region: Arc<Region> },
     File { _file: Arc<MappedFile> },
     Session { _session: Arc<Session> },
@@ -25,7 +26,12 @@ impl UnmapWorker {
     /// # Errors
     /// What the operating system says.
     pub(super) fn start() -> io::Result<Self> {
-        Ok(Self(Worker::start("courier_unmap", drop::<ToUnmap>)?))
+        let unmap = |what| {
+            if let ToUnmap::QueueMemory(memory) = what {
+                memory.trim();
+            }
+        };
+        Ok(Self(Worker::start("courier_unmap", unmap)?))
     }
 
     /// Has those of the regions unmapped that nobody else holds. The others come back.
@@ -35,6 +41,13 @@ impl UnmapWorker {
             self.0.send(ToUnmap::Region { _region: region });
         }
         held
+    }
+
+    /// Has what the queues of a session have left given back to the system, if they have left anything.
+    pub(super) fn trim(&self, session: &Session) {
+        if let Some(memory) = session.queue_memory.as_ref().filter(|memory| memory.has_left()) {
+            self.0.send(ToUnmap::QueueMemory(Arc::clone(memory)));
+        }
     }
 
     /// Has the memory of a session's queues and its doorbells unmapped. It is nowhere else.
