@@ -153,6 +153,11 @@ impl Table {
         self.commands.get_mut(slot.index()).filter(|command| command.occupied != Occupied::No)
     }
 
+    /// Returns whether the memory of this command's data is gone.
+    pub(super) fn is_detached(&self, slot: Slot) -> bool {
+        self.commands.get(slot.index()).is_none_or(Command::is_detached)
+    }
+
     /// Gives a place back.
     #[inline]
     pub(super) fn release(&mut self, slot: Slot) {

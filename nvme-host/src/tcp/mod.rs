@@ -10,7 +10,8 @@
 //! 2. Call [`build_transfers`](Wire::build_transfers), send what [`output`](Wire::output) has by one system call, and
 //!    tell [`sent`](Wire::sent) how much went.
 //! 3. Receive as much as there is into one large buffer, and call [`next`](Wire::next) with it until it has nothing
-//!    more. Then the whole input has been taken: nothing of it need be kept.
+//!    more. Then the whole input has been taken: nothing of it need be kept. Where much data is under way,
+//!    [`place`](Wire::place) tells where the rest of it may be received directly.
 //!
 //! There is no clock. That each step ends in time (`ICResp` among them) is the caller's to watch; a command that is
 //! given up is [detached](Wire::detach).
@@ -50,6 +51,7 @@ pub use self::error::ProtocolError;
 pub use self::output::Chunk;
 use self::output::Output;
 use self::pdu::Rules;
+pub use self::receive::Place;
 use self::receive::Receiver;
 
 /// The most commands of a queue: each identifier still has 4 bits to count by.

@@ -26,6 +26,17 @@ struct Incoming {
     success: bool,
 }
 
+/// Where the next bytes of the stream belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The command.
+    pub slot: Slot,
+    /// Where in its data.
+    pub offset: u32,
+    /// How many bytes there are at most.
+    pub len: u32,
+}
+
 /// Where in a PDU the stream is.
 #[derive(Debug)]
 pub(super) struct Receiver {
@@ -68,6 +79,31 @@ impl Wire {
                 Taken::Nothing => return Ok(None),
                 Taken::Event(event) => return Ok(Some(event)),
                 Taken::Header => {}
+            }
+        }
+    }
+
+    /// Returns where the next bytes of the stream belong, if they are data whose header has been checked: then they may
+    /// be received right there, and told by [`placed`](Self::placed). That is worth it for much data only.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        let incoming = self.receiver.incoming.as_ref()?;
+        let is_next = self.state == State::Ready && incoming.pad == 0 && incoming.left > 0;
+        let can = is_next && !self.table.is_detached(incoming.slot);
+        can.then_some(Place { slot: incoming.slot, offset: incoming.offset, len: incoming.left })
+    }
+
+    /// So many bytes were received where [`place`](Self::place) said, no more than it said. `crc32c` is called if data
+    /// has digests: with the digest of the PDU's data before them, for that with them. [`next`](Self::next) then goes
+    /// on with what came behind them, and is to be called even if that is nothing.
+    pub fn placed(&mut self, count: u32, crc32c: impl FnOnce(u32) -> u32) {
+        let has_digest = self.parameters.digests.data;
+        if let Some(incoming) = self.receiver.incoming.as_mut() {
+            let count = count.min(incoming.left);
+            incoming.left -= count;
+            incoming.offset += count;
+            if has_digest {
+                incoming.crc = crc32c(incoming.crc);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nvme_host::tcp::{Chunk, Digests, Event, Options, Slot, Wire};
+use nvme_host::tcp::{Chunk, Digests, Event, Options, Place, Slot, Wire};
 use nvme_spec::nvm::BlockDw12;
 use nvme_spec::tcp::{
     C2hData, CapsuleCmd, CapsuleResp, FatalError, IcResp, PduDigests, PduFlags, PduHeader, PduType, R2t, TermReq,
@@ -46,7 +46,9 @@ pub mod step {
     pub const DETACH: u8 = 17;
     /// The stream ends.
     pub const CLOSE: u8 = 18;
-    pub const COUNT: u8 = 19;
+    /// Data whose header has come is received in its place, at most so many bytes.
+    pub const RECEIVE_IN_PLACE: u8 = 19;
+    pub const COUNT: u8 = 20;
 }
 
 /// The dwords of a command's data are fewer, which is more than an `H2CData` may have.
@@ -132,6 +134,10 @@ impl PoolWorld {
                 self.receive(count.into());
             }
             step::RECEIVE_ALL => self.receive(usize::MAX),
+            step::RECEIVE_IN_PLACE => {
+                let count = script.u16();
+                self.receive_in_place(count.into());
+            }
             kind @ (step::COMMAND | step::READ | step::WRITE) => {
                 self.submit(kind, u32::from(script.u16() % MOST_DWORDS) * 4);
             }
@@ -325,6 +331,20 @@ impl PoolWorld {
             }
         }
         assert!(input.is_empty(), "all input is taken");
+    }
+
+    fn receive_in_place(&mut self, max: usize) {
+        let Some(Place { slot, offset, len }) = self.wire.place() else { return };
+        let running = self.running.get_mut(&slot).expect("data is for a command in flight");
+        assert!(!running.is_write && !running.is_detached && len > 0);
+        assert!(offset == running.done && len <= running.len - running.done);
+        let count = max.min(len as usize).min(self.stream.len());
+        running.done += count as u32;
+        let rest = self.stream.split_off(count);
+        let now = std::mem::replace(&mut self.stream, rest);
+        self.last = 0;
+        self.wire.placed(count as u32, |before| crc32c::crc32c_append(before, &now));
+        self.receive(0);
     }
 
     /// The wire and the world know of the same commands.

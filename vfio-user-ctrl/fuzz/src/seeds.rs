@@ -108,11 +108,14 @@ fn pool_seeds() -> Seeds {
     let asked = |digests| one_write(digests).then(&request(0, 1024)).then(&request(0, 3072)).then(&come());
     let many = (0..8).fold(connection(0, 0), |w, _| w.then(&read(64)).then(&write(64)));
     let torn = (0..40).fold(one_read(3).then(&data(0, 1, 128)).then(&response(0)), |w, i| w.step(s::RECEIVE).u16(i));
+    let in_place = one_read(3).then(&data(0, 3, 128)).step(s::RECEIVE).u16(40);
+    let in_place = in_place.step(s::RECEIVE_IN_PLACE).u16(100).step(s::RECEIVE_IN_PLACE).u16(1000).then(&come());
     vec![
         ("read", one_read(0).then(&data(0, 1, 128)).then(&response(0)).then(&come())),
         ("read-digests", one_read(3).then(&data(0, 0, 64)).then(&data(0, 1, 64)).then(&response(0)).then(&come())),
         ("read-success", one_read(2).then(&data(0, 3, 128)).then(&come())),
         ("read-torn", torn),
+        ("read-in-place", in_place),
         ("read-short", one_read(0).then(&data(0, 1, 64)).then(&response(0)).then(&come())),
         ("read-at", one_read(0).step(s::DATA_AT).u8(0).u32(256).u8(1).u16(64).then(&come())),
         ("write-in-capsule", sent(connection(3, 128).then(&write(512))).then(&response(0)).then(&come())),

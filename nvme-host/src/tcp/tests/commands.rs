@@ -272,6 +272,51 @@ fn data_of_a_command_that_was_given_up_is_dropped() {
 }
 
 #[test]
+fn data_may_be_received_in_its_place_once_its_header_is_checked_and_not_before() {
+    for (digests, header) in [(NONE, 24), (BOTH, 28)] {
+        let mut harness = Harness::ready(Options { digests, ..OPTIONS });
+        let slot = harness.read(5, 1024);
+        let cid = CapsuleCmd::read_from_prefix(&harness.send()).expect("a capsule").0.sqe.cid;
+        let pdu = c2h_data(cid, 0, &patterned(5, 0, 1024), Mark::Success, digests);
+        harness.receive(&pdu[..header - 1]).expect("it is right");
+        assert_eq!(harness.wire.place(), None, "its header is not there");
+        harness.receive(&pdu[header - 1..header + 24]).expect("it is right");
+        assert_eq!(harness.wire.place(), Some(Place { slot, offset: 24, len: 1000 }));
+        let told = harness.receive_in_place(&pdu[header + 24..header + 500], 1).expect("it is right");
+        assert_eq!((told, harness.wire.place()), (vec![], Some(Place { slot, offset: 500, len: 524 })));
+        let told = harness.receive_in_place(&pdu[header + 500..], 1).expect("it is right");
+        assert!(matches!(*told, [Told::Completed(ended, Ok(_))] if ended == slot));
+        assert_eq!((harness.wire.place(), &harness.buffers[slot.index()]), (None, &patterned(5, 0, 1024)));
+    }
+}
+
+#[test]
+fn data_of_a_command_that_was_given_up_has_no_place() {
+    let mut harness = Harness::ready(OPTIONS);
+    let slot = harness.read(5, 1024);
+    let cid = harness.send_commands()[0];
+    let pdu = c2h_data(cid, 0, &[0xff; 1024], Mark::Success, NONE);
+    harness.receive(&pdu[..100]).expect("it is right");
+    assert!(harness.wire.place().is_some());
+    harness.wire.detach(slot).expect("it is sent");
+    assert_eq!(harness.wire.place(), None);
+    harness.wire.close();
+    assert_eq!(harness.wire.place(), None);
+}
+
+#[test]
+fn a_wrong_data_digest_is_found_out_in_place_too() {
+    let digests = Digests { header: false, data: true };
+    let mut harness = Harness::ready(Options { digests, ..OPTIONS });
+    let slot = harness.read(1, 512);
+    let cid = harness.send_commands()[0];
+    let mut spoilt = c2h_data(cid, 0, &patterned(1, 0, 512), Mark::Success, digests);
+    spoilt[100] ^= 1;
+    let told = harness.receive_in_place(&spoilt, 24).expect("the connection goes on");
+    assert_eq!(told, [Told::Completed(slot, Err(TransferError::DataDigest))]);
+}
+
+#[test]
 fn a_write_is_given_up_only_while_none_of_its_data_is_asked_for() {
     let mut harness = Harness::ready(OPTIONS);
     let slot = harness.write(1, 512);
