@@ -1,6 +1,7 @@
 //! The RPC methods.
 
 mod creation;
+mod creations;
 mod diagnosis;
 
 use std::cell::RefCell;
@@ -37,9 +38,9 @@ impl Method for PoolGet {
         request.answer(match params.name {
             None => {
                 let pools = registry::all();
-                Ok(pools.iter().map(|pool| pool.describe()).chain(creation::describe_all()).collect())
+                Ok(pools.iter().map(|pool| pool.describe()).chain(creations::describe_all()).collect())
             }
-            Some(name) => match creation::describe(&name) {
+            Some(name) => match creations::describe(&name) {
                 Some(told) => Ok(vec![told]),
                 None => find_pool(&name).map(|pool| vec![pool.describe()]),
             },
@@ -54,7 +55,7 @@ impl Method for PoolDelete {
     type Params = PoolDeleteParams;
 
     fn call(params: PoolDeleteParams, request: Request) {
-        if creation::cancel(&params.name) {
+        if creations::cancel(&params.name) {
             return request.reply(&true);
         }
         match find_pool(&params.name) {
@@ -143,7 +144,7 @@ fn not_deleted(name: &str, errno: Errno) -> RpcError {
 
 fn find_pool(name: &str) -> Result<Rc<Pool>, RpcError> {
     registry::find(name).ok_or_else(|| {
-        if creation::describe(name).is_some() {
+        if creations::describe(name).is_some() {
             let text = format!("pool '{name}' is being created; wait until courier_pool_create is answered");
             return RpcError::failed(Errno::BUSY, text);
         }

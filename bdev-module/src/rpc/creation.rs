@@ -1,62 +1,30 @@
-//! Pools that are being created: who waits for the outcome, what is told of them meanwhile, and how they are called
-//! off.
+//! How pools are created, from the RPC to the answer.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::ffi::CStr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use spdk::Errno;
 use spdk::nvme::{Connect, ConnectFailed, Ctrlr};
 use spdk::poller::Poll;
 use spdk::rpc::{Method, Request, RpcError, State};
-use spdk::thread::AppCell;
 
+use super::creations::{self, PoolCreation, RpcClient, all, deleted, find};
 use super::diagnosis::diagnose;
-use crate::attempts::{self, PollerSlot, detach, drive, new_slot, remember};
+use crate::attempts::{self, PollerSlot, detach, drive, new_slot};
 use crate::params::{PoolParams, Trtype};
-use crate::pool::{Pool, describe_path};
+use crate::pool::Pool;
 use crate::registry;
 
 /// How long it is waited for a new pool that may be away, so that one that is there can be used at once.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
-/// The pools that are being created and have no controller yet, by name.
-static CREATIONS: AppCell<BTreeMap<String, Rc<PoolCreation>>> = AppCell::new(BTreeMap::new);
-
-/// The clients that wait for an answer.
-static CLIENTS: AppCell<Vec<Weak<RpcClient>>> = AppCell::new(Vec::new);
-
-/// A client that is answered once, by whoever knows the answer first.
-struct RpcClient(RefCell<Option<Request>>);
-
-impl RpcClient {
-    fn new(request: Request) -> Rc<Self> {
-        let client = Rc::new(Self(RefCell::new(Some(request))));
-        remember(&CLIENTS, &client);
-        client
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.0.borrow().is_some()
-    }
-
-    fn answer(&self, answer: Result<Value, RpcError>) {
-        if let Some(request) = self.0.take() {
-            request.answer(answer);
-        }
-    }
-}
-
 /// The application ends: what is being connected is dropped, and the clients that wait are told so.
 pub(crate) fn stop_connecting() {
-    for client in CLIENTS.with(RefCell::take).iter().filter_map(Weak::upgrade) {
-        client.answer(Err(RpcError::failed(Errno::CANCELED, "the pool was not created: the application is ending")));
-    }
+    creations::stop();
     attempts::stop();
-    CREATIONS.with(RefCell::take);
 }
 
 /// The method `courier_pool_create`.
@@ -70,9 +38,18 @@ impl Method for PoolCreate {
     fn call(params: PoolParams, request: Request) {
         match check(&params) {
             Err(error) => request.fail(&error),
-            Ok(()) if params.wait => PoolCreation::begin(params, request),
+            Ok(()) if params.wait => start_connected(params, request),
             Ok(()) => start_away(params, request),
         }
+    }
+}
+
+/// Makes a pool that must be there. Answers when it is connected, or cannot be.
+fn start_connected(params: PoolParams, request: Request) {
+    let creation = PoolCreation::begin(params, request);
+    match creation.params.connect() {
+        Ok(connect) => Attempt::start(connect, creation),
+        Err(error) => cannot_connect(creation, &error),
     }
 }
 
@@ -106,10 +83,6 @@ fn start_away(params: PoolParams, request: Request) {
 /// Returns what is told of a new pool, if it is not on its way out already.
 fn described(pool: Option<Rc<Pool>>, name: &str) -> Result<Value, RpcError> {
     pool.filter(|pool| !pool.is_deleting()).map(|pool| pool.describe()).ok_or_else(|| deleted(name))
-}
-
-fn deleted(name: &str) -> RpcError {
-    RpcError::failed(Errno::CANCELED, format!("pool '{name}' was deleted while it was being created"))
 }
 
 fn not_set_up(name: &str, errno: Errno) -> RpcError {
@@ -146,119 +119,30 @@ fn check(params: &PoolParams) -> Result<(), RpcError> {
     })
 }
 
-fn find(name: &str) -> Option<Rc<PoolCreation>> {
-    CREATIONS.with(|creations| creations.borrow().get(name).cloned())
-}
-
-fn all() -> Vec<Rc<PoolCreation>> {
-    CREATIONS.with(|creations| creations.borrow().values().cloned().collect())
-}
-
-/// Returns what `courier_pool_get` tells of the pool of that name, if it is being created.
-pub(super) fn describe(name: &str) -> Option<Value> {
-    find(name).map(|creation| creation.describe())
-}
-
-/// Returns the same of all.
-pub(super) fn describe_all() -> Vec<Value> {
-    all().iter().map(|creation| creation.describe()).collect()
-}
-
-/// Calls the creation of a pool off. Returns whether there was one of that name.
-pub(super) fn cancel(name: &str) -> bool {
-    let found = find(name);
-    if let Some(creation) = &found {
-        creation.finish(Err(deleted(name)));
-    }
-    found.is_some()
-}
-
-/// A pool that is being created: it is being connected, or it is being found out why it cannot be.
-pub(super) struct PoolCreation {
-    pub(super) params: PoolParams,
-    client: Rc<RpcClient>,
-}
-
-impl PoolCreation {
-    fn begin(params: PoolParams, request: Request) {
-        let creation = Rc::new(Self { params, client: RpcClient::new(request) });
-        CREATIONS.with(|creations| {
-            creations.borrow_mut().insert(creation.params.name.clone(), Rc::clone(&creation));
-        });
-        match creation.params.connect() {
-            Ok(connect) => Attempt::start(connect, creation),
-            Err(error) => creation.cannot_connect(&error),
+/// A pool has its controller: it is created, and its client is answered when it is known what that has.
+fn connected(creation: Rc<PoolCreation>, ctrlr: Ctrlr) {
+    creation.forget();
+    match Pool::start(creation.params.clone(), ctrlr) {
+        Ok(pool) => {
+            registry::insert(&pool);
+            let found = Rc::downgrade(&pool);
+            pool.when_scanned(move || creation.finish(described(found.upgrade(), &creation.params.name)));
         }
+        Err(errno) => creation.finish(Err(not_set_up(&creation.params.name, errno))),
     }
+}
 
-    /// Returns whether somebody still waits for the pool.
-    fn is_wanted(&self) -> bool {
-        self.client.is_waiting()
-    }
-
-    /// It is over, and its client is told the outcome.
-    pub(super) fn finish(&self, answer: Result<Value, RpcError>) {
-        self.forget();
-        self.client.answer(answer);
-    }
-
-    fn forget(&self) {
-        CREATIONS.with(|creations| {
-            let is_this = |other: &Rc<Self>| std::ptr::eq(Rc::as_ptr(other), self);
-            let mut creations = creations.borrow_mut();
-            if creations.get(&self.params.name).is_some_and(is_this) {
-                creations.remove(&self.params.name);
-            }
-        });
-    }
-
-    /// It has its controller: it is a pool, and its client is answered when it is known what that has.
-    fn connected(self: Rc<Self>, ctrlr: Ctrlr) {
-        self.forget();
-        match Pool::start(self.params.clone(), ctrlr) {
-            Ok(pool) => {
-                registry::insert(&pool);
-                let found = Rc::downgrade(&pool);
-                pool.when_scanned(move || self.finish(described(found.upgrade(), &self.params.name)));
-            }
-            Err(errno) => self.finish(Err(not_set_up(&self.params.name, errno))),
+fn cannot_connect(creation: Rc<PoolCreation>, error: &ConnectFailed) {
+    let params = &creation.params;
+    match error {
+        ConnectFailed::Refused => diagnose(creation, Errno::NXIO),
+        // SPDK begins nothing over RDMA on a machine without a device.
+        ConnectFailed::NotBegun if params.trtype == Trtype::Rdma => diagnose(creation, Errno::NXIO),
+        error => {
+            let errno = if *error == ConnectFailed::InUse { Errno::EXIST } else { Errno::NXIO };
+            let text = format!("pool '{}' at {}: {error}", params.name, params.target());
+            creation.finish(Err(RpcError::failed(errno, text)));
         }
-    }
-
-    fn cannot_connect(self: Rc<Self>, error: &ConnectFailed) {
-        let params = &self.params;
-        match error {
-            ConnectFailed::Refused => diagnose(self, Errno::NXIO),
-            // SPDK begins nothing over RDMA on a machine without a device.
-            ConnectFailed::NotBegun if params.trtype == Trtype::Rdma => diagnose(self, Errno::NXIO),
-            error => {
-                let errno = if *error == ConnectFailed::InUse { Errno::EXIST } else { Errno::NXIO };
-                let text = format!("pool '{}' at {}: {error}", params.name, params.target());
-                self.finish(Err(RpcError::failed(errno, text)));
-            }
-        }
-    }
-
-    /// As [`Pool::describe`] does for one that is there.
-    fn describe(&self) -> Value {
-        const STATE: &str = "connecting";
-        let params = &self.params;
-        json!({
-            "name": params.name,
-            "state": STATE,
-            "last_error": null,
-            "subnqn": params.subnqn,
-            "hostnqn": params.hostnqn,
-            "paths": [describe_path(params, STATE)],
-            "io_queues": null,
-            "queue_pairs": [],
-            "unanswered_cores": [],
-            "namespaces": [],
-            "pending_bdevs": [],
-            "losses": 0,
-            "held_ios": 0,
-            "resent_ios": 0,
-        })
     }
 }
 
@@ -297,9 +181,9 @@ impl Attempt {
         self.poller.take();
         match outcome {
             Ok(ctrlr) if is_over => detach(ctrlr),
-            Ok(ctrlr) => creation.connected(ctrlr),
+            Ok(ctrlr) => connected(creation, ctrlr),
             Err(_) if is_over => {}
-            Err(error) => creation.cannot_connect(&error),
+            Err(error) => cannot_connect(creation, &error),
         }
         Poll::Busy
     }

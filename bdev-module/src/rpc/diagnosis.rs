@@ -9,7 +9,7 @@ use spdk::nvme::rdma_reach;
 use spdk::rpc::RpcError;
 use spdk::thread::{AppCell, send_to_app};
 
-use super::creation::PoolCreation;
+use super::creations::PoolCreation;
 use crate::params::{PoolParams, Trtype};
 
 /// How long it may take.

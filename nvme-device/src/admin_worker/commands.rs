@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::messages::{AdminCommand, Answer, Output, QueuePlace, Report, Ticket, UnusableMemory};
-use super::poll_group::GroupRequest;
+use super::messages::{AdminCommand, Answer, GroupRequest, Output, QueuePlace, Report, Ticket, UnusableMemory};
 use super::{AdminWorker, WorkerState};
 use crate::model::admin::{CreateCq, CreateSq, Outcome, PendingFeature, QueueId};
 use crate::queue::{Coalescing, Settings};

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::messages::{Answer, Output, QueuePlace, Report, Ticket, UnusableMemory};
-use super::poll_group::GroupRequest;
+use super::messages::{Answer, GroupRequest, Output, QueuePlace, Report, Ticket, UnusableMemory};
 use super::requests::Request;
 use super::{AdminWorker, AfterStop, FLUSH_TIME, MAPPING_TIME, WorkerState};
 use crate::model::regs::Enable;

@@ -8,7 +8,6 @@ use crate::queue::{QueueErrorEvent, Settings};
 use guest_memory::Fault;
 use nvme_spec::{Sqe, Status};
 
-use super::poll_group::GroupRequest;
 use super::requests::Request;
 
 /// What an [`Answer`] is the answer to. No two questions have the same one, so that an answer that comes too late is
@@ -119,6 +118,63 @@ pub enum QueuePlace {
         /// Where their event indexes are to be.
         event_idx: u64,
     },
+}
+
+/// What a poll group is to do with its queues of the controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupRequest {
+    /// Make a completion queue.
+    CreateCq {
+        /// Its identifier.
+        qid: u16,
+        /// Where it is in guest memory.
+        base: u64,
+        /// How many entries it has.
+        entries: u16,
+        /// The interrupt vector, if the host wants interrupts.
+        vector: Option<u16>,
+        /// Set if volatile write caches are used.
+        write_cache: bool,
+    },
+    /// Make a submission queue, whose completion queue is here.
+    CreateSq {
+        /// Its identifier.
+        qid: u16,
+        /// Where it is in guest memory.
+        base: u64,
+        /// How many entries it has.
+        entries: u16,
+        /// Its completion queue.
+        cqid: u16,
+    },
+    /// Delete a submission queue. It is done when all its commands have ended.
+    DeleteSq {
+        /// Its identifier.
+        qid: u16,
+    },
+    /// Delete a completion queue.
+    DeleteCq {
+        /// Its identifier.
+        qid: u16,
+    },
+    /// Abort a command. It has failed if the command was not aborted.
+    Abort {
+        /// The submission queue that it came from.
+        sqid: u16,
+        /// Its command identifier.
+        cid: u16,
+    },
+    /// Use volatile write caches or not.
+    SetWriteCache {
+        /// Set if they are used.
+        on: bool,
+    },
+    /// Take the [`Settings`] that are stored.
+    TakeSettings,
+    /// Write back what the namespaces have in volatile caches.
+    Flush,
+    /// Delete all queues. It is done when no command is in flight.
+    DeleteAll,
 }
 
 /// What is to be done, in this order. What has a [`Ticket`] is answered by [`Input::Answer`], at once or later.

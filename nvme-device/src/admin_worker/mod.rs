@@ -29,8 +29,10 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-pub use self::messages::{AdminCommand, Answer, Input, Output, QueuePlace, Report, Ticket, UnusableMemory};
-pub use self::poll_group::{Condition, GroupRequest};
+pub use self::messages::{
+    AdminCommand, Answer, GroupRequest, Input, Output, QueuePlace, Report, Ticket, UnusableMemory,
+};
+pub use self::poll_group::Condition;
 pub use self::requests::{Request, Requests};
 
 use self::commands::CommandInFlight;

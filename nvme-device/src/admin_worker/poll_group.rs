@@ -1,67 +1,10 @@
-//! What the admin worker has poll groups do, and how they do it.
+//! How poll groups do what the admin worker has them do.
 
 use crate::model::admin::CreateSq;
 use crate::model::regs::Enable;
 use crate::queue::{Backend, Queues, Settings};
 
-use super::messages::{Answer, QueuePlace, UnusableMemory};
-
-/// What a poll group is to do with its queues of the controller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GroupRequest {
-    /// Make a completion queue.
-    CreateCq {
-        /// Its identifier.
-        qid: u16,
-        /// Where it is in guest memory.
-        base: u64,
-        /// How many entries it has.
-        entries: u16,
-        /// The interrupt vector, if the host wants interrupts.
-        vector: Option<u16>,
-        /// Set if volatile write caches are used.
-        write_cache: bool,
-    },
-    /// Make a submission queue, whose completion queue is here.
-    CreateSq {
-        /// Its identifier.
-        qid: u16,
-        /// Where it is in guest memory.
-        base: u64,
-        /// How many entries it has.
-        entries: u16,
-        /// Its completion queue.
-        cqid: u16,
-    },
-    /// Delete a submission queue. It is done when all its commands have ended.
-    DeleteSq {
-        /// Its identifier.
-        qid: u16,
-    },
-    /// Delete a completion queue.
-    DeleteCq {
-        /// Its identifier.
-        qid: u16,
-    },
-    /// Abort a command. It has failed if the command was not aborted.
-    Abort {
-        /// The submission queue that it came from.
-        sqid: u16,
-        /// Its command identifier.
-        cid: u16,
-    },
-    /// Use volatile write caches or not.
-    SetWriteCache {
-        /// Set if they are used.
-        on: bool,
-    },
-    /// Take the [`Settings`] that are stored.
-    TakeSettings,
-    /// Write back what the namespaces have in volatile caches.
-    Flush,
-    /// Delete all queues. It is done when no command is in flight.
-    DeleteAll,
-}
+use super::messages::{Answer, GroupRequest, QueuePlace, UnusableMemory};
 
 impl GroupRequest {
     pub(super) fn create_sq(create: CreateSq, entries: u16) -> Self {

@@ -82,20 +82,14 @@ impl CompletionQueue {
         }
         let granted = wanted.min(free);
         self.reserved.set(self.reserved.get() + granted);
-        Reservation::new(self, granted)
+        Reservation::new(&self.reserved, granted)
     }
 
     /// Releases an entry that is not used.
     #[inline]
     pub(super) fn release(&self, entry: Reserved) {
         entry.consume();
-        self.unreserve(1);
-    }
-
-    /// So many entries are not reserved any more. To be called by who had them.
-    #[inline]
-    pub(super) fn unreserve(&self, count: u16) {
-        self.reserved.set(self.reserved.get().wrapping_sub(count));
+        self.reserved.set(self.reserved.get().wrapping_sub(1));
     }
 
     /// Entries that are neither filled nor reserved, if the guest has taken those before `head`. One entry of a queue

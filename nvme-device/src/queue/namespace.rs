@@ -8,6 +8,9 @@ use super::Backend;
 use super::fence::{Fence, FenceGuard};
 use crate::model::io::NsGeometry;
 
+/// The most namespaces of a controller (NN).
+pub const MAX_NAMESPACES: usize = crate::model::admin::MAX_NAMESPACES as usize;
+
 /// A thread's way to one namespace. Every I/O holds it while it is in flight.
 pub struct NamespaceChannel<B: Backend> {
     /// The namespace.
@@ -28,6 +31,11 @@ pub struct NamespaceChannel<B: Backend> {
 
 /// The namespaces of a session on one thread, by identifier less one.
 pub(super) type NamespaceChannels<B> = RefCell<Vec<Option<Rc<NamespaceChannel<B>>>>>;
+
+/// Returns where the namespace of an identifier is among them, if there can be one.
+pub(super) fn namespace_index(nsid: u32) -> Option<usize> {
+    usize::try_from(nsid.checked_sub(1)?).ok().filter(|index| *index < MAX_NAMESPACES)
+}
 
 impl<B: Backend> NamespaceChannel<B> {
     /// Returns a way to the namespace `nsid` by `channel`.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::completion::CompletionQueue;
 use super::context::{CommandFault, Context, QueueErrorEvent};
 use super::interrupt::{Coalescing, Interrupts, Vector};
-use super::namespace::{NamespaceChannel, NamespaceChannels};
-use super::state::{CompletionState, LeftoverState, SubmissionState};
+use super::namespace::{NamespaceChannel, NamespaceChannels, namespace_index};
+use super::state::{CompletionState, LeftoverState, SubmissionState, Totals};
 use super::submission::{IoState, SubmissionQueue, Submissions};
 use super::{AdminQueue, Backend, Cursor, TraceStep, Traced, admin};
 use crate::model::io::NsGeometry;
@@ -743,41 +743,8 @@ impl PendingAborts {
     }
 }
 
-/// Commands and data that were carried.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Read commands (with Compare).
-    pub reads: u64,
-    /// Write commands.
-    pub writes: u64,
-    /// Bytes read.
-    pub bytes_read: u64,
-    /// Bytes written.
-    pub bytes_written: u64,
-}
-
-impl Totals {
-    /// Returns the sums of both.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            reads: self.reads.wrapping_add(other.reads),
-            writes: self.writes.wrapping_add(other.writes),
-            bytes_read: self.bytes_read.wrapping_add(other.bytes_read),
-            bytes_written: self.bytes_written.wrapping_add(other.bytes_written),
-        }
-    }
-}
-
 /// Returns the completion queue of that identifier.
 #[inline]
 fn find(queues: &[Rc<CompletionQueue>], cqid: u16) -> Option<&Rc<CompletionQueue>> {
     queues.binary_search_by_key(&cqid, |queue| queue.qid()).ok().and_then(|place| queues.get(place))
 }
-
-pub(super) fn namespace_index(nsid: u32) -> Option<usize> {
-    usize::try_from(nsid.checked_sub(1)?).ok().filter(|index| *index < MAX_NAMESPACES)
-}
-
-/// The most namespaces of a controller (NN).
-pub const MAX_NAMESPACES: usize = crate::model::admin::MAX_NAMESPACES as usize;

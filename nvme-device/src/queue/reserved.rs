@@ -1,8 +1,7 @@
 //! Completion entries that are reserved.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use super::completion::CompletionQueue;
 
 /// An entry of a completion queue that is reserved for one command. It is used by a completion or given back to the
 /// queue that it is of: one that is dropped is lost to that queue, which is a fault of this program.
@@ -33,15 +32,16 @@ impl Drop for Reserved {
 /// are given back.
 #[must_use = "the entries are given back when this is dropped"]
 pub(super) struct Reservation<'a> {
-    queue: &'a CompletionQueue,
+    /// How many entries of the queue are reserved.
+    reserved: &'a Cell<u16>,
     left: u16,
 }
 
 impl<'a> Reservation<'a> {
-    /// Returns `count` entries, which `queue` counts as reserved.
+    /// Returns `count` entries of a queue, which `reserved` counts.
     #[inline]
-    pub(super) fn new(queue: &'a CompletionQueue, count: u16) -> Self {
-        Self { queue, left: count }
+    pub(super) fn new(reserved: &'a Cell<u16>, count: u16) -> Self {
+        Self { reserved, left: count }
     }
 
     /// Returns how many entries are left.
@@ -61,7 +61,7 @@ impl<'a> Reservation<'a> {
 impl Drop for Reservation<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.queue.unreserve(self.left);
+        self.reserved.set(self.reserved.get().wrapping_sub(self.left));
     }
 }
 

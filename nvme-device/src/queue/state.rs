@@ -1,4 +1,4 @@
-//! What queues hold, for those who look into them.
+//! What queues hold and have carried, for those who look into them.
 
 use serde::Serialize;
 
@@ -65,6 +65,32 @@ impl LeftoverState {
         Self {
             commands_in_flight: self.commands_in_flight.saturating_add(other.commands_in_flight),
             oldest: self.oldest.into_iter().chain(other.oldest).min(),
+        }
+    }
+}
+
+/// Commands and data that were carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Read commands (with Compare).
+    pub reads: u64,
+    /// Write commands.
+    pub writes: u64,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+}
+
+impl Totals {
+    /// Returns the sums of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            reads: self.reads.wrapping_add(other.reads),
+            writes: self.writes.wrapping_add(other.writes),
+            bytes_read: self.bytes_read.wrapping_add(other.bytes_read),
+            bytes_written: self.bytes_written.wrapping_add(other.bytes_written),
         }
     }
 }

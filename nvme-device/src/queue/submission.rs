@@ -16,10 +16,9 @@ use super::backend::{Backend, BlockOp, Refusal, Refused};
 use super::completion::CompletionQueue;
 use super::context::{CommandFault, Context, QueueErrorEvent};
 use super::cursor::Cursor;
-use super::namespace::{NamespaceChannel, NamespaceChannels};
-use super::queues::{Totals, namespace_index};
+use super::namespace::{NamespaceChannel, NamespaceChannels, namespace_index};
 use super::reserved::{Entries, Reserved};
-use super::state::SubmissionState;
+use super::state::{SubmissionState, Totals};
 use super::trace::{Reason, TraceStep, Traced};
 use crate::model::io::{self, IoCommand, IoKind, NsGeometry};
 use client_dma::ClientDmaStep;
@@ -28,8 +27,6 @@ use guest_memory::{Fault, Io, IoToken, Slots, guard};
 use nvme_spec::{FusedOperation, Sqe, Status, StatusCode, StatusCodeType};
 
 use extra::CommandExtra;
-
-pub use extra::complete_passthru;
 
 /// The most commands of one queue that are taken in a row, so that one queue cannot keep the others waiting.
 const BURST: u16 = 128;
@@ -715,7 +712,21 @@ pub fn complete<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {
     complete_unchecked(io, result);
 }
 
-/// The same where some memory of some guest is poisoned: what the backend took for the guest's data, or wrote where the
+/// An I/O that was [passed through](Backend::passthru) has ended; `dw0` is what the backend's own completion has in
+/// dword 0.
+pub fn complete_passthru<B: Backend>(io: CommandIo<B>, dw0: u32, result: Result<(), Status>) {
+    match result {
+        Ok(()) if guard::any() && io.is_poisoned() => {
+            let status = note_poisoned(&io);
+            fail(io, status);
+        }
+        Ok(()) if io.state().then.get() == NextStep::Complete => complete_command_with(io, dw0, Status::SUCCESS),
+        Ok(()) if io.state().then.get() == NextStep::ToGuest => client_dma::deliver(io, dw0),
+        result => complete(io, result),
+    }
+}
+
+/// The same as [`complete`] where some memory of some guest is poisoned: what the backend took for the guest's data, or wrote where the
 /// guest will look for it, may not have been the guest's memory.
 #[cold]
 fn complete_checked<B: Backend>(io: CommandIo<B>, result: Result<(), Status>) {

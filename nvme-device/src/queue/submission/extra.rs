@@ -1,15 +1,11 @@
 //! Commands that are seldom: Dataset Management, and what the backend carries out as it is.
 
-use super::{
-    CommandIo, IoState, NextStep, add_data, client_dma, complete, complete_command, complete_command_with, fail,
-    note_poisoned, refuse_or_keep, submit,
-};
+use super::{CommandIo, IoState, add_data, complete_command, fail, refuse_or_keep, submit};
 use crate::model::io::{IoCommand, IoKind, NsGeometry, PassthruCommand};
 use crate::queue::NamespaceChannel;
 use crate::queue::deallocate::Deallocate;
 use crate::queue::{Backend, BlockOp};
 use guest_memory::dptr::DptrError;
-use guest_memory::guard;
 use nvme_spec::{IoOpcode, Sqe, Status};
 
 /// What is known of such a command beside what all commands have.
@@ -105,19 +101,5 @@ pub(super) fn next_range<B: Backend>(io: CommandIo<B>) {
         fail(io, Status::ABORTED_SQ_DELETION);
     } else {
         super::send(io);
-    }
-}
-
-/// An I/O that was [passed through](Backend::passthru) has ended; `dw0` is what the backend's own completion has in
-/// dword 0.
-pub fn complete_passthru<B: Backend>(io: CommandIo<B>, dw0: u32, result: Result<(), Status>) {
-    match result {
-        Ok(()) if guard::any() && io.is_poisoned() => {
-            let status = note_poisoned(&io);
-            fail(io, status);
-        }
-        Ok(()) if io.state().then.get() == NextStep::Complete => complete_command_with(io, dw0, Status::SUCCESS),
-        Ok(()) if io.state().then.get() == NextStep::ToGuest => client_dma::deliver(io, dw0),
-        result => complete(io, result),
     }
 }
