@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use spdk::mailbox::AppThread;
 use spdk::thread::AppCell;
 
 use crate::disk::Disk;
@@ -27,7 +28,7 @@ static RECEIVERS: AppCell<Receivers<dyn Receiver<Disk>>> = AppCell::new(Receiver
 /// Returns an address that leads to nobody yet, and that nobody has had.
 pub(crate) fn new_address() -> Address<Disk> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    Address::new(NEXT.fetch_add(1, Ordering::Relaxed), act)
+    Address::new(NEXT.fetch_add(1, Ordering::Relaxed), act, AppThread)
 }
 
 /// The address leads to `receiver`.
@@ -41,7 +42,7 @@ pub(crate) fn close(address: &Address<Disk>) {
 }
 
 /// A message has come.
-fn act(number: u64, message: PoolMessage<Disk>) {
+fn act((number, message): (u64, PoolMessage<Disk>)) {
     let receiver = RECEIVERS.with(|receivers| receivers.borrow().find(number));
     if let Some(receiver) = receiver {
         receiver.take(message);

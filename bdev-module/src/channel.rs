@@ -115,9 +115,7 @@ impl<D: Target> PoolChannel<D> {
         if shared.doubted.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Err(error) = shared.address.send(PoolMessage::NamespaceDoubted { nsid }) {
-            log::error!("pool '{}': a doubt about namespace {nsid} could not be told: {error}", shared.name);
-        }
+        shared.address.send(PoolMessage::NamespaceDoubted { nsid });
     }
 
     /// A step of a walk: what waits is sent as far as it may be, and fails as far as it must.

@@ -177,10 +177,7 @@ impl Disk {
     }
 
     fn reset(&self, io: BdevIo<Self>) {
-        let reset = PoolMessage::Reset { nsid: self.nsid, io: io.carrier() };
-        if let Err(error) = self.device.shared().0.address().send(reset) {
-            log::error!("bdev '{}': a reset could not be begun: {error}", self.name());
-        }
+        self.device.shared().0.address().send(PoolMessage::Reset { nsid: self.nsid, io: io.carrier() });
     }
 
     fn admin(&self, io: BdevIo<Self>) {
@@ -440,10 +437,7 @@ impl Device for Disk {
     }
 
     fn destructed(&self) {
-        let gone = PoolMessage::DiskGone { nsid: self.nsid };
-        if let Err(error) = self.device.shared().0.address().send(gone) {
-            log::error!("bdev '{}' could not be forgotten: {error}", self.name());
-        }
+        self.device.shared().0.address().send(PoolMessage::DiskGone { nsid: self.nsid });
     }
 }
 

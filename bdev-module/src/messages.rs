@@ -3,9 +3,10 @@
 //! A pool is reached by an address that no other one ever has, and not by its name: what comes late is not for a pool
 //! that has the name by then.
 
-use spdk::Errno;
+use std::sync::Arc;
+
 use spdk::bdev::{Carrier, Device};
-use spdk::thread::send_to_app;
+use spdk::mailbox::{AppThread, Mailbox, WakeThread};
 
 /// What a pool is told.
 #[derive(Debug)]
@@ -48,18 +49,17 @@ pub(crate) trait Receiver<D: Device> {
     fn take(&self, message: PoolMessage<D>);
 }
 
-/// Where a pool can be told something, from any thread.
+/// Where a pool can be told something, from any thread. What is sent when the application has ended is dropped.
 #[derive(Debug)]
-pub(crate) struct Address<D: Device> {
+pub(crate) struct Address<D: Device, T = AppThread> {
     number: u64,
-    /// What is to be done on the application's thread with a message to the pool of that number.
-    act: fn(u64, PoolMessage<D>),
+    mailbox: Arc<Mailbox<(u64, PoolMessage<D>), T>>,
 }
 
-impl<D: Device> Address<D> {
-    /// Returns the address of that number, whose messages are given to `act`.
-    pub(crate) fn new(number: u64, act: fn(u64, PoolMessage<D>)) -> Self {
-        Self { number, act }
+impl<D: Device + 'static, T: WakeThread<(u64, PoolMessage<D>)>> Address<D, T> {
+    /// Returns the address of that number, whose messages are given to `act` on a thread.
+    pub(crate) fn new(number: u64, act: fn((u64, PoolMessage<D>)), thread: T) -> Self {
+        Self { number, mailbox: Mailbox::new(act, thread) }
     }
 
     /// Returns its number.
@@ -68,14 +68,59 @@ impl<D: Device> Address<D> {
     }
 
     /// Sends a message.
-    ///
-    /// # Errors
-    /// `NXIO` when the application is about to end, `NOMEM` when SPDK is out of messages; the message is dropped.
-    pub(crate) fn send(&self, message: PoolMessage<D>) -> Result<(), Errno>
-    where
-        D: 'static,
-    {
-        let (number, act) = (self.number, self.act);
-        send_to_app(move || act(number, message))
+    pub(crate) fn send(&self, message: PoolMessage<D>) {
+        self.mailbox.send((self.number, message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{Sender, channel};
+    use std::time::Duration;
+
+    use spdk::Errno;
+    use spdk::mailbox::Wakeup;
+
+    use super::*;
+    use crate::disk::Disk;
+
+    type Message = (u64, PoolMessage<Disk>);
+
+    /// An application's thread for which there is no room at first.
+    struct Full {
+        failures: AtomicUsize,
+        wakeups: Sender<Wakeup<Message, Self>>,
+    }
+
+    impl WakeThread<Message> for Full {
+        fn wake(&self, wakeup: Wakeup<Message, Self>) -> Result<(), Errno> {
+            let is_full = |left: usize| left.checked_sub(1);
+            if self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_full).is_ok() {
+                return Err(Errno::NOMEM);
+            }
+            self.wakeups.send(wakeup).map_err(|_| Errno::NXIO)
+        }
+    }
+
+    thread_local! {
+        static TAKEN: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+
+    fn take((number, message): Message) {
+        TAKEN.with_borrow_mut(|taken| taken.push(format!("{number}: {message:?}")));
+    }
+
+    #[test]
+    fn what_a_pool_is_told_while_spdk_is_out_of_messages_comes_in_order_when_there_is_room() {
+        let (wakeups, at_thread) = channel();
+        let address = Address::new(7, take, Full { failures: AtomicUsize::new(3), wakeups });
+        address.send(PoolMessage::DiskGone { nsid: 1 });
+        address.send(PoolMessage::QueueGranted);
+        at_thread.recv_timeout(Duration::from_secs(30)).expect("there is room at last").deliver();
+        assert_eq!(TAKEN.take(), ["7: DiskGone { nsid: 1 }", "7: QueueGranted"]);
+        address.send(PoolMessage::QueueRefused);
+        at_thread.try_recv().expect("the next is told at once").deliver();
+        assert_eq!(TAKEN.take(), ["7: QueueRefused"]);
     }
 }

@@ -5,6 +5,7 @@
 //! | [`abi`] | whether the SPDK in this process is the one that this was built for |
 //! | [`app`] | starting and stopping an SPDK application with SPDK's own options |
 //! | [`thread`] | SPDK threads, messages between them, values that stay on the application's thread |
+//! | [`mailbox`] | messages to a thread of which none is lost when SPDK is out of messages |
 //! | [`poller`] | pollers |
 //! | [`os_thread`] | operating-system threads that are got out of a system call |
 //! | [`io_device`] | I/O devices and their per-thread channels |
@@ -39,6 +40,7 @@ mod errno;
 pub mod io_device;
 pub mod json;
 pub mod log;
+pub mod mailbox;
 pub mod memory;
 pub mod nvme;
 pub mod os_thread;

@@ -247,9 +247,7 @@ impl<D: Target> Link<D> {
 
     /// Has the pool hear of its queue pair.
     fn report(&self, message: PoolMessage<D>) {
-        if let Err(error) = self.shared.address.send(message) {
-            log::error!("pool '{}': it could not be told of a queue: {error}", self.shared.name);
-        }
+        self.shared.address.send(message);
     }
 
     /// Ends what waits for a queue pair that is refused, as far as it is to end.

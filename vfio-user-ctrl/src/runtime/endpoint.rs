@@ -10,8 +10,9 @@ use std::sync::{Arc, Weak};
 use serde_json::{Value, json};
 use spdk::Errno;
 use spdk::bdev_client::{self, BdevDesc, BdevEvent, BdevInfo};
+use spdk::mailbox::{AppThread, Mailbox};
 use spdk::rpc::RpcError;
-use spdk::thread::{AppCell, cores, send_to_app};
+use spdk::thread::{AppCell, cores};
 use spdk::trace::TraceOwner;
 use uuid::Uuid;
 
@@ -21,7 +22,6 @@ use super::control::Control;
 use super::inbox;
 use super::listening::{Listening, MadeDirectories};
 use super::log_budget::LineBudget;
-use super::mailbox::Mailbox;
 use super::messages::{AdminMessage, AppMessage, ControlMessage, GroupHandle, GroupMessage, NamespaceSpec, Routes};
 use super::params::{ControllerParams, failed};
 use super::session::{Counters, Ctrl};
@@ -176,7 +176,7 @@ fn trace_owner(name: &str) -> TraceOwner {
 
 impl Runtime {
     fn start(act: fn(AppMessage)) -> Result<Self, RpcError> {
-        let app = Mailbox::new(act, send_to_app);
+        let app = Mailbox::new(act, AppThread);
         let control = Control::start()
             .map_err(|error| failed(Errno::NOMEM, format!("the control thread could not be started: {error}")))?;
         let cores = cores();

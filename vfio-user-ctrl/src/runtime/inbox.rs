@@ -4,11 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use spdk::Errno;
+use spdk::mailbox::{AppThread, Mailbox};
 use spdk::thread::OwnedThread;
 
 use super::admin_runner::AdminRunner;
 use super::group::{Group, PendingCheck, on_core};
-use super::mailbox::Mailbox;
 use super::messages::{
     AdminMessage, AnswerTo, AppMessage, GroupHandle, GroupMessage, NamespaceSpec, QueueMessage, Routes,
 };
@@ -20,10 +20,13 @@ use nvme_device::queue::FenceGuard;
 ///
 /// # Errors
 /// `NOMEM` when SPDK cannot make its thread.
-pub(super) fn start(core: u32, share: usize, app: &Arc<Mailbox<AppMessage>>) -> Result<Arc<GroupHandle>, Errno> {
+pub(super) fn start(
+    core: u32,
+    share: usize,
+    app: &Arc<Mailbox<AppMessage, AppThread>>,
+) -> Result<Arc<GroupHandle>, Errno> {
     let thread = Arc::new(OwnedThread::on_core(&format!("courier_{core}"), core)?);
-    let way = Arc::clone(&thread);
-    let mailbox = Mailbox::new(act, move |call| way.send(call));
+    let mailbox = Mailbox::new(act, Arc::clone(&thread));
     let handle = Arc::new(GroupHandle::new(core, mailbox, Arc::clone(app), Arc::clone(&thread)));
     let me = Arc::clone(&handle);
     thread.send(move || Group::begin(me, share))?;

@@ -14,10 +14,10 @@ use std::os::fd::OwnedFd;
 
 use spdk::Errno;
 use spdk::bdev_client::BdevDesc;
+use spdk::mailbox::{AppThread, Mailbox};
 use spdk::os_thread::OsThread;
 use spdk::thread::OwnedThread;
 
-use super::mailbox::Mailbox;
 use super::session::{Ctrl, Session};
 use nvme_device::admin_worker::{Answer, GroupRequest, Ticket};
 use nvme_device::model::admin::{Controller, Namespace};
@@ -305,9 +305,9 @@ pub(super) struct QueueStates {
 pub(crate) struct GroupHandle {
     /// The core that it is for, which tells it from others.
     pub core: u32,
-    mailbox: Arc<Mailbox<(u32, GroupMessage)>>,
+    mailbox: Arc<Mailbox<(u32, GroupMessage), Arc<OwnedThread>>>,
     thread: Arc<OwnedThread>,
-    app: Arc<Mailbox<AppMessage>>,
+    app: Arc<Mailbox<AppMessage, AppThread>>,
     reactor: OnceLock<OsThread>,
     /// While interrupts are raised, which time that is; else 0.
     raising: AtomicU64,
@@ -320,8 +320,8 @@ impl GroupHandle {
     /// application's thread something by `app`.
     pub(super) fn new(
         core: u32,
-        mailbox: Arc<Mailbox<(u32, GroupMessage)>>,
-        app: Arc<Mailbox<AppMessage>>,
+        mailbox: Arc<Mailbox<(u32, GroupMessage), Arc<OwnedThread>>>,
+        app: Arc<Mailbox<AppMessage, AppThread>>,
         thread: Arc<OwnedThread>,
     ) -> Self {
         let (reactor, raising, seen) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(0));

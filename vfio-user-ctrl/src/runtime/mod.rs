@@ -28,7 +28,6 @@ mod inspect;
 mod interrupt_watch;
 mod listening;
 mod log_budget;
-mod mailbox;
 mod messages;
 mod outputs;
 mod params;

@@ -8,24 +8,48 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
-use spdk::Errno;
+use crate::Errno;
+use crate::thread::{OwnedThread, send_to_app, spawn_unpinned};
 
 /// The most messages that are acted on in a row: a reactor has other things to do.
 const BURST: usize = 32;
 /// How long to wait before SPDK is tried again.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// What is to be called on the thread.
-pub(super) type Call = Box<dyn FnOnce() + Send>;
+/// A thread that is woken for its messages.
+pub trait WakeThread<M>: Send + Sync + Sized + 'static {
+    /// Has `wakeup` delivered on the thread, later.
+    ///
+    /// # Errors
+    /// `NOMEM` when there is no room for it now; anything else when the thread has ended.
+    fn wake(&self, wakeup: Wakeup<M, Self>) -> Result<(), Errno>;
+}
 
-/// The way to a thread: calls what it is given there, later.
-type ThreadSender = Box<dyn Fn(Call) -> Result<(), Errno> + Send + Sync>;
+/// The word that there are messages.
+#[must_use = "messages wait until it is delivered"]
+pub struct Wakeup<M, T>(Arc<Mailbox<M, T>>);
+
+/// The application's thread.
+#[derive(Debug, Clone, Copy)]
+pub struct AppThread;
+
+impl<M: Send + 'static> WakeThread<M> for AppThread {
+    fn wake(&self, wakeup: Wakeup<M, Self>) -> Result<(), Errno> {
+        send_to_app(move || wakeup.deliver())
+    }
+}
+
+impl<M: Send + 'static> WakeThread<M> for Arc<OwnedThread> {
+    fn wake(&self, wakeup: Wakeup<M, Self>) -> Result<(), Errno> {
+        self.send(move || wakeup.deliver())
+    }
+}
 
 /// Messages to one thread. Those of one sender come in the order in which it sent them.
-pub(super) struct Mailbox<M> {
+pub struct Mailbox<M, T> {
     waiting: Mutex<Messages<M>>,
     act: fn(M),
-    way: ThreadSender,
+    thread: T,
 }
 
 struct Messages<M> {
@@ -34,15 +58,15 @@ struct Messages<M> {
     told: bool,
 }
 
-impl<M: Send + 'static> Mailbox<M> {
-    /// Messages to be acted on by `act`, on the thread that `way` leads to.
-    pub(super) fn new(act: fn(M), way: impl Fn(Call) -> Result<(), Errno> + Send + Sync + 'static) -> Arc<Self> {
+impl<M: Send + 'static, T: WakeThread<M>> Mailbox<M, T> {
+    /// Returns one whose messages are acted on by `act`, on that thread.
+    pub fn new(act: fn(M), thread: T) -> Arc<Self> {
         let waiting = Mutex::new(Messages { messages: VecDeque::new(), told: false });
-        Arc::new(Self { waiting, act, way: Box::new(way) })
+        Arc::new(Self { waiting, act, thread })
     }
 
     /// Sends a message, from any thread.
-    pub(super) fn send(self: &Arc<Self>, message: M) {
+    pub fn send(self: &Arc<Self>, message: M) {
         let mut waiting = self.lock();
         waiting.messages.push_back(message);
         let is_told = std::mem::replace(&mut waiting.told, true);
@@ -63,7 +87,7 @@ impl<M: Send + 'static> Mailbox<M> {
                 sleep(PAUSE);
             }
         };
-        if let Err(error) = spdk::thread::spawn_unpinned("courier_post", again) {
+        if let Err(error) = spawn_unpinned("courier_post", again) {
             log::error!("messages wait for the next one: a thread cannot be started: {error}");
             self.lock().told = false;
         }
@@ -71,8 +95,7 @@ impl<M: Send + 'static> Mailbox<M> {
 
     /// Returns whether there is nothing more to try.
     fn try_to_tell(self: &Arc<Self>) -> bool {
-        let me = Arc::clone(self);
-        match (self.way)(Box::new(move || me.deliver())) {
+        match self.thread.wake(Wakeup(Arc::clone(self))) {
             Ok(()) => true,
             Err(Errno::NOMEM) => false,
             Err(error) => {
@@ -84,16 +107,6 @@ impl<M: Send + 'static> Mailbox<M> {
                 true
             }
         }
-    }
-
-    fn deliver(self: &Arc<Self>) {
-        for _ in 0..BURST {
-            match self.next() {
-                Some(message) => (self.act)(message),
-                None => return,
-            }
-        }
-        self.tell();
     }
 
     /// Returns the next message. When there is none, the next sender has to tell.
@@ -110,13 +123,33 @@ impl<M: Send + 'static> Mailbox<M> {
     }
 }
 
+impl<M: Send + 'static, T: WakeThread<M>> Wakeup<M, T> {
+    /// Acts on the messages, on the thread that was woken.
+    pub fn deliver(self) {
+        let Self(mailbox) = self;
+        for _ in 0..BURST {
+            match mailbox.next() {
+                Some(message) => (mailbox.act)(message),
+                None => return,
+            }
+        }
+        mailbox.tell();
+    }
+}
+
+impl<M, T> std::fmt::Debug for Wakeup<M, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wakeup").finish_non_exhaustive()
+    }
+}
+
 impl<M> Default for Messages<M> {
     fn default() -> Self {
         Self { messages: VecDeque::new(), told: false }
     }
 }
 
-impl<M> std::fmt::Debug for Mailbox<M> {
+impl<M, T> std::fmt::Debug for Mailbox<M, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Mailbox").finish_non_exhaustive()
     }
@@ -136,25 +169,38 @@ mod tests {
         heard.send(number).expect("the test listens");
     }
 
-    /// Returns a thread that is out of room the first `failures` times; its calls come out at the other end.
-    fn thread(failures: usize, errno: Errno) -> (Arc<Mailbox<Told>>, Receiver<Call>, Arc<AtomicUsize>) {
-        let (calls, at_thread) = mpsc::channel();
-        let tried = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&tried);
-        let mailbox = Mailbox::new(pass_on, move |call| {
-            if count.fetch_add(1, Ordering::SeqCst) < failures {
-                return Err(errno);
-            }
-            calls.send(call).map_err(|_| Errno::NXIO)
-        });
-        (mailbox, at_thread, tried)
+    /// A thread that is out of room at first, and then runs what comes out at the other end.
+    struct TestThread {
+        failures: usize,
+        errno: Errno,
+        tried: Arc<AtomicUsize>,
+        wakeups: Sender<Wakeup<Told, Self>>,
     }
 
-    /// Does what comes to the thread, until it has been quiet for a while. Returns how many calls that were.
-    fn run(at_thread: &Receiver<Call>) -> usize {
+    impl WakeThread<Told> for TestThread {
+        fn wake(&self, wakeup: Wakeup<Told, Self>) -> Result<(), Errno> {
+            if self.tried.fetch_add(1, Ordering::SeqCst) < self.failures {
+                return Err(self.errno);
+            }
+            self.wakeups.send(wakeup).map_err(|_| Errno::NXIO)
+        }
+    }
+
+    type Wakeups = Receiver<Wakeup<Told, TestThread>>;
+
+    /// Returns messages to a thread that is out of room the first `failures` times, its end, and how often it was tried.
+    fn thread(failures: usize, errno: Errno) -> (Arc<Mailbox<Told, TestThread>>, Wakeups, Arc<AtomicUsize>) {
+        let (wakeups, at_thread) = mpsc::channel();
+        let tried = Arc::new(AtomicUsize::new(0));
+        let thread = TestThread { failures, errno, tried: Arc::clone(&tried), wakeups };
+        (Mailbox::new(pass_on, thread), at_thread, tried)
+    }
+
+    /// Does what comes to the thread, until it has been quiet for a while. Returns how often it was woken.
+    fn run(at_thread: &Wakeups) -> usize {
         let mut count = 0;
-        while let Ok(call) = at_thread.recv_timeout(Duration::from_millis(100)) {
-            call();
+        while let Ok(wakeup) = at_thread.recv_timeout(Duration::from_millis(100)) {
+            wakeup.deliver();
             count += 1;
         }
         count
@@ -181,7 +227,7 @@ mod tests {
         for number in 0..3 {
             mailbox.send((heard.clone(), number));
         }
-        at_thread.recv_timeout(Duration::from_secs(30)).expect("the thread is told at last")();
+        at_thread.recv_timeout(Duration::from_secs(30)).expect("the thread is told at last").deliver();
         run(&at_thread);
         assert_eq!(ear.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(tried.load(Ordering::SeqCst), 6, "one thread tries again, not one for each message");
@@ -199,7 +245,13 @@ mod tests {
     #[test]
     fn a_message_that_sends_another_one_when_it_is_dropped_does_not_lock_its_sender_up() {
         /// Tells the thread that it is gone.
-        struct Guard(Option<Arc<Mailbox<Guard>>>);
+        struct Guard(Option<Arc<Mailbox<Guard, Ended>>>);
+        struct Ended;
+        impl WakeThread<Guard> for Ended {
+            fn wake(&self, _: Wakeup<Guard, Self>) -> Result<(), Errno> {
+                Err(Errno::NXIO)
+            }
+        }
         impl Drop for Guard {
             fn drop(&mut self) {
                 if let Some(mailbox) = self.0.take() {
@@ -209,7 +261,7 @@ mod tests {
         }
         let (done, is_done) = mpsc::channel();
         std::thread::spawn(move || {
-            let mailbox = Mailbox::new(drop, |_| Err(Errno::NXIO));
+            let mailbox = Mailbox::new(drop, Ended);
             mailbox.send(Guard(Some(Arc::clone(&mailbox))));
             done.send(())
         });
