@@ -15,7 +15,19 @@ pub(crate) use identity::identity;
 
 use super::*;
 use crate::model::io::IoSupport;
-use nvme_spec::ALL_NAMESPACES;
+use nvme_spec::admin::{
+    AbortDw10, AbortResult, AsyncEvent, CreateCqDw11, CreateSqDw11, ErrorEvent, EventType, GetFeaturesDw10,
+    GetLogPageDw10, IdentifyDw10, NoticeEvent, QueueDw10, SetFeaturesDw10, SmartEvent,
+};
+use nvme_spec::feature::{
+    Arbitration, AsyncEventConfiguration, ErrorRecovery, FeatureCapabilities, FeatureId, FeatureSelect,
+    InterruptCoalescing, InterruptVectorConfiguration, NumberOfQueues, PowerManagement, TemperatureThreshold,
+    Timestamp, TimestampOrigin, VolatileWriteCache, WriteAtomicity,
+};
+use nvme_spec::identify::Cns;
+use nvme_spec::log::{CriticalWarning, LogId};
+use nvme_spec::{ALL_NAMESPACES, AdminOpcode};
+use zerocopy::FromBytes;
 
 const NOW: Duration = Duration::from_secs(100);
 
@@ -73,13 +85,14 @@ fn data(outcome: Outcome) -> Vec<u8> {
     }
 }
 
+/// Returns the structure that these bytes are.
+fn structure<T: FromBytes>(bytes: &[u8]) -> T {
+    T::read_from_bytes(bytes).expect("as many bytes as the structure has")
+}
+
 /// Returns the `N` bytes at `at`.
 fn bytes<const N: usize>(data: &[u8], at: usize) -> [u8; N] {
     data[at..at + N].try_into().expect("as many bytes")
-}
-
-fn u16_at(data: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(bytes(data, at))
 }
 
 fn u32_at(data: &[u8], at: usize) -> u32 {
@@ -90,37 +103,58 @@ fn u64_at(data: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes(data, at))
 }
 
-fn create_cq(qid: u32, entries: u32) -> Sqe {
-    Sqe { prp1: 0x1000, cdw10: (entries - 1) << 16 | qid, cdw11: 0b11, ..command(Opcode::CreateIoCq) }
+/// Returns dword 10 of a command that creates a queue.
+fn queue(qid: u16, entries: u32) -> u32 {
+    let qsize = u16::try_from(entries - 1).expect("0's based");
+    QueueDw10::new().with_qid(qid).with_qsize(qsize).into_bits()
 }
 
-fn create_sq(qid: u32, entries: u32, cqid: u32) -> Sqe {
-    Sqe { prp1: 0x2000, cdw10: (entries - 1) << 16 | qid, cdw11: cqid << 16 | 1, ..command(Opcode::CreateIoSq) }
+fn create_cq(qid: u16, entries: u32) -> Sqe {
+    let cdw11 = CreateCqDw11::new().with_pc(true).with_ien(true).into_bits();
+    Sqe { prp1: 0x1000, cdw10: queue(qid, entries), cdw11, ..command(Opcode::CreateIoCq) }
 }
 
-fn delete(opcode: Opcode, qid: u32) -> Sqe {
-    Sqe { cdw10: qid, ..command(opcode) }
+fn create_sq(qid: u16, entries: u32, cqid: u16) -> Sqe {
+    let cdw11 = CreateSqDw11::new().with_pc(true).with_cqid(cqid).into_bits();
+    Sqe { prp1: 0x2000, cdw10: queue(qid, entries), cdw11, ..command(Opcode::CreateIoSq) }
+}
+
+fn delete(opcode: Opcode, qid: u16) -> Sqe {
+    Sqe { cdw10: QueueDw10::new().with_qid(qid).into_bits(), ..command(opcode) }
 }
 
 /// Makes queue pair `qid`.
 fn make_pair(controller: &mut Controller, qid: u16) {
-    let id = u32::from(qid);
-    assert!(matches!(controller.admin(&create_cq(id, 8), NOW), Outcome::CreateCq(_)));
+    assert!(matches!(controller.admin(&create_cq(qid, 8), NOW), Outcome::CreateCq(_)));
     controller.queue_created(QueueId::Cq(qid));
-    assert!(matches!(controller.admin(&create_sq(id, 8, id), NOW), Outcome::CreateSq(_)));
+    assert!(matches!(controller.admin(&create_sq(qid, 8, qid), NOW), Outcome::CreateSq(_)));
     controller.queue_created(QueueId::Sq(qid));
 }
 
-fn get_log(lid: u32, len: u32) -> Sqe {
-    Sqe { nsid: ALL_NAMESPACES, cdw10: (len / 4 - 1) << 16 | lid, ..command(Opcode::GetLogPage) }
+/// Returns Get Log Page of so many bytes.
+fn get_log(lid: LogId, len: u32) -> Sqe {
+    let numdl = u16::try_from(len / 4 - 1).expect("less than 256 KiB");
+    let cdw10 = GetLogPageDw10::new().with_lid(lid).with_numdl(numdl).into_bits();
+    Sqe { nsid: ALL_NAMESPACES, cdw10, ..command(Opcode::GetLogPage) }
 }
 
-fn set_feature(fid: u32, cdw11: u32) -> Sqe {
-    Sqe { cdw10: fid, cdw11, ..command(Opcode::SetFeatures) }
+fn set_feature(fid: FeatureId, cdw11: u32) -> Sqe {
+    Sqe { cdw10: SetFeaturesDw10::new().with_fid(fid).into_bits(), cdw11, ..command(Opcode::SetFeatures) }
 }
 
-fn get_feature(fid: u32, cdw11: u32) -> Sqe {
-    Sqe { cdw10: fid, cdw11, ..command(Opcode::GetFeatures) }
+fn get_feature(fid: FeatureId, cdw11: u32) -> Sqe {
+    select_feature(fid, FeatureSelect::CURRENT, cdw11)
+}
+
+fn select_feature(fid: FeatureId, select: FeatureSelect, cdw11: u32) -> Sqe {
+    let cdw10 = GetFeaturesDw10::new().with_fid(fid).with_sel(select).into_bits();
+    Sqe { cdw10, cdw11, ..command(Opcode::GetFeatures) }
+}
+
+/// The host wants to hear of these events.
+fn set_events(controller: &mut Controller, events: AsyncEventConfiguration) {
+    let set = set_feature(FeatureId::ASYNC_EVENT_CONFIGURATION, events.into_bits());
+    assert_eq!(dw0(controller.admin(&set, NOW)), 0);
 }
 
 fn request_event(cid: u16) -> Sqe {

@@ -26,7 +26,8 @@ fn ns() -> NsGeometry {
 }
 
 fn sqe(opcode: u8, slba: u64, blocks: u32) -> Sqe {
-    Sqe { opcode, cdw10: (slba & 0xffff_ffff) as u32, cdw11: (slba >> 32) as u32, cdw12: blocks - 1, ..Sqe::default() }
+    let nlb = u16::try_from(blocks - 1).expect("0's based");
+    Sqe { opcode, cdw12: BlockDw12::of(nlb).into_bits(), ..Sqe::default() }.with_slba(slba)
 }
 
 #[test]
@@ -142,8 +143,18 @@ fn what_the_namespace_does_not_take_is_an_invalid_opcode() {
 
 #[test]
 fn unknown_opcodes_are_invalid() {
-    let known = [0x00, 0x01, 0x02, 0x04, 0x05, 0x08, 0x09, 0x0c];
-    for opcode in (0..0x80).filter(|opcode| !known.contains(opcode)) {
+    let known = [
+        IoOpcode::FLUSH,
+        IoOpcode::WRITE,
+        IoOpcode::READ,
+        IoOpcode::WRITE_UNCORRECTABLE,
+        IoOpcode::COMPARE,
+        IoOpcode::WRITE_ZEROES,
+        IoOpcode::DATASET_MANAGEMENT,
+        IoOpcode::VERIFY,
+    ];
+    let of_the_specification = 0..IoOpcode::VENDOR_SPECIFIC_START.0;
+    for opcode in of_the_specification.filter(|opcode| !known.contains(&IoOpcode(*opcode))) {
         assert_eq!(decode(&sqe(opcode, 0, 1), &ns(), MDTS), Err(Status::INVALID_OPCODE), "{opcode:#x}");
     }
 }
@@ -190,15 +201,15 @@ fn only_compare_then_write_may_be_fused() {
         IoOpcode::WRITE_ZEROES.0,
         IoOpcode::DATASET_MANAGEMENT.0,
     ] {
-        for fuse in 1..=3 {
+        for fuse in [FusedOperation::FIRST, FusedOperation::SECOND, FusedOperation(0b11)] {
             let mut sqe = sqe(opcode, 0, 1);
-            sqe.flags = CommandFlags::new().with_fuse(FusedOperation(fuse));
+            sqe.flags = CommandFlags::new().with_fuse(fuse);
             let expected = match (IoOpcode(opcode), fuse) {
-                (IoOpcode::COMPARE, 1) => Ok(Fuse::First),
-                (IoOpcode::WRITE, 2) => Ok(Fuse::Second),
+                (IoOpcode::COMPARE, FusedOperation::FIRST) => Ok(Fuse::First),
+                (IoOpcode::WRITE, FusedOperation::SECOND) => Ok(Fuse::Second),
                 _ => Err(Status::INVALID_FIELD),
             };
-            assert_eq!(decode(&sqe, &ns(), MDTS).map(|command| command.fuse), expected, "{opcode:#x}, FUSE {fuse}");
+            assert_eq!(decode(&sqe, &ns(), MDTS).map(|command| command.fuse), expected, "{opcode:#x}, {fuse:?}");
         }
     }
 }
@@ -207,9 +218,9 @@ fn only_compare_then_write_may_be_fused() {
 fn fused_commands_are_refused_where_there_are_none() {
     let mut ns = ns();
     ns.supports = IoSupport::COMPARE;
-    for (opcode, fuse) in [(IoOpcode::COMPARE.0, 1), (IoOpcode::WRITE.0, 2)] {
+    for (opcode, fuse) in [(IoOpcode::COMPARE.0, FusedOperation::FIRST), (IoOpcode::WRITE.0, FusedOperation::SECOND)] {
         let mut sqe = sqe(opcode, 0, 1);
-        sqe.flags = CommandFlags::new().with_fuse(FusedOperation(fuse));
+        sqe.flags = CommandFlags::new().with_fuse(fuse);
         assert_eq!(decode(&sqe, &ns, MDTS), Err(Status::INVALID_FIELD), "{opcode:#x}");
     }
 }
@@ -222,7 +233,7 @@ fn a_fused_command_is_limited_by_the_atomic_unit() {
     assert!(decode(&sqe, &ns, MDTS).is_ok());
     sqe.flags = CommandFlags::FUSED_FIRST;
     assert_eq!(decode(&sqe, &ns, MDTS), Err(Status::INVALID_FIELD));
-    sqe.cdw12 = 0;
+    sqe.cdw12 = BlockDw12::of(0).into_bits();
     assert!(decode(&sqe, &ns, MDTS).is_ok());
 }
 
@@ -230,15 +241,17 @@ fn a_fused_command_is_limited_by_the_atomic_unit() {
 fn a_fused_pair_must_name_the_same_blocks() {
     let command = |opcode, fuse, slba, blocks| {
         let mut sqe = sqe(opcode, slba, blocks);
-        sqe.flags = CommandFlags::new().with_fuse(FusedOperation(fuse));
+        sqe.flags = CommandFlags::new().with_fuse(fuse);
         decode(&sqe, &ns(), MDTS).expect("accepted")
     };
-    let first = command(IoOpcode::COMPARE.0, 1, 8, 2);
-    let second = command(IoOpcode::WRITE.0, 2, 8, 2);
+    let first = command(IoOpcode::COMPARE.0, FusedOperation::FIRST, 8, 2);
+    let second = command(IoOpcode::WRITE.0, FusedOperation::SECOND, 8, 2);
     assert_eq!(check_fused(&first, &second), Ok(()));
-    for other in
-        [command(IoOpcode::WRITE.0, 2, 9, 2), command(IoOpcode::WRITE.0, 2, 8, 1), command(IoOpcode::WRITE.0, 0, 8, 2)]
-    {
+    for other in [
+        command(IoOpcode::WRITE.0, FusedOperation::SECOND, 9, 2),
+        command(IoOpcode::WRITE.0, FusedOperation::SECOND, 8, 1),
+        command(IoOpcode::WRITE.0, FusedOperation::NORMAL, 8, 2),
+    ] {
         assert_eq!(check_fused(&first, &other), Err(Status::INVALID_FIELD), "{other:?}");
     }
     assert_eq!(check_fused(&second, &first), Err(Status::INVALID_FIELD));
@@ -247,7 +260,9 @@ fn a_fused_pair_must_name_the_same_blocks() {
 #[test]
 fn protection_information_and_the_metadata_pointer_are_ignored() {
     let mut sqe = sqe(IoOpcode::WRITE.0, 0, 1);
-    sqe.cdw12 |= 0xf << 26 | 1 << 24;
+    let protection = BlockDw12::from_bits(sqe.cdw12).with_pract(true).with_stc(true);
+    let protection = protection.with_prchk_guard(true).with_prchk_application(true).with_prchk_reference(true);
+    sqe.cdw12 = protection.into_bits();
     (sqe.mptr, sqe.cdw14, sqe.cdw15) = (u64::MAX, u32::MAX, u32::MAX);
     assert!(decode(&sqe, &ns(), MDTS).is_ok());
 }
@@ -276,7 +291,7 @@ prop_compose! {
     ) -> Sqe {
         let mut sqe = sqe(opcode, slba, blocks);
         sqe.flags = CommandFlags::from_bits(flags);
-        sqe.cdw12 |= rest[0] & 0xffff_0000;
+        sqe.cdw12 = BlockDw12::from_bits(rest[0]).with_nlb(BlockDw12::from_bits(sqe.cdw12).nlb()).into_bits();
         (sqe.cdw13, sqe.cdw14, sqe.cdw15) = (rest[1], rest[2], rest[3]);
         sqe
     }

@@ -1,8 +1,24 @@
 use proptest::prelude::*;
 
 use super::*;
+use nvme_spec::register::{self, Crto};
+use nvme_spec::{Cqe, Sqe};
 
 const DISABLE: Option<RegEffect> = Some(RegEffect::Disable);
+/// Where registers end.
+const END: usize = Register::SQ0TDBL.offset();
+const NSSR: usize = Register::NSSR.offset();
+/// As every driver sets it before it enables the controller.
+const SIZES: Cc = Cc::new().with_iosqes(Sqe::SIZE_LOG2).with_iocqes(Cqe::SIZE_LOG2);
+const ENABLED: Cc = SIZES.with_en(true);
+/// Enable, and nothing else.
+const EN: Cc = Cc::new().with_en(true);
+const NORMAL: ShutdownNotification = ShutdownNotification::NORMAL;
+const ABRUPT: ShutdownNotification = ShutdownNotification::ABRUPT;
+const READY: Csts = Csts::new().with_rdy(true);
+const FATAL: Csts = Csts::new().with_cfs(true);
+/// The sizes of the admin queues that the tests have.
+const QUEUES: Aqa = Aqa::new().with_asqs(31).with_acqs(15);
 
 fn registers() -> Registers {
     Registers::new(&CtrlLimits { max_queue_entries: 1024, timeout_500ms: 20, version: Version::V2_0 })
@@ -18,14 +34,30 @@ fn set(registers: &Registers, at: usize, value: u32) -> Option<RegEffect> {
     registers.write(at, &value.to_le_bytes())
 }
 
-fn shst(registers: &Registers) -> u32 {
-    get(registers, CSTS) >> 2 & 3
+fn set_cc(registers: &Registers, cc: Cc) -> Option<RegEffect> {
+    set(registers, CC, cc.into_bits())
+}
+
+fn cc(registers: &Registers) -> Cc {
+    Cc::from_bits(get(registers, CC))
+}
+
+fn csts(registers: &Registers) -> Csts {
+    Csts::from_bits(get(registers, CSTS))
+}
+
+fn shst(registers: &Registers) -> ShutdownStatus {
+    csts(registers).shst()
+}
+
+fn cap(registers: &Registers) -> Cap {
+    Cap::from_bits(registers.cap())
 }
 
 /// Registers with an admin queue of 32 and 16 entries, not enabled.
 fn with_admin_queue() -> Registers {
     let registers = registers();
-    assert_eq!(set(&registers, AQA, 15 << 16 | 31), None);
+    assert_eq!(set(&registers, AQA, QUEUES.into_bits()), None);
     assert_eq!(registers.write(ASQ, &0x12_3456_7000u64.to_le_bytes()), None);
     assert_eq!(registers.write(ACQ, &0x8000u64.to_le_bytes()), None);
     registers
@@ -33,45 +65,36 @@ fn with_admin_queue() -> Registers {
 
 fn running() -> Registers {
     let registers = with_admin_queue();
-    assert!(matches!(set(&registers, CC, 0x0046_0001), Some(RegEffect::Enable(_))));
+    assert!(matches!(set_cc(&registers, ENABLED), Some(RegEffect::Enable(_))));
     registers.set_ready();
     registers
 }
 
 #[test]
 fn cap_says_what_the_controller_can() {
-    let mut cap = [0; 8];
-    registers().read(CAP, &mut cap);
-    let cap = u64::from_le_bytes(cap);
-    assert_eq!(cap, registers().cap());
-    assert_eq!(cap & 0xffff, 1023, "MQES is 0's based");
-    assert_eq!(cap >> 16 & 1, 1, "CQR");
-    assert_eq!(cap >> 17 & 3, 0, "AMS");
-    assert_eq!(cap >> 24 & 0xff, 20, "TO");
-    assert_eq!(cap >> 32 & 0xf, 0, "DSTRD");
-    assert_eq!(cap >> 36 & 1, 0, "NSSRS");
-    assert_eq!(cap >> 37 & 0xff, 1, "CSS");
-    assert_eq!(cap >> 48 & 0xff, 0, "MPSMIN and MPSMAX");
-    assert_eq!(cap >> 59 & 3, 1, "CRMS");
-    assert_eq!(get(&registers(), CRTO), 20);
-    assert_eq!(get(&registers(), VS), 0x0002_0000);
+    let registers = registers();
+    let mut read = [0; 8];
+    registers.read(CAP, &mut read);
+    let expected = Cap::new().with_mqes(1023).with_cqr(true).with_to(20).with_css_nvm(true).with_crwms(true);
+    assert_eq!((Cap::from_bits(u64::from_le_bytes(read)), cap(&registers)), (expected, expected));
+    assert_eq!(Crto::from_bits(get(&registers, CRTO)), Crto::new().with_crwmt(20));
+    assert_eq!(get(&registers, VS), register::Version::V2_0.into_bits());
 }
 
 #[test]
 fn limits_that_cannot_be_are_held_to_the_least() {
     let registers = Registers::new(&CtrlLimits { max_queue_entries: 0, timeout_500ms: 0, version: Version::V2_0 });
-    assert_eq!(registers.cap() & 0xffff, 1);
-    assert_eq!(registers.cap() >> 24 & 0xff, 1);
+    assert_eq!((cap(&registers).mqes(), cap(&registers).to()), (1, 1));
 }
 
 #[test]
 fn enabling_hands_over_the_admin_queue() {
     let registers = with_admin_queue();
     let enable = Enable { asq: 0x12_3456_7000, acq: 0x8000, asqs: 32, acqs: 16 };
-    assert_eq!(set(&registers, CC, 0x0046_0001), Some(RegEffect::Enable(enable)));
+    assert_eq!(set_cc(&registers, ENABLED), Some(RegEffect::Enable(enable)));
     assert!(registers.enabled() && !registers.ready() && !registers.fatal());
     registers.set_ready();
-    assert_eq!(get(&registers, CSTS), 1);
+    assert_eq!(csts(&registers), READY);
     assert_eq!(registers.entry_sizes(), EntrySizes { iosqes: 6, iocqes: 4 });
 }
 
@@ -79,36 +102,41 @@ fn enabling_hands_over_the_admin_queue() {
 fn admin_queues_of_4096_entries_are_handed_over() {
     let registers = with_admin_queue();
     assert_eq!(set(&registers, AQA, u32::MAX), None);
-    assert_eq!(get(&registers, AQA), 0x0fff_0fff);
+    assert_eq!(get(&registers, AQA), Aqa::new().with_asqs(4095).with_acqs(4095).into_bits());
     let enable = Enable { asq: 0x12_3456_7000, acq: 0x8000, asqs: 4096, acqs: 4096 };
-    assert_eq!(set(&registers, CC, 1), Some(RegEffect::Enable(enable)));
+    assert_eq!(set_cc(&registers, EN), Some(RegEffect::Enable(enable)));
 }
 
 #[test]
 fn enabling_with_what_the_controller_lacks_is_fatal() {
-    for (field, cc) in [("CSS", 6 << 4), ("CSS", 7 << 4), ("MPS", 1 << 7), ("AMS", 1 << 11)] {
+    for (field, cc) in [
+        ("CSS", EN.with_css(CommandSetSelected::ALL)),
+        ("CSS", EN.with_css(CommandSetSelected::ADMIN_ONLY)),
+        ("MPS", EN.with_mps(1)),
+        ("AMS", EN.with_ams(1)),
+    ] {
         let registers = with_admin_queue();
-        assert_eq!(set(&registers, CC, cc | 1), None, "{field}");
-        assert_eq!(get(&registers, CSTS), 2, "{field}: fatal, not ready");
-        assert_eq!(set(&registers, CC, 0), DISABLE, "{field}");
-        assert_eq!(get(&registers, CSTS), 0, "{field}: the reset ends it");
+        assert_eq!(set_cc(&registers, cc), None, "{field}");
+        assert_eq!(csts(&registers), FATAL, "{field}: fatal, not ready");
+        assert_eq!(set_cc(&registers, Cc::new()), DISABLE, "{field}");
+        assert_eq!(csts(&registers), Csts::new(), "{field}: the reset ends it");
     }
 }
 
 #[test]
 fn enabling_without_an_admin_queue_is_fatal() {
-    for aqa in [0, 31, 31 << 16] {
+    for aqa in [Aqa::new(), Aqa::new().with_asqs(31), Aqa::new().with_acqs(31)] {
         let registers = with_admin_queue();
-        assert_eq!(set(&registers, AQA, aqa), None);
-        assert_eq!(set(&registers, CC, 1), None);
-        assert!(registers.fatal(), "AQA {aqa:#x}");
+        assert_eq!(set(&registers, AQA, aqa.into_bits()), None);
+        assert_eq!(set_cc(&registers, EN), None);
+        assert!(registers.fatal(), "{aqa:?}");
     }
 }
 
 #[test]
 fn ready_falls_only_when_the_admin_worker_is_done() {
     let registers = running();
-    assert_eq!(set(&registers, CC, 0x0046_0000), DISABLE);
+    assert_eq!(set_cc(&registers, SIZES), DISABLE);
     assert!(!registers.enabled() && registers.ready());
     registers.reset_done();
     assert!(!registers.ready());
@@ -118,20 +146,20 @@ fn ready_falls_only_when_the_admin_worker_is_done() {
 fn a_controller_reset_keeps_the_admin_queue_and_clears_the_mask() {
     let registers = running();
     assert_eq!(set(&registers, INTMS, 0xf), None);
-    assert_eq!(set(&registers, CC, 0x0046_0000), DISABLE);
+    assert_eq!(set_cc(&registers, SIZES), DISABLE);
     registers.reset_done();
-    assert_eq!(get(&registers, AQA), 15 << 16 | 31);
+    assert_eq!(get(&registers, AQA), QUEUES.into_bits());
     assert_eq!((get(&registers, ASQ), get(&registers, ASQ_HIGH), get(&registers, ACQ)), (0x3456_7000, 0x12, 0x8000));
     assert_eq!(get(&registers, INTMS), 0);
-    assert_eq!(get(&registers, CC), 0x0046_0000, "what the same write said");
+    assert_eq!(cc(&registers), SIZES, "what the same write said");
 }
 
 #[test]
 fn enabling_before_the_reset_is_done_gives_both_effects_in_order() {
     let registers = running();
     registers.set_fatal();
-    assert_eq!(set(&registers, CC, 0), DISABLE);
-    assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
+    assert_eq!(set_cc(&registers, Cc::new()), DISABLE);
+    assert!(matches!(set_cc(&registers, EN), Some(RegEffect::Enable(_))));
     registers.reset_done();
     assert!(registers.enabled() && !registers.ready() && !registers.fatal());
 }
@@ -139,126 +167,126 @@ fn enabling_before_the_reset_is_done_gives_both_effects_in_order() {
 #[test]
 fn a_controller_of_version_1_4_has_no_ready_modes() {
     let registers = Registers::new(&CtrlLimits { max_queue_entries: 64, timeout_500ms: 20, version: Version::V1_4 });
-    assert_eq!((get(&registers, VS), get(&registers, CRTO)), (0x0001_0400, 0));
-    assert_eq!(registers.cap() >> 59 & 0b11, 0, "CAP.CRMS");
-    assert_eq!(registers.cap() >> 24 & 0xff, 20, "CAP.TO");
+    assert_eq!((get(&registers, VS), get(&registers, CRTO)), (register::Version::V1_4.into_bits(), 0));
+    assert_eq!((cap(&registers).crwms(), cap(&registers).crims(), cap(&registers).to()), (false, false, 20));
 }
 
 #[test]
 fn a_failure_before_it_was_ready_is_not_taken_for_one_of_the_next_life() {
     let registers = with_admin_queue();
-    assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
+    assert!(matches!(set_cc(&registers, EN), Some(RegEffect::Enable(_))));
     registers.set_fatal();
-    assert_eq!(get(&registers, CSTS), 2);
+    assert_eq!(csts(&registers), FATAL);
     // The host need not wait: CSTS.RDY is 0.
-    assert_eq!(set(&registers, CC, 0), DISABLE);
-    assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
-    assert_eq!(get(&registers, CSTS), 0);
+    assert_eq!(set_cc(&registers, Cc::new()), DISABLE);
+    assert!(matches!(set_cc(&registers, EN), Some(RegEffect::Enable(_))));
+    assert_eq!(csts(&registers), Csts::new());
     registers.set_fatal();
     assert_eq!(registers.function_reset(), RegEffect::Disable);
-    assert_eq!(get(&registers, CSTS), 0);
+    assert_eq!(csts(&registers), Csts::new());
 }
 
 #[test]
 fn a_refusal_outlives_the_end_of_the_reset_before_it() {
     let registers = running();
-    assert_eq!(set(&registers, CC, 0), DISABLE);
+    assert_eq!(set_cc(&registers, Cc::new()), DISABLE);
     assert_eq!(set(&registers, AQA, 0), None);
-    assert_eq!(set(&registers, CC, 1), None);
+    assert_eq!(set_cc(&registers, EN), None);
     registers.reset_done();
-    assert_eq!(get(&registers, CSTS), 2);
+    assert_eq!(csts(&registers), FATAL);
 }
 
 #[test]
 fn command_set_page_size_and_arbitration_do_not_change_while_enabled() {
     let registers = running();
-    assert_eq!(set(&registers, CC, 0x0046_0001 | CC_MODE), None);
-    assert_eq!(get(&registers, CC), 0x0046_0001);
+    assert_eq!(set_cc(&registers, Cc::from_bits(ENABLED.into_bits() | CC_MODE)), None);
+    assert_eq!(cc(&registers), ENABLED);
 }
 
 #[test]
 fn entry_sizes_change_while_enabled() {
     let registers = running();
-    assert_eq!(set(&registers, CC, 0x00a7_0001), None);
+    assert_eq!(set_cc(&registers, EN.with_iosqes(7).with_iocqes(10)), None);
     assert_eq!(registers.entry_sizes(), EntrySizes { iosqes: 7, iocqes: 10 });
 }
 
 #[test]
 fn a_shutdown_is_occurring_until_it_is_complete() {
-    for (value, abrupt) in [(1, false), (2, true)] {
+    for (notification, abrupt) in [(NORMAL, false), (ABRUPT, true)] {
         let registers = running();
-        let cc = 0x0046_0001 | value << 14;
-        assert_eq!(set(&registers, CC, cc), Some(RegEffect::Shutdown { abrupt }));
-        assert_eq!(shst(&registers), 1);
-        assert_eq!(set(&registers, CC, cc), None, "asked for already");
+        let asked = ENABLED.with_shn(notification);
+        assert_eq!(set_cc(&registers, asked), Some(RegEffect::Shutdown { abrupt }));
+        assert_eq!(shst(&registers), ShutdownStatus::OCCURRING);
+        assert_eq!(set_cc(&registers, asked), None, "asked for already");
         registers.set_shutdown_complete();
-        assert_eq!(shst(&registers), 2);
-        assert_eq!(set(&registers, CC, 0x0046_0000), DISABLE);
+        assert_eq!(shst(&registers), ShutdownStatus::COMPLETE);
+        assert_eq!(set_cc(&registers, SIZES), DISABLE);
         registers.reset_done();
-        assert_eq!(get(&registers, CSTS), 0);
+        assert_eq!(csts(&registers), Csts::new());
     }
 }
 
 #[test]
 fn a_shutdown_that_becomes_abrupt_is_told_again() {
     let registers = running();
-    assert_eq!(set(&registers, CC, 0x4001), Some(RegEffect::Shutdown { abrupt: false }));
-    assert_eq!(set(&registers, CC, 0x8001), Some(RegEffect::Shutdown { abrupt: true }));
-    assert_eq!(shst(&registers), 1);
+    assert_eq!(set_cc(&registers, EN.with_shn(NORMAL)), Some(RegEffect::Shutdown { abrupt: false }));
+    assert_eq!(set_cc(&registers, EN.with_shn(ABRUPT)), Some(RegEffect::Shutdown { abrupt: true }));
+    assert_eq!(shst(&registers), ShutdownStatus::OCCURRING);
 }
 
 #[test]
 fn the_reserved_shutdown_value_does_nothing() {
     let registers = running();
-    assert_eq!(set(&registers, CC, 0xc001), None);
-    assert_eq!(shst(&registers), 0);
+    assert_eq!(set_cc(&registers, EN.with_shn(ShutdownNotification(0b11))), None);
+    assert_eq!(shst(&registers), ShutdownStatus::NORMAL);
 }
 
 #[test]
 fn a_shutdown_that_ends_late_does_not_touch_the_next_life() {
     let registers = running();
-    assert!(set(&registers, CC, 0x4001).is_some());
-    assert_eq!(set(&registers, CC, 0), DISABLE);
+    assert!(set_cc(&registers, EN.with_shn(NORMAL)).is_some());
+    assert_eq!(set_cc(&registers, Cc::new()), DISABLE);
     registers.set_shutdown_complete();
     registers.reset_done();
-    assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
-    assert_eq!(get(&registers, CSTS), 0);
+    assert!(matches!(set_cc(&registers, EN), Some(RegEffect::Enable(_))));
+    assert_eq!(csts(&registers), Csts::new());
 }
 
 #[test]
 fn a_shutdown_of_a_disabled_controller_is_complete_at_once() {
     let registers = with_admin_queue();
-    assert_eq!(set(&registers, CC, 0x4000), None);
-    assert_eq!(shst(&registers), 2);
-    assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
-    assert_eq!(shst(&registers), 0);
+    assert_eq!(set_cc(&registers, Cc::new().with_shn(NORMAL)), None);
+    assert_eq!(shst(&registers), ShutdownStatus::COMPLETE);
+    assert!(matches!(set_cc(&registers, EN), Some(RegEffect::Enable(_))));
+    assert_eq!(shst(&registers), ShutdownStatus::NORMAL);
 }
 
 #[test]
 fn a_shutdown_with_a_reset_is_occurring_until_the_admin_worker_has_carried_both_out() {
-    let both_at_once = |registers: &Registers| assert_eq!(set(registers, CC, 0x4000), DISABLE);
+    let both_at_once = |registers: &Registers| assert_eq!(set_cc(registers, Cc::new().with_shn(NORMAL)), DISABLE);
     let one_after_the_other = |registers: &Registers| {
-        assert_eq!((set(registers, CC, 0), set(registers, CC, 0x4000)), (DISABLE, None));
+        assert_eq!((set_cc(registers, Cc::new()), set_cc(registers, Cc::new().with_shn(NORMAL))), (DISABLE, None));
     };
     let ways: [&dyn Fn(&Registers); 2] = [&both_at_once, &one_after_the_other];
     for ask in ways {
         let registers = running();
         ask(&registers);
-        assert_eq!(get(&registers, CSTS), 1 | 1 << 2, "ready, and occurring");
+        assert_eq!(csts(&registers), READY.with_shst(ShutdownStatus::OCCURRING));
         registers.reset_done();
-        assert_eq!((get(&registers, CSTS), registers.shutdown_is_occurring()), (1 << 2, true));
+        let occurring = Csts::new().with_shst(ShutdownStatus::OCCURRING);
+        assert_eq!((csts(&registers), registers.shutdown_is_occurring()), (occurring, true));
         registers.set_shutdown_complete();
-        assert_eq!(get(&registers, CSTS), 2 << 2);
-        assert!(matches!(set(&registers, CC, 1), Some(RegEffect::Enable(_))));
-        assert_eq!((get(&registers, CSTS), registers.shutdown_is_occurring()), (0, false));
+        assert_eq!(csts(&registers), Csts::new().with_shst(ShutdownStatus::COMPLETE));
+        assert!(matches!(set_cc(&registers, EN), Some(RegEffect::Enable(_))));
+        assert_eq!((csts(&registers), registers.shutdown_is_occurring()), (Csts::new(), false));
     }
 }
 
 #[test]
 fn enabling_drops_a_shutdown_notification() {
     let registers = with_admin_queue();
-    assert!(matches!(set(&registers, CC, 0x4001), Some(RegEffect::Enable(_))));
-    assert_eq!((get(&registers, CC), shst(&registers)), (1, 0));
+    assert!(matches!(set_cc(&registers, EN.with_shn(NORMAL)), Some(RegEffect::Enable(_))));
+    assert_eq!((cc(&registers), shst(&registers)), (EN, ShutdownStatus::NORMAL));
 }
 
 #[test]
@@ -269,9 +297,9 @@ fn a_function_reset_clears_all_but_ready_until_the_admin_worker_is_done() {
     for at in [INTMS, CC, AQA, ASQ, ASQ_HIGH, ACQ, ACQ_HIGH] {
         assert_eq!(get(&registers, at), 0, "at {at:#x}");
     }
-    assert_eq!(get(&registers, CSTS), 1);
+    assert_eq!(csts(&registers), READY);
     registers.reset_done();
-    assert_eq!(get(&registers, CSTS), 0);
+    assert_eq!(csts(&registers), Csts::new());
 }
 
 #[test]
@@ -296,30 +324,32 @@ fn queue_addresses_are_written_in_halves_and_bytes() {
 #[test]
 fn cc_is_written_in_bytes_words_and_with_its_neighbour() {
     let registers = with_admin_queue();
-    assert_eq!(registers.write(CC + 2, &[0x46]), None);
-    assert!(matches!(registers.write(CC, &[1, 0]), Some(RegEffect::Enable(_))));
-    assert_eq!(get(&registers, CC), 0x0046_0001);
-    assert_eq!(registers.write(INTMC, &0x0046_0000_0000_0000u64.to_le_bytes()), DISABLE);
+    let [low, next, sizes, _] = ENABLED.into_bits().to_le_bytes();
+    assert_eq!(registers.write(CC + 2, &[sizes]), None);
+    assert!(matches!(registers.write(CC, &[low, next]), Some(RegEffect::Enable(_))));
+    assert_eq!(cc(&registers), ENABLED);
+    let with_neighbour = u64::from(SIZES.into_bits()) << 32;
+    assert_eq!(registers.write(CC - 4, &with_neighbour.to_le_bytes()), DISABLE);
 }
 
 #[test]
 fn reserved_registers_and_bits_read_zero() {
     let registers = running();
-    let _ = registers.write(0x38, &[0xff; 0x1000]);
-    for at in (0x38..CRTO).chain(CRTO + 4..0x1000).step_by(4) {
+    let _ = registers.write(Register::CMBLOC.offset(), &[0xff; END]);
+    for at in (Register::CMBLOC.offset()..CRTO).chain(CRTO + 4..END).step_by(4) {
         assert_eq!(get(&registers, at), 0, "at {at:#x}");
     }
-    assert_eq!(set(&registers, CC, 0xff00_000f), None);
-    assert_eq!(get(&registers, CC), 1);
-    assert_eq!(set(&registers, 0x20, 0x4e56_4d65), None, "no subsystem reset by NSSR");
-    assert_eq!(get(&registers, 0x20), 0);
+    assert_eq!(set_cc(&registers, Cc::from_bits(0xff00_000f)), None);
+    assert_eq!(cc(&registers), EN);
+    assert_eq!(set(&registers, NSSR, u32::from_be_bytes(*b"NVMe")), None, "no subsystem reset by NSSR");
+    assert_eq!(get(&registers, NSSR), 0);
 }
 
 #[test]
 fn an_access_past_the_end_reads_zero_and_does_nothing() {
     let registers = running();
     let mut bytes = [0xaa; 8];
-    registers.read(0xffe, &mut bytes);
+    registers.read(END - 2, &mut bytes);
     assert_eq!(bytes, [0; 8]);
     registers.read(usize::MAX, &mut bytes);
     assert_eq!(bytes, [0; 8]);
@@ -327,8 +357,10 @@ fn an_access_past_the_end_reads_zero_and_does_nothing() {
 }
 
 fn access() -> impl Strategy<Value = (usize, Vec<u8>)> {
-    let modes = vec![0u32, 1, 1, 0x0046_0001, 0x4001, 0x8001, 0x4000, 0x61];
-    let cc = proptest::sample::select(modes).prop_map(|cc| (CC, cc.to_le_bytes().to_vec()));
+    let shutdown = Cc::new().with_shn(NORMAL);
+    let all_sets = EN.with_css(CommandSetSelected::ALL);
+    let modes = vec![Cc::new(), EN, EN, ENABLED, EN.with_shn(NORMAL), EN.with_shn(ABRUPT), shutdown, all_sets];
+    let cc = proptest::sample::select(modes).prop_map(|cc| (CC, cc.into_bits().to_le_bytes().to_vec()));
     let offset = prop_oneof![0usize..0x70, CC..CC + 1, 0usize..0x1010, any::<usize>()];
     prop_oneof![cc, (offset, proptest::collection::vec(any::<u8>(), 0..20))]
 }
@@ -363,8 +395,8 @@ proptest! {
             prop_assert_eq!(get(&registers, CC) & !CC_WRITABLE, 0);
             prop_assert_eq!(get(&registers, AQA) & !AQA_WRITABLE, 0);
             prop_assert_eq!((get(&registers, ASQ) | get(&registers, ACQ)) & 0xfff, 0);
-            prop_assert_eq!(get(&registers, CSTS) & !0xe, 0, "ready is the admin worker's to say");
-            prop_assert_ne!(shst(&registers), 3);
+            prop_assert_eq!(csts(&registers).with_cfs(false).with_shst(ShutdownStatus::NORMAL), Csts::new(), "ready is the admin worker's to say");
+            prop_assert!(shst(&registers).name().is_some());
         }
     }
 
@@ -372,7 +404,7 @@ proptest! {
     fn a_read_of_any_length_is_the_bytes_of_the_registers((offset, data) in access(), len in 0usize..64) {
         let registers = running();
         let _ = registers.write(offset, &data);
-        let mut image = vec![0; 0x1000];
+        let mut image = vec![0; END];
         registers.read(0, &mut image);
         let mut bytes = vec![0xaa; len];
         registers.read(offset, &mut bytes);

@@ -2,20 +2,35 @@
 
 use super::*;
 use nvme_spec::CommandFlags;
-use nvme_spec::identify::{Cns, IdentifyController};
-use zerocopy::FromBytes as _;
+use nvme_spec::identify::IdentifyController;
 
 #[test]
 fn commands_that_the_controller_does_not_have_are_invalid_opcodes() {
     let mut controller = controller();
-    // Reserved, namespace management, firmware, self-test, attachment, directives, virtualization, NVMe-MI, lockdown,
-    // format, security, sanitize, Get LBA Status, of a vendor.
     for opcode in [
-        0x03, 0x07, 0x0d, 0x10, 0x11, 0x14, 0x15, 0x19, 0x1a, 0x1c, 0x1d, 0x1e, 0x24, 0x80, 0x81, 0x82, 0x84, 0x86,
-        0xc0, 0xff,
+        AdminOpcode(0x03),
+        AdminOpcode(0x07),
+        AdminOpcode::NAMESPACE_MANAGEMENT,
+        AdminOpcode::FIRMWARE_COMMIT,
+        AdminOpcode::FIRMWARE_IMAGE_DOWNLOAD,
+        AdminOpcode::DEVICE_SELF_TEST,
+        AdminOpcode::NAMESPACE_ATTACHMENT,
+        AdminOpcode::DIRECTIVE_SEND,
+        AdminOpcode::DIRECTIVE_RECEIVE,
+        AdminOpcode::VIRTUALIZATION_MANAGEMENT,
+        AdminOpcode::NVME_MI_SEND,
+        AdminOpcode::NVME_MI_RECEIVE,
+        AdminOpcode::LOCKDOWN,
+        AdminOpcode::FORMAT_NVM,
+        AdminOpcode::SECURITY_SEND,
+        AdminOpcode::SECURITY_RECEIVE,
+        AdminOpcode::SANITIZE,
+        AdminOpcode::GET_LBA_STATUS,
+        AdminOpcode::VENDOR_SPECIFIC_START,
+        AdminOpcode(0xff),
     ] {
-        let sqe = Sqe { opcode, ..Sqe::default() };
-        assert_eq!(status(controller.admin(&sqe, NOW)), Status::INVALID_OPCODE, "{opcode:x}h");
+        let sqe = Sqe { opcode: opcode.0, ..Sqe::default() };
+        assert_eq!(status(controller.admin(&sqe, NOW)), Status::INVALID_OPCODE, "{opcode:?}");
     }
 }
 
@@ -23,7 +38,11 @@ fn commands_that_the_controller_does_not_have_are_invalid_opcodes() {
 fn fused_admin_commands_and_sgls_are_invalid_fields() {
     let mut controller = controller();
     for flags in [0b01, 0b10, 0b11, 0b0100_0000, 0b1000_0000, 0b1100_0000] {
-        let sqe = Sqe { flags: CommandFlags::from_bits(flags), cdw10: 1, ..command(Opcode::Identify) };
+        let sqe = Sqe {
+            flags: CommandFlags::from_bits(flags),
+            cdw10: IdentifyDw10::new().with_cns(Cns::CONTROLLER).into_bits(),
+            ..command(Opcode::Identify)
+        };
         assert_eq!(status(controller.admin(&sqe, NOW)), Status::INVALID_FIELD, "{flags:b}");
     }
 }
@@ -33,8 +52,11 @@ fn a_controller_with_bad_limits_is_refused() {
     assert!(Controller::new(identity(), Limits { max_queues: 0, ..LIMITS }).is_err());
 }
 
-fn abort(sqid: u32, cid: u32) -> Sqe {
-    Sqe { cdw10: cid << 16 | sqid, ..command(Opcode::Abort) }
+/// Dword 0 of the completion of an Abort that has aborted nothing.
+const NOT_ABORTED: u32 = AbortResult::new().with_not_aborted(true).into_bits();
+
+fn abort(sqid: u16, cid: u16) -> Sqe {
+    Sqe { cdw10: AbortDw10::new().with_sqid(sqid).with_cid(cid).into_bits(), ..command(Opcode::Abort) }
 }
 
 #[test]
@@ -47,9 +69,9 @@ fn abort_of_an_io_command_goes_to_the_runtime() {
 #[test]
 fn abort_of_what_is_not_there_succeeds_without_aborting() {
     let mut controller = controller();
-    assert_eq!(dw0(controller.admin(&abort(2, 1), NOW)), 1);
-    assert_eq!(dw0(controller.admin(&abort(0, 1), NOW)), 1);
-    assert_eq!(dw0(controller.admin(&abort(0xffff, 1), NOW)), 1);
+    assert_eq!(dw0(controller.admin(&abort(2, 1), NOW)), NOT_ABORTED);
+    assert_eq!(dw0(controller.admin(&abort(0, 1), NOW)), NOT_ABORTED);
+    assert_eq!(dw0(controller.admin(&abort(u16::MAX, 1), NOW)), NOT_ABORTED);
 }
 
 #[test]
@@ -71,7 +93,7 @@ fn an_aborted_event_request_is_completed_as_aborted_and_holds_no_place() {
     assert_eq!(dw0(controller.admin(&abort(0, 5), NOW)), 0);
     assert_eq!(controller.next_event(), Some(EventCompletion { cid: 5, dw0: 0, status: Status::ABORT_REQUESTED }));
     assert_eq!(controller.next_event(), None);
-    assert_eq!(dw0(controller.admin(&abort(0, 5), NOW)), 1);
+    assert_eq!(dw0(controller.admin(&abort(0, 5), NOW)), NOT_ABORTED);
 }
 
 #[test]
@@ -80,22 +102,22 @@ fn keep_alive_expires_only_when_it_was_asked_for_and_is_put_off_by_the_command()
     let at = |seconds| NOW + Duration::from_millis(seconds * 1000_u64);
     assert!(!controller.keep_alive_expired(at(1_000_000)));
     // 4.5 seconds become 5: the granularity is a second.
-    assert_eq!(dw0(controller.admin(&set_feature(0x0f, 4500), at(10))), 0);
-    assert_eq!(dw0(controller.admin(&get_feature(0x0f, 0), at(10))), 5000);
+    assert_eq!(dw0(controller.admin(&set_feature(FeatureId::KEEP_ALIVE_TIMER, 4500), at(10))), 0);
+    assert_eq!(dw0(controller.admin(&get_feature(FeatureId::KEEP_ALIVE_TIMER, 0), at(10))), 5000);
     assert!(!controller.keep_alive_expired(at(14)));
     assert!(controller.keep_alive_expired(at(15)));
     assert_eq!(dw0(controller.admin(&command(Opcode::KeepAlive), at(14))), 0);
     assert!(!controller.keep_alive_expired(at(18)));
     assert!(controller.keep_alive_expired(at(19)));
-    assert_eq!(dw0(controller.admin(&set_feature(0x0f, 0), at(19))), 0);
+    assert_eq!(dw0(controller.admin(&set_feature(FeatureId::KEEP_ALIVE_TIMER, 0), at(19))), 0);
     assert!(!controller.keep_alive_expired(at(1_000_000)));
 }
 
 #[test]
 fn the_longest_keep_alive_timeout_does_not_wrap() {
     let mut controller = controller();
-    assert_eq!(dw0(controller.admin(&set_feature(0x0f, u32::MAX), NOW)), 0);
-    assert_eq!(dw0(controller.admin(&get_feature(0x0f, 0), NOW)), 4_294_967_000);
+    assert_eq!(dw0(controller.admin(&set_feature(FeatureId::KEEP_ALIVE_TIMER, u32::MAX), NOW)), 0);
+    assert_eq!(dw0(controller.admin(&get_feature(FeatureId::KEEP_ALIVE_TIMER, 0), NOW)), 4_294_967_000);
 }
 
 #[test]
@@ -103,9 +125,10 @@ fn a_host_that_takes_its_interrupts_by_the_pin_is_offered_no_shadow_doorbells() 
     let mut controller = controller();
     let mut offered = |pin_in_use| {
         controller.set_pin_in_use(pin_in_use);
-        let identify = Sqe { cdw10: Cns::CONTROLLER.0.into(), ..command(Opcode::Identify) };
+        let identify =
+            Sqe { cdw10: IdentifyDw10::new().with_cns(Cns::CONTROLLER).into_bits(), ..command(Opcode::Identify) };
         let page = data(controller.admin(&identify, NOW));
-        let page = IdentifyController::read_from_bytes(&page).expect("a page");
+        let page: IdentifyController = structure(&page);
         let config = command(Opcode::DoorbellBufferConfig).with_prps(0x5000, 0x6000);
         let refused = controller.admin(&config, NOW) == Outcome::failed(Status::INVALID_OPCODE);
         (page.oacs.dbcs(), refused)
@@ -133,15 +156,15 @@ fn a_reset_takes_queues_features_and_requests_and_leaves_namespaces() {
     let mut controller = controller();
     make_pair(&mut controller, 1);
     assert_eq!(controller.admin(&request_event(1), NOW), Outcome::Held);
-    assert_eq!(dw0(controller.admin(&set_feature(0x0b, 0x100), NOW)), 0);
-    assert_eq!(dw0(controller.admin(&set_feature(0x0f, 1000), NOW)), 0);
+    set_events(&mut controller, AsyncEventConfiguration::new().with_nan(true));
+    assert_eq!(dw0(controller.admin(&set_feature(FeatureId::KEEP_ALIVE_TIMER, 1000), NOW)), 0);
     assert!(controller.remove_namespace(3));
     controller.reset();
     controller.enable(NOW);
     assert_eq!(controller.next_event(), None);
-    assert_eq!(dw0(controller.admin(&get_feature(0x0b, 0), NOW)), 0);
+    assert_eq!(dw0(controller.admin(&get_feature(FeatureId::ASYNC_EVENT_CONFIGURATION, 0), NOW)), 0);
     assert!(!controller.keep_alive_expired(NOW * 1000));
-    assert_eq!(data(controller.admin(&get_log(4, 4096), NOW)), vec![0; 4096]);
+    assert_eq!(data(controller.admin(&get_log(LogId::CHANGED_NAMESPACE_LIST, 4096), NOW)), vec![0; 4096]);
     assert_eq!(controller.namespaces().map(|namespace| namespace.nsid).collect::<Vec<_>>(), [1]);
     make_pair(&mut controller, 1);
 }

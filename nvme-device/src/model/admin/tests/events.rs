@@ -1,15 +1,26 @@
 //! The life of asynchronous events.
 
 use super::*;
+use nvme_spec::log::ErrorInformation;
 
-const NAMESPACE_EVENT: u32 = 0x04_00_02;
-const TEMPERATURE_EVENT: u32 = 0x02_01_01;
-const DOORBELL_VALUE_EVENT: u32 = 0x01_01_00;
+const NAMESPACE_EVENT: u32 =
+    event_of(EventType::NOTICE, NoticeEvent::NAMESPACE_ATTRIBUTE_CHANGED.0, LogId::CHANGED_NAMESPACE_LIST);
+const TEMPERATURE_EVENT: u32 = event_of(EventType::SMART, SmartEvent::TEMPERATURE_THRESHOLD.0, LogId::SMART);
+const DOORBELL_VALUE_EVENT: u32 =
+    event_of(EventType::ERROR, ErrorEvent::INVALID_DOORBELL_VALUE.0, LogId::ERROR_INFORMATION);
+
+/// Returns dword 0 of the completion that tells of an event.
+const fn event_of(kind: EventType, information: u8, log: LogId) -> u32 {
+    AsyncEvent::new().with_kind(kind).with_information(information).with_lid(log).into_bits()
+}
 
 /// With notices of namespaces and warnings of temperature enabled.
 fn listening() -> Controller {
     let mut controller = controller();
-    assert_eq!(dw0(controller.admin(&set_feature(0x0b, 0x102), NOW)), 0);
+    set_events(
+        &mut controller,
+        AsyncEventConfiguration::new().with_smart(CriticalWarning::new().with_ttc(true)).with_nan(true),
+    );
     controller
 }
 
@@ -59,7 +70,7 @@ fn a_type_is_told_once_until_its_log_is_read() {
     assert_eq!(event(&mut controller), Some((1, NAMESPACE_EVENT)));
     assert!(controller.remove_namespace(3));
     assert_eq!(event(&mut controller), None);
-    let log = data(controller.admin(&get_log(4, 4096), NOW));
+    let log = data(controller.admin(&get_log(LogId::CHANGED_NAMESPACE_LIST, 4096), NOW));
     assert_eq!((u32_at(&log, 0), u32_at(&log, 4), u32_at(&log, 8)), (1, 3, 0));
     // The log has told of both.
     assert_eq!(event(&mut controller), None);
@@ -74,8 +85,8 @@ fn a_log_that_is_read_with_rae_clears_nothing() {
     hold(&mut controller, 2);
     assert!(controller.remove_namespace(1));
     assert_eq!(event(&mut controller), Some((1, NAMESPACE_EVENT)));
-    let mut retain = get_log(4, 4096);
-    retain.cdw10 |= 1 << 15;
+    let mut retain = get_log(LogId::CHANGED_NAMESPACE_LIST, 4096);
+    retain.cdw10 = GetLogPageDw10::from_bits(retain.cdw10).with_rae(true).into_bits();
     for _ in 0..2 {
         assert_eq!(u32_at(&data(controller.admin(&retain, NOW)), 0), 1);
     }
@@ -96,7 +107,7 @@ fn an_event_waits_for_a_request() {
 fn an_event_whose_log_is_read_before_a_request_comes_is_not_told() {
     let mut controller = listening();
     assert!(controller.remove_namespace(1));
-    assert_eq!(u32_at(&data(controller.admin(&get_log(4, 4096), NOW)), 0), 1);
+    assert_eq!(u32_at(&data(controller.admin(&get_log(LogId::CHANGED_NAMESPACE_LIST, 4096), NOW)), 0), 1);
     hold(&mut controller, 4);
     assert_eq!(event(&mut controller), None);
 }
@@ -108,7 +119,7 @@ fn namespaces_are_not_told_of_unless_the_host_asked() {
     assert!(controller.remove_namespace(1));
     assert_eq!(event(&mut controller), None);
     // It learns of it as soon as it asks.
-    assert_eq!(dw0(controller.admin(&set_feature(0x0b, 0x100), NOW)), 0);
+    set_events(&mut controller, AsyncEventConfiguration::new().with_nan(true));
     assert_eq!(event(&mut controller), Some((1, NAMESPACE_EVENT)));
 }
 
@@ -116,11 +127,11 @@ fn namespaces_are_not_told_of_unless_the_host_asked() {
 fn a_namespace_that_comes_or_goes_is_no_change_of_access() {
     let mut controller = controller();
     hold(&mut controller, 1);
-    assert_eq!(dw0(controller.admin(&set_feature(0x0b, 0x800), NOW)), 0);
+    set_events(&mut controller, AsyncEventConfiguration::new().with_anacn(true));
     assert!(controller.remove_namespace(1));
     assert!(controller.add_namespace(namespace(1)).is_ok());
     assert_eq!(event(&mut controller), None);
-    assert_eq!(dw0(controller.admin(&set_feature(0x0b, 0x900), NOW)), 0);
+    set_events(&mut controller, AsyncEventConfiguration::new().with_nan(true).with_anacn(true));
     assert_eq!(event(&mut controller), Some((1, NAMESPACE_EVENT)));
 }
 
@@ -128,7 +139,7 @@ fn a_namespace_that_comes_or_goes_is_no_change_of_access() {
 fn a_notice_that_waits_is_dropped_when_the_host_does_not_want_it_any_more() {
     let mut controller = listening();
     assert!(controller.remove_namespace(1));
-    assert_eq!(dw0(controller.admin(&set_feature(0x0b, 0), NOW)), 0);
+    set_events(&mut controller, AsyncEventConfiguration::new());
     hold(&mut controller, 1);
     assert_eq!(event(&mut controller), None);
 }
@@ -141,7 +152,7 @@ fn types_are_masked_apart_and_completed_in_the_order_of_the_requests() {
     hold(&mut controller, 3);
     assert!(controller.remove_namespace(1));
     controller.invalid_doorbell_value();
-    assert_eq!(dw0(controller.admin(&set_feature(0x04, 300), NOW)), 0);
+    assert_eq!(dw0(controller.admin(&set_feature(FeatureId::TEMPERATURE_THRESHOLD, 300), NOW)), 0);
     assert_eq!(event(&mut controller), Some((1, DOORBELL_VALUE_EVENT)));
     assert_eq!(event(&mut controller), Some((2, TEMPERATURE_EVENT)));
     assert_eq!(event(&mut controller), Some((3, NAMESPACE_EVENT)));
@@ -158,9 +169,10 @@ fn each_error_of_a_doorbell_leaves_an_entry_in_the_log_and_is_told_once_until_th
     // The type is masked until the log is read.
     controller.invalid_doorbell_value();
     assert_eq!(event(&mut controller), None);
-    let log = data(controller.admin(&get_log(1, 4096), NOW));
+    let log = data(controller.admin(&get_log(LogId::ERROR_INFORMATION, 4096), NOW));
     assert_eq!((u64_at(&log, 0), u64_at(&log, 64), u64_at(&log, 128)), (2, 1, 0));
-    assert_eq!((u16_at(&log, 8), u16_at(&log, 10)), (0xffff, 0xffff));
+    let newest: ErrorInformation = structure(&log[..size_of::<ErrorInformation>()]);
+    assert_eq!((newest.sqid, newest.cid), (u16::MAX, u16::MAX), "of no queue, and of no command");
     controller.invalid_doorbell_value();
     assert_eq!(event(&mut controller), Some((2, DOORBELL_VALUE_EVENT)));
 }
@@ -169,11 +181,11 @@ fn each_error_of_a_doorbell_leaves_an_entry_in_the_log_and_is_told_once_until_th
 fn a_threshold_below_the_temperature_warns_and_one_above_does_not() {
     let mut controller = listening();
     hold(&mut controller, 1);
-    assert_eq!(dw0(controller.admin(&set_feature(0x04, 309), NOW)), 0);
+    assert_eq!(dw0(controller.admin(&set_feature(FeatureId::TEMPERATURE_THRESHOLD, 309), NOW)), 0);
     assert_eq!(event(&mut controller), None);
-    assert_eq!(dw0(controller.admin(&set_feature(0x04, 308), NOW)), 0);
+    assert_eq!(dw0(controller.admin(&set_feature(FeatureId::TEMPERATURE_THRESHOLD, 308), NOW)), 0);
     assert_eq!(event(&mut controller), Some((1, TEMPERATURE_EVENT)));
-    assert_eq!(data(controller.admin(&get_log(2, 512), NOW))[0], 2);
+    assert_eq!(data(controller.admin(&get_log(LogId::SMART, 512), NOW))[0], 2);
     // Reading clears the event, not the condition; it is not told again for that.
     hold(&mut controller, 2);
     assert_eq!(event(&mut controller), None);
@@ -194,7 +206,7 @@ fn namespaces_that_are_added_before_the_host_starts_are_no_change() {
     let mut controller = Controller::new(identity(), LIMITS).expect("valid limits");
     controller.add_namespace(namespace(1)).expect("free");
     controller.enable(NOW);
-    assert_eq!(dw0(controller.admin(&set_feature(0x0b, 0x100), NOW)), 0);
+    set_events(&mut controller, AsyncEventConfiguration::new().with_nan(true));
     hold(&mut controller, 1);
     assert_eq!(event(&mut controller), None);
 }

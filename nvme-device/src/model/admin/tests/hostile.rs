@@ -5,6 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use nvme_spec::admin::{GetLogPageDw11, log_page_dwords_of};
 
 /// A step of a host, of the runtime or of the operator.
 #[derive(Debug, Clone)]
@@ -33,8 +34,21 @@ fn dword() -> impl Strategy<Value = u32> {
 }
 
 fn opcode() -> impl Strategy<Value = u8> {
-    let known = [0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0a, 0x0c, 0x18, 0x7c];
-    prop_oneof![9 => proptest::sample::select(known.to_vec()), 1 => any::<u8>()]
+    let known = [
+        AdminOpcode::DELETE_IO_SQ,
+        AdminOpcode::CREATE_IO_SQ,
+        AdminOpcode::GET_LOG_PAGE,
+        AdminOpcode::DELETE_IO_CQ,
+        AdminOpcode::CREATE_IO_CQ,
+        AdminOpcode::IDENTIFY,
+        AdminOpcode::ABORT,
+        AdminOpcode::SET_FEATURES,
+        AdminOpcode::GET_FEATURES,
+        AdminOpcode::ASYNC_EVENT_REQUEST,
+        AdminOpcode::KEEP_ALIVE,
+        AdminOpcode::DOORBELL_BUFFER_CONFIG,
+    ];
+    prop_oneof![9 => proptest::sample::select(known.map(|opcode| opcode.0).to_vec()), 1 => any::<u8>()]
 }
 
 fn sqe() -> impl Strategy<Value = Sqe> {
@@ -60,10 +74,12 @@ fn sqe() -> impl Strategy<Value = Sqe> {
 
 /// Returns commands on few queues, most of which can be carried out.
 fn queue_command() -> impl Strategy<Value = Sqe> {
-    (proptest::sample::select(vec![0x00, 0x01, 0x04, 0x05]), 1_u32..3, 0_u32..4).prop_map(|(opcode, qid, cqid)| Sqe {
-        opcode,
-        cdw10: 7 << 16 | qid,
-        cdw11: cqid << 16 | 1,
+    let opcodes =
+        [AdminOpcode::DELETE_IO_SQ, AdminOpcode::CREATE_IO_SQ, AdminOpcode::DELETE_IO_CQ, AdminOpcode::CREATE_IO_CQ];
+    (proptest::sample::select(opcodes.to_vec()), 1_u16..3, 0_u16..4).prop_map(|(opcode, qid, cqid)| Sqe {
+        opcode: opcode.0,
+        cdw10: queue(qid, 8),
+        cdw11: CreateSqDw11::new().with_pc(true).with_cqid(cqid).into_bits(),
         ..Sqe::default()
     })
 }
@@ -124,9 +140,12 @@ impl Host {
     fn command(&mut self, sqe: &Sqe) {
         let outcome = self.controller.admin(sqe, self.now);
         match &outcome {
-            Outcome::Data { data, .. } => match sqe.opcode {
-                0x02 => assert!(data.len() as u64 <= (u64::from(sqe.cdw10 >> 16 | (sqe.cdw11 & 0xffff) << 16) + 1) * 4),
-                0x06 => assert_eq!(data.len(), 4096),
+            Outcome::Data { data, .. } => match AdminOpcode(sqe.opcode) {
+                AdminOpcode::GET_LOG_PAGE => {
+                    let (dw10, dw11) = (GetLogPageDw10::from_bits(sqe.cdw10), GetLogPageDw11::from_bits(sqe.cdw11));
+                    assert!(data.len() as u64 <= log_page_dwords_of(dw10, dw11) * 4);
+                }
+                AdminOpcode::IDENTIFY => assert_eq!(data.len(), 4096),
                 _ => assert!(data.len() <= 512),
             },
             Outcome::CreateCq(queue) => {

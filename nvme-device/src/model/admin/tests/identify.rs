@@ -2,14 +2,34 @@
 
 use super::*;
 use nvme_spec::ALL_NAMESPACES;
+use nvme_spec::Cqe;
+use nvme_spec::admin::IdentifyDw11;
+use nvme_spec::identify::{
+    AnaCapabilities, CommandSet, CompletionEntrySizes, ControllerList, ControllerType, DeallocateFeatures,
+    FirmwareUpdates, FormattedLbaSize, FusedOperations, IdentifyCommandSets, IdentifyController, IdentifyControllerNvm,
+    IdentifyNamespace, IndependentFeatures, IndependentNamespace, LbaFormat, LogPageAttributes, Multipath,
+    NamespaceAttributes, NamespaceDescriptor, NamespaceFeatures, NamespaceIdType, NamespaceStatus,
+    OptionalAdminCommands, OptionalNvmCommands, SglSupport, SubmissionEntrySizes, WriteCacheAttributes,
+};
+use nvme_spec::register;
+use zerocopy::IntoBytes as _;
 
-fn identify(cns: u32, nsid: u32) -> Sqe {
-    Sqe { cdw10: cns, nsid, ..command(Opcode::Identify) }
+fn identify(cns: Cns, nsid: u32) -> Sqe {
+    identify_from(cns, 0, nsid)
+}
+
+/// Returns Identify of a structure that begins at that controller identifier.
+fn identify_from(cns: Cns, cntid: u16, nsid: u32) -> Sqe {
+    Sqe { cdw10: IdentifyDw10::new().with_cns(cns).with_cntid(cntid).into_bits(), nsid, ..command(Opcode::Identify) }
 }
 
 /// Returns the page for that CNS and NSID.
-fn page_of(controller: &mut Controller, cns: u32, nsid: u32) -> Vec<u8> {
-    let page = data(controller.admin(&identify(cns, nsid), NOW));
+fn page_of(controller: &mut Controller, cns: Cns, nsid: u32) -> Vec<u8> {
+    page_for(controller, &identify(cns, nsid))
+}
+
+fn page_for(controller: &mut Controller, sqe: &Sqe) -> Vec<u8> {
+    let page = data(controller.admin(sqe, NOW));
     assert_eq!(page.len(), 4096);
     page
 }
@@ -18,66 +38,81 @@ fn list(page: &[u8]) -> Vec<u32> {
     (0..1024).map(|index| u32_at(page, index * 4)).take_while(|nsid| *nsid != 0).collect()
 }
 
+/// Returns Identify Controller.
+fn controller_of(controller: &mut Controller) -> IdentifyController {
+    structure(&page_of(controller, Cns::CONTROLLER, 0))
+}
+
+/// Returns Identify Namespace.
+fn namespace_of(controller: &mut Controller, nsid: u32) -> IdentifyNamespace {
+    structure(&page_of(controller, Cns::NAMESPACE, nsid))
+}
+
 #[test]
 fn the_controller_tells_who_it_is() {
-    let page = page_of(&mut controller(), 1, 0);
-    assert_eq!((u16_at(&page, 0), u16_at(&page, 2)), (0x1234, 0x5678));
-    assert_eq!(&page[4..24], b"S1                  ");
-    assert_eq!(&page[24..64], b"A model                                 ");
-    assert_eq!(&page[64..72], b"1.0     ");
-    assert_eq!((page[77], u16_at(&page, 78), u32_at(&page, 80)), (5, 7, 0x0002_0000));
-    assert_eq!((page[111], bytes(&page, 112)), (1, [0x5a; 16]));
-    assert!(page[768..].starts_with(b"nqn.2014-08.org.nvmexpress:uuid:0\0"));
+    let page = controller_of(&mut controller());
+    assert_eq!((page.vid, page.ssvid), (0x1234, 0x5678));
+    assert_eq!(&page.sn, b"S1                  ");
+    assert_eq!(&page.mn, b"A model                                 ");
+    assert_eq!(&page.fr, b"1.0     ");
+    assert_eq!((page.mdts, page.cntlid, page.ver), (5, 7, register::Version::V2_0));
+    assert_eq!((page.cntrltype, page.fguid), (ControllerType::IO, [0x5a; 16]));
+    assert!(page.subnqn.starts_with(b"nqn.2014-08.org.nvmexpress:uuid:0\0"));
 }
 
 #[test]
 fn the_controller_tells_what_it_can() {
-    let page = page_of(&mut controller(), 1, 0);
-    assert_eq!(page[76], 0b1000, "CMIC: one port, one controller, ANA");
-    assert_eq!(u32_at(&page, 92), 0x900, "OAES");
-    assert_eq!((page[342], page[343]), (10, 0x41), "ANATT, ANACAP");
-    assert_eq!((u32_at(&page, 344), u32_at(&page, 348)), (1, 1), "ANAGRPMAX, NANAGRPID");
-    assert_eq!(u16_at(&page, 256), 0x100, "OACS");
-    assert_eq!(page[258..264], [3, 3, 0x03, 0x26, 63, 0], "ACL, AERL, FRMW, LPA, ELPE, NPSS");
-    assert_eq!((u16_at(&page, 266), u16_at(&page, 268)), (343, 353), "WCTEMP, CCTEMP");
-    assert_eq!(u16_at(&page, 320), 10, "KAS");
-    assert_eq!(page[512..514], [0x66, 0x44], "SQES, CQES");
-    assert_eq!((u32_at(&page, 516), u32_at(&page, 540)), (256, 256), "NN, MNAN");
-    assert_eq!(page[525], 0b101, "VWC");
-    assert_eq!(u32_at(&page, 536), 0x0004_0001, "SGLS");
-    assert_eq!(u32_at(&page, 272), 0, "HMPRE");
+    let page = controller_of(&mut controller());
+    assert_eq!(page.cmic, Multipath::new().with_anars(true), "one port, one controller, ANA");
+    assert_eq!(page.oaes, AsyncEventConfiguration::new().with_nan(true).with_anacn(true));
+    let ana = AnaCapabilities::new().with_aosr(true).with_agidns(true);
+    assert_eq!((page.anatt, page.anacap, page.anagrpmax, page.nanagrpid), (10, ana, 1, 1));
+    assert_eq!(page.oacs, OptionalAdminCommands::new().with_dbcs(true));
+    assert_eq!((page.acl, page.aerl, page.elpe, page.npss), (3, 3, 63, 0));
+    assert_eq!(page.frmw, FirmwareUpdates::new().with_ffsro(true).with_nofs(1));
+    assert_eq!(page.lpa, LogPageAttributes::new().with_cses(true).with_lpeds(true).with_mlps(true));
+    assert_eq!((page.wctemp, page.cctemp, page.kas, page.hmpre), (343, 353, 10, 0));
+    assert_eq!(page.sqes, SubmissionEntrySizes::new().with_min(Sqe::SIZE_LOG2).with_max(Sqe::SIZE_LOG2));
+    assert_eq!(page.cqes, CompletionEntrySizes::new().with_min(Cqe::SIZE_LOG2).with_max(Cqe::SIZE_LOG2));
+    assert_eq!((page.nn, page.mnan), (256, 256));
+    assert_eq!(page.vwc, WriteCacheAttributes::new().with_vwcp(true).with_fb(0b10));
+    assert_eq!(page.sgls, SglSupport::new().with_sgls(1).with_ldl(true));
 }
 
 #[test]
 fn optional_commands_are_those_of_any_namespace() {
+    let always = OptionalNvmCommands::new().with_ssfs(true).with_tss(true);
+    let compare = always.with_nvmcmps(true);
+    let fused = FusedOperations::new();
     let cases = [
-        (IoSupport::NONE, 0x50, 0),
-        (IoSupport::COMPARE, 0x51, 0),
-        (IoSupport::WRITE_UNCORRECTABLE, 0x52, 0),
-        (IoSupport::VERIFY, 0xd0, 0),
-        (IoSupport::VENDOR_SPECIFIC, 0x50, 0),
-        (IoSupport::DEALLOCATE, 0x54, 0),
-        (IoSupport::WRITE_ZEROES, 0x58, 0),
-        (IoSupport::COMPARE | IoSupport::COMPARE_AND_WRITE, 0x51, 1),
+        (IoSupport::NONE, always, fused),
+        (IoSupport::COMPARE, compare, fused),
+        (IoSupport::WRITE_UNCORRECTABLE, always.with_nvmwusv(true), fused),
+        (IoSupport::VERIFY, always.with_nvmvfys(true), fused),
+        (IoSupport::VENDOR_SPECIFIC, always, fused),
+        (IoSupport::DEALLOCATE, always.with_nvmdsmsv(true), fused),
+        (IoSupport::WRITE_ZEROES, always.with_nvmwzsv(true), fused),
+        (IoSupport::COMPARE | IoSupport::COMPARE_AND_WRITE, compare, fused.with_fcws(true)),
     ];
     for (supports, oncs, fuses) in cases {
         let mut controller = controller();
         controller.add_namespace(Namespace { supports, ..namespace(2) }).expect("free");
-        let page = page_of(&mut controller, 1, 0);
-        assert_eq!((u16_at(&page, 520), u16_at(&page, 522)), (oncs, fuses), "{supports:?}");
+        let page = controller_of(&mut controller);
+        assert_eq!((page.oncs, page.fuses), (oncs, fuses), "{supports:?}");
     }
 }
 
 #[test]
 fn a_namespace_tells_its_size_and_names() {
-    for cns in [0x00, 0x11] {
-        let page = page_of(&mut controller(), cns, 3);
-        assert_eq!([0, 8, 16].map(|at| u64_at(&page, at)), [2048; 3], "NSZE, NCAP, NUSE");
-        assert_eq!(page[24..34], [0; 10], "NSFEAT to DLFEAT");
-        assert_eq!((u64_at(&page, 48), u64_at(&page, 56)), (2048 * 4096, 0), "NVMCAP");
-        assert_eq!((page[30], u32_at(&page, 92)), (0, 1), "NMIC, ANAGRPID");
-        assert_eq!((bytes(&page, 104), bytes(&page, 120)), ([0x22; 16], [0x33; 8]), "NGUID, EUI64");
-        assert_eq!((u32_at(&page, 128), u32_at(&page, 132)), (12 << 16, 0), "LBAF");
+    for cns in [Cns::NAMESPACE, Cns::ALLOCATED_NAMESPACE] {
+        let page: IdentifyNamespace = structure(&page_of(&mut controller(), cns, 3));
+        assert_eq!([page.nsze, page.ncap, page.nuse], [2048; 3]);
+        assert_eq!((page.nsfeat, page.nlbaf, page.flbas), (NamespaceFeatures::new(), 0, FormattedLbaSize::new()));
+        assert_eq!((page.mc, page.dpc, page.dps), Default::default());
+        assert_eq!((page.nmic, page.rescap, page.fpi, page.dlfeat), Default::default());
+        assert_eq!((page.nvmcap.get(), page.anagrpid), (2048 * 4096, 1));
+        assert_eq!((page.nguid, page.eui64), ([0x22; 16], [0x33; 8]));
+        assert_eq!(page.lbaf[..2], [LbaFormat::new().with_lbads(12), LbaFormat::new()]);
     }
 }
 
@@ -98,10 +133,12 @@ fn a_namespace_tells_its_features() {
         ..namespace(2)
     };
     controller.add_namespace(special).expect("free");
-    let page = page_of(&mut controller, 0, 2);
-    assert_eq!((page[24], page[33], page[99]), (0b1_0010, 0b1001, 1), "NSFEAT, DLFEAT, NSATTR");
-    assert_eq!((u16_at(&page, 38), u16_at(&page, 46)), (3, 256), "NACWU, NOIOB");
-    assert_eq!([64, 66, 68, 70, 72].map(|at| u16_at(&page, at)), [7, 7, 31, 31, 7], "NPWG, NPWA, NPDG, NPDA, NOWS");
+    let page = namespace_of(&mut controller, 2);
+    assert_eq!(page.nsfeat, NamespaceFeatures::new().with_nsabp(true).with_optperf(true));
+    assert_eq!(page.dlfeat, DeallocateFeatures::new().with_read(1).with_write_zeroes(true));
+    assert_eq!(page.nsattr, NamespaceAttributes::new().with_cwp(true));
+    assert_eq!((page.nacwu, page.noiob), (3, 256));
+    assert_eq!([page.npwg, page.npwa, page.npdg, page.npda, page.nows], [7, 7, 31, 31, 7]);
 }
 
 #[test]
@@ -109,18 +146,24 @@ fn a_namespace_of_the_largest_size_has_its_capacity_in_bytes() {
     let mut controller = controller();
     let blocks = u64::MAX >> 16;
     controller.add_namespace(Namespace { blocks, block_shift: 16, ..namespace(2) }).expect("free");
-    assert_eq!(u64_at(&page_of(&mut controller, 0, 2), 48), blocks << 16);
+    assert_eq!(namespace_of(&mut controller, 2).nvmcap.get(), u128::from(blocks << 16));
 }
 
 #[test]
 fn inactive_namespaces_are_zeroes_and_invalid_ones_are_errors() {
     let mut controller = controller();
-    for cns in [0x00, 0x05, 0x08, 0x11, 0x1b] {
+    for cns in [
+        Cns::NAMESPACE,
+        Cns::COMMAND_SET_NAMESPACE,
+        Cns::INDEPENDENT_NAMESPACE,
+        Cns::ALLOCATED_NAMESPACE,
+        Cns::COMMAND_SET_ALLOCATED_NAMESPACE,
+    ] {
         for nsid in [2, 256] {
-            assert_eq!(page_of(&mut controller, cns, nsid), vec![0; 4096], "{cns:x}h");
+            assert_eq!(page_of(&mut controller, cns, nsid), vec![0; 4096], "{cns:?}");
         }
         for nsid in [0, 257, ALL_NAMESPACES] {
-            assert_eq!(status(controller.admin(&identify(cns, nsid), NOW)), Status::INVALID_NAMESPACE, "{cns:x}h");
+            assert_eq!(status(controller.admin(&identify(cns, nsid), NOW)), Status::INVALID_NAMESPACE, "{cns:?}");
         }
     }
 }
@@ -133,19 +176,19 @@ fn the_number_of_namespaces_follows_the_last_one_for_old_drivers() {
     controller.add_namespace(namespace(1)).expect("free");
     controller.add_namespace(namespace(3)).expect("free");
     controller.enable(NOW);
-    assert_eq!(u32_at(&page_of(&mut controller, 1, 0), 516), 3);
-    assert_eq!(page_of(&mut controller, 0, 2), vec![0; 4096], "inactive");
-    assert_eq!(status(controller.admin(&identify(0, 4), NOW)), Status::INVALID_NAMESPACE);
+    assert_eq!(controller_of(&mut controller).nn, 3);
+    assert_eq!(page_of(&mut controller, Cns::NAMESPACE, 2), vec![0; 4096], "inactive");
+    assert_eq!(status(controller.admin(&identify(Cns::NAMESPACE, 4), NOW)), Status::INVALID_NAMESPACE);
     for (added, nn) in [(Some(7), 7), (Some(256), 256), (None, 256)] {
         if let Some(nsid) = added {
             controller.add_namespace(namespace(nsid)).expect("free");
         }
-        assert_eq!(u32_at(&page_of(&mut controller, 1, 0), 516), nn);
+        assert_eq!(controller_of(&mut controller).nn, nn);
     }
     for nsid in [256, 7, 3, 1] {
         controller.remove_namespace(nsid);
     }
-    assert_eq!(u32_at(&page_of(&mut controller, 1, 0), 516), 1, "it is never 0");
+    assert_eq!(controller_of(&mut controller).nn, 1, "it is never 0");
 }
 
 #[test]
@@ -154,18 +197,31 @@ fn a_controller_of_version_1_4_tells_and_answers_what_that_has() {
     let mut controller = Controller::new(identity, LIMITS).expect("valid limits");
     controller.add_namespace(namespace(1)).expect("free");
     controller.enable(NOW);
-    let page = page_of(&mut controller, 1, 0);
-    assert_eq!((u32_at(&page, 80), page[261]), (0x0001_0400, 0x06), "VER, LPA");
-    assert_eq!(u32_at(&page_of(&mut controller, 0, 1), 0), 2048);
-    assert_eq!(list(&page_of(&mut controller, 2, 0)), [1]);
-    let descriptors = page_of(&mut controller, 3, 1);
-    assert_eq!((descriptors[0], descriptors[12], descriptors[32], descriptors[52]), (1, 2, 3, 0), "no command set");
-    for cns in [0x05, 0x06, 0x07, 0x08, 0x1a, 0x1b, 0x1c] {
-        assert_eq!(status(controller.admin(&identify(cns, 1), NOW)), Status::INVALID_FIELD, "{cns:x}h");
+    let page = controller_of(&mut controller);
+    assert_eq!(
+        (page.ver, page.lpa),
+        (register::Version::V1_4, LogPageAttributes::new().with_cses(true).with_lpeds(true))
+    );
+    assert_eq!(namespace_of(&mut controller, 1).nsze, 2048);
+    assert_eq!(list(&page_of(&mut controller, Cns::ACTIVE_NAMESPACES, 0)), [1]);
+    let descriptors = page_of(&mut controller, Cns::NAMESPACE_DESCRIPTORS, 1);
+    let types = [0, 12, 32, 52].map(|at| NamespaceIdType(descriptors[at]));
+    let none = NamespaceIdType(0);
+    let expected = [NamespaceIdType::EUI64, NamespaceIdType::NGUID, NamespaceIdType::UUID, none];
+    assert_eq!(types, expected, "no command set");
+    for cns in [
+        Cns::COMMAND_SET_NAMESPACE,
+        Cns::COMMAND_SET_CONTROLLER,
+        Cns::COMMAND_SET_ACTIVE_NAMESPACES,
+        Cns::INDEPENDENT_NAMESPACE,
+        Cns::COMMAND_SET_ALLOCATED_NAMESPACES,
+        Cns::COMMAND_SET_ALLOCATED_NAMESPACE,
+        Cns::COMMAND_SETS,
+    ] {
+        assert_eq!(status(controller.admin(&identify(cns, 1), NOW)), Status::INVALID_FIELD, "{cns:?}");
     }
-    for lid in [0x00, 0x12, 0x13] {
-        let log = Sqe { cdw10: 0x3ff << 16 | lid, ..command(Opcode::GetLogPage) };
-        assert_eq!(status(controller.admin(&log, NOW)), Status::INVALID_LOG_PAGE, "{lid:x}h");
+    for lid in [LogId::SUPPORTED_LOG_PAGES, LogId::FEATURE_EFFECTS, LogId::MI_COMMAND_EFFECTS] {
+        assert_eq!(status(controller.admin(&get_log(lid, 4096), NOW)), Status::INVALID_LOG_PAGE, "{lid:?}");
     }
 }
 
@@ -174,13 +230,13 @@ fn a_controller_of_version_1_4_tells_and_answers_what_that_has() {
 fn another_namespace_of_one_nsid_waits_until_the_host_has_seen_that_the_first_is_gone() {
     let other = |nsid| Namespace { uuid: [0x77; 16], ..namespace(nsid) };
     for (cns, nsid, seen) in [
-        (0x02, 0, true),
-        (0x02, 2, true),
-        (0x02, 3, false),
-        (0x00, 3, true),
-        (0x03, 3, true),
-        (0x00, 1, false),
-        (0x01, 0, false),
+        (Cns::ACTIVE_NAMESPACES, 0, true),
+        (Cns::ACTIVE_NAMESPACES, 2, true),
+        (Cns::ACTIVE_NAMESPACES, 3, false),
+        (Cns::NAMESPACE, 3, true),
+        (Cns::NAMESPACE_DESCRIPTORS, 3, true),
+        (Cns::NAMESPACE, 1, false),
+        (Cns::CONTROLLER, 0, false),
     ] {
         let mut controller = controller();
         controller.remove_namespace(3);
@@ -188,7 +244,7 @@ fn another_namespace_of_one_nsid_waits_until_the_host_has_seen_that_the_first_is
         assert!(!controller.would_be_mistaken(&namespace(3)), "it is the same");
         assert!(!controller.would_be_mistaken(&other(2)), "nothing was there");
         let _ = controller.admin(&identify(cns, nsid), NOW);
-        assert_eq!(controller.would_be_mistaken(&other(3)), !seen, "{cns:x}h of {nsid}");
+        assert_eq!(controller.would_be_mistaken(&other(3)), !seen, "{cns:?} of {nsid}");
         controller.reset();
         assert!(!controller.would_be_mistaken(&other(3)), "a host that starts knows of none");
     }
@@ -197,11 +253,18 @@ fn another_namespace_of_one_nsid_waits_until_the_host_has_seen_that_the_first_is
 #[test]
 fn lists_of_namespaces_start_above_the_nsid() {
     let mut controller = controller();
-    for cns in [0x02, 0x07, 0x10, 0x1a] {
-        for (above, expected) in [(0, vec![1, 3]), (1, vec![3]), (2, vec![3]), (3, vec![]), (0xffff_fffd, vec![])] {
-            assert_eq!(list(&page_of(&mut controller, cns, above)), expected, "{cns:x}h above {above}");
+    for cns in [
+        Cns::ACTIVE_NAMESPACES,
+        Cns::COMMAND_SET_ACTIVE_NAMESPACES,
+        Cns::ALLOCATED_NAMESPACES,
+        Cns::COMMAND_SET_ALLOCATED_NAMESPACES,
+    ] {
+        for (above, expected) in
+            [(0, vec![1, 3]), (1, vec![3]), (2, vec![3]), (3, vec![]), (ALL_NAMESPACES - 2, vec![])]
+        {
+            assert_eq!(list(&page_of(&mut controller, cns, above)), expected, "{cns:?} above {above}");
         }
-        for nsid in [0xffff_fffe, 0xffff_ffff] {
+        for nsid in [ALL_NAMESPACES - 1, ALL_NAMESPACES] {
             assert_eq!(status(controller.admin(&identify(cns, nsid), NOW)), Status::INVALID_NAMESPACE);
         }
     }
@@ -213,37 +276,52 @@ fn a_full_controller_lists_all_its_namespaces() {
     for nsid in 1..=MAX_NAMESPACES {
         controller.add_namespace(namespace(nsid)).expect("free");
     }
-    assert_eq!(list(&page_of(&mut controller, 2, 0)), (1..=256).collect::<Vec<_>>());
+    assert_eq!(list(&page_of(&mut controller, Cns::ACTIVE_NAMESPACES, 0)), (1..=256).collect::<Vec<_>>());
 }
 
 #[test]
 fn descriptors_hold_the_names_that_there_are_and_the_command_set() {
     let mut controller = controller();
-    let page = page_of(&mut controller, 3, 1);
-    let mut expected = vec![1, 8, 0, 0];
-    expected.extend([0x33; 8]);
-    expected.extend([2, 16, 0, 0]);
-    expected.extend([0x22; 16]);
-    expected.extend([3, 16, 0, 0]);
-    expected.extend([0x11; 16]);
-    expected.extend([4, 1, 0, 0, 0]);
+    let page = page_of(&mut controller, Cns::NAMESPACE_DESCRIPTORS, 1);
+    let mut expected = Vec::new();
+    let names: [(_, &[u8]); 4] = [
+        (NamespaceIdType::EUI64, &[0x33; 8]),
+        (NamespaceIdType::NGUID, &[0x22; 16]),
+        (NamespaceIdType::UUID, &[0x11; 16]),
+        (NamespaceIdType::CSI, &[CommandSet::NVM.0]),
+    ];
+    for (nidt, name) in names {
+        let nidl = u8::try_from(name.len()).expect("short");
+        expected.extend_from_slice(NamespaceDescriptor { nidt, nidl, ..Default::default() }.as_bytes());
+        expected.extend_from_slice(name);
+    }
     assert!(page.starts_with(&expected) && page[expected.len()..].iter().all(|byte| *byte == 0));
     let uuid_only = Namespace { eui64: [0; 8], nguid: [0; 16], ..namespace(2) };
     controller.add_namespace(uuid_only).expect("free");
-    assert_eq!(page_of(&mut controller, 3, 2)[..2], [3, 16]);
+    assert_eq!(page_of(&mut controller, Cns::NAMESPACE_DESCRIPTORS, 2)[..2], [NamespaceIdType::UUID.0, 16]);
     for nsid in [0, 4, 257, ALL_NAMESPACES] {
-        assert_eq!(status(controller.admin(&identify(3, nsid), NOW)), Status::INVALID_NAMESPACE);
+        assert_eq!(
+            status(controller.admin(&identify(Cns::NAMESPACE_DESCRIPTORS, nsid), NOW)),
+            Status::INVALID_NAMESPACE
+        );
     }
 }
 
 #[test]
 fn the_nvm_command_set_has_pages_of_its_own_and_no_other_set_has() {
     let mut controller = controller();
-    assert_eq!(page_of(&mut controller, 0x05, 1), vec![0; 4096]);
-    assert_eq!(page_of(&mut controller, 0x06, 0)[..3], [0, 13, 0]);
-    for cns in [0x05, 0x06, 0x07, 0x1a, 0x1b] {
-        let sqe = Sqe { cdw11: 2 << 24, ..identify(cns, 1) };
-        assert_eq!(status(controller.admin(&sqe, NOW)), Status::INVALID_FIELD, "{cns:x}h");
+    assert_eq!(page_of(&mut controller, Cns::COMMAND_SET_NAMESPACE, 1), vec![0; 4096]);
+    let limits: IdentifyControllerNvm = structure(&page_of(&mut controller, Cns::COMMAND_SET_CONTROLLER, 0));
+    assert_eq!((limits.vsl, limits.wzsl, limits.wusl), (0, 13, 0));
+    for cns in [
+        Cns::COMMAND_SET_NAMESPACE,
+        Cns::COMMAND_SET_CONTROLLER,
+        Cns::COMMAND_SET_ACTIVE_NAMESPACES,
+        Cns::COMMAND_SET_ALLOCATED_NAMESPACES,
+        Cns::COMMAND_SET_ALLOCATED_NAMESPACE,
+    ] {
+        let sqe = Sqe { cdw11: IdentifyDw11::new().with_csi(CommandSet::ZNS).into_bits(), ..identify(cns, 1) };
+        assert_eq!(status(controller.admin(&sqe, NOW)), Status::INVALID_FIELD, "{cns:?}");
     }
 }
 
@@ -253,41 +331,56 @@ fn the_independent_page_says_ready_and_whether_there_is_a_write_cache() {
     let cached = IoSupport::VOLATILE_WRITE_CACHE;
     controller.add_namespace(Namespace { supports: cached, ..namespace(2) }).expect("free");
     controller.add_namespace(Namespace { write_protected: true, ..namespace(4) }).expect("free");
-    for (nsid, nsfeat, nsattr) in [(1, 1 << 5, 0), (2, 0, 0), (4, 1 << 5, 1)] {
-        let page = page_of(&mut controller, 8, nsid);
-        assert_eq!((page[0], page[8], page[14]), (nsfeat, nsattr, 1), "{nsid}");
-        assert_eq!(u32_at(&page, 4), 1, "ANAGRPID");
+    for (nsid, has_no_cache, is_protected) in [(1, true, false), (2, false, false), (4, true, true)] {
+        let page: IndependentNamespace = structure(&page_of(&mut controller, Cns::INDEPENDENT_NAMESPACE, nsid));
+        assert_eq!(page.nsfeat, IndependentFeatures::new().with_vwcnp(has_no_cache), "{nsid}");
+        assert_eq!(page.nsattr, NamespaceAttributes::new().with_cwp(is_protected), "{nsid}");
+        assert_eq!((page.nstat, page.anagrpid), (NamespaceStatus::new().with_nrdy(true), 1), "{nsid}");
     }
 }
 
 #[test]
 fn lists_of_controllers_hold_this_one() {
     let mut controller = controller();
-    for (cns, nsid) in [(0x12, 1), (0x13, 0)] {
+    for (cns, nsid) in [(Cns::ATTACHED_CONTROLLERS, 1), (Cns::CONTROLLER_LIST, 0)] {
         for (from, count, first) in [(0, 1, 7), (7, 1, 7), (8, 0, 0)] {
-            let page = page_of(&mut controller, from << 16 | cns, nsid);
-            assert_eq!((u16_at(&page, 0), u16_at(&page, 2)), (count, first));
+            let page: ControllerList = structure(&page_for(&mut controller, &identify_from(cns, from, nsid)));
+            assert_eq!((page.count, page.cntlids[0]), (count, first));
         }
     }
-    assert_eq!(status(controller.admin(&identify(0x12, 2), NOW)), Status::INVALID_FIELD);
-    assert_eq!(status(controller.admin(&identify(0x12, 0), NOW)), Status::INVALID_NAMESPACE);
+    assert_eq!(status(controller.admin(&identify(Cns::ATTACHED_CONTROLLERS, 2), NOW)), Status::INVALID_FIELD);
+    assert_eq!(status(controller.admin(&identify(Cns::ATTACHED_CONTROLLERS, 0), NOW)), Status::INVALID_NAMESPACE);
 }
 
 #[test]
 fn there_is_one_combination_of_command_sets() {
     let mut controller = controller();
-    for cntid in [7, 0xffff] {
-        let page = page_of(&mut controller, cntid << 16 | 0x1c, 0);
-        assert_eq!((u64_at(&page, 0), u64_at(&page, 8)), (1, 0));
+    for cntid in [7, u16::MAX] {
+        let page = page_for(&mut controller, &identify_from(Cns::COMMAND_SETS, cntid, 0));
+        let page: IdentifyCommandSets = structure(&page);
+        assert_eq!(page.combinations[..2], [1 << CommandSet::NVM.0, 0]);
     }
-    assert_eq!(status(controller.admin(&identify(8 << 16 | 0x1c, 0), NOW)), Status::INVALID_FIELD);
+    assert_eq!(status(controller.admin(&identify_from(Cns::COMMAND_SETS, 8, 0), NOW)), Status::INVALID_FIELD);
 }
 
 #[test]
 fn other_structures_are_invalid_fields() {
     let mut controller = controller();
-    for cns in [0x04, 0x09, 0x0a, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1d, 0x20, 0xff] {
-        assert_eq!(status(controller.admin(&identify(cns, 1), NOW)), Status::INVALID_FIELD, "{cns:x}h");
+    for cns in [
+        Cns::NVM_SET_LIST,
+        Cns(0x09),
+        Cns(0x0a),
+        Cns::PRIMARY_CONTROLLER_CAPABILITIES,
+        Cns::SECONDARY_CONTROLLER_LIST,
+        Cns::NAMESPACE_GRANULARITY_LIST,
+        Cns::UUID_LIST,
+        Cns::DOMAIN_LIST,
+        Cns::ENDURANCE_GROUP_LIST,
+        Cns(0x1d),
+        Cns(0x20),
+        Cns(0xff),
+    ] {
+        assert_eq!(status(controller.admin(&identify(cns, 1), NOW)), Status::INVALID_FIELD, "{cns:?}");
     }
 }
 

@@ -5,11 +5,16 @@ use super::*;
 #[test]
 fn a_queue_pair_is_made_as_the_host_asks() {
     let mut controller = controller();
-    let sqe = Sqe { cdw11: 4 << 16 | 0b11, prp1: 0xffff_f000, ..create_cq(2, 256) };
+    let sqe = Sqe {
+        cdw11: CreateCqDw11::new().with_pc(true).with_ien(true).with_iv(4).into_bits(),
+        prp1: 0xffff_f000,
+        ..create_cq(2, 256)
+    };
     let wanted = CreateCq { qid: 2, entries: 256, base: 0xffff_f000, vector: 4, interrupts: true };
     assert_eq!(controller.admin(&sqe, NOW), Outcome::CreateCq(wanted));
     controller.queue_created(QueueId::Cq(2));
-    let sqe = Sqe { cdw11: 2 << 16 | 0b101, ..create_sq(3, 2, 2) };
+    let sqe =
+        Sqe { cdw11: CreateSqDw11::new().with_pc(true).with_qprio(2).with_cqid(2).into_bits(), ..create_sq(3, 2, 2) };
     let wanted = CreateSq { qid: 3, entries: 2, base: 0x2000, cqid: 2, priority: 2 };
     assert_eq!(controller.admin(&sqe, NOW), Outcome::CreateSq(wanted));
 }
@@ -17,7 +22,7 @@ fn a_queue_pair_is_made_as_the_host_asks() {
 #[test]
 fn a_completion_queue_without_interrupts_says_so() {
     let mut controller = controller();
-    let sqe = Sqe { cdw11: 0b01, ..create_cq(1, 2) };
+    let sqe = Sqe { cdw11: CreateCqDw11::new().with_pc(true).into_bits(), ..create_cq(1, 2) };
     let wanted = CreateCq { qid: 1, entries: 2, base: 0x1000, vector: 0, interrupts: false };
     assert_eq!(controller.admin(&sqe, NOW), Outcome::CreateCq(wanted));
 }
@@ -26,14 +31,22 @@ fn a_completion_queue_without_interrupts_says_so() {
 fn bad_completion_queues_are_refused_with_the_status_of_the_specification() {
     let good = create_cq(1, 8);
     let cases = [
-        ("queue 0", Sqe { cdw10: 7 << 16, ..good }, Status::INVALID_QUEUE_IDENTIFIER),
-        ("queue 5 of 4", Sqe { cdw10: 7 << 16 | 5, ..good }, Status::INVALID_QUEUE_IDENTIFIER),
-        ("queue FFFFh", Sqe { cdw10: 7 << 16 | 0xffff, ..good }, Status::INVALID_QUEUE_IDENTIFIER),
-        ("one entry", Sqe { cdw10: 1, ..good }, Status::INVALID_QUEUE_SIZE),
-        ("257 of 256 entries", Sqe { cdw10: 256 << 16 | 1, ..good }, Status::INVALID_QUEUE_SIZE),
-        ("not contiguous", Sqe { cdw11: 0b10, ..good }, Status::INVALID_FIELD),
+        ("queue 0", Sqe { cdw10: queue(0, 8), ..good }, Status::INVALID_QUEUE_IDENTIFIER),
+        ("queue 5 of 4", Sqe { cdw10: queue(5, 8), ..good }, Status::INVALID_QUEUE_IDENTIFIER),
+        ("queue FFFFh", Sqe { cdw10: queue(u16::MAX, 8), ..good }, Status::INVALID_QUEUE_IDENTIFIER),
+        ("one entry", Sqe { cdw10: queue(1, 1), ..good }, Status::INVALID_QUEUE_SIZE),
+        ("257 of 256 entries", Sqe { cdw10: queue(1, 257), ..good }, Status::INVALID_QUEUE_SIZE),
+        (
+            "not contiguous",
+            Sqe { cdw11: CreateCqDw11::new().with_ien(true).into_bits(), ..good },
+            Status::INVALID_FIELD,
+        ),
         ("not aligned", Sqe { prp1: 0x1010, ..good }, Status::INVALID_PRP_OFFSET),
-        ("vector 5 of 5", Sqe { cdw11: 5 << 16 | 0b11, ..good }, Status::INVALID_INTERRUPT_VECTOR),
+        (
+            "vector 5 of 5",
+            Sqe { cdw11: CreateCqDw11::new().with_pc(true).with_ien(true).with_iv(5).into_bits(), ..good },
+            Status::INVALID_INTERRUPT_VECTOR,
+        ),
     ];
     let mut controller = controller();
     for (case, sqe, expected) in cases {
@@ -49,16 +62,28 @@ fn bad_submission_queues_are_refused_with_the_status_of_the_specification() {
     make_pair(&mut controller, 1);
     let good = create_sq(2, 8, 1);
     let cases = [
-        ("queue 0", Sqe { cdw10: 7 << 16, ..good }, Status::INVALID_QUEUE_IDENTIFIER),
-        ("queue 5 of 4", Sqe { cdw10: 7 << 16 | 5, ..good }, Status::INVALID_QUEUE_IDENTIFIER),
-        ("in use", Sqe { cdw10: 7 << 16 | 1, ..good }, Status::INVALID_QUEUE_IDENTIFIER),
-        ("one entry", Sqe { cdw10: 2, ..good }, Status::INVALID_QUEUE_SIZE),
-        ("65536 entries", Sqe { cdw10: 0xffff_0002, ..good }, Status::INVALID_QUEUE_SIZE),
-        ("not contiguous", Sqe { cdw11: 1 << 16, ..good }, Status::INVALID_FIELD),
+        ("queue 0", Sqe { cdw10: queue(0, 8), ..good }, Status::INVALID_QUEUE_IDENTIFIER),
+        ("queue 5 of 4", Sqe { cdw10: queue(5, 8), ..good }, Status::INVALID_QUEUE_IDENTIFIER),
+        ("in use", Sqe { cdw10: queue(1, 8), ..good }, Status::INVALID_QUEUE_IDENTIFIER),
+        ("one entry", Sqe { cdw10: queue(2, 1), ..good }, Status::INVALID_QUEUE_SIZE),
+        ("65536 entries", Sqe { cdw10: queue(2, 1 << 16), ..good }, Status::INVALID_QUEUE_SIZE),
+        ("not contiguous", Sqe { cdw11: CreateSqDw11::new().with_cqid(1).into_bits(), ..good }, Status::INVALID_FIELD),
         ("not aligned", Sqe { prp1: 0x2004, ..good }, Status::INVALID_PRP_OFFSET),
-        ("the admin completion queue", Sqe { cdw11: 1, ..good }, Status::INVALID_QUEUE_IDENTIFIER),
-        ("a completion queue out of range", Sqe { cdw11: 5 << 16 | 1, ..good }, Status::INVALID_QUEUE_IDENTIFIER),
-        ("no such completion queue", Sqe { cdw11: 2 << 16 | 1, ..good }, Status::COMPLETION_QUEUE_INVALID),
+        (
+            "the admin completion queue",
+            Sqe { cdw11: CreateSqDw11::new().with_pc(true).into_bits(), ..good },
+            Status::INVALID_QUEUE_IDENTIFIER,
+        ),
+        (
+            "a completion queue out of range",
+            Sqe { cdw11: CreateSqDw11::new().with_pc(true).with_cqid(5).into_bits(), ..good },
+            Status::INVALID_QUEUE_IDENTIFIER,
+        ),
+        (
+            "no such completion queue",
+            Sqe { cdw11: CreateSqDw11::new().with_pc(true).with_cqid(2).into_bits(), ..good },
+            Status::COMPLETION_QUEUE_INVALID,
+        ),
     ];
     for (case, sqe, expected) in cases {
         assert_eq!(status(controller.admin(&sqe, NOW)), expected, "{case}");
