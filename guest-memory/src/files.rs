@@ -16,7 +16,7 @@ use super::mapping::{Access, MappedFile, file_identity};
 use super::region::{Extent, Region, RegionId};
 
 /// So many regions are mapped by themselves.
-const BY_THEMSELVES: u32 = 64;
+const MAX_UNSHARED: u32 = 64;
 
 /// The size of a window in bytes; it begins at a multiple of this.
 const WINDOW: u64 = 1 << 30;
@@ -57,7 +57,7 @@ impl Files {
         on_drop: impl FnOnce(RegionId) + Send + 'static,
     ) -> Result<Region, MapError> {
         self.maps = self.maps.saturating_add(1);
-        let key = if self.maps > BY_THEMSELVES { window_of(&file, of) } else { None };
+        let key = if self.maps > MAX_UNSHARED { window_of(&file, of) } else { None };
         let mapped = match key {
             Some((key, size)) => self.window(file, key, size, of)?,
             None => self.add(MappedFile::new(file, of.offset, of.len, of.access, &self.share)?),
@@ -142,7 +142,7 @@ mod tests {
         let mut files = Files::new(LimitShare::of(&BUDGET));
         let regions: Vec<_> =
             (0..4000).map(|i| map(&mut files, &file, (i * 7) % 256, i * 2 * PAGE).expect("mapped")).collect();
-        assert_eq!(mapped(&files), BY_THEMSELVES as usize + 1);
+        assert_eq!(mapped(&files), MAX_UNSHARED as usize + 1);
         let view = view_of(regions);
         let mut word = [0; 8];
         for i in [0, 63, 64, 1000, 3999] {
@@ -172,7 +172,7 @@ mod tests {
         static BUDGET: SharedLimit = SharedLimit::new(1000);
         let file = patterned(8);
         let mut files = Files::new(LimitShare::of(&BUDGET));
-        files.maps = BY_THEMSELVES;
+        files.maps = MAX_UNSHARED;
         let first = map(&mut files, &file, 2, 0).expect("mapped");
         file.set_len(4 * PAGE).expect("shrunk");
         assert!(files.are_intact(), "no region had what is gone");

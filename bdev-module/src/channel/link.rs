@@ -26,18 +26,18 @@ use crate::pool::response_timer::{ResponseTimer, Verdict};
 
 /// A queue pair that was refused on a connected pool is asked for again after this time. If that was done so often, its
 /// pool is told, and it is asked for more rarely.
-const ASK_AGAIN: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 const REFUSALS: u32 = 50;
-const ASK_RARELY: Duration = Duration::from_secs(1);
+const SLOW_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a channel looks whether its queue pair lives.
-const LOOK: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a queue pair may answer nothing when something is to be aborted or is waited for.
 const SHORT_LIMIT: Duration = Duration::from_secs(2);
 /// When one connection has been ended by the other side, that many looks it is waited for whether this one is as well.
 /// They are counted, not timed, since it is heard of between looks only, however long those are apart on a busy
 /// machine.
-const GRACE_LOOKS: u32 = 5;
+const GRACE_CHECKS: u32 = 5;
 
 /// How often an I/O may be on a connection that ends by itself before it is sent alone, and before it fails: it may be
 /// what ends them.
@@ -46,7 +46,7 @@ const MOST_LOSSES: u8 = 5;
 /// How often it is looked whether I/O that was put off is due.
 const SEND_DELAYED_PERIOD: Duration = Duration::from_millis(10);
 /// How often it is looked whether an I/O that was sent alone has ended.
-const ALONE_LOOK: Duration = Duration::from_millis(1);
+const ALONE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The number of the next channel.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -122,7 +122,7 @@ impl<D: Target> Link<D> {
         });
         let me = Rc::downgrade(&link);
         let look = move || me.upgrade().map_or(Poll::Idle, |link| link.look(Instant::now()));
-        link.watcher.replace(Some(Poller::register("courier_watch", LOOK, look)?));
+        link.watcher.replace(Some(Poller::register("courier_watch", CHECK_INTERVAL, look)?));
         // A pool that is away comes by when it is back.
         if let Some(ctrlr) = shared.ctrlr() {
             match link.connect(&ctrlr) {
@@ -205,7 +205,7 @@ impl<D: Target> Link<D> {
         if self.refused_since.get().is_none() {
             self.refused_since.set(Some(Instant::now()));
         }
-        let period = if refusals < REFUSALS { ASK_AGAIN } else { ASK_RARELY };
+        let period = if refusals < REFUSALS { RETRY_INTERVAL } else { SLOW_RETRY_INTERVAL };
         if refusals >= REFUSALS {
             self.report(PoolMessage::QueueRefused);
         }
@@ -268,7 +268,7 @@ impl<D: Target> Link<D> {
         let limit = self.shared.limits.connect;
         if self.leaving.get() {
             self.looks.set(self.looks.get().saturating_add(1));
-            if self.walk.borrow().is_some() && self.looks.get() >= GRACE_LOOKS {
+            if self.walk.borrow().is_some() && self.looks.get() >= GRACE_CHECKS {
                 self.with_qpair(QueuePair::disconnect);
             }
         } else if self.since.get().is_some_and(|since| now.duration_since(since) >= limit) {
@@ -434,7 +434,7 @@ impl<D: Target> Link<D> {
         self.note_held(self.held.overflow_waits());
         let link = Rc::downgrade(self);
         let send = move || link.upgrade().map_or(Poll::Idle, |link| link.send_alone());
-        match Poller::register("courier_alone", ALONE_LOOK, send) {
+        match Poller::register("courier_alone", ALONE_INTERVAL, send) {
             Ok(poller) => drop(self.sender.replace(Some(poller))),
             Err(error) => {
                 log::error!("pool '{}': what was lost could not be sent again: {error}", self.shared.name);

@@ -24,7 +24,7 @@ use spdk::nvme::Ctrlr;
 use spdk::thread::AppCell;
 
 /// How often it is asked whether the controller has stopped.
-const ASK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a controller that answers may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// The keep-alive time-out that counts where there is none.
@@ -157,7 +157,7 @@ impl Fence {
             match self.step.answered(status.is_success().then_some(dw0)) {
                 Next::Over(outcome) => return outcome,
                 Next::Send(step) => {
-                    self.next = if step == self.step { now + ASK_AGAIN } else { now };
+                    self.next = if step == self.step { now + POLL_INTERVAL } else { now };
                     self.step = step;
                 }
             }

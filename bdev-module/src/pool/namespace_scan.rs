@@ -12,9 +12,9 @@ use crate::identify::{self, AnaLog, Descriptors, Namespace, Page, UnusableNamesp
 /// How many commands of a scan are in flight at a time.
 const DEPTH: usize = 8;
 /// The most namespaces of a list that are believed; those beyond are looked for one by one where they are wanted.
-const MOST_LISTED: usize = 65_536;
+const MAX_LISTED: usize = 65_536;
 /// The most namespaces that nobody wants and that are described nevertheless.
-const MOST_DESCRIBED: usize = 1_024;
+const MAX_DESCRIBED: usize = 1_024;
 /// The bytes of the log of changed namespaces.
 const CHANGED_LEN: u32 = 4_096;
 
@@ -217,7 +217,7 @@ impl NamespaceScan {
             Ok(Page { nsids, is_full }) => {
                 self.listed.extend(nsids);
                 match self.listed.last() {
-                    Some(&last) if is_full && self.listed.len() < MOST_LISTED => {
+                    Some(&last) if is_full && self.listed.len() < MAX_LISTED => {
                         self.asks.push_back(ScanCommand::List(last));
                     }
                     last => {
@@ -240,7 +240,7 @@ impl NamespaceScan {
             }
         }
         let others = self.listed.iter().copied().filter(|nsid| !self.wanted.contains(nsid));
-        self.asks.extend(others.take(MOST_DESCRIBED).map(ScanCommand::Namespace));
+        self.asks.extend(others.take(MAX_DESCRIBED).map(ScanCommand::Namespace));
     }
 
     /// There is no list to be believed: nothing is gone, and what is wanted is looked for.
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(results[0], (7, ScanResult::Gone));
         assert!(matches!(results[1], (4_294_967_293, ScanResult::Found { .. })), "{results:?}");
         let (listed, others) = scan.into_found();
-        assert_eq!((listed.len(), others.len()), (MOST_LISTED, MOST_DESCRIBED));
+        assert_eq!((listed.len(), others.len()), (MAX_LISTED, MAX_DESCRIBED));
     }
 
     #[test]

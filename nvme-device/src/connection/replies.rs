@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// not ready.
 const RESET_TIME: Duration = Duration::from_secs(2);
 /// How long it waits for I/O that accesses memory which it forbids to access: a guest's processor stands meanwhile.
-const REST_TIME: Duration = Duration::from_millis(200);
+const QUIESCE_TIME: Duration = Duration::from_millis(200);
 /// So many function-level resets of one client are carried out by themselves at a time.
 const MAX_RESETS: usize = 16;
 
@@ -74,7 +74,7 @@ impl<T> Replies<T> {
     /// forbids the function to access memory, that poll groups are at rest in the state `rest` of the bus.
     pub(super) fn config_written(&mut self, token: T, quiesce: Option<u64>, now: Instant) {
         let begun = self.written.take();
-        let limit = if begun.is_some() { RESET_TIME } else { REST_TIME };
+        let limit = if begun.is_some() { RESET_TIME } else { QUIESCE_TIME };
         self.waiting.push(WaitingReply { token, reset: begun, quiesce, until: now.checked_add(limit) });
     }
 
@@ -154,8 +154,8 @@ mod tests {
     fn a_write_that_forbids_accesses_to_memory_is_answered_in_time_whatever_the_poll_groups_do() {
         let (mut replies, now) = (Replies::default(), Instant::now());
         replies.config_written('w', Some(STATE), now);
-        assert!(replies.take_due(busy, now + REST_TIME / 2).is_empty());
-        assert_eq!(replies.take_due(busy, now + REST_TIME), ['w']);
+        assert!(replies.take_due(busy, now + QUIESCE_TIME / 2).is_empty());
+        assert_eq!(replies.take_due(busy, now + QUIESCE_TIME), ['w']);
         assert!(replies.is_ready(), "no reset is in progress");
     }
 

@@ -5,9 +5,9 @@ use spdk_sys as sys;
 use super::{BdevChannel, BdevDesc, BlockOp};
 
 /// As many parts of a read or write the bdev layer has in flight at a time.
-const MOST_PARTS: u64 = 32;
+const MAX_PARTS: u64 = 32;
 /// As many of an unmap or write zeroes.
-const MOST_WIDE_PARTS: u64 = 8;
+const MAX_WIDE_PARTS: u64 = 8;
 
 /// Where the bdev layer splits the I/Os of a bdev. 0 stands for nowhere.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,9 +52,9 @@ impl Splits {
     #[inline]
     pub fn ios(&self, op: BlockOp, offset: u64, blocks: u64, (pieces, bytes): (u16, u32)) -> u16 {
         let (parts, most) = match op {
-            BlockOp::Read | BlockOp::Write => (self.parts(offset, blocks, pieces.into(), bytes.into()), MOST_PARTS),
-            BlockOp::Unmap => (over(blocks, self.unmap_blocks) + 1, MOST_WIDE_PARTS),
-            BlockOp::WriteZeroes => (over(blocks, self.write_zeroes_blocks) + 1, MOST_WIDE_PARTS),
+            BlockOp::Read | BlockOp::Write => (self.parts(offset, blocks, pieces.into(), bytes.into()), MAX_PARTS),
+            BlockOp::Unmap => (over(blocks, self.unmap_blocks) + 1, MAX_WIDE_PARTS),
+            BlockOp::WriteZeroes => (over(blocks, self.write_zeroes_blocks) + 1, MAX_WIDE_PARTS),
             BlockOp::Compare | BlockOp::CompareAndWrite(_) | BlockOp::Flush => (1, 1),
         };
         if parts <= 1 { 1 } else { 1 + u16::try_from(parts.min(most)).unwrap_or(u16::MAX - 1) }

@@ -19,7 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 /// More than that is not guaranteed to a session, however few there are.
-const MOST_GUARANTEED: usize = 128;
+const MAX_GUARANTEED: usize = 128;
 
 /// The I/Os of one poll group.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Budget {
         self.limits.set(IoLimits {
             source: self.share / 2 + self.share / 2 / sources,
             for_source: self.share / 4 / sources,
-            for_meter: (self.share / 4 / self.meters.get().max(1)).clamp(1, MOST_GUARANTEED),
+            for_meter: (self.share / 4 / self.meters.get().max(1)).clamp(1, MAX_GUARANTEED),
         });
     }
 

@@ -19,11 +19,11 @@ use nvme_device::admin_worker::{Answer, Condition};
 use nvme_device::queue::{FenceGuard, LeftoverState};
 
 /// Every so many rounds, a power of two, come the admin queues.
-const SELDOM: u32 = 64;
+const ADMIN_INTERVAL: u32 = 64;
 /// So many of them at most: a host may have hundreds of controllers, whose admin queues are empty.
-const ADMIN_TURNS: usize = 16;
+const ADMIN_BATCH: usize = 16;
 /// Every so many rounds, a power of two, counters are gathered, and errors told.
-const RARELY: u32 = 4096;
+const HOUSEKEEPING_INTERVAL: u32 = 4096;
 
 thread_local! {
     /// The poll groups of this reactor. A group's SPDK thread is bound, so that it stays with its reactor; but that may
@@ -364,7 +364,7 @@ impl Group {
         }
         drop(sessions);
         self.idle_polls.found(busy);
-        if round & (SELDOM - 1) == 0 {
+        if round & (ADMIN_INTERVAL - 1) == 0 {
             busy |= self.poll_seldom(round);
         }
         if busy { Poll::Busy } else { Poll::Idle }
@@ -382,10 +382,10 @@ impl Group {
     fn poll_seldom(self: &Rc<Self>, round: u32) -> bool {
         self.now.set(spdk::time::ticks());
         spdk::trace::refresh();
-        let rarely = round & (RARELY - 1) == 0;
+        let rarely = round & (HOUSEKEEPING_INTERVAL - 1) == 0;
         let mut busy = false;
         let admin_runners = self.admin_runners.borrow().len();
-        for _ in 0..if rarely { admin_runners } else { admin_runners.min(ADMIN_TURNS) } {
+        for _ in 0..if rarely { admin_runners } else { admin_runners.min(ADMIN_BATCH) } {
             let Some(runner) = self.runner_in_turn() else { break };
             busy |= runner.poll();
             if rarely {
