@@ -4,39 +4,28 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
 use serde_json::{Value, json};
 use spdk::Errno;
-use spdk::bdev_client::{self, BdevDesc, BdevEvent, BdevInfo};
-use spdk::mailbox::{AppThread, Mailbox};
+use spdk::bdev_client::{BdevDesc, BdevEvent, BdevInfo};
 use spdk::rpc::RpcError;
 use spdk::thread::{AppCell, cores};
 use spdk::trace::TraceOwner;
 use uuid::Uuid;
 
 use super::attaching::{self, AttachError, PendingNamespace};
-use super::budget::Budget;
-use super::control::Control;
-use super::inbox;
+use super::bdev_namespace::{fence_of, geometry, namespace};
 use super::listening::{Listening, MadeDirectories};
 use super::log_budget::LineBudget;
-use super::messages::{AdminMessage, AppMessage, ControlMessage, GroupHandle, GroupMessage, NamespaceSpec, Routes};
+use super::messages::{AdminMessage, AppMessage, ControlMessage, GroupMessage, NamespaceSpec, Routes};
 use super::params::{ControllerParams, failed};
 use super::session::{Counters, Ctrl};
-use nvme_device::model::admin::{Controller, Namespace};
-use nvme_device::model::io::{IoSupport, NsGeometry, WriteCache};
+use super::threads::{end_threads, start_runtime, with_runtime};
+use nvme_device::model::admin::Controller;
 use nvme_device::queue::{Fence, MAX_NAMESPACES, Totals};
 
-/// What all controllers share, from the first one on.
-struct Runtime {
-    control: Control,
-    groups: Vec<Arc<GroupHandle>>,
-    next_ctrl: u64,
-}
-
-static RUNTIME: AppCell<Option<Runtime>> = AppCell::new(|| None);
 static MADE_DIRECTORIES: AppCell<MadeDirectories> = AppCell::new(MadeDirectories::default);
 static ENDPOINTS: AppCell<BTreeMap<String, Rc<Endpoint>>> = AppCell::new(BTreeMap::new);
 
@@ -96,36 +85,6 @@ pub(crate) fn all() -> Vec<Rc<Endpoint>> {
     ENDPOINTS.with(|endpoints| endpoints.borrow().values().cloned().collect())
 }
 
-/// Who waits for the end of all poll groups.
-struct Ending {
-    /// How many there still are.
-    groups: usize,
-    done: Box<dyn FnOnce()>,
-}
-
-static ENDING: AppCell<Option<Ending>> = AppCell::new(|| None);
-
-/// Ends the control thread and all poll groups, then calls `done`: the application's threads must take messages until
-/// then.
-fn end_threads(done: Box<dyn FnOnce()>) {
-    let Some(runtime) = RUNTIME.with(RefCell::take) else { return done() };
-    ENDING.with(|ending| ending.replace(Some(Ending { groups: runtime.groups.len(), done })));
-    runtime.end();
-}
-
-/// A poll group has ended, and its thread has been told to exit.
-pub(super) fn group_has_ended() {
-    let ending = ENDING.with(|ending| {
-        let mut ending = ending.borrow_mut();
-        let left = ending.as_mut()?;
-        left.groups -= 1;
-        (left.groups == 0).then(|| ending.take()).flatten()
-    });
-    if let Some(ending) = ending {
-        (ending.done)();
-    }
-}
-
 /// Deletes every controller and ends all threads, then calls `done`.
 pub(crate) fn end_all(done: impl FnOnce() + 'static) {
     /// Goes on when the last controller lets go of it.
@@ -151,56 +110,9 @@ pub(crate) fn end_all(done: impl FnOnce() + 'static) {
     });
 }
 
-/// Starts what all controllers share, if that has not been done; `act` is what messages to this thread have done.
-fn start_runtime(act: fn(AppMessage)) -> Result<(), RpcError> {
-    RUNTIME.with(|runtime| {
-        let mut runtime = runtime.borrow_mut();
-        if runtime.is_none() {
-            *runtime = Some(Runtime::start(act)?);
-        }
-        Ok(())
-    })
-}
-
-/// Calls `f` with what all controllers share.
-fn with_runtime<R>(f: impl FnOnce(&mut Runtime) -> R) -> Result<R, RpcError> {
-    RUNTIME.with(|runtime| {
-        runtime.borrow_mut().as_mut().map(f).ok_or_else(|| failed(Errno::NXIO, "the controllers are not running"))
-    })
-}
-
 /// Returns what records of a controller's tracepoints belong to.
 fn trace_owner(name: &str) -> TraceOwner {
     TraceOwner::new(&CString::new(format!("controller {name}")).unwrap_or_default())
-}
-
-impl Runtime {
-    fn start(act: fn(AppMessage)) -> Result<Self, RpcError> {
-        let app = Mailbox::new(act, AppThread);
-        let control = Control::start()
-            .map_err(|error| failed(Errno::NOMEM, format!("the control thread could not be started: {error}")))?;
-        let cores = cores();
-        let share = Budget::share(bdev_client::io_pool_size(), cores.len());
-        let mut runtime = Self { control, groups: Vec::new(), next_ctrl: 1 };
-        for core in cores {
-            match inbox::start(core, share, &app) {
-                Ok(group) => runtime.groups.push(group),
-                Err(errno) => {
-                    runtime.end();
-                    return Err(failed(errno, format!("the poll group of core {core} could not be started: {errno}")));
-                }
-            }
-        }
-        Ok(runtime)
-    }
-
-    /// Ends the control thread, and has the poll groups end, each of which tells when it has.
-    fn end(self) {
-        self.control.end();
-        for group in &self.groups {
-            group.send(GroupMessage::Stop);
-        }
-    }
 }
 
 impl Endpoint {
@@ -512,21 +424,6 @@ fn totals_value(totals: Totals) -> Value {
     })
 }
 
-/// Returns the fence of a bdev, the same one for all controllers.
-fn fence_of(bdev_name: &str) -> Arc<Fence> {
-    static FENCES: AppCell<BTreeMap<String, Weak<Fence>>> = AppCell::new(BTreeMap::new);
-    FENCES.with(|fences| {
-        let mut fences = fences.borrow_mut();
-        fences.retain(|_, fence| fence.strong_count() > 0);
-        if let Some(fence) = fences.get(bdev_name).and_then(Weak::upgrade) {
-            return fence;
-        }
-        let fence = Arc::default();
-        fences.insert(bdev_name.to_owned(), Arc::downgrade(&fence));
-        fence
-    })
-}
-
 /// A controller that is being deleted.
 struct Deleted {
     ctrl: u64,
@@ -549,66 +446,5 @@ pub(super) fn group_is_clear(ctrl: u64) {
     });
     for done in done.into_iter().flatten() {
         done();
-    }
-}
-
-/// Returns what a namespace on a bdev can do, by the types of I/O that the bdev takes.
-fn supports(info: &BdevInfo, vendor_specific: bool) -> IoSupport {
-    IoSupport::of(&[
-        (true, IoSupport::DATASET_MANAGEMENT),
-        (info.can_unmap, IoSupport::DEALLOCATE),
-        (info.can_write_zeroes, IoSupport::WRITE_ZEROES),
-        (info.can_flush, IoSupport::FLUSH),
-        (info.can_flush && info.write_cache, IoSupport::VOLATILE_WRITE_CACHE),
-        // The bdev layer compares for a bdev that cannot.
-        (info.can_read, IoSupport::COMPARE),
-        (info.can_read && info.can_write, IoSupport::COMPARE_AND_WRITE),
-        (info.can_write_uncorrectable, IoSupport::WRITE_UNCORRECTABLE),
-        (info.can_verify, IoSupport::VERIFY),
-        (info.can_pass_through && vendor_specific, IoSupport::VENDOR_SPECIFIC),
-    ])
-}
-
-/// Returns what the checks of commands need to know of a bdev.
-fn geometry(info: &BdevInfo, vendor_specific: bool) -> Result<NsGeometry, RpcError> {
-    let refuse = |why: &str| Err(failed(Errno::INVAL, format!("bdev '{}' cannot be a namespace: {why}", info.name)));
-    if info.metadata_size > 0 {
-        return refuse(&format!("its blocks must have no metadata, got {} bytes", info.metadata_size));
-    }
-    if info.zoned {
-        return refuse("it has zones, which are not supported");
-    }
-    if !info.block_size.is_power_of_two() {
-        return refuse(&format!("the bytes of its blocks must be a power of two, got {}", info.block_size));
-    }
-    let shift = u8::try_from(info.block_size.trailing_zeros()).unwrap_or(u8::MAX);
-    let mut geometry = match NsGeometry::new(info.num_blocks, shift) {
-        Ok(geometry) => geometry,
-        Err(error) => return refuse(&error.to_string()),
-    };
-    geometry.supports = supports(info, vendor_specific);
-    if geometry.supports.contains(IoSupport::VOLATILE_WRITE_CACHE) {
-        geometry.write_cache = WriteCache::On;
-    }
-    geometry.write_protected = !info.can_write;
-    geometry.max_fused_blocks = u32::from(info.compare_and_write_blocks.max(1));
-    Ok(geometry)
-}
-
-/// Returns a bdev as the guest sees it.
-fn namespace(nsid: u32, info: &BdevInfo, geometry: &NsGeometry) -> Namespace {
-    Namespace {
-        nsid,
-        blocks: info.num_blocks,
-        block_shift: geometry.block_shift(),
-        uuid: info.uuid,
-        nguid: info.uuid,
-        eui64: [0; 8],
-        supports: geometry.supports,
-        compare_and_write_blocks: info.compare_and_write_blocks.max(1),
-        optimal_boundary_blocks: u16::try_from(info.optimal_boundary).unwrap_or(0),
-        preferred_write_blocks: 0,
-        preferred_unmap_blocks: 0,
-        write_protected: !info.can_write,
     }
 }

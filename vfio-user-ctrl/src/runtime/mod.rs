@@ -15,13 +15,13 @@ mod aborter;
 mod admin_runner;
 mod app;
 mod attaching;
+mod bdev_namespace;
 mod bdevs;
 mod budget;
 mod client_dma;
 mod control;
 mod endpoint;
 mod group;
-
 mod idle_polls;
 mod inbox;
 mod inspect;
@@ -37,6 +37,7 @@ mod session;
 mod session_queues;
 mod socket_access;
 mod subsystem;
+mod threads;
 mod throttle;
 pub mod tracepoints;
 
