@@ -1,6 +1,8 @@
 //! SPDK's own tools as clients of our controllers. (Its example `hotplug` looks for local PCIe drives only.)
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Barrier;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use crate::support::load::{Load, Work};
 use crate::support::nvme::{BASE, DATA, Driver, PAGE, block_io, was_aborted};
 use crate::support::pool::Backing;
 use crate::support::process::{Libraries, Process};
+use crate::support::vfio_user::Memory;
 use crate::support::{paths, secs};
 
 /// Runs one of SPDK's tools without hugepages, on the core that the front end leaves free.
@@ -240,5 +243,50 @@ fn a_client_that_goes_leaves_a_controller_for_the_next_one() {
         assert_eq!(load.shut_down(secs(20)).code(), Some(0), "round {round}\n{}", load.process.tail());
         sleep(Duration::from_millis(50));
     }
+    front.assert_alive();
+}
+
+#[test]
+#[serial]
+fn clients_that_map_at_the_same_time_have_each_their_own_memory_which_is_populated_when_that_is_answered() {
+    const CLIENTS: u8 = 6;
+    const REGIONS: u8 = 8;
+    const SIZE: u64 = 4 << 20;
+    if FrontEnd::chosen() == FrontEnd::Stock {
+        return;
+    }
+    let front = Front::start();
+    let dirs: Vec<_> = (0..CLIENTS).map(|number| paths::new_dir(&format!("c{number}"))).collect();
+    for (number, dir) in dirs.iter().enumerate() {
+        let (name, bdev) = (format!("c{number}"), format!("d{number}"));
+        front.malloc(&bdev, 1, 512);
+        front.rpc.ok("courier_controller_create", &json!({ "name": name, "traddr": dir, "prefault": true }));
+        front.rpc.ok("courier_controller_add_ns", &json!({ "name": name, "bdev_name": bdev }));
+    }
+    let all = Barrier::new(dirs.len());
+    std::thread::scope(|scope| {
+        for (number, dir) in (0..CLIENTS).zip(&dirs) {
+            let all = &all;
+            scope.spawn(move || {
+                let mut driver = Driver::start(dir);
+                let mut queue = driver.create_queue(1, 16, None);
+                all.wait();
+                for region in 0..REGIONS {
+                    let at = BASE + (1 << 30) + u64::from(region) * SIZE;
+                    let memory = Memory::new(SIZE);
+                    driver.client.map(at, SIZE, &memory.file, 0).expect("it can be mapped");
+                    let populated = memory.file.metadata().expect("a file").blocks() * 512;
+                    assert!(populated >= SIZE, "client {number}, region {region}: {populated} bytes");
+                    let block = [number << 4 | region; 512];
+                    memory.write(0, &block);
+                    for (opcode, place) in [(IoOpcode::WRITE, 0), (IoOpcode::READ, PAGE)] {
+                        let done = driver.run(&mut queue, block_io(opcode, 1, region.into(), 1, at + place));
+                        assert!(done.status.is_success(), "client {number}, region {region}: {done:?}");
+                    }
+                    assert_eq!(memory.read_vec(PAGE, 512), block, "client {number}, region {region}");
+                }
+            });
+        }
+    });
     front.assert_alive();
 }

@@ -68,6 +68,12 @@ impl AdminQueue {
         &self.0
     }
 
+    /// Returns whether a command waits. It may be in memory that was mapped a moment ago.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        self.0.cursor.waiting(&self.0.context) > 0
+    }
+
     /// Takes the next command, for which a completion entry is reserved.
     #[must_use]
     pub fn next(&self) -> Option<Sqe> {

@@ -457,6 +457,14 @@ impl<B: Backend> Queues<B> {
     /// Takes the commands that wait and posts what can be posted. Returns how much was done.
     #[inline]
     pub fn poll(&self) -> usize {
+        self.poll_if(|| true)
+    }
+
+    /// Does the same, and takes the new commands of a queue only if `is_current` says, after its doorbell was read, that
+    /// the view of guest memory is the newest: the host may have rung it for commands in memory that was mapped since
+    /// the view was taken.
+    #[inline]
+    pub fn poll_if(&self, is_current: impl Fn() -> bool) -> usize {
         if self.context.is_suspended() {
             return 0;
         }
@@ -465,7 +473,7 @@ impl<B: Backend> Queues<B> {
         let room = self.room.get();
         let queues = self.submission.borrow();
         for (index, queue) in queues.iter().enumerate().skip(self.turn.get()) {
-            done += queue.poll(room.saturating_sub(done));
+            done += queue.poll(room.saturating_sub(done), &is_current);
             if done >= room.clamp(1, BURST) {
                 // Behind the last one comes the first.
                 next = if index + 1 < queues.len() { index + 1 } else { 0 };

@@ -369,30 +369,32 @@ impl<B: Backend> Drop for SubmissionQueue<B> {
 }
 
 impl<B: Backend> Submissions<B> {
-    /// Takes the commands that wait, `most` at most. Returns how much was done.
+    /// Takes the commands that wait, `most` at most, the new ones only if `is_current` says that the view of guest memory
+    /// is the newest. Returns how much was done.
     #[inline]
-    pub(super) fn poll(&self, most: usize) -> usize {
+    pub(super) fn poll(&self, most: usize, is_current: &impl Fn() -> bool) -> usize {
         if !self.queue().deferred.borrow().is_empty() {
-            return self.poll_deferred(most);
+            return self.poll_deferred(most, is_current);
         }
-        self.poll_new(most)
+        self.poll_new(most, is_current)
     }
 
     /// The same where commands wait for the backend: no new one is taken before these.
     #[cold]
-    fn poll_deferred(&self, most: usize) -> usize {
+    fn poll_deferred(&self, most: usize, is_current: &impl Fn() -> bool) -> usize {
         let before = self.queue().deferred.borrow().len();
         self.send_deferred();
         let left = self.queue().deferred.borrow().len();
         let sent = before.saturating_sub(left);
-        if left > 0 { sent } else { sent + self.poll_new(most.saturating_sub(sent)) }
+        if left > 0 { sent } else { sent + self.poll_new(most.saturating_sub(sent), is_current) }
     }
 
     #[inline]
-    fn poll_new(&self, most: usize) -> usize {
+    fn poll_new(&self, most: usize, is_current: &impl Fn() -> bool) -> usize {
         let queue = self.queue();
         let waiting = queue.cursor.waiting(&queue.context);
-        if waiting == 0 {
+        // In this order: what waits may be in the newest memory.
+        if waiting == 0 || !is_current() {
             return 0;
         }
         self.take_commands(waiting, most)

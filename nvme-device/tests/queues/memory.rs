@@ -32,6 +32,22 @@ fn data_that_is_unmapped_in_flight_stays_until_its_last_i_o_ends() {
 }
 
 #[test]
+fn a_command_that_is_found_after_memory_was_looked_at_waits_for_the_newest() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let mut rig = Rig::with(&disk);
+    let (mut sq, mut cq) = rig.create(1, 8);
+    rig.unmap(DATA);
+    // The memory is mapped, and the doorbell rung, between the look at the one and at the other.
+    rig.submit(&mut sq, &[read(1, 0, 8)]);
+    rig.ring(&sq);
+    assert_eq!(rig.queues.poll_if(|| false), 0);
+    assert_eq!((disk.held(), rig.peek(&cq).is_some()), (0, false), "it was carried out, or refused");
+    rig.map(DATA);
+    assert_eq!(rig.queues.poll_if(|| true), 1);
+    assert_eq!(rig.statuses(&mut cq), [(1, 0)]);
+}
+
+#[test]
 fn i_o_elsewhere_does_not_hold_memory_back() {
     let disk = Disk::new(BLOCKS, 9);
     let mut rig = Rig::with(&disk);

@@ -136,6 +136,11 @@ impl AdminRunner {
             if !self.worker.borrow().wants_command() {
                 break;
             }
+            // In this order: what waits may be in the newest memory.
+            let waits = attached.admin.borrow().as_ref().is_some_and(AdminQueue::has_next);
+            if !waits || !attached.session_queues.refresh_in_time() {
+                break;
+            }
             let next = attached.admin.borrow().as_ref().and_then(AdminQueue::next);
             let Some(sqe) = next else { break };
             busy = true;

@@ -190,6 +190,12 @@ impl SessionQueues {
         self.epoch.get() == epoch || self.take_memory_in_time(epoch)
     }
 
+    /// Returns whether the newest table is there.
+    #[inline]
+    fn is_current(&self) -> bool {
+        self.epoch.get() == self.session.memory.epoch()
+    }
+
     #[cold]
     fn take_memory_in_time(&self, epoch: u64) -> bool {
         let now = spdk::time::ticks();
@@ -247,8 +253,9 @@ impl SessionQueues {
         self.queues.set_now(now);
         self.queues.set_room(self.meters.refresh());
         self.queues.send_held();
-        // No command is taken before the table is there that it may rely on.
-        let done = self.refresh_in_time() && self.queues.poll() > 0;
+        // No command is taken before the table is there that it may rely on: one whose doorbell was rung since is taken
+        // in the next round.
+        let done = self.refresh_in_time() && self.queues.poll_if(|| self.is_current()) > 0;
         if done {
             self.meters.note();
         }
