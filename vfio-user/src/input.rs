@@ -11,8 +11,8 @@ use super::proto::{HEADER, Header};
 /// The most bytes to give to [`Session::receive`](super::Session::receive) at once.
 pub const MAX_READ: usize = 64 << 10;
 
-/// The capacity that an empty buffer keeps, in bytes.
-const KEEP: usize = 64 << 10;
+/// The capacity that an empty buffer keeps, in bytes: that of a register access. A client that is idle has no more.
+const KEEP: usize = 256;
 
 /// A message, whole.
 pub(super) struct Message<'a> {
@@ -58,9 +58,6 @@ impl Input {
         if self.start > 0 {
             self.buffer.drain(..self.start);
             self.start = 0;
-            if self.buffer.is_empty() && self.buffer.capacity() > KEEP {
-                self.buffer = Vec::new();
-            }
         }
         self.buffer.extend_from_slice(bytes);
         if !bytes.is_empty() {
@@ -78,6 +75,10 @@ impl Input {
 
     /// Returns the next message, if it is there as a whole.
     pub(super) fn take(&mut self, max_message: usize) -> Result<Option<Message<'_>>, ProtocolError> {
+        if self.len() == 0 {
+            self.clear();
+            return Ok(None);
+        }
         let waiting = self.buffer.get(self.start..).unwrap_or_default();
         let Ok((header, _)) = Header::read_from_prefix(waiting) else { return Ok(None) };
         let size = header.msg_size as usize;
@@ -96,6 +97,15 @@ impl Input {
         Ok(Some(Message { header, payload, fds }))
     }
 
+    /// Nothing waits: the buffer is empty from now on, and small.
+    fn clear(&mut self) {
+        self.start = 0;
+        self.buffer.clear();
+        if self.buffer.capacity() > KEEP {
+            self.buffer = Vec::new();
+        }
+    }
+
     /// Returns how many bytes to read, so that the read ends where the next message's header or the message ends.
     pub(super) fn missing(&self) -> usize {
         let waiting = self.buffer.get(self.start..).unwrap_or_default();
@@ -111,5 +121,32 @@ impl Input {
     /// Returns whether more may come: not all that a message may have is there already.
     pub(super) fn has_room(&self, max_message: usize) -> bool {
         self.len() < max_message && self.fds.len() <= self.max_fds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::{FromZeros, IntoBytes};
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_is_idle_has_no_large_buffer_whatever_it_has_sent() {
+        const MAX: usize = 1 << 20;
+        let mut input = Input::new(1);
+        for size in [MAX, 64, 5000] {
+            let msg_size = u32::try_from(size).expect("small");
+            let header = Header { msg_size, ..Header::new_zeroed() };
+            let mut message = header.as_bytes().to_vec();
+            message.resize(size, 7);
+            for piece in message.chunks(MAX_READ) {
+                assert!(input.take(MAX).expect("no error").is_none());
+                input.push(piece, Vec::new(), MAX).expect("there is room");
+            }
+            let payload = input.take(MAX).expect("no error").expect("a message").payload.to_vec();
+            assert_eq!(payload, message[HEADER..]);
+            assert!(input.take(MAX).expect("no error").is_none());
+            assert!(input.buffer.capacity() <= KEEP && input.len() == 0, "{}", input.buffer.capacity());
+        }
     }
 }

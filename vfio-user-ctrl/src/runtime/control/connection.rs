@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
-use vfio_user::{Event, MAX_READ, MapRequest, Token};
+use vfio_user::{Event, MapRequest, Token};
 
 use super::client_dma::WireTransfers;
 use super::device::{Device, Effect};
@@ -63,7 +63,6 @@ pub(super) struct Connection {
     waits: bool,
     /// How often pages of any client's memory could not be had, as last seen.
     faults: u64,
-    buffer: Vec<u8>,
 }
 
 impl Connection {
@@ -99,7 +98,6 @@ impl Connection {
             share,
             waits: false,
             faults: guard::faults(),
-            buffer: vec![0; MAX_READ],
         })
     }
 
@@ -163,11 +161,11 @@ impl Connection {
         (self.client.into_regions(), self.old)
     }
 
-    /// Reads, acts and writes until there is nothing to do.
-    pub(super) fn serve(&mut self) -> ConnectionState {
+    /// Reads into `buffer`, acts and writes until there is nothing to do.
+    pub(super) fn serve(&mut self, buffer: &mut [u8]) -> ConnectionState {
         let began = Instant::now();
         self.waits = !self.share.may_be_served(began);
-        let result = self.exchange();
+        let result = self.exchange(buffer);
         self.charge(began);
         match result {
             Ok(state) => state,
@@ -184,7 +182,7 @@ impl Connection {
         }
     }
 
-    fn exchange(&mut self) -> Result<ConnectionState, String> {
+    fn exchange(&mut self, buffer: &mut [u8]) -> Result<ConnectionState, String> {
         let mut reads = 0;
         loop {
             // What was read last is acted on before this returns: nobody comes back for it.
@@ -198,13 +196,13 @@ impl Connection {
                 return Ok(ConnectionState::Open(EventFlags::IN | out));
             }
             reads += 1;
-            let len = self.wire.read_hint().min(self.buffer.len());
-            let buffer = self.buffer.get_mut(..len).unwrap_or_default();
-            match socket::receive(&self.stream, buffer).map_err(|error| error.to_string())? {
+            let len = self.wire.read_hint().min(buffer.len());
+            let room = buffer.get_mut(..len).unwrap_or_default();
+            match socket::receive(&self.stream, room).map_err(|error| error.to_string())? {
                 Received::End => return Ok(ConnectionState::Closed),
                 Received::Nothing => return Ok(ConnectionState::Open(EventFlags::IN | out)),
                 Received::Some(count, fds) => {
-                    let bytes = self.buffer.get(..count).unwrap_or_default();
+                    let bytes = buffer.get(..count).unwrap_or_default();
                     self.wire.receive(bytes, fds).map_err(|error| error.to_string())?;
                 }
             }

@@ -39,6 +39,7 @@ use share::TimeShare;
 use tables::OldTables;
 use unmap_worker::UnmapWorker;
 use unmask::Unmask;
+use vfio_user::MAX_READ;
 
 /// A client that has said nothing for so long makes room for one that waits.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -114,6 +115,8 @@ struct Server {
     /// over, too: a reactor would wait for what it frees.
     ended: Vec<(Arc<Routes>, Arc<Session>)>,
     unmap_worker: UnmapWorker,
+    /// What is read from a client comes here first.
+    buffer: Vec<u8>,
     registrar: Arc<Registrar>,
     next_session: u64,
     checked: Instant,
@@ -136,6 +139,7 @@ impl Server {
             old: OldTables::default(),
             ended: Vec::new(),
             unmap_worker: UnmapWorker::start()?,
+            buffer: vec![0; MAX_READ],
             next_session: 1,
             checked: Instant::now(),
             watched: Instant::now(),
@@ -347,7 +351,7 @@ impl Server {
     /// Reads from a client, does what it asks, and writes to it.
     fn serve(&mut self, session: u64) {
         let Some(connection) = self.connections.get_mut(&session) else { return };
-        match connection.serve() {
+        match connection.serve(&mut self.buffer) {
             ConnectionState::Open(interest) => {
                 let key = epoll::EventData::new_u64(connection_key(session));
                 let _ = epoll::modify(&self.epoll, connection.socket(), key, interest);
