@@ -76,6 +76,9 @@ pub trait Backend: Sized + 'static {
         true
     }
 
+    /// Takes back what an I/O was [charged](super::IoState::charge) for that was dropped instead of completed.
+    fn refund(_: &Self::Channel, _charge: u16) {}
+
     /// Records a step of a command's way, if that is wanted: only then is `what` to be called.
     #[inline]
     fn trace(_step: TraceStep, _what: impl FnOnce() -> Traced) {}

@@ -44,6 +44,7 @@ thread_local! {
     static TAKEN: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
     /// The backend takes nothing on the blocks before this one.
     static FULL: Cell<u64> = const { Cell::new(0) };
+    static REFUNDED: Cell<u16> = const { Cell::new(0) };
     static ABORTED: RefCell<Vec<(IoToken, AbortToken)>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -56,6 +57,10 @@ impl Backend for Fake {
         }
         TAKEN.with_borrow_mut(|taken| taken.push(Taken { op, slba, blocks, io }));
         Ok(())
+    }
+
+    fn refund((): &(), charge: u16) {
+        REFUNDED.set(REFUNDED.get() + charge);
     }
 
     fn has_room((): &()) -> bool {
@@ -722,4 +727,19 @@ fn a_queue_has_the_memory_of_the_one_before_it_which_goes_with_the_session_and_n
     }
     drop(guest);
     assert_eq!(Arc::strong_count(&memory), 1);
+}
+
+#[test]
+fn what_an_io_was_charged_for_is_given_back_once_if_it_is_dropped_and_not_if_it_was_before() {
+    let guest = Guest::new();
+    for cid in 1..=2 {
+        guest.send(read(cid));
+        TAKEN.with_borrow(|taken| taken[0].io.state().charge(3));
+        if cid == 2 {
+            TAKEN.with_borrow(|taken| taken[0].io.state().refund(Fake::refund));
+        }
+        drop(TAKEN.take());
+        assert_eq!(REFUNDED.take(), 3);
+    }
+    assert_eq!(guest.completions(), [(1, Status::INTERNAL_ERROR), (2, Status::INTERNAL_ERROR)]);
 }

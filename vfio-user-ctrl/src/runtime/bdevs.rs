@@ -56,7 +56,7 @@ impl Metered {
 /// An I/O has ended, or was not begun.
 #[inline]
 fn refund(io: &CommandIo<Bdevs>) {
-    io.state().refund(|channel, count| channel.meter.release(count.into()));
+    io.state().refund(Bdevs::refund);
 }
 
 impl Backend for Bdevs {
@@ -97,6 +97,11 @@ impl Backend for Bdevs {
                 refused(rejected, if unknown { Status::INVALID_OPCODE } else { Status::INTERNAL_ERROR })
             })
         })
+    }
+
+    #[inline]
+    fn refund(metered: &Metered, count: u16) {
+        metered.meter.release(count.into());
     }
 
     fn has_room(metered: &Metered) -> bool {

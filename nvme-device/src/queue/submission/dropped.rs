@@ -17,6 +17,7 @@ pub(super) fn fail<B: Backend>(io: &CommandIo<B>) {
     let (sqid, cid, status) = (queue.qid(), state.cid.get(), Status::INTERNAL_ERROR);
     state.extra.take();
     state.client_dma.take();
+    state.refund(B::refund);
     let namespace = state.namespace.take();
     let (entry, status_told) = match entries {
         // It never became that of a command, or is that of a flush which no command asked for.
