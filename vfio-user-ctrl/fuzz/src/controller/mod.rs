@@ -264,6 +264,11 @@ impl World {
         }
         let outcome = self.memory.release();
         self.carry_out(&outcome);
+        if outcome.abort {
+            // What was aborted may have ended at once.
+            let outcome = self.memory.release();
+            self.carry_out(&outcome);
+        }
         let is_free = !self.memory.is_releasing() || self.disks.iter().any(|disk| disk.held() > 0);
         assert!(is_free || self.session.queues.in_flight() > 0, "memory is held though no I/O is in flight");
     }
@@ -415,10 +420,14 @@ impl World {
     fn end(mut self) {
         self.memory.check();
         self.write_bar0(Register::CC.offset(), &[0; 4]);
-        // Each device reset that waits is carried out by itself.
-        for _ in 0..4 + self.session.resets() {
+        // Each device reset that waits is carried out by itself, and so is each shutdown, with its flushes.
+        for _ in 0..64 + self.session.resets() {
             self.drain();
             self.session.poll();
+            let is_over = !self.session.is_enabled() && !self.session.registers.ready() && self.session.resets() == 0;
+            if is_over && self.session.queues.in_flight() == 0 {
+                break;
+            }
         }
         assert!(!self.session.is_enabled() && !self.session.registers.ready(), "a reset ends");
         assert!(
