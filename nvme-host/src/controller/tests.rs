@@ -1,5 +1,7 @@
 //! Procedures with a controller that does all right, and with one that lies about one thing.
 
+mod properties;
+
 use std::time::Duration;
 
 use nvme_spec::admin::{AsyncEvent, GetLogPageDw10, GetLogPageDw11, log_page_dwords_of};
