@@ -8,6 +8,10 @@ use super::command::{Command, Direction, Slot, Transfer};
 use super::pdu::{COMMON_HEADER, Frame, MAX_HEADER, Pdu};
 use super::{Event, ProtocolError, State, TransferError, Wire};
 
+/// The bytes of the header of `C2HData`.
+const DATA_HEADER: u8 = 24;
+const _: () = assert!(DATA_HEADER as usize == size_of::<C2hData>());
+
 /// The data of a PDU that is coming in.
 #[derive(Debug, Clone, Copy)]
 struct Incoming {
@@ -44,15 +48,17 @@ pub(super) struct Receiver {
     header: [u8; MAX_HEADER],
     have: usize,
     incoming: Option<Incoming>,
+    /// The command that has succeeded with data which was taken: it is told next.
+    succeeded: Option<Slot>,
 }
 
 impl Receiver {
     pub(super) const fn new() -> Self {
-        Self { header: [0; MAX_HEADER], have: 0, incoming: None }
+        Self { header: [0; MAX_HEADER], have: 0, incoming: None, succeeded: None }
     }
 
     pub(super) const fn is_within_pdu(&self) -> bool {
-        self.have > 0 || self.incoming.is_some()
+        self.have > 0 || self.incoming.is_some() || self.succeeded.is_some()
     }
 }
 
@@ -67,6 +73,12 @@ impl Wire {
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
         if let State::Failed(error) = self.state {
             return Err(error);
+        }
+        if let Some(slot) = self.receiver.succeeded.take() {
+            return Ok(self.succeed(slot));
+        }
+        if let Some(event) = self.take_whole_data(input) {
+            return Ok(Some(event));
         }
         loop {
             if self.receiver.incoming.is_some() {
@@ -106,6 +118,57 @@ impl Wire {
                 incoming.crc = crc32c(incoming.crc);
             }
         }
+    }
+
+    /// Takes a `C2HData` that is there as a whole, has no digests, and is right in all that the longer way looks at, as
+    /// most are. Takes nothing of another: what may be wrong with that is found out by the longer way.
+    #[inline]
+    fn take_whole_data<'a>(&mut self, input: &mut &'a [u8]) -> Option<Event<'a>> {
+        let digests = self.parameters.digests;
+        if !matches!(self.state, State::Ready) || digests.header || digests.data || self.receiver.is_within_pdu() {
+            return None;
+        }
+        let (C2hData { header, cccid: cid, datao: offset, datal: length, .. }, rest) =
+            C2hData::read_from_prefix(input).ok()?;
+        let flags = header.flags;
+        let is_header = header.kind == PduType::C2H_DATA
+            && header.hlen == DATA_HEADER
+            && header.pdo == DATA_HEADER
+            && header.plen.checked_sub(DATA_HEADER.into()) == Some(length)
+            && !flags.hdgstf()
+            && !flags.ddgstf()
+            && (flags.last_pdu() || !flags.success());
+        if !is_header {
+            return None;
+        }
+        let (bytes, later) = rest.split_at_checked(length as usize)?;
+        let sent = self.output.sent_until();
+        let (slot, command) = self.table.find(cid)?;
+        let is_next = command.end <= sent
+            && command.direction == Direction::ToHost
+            && !command.is_detached()
+            && !command.has_last
+            && offset == command.done
+            && length > 0
+            && length <= command.len - command.done
+            && length.is_multiple_of(4);
+        if !is_next {
+            return None;
+        }
+        command.done += length;
+        command.has_last = flags.last_pdu();
+        self.receiver.succeeded = flags.success().then_some(slot);
+        *input = later;
+        Some(Event::Data { slot, offset, bytes })
+    }
+
+    /// A command has succeeded with its last data.
+    #[inline]
+    fn succeed(&mut self, slot: Slot) -> Option<Event<'static>> {
+        let command = self.table.get(slot)?;
+        let result = outcome(command, Cqe { cid: command.cid, ..Cqe::of(Status::SUCCESS) });
+        self.table.release(slot);
+        Some(Event::Completed { slot, result })
     }
 
     /// Takes the next header, if it is there as a whole.
@@ -258,12 +321,7 @@ impl Wire {
         self.receiver.incoming = None;
         let command = self.table.get(slot)?;
         command.is_corrupt |= has_digest && u32::from_le_bytes(digest) != crc;
-        if !success {
-            return None;
-        }
-        let result = outcome(command, Cqe { cid: command.cid, ..Cqe::of(Status::SUCCESS) });
-        self.table.release(slot);
-        Some(Event::Completed { slot, result })
+        if success { self.succeed(slot) } else { None }
     }
 
     #[inline]
