@@ -11,7 +11,7 @@ Installs what is missing (packages, SPDK, a guest) into Courier's cache, builds 
 formatting, lints, documentation and dependencies, unit tests, SPDK within the test's process, live targets and controllers with
 SPDK's own tools and with hostile clients, pools that hang, are late, lie or go, the instructions of the hot path, the bench in short, and the demo
 in a guest. Needs root and Debian 12 or 13 with a Rust toolchain. Ends with `test: PASS` (exit 0) or
-`test: FAIL (reason)`. On a warm machine some ten minutes, and as many again and more with --full.
+`test: FAIL (reason)`. On a warm machine some twenty minutes, and half as many more with --full.
 
   --full       also what takes long, as continuous integration does: the fuzz targets from their corpus; guests under
                resets, hot plug and reboot; nvme-cli on our drive and on QEMU's own; booting from the drive; some pools over
