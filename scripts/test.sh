@@ -96,7 +96,7 @@ phase "tests"
 must cargo test --release --workspace
 
 phase "units that need no SPDK, with overflow checks"
-must cargo test --quiet --package nvme-spec --package nvme-host --package vfio-user --package guest-memory --package nvme-device --lib --tests
+must cargo test --quiet --package nvme-spec --package nvme-host --package nvme-tcp-queue --package vfio-user --package guest-memory --package nvme-device --lib --tests
 
 if [ -n "$FAULTS" ]; then
     phase "faults, side by side with stock"
