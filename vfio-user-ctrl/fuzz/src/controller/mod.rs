@@ -420,8 +420,8 @@ impl World {
     fn end(mut self) {
         self.memory.check();
         self.write_bar0(Register::CC.offset(), &[0; 4]);
-        // Each device reset that waits is carried out by itself, and so is each shutdown, with its flushes.
-        for _ in 0..64 + self.session.resets() {
+        // Each device reset and shutdown that waits is carried out by itself, in two rounds if there are caches to flush.
+        for _ in 0..64 + 2 * self.session.resets() {
             self.drain();
             self.session.poll();
             let is_over = !self.session.is_enabled() && !self.session.registers.ready() && self.session.resets() == 0;
