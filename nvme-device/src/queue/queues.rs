@@ -324,6 +324,8 @@ impl<B: Backend> Queues<B> {
         let mut queues = self.completion.borrow_mut();
         let before = queues.len();
         for queue in queues.iter().filter(|queue| queue.qid() == qid) {
+            // A submission queue that was deleted and is not freed yet has it still, and must not keep its memory.
+            queue.forget_ring();
             queue.forget_reason();
         }
         queues.retain(|queue| queue.qid() != qid);

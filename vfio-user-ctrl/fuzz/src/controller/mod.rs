@@ -262,6 +262,7 @@ impl World {
         if !self.memory.is_releasing() {
             return;
         }
+        self.session.reap();
         let outcome = self.memory.release();
         self.carry_out(&outcome);
         if outcome.abort {
