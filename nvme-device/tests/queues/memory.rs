@@ -164,6 +164,19 @@ fn rings_of_queues_that_end_hold_no_memory() {
 }
 
 #[test]
+fn a_completion_queue_that_is_deleted_holds_no_memory_while_its_submission_queue_is_not_freed() {
+    let disk = Disk::instant(BLOCKS, 9);
+    let mut rig = Rig::with(&disk);
+    let (mut sq, mut cq) = rig.create(1, 8);
+    rig.run(&mut sq, &[flush(1)]);
+    assert_eq!(rig.statuses(&mut cq), [(1, 0)]);
+    rig.queues.delete_submission(1);
+    assert!(rig.queues.delete_completion(1));
+    let gone = rig.unmap(CQS);
+    assert_eq!(Arc::strong_count(&gone), 1);
+}
+
+#[test]
 fn completions_that_wait_for_a_deleted_queue_are_not_posted_to_its_successor() {
     let disk = Disk::instant(BLOCKS, 9);
     let mut rig = Rig::with(&disk);
