@@ -9,10 +9,10 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 
+use counting_allocator::Counting;
 use spdk::bdev_client::Op;
 
 use common::disk::Disk;
@@ -26,10 +26,9 @@ const COUNTED: u64 = 100_000;
 const DEPTH: u64 = 32;
 
 thread_local! {
-    /// What this thread has asked of C's allocator, and of Rust's.
+    /// What this thread has asked of C's allocator.
     static C_CALLS: Cell<u64> = const { Cell::new(0) };
-    static RUST_CALLS: Cell<u64> = const { Cell::new(0) };
-    /// The same, after the warm-up and at the end.
+    /// What it has asked of both, after the warm-up and at the end.
     static MARKS: Cell<[(u64, u64); 2]> = const { Cell::new([(0, 0); 2]) };
 }
 
@@ -37,8 +36,9 @@ fn count() {
     C_CALLS.set(C_CALLS.get() + 1);
 }
 
+/// Returns what this thread has asked of C's allocator, and of Rust's.
 fn calls() -> (u64, u64) {
-    (C_CALLS.get(), RUST_CALLS.get())
+    (C_CALLS.get(), counting_allocator::calls())
 }
 
 unsafe extern "C" {
@@ -95,32 +95,8 @@ unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: u
     0
 }
 
-struct Counting;
-
 #[global_allocator]
 static COUNTING: Counting = Counting;
-
-// SAFETY: everything is done by the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        RUST_CALLS.set(RUST_CALLS.get() + 1);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        RUST_CALLS.set(RUST_CALLS.get() + 1);
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        RUST_CALLS.set(RUST_CALLS.get() + 1);
-        unsafe { System.realloc(old, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(old, layout) }
-    }
-}
 
 fn watch(ended: u64) {
     let mut marks = MARKS.get();

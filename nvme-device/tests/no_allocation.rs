@@ -1,13 +1,9 @@
 //! No allocation per I/O: while reads and writes go from the doorbell to the backend and back to the completion queue,
 //! the thread asks for no memory. What the backend does is not looked at here: this one completes at once.
-#![expect(unsafe_code, reason = "counting what the allocator is asked for")]
-#![expect(clippy::undocumented_unsafe_blocks, reason = "one comment is for all of the functions")]
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
+use counting_allocator::{Counting, calls};
 use nvme_spec::{CommandFlags, Sqe};
 
 use common::guest::{DATA, LISTS, PAGE, Rig, read, write};
@@ -19,37 +15,8 @@ const ENTRIES: u16 = 64;
 /// Where a segment of 33 data blocks is.
 const SGL: u64 = LISTS.0 + 0x8000;
 
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
 #[global_allocator]
 static COUNTING: Counting = Counting;
-
-// SAFETY: everything is done by the system's allocator; counting touches nothing but a thread-local variable that is
-// there from the start.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.set(CALLS.get() + 1);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        CALLS.set(CALLS.get() + 1);
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        CALLS.set(CALLS.get() + 1);
-        unsafe { System.realloc(old, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(old, layout) }
-    }
-}
 
 /// Reads and writes in turn, of so many blocks, their pages one behind another but for a gap.
 fn commands(blocks: u32, offset: u64) -> [Sqe; 2] {
@@ -79,7 +46,7 @@ fn calls_during(sqes: [Sqe; 2]) -> u64 {
     sq.tail = 0;
     while disk.submitted.get() < 2 * COUNTED {
         if disk.submitted.get() >= COUNTED && before == 0 {
-            before = CALLS.get();
+            before = calls();
         }
         sq.tail = (sq.tail + 31) % ENTRIES;
         rig.ring(&sq);
@@ -89,7 +56,7 @@ fn calls_during(sqes: [Sqe; 2]) -> u64 {
         cq.head = (cq.head + 31) % ENTRIES;
         rig.doorbells.store(3, cq.head.into());
     }
-    let calls = CALLS.get() - before;
+    let calls = calls() - before;
     assert!(before > 0, "setting up did allocate");
     assert_eq!(done as u64, disk.submitted.get());
     assert!(rig.queues.take_error_events().is_empty(), "all succeed");

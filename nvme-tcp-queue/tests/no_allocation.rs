@@ -1,49 +1,16 @@
 //! No allocation per I/O: the thread that polls a queue asks for no memory while reads and writes go over it.
-#![expect(unsafe_code, reason = "counting what the allocator is asked for")]
-#![expect(clippy::undocumented_unsafe_blocks, reason = "one comment is for all of the functions")]
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use common::{Host, Memory};
+use counting_allocator::{Counting, calls};
 use nvme_host::tcp::Digests;
 use nvme_spec::Sqe;
 use nvme_spec::nvm::BlockDw12;
 use pool_faults::{Namespace, Options, ScriptedTarget};
 
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
 #[global_allocator]
 static COUNTING: Counting = Counting;
-
-// SAFETY: everything is done by the system's allocator; counting touches nothing but a thread-local variable that is
-// there from the start.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.set(CALLS.get() + 1);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        CALLS.set(CALLS.get() + 1);
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        CALLS.set(CALLS.get() + 1);
-        unsafe { System.realloc(old, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(old, layout) }
-    }
-}
 
 /// Returns what the thread asked for during rounds of 16 reads and 16 writes of so many bytes.
 fn calls_during(len: u16, pieces: &[usize], digests: Digests) -> u64 {
@@ -53,7 +20,7 @@ fn calls_during(len: u16, pieces: &[usize], digests: Digests) -> u64 {
     let memory = Memory::of(&vec![7; len.into()], pieces);
     let dw12 = BlockDw12::of(len / 512 - 1);
     host.io.ended.reserve(64);
-    let before = CALLS.get();
+    let before = calls();
     for _ in 0..20 {
         for at in 0..16 {
             host.io.read(Sqe::read(1, at * 64, dw12), &memory);
@@ -64,7 +31,7 @@ fn calls_during(len: u16, pieces: &[usize], digests: Digests) -> u64 {
             assert!(ended.result.is_ok_and(|cqe| cqe.status.is_success()));
         }
     }
-    let calls = CALLS.get() - before;
+    let calls = calls() - before;
     assert!(before > 0, "setting up did allocate");
     assert!(host.admin.queue.parameters().is_some(), "the controller was there all the time");
     calls
