@@ -1,26 +1,27 @@
 //! A small host over a socket that waits: the wire of `nvme-host`, and no more around it than a test needs.
 
+mod setup;
+
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nvme_host::controller::{AdminCommand, AdminData, Controller, Setup, SetupOptions, Shutdown, Step};
-use nvme_host::tcp::{Chunk, Digests, Event, Options, Parameters, ProtocolError, Slot, TransferError, Wire};
-use nvme_spec::fabrics::{ANY_CONTROLLER, ConnectData};
-use nvme_spec::feature::AsyncEventConfiguration;
+use nvme_host::controller::{AdminCommand, AdminData, Controller, Shutdown, Step};
+use nvme_host::tcp::{Chunk, Digests, Event, Options, Parameters, ProtocolError, Slot, Wire};
+use nvme_spec::fabrics::ConnectData;
 use nvme_spec::identify::{Cns, IdentifyNamespace};
 use nvme_spec::tcp::ADMIN_IN_CAPSULE_DATA;
 use nvme_spec::{Cqe, Sqe};
 use zerocopy::{FromBytes, IntoBytes};
 
+pub(crate) use self::setup::Outcome;
+use self::setup::set_up;
+
 /// How long a read or a write of the socket may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is received at once.
 const INPUT: usize = 256 << 10;
-
-/// How a command ended.
-pub(crate) type Outcome = Result<Cqe, TransferError>;
 
 /// A command's data.
 pub(crate) enum Data {
@@ -160,27 +161,12 @@ pub(crate) struct Host {
     pub(crate) blocks: u64,
 }
 
-fn setup_options(nqn: &str) -> SetupOptions {
-    SetupOptions {
-        subnqn: nqn.to_owned(),
-        hostnqn: "nqn.2014-08.org.nvmexpress:uuid:07070707-0707-0707-0707-070707070707".to_owned(),
-        hostid: [7; 16],
-        cntlid: ANY_CONTROLLER,
-        admin_sqsize: 31,
-        keep_alive: Duration::from_secs(60),
-        io_queues: 1,
-        events: AsyncEventConfiguration::new().with_nan(true).with_anacn(true),
-        command_timeout: PATIENCE,
-        max_ready_timeout: PATIENCE,
-    }
-}
-
 impl Host {
     /// Connects to a subsystem, enables its controller, and connects an I/O queue for so many commands.
     pub(crate) fn connect(address: SocketAddr, nqn: &str, nsid: u32, digests: Digests, depth: u16) -> io::Result<Self> {
         let options = Options { depth: 31, digests, max_r2t: 1, in_capsule_data: ADMIN_IN_CAPSULE_DATA };
         let mut admin = Connection::open(address, options)?;
-        let (controller, connect) = set_up(&mut admin, nqn)?;
+        let (controller, connect) = set_up(nqn, |command| carry_out(&mut admin, command))?;
         if u32::from(depth) >= controller.queue_entries {
             return Err(io::Error::other(format!("the queues have {} entries at most", controller.queue_entries)));
         }
@@ -212,27 +198,13 @@ impl Host {
     }
 }
 
-/// Sets a controller up, and returns it with the data of Connect.
-fn set_up(admin: &mut Connection, nqn: &str) -> io::Result<(Controller, Vec<u8>)> {
-    let (mut setup, begin) = (Setup::new(setup_options(nqn)), Instant::now());
-    let mut connect = Vec::new();
-    loop {
-        match setup.poll(begin.elapsed()).map_err(io::Error::other)? {
-            Step::Done(controller) => return Ok((controller, connect)),
-            Step::Wait(until) => thread::sleep(until.saturating_sub(begin.elapsed())),
-            Step::Send(AdminCommand { sqe, data }) => {
-                let data = match data {
-                    AdminData::None => Data::None,
-                    AdminData::ToHost(len) => Data::Read(len as usize),
-                    AdminData::FromHost(data) => {
-                        connect = data.to_vec();
-                        Data::Write(connect.clone())
-                    }
-                };
-                let slot = admin.start(sqe, data)?;
-                let (outcome, data) = admin.finish(slot)?;
-                setup.completed(begin.elapsed(), outcome, &data).map_err(io::Error::other)?;
-            }
-        }
-    }
+/// Carries a command of the set-up out.
+fn carry_out(admin: &mut Connection, command: &AdminCommand) -> io::Result<(Outcome, Vec<u8>)> {
+    let data = match &command.data {
+        AdminData::None => Data::None,
+        AdminData::ToHost(len) => Data::Read(*len as usize),
+        AdminData::FromHost(data) => Data::Write(data.to_vec()),
+    };
+    let slot = admin.start(command.sqe, data)?;
+    admin.finish(slot)
 }

@@ -1,6 +1,9 @@
 //! A host that waits, around queues that do not: as much as a test needs.
 #![expect(unsafe_code, reason = "the memory of commands is known by its addresses")]
 
+#[path = "../../../nvme-host/tests/common/setup.rs"]
+mod setup;
+
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -8,20 +11,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libc::iovec;
-use nvme_host::controller::{AdminCommand, AdminData, Controller, Setup, SetupOptions, Step};
-use nvme_host::tcp::{self, Digests, Slot, TransferError};
-use nvme_spec::fabrics::{ANY_CONTROLLER, ConnectData};
-use nvme_spec::feature::AsyncEventConfiguration;
+use nvme_host::controller::{AdminCommand, AdminData};
+use nvme_host::tcp::{self, Digests, Slot};
+use nvme_spec::fabrics::ConnectData;
 use nvme_spec::tcp::ADMIN_IN_CAPSULE_DATA;
 use nvme_spec::{Cqe, Sqe};
 use nvme_tcp_queue::{CommandMemory, Ended, Options, Queue, QueueError};
 use zerocopy::{FromBytes, IntoBytes};
 
+pub(crate) use self::setup::Outcome;
+use self::setup::set_up;
+
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How a command ended.
-pub(crate) type Outcome = Result<Cqe, TransferError>;
 
 /// Memory in pieces.
 #[derive(Debug, Clone)]
@@ -155,7 +157,7 @@ impl Host {
         connect: impl FnOnce(Options) -> Queue<Memory>,
     ) -> Self {
         let mut admin = Rig::connect(address, options(31, digests, ADMIN_IN_CAPSULE_DATA)).expect("it is there");
-        let (controller, connect_data) = set_up(&mut admin, nqn);
+        let (controller, connect_data) = set_up(nqn, |command| Ok(admin.admin(command))).expect("the target is right");
         let mut io = Rig::of(connect(options(depth, digests, controller.in_capsule_data)));
         io.wait(|rig| rig.queue.parameters().is_some()).expect("the target is right");
         let mut data = ConnectData::read_from_bytes(&connect_data).expect("it is whole");
@@ -169,34 +171,5 @@ impl Host {
         Self::with(address, nqn, (depth, digests), |options| {
             Queue::connect(address, None, options, 0).expect("there are sockets")
         })
-    }
-}
-
-fn set_up(admin: &mut Rig, nqn: &str) -> (Controller, Vec<u8>) {
-    let mut setup = Setup::new(SetupOptions {
-        subnqn: nqn.to_owned(),
-        hostnqn: "nqn.2014-08.org.nvmexpress:uuid:07070707-0707-0707-0707-070707070707".to_owned(),
-        hostid: [7; 16],
-        cntlid: ANY_CONTROLLER,
-        admin_sqsize: 31,
-        keep_alive: Duration::from_secs(60),
-        io_queues: 1,
-        events: AsyncEventConfiguration::new(),
-        command_timeout: PATIENCE,
-        max_ready_timeout: PATIENCE,
-    });
-    let (begin, mut connect) = (Instant::now(), Vec::new());
-    loop {
-        match setup.poll(begin.elapsed()).expect("the target is right") {
-            Step::Done(controller) => return (controller, connect),
-            Step::Wait(until) => thread::sleep(until.saturating_sub(begin.elapsed())),
-            Step::Send(command) => {
-                if let AdminData::FromHost(data) = &command.data {
-                    connect = data.to_vec();
-                }
-                let (outcome, data) = admin.admin(&command);
-                setup.completed(begin.elapsed(), outcome, &data).expect("the target is right");
-            }
-        }
     }
 }
