@@ -262,7 +262,6 @@ impl World {
         if !self.memory.is_releasing() {
             return;
         }
-        self.session.reap();
         let outcome = self.memory.release();
         self.carry_out(&outcome);
         if outcome.abort {

@@ -171,19 +171,11 @@ impl Session {
         }
     }
 
-    /// Frees deleted queues in which nothing is in flight any more, as poll groups do from round to round.
-    pub(super) fn reap(&self) {
-        for _ in 0..u8::MAX {
-            if self.queues.reap() {
-                break;
-            }
-        }
-    }
-
     /// One round of everything.
     pub(super) fn poll(&mut self) {
         self.queues.poll();
         self.queues.signal();
+        self.queues.reap();
         if self.kept.worker.has_deadline() {
             self.drive(Input::Poll);
         }
