@@ -153,11 +153,12 @@ impl Vector {
         self.number
     }
 
-    /// Raises an interrupt that could not be raised before. The client may take the eventfd of a vector away and set it
-    /// again while the guest waits for the vector.
+    /// Raises an interrupt that could not be raised before, unless it is the pin's now, of which the queue knows whether
+    /// there still is a reason. The client may take the eventfd of a vector away and set it again while the guest waits
+    /// for the vector.
     pub(crate) fn catch_up(&self) {
         if self.missed.take() {
-            self.raise(|_| true);
+            self.raise(|_| false);
         }
     }
 
